@@ -1,0 +1,185 @@
+//! Deterministic CBOR (RFC 8949 section 4.2.1): one encoding for one value, every other one refused.
+
+use minicbor::data::Type;
+use minicbor::{Decode, Decoder, Encode};
+
+use crate::Error;
+
+/// Encodes. The types of this project define their members in ascending order, which makes the encoding deterministic.
+pub fn to_vec<T: Encode<()>>(value: &T) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    to_buffer(value, &mut out);
+    out
+}
+
+/// Appends the encoding of `value` to `out`.
+pub fn to_buffer<T: Encode<()>>(value: &T, out: &mut Vec<u8>) {
+    // Writing to a Vec cannot fail, and no type of this project has an encoder of its own that could.
+    minicbor::encode(value, out).expect("encoding to memory is infallible");
+}
+
+/// Decodes and refuses whatever [`to_vec`] would not have written: unknown or repeated members, indefinite lengths,
+/// longer heads than needed, bytes after the end.
+pub fn from_slice<'b, T: Decode<'b, ()> + Encode<()>>(bytes: &'b [u8]) -> Result<T, Error> {
+    let value: T = minicbor::decode(bytes).map_err(|error| Error::Cbor(error.to_string()))?;
+    if to_vec(&value) == bytes { Ok(value) } else { Err(Error::Cbor("not the one deterministic encoding".into())) }
+}
+
+/// A pull parser over untrusted bytes that accepts shortest heads only. Allocates nothing.
+#[derive(Debug, Clone)]
+pub struct Reader<'b> {
+    decoder: Decoder<'b>,
+}
+
+impl<'b> Reader<'b> {
+    /// Starts at the first byte.
+    pub fn new(bytes: &'b [u8]) -> Self {
+        Self { decoder: Decoder::new(bytes) }
+    }
+
+    /// What comes next, if anything does.
+    pub fn kind(&self) -> Result<Type, Error> {
+        self.decoder.datatype().map_err(malformed)
+    }
+
+    /// An array of known length.
+    pub fn array(&mut self) -> Result<u64, Error> {
+        let start = self.decoder.position();
+        let length = self.decoder.array().map_err(malformed)?;
+        let length = length.ok_or_else(|| Error::Cbor("indefinite length".into()))?;
+        self.shortest(start, length, 0)?;
+        Ok(length)
+    }
+
+    /// A map of known length, or `None` for one that ends with a break.
+    pub fn map(&mut self) -> Result<Option<u64>, Error> {
+        let start = self.decoder.position();
+        let length = self.decoder.map().map_err(malformed)?;
+        if let Some(length) = length {
+            self.shortest(start, length, 0)?;
+        }
+        Ok(length)
+    }
+
+    /// An unsigned integer.
+    pub fn u64(&mut self) -> Result<u64, Error> {
+        let start = self.decoder.position();
+        let value = self.decoder.u64().map_err(malformed)?;
+        self.shortest(start, value, 0)?;
+        Ok(value)
+    }
+
+    /// A byte string of known length.
+    pub fn bytes(&mut self) -> Result<&'b [u8], Error> {
+        let start = self.decoder.position();
+        let value = self.decoder.bytes().map_err(malformed)?;
+        self.shortest(start, value.len() as u64, value.len())?;
+        Ok(value)
+    }
+
+    /// A text string of known length.
+    pub fn text(&mut self) -> Result<&'b str, Error> {
+        let start = self.decoder.position();
+        let value = self.decoder.str().map_err(malformed)?;
+        self.shortest(start, value.len() as u64, value.len())?;
+        Ok(value)
+    }
+
+    /// A byte string, or nothing for null.
+    pub fn bytes_or_null(&mut self) -> Result<Option<&'b [u8]>, Error> {
+        if self.kind()? == Type::Null {
+            self.decoder.null().map_err(malformed)?;
+            return Ok(None);
+        }
+        self.bytes().map(Some)
+    }
+
+    /// Takes the tag if it comes next.
+    pub fn tag_if(&mut self, tag: u64) -> Result<bool, Error> {
+        if self.kind()? != Type::Tag {
+            return Ok(false);
+        }
+        let start = self.decoder.position();
+        let found = self.decoder.tag().map_err(malformed)?.as_u64();
+        self.shortest(start, found, 0)?;
+        if found == tag { Ok(true) } else { Err(Error::Cbor("unexpected tag".into())) }
+    }
+
+    /// Takes the break of an indefinite map if it comes next.
+    pub fn break_if(&mut self) -> Result<bool, Error> {
+        if self.kind()? != Type::Break {
+            return Ok(false);
+        }
+        self.decoder.set_position(self.decoder.position() + 1);
+        Ok(true)
+    }
+
+    /// Refuses bytes after the end.
+    pub fn finish(self) -> Result<(), Error> {
+        if self.decoder.position() == self.decoder.input().len() {
+            Ok(())
+        } else {
+            Err(Error::Cbor("bytes after the end".into()))
+        }
+    }
+
+    fn shortest(&self, start: usize, argument: u64, content: usize) -> Result<(), Error> {
+        let shortest = match argument {
+            0..=0x17 => 1,
+            0x18..=0xff => 2,
+            0x100..=0xffff => 3,
+            0x1_0000..=0xffff_ffff => 5,
+            _ => 9,
+        };
+        if self.decoder.position() - start - content == shortest {
+            Ok(())
+        } else {
+            Err(Error::Cbor("a head is longer than it needs to be".into()))
+        }
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the form map_err wants")]
+fn malformed(error: minicbor::decode::Error) -> Error {
+    Error::Cbor(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Encode, Decode)]
+    struct Pair(#[n(0)] u64, #[n(1)] Option<u64>);
+
+    #[test]
+    fn only_the_deterministic_encoding_is_read() {
+        let good = to_vec(&Pair(1, Some(2)));
+        assert_eq!(good, [0x82, 1, 2]);
+        assert_eq!(from_slice::<Pair>(&good), Ok(Pair(1, Some(2))));
+        for bad in [
+            &[0x82, 0x18, 1, 2][..], // a head longer than needed
+            &[0x9f, 1, 2, 0xff],     // indefinite length
+            &[0x83, 1, 2, 3],        // an unknown member
+            &[0x82, 1, 2, 0],        // a byte after the end
+            &[0x82, 1],              // cut
+            &[0x98, 2, 1, 2],        // array head longer than needed
+            &[],
+        ] {
+            assert!(matches!(from_slice::<Pair>(bad), Err(Error::Cbor(_))), "{bad:02x?}");
+        }
+    }
+
+    #[test]
+    fn the_reader_takes_shortest_heads_only() {
+        assert_eq!(Reader::new(&[0x43, 1, 2, 3]).bytes(), Ok(&[1, 2, 3][..]));
+        assert!(Reader::new(&[0x58, 3, 1, 2, 3]).bytes().is_err());
+        assert!(Reader::new(&[0x5f, 0x43, 1, 2, 3, 0xff]).bytes().is_err());
+        assert!(Reader::new(&[0x5b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]).bytes().is_err());
+        assert_eq!(Reader::new(&[0x61, b'a']).text(), Ok("a"));
+        assert!(Reader::new(&[0x61, 0xff]).text().is_err());
+        assert!(Reader::new(&[0x19, 0, 1]).u64().is_err());
+        assert_eq!(Reader::new(&[0xbf]).map(), Ok(None));
+        assert!(Reader::new(&[0xb8, 1]).map().is_err());
+        assert!(Reader::new(&[0x9f]).array().is_err());
+    }
+}

@@ -1,0 +1,321 @@
+//! The Vouch credential: a W3C Verifiable Credential 2.0 with one Data Integrity proof, `eddsa-jcs-2022`.
+//!
+//! The key signs `SHA-256(JCS(proof options)) || SHA-256(JCS(document without proof))` (W3C vc-di-eddsa section 3.3).
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::token::{Expected, check_audience, check_window};
+use crate::{Algorithm, Did, Digest, Error, Intent, KeyId, Message, Payload, Signer, Tee, UnixSeconds, json, sha256};
+
+const CONTEXTS: [&str; 2] = ["https://www.w3.org/ns/credentials/v2", "https://vouch-protocol.com/contexts/v1"];
+const TYPES: [&str; 2] = ["VerifiableCredential", "VouchCredential"];
+const CRYPTOSUITE: &str = "eddsa-jcs-2022";
+/// Longer credentials are not looked at: 64 KiB.
+pub const MAX_BYTES: usize = 64 * 1024;
+
+/// What a credential says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Content {
+    /// Unique id; in the document as `urn:uuid:`.
+    pub id: Uuid,
+    /// Issuer, and subject.
+    pub issuer: Did,
+    /// Begin of validity, and time of the proof.
+    pub valid_from: UnixSeconds,
+    /// End of validity.
+    pub valid_until: UnixSeconds,
+    /// Action, target and resource, none of them empty.
+    pub intent: Intent,
+    /// The caller's JSON.
+    pub payload: Payload,
+    /// `proof.domain`.
+    pub audience: Option<String>,
+    /// SHA-256 of the `user_data` of every attestation document of this key version.
+    pub binding: Digest<32>,
+    /// Where the key says it lives.
+    pub tee: Tee,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Wire {
+    #[serde(rename = "@context")]
+    context: Vec<String>,
+    id: String,
+    r#type: Vec<String>,
+    issuer: Did,
+    valid_from: UnixSeconds,
+    valid_until: UnixSeconds,
+    credential_subject: Subject,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    proof: Option<Proof>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Subject {
+    id: Did,
+    vouch_version: String,
+    intent: Intent,
+    payload: Payload,
+    provenance: Provenance,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Provenance {
+    runtime_attestation: RuntimeAttestation,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RuntimeAttestation {
+    binding: Digest<32>,
+    tee: Tee,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Proof {
+    r#type: String,
+    cryptosuite: String,
+    created: UnixSeconds,
+    verification_method: String,
+    proof_purpose: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    domain: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    proof_value: Option<String>,
+}
+
+/// Signs a credential; gives its JSON.
+pub fn sign<S: Signer>(content: Content, kid: &KeyId, signer: &S) -> Result<Value, S::Error> {
+    if signer.public_key().algorithm() != Algorithm::EdDSA {
+        return Err(Error::CredentialNeedsEd25519.into());
+    }
+    check_intent(&content.intent)?;
+    let proof = Proof {
+        r#type: "DataIntegrityProof".into(),
+        cryptosuite: CRYPTOSUITE.into(),
+        created: content.valid_from,
+        verification_method: kid.to_string(),
+        proof_purpose: "assertionMethod".into(),
+        domain: content.audience,
+        proof_value: None,
+    };
+    let document = Wire {
+        context: CONTEXTS.map(String::from).into(),
+        id: content.id.urn().to_string(),
+        r#type: TYPES.map(String::from).into(),
+        issuer: content.issuer.clone(),
+        valid_from: content.valid_from,
+        valid_until: content.valid_until,
+        credential_subject: Subject {
+            id: content.issuer,
+            vouch_version: "1.0".into(),
+            intent: content.intent,
+            payload: content.payload,
+            provenance: Provenance { runtime_attestation: RuntimeAttestation { binding: content.binding, tee: content.tee } },
+        },
+        proof: None,
+    };
+    let mut document = to_object(&document)?;
+    let mut proof = to_object(&proof)?;
+    let signature = signer.sign(&message(&document, &proof)?)?;
+    let value = format!("z{}", bs58::encode(signature).into_string());
+    proof.insert("proofValue".into(), Value::String(value));
+    document.insert("proof".into(), Value::Object(proof));
+    Ok(Value::Object(document))
+}
+
+/// Verifies a credential: form, key id, proof, then times within [`crate::SKEW_SECONDS`], then audience.
+pub fn verify(text: &[u8], expected: &Expected<'_>) -> Result<Content, Error> {
+    if text.len() > MAX_BYTES {
+        return Err(malformed("longer than 64 KiB"));
+    }
+    let Value::Object(mut document) = json::parse(text)? else {
+        return Err(malformed("not an object"));
+    };
+    let wire = Wire::deserialize(&document).map_err(|error| Error::CredentialMalformed(error.to_string()))?;
+    let proof = wire.proof.ok_or_else(|| malformed("no proof"))?;
+    check_form(&wire.context, &wire.r#type, &proof)?;
+    if expected.key.algorithm() != Algorithm::EdDSA {
+        return Err(Error::CredentialNeedsEd25519);
+    }
+    if proof.verification_method != KeyId::of(expected.did, expected.key)?.as_str() {
+        return Err(Error::KeyIdMismatch);
+    }
+    let Some(Value::Object(mut options)) = document.remove("proof") else {
+        return Err(malformed("no proof"));
+    };
+    options.remove("proofValue");
+    expected.key.verify(&message(&document, &options)?, &proof_value(&proof)?)?;
+
+    let subject = wire.credential_subject;
+    if wire.issuer != *expected.did || subject.id != *expected.did {
+        return Err(Error::IssuerMismatch);
+    }
+    if subject.vouch_version != "1.0" {
+        return Err(malformed("vouchVersion is not 1.0"));
+    }
+    check_intent(&subject.intent)?;
+    let id = wire.id.strip_prefix("urn:uuid:").and_then(|id| Uuid::parse_str(id).ok());
+    let id = id.filter(|id| id.urn().to_string() == wire.id).ok_or_else(|| malformed("id is not a urn:uuid"))?;
+    check_window(wire.valid_from.0.max(proof.created.0), wire.valid_until.0, expected.at)?;
+    check_audience(proof.domain.as_deref(), expected.audience)?;
+    Ok(Content {
+        id,
+        issuer: wire.issuer,
+        valid_from: wire.valid_from,
+        valid_until: wire.valid_until,
+        intent: subject.intent,
+        payload: subject.payload,
+        audience: proof.domain,
+        binding: subject.provenance.runtime_attestation.binding,
+        tee: subject.provenance.runtime_attestation.tee,
+    })
+}
+
+fn check_form(context: &[String], types: &[String], proof: &Proof) -> Result<(), Error> {
+    if context != CONTEXTS || types != TYPES {
+        return Err(malformed("@context or type is not that of a Vouch credential"));
+    }
+    let suite = (proof.r#type.as_str(), proof.cryptosuite.as_str(), proof.proof_purpose.as_str());
+    if suite != ("DataIntegrityProof", CRYPTOSUITE, "assertionMethod") {
+        return Err(malformed("the proof is not an eddsa-jcs-2022 assertion"));
+    }
+    Ok(())
+}
+
+fn check_intent(intent: &Intent) -> Result<(), Error> {
+    if intent.target().is_empty() || intent.resource().is_empty() {
+        return Err(Error::CredentialIntentIncomplete);
+    }
+    Ok(())
+}
+
+fn proof_value(proof: &Proof) -> Result<Vec<u8>, Error> {
+    let digits = proof.proof_value.as_deref().and_then(|value| value.strip_prefix('z')).filter(|digits| digits.len() <= 90);
+    digits
+        .and_then(|digits| bs58::decode(digits).into_vec().ok())
+        .ok_or_else(|| malformed("proofValue is not base58btc of a signature"))
+}
+
+/// The 64 bytes that are signed. `options` is the proof without its value; it takes the document's `@context`.
+fn message(document: &Map<String, Value>, options: &Map<String, Value>) -> Result<Message, Error> {
+    let mut options = options.clone();
+    if let Some(context) = document.get("@context") {
+        options.insert("@context".into(), context.clone());
+    }
+    let mut digests = [0; 64];
+    digests[..32].copy_from_slice(sha256(&json::canonical(&options)?).as_bytes());
+    digests[32..].copy_from_slice(sha256(&json::canonical(document)?).as_bytes());
+    Ok(Message::credential(digests))
+}
+
+fn to_object<T: Serialize>(value: &T) -> Result<Map<String, Value>, Error> {
+    match serde_json::to_value(value) {
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(_) => Err(malformed("not an object")),
+        Err(error) => Err(Error::JsonShape(error.to_string())),
+    }
+}
+
+fn malformed(why: &str) -> Error {
+    Error::CredentialMalformed(why.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::tests::{TestKey, both};
+
+    fn content(key: &TestKey) -> Content {
+        Content {
+            id: Uuid::from_bytes([0x41; 16]),
+            issuer: Did::key(key.public_key()),
+            valid_from: UnixSeconds(1_795_225_251),
+            valid_until: UnixSeconds(1_795_225_551),
+            intent: Intent::new("transfer".into(), "account_123".into(), "https://bank.example/v1/transfers".into()).unwrap(),
+            payload: Payload::parse(b"{\"amount\":100}").unwrap(),
+            audience: Some("https://bank.example".into()),
+            binding: sha256(b"user_data"),
+            tee: Tee::Mock,
+        }
+    }
+
+    fn expected<'a>(key: &'a TestKey, did: &'a Did) -> Expected<'a> {
+        Expected { key: key.public_key(), did, at: UnixSeconds(1_795_225_300), audience: Some("https://bank.example") }
+    }
+
+    #[test]
+    fn a_credential_verifies_and_every_member_counts() {
+        let [key, _] = both();
+        let content = content(&key);
+        let kid = KeyId::of(&content.issuer, key.public_key()).unwrap();
+        let signed = sign(content.clone(), &kid, &key).unwrap();
+        let expected = expected(&key, &content.issuer);
+        assert_eq!(verify(signed.to_string().as_bytes(), &expected).unwrap(), content);
+
+        let mut leaves = Vec::new();
+        collect(&signed, String::new(), &mut leaves);
+        assert!(leaves.len() > 20);
+        for pointer in leaves {
+            let mut changed = signed.clone();
+            let leaf = changed.pointer_mut(&pointer).unwrap();
+            *leaf = match leaf {
+                Value::String(text) => Value::String(format!("{text}x")),
+                Value::Number(number) => Value::from(number.as_u64().unwrap() + 1),
+                other => panic!("{other}"),
+            };
+            assert!(verify(changed.to_string().as_bytes(), &expected).is_err(), "{pointer}");
+        }
+    }
+
+    fn collect(value: &Value, at: String, leaves: &mut Vec<String>) {
+        match value {
+            Value::Object(map) => {
+                map.iter().for_each(|(name, v)| collect(v, format!("{at}/{}", name.replace('/', "~1")), leaves))
+            }
+            Value::Array(items) => items.iter().enumerate().for_each(|(i, v)| collect(v, format!("{at}/{i}"), leaves)),
+            _ => leaves.push(at),
+        }
+    }
+
+    #[test]
+    fn what_is_refused_has_its_code() {
+        let [key, p256] = both();
+        let good = content(&key);
+        let kid = KeyId::of(&good.issuer, key.public_key()).unwrap();
+        let p256_kid = KeyId::of(&Did::key(p256.public_key()), p256.public_key()).unwrap();
+        assert_eq!(sign(good.clone(), &p256_kid, &p256), Err(Error::CredentialNeedsEd25519));
+        let short = Content { intent: Intent::new("a".into(), String::new(), String::new()).unwrap(), ..good.clone() };
+        assert_eq!(sign(short, &kid, &key), Err(Error::CredentialIntentIncomplete));
+
+        let check = |change: &dyn Fn(&mut Content)| {
+            let mut content = good.clone();
+            change(&mut content);
+            let signed = sign(content, &kid, &key).unwrap();
+            verify(signed.to_string().as_bytes(), &expected(&key, &good.issuer)).map(|_| ()).map_err(|error| error.code())
+        };
+        assert_eq!(check(&|_| ()), Ok(()));
+        assert_eq!(check(&|c| c.issuer = Did::key(p256.public_key())), Err("issuer_mismatch"));
+        assert_eq!(check(&|c| c.valid_until = UnixSeconds(1_795_225_270)), Err("expired"));
+        assert_eq!(check(&|c| c.valid_from = UnixSeconds(1_795_225_331)), Err("not_yet_valid"));
+        assert_eq!(check(&|c| c.audience = None), Err("audience_mismatch"));
+
+        let signed = sign(good.clone(), &kid, &key).unwrap();
+        let mut unsigned = signed.clone();
+        unsigned.as_object_mut().unwrap().remove("proof");
+        let mut array = signed.clone();
+        array["proof"] = Value::Array(vec![signed["proof"].clone()]);
+        let mut twice = signed.clone();
+        twice["admin"] = Value::Bool(true);
+        for bad in [unsigned, array, twice, Value::Null] {
+            let refused = verify(bad.to_string().as_bytes(), &expected(&key, &good.issuer)).unwrap_err();
+            assert_eq!(refused.code(), "credential_malformed", "{bad}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+/// Why an identity, a token, a credential or a statement was refused.
+///
+/// [`Error::code`] is stable: programs may match on it. The text is for people and may change.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+#[non_exhaustive]
+pub enum Error {
+    /// The text is not JSON at all.
+    #[error("not valid JSON: {0}")]
+    JsonMalformed(String),
+    /// A number with a fraction or an exponent: implementations of RFC 8785 print those differently.
+    #[error("JSON holds a number that is not a plain integer; write it as a string or in smaller units")]
+    JsonFloat,
+    /// An integer outside of -(2^53-1)..=2^53-1, which not every JSON reader keeps exact (RFC 8259 section 6).
+    #[error("JSON holds an integer beyond 2^53-1; write it as a string")]
+    JsonIntegerRange,
+    /// An object names a member twice, and readers disagree on which one counts (RFC 8259 section 4).
+    #[error("JSON object holds the key {0:?} twice")]
+    JsonDuplicateKey(String),
+    /// Valid JSON of another shape than the one asked for.
+    #[error("JSON of the wrong shape: {0}")]
+    JsonShape(String),
+    /// Not base64url without padding and without stray bits (RFC 4648 section 5).
+    #[error("not strict base64url in {0}")]
+    Base64(&'static str),
+    /// Not lowercase hex of the expected length.
+    #[error("not {expected} bytes of lowercase hex")]
+    Hex {
+        /// Number of bytes that were expected.
+        expected: usize,
+    },
+    /// Not CBOR, or not the one deterministic encoding (RFC 8949 section 4.2.1).
+    #[error("not deterministic CBOR: {0}")]
+    Cbor(String),
+    /// Not a COSE_Sign1 of the profile used here (RFC 9052 section 4.2).
+    #[error("not the expected COSE_Sign1: {0}")]
+    Cose(&'static str),
+    /// Not a DID of a supported method.
+    #[error("not a did:key or did:web that is supported here: {0}")]
+    DidInvalid(&'static str),
+    /// A DID document that is not one, or not of the DID asked for.
+    #[error("not the DID document that was expected: {0}")]
+    DidDocumentInvalid(&'static str),
+    /// Not a public key of a supported kind, or a weak one.
+    #[error("not a usable Ed25519 or P-256 public key: {0}")]
+    KeyInvalid(&'static str),
+    /// The signature does not belong to these bytes and this key.
+    #[error("the signature does not verify")]
+    SignatureInvalid,
+    /// An intent without an action, or with fields that are too long or hold control characters.
+    #[error("not a usable intent: {0}")]
+    IntentInvalid(&'static str),
+    /// The compact JWS has not the form that this profile fixes.
+    #[error("not a Vouch token: {0}")]
+    TokenMalformed(&'static str),
+    /// `alg` in the header is not the algorithm of the key.
+    #[error("the token's alg is not the algorithm of its key")]
+    AlgorithmMismatch,
+    /// `kid` names another key than the one that verifies.
+    #[error("the kid is not the id of the key that verifies")]
+    KeyIdMismatch,
+    /// Issuer and subject, or issuer and key id, do not belong together.
+    #[error("issuer, subject and key id do not name one DID")]
+    IssuerMismatch,
+    /// The time given is after the end of validity.
+    #[error("expired")]
+    Expired,
+    /// The time given is before the begin of validity.
+    #[error("not valid yet")]
+    NotYetValid,
+    /// The verifier expected another audience, or the token names one and none was given.
+    #[error("made for another audience")]
+    AudienceMismatch,
+    /// Not a Vouch credential of this profile.
+    #[error("not a Vouch credential: {0}")]
+    CredentialMalformed(String),
+    /// Credentials are signed with `eddsa-jcs-2022`, so only an Ed25519 identity can make one.
+    #[error("credentials need an Ed25519 identity; this one is P-256")]
+    CredentialNeedsEd25519,
+    /// A credential's intent needs action, target and resource, none of them empty.
+    #[error("a credential's intent needs action, target and resource")]
+    CredentialIntentIncomplete,
+    /// Not a time that RFC 3339 can write with whole seconds.
+    #[error("not an RFC 3339 time in whole seconds, UTC")]
+    TimeInvalid,
+    /// The successor statement does not link these two keys.
+    #[error("not a valid successor statement: {0}")]
+    SuccessionInvalid(&'static str),
+}
+
+impl Error {
+    /// The stable snake_case name of this error.
+    pub fn code(&self) -> &'static str {
+        self.into()
+    }
+}

@@ -1,0 +1,95 @@
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// What a caller wants a signature for: an action on a target within a resource.
+///
+/// In JSON an object with those three members, or a string, which is then the action. `action` is never empty; each
+/// field is at most 1024 bytes and holds no control characters, so that it can stand in a log line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Form")]
+pub struct Intent {
+    action: String,
+    target: String,
+    resource: String,
+}
+
+const MAX_BYTES: usize = 1024;
+
+impl Intent {
+    /// Checks the three fields.
+    pub fn new(action: String, target: String, resource: String) -> Result<Self, Error> {
+        if action.is_empty() {
+            return Err(Error::IntentInvalid("action is empty"));
+        }
+        for field in [&action, &target, &resource] {
+            if field.len() > MAX_BYTES {
+                return Err(Error::IntentInvalid("a field is longer than 1024 bytes"));
+            }
+            if field.chars().any(char::is_control) {
+                return Err(Error::IntentInvalid("a field holds control characters"));
+            }
+        }
+        Ok(Self { action, target, resource })
+    }
+
+    /// What is to be done; never empty.
+    pub fn action(&self) -> &str {
+        &self.action
+    }
+
+    /// What it is done to; may be empty.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// Where; may be empty.
+    pub fn resource(&self) -> &str {
+        &self.resource
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "an intent is a string or {action, target, resource}")]
+enum Form {
+    Action(String),
+    Full(Full),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Full {
+    action: String,
+    #[serde(default)]
+    target: String,
+    #[serde(default)]
+    resource: String,
+}
+
+impl TryFrom<Form> for Intent {
+    type Error = Error;
+
+    fn try_from(form: Form) -> Result<Self, Error> {
+        match form {
+            Form::Action(action) => Self::new(action, String::new(), String::new()),
+            Form::Full(full) => Self::new(full.action, full.target, full.resource),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_are_read_and_odd_ones_refused() {
+        let short: Intent = serde_json::from_str("\"authorization\"").unwrap();
+        assert_eq!((short.action(), short.target(), short.resource()), ("authorization", "", ""));
+        let full: Intent = serde_json::from_str("{\"action\":\"a\",\"target\":\"t\",\"resource\":\"r\"}").unwrap();
+        assert_eq!((full.action(), full.target(), full.resource()), ("a", "t", "r"));
+        let long = format!("\"{}\"", "a".repeat(1025));
+        for odd in ["\"\"", "null", "[]", "1", "{}", "{\"action\":\"a\",\"x\":1}", "\"a\\nb\"", "{\"action\":1}", &long] {
+            assert!(serde_json::from_str::<Intent>(odd).is_err(), "{odd}");
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Identity formats of Anchorhold: DIDs, Vouch tokens and credentials, COSE statements, canonical JSON.
+//!
+//! Everything here is pure: no I/O, no clock, no randomness. Whoever signs passes a [`Signer`]; whoever verifies passes
+//! the time. A key signs nothing but a [`Message`], and only this crate can make one.
+
+pub mod cbor;
+pub mod cose;
+pub mod credential;
+pub mod did;
+mod digest;
+mod error;
+mod intent;
+pub mod json;
+mod key;
+mod message;
+pub mod succession;
+mod time;
+pub mod token;
+
+pub use crate::did::{Did, KeyId};
+pub use crate::digest::{Digest, sha256};
+pub use crate::error::Error;
+pub use crate::intent::Intent;
+pub use crate::json::Payload;
+pub use crate::key::{Algorithm, Jwk, PublicKey};
+pub use crate::message::{Message, Signature, Signer};
+pub use crate::time::{SKEW_SECONDS, UnixSeconds, parse_rfc3339};
+pub use crate::token::Tee;

@@ -1,0 +1,89 @@
+use crate::{Error, PublicKey};
+
+/// Bytes that an identity's key may sign: a JWS signing input, the digest pair of a credential, or a COSE Sig_structure
+/// with a tagged external_aad. Only this crate makes one, so a caller's bytes never reach a key unframed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message(Vec<u8>);
+
+impl Message {
+    pub(crate) fn jws(signing_input: &str) -> Self {
+        Self(signing_input.as_bytes().to_vec())
+    }
+
+    pub(crate) fn credential(digests: [u8; 64]) -> Self {
+        Self(digests.to_vec())
+    }
+
+    pub(crate) fn cose(sig_structure: Vec<u8>) -> Self {
+        Self(sig_structure)
+    }
+
+    /// The bytes to sign or to verify.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// 64 bytes: Ed25519 `R || S` (RFC 8032), or P-256 `r || s` (RFC 7518 section 3.4).
+pub type Signature = [u8; 64];
+
+/// A key that signs messages of this crate. The enclave has the only real one.
+pub trait Signer {
+    /// Why a signature was not made.
+    type Error: From<Error>;
+
+    /// The public half.
+    fn public_key(&self) -> &PublicKey;
+
+    /// Signs, or says why not.
+    fn sign(&self, message: &Message) -> Result<Signature, Self::Error>;
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A signer of tests: keys of repeated bytes.
+    pub(crate) enum TestKey {
+        Ed25519(ed25519_dalek::SigningKey, PublicKey),
+        P256(p256::ecdsa::SigningKey, PublicKey),
+    }
+
+    impl TestKey {
+        pub(crate) fn ed25519(byte: u8) -> Self {
+            let key = ed25519_dalek::SigningKey::from_bytes(&[byte; 32]);
+            let public = PublicKey::Ed25519(key.verifying_key());
+            Self::Ed25519(key, public)
+        }
+
+        pub(crate) fn p256(byte: u8) -> Self {
+            let key = p256::ecdsa::SigningKey::from_slice(&[byte; 32]).unwrap();
+            let public = PublicKey::P256(*key.verifying_key());
+            Self::P256(key, public)
+        }
+    }
+
+    pub(crate) fn both() -> [TestKey; 2] {
+        [TestKey::ed25519(7), TestKey::p256(7)]
+    }
+
+    impl Signer for TestKey {
+        type Error = Error;
+
+        fn public_key(&self) -> &PublicKey {
+            match self {
+                Self::Ed25519(_, public) | Self::P256(_, public) => public,
+            }
+        }
+
+        fn sign(&self, message: &Message) -> Result<Signature, Error> {
+            Ok(match self {
+                Self::Ed25519(key, _) => ed25519_dalek::Signer::sign(key, message.as_bytes()).to_bytes(),
+                Self::P256(key, _) => {
+                    let signature: p256::ecdsa::Signature = p256::ecdsa::signature::Signer::sign(key, message.as_bytes());
+                    signature.to_bytes().into()
+                }
+            })
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! The Vouch JWS token: compact serialisation (RFC 7515 section 3.1), EdDSA or ES256.
+//!
+//! `header.claims.signature`, where the header is `{"alg","kid","typ":"vouch+jwt"}` and the claims are [`Claims`].
+
+use data_encoding::BASE64URL_NOPAD;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{Did, Digest, Error, Intent, KeyId, Message, Payload, PublicKey, SKEW_SECONDS, Signer, UnixSeconds, json};
+
+/// The `typ` of a Vouch token.
+pub const TYPE: &str = "vouch+jwt";
+/// Longer tokens are not looked at: 64 KiB.
+pub const MAX_BYTES: usize = 64 * 1024;
+
+/// Where the key lives, as its enclave says. Evidence decides whether that is so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tee {
+    /// An AWS Nitro enclave.
+    AwsNitro,
+    /// No hardware at all: the development enclave.
+    Mock,
+}
+
+/// What a token says. Times are seconds since 1970.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claims {
+    /// Issuer: the identity's DID.
+    pub iss: Did,
+    /// Subject: the same DID.
+    pub sub: Did,
+    /// For whom it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aud: Option<String>,
+    /// Time of signing; at the earliest.
+    pub iat: i64,
+    /// Begin of validity.
+    pub nbf: i64,
+    /// End of validity.
+    pub exp: i64,
+    /// Unique id of this token (UUID version 4).
+    pub jti: Uuid,
+    /// SHA-256 of the `user_data` of every attestation document of this key version.
+    pub binding: Digest<32>,
+    /// Where the key says it lives.
+    pub tee: Tee,
+    /// The Vouch content.
+    pub vouch: Vouch,
+}
+
+/// The member `vouch`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vouch {
+    /// `1.0`.
+    pub version: String,
+    /// The caller's JSON, as it was asked for.
+    pub payload: Payload,
+    /// What the caller wanted it for.
+    pub intent: Intent,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header<'a> {
+    alg: &'a str,
+    kid: &'a str,
+    typ: &'a str,
+}
+
+/// Signs `claims` with the key called `kid`.
+pub fn sign<S: Signer>(claims: &Claims, kid: &KeyId, signer: &S) -> Result<String, S::Error> {
+    let header = Header { alg: signer.public_key().algorithm().as_str(), kid: kid.as_str(), typ: TYPE };
+    let mut token = String::with_capacity(1024);
+    append(&mut token, &header)?;
+    token.push('.');
+    append(&mut token, claims)?;
+    let signature = signer.sign(&Message::jws(&token))?;
+    token.push('.');
+    BASE64URL_NOPAD.encode_append(&signature, &mut token);
+    Ok(token)
+}
+
+fn append<T: Serialize>(token: &mut String, part: &T) -> Result<(), Error> {
+    let json = serde_json::to_vec(part).map_err(|error| Error::JsonShape(error.to_string()))?;
+    BASE64URL_NOPAD.encode_append(&json, token);
+    Ok(())
+}
+
+/// What a verifier knows and expects.
+#[derive(Debug, Clone, Copy)]
+pub struct Expected<'a> {
+    /// The key that must have signed, and its DID.
+    pub key: &'a PublicKey,
+    /// The DID that must have issued.
+    pub did: &'a Did,
+    /// The time of verification.
+    pub at: UnixSeconds,
+    /// The audience that the verifier is. `None` accepts only tokens without one.
+    pub audience: Option<&'a str>,
+}
+
+/// Verifies a token: form, key id, algorithm, signature, then times within [`SKEW_SECONDS`], then audience.
+pub fn verify(token: &str, expected: &Expected<'_>) -> Result<Claims, Error> {
+    if token.len() > MAX_BYTES {
+        return Err(Error::TokenMalformed("longer than 64 KiB"));
+    }
+    let (signing_input, signature) = token.rsplit_once('.').ok_or(Error::TokenMalformed("not three parts"))?;
+    let (header, claims) = signing_input.split_once('.').ok_or(Error::TokenMalformed("not three parts"))?;
+    let header = decode(header, "the header")?;
+    let header = json::parse(&header)?;
+    let header = Header::deserialize(&header).map_err(|error| Error::JsonShape(error.to_string()))?;
+    if header.typ != TYPE {
+        return Err(Error::TokenMalformed("typ is not vouch+jwt"));
+    }
+    if header.alg != expected.key.algorithm().as_str() {
+        return Err(Error::AlgorithmMismatch);
+    }
+    if header.kid != KeyId::of(expected.did, expected.key)?.as_str() {
+        return Err(Error::KeyIdMismatch);
+    }
+    expected.key.verify(&Message::jws(signing_input), &decode(signature, "the signature")?)?;
+    let claims: Claims = json::parse_as(&decode(claims, "the claims")?)?;
+    if claims.iss != *expected.did || claims.sub != *expected.did {
+        return Err(Error::IssuerMismatch);
+    }
+    if claims.vouch.version != "1.0" {
+        return Err(Error::TokenMalformed("vouch.version is not 1.0"));
+    }
+    check_window(claims.nbf.max(claims.iat), claims.exp, expected.at)?;
+    check_audience(claims.aud.as_deref(), expected.audience)?;
+    Ok(claims)
+}
+
+/// The issuer, key id and binding that a token claims, before anything is verified: to choose evidence, never to trust.
+pub fn unverified_binding(token: &str) -> Result<(Did, Digest<32>), Error> {
+    let claims = token.split('.').nth(1).ok_or(Error::TokenMalformed("not three parts"))?;
+    if token.len() > MAX_BYTES {
+        return Err(Error::TokenMalformed("longer than 64 KiB"));
+    }
+    let claims: Claims = json::parse_as(&decode(claims, "the claims")?)?;
+    Ok((claims.iss, claims.binding))
+}
+
+fn decode(part: &str, what: &'static str) -> Result<Vec<u8>, Error> {
+    BASE64URL_NOPAD.decode(part.as_bytes()).map_err(|_| Error::Base64(what))
+}
+
+pub(crate) fn check_window(begin: i64, end: i64, at: UnixSeconds) -> Result<(), Error> {
+    if at.0 < begin.saturating_sub(SKEW_SECONDS) {
+        return Err(Error::NotYetValid);
+    }
+    if at.0 >= end.saturating_add(SKEW_SECONDS) {
+        return Err(Error::Expired);
+    }
+    Ok(())
+}
+
+/// A token for somebody else is refused, and so is one for nobody in particular where somebody is expected.
+pub(crate) fn check_audience(named: Option<&str>, expected: Option<&str>) -> Result<(), Error> {
+    if named == expected { Ok(()) } else { Err(Error::AudienceMismatch) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::tests::{TestKey, both};
+    use crate::sha256;
+
+    fn claims(key: &TestKey) -> Claims {
+        let did = Did::key(key.public_key());
+        Claims {
+            iss: did.clone(),
+            sub: did,
+            aud: Some("https://bank.example".into()),
+            iat: 1000,
+            nbf: 1000,
+            exp: 1300,
+            jti: Uuid::from_bytes([1; 16]),
+            binding: sha256(b"user_data"),
+            tee: Tee::Mock,
+            vouch: Vouch {
+                version: "1.0".into(),
+                payload: Payload::parse(b"{\"amount\":100,\"nested\":{\"x\":[1,null,\"y\"]}}").unwrap(),
+                intent: Intent::new("authorization".into(), String::new(), String::new()).unwrap(),
+            },
+        }
+    }
+
+    fn signed(key: &TestKey, claims: &Claims) -> String {
+        sign(claims, &KeyId::of(&claims.iss, key.public_key()).unwrap(), key).unwrap()
+    }
+
+    fn expected<'a>(key: &'a TestKey, did: &'a Did) -> Expected<'a> {
+        Expected { key: key.public_key(), did, at: UnixSeconds(1100), audience: Some("https://bank.example") }
+    }
+
+    #[test]
+    fn a_token_verifies_and_says_what_was_signed() {
+        for key in both() {
+            let claims = claims(&key);
+            let token = signed(&key, &claims);
+            assert_eq!(verify(&token, &expected(&key, &claims.iss)).unwrap(), claims);
+            assert_eq!(unverified_binding(&token).unwrap(), (claims.iss, claims.binding));
+        }
+    }
+
+    #[test]
+    fn every_bit_of_the_decoded_parts_counts() {
+        for key in both() {
+            let claims = claims(&key);
+            let token = signed(&key, &claims);
+            let parts: Vec<Vec<u8>> = token.split('.').map(|part| BASE64URL_NOPAD.decode(part.as_bytes()).unwrap()).collect();
+            for part in 0..3 {
+                for bit in 0..parts[part].len() * 8 {
+                    let mut changed = parts.clone();
+                    changed[part][bit / 8] ^= 1 << (bit % 8);
+                    let changed: Vec<String> = changed.iter().map(|part| BASE64URL_NOPAD.encode(part)).collect();
+                    assert!(verify(&changed.join("."), &expected(&key, &claims.iss)).is_err(), "part {part} bit {bit}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_has_one_spelling() {
+        let [key, _] = both();
+        let claims = claims(&key);
+        let token = signed(&key, &claims);
+        let expected = expected(&key, &claims.iss);
+        for respelled in
+            [format!("{token}="), format!("{token}."), format!(" {token}"), format!("{token}\n"), token.replace('.', "..")]
+        {
+            assert!(verify(&respelled, &expected).is_err());
+        }
+        // The last character of a 64-byte value has four stray bits; setting one names the same bytes to a lax reader.
+        let last = token.chars().last().unwrap();
+        let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let twin = alphabet.as_bytes()[alphabet.find(last).unwrap() ^ 1] as char;
+        let respelled = format!("{}{twin}", &token[..token.len() - 1]);
+        assert_eq!(verify(&respelled, &expected), Err(Error::Base64("the signature")));
+        assert_eq!(verify(&"a".repeat(MAX_BYTES + 1), &expected).unwrap_err().code(), "token_malformed");
+        assert_eq!(verify("", &expected).unwrap_err().code(), "token_malformed");
+    }
+
+    #[test]
+    fn each_claim_that_matters_is_checked() {
+        let [key, other] = both();
+        let good = claims(&key);
+        let check = |change: &dyn Fn(&mut Claims)| {
+            let mut claims = good.clone();
+            change(&mut claims);
+            let kid = KeyId::of(&good.iss, key.public_key()).unwrap();
+            verify(&sign(&claims, &kid, &key).unwrap(), &expected(&key, &good.iss)).map(|_| ()).map_err(|e| e.code())
+        };
+        assert_eq!(check(&|_| ()), Ok(()));
+        assert_eq!(check(&|c| c.sub = Did::key(other.public_key())), Err("issuer_mismatch"));
+        assert_eq!(check(&|c| c.iss = Did::key(other.public_key())), Err("issuer_mismatch"));
+        assert_eq!(check(&|c| c.exp = 1070), Err("expired"));
+        assert_eq!(check(&|c| c.exp = 1071), Ok(()));
+        assert_eq!(check(&|c| c.nbf = 1131), Err("not_yet_valid"));
+        assert_eq!(check(&|c| c.iat = 1131), Err("not_yet_valid"));
+        assert_eq!(check(&|c| c.iat = 1130), Ok(()));
+        assert_eq!(check(&|c| c.aud = None), Err("audience_mismatch"));
+        assert_eq!(check(&|c| c.aud = Some("https://other.example".into())), Err("audience_mismatch"));
+        assert_eq!(check(&|c| c.vouch.version = "2.0".into()), Err("token_malformed"));
+    }
+
+    #[test]
+    fn foreign_headers_and_claims_are_refused() {
+        let [key, p256] = both();
+        let claims = claims(&key);
+        let body = serde_json::to_string(&claims).unwrap();
+        let kid = KeyId::of(&claims.iss, key.public_key()).unwrap();
+        let make = |header: String, body: &str| {
+            let mut token = format!("{}.{}", BASE64URL_NOPAD.encode(header.as_bytes()), BASE64URL_NOPAD.encode(body.as_bytes()));
+            let signature = key.sign(&Message::jws(&token)).unwrap();
+            token = format!("{token}.{}", BASE64URL_NOPAD.encode(&signature));
+            verify(&token, &expected(&key, &claims.iss)).map(|_| ()).map_err(|error| error.code())
+        };
+        let good = format!("{{\"alg\":\"EdDSA\",\"kid\":\"{kid}\",\"typ\":\"vouch+jwt\"}}");
+        assert_eq!(make(good.clone(), &body), Ok(()));
+        assert_eq!(make(good.replace("EdDSA", "none"), &body), Err("algorithm_mismatch"));
+        assert_eq!(make(good.replace("EdDSA", "ES256"), &body), Err("algorithm_mismatch"));
+        assert_eq!(make(good.replace("vouch+jwt", "JWT"), &body), Err("token_malformed"));
+        let other = KeyId::of(&Did::key(p256.public_key()), p256.public_key()).unwrap();
+        assert_eq!(make(good.replace(kid.as_str(), other.as_str()), &body), Err("key_id_mismatch"));
+        assert_eq!(make(good.replace('}', ",\"jwk\":{}}"), &body), Err("json_shape"));
+        assert_eq!(make(good.replace("{\"alg\"", "{\"alg\":\"none\",\"alg\""), &body), Err("json_duplicate_key"));
+        assert_eq!(make(good.clone(), &body.replace("{\"iss\"", "{\"admin\":true,\"iss\"")), Err("json_shape"));
+        assert_eq!(make(good.clone(), &body.replace("1000,\"nbf\"", "1000.0,\"nbf\"")), Err("json_float"));
+        assert_eq!(make(good, &body.replace("\"payload\":{", "\"payload\":null,\"x\":{")), Err("json_shape"));
+    }
+}
