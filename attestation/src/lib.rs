@@ -1,1 +1,35 @@
+//! Verifying that a key lives in a measured AWS Nitro enclave, and that a token came from it.
+//!
+//! The library is pure: bytes, a time and expectations go in, a typed verdict comes out. Genuine, debug and mock documents
+//! are different types, so that none can pass for another; a mock root is an argument of one call, [`verify_mock`].
+//!
+//! ```
+//! # fn check(evidence: &[u8], token: &str, at: identity::UnixSeconds) -> Result<(), attestation::Error> {
+//! use attestation::{Evidence, Expectations, Genuine};
+//!
+//! let evidence = Evidence::parse(evidence)?;
+//! let document: Genuine = attestation::verify_genuine(evidence.document(), at)?;
+//! let key = evidence.verify(&document, &Expectations { nonce: Some(b"my own challenge"), ..Expectations::default() }, at)?;
+//! let claims = key.verify_token(token, at, None)?;
+//! # Ok(()) }
+//! ```
 
+mod appraisal;
+mod binding;
+mod chain;
+mod document;
+mod error;
+mod evidence;
+pub mod judge;
+mod measurement;
+pub mod policy;
+mod verify;
+
+pub use crate::appraisal::{Expectations, Unchecked};
+pub use crate::binding::Binding;
+pub use crate::chain::{MockRoot, SKEW_SECONDS, aws_root_g1};
+pub use crate::document::{Document, MAX_NONCE, Pcrs};
+pub use crate::error::Error;
+pub use crate::evidence::{AttestedKey, Evidence, KeyDescription, POSSESSION_TAG, Possession};
+pub use crate::measurement::{Measurements, Pcr, extend};
+pub use crate::verify::{Attested, Debug, Genuine, Mock, verify_debug, verify_genuine, verify_mock};

@@ -1,0 +1,238 @@
+//! The command line of `anchorhold-verify`, and the files it names.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use attestation::judge::{Case, Subject};
+use attestation::policy::{Bundle, PolicyDigest};
+use attestation::{Measurements, MockRoot};
+use clap::{Parser, Subcommand};
+use data_encoding::HEXLOWER_PERMISSIVE;
+use identity::{UnixSeconds, did, parse_rfc3339};
+
+/// Verify, offline, that a document, token or credential comes from a key that only a measured enclave holds.
+///
+/// Nothing is fetched and nobody is asked. The root of AWS Nitro is built in; you bring what you expect: the measurements of
+/// the image that you accept, the policy that must govern the key, and the nonce with which you asked for the evidence.
+///
+/// Exit code 0: accepted. 1: refused, with the reason. 64: the command line or a file given with it is wrong.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Judge an attestation document (raw COSE_Sign1, as the NSM gives it)
+    Document {
+        /// The document; `-` reads standard input
+        file: PathBuf,
+        #[command(flatten)]
+        expected: Expected,
+    },
+    /// Judge a Vouch token together with the evidence for its key
+    Token {
+        /// The token, one compact JWS; `-` reads standard input
+        file: PathBuf,
+        /// The evidence, from `anchorhold attest` or `POST /attestation`
+        #[arg(long, value_name = "FILE")]
+        evidence: PathBuf,
+        #[command(flatten)]
+        signed: Signed,
+        #[command(flatten)]
+        expected: Expected,
+    },
+    /// Judge a Vouch credential together with the evidence for its key
+    Credential {
+        /// The credential, JSON; `-` reads standard input
+        file: PathBuf,
+        /// The evidence, from `anchorhold attest` or `POST /attestation`
+        #[arg(long, value_name = "FILE")]
+        evidence: PathBuf,
+        #[command(flatten)]
+        signed: Signed,
+        #[command(flatten)]
+        expected: Expected,
+    },
+    /// Print a completion script for your shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What a verifier expects of something signed.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Signed {
+    /// The audience that you are; without it, only what was signed for nobody in particular is accepted
+    #[arg(long, value_name = "TEXT")]
+    audience: Option<String>,
+    /// The DID document that you pinned or fetched over TLS; did:web is refused without it
+    #[arg(long, value_name = "FILE")]
+    did_document: Option<PathBuf>,
+}
+
+/// What a verifier expects of a document.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Expected {
+    /// Time of verification [default: now]
+    #[arg(long, value_name = "RFC3339")]
+    at: Option<String>,
+    /// The challenge that you sent when you asked for the evidence
+    #[arg(long, value_name = "HEX")]
+    nonce: Option<String>,
+    /// Measurements of an image that you accept, as `nitro-cli describe-eif` prints them; may be repeated
+    #[arg(long, value_name = "FILE")]
+    measurements: Vec<PathBuf>,
+    /// A policy bundle that you accept, TOML or canonical; may be repeated
+    #[arg(long, value_name = "BUNDLE")]
+    policy: Vec<PathBuf>,
+    /// The greatest age of the document that you accept, such as `10m`
+    #[arg(long, value_name = "DURATION")]
+    max_age: Option<String>,
+    /// Only look: accept although nonce, measurements or policy were not given; what was not checked is listed
+    #[arg(long)]
+    inspect: bool,
+    /// Accept an enclave in debug mode too; the verdict then says `debug`
+    #[arg(long)]
+    allow_debug: bool,
+    /// Accept a mock too; needs its root. The verdict then says `mock`
+    #[arg(long, requires = "root")]
+    allow_mock: bool,
+    /// Root certificate of the mock
+    #[arg(long, value_name = "PEM", requires = "allow_mock")]
+    root: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Everything that the command line named, read and parsed.
+pub(crate) struct Inputs {
+    kind: Kind,
+    subject: Vec<u8>,
+    evidence: Vec<u8>,
+    at: UnixSeconds,
+    nonce: Option<Vec<u8>>,
+    measurements: Vec<Measurements>,
+    policies: Vec<PolicyDigest>,
+    max_age_seconds: Option<i64>,
+    audience: Option<String>,
+    did_document: Option<did::Document>,
+    root: Option<MockRoot>,
+    allow_debug: bool,
+    inspect: bool,
+}
+
+enum Kind {
+    Document,
+    Token,
+    Credential,
+}
+
+type Error = String;
+
+impl Inputs {
+    /// Reads the files; gives also whether JSON is wanted.
+    pub(crate) fn read(command: &Command) -> Result<(Self, bool), Error> {
+        let (kind, file, evidence, signed, expected) = match command {
+            Command::Document { file, expected } => (Kind::Document, file, None, None, expected),
+            Command::Token { file, evidence, signed, expected } => (Kind::Token, file, Some(evidence), Some(signed), expected),
+            Command::Credential { file, evidence, signed, expected } => {
+                (Kind::Credential, file, Some(evidence), Some(signed), expected)
+            }
+            Command::Completions { .. } => return Err("nothing to read".into()),
+        };
+        let did_document = signed.and_then(|signed| signed.did_document.as_ref());
+        let inputs = Self {
+            kind,
+            subject: read(file)?,
+            evidence: evidence.map(|file| read(file)).transpose()?.unwrap_or_default(),
+            at: expected.at.as_deref().map_or_else(|| Ok(now()), parse_at)?,
+            nonce: expected.nonce.as_deref().map(parse_nonce).transpose()?,
+            measurements: parse_each(&expected.measurements, Measurements::parse)?,
+            policies: parse_each(&expected.policy, |text| Bundle::from_either(text).map(|bundle| bundle.digest()))?,
+            max_age_seconds: expected.max_age.as_deref().map(parse_age).transpose()?,
+            audience: signed.and_then(|signed| signed.audience.clone()),
+            did_document: did_document.map(|file| parse(file, did::Document::parse)).transpose()?,
+            root: expected.root.as_ref().map(|file| parse(file, MockRoot::from_pem)).transpose()?,
+            allow_debug: expected.allow_debug,
+            inspect: expected.inspect,
+        };
+        Ok((inputs, expected.json))
+    }
+
+    /// The case that they make.
+    pub(crate) fn case(&self) -> Case<'_> {
+        let evidence = &self.evidence;
+        let subject = match self.kind {
+            Kind::Document => Subject::Document(&self.subject),
+            // What is not UTF-8 is no token either; the empty one is refused as such.
+            Kind::Token => Subject::Token { token: std::str::from_utf8(&self.subject).unwrap_or_default().trim_end(), evidence },
+            Kind::Credential => Subject::Credential { credential: &self.subject, evidence },
+        };
+        Case {
+            nonce: self.nonce.as_deref(),
+            measurements: &self.measurements,
+            policies: &self.policies,
+            max_age_seconds: self.max_age_seconds,
+            audience: self.audience.as_deref(),
+            did_document: self.did_document.as_ref(),
+            allow_debug: self.allow_debug,
+            allow_mock: self.root.as_ref(),
+            inspect: self.inspect,
+            ..Case::new(subject, self.at)
+        }
+    }
+}
+
+/// Files larger than this are none of ours: 1 MiB.
+const MAX_FILE: u64 = 1 << 20;
+
+fn read(file: &Path) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    let limit = MAX_FILE + 1;
+    let result = if file == Path::new("-") {
+        std::io::stdin().take(limit).read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(file).and_then(|opened| opened.take(limit).read_to_end(&mut bytes))
+    };
+    result.map_err(|error| format!("{}: {error}", file.display()))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(format!("{}: larger than 1 MiB", file.display()));
+    }
+    Ok(bytes)
+}
+
+fn parse<T, E: std::fmt::Display>(file: &Path, parse: impl Fn(&[u8]) -> Result<T, E>) -> Result<T, Error> {
+    parse(&read(file)?).map_err(|error| format!("{}: {error}", file.display()))
+}
+
+fn parse_each<T, E: std::fmt::Display>(files: &[PathBuf], with: impl Fn(&[u8]) -> Result<T, E>) -> Result<Vec<T>, Error> {
+    files.iter().map(|file| parse(file, &with)).collect()
+}
+
+fn parse_at(text: &str) -> Result<UnixSeconds, Error> {
+    parse_rfc3339(text).map_err(|error| format!("--at {text:?}: {error}"))
+}
+
+fn parse_nonce(text: &str) -> Result<Vec<u8>, Error> {
+    HEXLOWER_PERMISSIVE.decode(text.as_bytes()).map_err(|_| format!("--nonce {text:?}: not hex"))
+}
+
+fn parse_age(text: &str) -> Result<i64, Error> {
+    let age: jiff::SignedDuration = text.parse().map_err(|error| format!("--max-age {text:?}: {error}"))?;
+    if age.is_negative() {
+        return Err(format!("--max-age {text:?}: negative"));
+    }
+    Ok(age.as_secs())
+}
+
+/// Without `--at`, now: the one place where this program looks at a clock.
+#[expect(clippy::disallowed_methods, reason = "the verifier's own clock, and only where the caller gave no time")]
+fn now() -> UnixSeconds {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    UnixSeconds(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}

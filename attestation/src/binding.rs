@@ -1,0 +1,46 @@
+use identity::{Digest, cbor, sha256};
+use minicbor::bytes::ByteSlice;
+use minicbor::{Decode, Encode};
+
+use crate::evidence::KeyDescription;
+use crate::policy::PolicyDigest;
+
+const TAG: &str = "anchorhold/binding/v1";
+
+/// What the documents of one key version carry as `user_data`: the key's identity, and the policy that governs it.
+///
+/// Deterministic CBOR: `{0: "anchorhold/binding/v1", 1: SHA-256 of the described key, 2: policy digest}`, where the
+/// description is the CBOR array `[tag, identity name, DID, key id, key version, SubjectPublicKeyInfo]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binding(Vec<u8>);
+
+#[derive(Encode, Decode)]
+#[cbor(map)]
+struct UserData<'a> {
+    #[n(0)]
+    tag: &'a str,
+    #[cbor(n(1), with = "minicbor::bytes")]
+    key: [u8; 32],
+    #[cbor(n(2), with = "minicbor::bytes")]
+    policy: [u8; 48],
+}
+
+impl Binding {
+    /// Binds a described key to a policy.
+    pub fn new(key: &KeyDescription, policy: &PolicyDigest) -> Self {
+        let spki: &ByteSlice = key.spki.as_slice().into();
+        let described = cbor::to_vec(&(TAG, &key.name, &key.did, &key.kid, key.version, spki));
+        let user_data = UserData { tag: TAG, key: sha256(&described).0, policy: policy.digest().0 };
+        Self(cbor::to_vec(&user_data))
+    }
+
+    /// The `user_data` itself.
+    pub fn user_data(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// SHA-256 of the `user_data`: what tokens name.
+    pub fn digest(&self) -> Digest<32> {
+        sha256(&self.0)
+    }
+}

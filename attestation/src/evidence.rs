@@ -1,0 +1,255 @@
+//! The evidence file, `application/vnd.anchorhold.evidence+cbor`: everything behind one answer to one challenge.
+
+use identity::cose::{self, Purpose};
+use identity::credential::Content;
+use identity::token::{self, Claims, Expected};
+use identity::{Did, Digest, KeyId, PublicKey, UnixSeconds, cbor, credential, did, json};
+use minicbor::{Decode, Encode};
+
+use crate::policy::Bundle;
+use crate::{Attested, Binding, Error, Expectations, Unchecked};
+
+const TAG: &str = "anchorhold/evidence/v1";
+/// The first member of a proof of possession.
+pub const POSSESSION_TAG: &str = "anchorhold/possession/v1";
+/// Longer files are not looked at: a document, a bundle and a little more.
+const MAX_BYTES: usize = 64 * 1024;
+
+/// The fields behind the hash in the binding.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct KeyDescription {
+    /// Name of the identity in the policy.
+    #[n(0)]
+    pub name: String,
+    /// Its DID.
+    #[n(1)]
+    pub did: String,
+    /// DID URL of the key.
+    #[n(2)]
+    pub kid: String,
+    /// 1 for the first key of a boot.
+    #[n(3)]
+    pub version: u32,
+    /// DER SubjectPublicKeyInfo.
+    #[cbor(n(4), with = "minicbor::bytes")]
+    pub spki: Vec<u8>,
+}
+
+/// What the key signs to prove itself: `[tag, nonce, SHA-256 of the document's payload]` in deterministic CBOR.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Possession {
+    /// [`POSSESSION_TAG`].
+    #[n(0)]
+    pub tag: String,
+    /// The verifier's challenge.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub nonce: Vec<u8>,
+    /// SHA-256 of the payload of the attestation document.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub document: [u8; 32],
+}
+
+/// A parsed evidence file; nothing of it is verified yet.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Evidence {
+    #[n(0)]
+    tag: String,
+    #[cbor(n(1), with = "minicbor::bytes")]
+    document: Vec<u8>,
+    #[n(2)]
+    key: KeyDescription,
+    #[cbor(n(3), with = "minicbor::bytes")]
+    bundle: Vec<u8>,
+    #[cbor(n(4), with = "minicbor::bytes")]
+    possession: Vec<u8>,
+}
+
+impl Evidence {
+    /// Puts the parts together: the document's bytes, the key it binds, the bundle's canonical bytes, the proof.
+    pub fn new(document: Vec<u8>, key: KeyDescription, bundle: Vec<u8>, possession: Vec<u8>) -> Self {
+        Self { tag: TAG.into(), document, key, bundle, possession }
+    }
+
+    /// Reads the one encoding of an evidence file.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
+        if bytes.len() > MAX_BYTES {
+            return Err(Error::EvidenceMalformed("longer than 64 KiB".into()));
+        }
+        let evidence: Self = cbor::from_slice(bytes).map_err(|error| Error::EvidenceMalformed(error.to_string()))?;
+        if evidence.tag != TAG {
+            return Err(Error::EvidenceMalformed("another tag".into()));
+        }
+        Ok(evidence)
+    }
+
+    /// The file's bytes.
+    pub fn to_vec(&self) -> Vec<u8> {
+        cbor::to_vec(self)
+    }
+
+    /// The attestation document, as the NSM made it.
+    pub fn document(&self) -> &[u8] {
+        &self.document
+    }
+
+    /// The key that the evidence describes; a claim until [`Evidence::verify`] has accepted it.
+    pub fn key(&self) -> &KeyDescription {
+        &self.key
+    }
+
+    /// The canonical bytes of the policy bundle; a claim until [`Evidence::verify`] has accepted it.
+    pub fn bundle(&self) -> &[u8] {
+        &self.bundle
+    }
+
+    /// Verifies that the key lives behind `document`, which must have been verified from [`Evidence::document`], under the
+    /// policy that the evidence carries, and answered this challenge.
+    pub fn verify<A: Attested>(
+        &self,
+        document: &A,
+        expectations: &Expectations<'_>,
+        at: UnixSeconds,
+    ) -> Result<AttestedKey<A>, Error>
+    where
+        A: Clone,
+    {
+        let said = document.document();
+        let mut unchecked = expectations.check(said, at)?;
+        let bundle = Bundle::from_canonical(&self.bundle)?;
+        let policy = bundle.digest();
+        match said.pcrs().get(16) {
+            None => return Err(Error::PolicyNotCommitted),
+            Some(pcr16) if *pcr16 != policy.pcr16() => return Err(Error::PolicyMismatch),
+            Some(_) => {}
+        }
+        let key = PublicKey::from_spki(&self.key.spki)?;
+        let did = Did::parse(&self.key.did)?;
+        let kid = KeyId::of(&did, &key)?;
+        if kid.as_str() != self.key.kid {
+            return Err(identity::Error::KeyIdMismatch.into());
+        }
+        let binding = Binding::new(&self.key, &policy);
+        let bound = said.public_key.as_deref() == Some(&self.key.spki) && said.user_data.as_deref() == Some(binding.user_data());
+        if !bound {
+            return Err(Error::BindingMismatch);
+        }
+        let described = bundle.identity(&self.key.name).ok_or(Error::IdentityNotInPolicy)?;
+        if !described.describes(&did, key.algorithm()) {
+            return Err(Error::IdentityNotInPolicy);
+        }
+        self.check_possession(document, &key)?;
+        if did.is_web() {
+            unchecked.push(Unchecked::DidDocument);
+        }
+        let description = self.key.clone();
+        Ok(AttestedKey { document: document.clone(), description, did, key, kid, bundle, binding, unchecked })
+    }
+
+    fn check_possession<A: Attested>(&self, document: &A, key: &PublicKey) -> Result<(), Error> {
+        let said = document.document();
+        let proven = cose::verify(Purpose::POSSESSION, &self.possession, key).map_err(|_| Error::PossessionInvalid)?;
+        let proven: Possession = cbor::from_slice(proven).map_err(|_| Error::PossessionInvalid)?;
+        let good = proven.tag == POSSESSION_TAG
+            && said.nonce.as_deref() == Some(&proven.nonce)
+            && proven.document == said.payload_digest().0;
+        if good { Ok(()) } else { Err(Error::PossessionInvalid) }
+    }
+}
+
+/// A key that was verified to live in an enclave of kind `A`, under a known policy.
+#[derive(Debug, Clone)]
+pub struct AttestedKey<A> {
+    document: A,
+    description: KeyDescription,
+    did: Did,
+    key: PublicKey,
+    kid: KeyId,
+    bundle: Bundle,
+    binding: Binding,
+    unchecked: Vec<Unchecked>,
+}
+
+impl<A: Attested> AttestedKey<A> {
+    /// The verified document.
+    pub fn document(&self) -> &A {
+        &self.document
+    }
+
+    /// Name, DID, key id, version and key.
+    pub fn description(&self) -> &KeyDescription {
+        &self.description
+    }
+
+    /// The identity's DID.
+    pub fn did(&self) -> &Did {
+        &self.did
+    }
+
+    /// The key.
+    pub fn key(&self) -> &PublicKey {
+        &self.key
+    }
+
+    /// DID URL of the key.
+    pub fn kid(&self) -> &KeyId {
+        &self.kid
+    }
+
+    /// The policy that governs the key.
+    pub fn bundle(&self) -> &Bundle {
+        &self.bundle
+    }
+
+    /// What tokens of this key name.
+    pub fn binding(&self) -> Digest<32> {
+        self.binding.digest()
+    }
+
+    /// What nobody asked to be checked.
+    pub fn unchecked(&self) -> &[Unchecked] {
+        &self.unchecked
+    }
+
+    /// Requires the key in a DID document that the verifier has pinned or resolved over TLS. Evidence never proves a domain.
+    pub fn require_did_document(&mut self, document: &did::Document) -> Result<(), Error> {
+        if document.did() != &self.did || document.key(self.kid.as_str()) != Some(&self.key) {
+            return Err(Error::DidDocumentLacksKey);
+        }
+        self.unchecked.retain(|unchecked| *unchecked != Unchecked::DidDocument);
+        Ok(())
+    }
+
+    /// Verifies a Vouch token made with this key.
+    pub fn verify_token(&self, token: &str, at: UnixSeconds, audience: Option<&str>) -> Result<Claims, Error> {
+        let (_, binding) = token::unverified_binding(token)?;
+        if binding != self.binding() {
+            return Err(Error::TokenBindingMismatch);
+        }
+        let claims = token::verify(token, &self.expected(at, audience))?;
+        if claims.tee != A::TEE {
+            return Err(Error::TeeMismatch);
+        }
+        Ok(claims)
+    }
+
+    /// Verifies a Vouch credential made with this key.
+    pub fn verify_credential(&self, text: &[u8], at: UnixSeconds, audience: Option<&str>) -> Result<Content, Error> {
+        if json::parse(text)?.pointer("/credentialSubject/provenance/runtimeAttestation/binding").and_then(|b| b.as_str())
+            != Some(&self.binding().to_string())
+        {
+            return Err(Error::TokenBindingMismatch);
+        }
+        let content = credential::verify(text, &self.expected(at, audience))?;
+        if content.tee != A::TEE {
+            return Err(Error::TeeMismatch);
+        }
+        Ok(content)
+    }
+
+    fn expected<'a>(&'a self, at: UnixSeconds, audience: Option<&'a str>) -> Expected<'a> {
+        Expected { key: &self.key, did: &self.did, at, audience }
+    }
+}

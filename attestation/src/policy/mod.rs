@@ -1,0 +1,38 @@
+//! The policy bundle that PCR16 commits to: who may ask for which signature. TOML for people, RFC 8785 JSON for digests.
+
+mod bundle;
+mod decision;
+mod pattern;
+
+pub use bundle::{Bundle, Callers, Constraint, IdentityPolicy, MAX_BYTES, Mode, MultikeyText, Rule, Scalar};
+pub use decision::{Allowed, Asked, Caller, Denied};
+pub use pattern::Pattern;
+
+#[cfg(test)]
+mod tests;
+
+use identity::Digest;
+use sha2::{Digest as _, Sha384};
+
+use crate::{Pcr, extend};
+
+/// SHA-384 of `"anchorhold/policy/v1\0"` and a bundle's canonical bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PolicyDigest(Digest<48>);
+
+impl PolicyDigest {
+    /// Of canonical bytes.
+    pub(crate) fn of(canonical: &[u8]) -> Self {
+        Self(Digest(Sha384::new().chain_update(b"anchorhold/policy/v1\0").chain_update(canonical).finalize().into()))
+    }
+
+    /// The 48 bytes with which the enclave extends PCR16.
+    pub fn digest(&self) -> Digest<48> {
+        self.0
+    }
+
+    /// The value of PCR16 afterwards, the same on every boot with this bundle.
+    pub fn pcr16(&self) -> Pcr {
+        extend(&Digest([0; 48]), self.0.as_bytes())
+    }
+}
