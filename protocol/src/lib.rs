@@ -1,1 +1,20 @@
+//! The window between the parent and the enclave: framing and messages. No I/O.
+//!
+//! A frame is a big-endian u32 length, 1 to 65536, and that many bytes of deterministic CBOR. On a new connection the enclave
+//! says [`Hello`], the proxy answers with a [`Proof`] of its key, the enclave with a [`Welcome`]; then requests and answers
+//! go in any order, matched by their ids. Every other byte closes the connection, and nothing else.
 
+mod endpoint;
+mod error;
+mod frame;
+mod hello;
+mod message;
+
+pub use endpoint::Endpoint;
+pub use error::Error;
+pub use frame::{FrameBuffer, MAX_FRAME, write_frame};
+pub use hello::{Hello, Proof, VERSION, Welcome};
+pub use message::{
+    Answer, Caller, Describe, Description, Evidence, Format, Kind, Outcome, Refusal, Request, RequestFrame, ResponseFrame,
+    Rotate, Rotated, Sign, Signed, Status, VersionFacts,
+};

@@ -1,0 +1,89 @@
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use crate::Error;
+
+/// Where an enclave listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `unix:///path`: an enclave process on this machine.
+    Unix(PathBuf),
+    /// `vsock://cid:port`: a Nitro enclave.
+    Vsock {
+        /// Context id of the enclave.
+        cid: u32,
+        /// Port.
+        port: u32,
+    },
+    /// `hvsock:///path:port`: hybrid vsock, as Firecracker and vhost-device-vsock speak it on a Unix socket.
+    HybridVsock {
+        /// The socket of the hypervisor.
+        path: PathBuf,
+        /// Port inside.
+        port: u32,
+    },
+}
+
+/// `sun_path` of a Unix socket address has 108 bytes, with the terminating zero (unix(7)).
+const MAX_SOCKET_PATH: usize = 107;
+
+impl FromStr for Endpoint {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        if let Some(path) = text.strip_prefix("unix://") {
+            return Ok(Self::Unix(socket_path(path)?));
+        }
+        let (scheme, rest) = text.split_once("://").ok_or(Error::EndpointInvalid("no scheme; unix:///path, for example"))?;
+        let (host, port) = rest.rsplit_once(':').ok_or(Error::EndpointInvalid("no port"))?;
+        let port = port.parse().map_err(|_| Error::EndpointInvalid("the port is not a number"))?;
+        match scheme {
+            "vsock" => {
+                let cid = host.parse().map_err(|_| Error::EndpointInvalid("the CID is not a number"))?;
+                Ok(Self::Vsock { cid, port })
+            }
+            "hvsock" => Ok(Self::HybridVsock { path: socket_path(host)?, port }),
+            _ => Err(Error::EndpointInvalid("the scheme is none of unix, vsock and hvsock")),
+        }
+    }
+}
+
+fn socket_path(text: &str) -> Result<PathBuf, Error> {
+    let path = Path::new(text);
+    if !path.is_absolute() {
+        return Err(Error::EndpointInvalid("the socket path is not absolute"));
+    }
+    if text.len() > MAX_SOCKET_PATH {
+        return Err(Error::EndpointInvalid("the socket path is longer than 107 bytes"));
+    }
+    Ok(path.to_owned())
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            Self::Vsock { cid, port } => write!(f, "vsock://{cid}:{port}"),
+            Self::HybridVsock { path, port } => write!(f, "hvsock://{}:{port}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_read_and_written() {
+        for good in ["unix:///run/x.sock", "vsock://16:5005", "hvsock:///tmp/v.sock:5005"] {
+            assert_eq!(good.parse::<Endpoint>().unwrap().to_string(), good);
+        }
+        let long = format!("unix:///{}", "a".repeat(107));
+        for bad in
+            ["", "unix://", "unix://relative", "vsock://16", "vsock://x:1", "vsock://1:x", "tcp://1:2", "hvsock://v:1", &long]
+        {
+            assert!(bad.parse::<Endpoint>().is_err(), "{bad}");
+        }
+    }
+}

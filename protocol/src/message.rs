@@ -1,0 +1,391 @@
+use identity::Tee;
+use minicbor::{Decode, Encode};
+
+/// A request and the id under which its answer comes back.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct RequestFrame {
+    /// Chosen by the proxy; unique among the requests under way on this connection.
+    #[n(0)]
+    pub id: u64,
+    /// What is asked.
+    #[n(1)]
+    pub request: Request,
+}
+
+/// The answer to one request.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct ResponseFrame {
+    /// The id of the request.
+    #[n(0)]
+    pub id: u64,
+    /// What came of it.
+    #[n(1)]
+    pub outcome: Outcome,
+}
+
+/// What came of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Outcome {
+    /// Done.
+    #[n(0)]
+    Done(#[n(0)] Answer),
+    /// Refused.
+    #[n(1)]
+    Refused(#[n(0)] Refusal),
+}
+
+/// What can be asked of an enclave.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Request {
+    /// How are you?
+    #[n(0)]
+    Status,
+    /// Take this policy; once per boot.
+    #[n(1)]
+    Provision {
+        /// Canonical bytes of the bundle.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        bundle: Vec<u8>,
+    },
+    /// Sign.
+    #[n(2)]
+    Sign(#[n(0)] Sign),
+    /// Give evidence for a key.
+    #[n(3)]
+    Attest {
+        /// Which identity, for whom.
+        #[n(0)]
+        of: Describe,
+        /// The verifier's challenge, 16 to 64 bytes.
+        #[cbor(n(1), with = "minicbor::bytes")]
+        nonce: Vec<u8>,
+    },
+    /// Describe an identity.
+    #[n(4)]
+    Describe(#[n(0)] Describe),
+    /// Replace an identity's key.
+    #[n(5)]
+    Rotate(#[n(0)] Rotate),
+}
+
+/// Answers, one kind for each kind of request.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Answer {
+    /// To [`Request::Status`] and [`Request::Provision`].
+    #[n(0)]
+    Status(#[n(0)] Status),
+    /// To [`Request::Sign`].
+    #[n(1)]
+    Signed(#[n(0)] Signed),
+    /// To [`Request::Attest`].
+    #[n(2)]
+    Evidence(#[n(0)] Evidence),
+    /// To [`Request::Describe`].
+    #[n(3)]
+    Description(#[n(0)] Description),
+    /// To [`Request::Rotate`].
+    #[n(4)]
+    Rotated(#[n(0)] Rotated),
+}
+
+/// Who asks, as the parent asserts it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Caller {
+    /// Effective user and group id of a Unix socket's peer.
+    #[n(0)]
+    Unix {
+        /// User id.
+        #[n(0)]
+        uid: u32,
+        /// Group id.
+        #[n(1)]
+        gid: u32,
+    },
+    /// A caller on localhost that showed the token of this name.
+    #[n(1)]
+    Named(#[n(0)] String),
+}
+
+/// Which identity is meant, and for whom.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Describe {
+    /// Who asks.
+    #[n(0)]
+    pub caller: Caller,
+    /// Its name. Left out, it is the only one that the caller may use.
+    #[n(1)]
+    pub identity: Option<String>,
+}
+
+/// What is signed as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Format {
+    /// A compact JWS.
+    #[n(0)]
+    VouchJwt,
+    /// A Data Integrity credential.
+    #[n(1)]
+    VouchCredential,
+}
+
+/// What is to be signed. The enclave parses and checks all of it again.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Sign {
+    /// Which identity, for whom.
+    #[n(0)]
+    pub of: Describe,
+    /// Form of the result.
+    #[n(1)]
+    pub format: Format,
+    /// `intent.action`.
+    #[n(2)]
+    pub action: String,
+    /// `intent.target`, may be empty.
+    #[n(3)]
+    pub target: String,
+    /// `intent.resource`, may be empty.
+    #[n(4)]
+    pub resource: String,
+    /// A JSON object.
+    #[n(5)]
+    pub payload: String,
+    /// For whom the result is made.
+    #[n(6)]
+    pub audience: Option<String>,
+    /// For how long it shall be valid.
+    #[n(7)]
+    pub validity_seconds: Option<u32>,
+}
+
+/// A signature was made.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Signed {
+    /// The token, or the credential's JSON.
+    #[n(0)]
+    pub signed: String,
+    /// The identity's DID.
+    #[n(1)]
+    pub did: String,
+    /// `jti` of the token, or the UUID of the credential's id.
+    #[n(2)]
+    pub signature_id: String,
+    /// End of validity, seconds since 1970.
+    #[n(3)]
+    pub expires_at: i64,
+    /// Version of the key that signed.
+    #[n(4)]
+    pub key_version: u32,
+    /// Name of the identity that signed.
+    #[n(5)]
+    pub identity: String,
+    /// The rule that allowed it.
+    #[n(6)]
+    pub rule: String,
+}
+
+/// An evidence file.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Evidence {
+    /// Its bytes.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub evidence: Vec<u8>,
+}
+
+/// An identity's key in rotation.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Rotate {
+    /// Which identity, for whom.
+    #[n(0)]
+    pub of: Describe,
+    /// The operator's order, a COSE_Sign1; not needed by callers whom the policy lets rotate.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub order: Option<Vec<u8>>,
+}
+
+/// A key was replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Rotated {
+    /// The identity with its new key.
+    #[n(0)]
+    pub description: Description,
+    /// The successor statement.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub statement: Vec<u8>,
+}
+
+/// One version of an identity's key.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct VersionFacts {
+    /// 1 for the first key of a boot.
+    #[n(0)]
+    pub version: u32,
+    /// The DID for which it stood; did:key changes with the key.
+    #[n(1)]
+    pub did: String,
+    /// DID URL of the key.
+    #[n(2)]
+    pub kid: String,
+    /// DER SubjectPublicKeyInfo.
+    #[cbor(n(3), with = "minicbor::bytes")]
+    pub spki: Vec<u8>,
+    /// What its tokens name.
+    #[cbor(n(4), with = "minicbor::bytes")]
+    pub binding: [u8; 32],
+    /// The statement by which it became the successor of the version before; none for the first.
+    #[cbor(n(5), with = "minicbor::bytes")]
+    pub succession: Option<Vec<u8>>,
+}
+
+/// An identity and its keys.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Description {
+    /// Name in the policy.
+    #[n(0)]
+    pub name: String,
+    /// Its versions, oldest first; the last one signs. At most the sixteen newest.
+    #[n(1)]
+    pub versions: Vec<VersionFacts>,
+    /// Where the key lives.
+    #[cbor(n(2), with = "tee")]
+    pub tee: Tee,
+    /// Random for each boot.
+    #[cbor(n(3), with = "minicbor::bytes")]
+    pub boot_id: [u8; 16],
+}
+
+/// How an enclave is.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Status {
+    /// Random for each boot.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub boot_id: [u8; 16],
+    /// Digest of the policy, once there is one.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub policy: Option<[u8; 48]>,
+    /// Why it cannot sign now: the code of a refusal that every signature would get.
+    #[n(2)]
+    pub cannot_sign: Option<String>,
+    /// Where the keys live.
+    #[cbor(n(3), with = "tee")]
+    pub tee: Tee,
+}
+
+/// Which kind of answer a refusal is; the proxy makes the HTTP status of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Kind {
+    /// The request cannot be understood.
+    #[n(0)]
+    Invalid,
+    /// The policy does not allow it.
+    #[n(1)]
+    Denied,
+    /// There is no such identity.
+    #[n(2)]
+    NotFound,
+    /// It contradicts the state that the enclave is in.
+    #[n(3)]
+    Conflict,
+    /// Not now; perhaps later.
+    #[n(4)]
+    Unavailable,
+    /// The enclave is at fault.
+    #[n(5)]
+    Internal,
+}
+
+/// A typed refusal.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, thiserror::Error)]
+#[error("{code}: {message}")]
+#[cbor(array)]
+pub struct Refusal {
+    /// Which kind.
+    #[n(0)]
+    pub kind: Kind,
+    /// Stable snake_case name.
+    #[n(1)]
+    pub code: String,
+    /// For people.
+    #[n(2)]
+    pub message: String,
+}
+
+/// `tee` as its number: 0 AWS Nitro, 1 mock.
+mod tee {
+    use identity::Tee;
+    use minicbor::decode::Error;
+    use minicbor::{Decoder, Encoder};
+
+    pub(super) fn encode<C, W: minicbor::encode::Write>(
+        tee: &Tee,
+        encoder: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
+        encoder.u8(match tee {
+            Tee::AwsNitro => 0,
+            Tee::Mock => 1,
+        })?;
+        Ok(())
+    }
+
+    pub(super) fn decode<C>(decoder: &mut Decoder<'_>, _: &mut C) -> Result<Tee, Error> {
+        match decoder.u8()? {
+            0 => Ok(Tee::AwsNitro),
+            1 => Ok(Tee::Mock),
+            _ => Err(Error::message("unknown kind of TEE")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use identity::cbor;
+
+    use super::*;
+
+    fn sign() -> RequestFrame {
+        let of = Describe { caller: Caller::Unix { uid: 1000, gid: 1000 }, identity: None };
+        let sign = Sign {
+            of,
+            format: Format::VouchJwt,
+            action: "a".into(),
+            target: String::new(),
+            resource: String::new(),
+            payload: "{}".into(),
+            audience: None,
+            validity_seconds: Some(60),
+        };
+        RequestFrame { id: 7, request: Request::Sign(sign) }
+    }
+
+    #[test]
+    fn a_message_has_one_encoding_and_every_cut_or_longer_one_is_refused() {
+        let bytes = cbor::to_vec(&sign());
+        assert_eq!(cbor::from_slice::<RequestFrame>(&bytes).unwrap(), sign());
+        for length in 0..bytes.len() {
+            assert!(cbor::from_slice::<RequestFrame>(&bytes[..length]).is_err(), "cut at {length}");
+        }
+        assert!(cbor::from_slice::<RequestFrame>(&[&bytes[..], &[0]].concat()).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn garbage_never_panics_and_what_is_read_is_written_back(bytes in proptest::collection::vec(0_u8.., 0..200)) {
+            if let Ok(frame) = cbor::from_slice::<RequestFrame>(&bytes) {
+                proptest::prop_assert_eq!(cbor::to_vec(&frame), bytes);
+            }
+        }
+    }
+}
