@@ -32,4 +32,4 @@ pub use crate::document::{Document, MAX_NONCE, Pcrs};
 pub use crate::error::Error;
 pub use crate::evidence::{AttestedKey, Evidence, KeyDescription, POSSESSION_TAG, Possession};
 pub use crate::measurement::{Measurements, Pcr, extend};
-pub use crate::verify::{Attested, Debug, Genuine, Mock, verify_debug, verify_genuine, verify_mock};
+pub use crate::verify::{Attested, Debug, Genuine, Mock, unverified_time, verify_debug, verify_genuine, verify_mock};

@@ -75,12 +75,22 @@ pub fn verify_mock(bytes: &[u8], root: &MockRoot, at: UnixSeconds) -> Result<Moc
     if is_debug(&document)? { Err(Error::DebugMode) } else { Ok(Mock(document)) }
 }
 
+/// The time that a document claims for itself, before anything is verified. For those who verify an old document at its own
+/// time, knowing that this says nothing about when they look at it.
+pub fn unverified_time(bytes: &[u8]) -> Result<UnixSeconds, Error> {
+    made(&document::parse(bytes)?.document)
+}
+
+fn made(document: &Document) -> Result<UnixSeconds, Error> {
+    i64::try_from(document.timestamp_ms / 1000).map(UnixSeconds).map_err(|_| Error::DocumentMalformed("timestamp"))
+}
+
 fn verify(bytes: &[u8], root: &[u8], at: UnixSeconds) -> Result<Document, Error> {
     let unverified = document::parse(bytes)?;
     let leaf = chain::verify(&unverified.chain, root, at)?;
     leaf.verify(&unverified.signed, unverified.signature)?;
     let document = unverified.document;
-    let made = i64::try_from(document.timestamp_ms / 1000).map_err(|_| Error::DocumentMalformed("timestamp"))?;
+    let made = made(&document)?.0;
     if made > at.0.saturating_add(SKEW_SECONDS) {
         return Err(Error::DocumentFromFuture);
     }

@@ -1,1 +1,22 @@
+//! The enclave: keys, policy decisions, signing, time. The one place where keys are.
+//!
+//! The program is the same on Nitro and on a laptop; what differs is the [`Machine`] it is given: the NSM, the boot clock,
+//! the operating system's randomness. Nothing in here is a mock, and nothing in here asks for the date.
 
+mod clock;
+mod enclave;
+mod entropy;
+mod error;
+mod identities;
+mod keys;
+mod nitro;
+mod nsm;
+mod window;
+
+pub use crate::clock::{BootClock, BootTime};
+pub use crate::enclave::{CLOCK_INTERVAL, Enclave, Machine};
+pub use crate::entropy::{Entropy, OsEntropy};
+pub use crate::error::Error;
+pub use crate::nitro::NitroNsm;
+pub use crate::nsm::{Nsm, NsmError};
+pub use crate::window::{Listener, serve};

@@ -96,6 +96,38 @@ impl Statement {
     }
 }
 
+/// The operator's order to rotate one key: a COSE_Sign1 for [`Purpose::ROTATION_ORDER`] over this, by the operator key.
+///
+/// It names the boot and the version that it ends, so it works once.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Order {
+    /// Name of the identity in the policy.
+    #[n(0)]
+    pub identity: String,
+    /// The boot in which the key was born.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub boot_id: [u8; 16],
+    /// The version to end.
+    #[n(2)]
+    pub version: u32,
+    /// Not to be obeyed after this time, in seconds since 1970.
+    #[n(3)]
+    pub not_after: i64,
+}
+
+impl Order {
+    /// Signs the order with the operator's key.
+    pub fn sign<S: Signer>(&self, operator: &S) -> Result<Vec<u8>, S::Error> {
+        cose::sign(Purpose::ROTATION_ORDER, &cbor::to_vec(self), operator)
+    }
+
+    /// Reads an order that `operator` signed.
+    pub fn verify(bytes: &[u8], operator: &PublicKey) -> Result<Self, Error> {
+        cbor::from_slice(cose::verify(Purpose::ROTATION_ORDER, bytes, operator)?)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,129 @@
+use attestation::policy::Denied;
+use protocol::{Kind, Refusal};
+
+use crate::NsmError;
+
+/// Why the enclave did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+#[non_exhaustive]
+pub enum Error {
+    /// A value in the request is wrong.
+    #[error(transparent)]
+    Identity(#[from] identity::Error),
+    /// A bundle or a document of our own is wrong.
+    #[error(transparent)]
+    Attestation(#[from] attestation::Error),
+    /// A frame is wrong.
+    #[error(transparent)]
+    Protocol(#[from] protocol::Error),
+    /// The policy says no.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// No policy was given yet, so there is no identity.
+    #[error("the enclave has no policy yet")]
+    NotProvisioned,
+    /// A policy was given in this boot; another one is another boot.
+    #[error("the enclave has a policy already; another one needs another boot")]
+    AlreadyProvisioned,
+    /// A production enclave was given a bundle for development.
+    #[error("a production enclave does not take a bundle whose mode is development")]
+    DevelopmentBundle,
+    /// The connection proved another key than the bundle names.
+    #[error("this connection did not prove the proxy key that the policy names")]
+    ProxyKeyMismatch,
+    /// The policy has no identity of this name.
+    #[error("the policy has no such identity")]
+    UnknownIdentity,
+    /// The request names no identity, and the caller may use several or none.
+    #[error("name an identity: this caller may use {0} of them")]
+    IdentityRequired(usize),
+    /// Validity must be at least a second.
+    #[error("the validity must be at least one second")]
+    ValidityInvalid,
+    /// The audience is empty, too long or holds control characters.
+    #[error("the audience must have 1 to 1024 bytes and no control characters")]
+    AudienceInvalid,
+    /// A challenge must be long enough to be new and short enough to be one.
+    #[error("the nonce must have 16 to 64 bytes")]
+    NonceSize,
+    /// The result would not fit through the window.
+    #[error("the payload is too large to be signed")]
+    PayloadTooLarge,
+    /// This caller may not rotate this identity's key, and brought no order of the operator.
+    #[error("rotation needs an order of the operator, or a caller that the policy lets rotate")]
+    RotationNotAllowed,
+    /// The order is not the operator's, or for another identity, boot or version, or too old.
+    #[error("the rotation order is not good: {0}")]
+    OrderInvalid(&'static str),
+    /// The NSM has not given the time yet.
+    #[error("the time is not known yet")]
+    ClockNotAnchored,
+    /// The NSM has not given the time for ten minutes.
+    #[error("the NSM has not confirmed the time for more than ten minutes")]
+    ClockStale,
+    /// The NSM gave a time before one that it gave earlier.
+    #[error("the NSM's time went backwards")]
+    ClockRegressed,
+    /// The NSM failed or answered something that it cannot mean.
+    #[error("the NSM failed: {0}")]
+    Nsm(#[from] NsmError),
+    /// A signature just made did not verify: the hardware or the memory is faulty, or attacked.
+    #[error("a signature did not verify with the key that made it")]
+    SelfCheckFailed,
+    /// The operating system gave no randomness.
+    #[error("the operating system gave no randomness")]
+    NoRandomness,
+    /// Something went wrong that must not; the keys are gone.
+    #[error("the enclave has stopped")]
+    Halted,
+    /// Too many slow requests wait.
+    #[error("too many requests are waiting")]
+    Busy,
+}
+
+impl Error {
+    /// The stable snake_case name.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Identity(error) => error.code(),
+            Self::Attestation(error) => error.code(),
+            Self::Protocol(error) => error.code(),
+            Self::Denied(denied) => denied.code(),
+            other => other.into(),
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Identity(_)
+            | Self::Protocol(_)
+            | Self::Attestation(_)
+            | Self::IdentityRequired(_)
+            | Self::ValidityInvalid
+            | Self::AudienceInvalid
+            | Self::NonceSize
+            | Self::PayloadTooLarge => Kind::Invalid,
+            Self::Denied(_)
+            | Self::ProxyKeyMismatch
+            | Self::DevelopmentBundle
+            | Self::RotationNotAllowed
+            | Self::OrderInvalid(_) => Kind::Denied,
+            Self::UnknownIdentity => Kind::NotFound,
+            Self::AlreadyProvisioned => Kind::Conflict,
+            Self::NotProvisioned
+            | Self::ClockNotAnchored
+            | Self::ClockStale
+            | Self::ClockRegressed
+            | Self::Nsm(_)
+            | Self::Busy => Kind::Unavailable,
+            Self::SelfCheckFailed | Self::NoRandomness | Self::Halted => Kind::Internal,
+        }
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self { kind: error.kind(), code: error.code().into(), message: error.to_string() }
+    }
+}

@@ -1,0 +1,112 @@
+//! Private keys. They are born here, sign here, and are wiped here.
+
+use hkdf::Hkdf;
+use identity::{Algorithm, Message, PublicKey, Signature, Signer};
+use sha2::Sha512;
+use zeroize::Zeroizing;
+
+use crate::Error;
+
+/// A key pair. No Clone, no Debug of the secret, no way out.
+pub(crate) struct KeyPair {
+    secret: Box<Secret>,
+    public: PublicKey,
+}
+
+/// Both are wiped when dropped.
+enum Secret {
+    Ed25519(ed25519_dalek::SigningKey),
+    P256(p256::ecdsa::SigningKey),
+}
+
+/// Randomness of each source that goes into a key, in bytes.
+pub(crate) const SEED_BYTES: usize = 32;
+
+impl KeyPair {
+    /// Derives a key from both sources with HKDF-SHA-512 (RFC 5869): as good as the better one of them. `context` is what the
+    /// key is for, so that equal randomness would still give different keys.
+    pub(crate) fn generate(algorithm: Algorithm, nsm: &[u8; SEED_BYTES], os: &[u8; SEED_BYTES], context: &[u8]) -> Self {
+        let mut both = Zeroizing::new([0; 2 * SEED_BYTES]);
+        both[..SEED_BYTES].copy_from_slice(nsm);
+        both[SEED_BYTES..].copy_from_slice(os);
+        let derived = Hkdf::<Sha512>::new(Some(b"anchorhold/key/v1"), &*both);
+        let mut counter = 0_u8;
+        loop {
+            let mut seed = Zeroizing::new([0; 32]);
+            // 32 bytes is far below HKDF's limit of 255 blocks.
+            derived.expand_multi_info(&[&[counter], context], &mut *seed).expect("a short output");
+            if let Some(pair) = Self::from_seed(algorithm, &seed) {
+                return pair;
+            }
+            counter = counter.wrapping_add(1);
+        }
+    }
+
+    /// `None` for the rare 32 bytes that are no P-256 scalar.
+    fn from_seed(algorithm: Algorithm, seed: &[u8; 32]) -> Option<Self> {
+        Some(match algorithm {
+            Algorithm::EdDSA => {
+                let key = ed25519_dalek::SigningKey::from_bytes(seed);
+                let public = PublicKey::Ed25519(key.verifying_key());
+                Self { secret: Box::new(Secret::Ed25519(key)), public }
+            }
+            Algorithm::ES256 => {
+                let key = p256::ecdsa::SigningKey::from_slice(seed).ok()?;
+                let public = PublicKey::P256(*key.verifying_key());
+                Self { secret: Box::new(Secret::P256(key)), public }
+            }
+        })
+    }
+}
+
+impl Signer for KeyPair {
+    type Error = Error;
+
+    fn public_key(&self) -> &PublicKey {
+        &self.public
+    }
+
+    /// Signs, then verifies with the bound public key: a faulty signature would give the key away.
+    fn sign(&self, message: &Message) -> Result<Signature, Error> {
+        let signature: Signature = match &*self.secret {
+            Secret::Ed25519(key) => ed25519_dalek::Signer::sign(key, message.as_bytes()).to_bytes(),
+            Secret::P256(key) => {
+                let signature: p256::ecdsa::Signature = p256::ecdsa::signature::Signer::sign(key, message.as_bytes());
+                signature.to_bytes().into()
+            }
+        };
+        self.public.verify(message, &signature).map_err(|_| Error::SelfCheckFailed)?;
+        Ok(signature)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use identity::cose::{self, Purpose};
+
+    use super::*;
+
+    #[test]
+    fn both_sources_and_the_context_go_into_a_key() {
+        for algorithm in [Algorithm::EdDSA, Algorithm::ES256] {
+            let key = |nsm, os, context: &[u8]| KeyPair::generate(algorithm, &[nsm; 32], &[os; 32], context).public;
+            assert_eq!(key(1, 2, b"a"), key(1, 2, b"a"));
+            let keys = [key(1, 2, b"a"), key(3, 2, b"a"), key(1, 3, b"a"), key(2, 1, b"a"), key(1, 2, b"b")];
+            for (index, one) in keys.iter().enumerate() {
+                assert!(!keys[..index].contains(one));
+            }
+        }
+    }
+
+    #[test]
+    fn a_signature_that_does_not_verify_never_leaves() {
+        for algorithm in [Algorithm::EdDSA, Algorithm::ES256] {
+            let good = KeyPair::generate(algorithm, &[1; 32], &[2; 32], b"");
+            assert!(cose::sign(Purpose::POSSESSION, b"x", &good).is_ok());
+            // As if memory had been damaged: the secret is not the one that belongs to the bound key.
+            let other = KeyPair::generate(algorithm, &[3; 32], &[2; 32], b"");
+            let faulty = KeyPair { secret: other.secret, public: good.public };
+            assert_eq!(cose::sign(Purpose::POSSESSION, b"x", &faulty), Err(Error::SelfCheckFailed));
+        }
+    }
+}

@@ -1,0 +1,52 @@
+use attestation::{Document, Pcr};
+use identity::Tee;
+
+/// Why the NSM did not answer as it should.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NsmError {
+    /// The device could not be opened.
+    #[error("the device could not be opened")]
+    NoDevice,
+    /// It answered with an error of its own.
+    #[error("it answered {0}")]
+    Answered(String),
+    /// It answered something else than what was asked.
+    #[error("it answered something that was not asked")]
+    Nonsense,
+    /// A document of our own does not verify.
+    #[error("its document does not verify: {0}")]
+    Document(attestation::Error),
+    /// A document of our own does not say what it was asked to say.
+    #[error("its document lacks or changes what it was given")]
+    DocumentContent,
+    /// A register has not the value that it must have.
+    #[error("PCR16 has another value than extending it once gives")]
+    PcrValue,
+    /// It gave all zeros for randomness.
+    #[error("its randomness is all zeros")]
+    RandomZero,
+}
+
+/// The Nitro Secure Module, as far as the enclave uses it, and the trust anchor that belongs to it.
+///
+/// The anchor stands behind this trait so that a mock's root can only be believed together with the mock itself.
+pub trait Nsm: Send + 'static {
+    /// Where this NSM lives; tokens say so.
+    const TEE: Tee;
+
+    /// Asks for a document with these three fields.
+    fn attest(&mut self, public_key: Option<&[u8]>, user_data: Option<&[u8]>, nonce: Option<&[u8]>) -> Result<Vec<u8>, NsmError>;
+
+    /// Extends a register and gives its new value.
+    fn extend_pcr(&mut self, index: u16, data: &[u8]) -> Result<Pcr, NsmError>;
+
+    /// Locks the registers 0 to `range - 1`.
+    fn lock_pcrs(&mut self, range: u16) -> Result<(), NsmError>;
+
+    /// Fills `out` with the hypervisor's randomness.
+    fn random(&mut self, out: &mut [u8]) -> Result<(), NsmError>;
+
+    /// Verifies a document of this very NSM at the document's own time.
+    fn verify_own(&self, document: &[u8]) -> Result<Document, attestation::Error>;
+}

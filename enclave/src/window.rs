@@ -1,0 +1,314 @@
+//! The window: connections in, proofs, requests, answers. One thread for each connection, one more for what is slow.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use identity::{PublicKey, cbor};
+use protocol::{
+    FrameBuffer, Hello, Outcome, Proof, Refusal, Request, RequestFrame, ResponseFrame, VERSION, Welcome, write_frame,
+};
+use vsock::{VsockListener, VsockStream};
+
+use crate::{Enclave, Error, Nsm};
+
+/// Connections that have proven nothing yet; more are closed at once.
+const MAX_STRANGERS: usize = 8;
+/// Connections of the proxy.
+const MAX_CONNECTIONS: usize = 16;
+/// For the proof, and for the rest of a frame that has begun.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Requests that wait for the NSM.
+const MAX_SLOW: usize = 64;
+/// Answers are written when so many have gathered, or none is left to make.
+const BATCH: usize = 4;
+const READ_BYTES: usize = 64 * 1024;
+
+/// Where the window is.
+#[derive(Debug)]
+pub enum Listener {
+    /// A Unix socket: development, and hybrid vsock.
+    Unix(UnixListener),
+    /// AF_VSOCK. Only the parent's CID and a privileged source port are let in.
+    Vsock {
+        /// The listening socket.
+        listener: VsockListener,
+        /// The parent's CID: 3 on Nitro.
+        parent_cid: u32,
+    },
+}
+
+trait Stream: Read + Write + Send + 'static {
+    fn try_clone(&self) -> io::Result<Box<dyn Stream>>;
+    fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()>;
+    fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()>;
+    fn shutdown(&self) -> io::Result<()>;
+}
+
+macro_rules! stream {
+    ($type:ty) => {
+        impl Stream for $type {
+            fn try_clone(&self) -> io::Result<Box<dyn Stream>> {
+                Ok(Box::new(<$type>::try_clone(self)?))
+            }
+            fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+                <$type>::set_read_timeout(self, timeout)
+            }
+            fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+                <$type>::set_write_timeout(self, timeout)
+            }
+            fn shutdown(&self) -> io::Result<()> {
+                <$type>::shutdown(self, Shutdown::Both)
+            }
+        }
+    };
+}
+stream!(UnixStream);
+stream!(VsockStream);
+
+impl Listener {
+    /// The next connection; `None` for one that is turned away.
+    fn accept(&self) -> io::Result<Option<Box<dyn Stream>>> {
+        match self {
+            Self::Unix(listener) => Ok(Some(Box::new(listener.accept()?.0))),
+            Self::Vsock { listener, parent_cid } => {
+                let (stream, peer) = listener.accept()?;
+                let parent = peer.cid() == *parent_cid && peer.port() < 1024;
+                Ok(parent.then(|| Box::new(stream) as Box<dyn Stream>))
+            }
+        }
+    }
+}
+
+/// Serves for ever; returns only if the listener fails.
+pub fn serve<N: Nsm>(enclave: &Arc<Enclave<N>>, listener: &Listener) -> io::Result<()> {
+    let (slow, jobs) = sync_channel::<Job>(MAX_SLOW);
+    let worker = Arc::clone(enclave);
+    thread::Builder::new().name("slow".into()).spawn(move || {
+        for job in jobs {
+            job.run(&worker);
+        }
+    })?;
+    let counts = Arc::new(Counts::default());
+    loop {
+        let Some(stream) = listener.accept()? else { continue };
+        let Some(place) = Place::take(&counts, |c| &c.strangers, MAX_STRANGERS) else { continue };
+        let connection = Connection { enclave: Arc::clone(enclave), slow: slow.clone(), counts: Arc::clone(&counts) };
+        // A thread that cannot be started is a connection that is closed.
+        let _ = thread::Builder::new().name("window".into()).spawn(move || connection.run(stream, place));
+    }
+}
+
+#[derive(Default)]
+struct Counts {
+    strangers: AtomicUsize,
+    connections: AtomicUsize,
+}
+
+/// A counted place, given back when dropped.
+struct Place {
+    counts: Arc<Counts>,
+    which: fn(&Counts) -> &AtomicUsize,
+}
+
+impl Place {
+    fn take(counts: &Arc<Counts>, which: fn(&Counts) -> &AtomicUsize, max: usize) -> Option<Self> {
+        let place = Self { counts: Arc::clone(counts), which };
+        // Dropping the place gives back also what was one too many.
+        if which(counts).fetch_add(1, Ordering::AcqRel) < max { Some(place) } else { None }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        (self.which)(&self.counts).fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+struct Connection<N> {
+    enclave: Arc<Enclave<N>>,
+    slow: SyncSender<Job>,
+    counts: Arc<Counts>,
+}
+
+/// Why a connection ends. Nobody is told: the other side sees it closed.
+enum End {
+    Closed,
+    Wrong,
+}
+
+impl From<io::Error> for End {
+    fn from(_: io::Error) -> Self {
+        Self::Closed
+    }
+}
+
+impl From<protocol::Error> for End {
+    fn from(_: protocol::Error) -> Self {
+        Self::Wrong
+    }
+}
+
+impl<N: Nsm> Connection<N> {
+    fn run(&self, mut stream: Box<dyn Stream>, stranger: Place) {
+        // Either end is an end; what was wrong is the other side's to find out.
+        let (Ok(()) | Err(End::Closed | End::Wrong)) = self.talk(&mut stream, stranger);
+        let _ = stream.shutdown();
+    }
+
+    fn talk(&self, stream: &mut Box<dyn Stream>, stranger: Place) -> Result<(), End> {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let mut input = Input { buffer: FrameBuffer::default(), chunk: vec![0; READ_BYTES] };
+        let key = self.meet(stream, &mut input)?;
+        let Some(_place) = Place::take(&self.counts, |c| &c.connections, MAX_CONNECTIONS) else {
+            return refuse(stream, Error::Busy.into());
+        };
+        drop(stranger);
+        send(stream, &Welcome::Welcome)?;
+        let writer = Arc::new(Mutex::new(stream.try_clone()?));
+        self.requests(stream, &mut input, &writer, &key)
+    }
+
+    /// Challenges the other side to prove a key; once there is a policy, the one that it names.
+    fn meet(&self, stream: &mut Box<dyn Stream>, input: &mut Input) -> Result<PublicKey, End> {
+        let challenge = self.enclave.challenge().map_err(|_| End::Closed)?;
+        let hello = Hello { version: VERSION, boot_id: self.enclave.boot_id(), challenge };
+        send(stream, &hello)?;
+        let deadline = Instant::now() + PATIENCE;
+        let proven = loop {
+            if let Some(frame) = input.buffer.next_frame()? {
+                break Proof::decode(frame).and_then(|proof| proof.verify(&hello));
+            }
+            if Instant::now() > deadline || input.read(stream)? == 0 {
+                return Err(End::Closed);
+            }
+        };
+        let expected = self.enclave.proxy_key();
+        let met = proven.map_err(Error::from).and_then(|key| match expected {
+            Some(expected) if *expected != key => Err(Error::ProxyKeyMismatch),
+            _ => Ok(key),
+        });
+        match met {
+            Ok(key) => Ok(key),
+            Err(error) => refuse(stream, error.into()).and(Err(End::Wrong)),
+        }
+    }
+
+    fn requests(
+        &self,
+        stream: &mut Box<dyn Stream>,
+        input: &mut Input,
+        writer: &Arc<Mutex<Box<dyn Stream>>>,
+        key: &PublicKey,
+    ) -> Result<(), End> {
+        let mut out = Vec::with_capacity(READ_BYTES);
+        loop {
+            let mut gathered = 0;
+            while let Some(frame) = input.buffer.next_frame()? {
+                let RequestFrame { id, request } = cbor::from_slice(frame).map_err(protocol::Error::from)?;
+                if !self.may_ask(&request, key) {
+                    return Err(End::Wrong);
+                }
+                if let Request::Attest { .. } | Request::Rotate(_) | Request::Provision { .. } = request {
+                    self.later(Job { id, request, key: key.clone(), writer: Arc::clone(writer) }, &mut out);
+                } else {
+                    answer(id, self.enclave.handle(request, key), &mut out);
+                }
+                gathered += 1;
+                if gathered % BATCH == 0 {
+                    flush(writer, &mut out)?;
+                }
+            }
+            flush(writer, &mut out)?;
+            match input.read(stream) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                // Nothing for a while is fine between frames, and an end within one.
+                Err(error) if is_timeout(&error) && !input.buffer.is_partial() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// A connection that came before the policy must have proven the key that the policy then named.
+    fn may_ask(&self, request: &Request, key: &PublicKey) -> bool {
+        let answered_to_all = matches!(request, Request::Status | Request::Provision { .. });
+        answered_to_all || self.enclave.proxy_key().is_none_or(|expected| expected == key)
+    }
+
+    fn later(&self, job: Job, out: &mut Vec<u8>) {
+        if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = self.slow.try_send(job) {
+            answer(job.id, Err(Error::Busy), out);
+        }
+    }
+}
+
+/// A request that waits for the NSM.
+struct Job {
+    id: u64,
+    request: Request,
+    key: PublicKey,
+    writer: Arc<Mutex<Box<dyn Stream>>>,
+}
+
+impl Job {
+    fn run<N: Nsm>(self, enclave: &Enclave<N>) {
+        let mut out = Vec::new();
+        answer(self.id, enclave.handle(self.request, &self.key), &mut out);
+        // A connection that is gone needs no answer.
+        let _ = flush(&self.writer, &mut out);
+    }
+}
+
+struct Input {
+    buffer: FrameBuffer,
+    chunk: Vec<u8>,
+}
+
+impl Input {
+    fn read(&mut self, stream: &mut Box<dyn Stream>) -> io::Result<usize> {
+        let read = stream.read(&mut self.chunk)?;
+        self.buffer.push(&self.chunk[..read]);
+        Ok(read)
+    }
+}
+
+fn answer(id: u64, outcome: Result<protocol::Answer, Error>, out: &mut Vec<u8>) {
+    let outcome = match outcome {
+        Ok(answer) => Outcome::Done(answer),
+        Err(error) => Outcome::Refused(error.into()),
+    };
+    if write_frame(&ResponseFrame { id, outcome }, out).is_err() {
+        let refusal = Refusal::from(Error::PayloadTooLarge);
+        // A refusal is a few hundred bytes and always fits.
+        let _ = write_frame(&ResponseFrame { id, outcome: Outcome::Refused(refusal) }, out);
+    }
+}
+
+fn flush(writer: &Mutex<Box<dyn Stream>>, out: &mut Vec<u8>) -> Result<(), End> {
+    if !out.is_empty() {
+        writer.lock().unwrap_or_else(PoisonError::into_inner).write_all(out)?;
+        out.clear();
+    }
+    Ok(())
+}
+
+fn send<T: minicbor::Encode<()>>(stream: &mut Box<dyn Stream>, message: &T) -> Result<(), End> {
+    let mut out = Vec::new();
+    write_frame(message, &mut out)?;
+    Ok(stream.write_all(&out)?)
+}
+
+fn refuse(stream: &mut Box<dyn Stream>, refusal: Refusal) -> Result<(), End> {
+    send(stream, &Welcome::Refused(refusal))
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
