@@ -1,0 +1,253 @@
+//! The mock Nitro Secure Module: registers, randomness, documents. It plays the hypervisor, clock included.
+
+use attestation::{Attested, Document, MockRoot, Pcr, extend, verify_mock};
+use enclave::{Nsm, NsmError};
+use identity::{Digest, Tee};
+use minicbor::Encoder;
+use minicbor::bytes::ByteSlice;
+use minicbor::encode::Write;
+use p384::ecdsa::Signature;
+use p384::ecdsa::signature::Signer;
+
+use crate::authority::{Authority, Chain};
+
+/// How the payload map is written. The hypervisors of AWS wrote definite maps until spring 2025 and indefinite ones since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// `a9 ...`.
+    Definite,
+    /// `bf ... ff`.
+    Indefinite,
+}
+
+/// The fields of a document, before it is signed.
+#[derive(Debug, Clone)]
+pub struct Fields<'a> {
+    /// `i-...-enc...`.
+    pub module_id: &'a str,
+    /// Milliseconds since 1970.
+    pub timestamp_ms: u64,
+    /// Index and value.
+    pub pcrs: Vec<(u8, Pcr)>,
+    /// Given by the enclave.
+    pub public_key: Option<&'a [u8]>,
+    /// Given by the enclave.
+    pub user_data: Option<&'a [u8]>,
+    /// Given by the enclave.
+    pub nonce: Option<&'a [u8]>,
+}
+
+/// Signs a document with the leaf of `chain`: COSE_Sign1 with ES384, as the NSM makes it.
+pub fn sign_document(fields: &Fields<'_>, chain: &Chain, encoding: Encoding) -> Vec<u8> {
+    let payload = payload(fields, chain, encoding);
+    sign_payload(&payload, chain)
+}
+
+/// Signs any payload as [`sign_document`] does; for documents that are wrong on purpose.
+pub fn sign_payload(payload: &[u8], chain: &Chain) -> Vec<u8> {
+    // {1: -35}
+    const PROTECTED: [u8; 4] = [0xa1, 0x01, 0x38, 0x22];
+    let bytes = |bytes: &[u8]| -> Vec<u8> { minicbor::to_vec(<&ByteSlice>::from(bytes)).expect("memory") };
+    let signed = [&[0x84], &b"\x6aSignature1"[..], &bytes(&PROTECTED), &bytes(&[]), &bytes(payload)].concat();
+    let signature: Signature = chain.leaf.key().sign(&signed);
+    [&[0x84], &bytes(&PROTECTED)[..], &[0xa0], &bytes(payload), &bytes(&signature.to_bytes())].concat()
+}
+
+fn payload(fields: &Fields<'_>, chain: &Chain, encoding: Encoding) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut encoder = Encoder::new(&mut out);
+    write_payload(&mut encoder, fields, chain, encoding).expect("encoding to memory is infallible");
+    out
+}
+
+fn write_payload<W: Write>(
+    e: &mut Encoder<W>,
+    fields: &Fields<'_>,
+    chain: &Chain,
+    encoding: Encoding,
+) -> Result<(), minicbor::encode::Error<W::Error>> {
+    match encoding {
+        Encoding::Definite => e.map(9)?,
+        Encoding::Indefinite => e.begin_map()?,
+    };
+    e.str("module_id")?.str(fields.module_id)?;
+    e.str("digest")?.str("SHA384")?;
+    e.str("timestamp")?.u64(fields.timestamp_ms)?;
+    e.str("pcrs")?.map(fields.pcrs.len() as u64)?;
+    for (index, pcr) in &fields.pcrs {
+        e.u8(*index)?.bytes(pcr.as_bytes())?;
+    }
+    e.str("certificate")?.bytes(&chain.leaf.der())?;
+    e.str("cabundle")?.array(chain.cabundle.len() as u64)?;
+    for certificate in &chain.cabundle {
+        e.bytes(certificate)?;
+    }
+    for (name, value) in [("public_key", fields.public_key), ("user_data", fields.user_data), ("nonce", fields.nonce)] {
+        e.str(name)?;
+        match value {
+            Some(bytes) => e.bytes(bytes)?,
+            None => e.null()?,
+        };
+    }
+    if encoding == Encoding::Indefinite {
+        e.end()?;
+    }
+    Ok(())
+}
+
+/// The hypervisor's clock: milliseconds since 1970.
+pub type Clock = Box<dyn FnMut() -> u64 + Send>;
+
+/// A secure module without hardware.
+pub struct MockNsm {
+    authority: Authority,
+    root: MockRoot,
+    chain: Option<Chain>,
+    module_id: String,
+    pcrs: [Pcr; 32],
+    locked: [bool; 32],
+    clock: Clock,
+    encoding: Encoding,
+}
+
+/// The leaf is renewed when it has less than this left, in seconds.
+const RENEW_BEFORE: u64 = 600;
+
+impl MockNsm {
+    /// A module whose registers 0 to 15 are `measured` (and zero beyond) and locked, as a hypervisor leaves them.
+    pub fn new(authority: Authority, measured: &[Pcr], clock: Clock, encoding: Encoding) -> Result<Self, attestation::Error> {
+        let root = MockRoot::from_der(&authority.root_der())?;
+        let mut pcrs = [Digest([0; 48]); 32];
+        pcrs[..measured.len()].copy_from_slice(measured);
+        let mut locked = [false; 32];
+        locked[..16].fill(true);
+        let module_id = "i-0000000000000mock-enc0000000000000mock".to_owned();
+        Ok(Self { authority, root, chain: None, module_id, pcrs, locked, clock, encoding })
+    }
+
+    /// The root under which its documents verify.
+    pub fn root(&self) -> &MockRoot {
+        &self.root
+    }
+
+    fn chain(&mut self, now: u64) -> &Chain {
+        let fresh = self.chain.take().filter(|chain| now + RENEW_BEFORE < chain.expires && now + 3 * 3600 >= chain.expires - 3);
+        let chain = fresh.unwrap_or_else(|| self.authority.issue_chain(now, &mut os_random));
+        self.chain.insert(chain)
+    }
+}
+
+/// The operating system's randomness.
+pub fn os_random(out: &mut [u8]) {
+    getrandom::fill(out).expect("a development machine has randomness");
+}
+
+impl Nsm for MockNsm {
+    const TEE: Tee = Tee::Mock;
+
+    fn attest(&mut self, public_key: Option<&[u8]>, user_data: Option<&[u8]>, nonce: Option<&[u8]>) -> Result<Vec<u8>, NsmError> {
+        for (field, limit) in [(public_key, 1024), (user_data, 512), (nonce, 512)] {
+            if field.is_some_and(|bytes| bytes.len() > limit) {
+                return Err(NsmError::Answered("InputTooLarge".into()));
+            }
+        }
+        let timestamp_ms = (self.clock)();
+        let (module_id, encoding) = (self.module_id.clone(), self.encoding);
+        let shown = (0_u8..32).filter(|index| self.locked[usize::from(*index)]);
+        let pcrs = shown.map(|index| (index, self.pcrs[usize::from(index)])).collect();
+        let fields = Fields { module_id: &module_id, timestamp_ms, pcrs, public_key, user_data, nonce };
+        Ok(sign_document(&fields, self.chain(timestamp_ms / 1000), encoding))
+    }
+
+    fn extend_pcr(&mut self, index: u16, data: &[u8]) -> Result<Pcr, NsmError> {
+        let index = usize::from(index);
+        match (self.pcrs.get(index), self.locked.get(index)) {
+            (Some(old), Some(false)) => {
+                self.pcrs[index] = extend(old, data);
+                Ok(self.pcrs[index])
+            }
+            (Some(_), Some(true)) => Err(NsmError::Answered("ReadOnlyIndex".into())),
+            _ => Err(NsmError::Answered("InvalidIndex".into())),
+        }
+    }
+
+    fn lock_pcrs(&mut self, range: u16) -> Result<(), NsmError> {
+        let range = usize::from(range);
+        if range > self.locked.len() {
+            return Err(NsmError::Answered("InvalidIndex".into()));
+        }
+        self.locked[..range].fill(true);
+        Ok(())
+    }
+
+    fn random(&mut self, out: &mut [u8]) -> Result<(), NsmError> {
+        os_random(out);
+        Ok(())
+    }
+
+    fn verify_own(&self, document: &[u8]) -> Result<Document, attestation::Error> {
+        let at = attestation::unverified_time(document)?;
+        verify_mock(document, &self.root, at).map(|mock| mock.document().clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use attestation::{Error, verify_genuine};
+    use identity::UnixSeconds;
+
+    use super::*;
+
+    const NOW: u64 = 1_795_225_251;
+
+    fn nsm(encoding: Encoding) -> MockNsm {
+        let authority = Authority::new(NOW, &mut os_random);
+        let measured = [Digest([1; 48]), Digest([2; 48]), Digest([3; 48])];
+        MockNsm::new(authority, &measured, Box::new(|| NOW * 1000), encoding).unwrap()
+    }
+
+    fn at(offset: i64) -> UnixSeconds {
+        UnixSeconds(NOW.cast_signed() + offset)
+    }
+
+    #[test]
+    fn documents_of_both_encodings_verify_as_mock_and_as_nothing_else() {
+        for encoding in [Encoding::Definite, Encoding::Indefinite] {
+            let mut nsm = nsm(encoding);
+            let bytes = nsm.attest(Some(&[1]), Some(&[2]), Some(&[3])).unwrap();
+            let mock = verify_mock(&bytes, nsm.root(), at(0)).unwrap();
+            let document = mock.document();
+            assert_eq!(document.public_key.as_deref(), Some(&[1][..]));
+            assert_eq!(document.pcrs().get(0), Some(&Digest([1; 48])));
+            assert_eq!(document.pcrs().get(15), Some(&Digest([0; 48])));
+            assert_eq!(document.pcrs().get(16), None);
+            assert_eq!(verify_genuine(&bytes, at(0)), Err(Error::RootUntrusted));
+            let other = MockRoot::from_der(&Authority::new(NOW, &mut os_random).root_der()).unwrap();
+            assert_eq!(verify_mock(&bytes, &other, at(0)), Err(Error::RootUntrusted));
+        }
+    }
+
+    #[test]
+    fn the_leaf_lives_for_three_hours_and_three_seconds() {
+        let mut nsm = nsm(Encoding::Definite);
+        let bytes = nsm.attest(None, None, None).unwrap();
+        assert!(verify_mock(&bytes, nsm.root(), at(3 * 3600 + 3)).is_ok());
+        assert_eq!(verify_mock(&bytes, nsm.root(), at(3 * 3600 + 4)), Err(Error::CertificateExpired { index: 4 }));
+        assert!(verify_mock(&bytes, nsm.root(), at(-5)).is_ok());
+        assert_eq!(verify_mock(&bytes, nsm.root(), at(-6)), Err(Error::CertificateNotYetValid { index: 4 }));
+    }
+
+    #[test]
+    fn registers_extend_until_they_are_locked() {
+        let mut nsm = nsm(Encoding::Definite);
+        assert!(nsm.extend_pcr(0, b"x").is_err());
+        assert!(nsm.extend_pcr(32, b"x").is_err());
+        let value = nsm.extend_pcr(16, b"x").unwrap();
+        assert_eq!(value, extend(&Digest([0; 48]), b"x"));
+        nsm.lock_pcrs(32).unwrap();
+        assert!(nsm.lock_pcrs(33).is_err());
+        assert!(nsm.extend_pcr(16, b"x").is_err());
+        let bytes = nsm.attest(None, None, None).unwrap();
+        assert_eq!(verify_mock(&bytes, nsm.root(), at(0)).unwrap().document().pcrs().get(16), Some(&value));
+    }
+}
