@@ -105,6 +105,11 @@ impl Evidence {
         &self.bundle
     }
 
+    /// The proof of possession, a COSE_Sign1.
+    pub fn possession(&self) -> &[u8] {
+        &self.possession
+    }
+
     /// Verifies that the key lives behind `document`, which must have been verified from [`Evidence::document`], under the
     /// policy that the evidence carries, and answered this challenge.
     pub fn verify<A: Attested>(

@@ -1,1 +1,24 @@
+//! The sidecar: agents speak HTTP to it, it speaks to the enclave.
+//!
+//! In the eyes of the enclave and of verifiers this program is hostile. It keeps no key of an identity, decides nothing that
+//! the enclave does not decide again, and what it says of a caller is marked as its claim.
 
+mod api;
+mod caller;
+pub mod cli;
+mod client;
+mod config;
+mod connect;
+mod error;
+mod key_file;
+mod link;
+mod metrics;
+mod server;
+mod socket;
+
+pub use crate::api::openapi;
+pub use crate::client::{Client, ClientError, Target};
+pub use crate::config::{Config, Localhost, LocalhostCaller, LogFormat};
+pub use crate::error::Error;
+pub use crate::key_file::KeyFile;
+pub use crate::server::run;

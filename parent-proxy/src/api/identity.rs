@@ -1,0 +1,264 @@
+//! Who the identity is, the proof of it, and its rotation.
+#![allow(unused_qualifications, reason = "utoipa's derive of IntoParams writes them")]
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::http::HeaderValue;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE};
+use identity::did::Document;
+use identity::{Did, Digest, PublicKey, Tee};
+use protocol::{Answer, Describe, Description, Request, Rotate, VersionFacts};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema};
+
+use super::body::Strict;
+use super::{Admitted, App, Problem};
+use crate::caller::Caller;
+use crate::link::LinkError;
+
+const MAX_BODY: usize = 8 * 1024;
+
+/// Which identity.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Which {
+    /// Its name. May be left out by a caller that may use only one.
+    identity: Option<String>,
+}
+
+/// An identity and its keys.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct IdentityResponse {
+    /// Name in the policy.
+    name: String,
+    /// Its DID now.
+    did: String,
+    /// DID URL of the key that signs now.
+    kid: String,
+    /// Version of that key.
+    key_version: u32,
+    /// `EdDSA` or `ES256`.
+    algorithm: &'static str,
+    /// That key as a JWK.
+    #[schema(value_type = Object)]
+    public_key_jwk: Value,
+    /// That key as a Multikey.
+    public_key_multibase: String,
+    /// What its tokens name: SHA-256 of the `user_data` of its attestation documents, hex.
+    #[schema(value_type = String)]
+    binding: Digest<32>,
+    /// Where the key says it lives: `aws-nitro` or `mock`. Evidence decides.
+    #[schema(value_type = String)]
+    tee: Tee,
+    /// `ephemeral`: the key ends with this boot of the enclave, and another boot has another one.
+    durability: &'static str,
+    /// Random for each boot, hex.
+    boot_id: String,
+    /// Keys of this boot, oldest first; the last one signs.
+    versions: Vec<VersionResponse>,
+}
+
+/// One version of the key.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct VersionResponse {
+    /// 1 for the first key of a boot.
+    key_version: u32,
+    /// The DID for which it stood.
+    did: String,
+    /// DID URL of the key.
+    kid: String,
+    /// Multikey.
+    public_key_multibase: String,
+    /// What its tokens name, hex.
+    #[schema(value_type = String)]
+    binding: Digest<32>,
+    /// The statement by which the version before named this one its successor: COSE_Sign1, base64url.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    successor_statement: Option<String>,
+}
+
+/// Describe the identity
+#[utoipa::path(get, path = "/identity", params(Which), responses(
+    (status = 200, body = IdentityResponse),
+    (status = "default", body = Problem, content_type = "application/problem+json"),
+))]
+pub(crate) async fn identity(
+    State(app): State<Arc<App>>,
+    Admitted(caller): Admitted,
+    which: Result<Query<Which>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<IdentityResponse>, Problem> {
+    let description = describe(&app, caller, which).await?;
+    Ok(Json(respond(description)?))
+}
+
+/// The DID document
+///
+/// did:web: every version of this boot. did:key: the key that the DID is made of.
+#[utoipa::path(get, path = "/.well-known/did.json", params(Which), responses(
+    (status = 200, body = Object, content_type = "application/did+json"),
+    (status = "default", body = Problem, content_type = "application/problem+json"),
+))]
+pub(crate) async fn did_document(
+    State(app): State<Arc<App>>,
+    Admitted(caller): Admitted,
+    which: Result<Query<Which>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Problem> {
+    let document = document(&describe(&app, caller, which).await?)?;
+    let mut response = Json(document.to_json()).into_response();
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/did+json"));
+    Ok(response)
+}
+
+/// The keys of the DID document as a JWK set
+#[utoipa::path(get, path = "/.well-known/jwks.json", params(Which), responses(
+    (status = 200, body = Object),
+    (status = "default", body = Problem, content_type = "application/problem+json"),
+))]
+pub(crate) async fn jwks(
+    State(app): State<Arc<App>>,
+    Admitted(caller): Admitted,
+    which: Result<Query<Which>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<Value>, Problem> {
+    let document = document(&describe(&app, caller, which).await?)?;
+    Ok(Json(json!({ "keys": document.to_jwks() })))
+}
+
+/// A verifier's challenge.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AttestationRequest {
+    /// 16 to 64 bytes that the verifier chose at random, hex.
+    nonce: String,
+    /// Name of the identity. May be left out by a caller that may use only one.
+    #[serde(default)]
+    identity: Option<String>,
+}
+
+/// Fetch evidence for the key that signs now
+///
+/// The answer is the evidence file itself.
+#[utoipa::path(post, path = "/attestation", request_body = AttestationRequest, responses(
+    (status = 200, body = [u8], content_type = "application/vnd.anchorhold.evidence+cbor"),
+    (status = "default", body = Problem, content_type = "application/problem+json"),
+))]
+pub(crate) async fn attestation(
+    State(app): State<Arc<App>>,
+    Admitted(caller): Admitted,
+    Strict(request): Strict<AttestationRequest, MAX_BODY>,
+) -> Result<Response, Problem> {
+    let nonce = HEXLOWER_PERMISSIVE.decode(request.nonce.as_bytes());
+    let nonce = nonce.map_err(|_| Problem::new(422, "nonce_not_hex", "the nonce is not hex"))?;
+    let of = Describe { caller: caller.claim, identity: request.identity };
+    let Answer::Evidence(evidence) = app.link.request(Request::Attest { of, nonce }).await? else {
+        return Err(LinkError::Nonsense.into());
+    };
+    let kind = HeaderValue::from_static("application/vnd.anchorhold.evidence+cbor");
+    Ok(([(CONTENT_TYPE, kind)], evidence.evidence).into_response())
+}
+
+/// A key is to be replaced.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RotateRequest {
+    /// Name of the identity. May be left out by a caller that may use only one.
+    #[serde(default)]
+    identity: Option<String>,
+    /// The operator's order: COSE_Sign1, base64url. Not needed by callers whom the policy lets rotate.
+    #[serde(default)]
+    order: Option<String>,
+}
+
+/// A key was replaced.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RotateResponse {
+    /// The statement by which the old key named the new one: COSE_Sign1, base64url.
+    successor_statement: String,
+    /// The identity with its new key.
+    identity: IdentityResponse,
+}
+
+/// Replace the key
+///
+/// The old key signs who follows it, the new key countersigns, the old key is wiped.
+#[utoipa::path(post, path = "/rotate", request_body = RotateRequest, responses(
+    (status = 200, body = RotateResponse),
+    (status = 403, body = Problem, content_type = "application/problem+json", description = "Neither a caller that may rotate nor a good order"),
+    (status = "default", body = Problem, content_type = "application/problem+json"),
+))]
+pub(crate) async fn rotate(
+    State(app): State<Arc<App>>,
+    Admitted(caller): Admitted,
+    Strict(request): Strict<RotateRequest, MAX_BODY>,
+) -> Result<Json<RotateResponse>, Problem> {
+    let order = request.order.map(|text| BASE64URL_NOPAD.decode(text.as_bytes())).transpose();
+    let order = order.map_err(|_| Problem::from(identity::Error::Base64("the order")))?;
+    let of = Describe { caller: caller.claim, identity: request.identity };
+    let Answer::Rotated(rotated) = app.link.request(Request::Rotate(Rotate { of, order })).await? else {
+        return Err(LinkError::Nonsense.into());
+    };
+    tracing::info!(identity = rotated.description.name, "key rotated");
+    let successor_statement = BASE64URL_NOPAD.encode(&rotated.statement);
+    Ok(Json(RotateResponse { successor_statement, identity: respond(rotated.description)? }))
+}
+
+async fn describe(
+    app: &App,
+    caller: Caller,
+    which: Result<Query<Which>, axum::extract::rejection::QueryRejection>,
+) -> Result<Description, Problem> {
+    let Query(which) = which.map_err(|error| Problem::new(422, "query_invalid", error.body_text()))?;
+    let of = Describe { caller: caller.claim, identity: which.identity };
+    match app.link.request(Request::Describe(of)).await? {
+        Answer::Description(description) if !description.versions.is_empty() => Ok(description),
+        _ => Err(LinkError::Nonsense.into()),
+    }
+}
+
+/// The keys that the DID of now has, as far as the enclave remembers them.
+fn document(description: &Description) -> Result<Document, Problem> {
+    let nonsense = |_: identity::Error| Problem::from(LinkError::Nonsense);
+    let current = description.versions.last().ok_or(LinkError::Nonsense)?;
+    let of_now = description.versions.iter().filter(|version| version.did == current.did);
+    let keys = of_now.map(|version| PublicKey::from_spki(&version.spki)).collect::<Result<Vec<_>, _>>().map_err(nonsense)?;
+    Document::new(Did::parse(&current.did).map_err(nonsense)?, &keys).map_err(nonsense)
+}
+
+fn respond(description: Description) -> Result<IdentityResponse, Problem> {
+    let versions = description.versions.iter().map(version).collect::<Result<Vec<_>, _>>()?;
+    let current = description.versions.last().ok_or(LinkError::Nonsense)?;
+    let key = key(current)?;
+    Ok(IdentityResponse {
+        name: description.name,
+        did: current.did.clone(),
+        kid: current.kid.clone(),
+        key_version: current.version,
+        algorithm: key.algorithm().as_str(),
+        public_key_jwk: serde_json::to_value(key.to_jwk()).unwrap_or_default(),
+        public_key_multibase: key.to_multikey(),
+        binding: Digest(current.binding),
+        tee: description.tee,
+        durability: "ephemeral",
+        boot_id: HEXLOWER.encode(&description.boot_id),
+        versions,
+    })
+}
+
+fn version(facts: &VersionFacts) -> Result<VersionResponse, Problem> {
+    Ok(VersionResponse {
+        key_version: facts.version,
+        did: facts.did.clone(),
+        kid: facts.kid.clone(),
+        public_key_multibase: key(facts)?.to_multikey(),
+        binding: Digest(facts.binding),
+        successor_statement: facts.succession.as_ref().map(|statement| BASE64URL_NOPAD.encode(statement)),
+    })
+}
+
+fn key(facts: &VersionFacts) -> Result<PublicKey, Problem> {
+    PublicKey::from_spki(&facts.spki).map_err(|_| LinkError::Nonsense.into())
+}

@@ -1,0 +1,126 @@
+//! The HTTP API. Handlers turn typed requests into window requests and back; what a caller sees of an error is made here.
+
+mod body;
+mod identity;
+mod operations;
+mod problem;
+mod sign;
+mod verify;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::caller::{Caller, TurnedAway};
+use crate::config::Localhost;
+use crate::link::Link;
+use crate::metrics::Metrics;
+use attestation::policy::Bundle;
+
+pub(crate) use problem::Problem;
+
+/// What every handler has at hand.
+pub(crate) struct App {
+    pub(crate) link: Link,
+    pub(crate) policy: Bundle,
+    pub(crate) localhost: Option<Localhost>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// Where a connection came from; the server puts it into each request.
+#[derive(Debug, Clone)]
+pub(crate) enum Peer {
+    /// A Unix socket, and whom the kernel saw there.
+    Unix(Result<Caller, TurnedAway>),
+    /// Localhost: the headers tell.
+    Localhost,
+}
+
+/// Agents get signatures here from keys that only an enclave holds.
+#[derive(OpenApi)]
+#[openapi(info(title = "Anchorhold sidecar", license(name = "Apache-2.0", identifier = "Apache-2.0")))]
+struct Description;
+
+fn described() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
+    OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(sign::sign))
+        .routes(routes!(identity::identity))
+        .routes(routes!(identity::did_document))
+        .routes(routes!(identity::jwks))
+        .routes(routes!(identity::attestation))
+        .routes(routes!(identity::rotate))
+        .routes(routes!(verify::verify))
+        .routes(routes!(operations::health))
+        .routes(routes!(operations::ready))
+        .routes(routes!(operations::metrics))
+        .routes(routes!(operations::openapi))
+        .split_for_parts()
+}
+
+/// The API's description: OpenAPI 3.1, as `GET /openapi.json` gives it.
+pub fn openapi() -> String {
+    let mut text = described().1.to_pretty_json().unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+pub(crate) fn router(app: Arc<App>) -> Router {
+    let not_found = async || Problem::new(404, "not_found", "there is nothing here; GET /openapi.json says what there is");
+    let wrong_method = async || Problem::new(405, "method_not_allowed", "this path does not take that method");
+    described().0.fallback(not_found).method_not_allowed_fallback(wrong_method).with_state(app)
+}
+
+/// The name of a path for metrics: one of the API's own, or `other`.
+pub(crate) fn route(path: &str) -> &'static str {
+    const ROUTES: [&str; 11] = [
+        "/sign",
+        "/identity",
+        "/.well-known/did.json",
+        "/.well-known/jwks.json",
+        "/attestation",
+        "/rotate",
+        "/verify",
+        "/health",
+        "/ready",
+        "/metrics",
+        "/openapi.json",
+    ];
+    ROUTES.into_iter().find(|route| *route == path).unwrap_or("other")
+}
+
+/// Somebody who could reach the socket, and who on localhost is no browser and shows a token.
+pub(crate) struct Anyone(pub(crate) Caller);
+
+/// A caller whom the policy names for some identity. Which one, and for what, the enclave decides.
+pub(crate) struct Admitted(pub(crate) Caller);
+
+impl FromRequestParts<Arc<App>> for Anyone {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let caller = match (parts.extensions.get::<Peer>(), &app.localhost) {
+            (Some(Peer::Unix(caller)), _) => caller.clone(),
+            (Some(Peer::Localhost), Some(localhost)) => Caller::of_headers(&parts.headers, localhost, &app.policy),
+            _ => Err(TurnedAway::CallerUnknown),
+        };
+        Ok(Self(caller?))
+    }
+}
+
+impl FromRequestParts<Arc<App>> for Admitted {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let Anyone(caller) = Anyone::from_request_parts(parts, app).await?;
+        if caller.admitted {
+            Ok(Self(caller))
+        } else {
+            Err(Problem::new(403, "caller_not_allowed", "the policy names no identity for this caller"))
+        }
+    }
+}

@@ -1,0 +1,104 @@
+use std::borrow::Cow;
+
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use protocol::Kind;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::caller::TurnedAway;
+use crate::link::LinkError;
+
+/// An error as RFC 9457 has it, with `code` as its stable name.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct Problem {
+    /// `urn:anchorhold:error:` and the code.
+    r#type: String,
+    /// The code in words.
+    title: String,
+    /// HTTP status.
+    status: u16,
+    /// Stable snake_case name; programs may match on it.
+    code: Cow<'static, str>,
+    /// What happened, for people.
+    detail: String,
+}
+
+impl Problem {
+    pub(crate) fn new(status: u16, code: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
+        let code = code.into();
+        Self {
+            r#type: format!("urn:anchorhold:error:{code}"),
+            title: code.replace('_', " "),
+            status,
+            code,
+            detail: detail.into(),
+        }
+    }
+
+    /// The stable name, for metrics: response extensions carry it.
+    pub(crate) fn code(&self) -> &str {
+        &self.code
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let mut response = (status, body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<LinkError> for Problem {
+    fn from(error: LinkError) -> Self {
+        match error {
+            LinkError::Unavailable => Self::new(503, "enclave_unavailable", error.to_string()),
+            LinkError::Busy => Self::new(503, "busy", error.to_string()),
+            LinkError::Timeout => Self::new(504, "enclave_timeout", error.to_string()),
+            LinkError::Nonsense => Self::new(502, "enclave_nonsense", error.to_string()),
+            LinkError::Refused(refusal) => {
+                let status = match refusal.kind {
+                    Kind::Invalid => 422,
+                    Kind::Denied => 403,
+                    Kind::NotFound => 404,
+                    Kind::Conflict => 409,
+                    Kind::Unavailable => 503,
+                    Kind::Internal => 500,
+                };
+                Self::new(status, refusal.code, refusal.message)
+            }
+        }
+    }
+}
+
+impl From<identity::Error> for Problem {
+    fn from(error: identity::Error) -> Self {
+        let status = if matches!(error, identity::Error::JsonMalformed(_)) { 400 } else { 422 };
+        Self::new(status, error.code(), error.to_string())
+    }
+}
+
+impl From<TurnedAway> for Problem {
+    fn from(why: TurnedAway) -> Self {
+        let (status, detail) = match why {
+            TurnedAway::CallerUnknown => (403, "the kernel could not say who is calling"),
+            TurnedAway::TokenInvalid => (401, "a caller on localhost shows its token: Authorization: Bearer ..."),
+            TurnedAway::ForeignHost => (403, "the Host header is not that of this server"),
+            TurnedAway::ForeignOrigin => (403, "requests of web pages are not answered"),
+        };
+        let code: &'static str = why.into();
+        Self::new(status, code, detail)
+    }
+}

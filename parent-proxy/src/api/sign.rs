@@ -1,0 +1,156 @@
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::State;
+use identity::{Intent, Payload, UnixSeconds};
+use protocol::{Answer, Describe, Request, Sign};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::body::Strict;
+use super::{Admitted, App, Problem};
+use crate::link::LinkError;
+use crate::metrics::Signed;
+
+/// A larger body is refused; what fits here also fits through the window.
+const MAX_BODY: usize = 32 * 1024;
+
+/// What is to be signed, and for what.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SignRequest {
+    /// The caller's JSON object. No floats, no integers beyond 2^53-1, no duplicate keys.
+    #[schema(value_type = Object)]
+    payload: Payload,
+    /// `{action, target, resource}`, or a string, which is then the action.
+    #[schema(value_type = IntentSchema)]
+    intent: Intent,
+    /// For whom it is made: JWS `aud`, credential `proof.domain`.
+    #[serde(default)]
+    audience: Option<String>,
+    /// Form of the result.
+    #[serde(default)]
+    format: Format,
+    /// Validity in seconds. Left out: 300, or less if the policy allows less.
+    #[serde(default)]
+    #[schema(minimum = 1)]
+    validity_seconds: Option<u32>,
+    /// Name of the identity. May be left out by a caller that may use only one.
+    #[serde(default)]
+    identity: Option<String>,
+}
+
+/// An intent in its two forms.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes identity::Intent to OpenAPI")]
+enum IntentSchema {
+    Action(String),
+    Full {
+        /// What is to be done.
+        action: String,
+        /// What it is done to.
+        target: Option<String>,
+        /// Where.
+        resource: Option<String>,
+    },
+}
+
+/// Form of the result.
+#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+enum Format {
+    /// A compact JWS.
+    #[default]
+    VouchJwt,
+    /// A W3C credential with an eddsa-jcs-2022 proof.
+    VouchCredential,
+}
+
+/// A signature was made.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct SignResponse {
+    /// The token, for `vouch-jwt`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vouch_token: Option<String>,
+    /// The credential, for `vouch-credential`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    credential: Option<Value>,
+    /// Who signed.
+    did: String,
+    /// `jti` of the token, or the UUID in the credential's id.
+    signature_id: String,
+    /// End of validity, RFC 3339.
+    #[schema(value_type = String, format = DateTime)]
+    expires_at: UnixSeconds,
+    /// Version of the key that signed.
+    key_version: u32,
+}
+
+/// Sign an intent and its payload
+///
+/// The enclave decides whether the policy allows it, and signs.
+#[utoipa::path(
+    post,
+    path = "/sign",
+    request_body = SignRequest,
+    responses(
+        (status = 200, body = SignResponse),
+        (status = 400, body = Problem, content_type = "application/problem+json", description = "Not JSON"),
+        (status = 401, body = Problem, content_type = "application/problem+json", description = "Localhost: no token"),
+        (status = 403, body = Problem, content_type = "application/problem+json", description = "The policy does not allow it"),
+        (status = 404, body = Problem, content_type = "application/problem+json", description = "No such identity"),
+        (status = 408, body = Problem, content_type = "application/problem+json", description = "The body came too slowly"),
+        (status = 413, body = Problem, content_type = "application/problem+json", description = "Larger than 32 KiB"),
+        (status = 415, body = Problem, content_type = "application/problem+json", description = "Not application/json"),
+        (status = 422, body = Problem, content_type = "application/problem+json", description = "JSON, but not acceptable"),
+        (status = 500, body = Problem, content_type = "application/problem+json", description = "The enclave is at fault"),
+        (status = 503, body = Problem, content_type = "application/problem+json", description = "The enclave cannot sign now; Retry-After says when to ask again"),
+        (status = 504, body = Problem, content_type = "application/problem+json", description = "The enclave did not answer in time"),
+    )
+)]
+pub(crate) async fn sign(
+    State(app): State<Arc<App>>,
+    Admitted(caller): Admitted,
+    Strict(request): Strict<SignRequest, MAX_BODY>,
+) -> Result<Json<SignResponse>, Problem> {
+    let begin = Instant::now();
+    let (format, label) = match request.format {
+        Format::VouchJwt => (protocol::Format::VouchJwt, "vouch-jwt"),
+        Format::VouchCredential => (protocol::Format::VouchCredential, "vouch-credential"),
+    };
+    let sign = Sign {
+        of: Describe { caller: caller.claim, identity: request.identity },
+        format,
+        action: request.intent.action().to_owned(),
+        target: request.intent.target().to_owned(),
+        resource: request.intent.resource().to_owned(),
+        payload: serde_json::to_string(&request.payload).map_err(|error| Problem::new(422, "json_shape", error.to_string()))?,
+        audience: request.audience,
+        validity_seconds: request.validity_seconds,
+    };
+    let Answer::Signed(signed) = app.link.request(Request::Sign(sign)).await? else {
+        return Err(LinkError::Nonsense.into());
+    };
+    app.metrics.sign_seconds.observe(begin.elapsed().as_secs_f64());
+    app.metrics.signatures.get_or_create(&Signed { identity: signed.identity, format: label }).inc();
+    let mut response = SignResponse {
+        vouch_token: None,
+        credential: None,
+        did: signed.did,
+        signature_id: signed.signature_id,
+        expires_at: UnixSeconds(signed.expires_at),
+        key_version: signed.key_version,
+    };
+    match request.format {
+        Format::VouchJwt => response.vouch_token = Some(signed.signed),
+        Format::VouchCredential => {
+            let credential = identity::json::parse(signed.signed.as_bytes()).map_err(|_| LinkError::Nonsense)?;
+            response.credential = Some(credential);
+        }
+    }
+    Ok(Json(response))
+}

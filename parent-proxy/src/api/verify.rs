@@ -1,0 +1,116 @@
+use attestation::judge::{Case, Subject, judge};
+use attestation::policy::{Bundle, PolicyDigest};
+use attestation::{Measurements, MockRoot};
+use axum::Json;
+
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
+use identity::{UnixSeconds, did};
+use serde::Deserialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::body::Strict;
+use super::{Admitted, Problem};
+
+const MAX_BODY: usize = 256 * 1024;
+
+/// What is to be verified, and what is expected. Give `evidence`, and a `token` or a `credential` with it.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct VerifyRequest {
+    /// Evidence file, base64url.
+    evidence: String,
+    /// Vouch token.
+    #[serde(default)]
+    token: Option<String>,
+    /// Vouch credential.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    credential: Option<Value>,
+    /// The challenge with which the evidence was asked for, hex.
+    #[serde(default)]
+    nonce: Option<String>,
+    /// Accepted images, each as `nitro-cli describe-eif` prints them.
+    #[serde(default)]
+    #[schema(value_type = Vec<Object>)]
+    measurements: Vec<Value>,
+    /// Accepted policy bundles, TOML or canonical JSON text.
+    #[serde(default)]
+    policies: Vec<String>,
+    /// The greatest accepted age of the document in seconds.
+    #[serde(default)]
+    max_age_seconds: Option<u32>,
+    /// The audience that you are.
+    #[serde(default)]
+    audience: Option<String>,
+    /// The DID document that you pinned; did:web needs it.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    did_document: Option<Value>,
+    /// Time of verification, RFC 3339. Left out: now, by this host's clock.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    at: Option<UnixSeconds>,
+    /// Accept an enclave in debug mode too.
+    #[serde(default)]
+    allow_debug: bool,
+    /// Accept a mock of this root too, PEM.
+    #[serde(default)]
+    mock_root: Option<String>,
+    /// Accept although nonce, measurements or policies were not given.
+    #[serde(default)]
+    inspect: bool,
+}
+
+/// Verify a token, credential or evidence
+///
+/// The same verdict as `anchorhold-verify --json`, accepted or refused, with status 200. It is this host's word; who trusts
+/// nobody here runs `anchorhold-verify`.
+#[utoipa::path(post, path = "/verify", request_body = VerifyRequest, responses(
+    (status = 200, body = Object),
+    (status = "default", body = Problem, content_type = "application/problem+json"),
+))]
+pub(crate) async fn verify(_: Admitted, Strict(request): Strict<VerifyRequest, MAX_BODY>) -> Result<Json<Value>, Problem> {
+    let invalid = |what: &str, why: String| Problem::new(422, "verify_request_invalid", format!("{what}: {why}"));
+    let evidence = BASE64URL_NOPAD.decode(request.evidence.as_bytes());
+    let evidence = evidence.map_err(|_| Problem::from(identity::Error::Base64("the evidence")))?;
+    let credential = request.credential.map(|credential| credential.to_string().into_bytes());
+    let subject = match (&request.token, &credential) {
+        (Some(token), None) => Subject::Token { token, evidence: &evidence },
+        (None, Some(credential)) => Subject::Credential { credential, evidence: &evidence },
+        (None, None) => Subject::Evidence(&evidence),
+        (Some(_), Some(_)) => return Err(invalid("token", "give a token or a credential, not both".into())),
+    };
+    let nonce = request.nonce.map(|nonce| HEXLOWER_PERMISSIVE.decode(nonce.as_bytes())).transpose();
+    let nonce = nonce.map_err(|_| invalid("nonce", "not hex".into()))?;
+    let measurements = request.measurements.iter().map(|value| Measurements::parse(value.to_string().as_bytes()));
+    let measurements = measurements.collect::<Result<Vec<_>, _>>().map_err(|e| invalid("measurements", e.to_string()))?;
+    let policies = request.policies.iter().map(|text| Bundle::from_either(text.as_bytes()).map(|bundle| bundle.digest()));
+    let policies: Vec<PolicyDigest> = policies.collect::<Result<_, _>>().map_err(|e| invalid("policies", e.to_string()))?;
+    let did_document = request.did_document.map(|value| did::Document::parse(value.to_string().as_bytes())).transpose();
+    let did_document = did_document.map_err(|e| invalid("did_document", e.to_string()))?;
+    let root = request.mock_root.map(|pem| MockRoot::from_pem(pem.as_bytes())).transpose();
+    let root = root.map_err(|e| invalid("mock_root", e.to_string()))?;
+    let case = Case {
+        nonce: nonce.as_deref(),
+        measurements: &measurements,
+        policies: &policies,
+        max_age_seconds: request.max_age_seconds.map(i64::from),
+        audience: request.audience.as_deref(),
+        did_document: did_document.as_ref(),
+        allow_debug: request.allow_debug,
+        allow_mock: root.as_ref(),
+        inspect: request.inspect,
+        ..Case::new(subject, request.at.unwrap_or_else(now))
+    };
+    Ok(Json(match judge(&case) {
+        Ok(verdict) => serde_json::to_value(verdict).unwrap_or_default(),
+        Err(refusal) => refusal.to_json(),
+    }))
+}
+
+#[expect(clippy::disallowed_methods, reason = "the verifier's own clock, and only where the caller gave no time")]
+fn now() -> UnixSeconds {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    UnixSeconds(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,126 @@
+//! A small HTTP client for the commands that talk to a running sidecar.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use zeroize::Zeroizing;
+
+/// Where a sidecar listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// `unix:///path`.
+    Unix(PathBuf),
+    /// `http://127.0.0.1:port`.
+    Localhost(String),
+}
+
+impl FromStr for Target {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(path) = text.strip_prefix("unix://") {
+            return if path.starts_with('/') { Ok(Self::Unix(path.into())) } else { Err("the path is not absolute") };
+        }
+        match text.strip_prefix("http://") {
+            Some(authority) if !authority.is_empty() && !authority.contains('/') => Ok(Self::Localhost(authority.to_owned())),
+            _ => Err("neither unix:///path nor http://127.0.0.1:port"),
+        }
+    }
+}
+
+/// Why a sidecar gave no good answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// Nobody listens, or the connection broke.
+    #[error("{target}: {why}")]
+    Unreachable {
+        /// Where.
+        target: String,
+        /// Why.
+        why: String,
+    },
+    /// The sidecar refused.
+    #[error("{status} {code}: {detail}")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// Stable code of the problem.
+        code: String,
+        /// For people.
+        detail: String,
+    },
+}
+
+/// A client of one sidecar; a connection for each request.
+pub struct Client {
+    target: Target,
+    token: Option<Zeroizing<String>>,
+}
+
+/// Evidence and tokens are far below this.
+const MAX_ANSWER: usize = 1 << 20;
+
+impl Client {
+    /// A client without a token, or with the one that a caller on localhost shows.
+    pub fn new(target: Target, token: Option<Zeroizing<String>>) -> Self {
+        Self { target, token }
+    }
+
+    /// `GET`, or `POST` with a JSON body. Gives the body of a 200.
+    pub async fn call(&self, path: &str, body: Option<&Value>) -> Result<Vec<u8>, ClientError> {
+        let (status, bytes) = match &self.target {
+            Target::Unix(socket) => self.exchange(UnixStream::connect(socket).await, "localhost", path, body).await,
+            Target::Localhost(authority) => self.exchange(TcpStream::connect(authority).await, authority, path, body).await,
+        }
+        .map_err(|why| ClientError::Unreachable { target: self.describe(), why })?;
+        if status == 200 {
+            return Ok(bytes);
+        }
+        let problem: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let text = |name: &str| problem[name].as_str().unwrap_or("unknown").to_owned();
+        Err(ClientError::Refused { status, code: text("code"), detail: text("detail") })
+    }
+
+    async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        &self,
+        stream: std::io::Result<S>,
+        host: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(u16, Vec<u8>), String> {
+        let stream = stream.map_err(|error| error.to_string())?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+        tokio::spawn(connection);
+        let mut request = Request::builder().uri(path).header("host", host);
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {}", token.as_str()));
+        }
+        let request = match body {
+            None => request.body(Full::default()),
+            Some(body) => {
+                request.method("POST").header("content-type", "application/json").body(Full::new(Bytes::from(body.to_string())))
+            }
+        };
+        let request = request.map_err(|error| error.to_string())?;
+        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        let status = response.status().as_u16();
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|error| error.to_string())?;
+        Ok((status, body.to_bytes().to_vec()))
+    }
+
+    fn describe(&self) -> String {
+        match &self.target {
+            Target::Unix(path) => format!("unix://{}", path.display()),
+            Target::Localhost(authority) => format!("http://{authority}"),
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Configuration: a TOML file, over it the environment, over it flags. Unknown keys are errors.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use attestation::policy::Bundle;
+use protocol::Endpoint;
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use crate::Error;
+
+/// What the file may say; every member can also come from the environment or a flag.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct File {
+    pub(crate) enclave: Option<String>,
+    pub(crate) policy: Option<PathBuf>,
+    pub(crate) proxy_key: Option<PathBuf>,
+    pub(crate) socket: Option<PathBuf>,
+    pub(crate) connections: Option<usize>,
+    pub(crate) drain_seconds: Option<u64>,
+    pub(crate) log_format: Option<LogFormat>,
+    pub(crate) log_level: Option<String>,
+    pub(crate) localhost: Option<LocalhostFile>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LocalhostFile {
+    listen: SocketAddr,
+    callers: Vec<LocalhostCallerFile>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LocalhostCallerFile {
+    name: String,
+    token_file: PathBuf,
+}
+
+/// How logs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For a person.
+    Text,
+}
+
+/// A checked configuration.
+#[derive(Debug)]
+pub struct Config {
+    /// Where the enclave listens.
+    pub enclave: Endpoint,
+    /// The policy that the enclave is given.
+    pub policy: Bundle,
+    /// The key that the policy names as the proxy's.
+    pub proxy_key: PathBuf,
+    /// The Unix socket for agents.
+    pub socket: PathBuf,
+    /// Connections kept to the enclave.
+    pub connections: usize,
+    /// How long requests under way may take after SIGTERM, in seconds.
+    pub drain_seconds: u64,
+    /// How logs are written.
+    pub log_format: LogFormat,
+    /// `info`, or a filter as tracing-subscriber reads it.
+    pub log_level: String,
+    /// A TCP listener, only where asked for.
+    pub localhost: Option<Localhost>,
+}
+
+/// A TCP listener on a loopback address.
+#[derive(Debug)]
+pub struct Localhost {
+    /// The address.
+    pub listen: SocketAddr,
+    /// Who may call.
+    pub callers: Vec<LocalhostCaller>,
+}
+
+/// A caller on localhost: whoever shows this token.
+#[derive(Debug)]
+pub struct LocalhostCaller {
+    /// The name that the policy knows.
+    pub name: String,
+    /// At least 32 characters.
+    pub token: Zeroizing<String>,
+}
+
+impl File {
+    /// Reads a file; paths in it are relative to its folder.
+    pub(crate) fn read(file: &Path) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(file).map_err(|source| Error::File { file: file.into(), source })?;
+        let mut read: Self = toml::from_str(&text).map_err(|error| Error::Config(format!("{}: {error}", file.display())))?;
+        let folder = file.parent().unwrap_or(Path::new("."));
+        let paths = [&mut read.policy, &mut read.proxy_key, &mut read.socket];
+        paths.into_iter().flatten().for_each(|path| *path = folder.join(&*path));
+        for caller in read.localhost.iter_mut().flat_map(|localhost| &mut localhost.callers) {
+            caller.token_file = folder.join(&caller.token_file);
+        }
+        Ok(read)
+    }
+
+    /// Checks everything, and reads the files that it names.
+    pub(crate) fn finish(self) -> Result<Config, Error> {
+        let missing = |what: &str| Error::Config(format!("{what} is not set; see anchorhold serve --help"));
+        let policy = self.policy.ok_or_else(|| missing("policy"))?;
+        let text = std::fs::read(&policy).map_err(|source| Error::File { file: policy.clone(), source })?;
+        let enclave = self.enclave.ok_or_else(|| missing("enclave"))?;
+        let connections = self.connections.unwrap_or(2);
+        if !(1..=8).contains(&connections) {
+            return Err(Error::Config("connections is 1 to 8".into()));
+        }
+        Ok(Config {
+            enclave: enclave.parse().map_err(|error| Error::Config(format!("enclave {enclave:?}: {error}")))?,
+            policy: Bundle::from_either(&text).map_err(|source| Error::Policy { file: policy, source })?,
+            proxy_key: self.proxy_key.ok_or_else(|| missing("proxy_key"))?,
+            socket: self.socket.map_or_else(default_socket, Ok)?,
+            connections,
+            drain_seconds: self.drain_seconds.unwrap_or(10),
+            log_format: self.log_format.unwrap_or(LogFormat::Json),
+            log_level: self.log_level.unwrap_or_else(|| "info".into()),
+            localhost: self.localhost.map(LocalhostFile::finish).transpose()?,
+        })
+    }
+}
+
+impl LocalhostFile {
+    fn finish(self) -> Result<Localhost, Error> {
+        if !self.listen.ip().is_loopback() {
+            return Err(Error::Config(format!("localhost.listen {} is not a loopback address", self.listen)));
+        }
+        let callers = self.callers.into_iter().map(LocalhostCallerFile::finish).collect::<Result<Vec<_>, _>>()?;
+        for (index, caller) in callers.iter().enumerate() {
+            if callers[..index].iter().any(|other| other.name == caller.name || other.token == caller.token) {
+                return Err(Error::Config(format!("two callers on localhost share the name or token of {:?}", caller.name)));
+            }
+        }
+        if callers.is_empty() {
+            return Err(Error::Config("localhost.callers names nobody".into()));
+        }
+        Ok(Localhost { listen: self.listen, callers })
+    }
+}
+
+impl LocalhostCallerFile {
+    fn finish(self) -> Result<LocalhostCaller, Error> {
+        let file = self.token_file;
+        let io = |source| Error::File { file: file.clone(), source };
+        if std::fs::metadata(&file).map_err(io)?.mode() & 0o077 != 0 {
+            return Err(Error::KeyFile { file, why: "readable by group or others; chmod 600" });
+        }
+        let text = Zeroizing::new(std::fs::read_to_string(&file).map_err(io)?);
+        let token = Zeroizing::new(text.trim().to_owned());
+        if token.len() < 32 || !token.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(Error::KeyFile { file, why: "a token has at least 32 printable characters and no spaces" });
+        }
+        Ok(LocalhostCaller { name: self.name, token })
+    }
+}
+
+/// `$XDG_RUNTIME_DIR/anchorhold/sidecar.sock`, or `/run/anchorhold/sidecar.sock` for root without one.
+pub(crate) fn default_socket() -> Result<PathBuf, Error> {
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(folder) => Ok(Path::new(&folder).join("anchorhold/sidecar.sock")),
+        None if rustix::process::geteuid().is_root() => Ok("/run/anchorhold/sidecar.sock".into()),
+        None => Err(Error::Config("XDG_RUNTIME_DIR is not set; name the socket with --socket".into())),
+    }
+}

@@ -1,0 +1,348 @@
+//! The link to the enclave: a few connections, each shared by many requests, kept and re-established.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use attestation::policy::Bundle;
+use identity::{PublicKey, cbor};
+use protocol::{
+    Answer, Endpoint, FrameBuffer, Hello, Outcome, Proof, Refusal, Request, RequestFrame, ResponseFrame, Status, Welcome,
+    write_frame,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use crate::KeyFile;
+use crate::connect::{self, Stream};
+use crate::metrics::Metrics;
+
+/// From request to answer; a signature takes a twentieth of a millisecond, an attestation a few.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+/// For connecting, proving and provisioning.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+const BACKOFF_LAST: Duration = Duration::from_secs(2);
+/// Requests under way on one connection.
+const MAX_PENDING: usize = 1024;
+
+/// Why the enclave gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum LinkError {
+    /// No connection, or it broke before the answer came. A signature that may have been made is lost, not leaked.
+    #[error("the enclave is not reachable; try again")]
+    Unavailable,
+    /// Too many requests are under way.
+    #[error("too many requests are under way; try again")]
+    Busy,
+    /// The answer took too long.
+    #[error("the enclave did not answer in time")]
+    Timeout,
+    /// The enclave refused.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The enclave answered something that was not asked.
+    #[error("the enclave answered something else than what was asked")]
+    Nonsense,
+}
+
+/// Why a connection did not come about.
+#[derive(Debug, thiserror::Error)]
+enum ConnectError {
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error("{0}")]
+    Protocol(#[from] protocol::Error),
+    #[error("{0}")]
+    Identity(#[from] identity::Error),
+    #[error("the enclave refused: {0}")]
+    Refused(#[from] Refusal),
+    #[error("the enclave has another policy; it must be restarted to take this one")]
+    OtherPolicy,
+    #[error("the enclave closed the connection or answered something else than what was asked")]
+    Nonsense,
+    #[error("it took too long")]
+    Timeout,
+}
+
+/// Sends requests to the enclave.
+pub(crate) struct Link {
+    shared: Arc<Shared>,
+    next: AtomicUsize,
+}
+
+struct Shared {
+    endpoint: Endpoint,
+    key: KeyFile,
+    canonical: Vec<u8>,
+    digest: [u8; 48],
+    slots: Vec<RwLock<Option<Arc<Live>>>>,
+    last_boot: Mutex<Option<[u8; 16]>>,
+    metrics: Arc<Metrics>,
+}
+
+/// A connection that works.
+struct Live {
+    ids: AtomicU64,
+    pending: Mutex<Pending>,
+    out: Mutex<Vec<u8>>,
+    wake: Notify,
+}
+
+struct Pending {
+    closed: bool,
+    waiting: BTreeMap<u64, oneshot::Sender<Outcome>>,
+}
+
+impl Link {
+    /// Starts to connect, and keeps connected for ever.
+    pub(crate) fn start(endpoint: Endpoint, key: KeyFile, policy: &Bundle, connections: usize, metrics: Arc<Metrics>) -> Self {
+        let shared = Arc::new(Shared {
+            endpoint,
+            key,
+            canonical: policy.canonical(),
+            digest: policy.digest().digest().0,
+            slots: (0..connections).map(|_| RwLock::new(None)).collect(),
+            last_boot: Mutex::new(None),
+            metrics,
+        });
+        for slot in 0..connections {
+            tokio::spawn(Arc::clone(&shared).keep(slot));
+        }
+        Self { shared, next: AtomicUsize::new(0) }
+    }
+
+    /// Sends a request and waits for its answer.
+    pub(crate) async fn request(&self, request: Request) -> Result<Answer, LinkError> {
+        let live = self.live().ok_or(LinkError::Unavailable)?;
+        match live.request(request).await? {
+            Outcome::Done(answer) => Ok(answer),
+            Outcome::Refused(refusal) => Err(refusal.into()),
+        }
+    }
+
+    /// The key that this side proves.
+    pub(crate) fn proxy_key(&self) -> &PublicKey {
+        identity::Signer::public_key(&self.shared.key)
+    }
+
+    /// The next connection that works, in turn.
+    fn live(&self) -> Option<Arc<Live>> {
+        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        let slots = &self.shared.slots;
+        (0..slots.len()).find_map(|step| {
+            let slot = &slots[(first.wrapping_add(step)) % slots.len()];
+            slot.read().unwrap_or_else(PoisonError::into_inner).clone()
+        })
+    }
+}
+
+impl Shared {
+    async fn keep(self: Arc<Self>, slot: usize) {
+        let mut backoff = BACKOFF_FIRST;
+        loop {
+            match timeout(CONNECT_DEADLINE, self.connect()).await.unwrap_or(Err(ConnectError::Timeout)) {
+                Ok((reader, writer, buffer)) => {
+                    backoff = BACKOFF_FIRST;
+                    self.serve(slot, reader, writer, buffer).await;
+                    warn!(slot, "connection to the enclave lost");
+                }
+                Err(error) => warn!(slot, endpoint = %self.endpoint, %error, "enclave not reachable"),
+            }
+            sleep(jittered(backoff)).await;
+            backoff = (backoff * 2).min(BACKOFF_LAST);
+        }
+    }
+
+    /// Connects, proves the proxy's key, and makes sure that the enclave has our policy.
+    async fn connect(&self) -> Result<Connected, ConnectError> {
+        let (mut reader, mut writer) = tokio::io::split(connect::open(&self.endpoint).await?);
+        let mut buffer = FrameBuffer::default();
+        let hello = Hello::decode(&read_frame(&mut reader, &mut buffer).await?)?;
+        send(&mut writer, &Proof::new(&hello, &self.key)?).await?;
+        match cbor::from_slice(&read_frame(&mut reader, &mut buffer).await?)? {
+            Welcome::Welcome => {}
+            Welcome::Refused(refusal) => return Err(refusal.into()),
+        }
+        let mut ask = async |id, request| {
+            send(&mut writer, &RequestFrame { id, request }).await?;
+            let frame = read_frame(&mut reader, &mut buffer).await?;
+            let response: ResponseFrame = cbor::from_slice(&frame)?;
+            match response.outcome {
+                Outcome::Done(Answer::Status(status)) if response.id == id => Ok(status),
+                Outcome::Refused(refusal) => Err(ConnectError::Refused(refusal)),
+                Outcome::Done(_) => Err(ConnectError::Nonsense),
+            }
+        };
+        let mut status: Status = ask(0, Request::Status).await?;
+        if status.policy.is_none() {
+            status = match ask(1, Request::Provision { bundle: self.canonical.clone() }).await {
+                // Another connection of ours was faster.
+                Err(ConnectError::Refused(refusal)) if refusal.code == "already_provisioned" => ask(2, Request::Status).await?,
+                other => other?,
+            };
+        }
+        if status.policy != Some(self.digest) {
+            return Err(ConnectError::OtherPolicy);
+        }
+        self.note_boot(status.boot_id);
+        Ok((reader, writer, buffer))
+    }
+
+    fn note_boot(&self, boot_id: [u8; 16]) {
+        let mut last = lock(&self.last_boot);
+        if *last != Some(boot_id) {
+            let boot = data_encoding::HEXLOWER.encode(&boot_id);
+            let again = last.is_some();
+            info!(boot, again, "enclave booted: its identities have new keys");
+            self.metrics.enclave_boots.inc();
+            *last = Some(boot_id);
+        }
+    }
+
+    async fn serve(&self, slot: usize, reader: Reader, writer: Writer, buffer: FrameBuffer) {
+        let live = Arc::new(Live {
+            ids: AtomicU64::new(0),
+            pending: Mutex::new(Pending { closed: false, waiting: BTreeMap::new() }),
+            out: Mutex::new(Vec::new()),
+            wake: Notify::new(),
+        });
+        let slot = &self.slots[slot];
+        *slot.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&live));
+        self.metrics.enclave_connections.inc();
+        // Whichever ends first ends the connection.
+        tokio::select! {
+            () = live.read(reader, buffer) => {}
+            () = live.write(writer) => {}
+        }
+        *slot.write().unwrap_or_else(PoisonError::into_inner) = None;
+        self.metrics.enclave_connections.dec();
+        let mut pending = lock(&live.pending);
+        pending.closed = true;
+        // Dropping a sender tells its request that there will be no answer.
+        pending.waiting.clear();
+    }
+}
+
+type Reader = ReadHalf<Box<dyn Stream>>;
+type Writer = WriteHalf<Box<dyn Stream>>;
+type Connected = (Reader, Writer, FrameBuffer);
+
+impl Live {
+    async fn request(&self, request: Request) -> Result<Outcome, LinkError> {
+        let id = self.ids.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut pending = lock(&self.pending);
+            if pending.closed {
+                return Err(LinkError::Unavailable);
+            }
+            if pending.waiting.len() >= MAX_PENDING {
+                return Err(LinkError::Busy);
+            }
+            pending.waiting.insert(id, sender);
+        }
+        let _forget = Forget { live: self, id };
+        {
+            let mut out = lock(&self.out);
+            write_frame(&RequestFrame { id, request }, &mut out).map_err(|_| too_large())?;
+        }
+        self.wake.notify_one();
+        match timeout(REQUEST_DEADLINE, receiver).await {
+            Ok(Ok(outcome)) => Ok(outcome),
+            Ok(Err(_)) => Err(LinkError::Unavailable),
+            Err(_) => Err(LinkError::Timeout),
+        }
+    }
+
+    async fn write(&self, mut writer: Writer) {
+        let mut batch = Vec::new();
+        loop {
+            std::mem::swap(&mut *lock(&self.out), &mut batch);
+            if batch.is_empty() {
+                self.wake.notified().await;
+                continue;
+            }
+            if writer.write_all(&batch).await.is_err() {
+                return;
+            }
+            batch.clear();
+        }
+    }
+
+    async fn read(&self, mut reader: Reader, mut buffer: FrameBuffer) {
+        let mut chunk = vec![0; 64 * 1024];
+        loop {
+            loop {
+                match buffer.next_frame() {
+                    Ok(Some(frame)) => {
+                        let Ok(response) = cbor::from_slice::<ResponseFrame>(frame) else { return };
+                        // A request that was given up has nobody waiting.
+                        if let Some(sender) = lock(&self.pending).waiting.remove(&response.id) {
+                            let _ = sender.send(response.outcome);
+                        }
+                    }
+                    Ok(None) => break,
+                    Err(_) => return,
+                }
+            }
+            match reader.read(&mut chunk).await {
+                Ok(0) | Err(_) => return,
+                Ok(read) => buffer.push(&chunk[..read]),
+            }
+        }
+    }
+}
+
+/// Nobody waits any more for this id, for whatever reason.
+struct Forget<'a> {
+    live: &'a Live,
+    id: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        lock(&self.live.pending).waiting.remove(&self.id);
+    }
+}
+
+fn too_large() -> Refusal {
+    Refusal {
+        kind: protocol::Kind::Invalid,
+        code: "payload_too_large".into(),
+        message: "the request is too large for the enclave".into(),
+    }
+}
+
+async fn read_frame(reader: &mut Reader, buffer: &mut FrameBuffer) -> Result<Vec<u8>, ConnectError> {
+    let mut chunk = vec![0; 4096];
+    loop {
+        if let Some(frame) = buffer.next_frame()? {
+            return Ok(frame.to_vec());
+        }
+        match reader.read(&mut chunk).await? {
+            0 => return Err(ConnectError::Nonsense),
+            read => buffer.push(&chunk[..read]),
+        }
+    }
+}
+
+async fn send<T: minicbor::Encode<()>>(writer: &mut Writer, message: &T) -> Result<(), ConnectError> {
+    let mut out = Vec::new();
+    write_frame(message, &mut out)?;
+    Ok(writer.write_all(&out).await?)
+}
+
+/// Half to all of `backoff`, so that many proxies do not come back in step.
+fn jittered(backoff: Duration) -> Duration {
+    let mut byte = [0];
+    let _ = getrandom::fill(&mut byte);
+    backoff / 2 + backoff.mul_f64(f64::from(byte[0]) / 512.0)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

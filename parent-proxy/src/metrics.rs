@@ -1,0 +1,75 @@
+//! Prometheus metrics: base units, `_total` and `_seconds`, labels of bounded number only.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+/// Route as in the API's description, never the path that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Handled {
+    pub(crate) route: &'static str,
+    pub(crate) status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Signed {
+    pub(crate) identity: String,
+    pub(crate) format: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Refused {
+    pub(crate) code: String,
+}
+
+/// All that is counted.
+pub(crate) struct Metrics {
+    registry: Registry,
+    pub(crate) requests: Family<Handled, Counter>,
+    pub(crate) signatures: Family<Signed, Counter>,
+    pub(crate) refusals: Family<Refused, Counter>,
+    pub(crate) sign_seconds: Histogram,
+    pub(crate) enclave_connections: Gauge,
+    pub(crate) enclave_boots: Counter,
+    pub(crate) connections: Gauge,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("anchorhold");
+        let buckets = [0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 1.0];
+        let metrics = Self {
+            requests: Family::default(),
+            signatures: Family::default(),
+            refusals: Family::default(),
+            sign_seconds: Histogram::new(buckets),
+            enclave_connections: Gauge::default(),
+            enclave_boots: Counter::default(),
+            connections: Gauge::default(),
+            registry: Registry::default(),
+        };
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "The program", build);
+        registry.register("requests", "HTTP requests answered", metrics.requests.clone());
+        registry.register("signatures", "Signatures handed out", metrics.signatures.clone());
+        registry.register("refusals", "Requests that the enclave or the sidecar refused, by code", metrics.refusals.clone());
+        registry.register("sign_duration_seconds", "From a parsed sign request to its answer", metrics.sign_seconds.clone());
+        registry.register("enclave_connections", "Connections to the enclave that work", metrics.enclave_connections.clone());
+        registry.register("enclave_boots", "Boots of the enclave that were seen", metrics.enclave_boots.clone());
+        registry.register("connections", "Connections of callers", metrics.connections.clone());
+        Self { registry, ..metrics }
+    }
+
+    /// The text that Prometheus scrapes.
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}

@@ -1,0 +1,169 @@
+//! Listening, serving, draining.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tower::ServiceExt;
+use tracing::{debug, error, info, warn};
+
+use crate::api::{App, Peer, Problem, route, router};
+use crate::caller::Caller;
+use crate::link::Link;
+use crate::metrics::{Handled, Metrics, Refused};
+use crate::socket::Socket;
+use crate::{Config, Error, KeyFile};
+
+/// Connections of callers at one time; more wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 4096;
+/// For a request's head to arrive, and for a connection to lie idle.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The head and the buffer of one connection.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// Serves until SIGTERM or SIGINT, then drains.
+pub async fn run(config: Config) -> Result<(), Error> {
+    raise_file_limit();
+    let key = KeyFile::read(&config.proxy_key)?;
+    let metrics = Arc::new(Metrics::new());
+    let socket = Socket::bind(&config.socket, &config.policy)?;
+    let mut localhost = config.localhost;
+    let tcp = match &mut localhost {
+        Some(localhost) => {
+            let listener = TcpListener::bind(localhost.listen).await?;
+            localhost.listen = listener.local_addr()?;
+            info!(address = %localhost.listen, "listening on localhost; callers show tokens");
+            Some(listener)
+        }
+        None => None,
+    };
+    let link = Link::start(config.enclave, key, &config.policy, config.connections, Arc::clone(&metrics));
+    if *link.proxy_key() != config.policy.proxy_key.0 {
+        return Err(Error::KeyFile { file: config.proxy_key, why: "not the key that the policy names as proxy_key" });
+    }
+    info!(socket = %config.socket.display(), policy = %config.policy.digest().digest(), "listening");
+    let app = Arc::new(App { link, policy: config.policy, localhost, metrics });
+    let server = Server {
+        router: router(Arc::clone(&app)),
+        app,
+        graceful: GracefulShutdown::new(),
+        places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+    };
+    server.accept_until_told_to_stop(&socket, tcp.as_ref()).await?;
+    // No new caller from here on.
+    drop(socket);
+    drop(tcp);
+    info!("draining");
+    let drained = tokio::time::timeout(Duration::from_secs(config.drain_seconds), server.graceful.shutdown()).await;
+    if drained.is_err() {
+        warn!("requests were still under way when the time to drain was over");
+    }
+    info!("stopped");
+    Ok(())
+}
+
+struct Server {
+    router: Router,
+    app: Arc<App>,
+    graceful: GracefulShutdown,
+    places: Arc<Semaphore>,
+}
+
+impl Server {
+    async fn accept_until_told_to_stop(&self, socket: &Socket, tcp: Option<&TcpListener>) -> Result<(), Error> {
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        loop {
+            // The semaphore is never closed.
+            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return Ok(()) };
+            tokio::select! {
+                accepted = socket.listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        let peer = Peer::Unix(Caller::of_peer(&stream, &self.app.policy));
+                        self.serve::<UnixStream>(stream, peer, place);
+                    }
+                    Err(error) => pause(&error).await,
+                },
+                accepted = accept_tcp(tcp) => match accepted {
+                    Ok(stream) => self.serve(stream, Peer::Localhost, place),
+                    Err(error) => pause(&error).await,
+                },
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+            }
+        }
+    }
+
+    fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S, peer: Peer, place: OwnedSemaphorePermit) {
+        let (router, app) = (self.router.clone(), Arc::clone(&self.app));
+        app.metrics.connections.inc();
+        let counted = Arc::clone(&app.metrics);
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            let (router, app) = (router.clone(), Arc::clone(&app));
+            let route = route(request.uri().path());
+            request.extensions_mut().insert(peer.clone());
+            async move {
+                let response = router.oneshot(request).await;
+                if let Ok(response) = &response {
+                    count(&app.metrics, route, response);
+                }
+                response
+            }
+        });
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(MAX_HEAD).pipeline_flush(true);
+        let connection = self.graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                debug!(%error, "connection ended");
+            }
+            counted.connections.dec();
+            drop(place);
+        });
+    }
+}
+
+fn count(metrics: &Metrics, route: &'static str, response: &Response) {
+    let status = response.status().as_u16();
+    metrics.requests.get_or_create(&Handled { route, status }).inc();
+    if let Some(problem) = response.extensions().get::<Problem>() {
+        metrics.refusals.get_or_create(&Refused { code: problem.code().to_owned() }).inc();
+        info!(route, status, code = problem.code(), "refused");
+    } else {
+        debug!(route, status, "answered");
+    }
+}
+
+async fn accept_tcp(listener: Option<&TcpListener>) -> std::io::Result<tokio::net::TcpStream> {
+    match listener {
+        Some(listener) => {
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            Ok(stream)
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Out of file descriptors, most likely: it passes.
+async fn pause(error: &std::io::Error) {
+    error!(%error, "a connection could not be accepted");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+/// As many open files as the hard limit allows: one for each caller.
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}

@@ -1,0 +1,112 @@
+//! The Unix socket for agents: where it may be, who may reach it, and what stands there already.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use attestation::policy::Bundle;
+use rustix::fs::Mode;
+use rustix::process::{geteuid, umask};
+use tokio::net::UnixListener;
+
+use crate::Error;
+
+/// A listening socket that is removed when dropped.
+pub(crate) struct Socket {
+    pub(crate) listener: UnixListener,
+    path: PathBuf,
+    inode: (u64, u64),
+}
+
+/// Whether the policy names callers other than this process' own user.
+fn is_shared(policy: &Bundle) -> bool {
+    let own = geteuid().as_raw();
+    let callers = policy.identities.iter().flat_map(|identity| [Some(&identity.callers), identity.rotation_callers.as_ref()]);
+    callers.flatten().any(|callers| !callers.gids.is_empty() || callers.uids.iter().any(|uid| *uid != own))
+}
+
+impl Socket {
+    /// Binds. For the own user only: 0600 in a 0700 directory. For others: 0666 in a directory that only root can change,
+    /// and the peers' credentials decide.
+    pub(crate) fn bind(path: &Path, policy: &Bundle) -> Result<Self, Error> {
+        let refuse = |why: String| Error::Socket { path: path.into(), why };
+        if path.as_os_str().len() > 107 {
+            return Err(refuse("longer than the 107 bytes that a socket address can hold".into()));
+        }
+        let shared = is_shared(policy);
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        prepare_folder(folder, shared).map_err(&refuse)?;
+        clear_stale(path).map_err(&refuse)?;
+        // The mode must be right from the first moment; only this thread runs yet.
+        let before = umask(Mode::from_raw_mode(if shared { 0o111 } else { 0o177 }));
+        let listener = UnixListener::bind(path);
+        umask(before);
+        let listener = listener.map_err(|error| refuse(error.to_string()))?;
+        let metadata = fs::symlink_metadata(path).map_err(|error| refuse(error.to_string()))?;
+        Ok(Self { listener, path: path.into(), inode: (metadata.dev(), metadata.ino()) })
+    }
+}
+
+impl Drop for Socket {
+    /// Removes the socket, unless another process has put its own there.
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn prepare_folder(folder: &Path, shared: bool) -> Result<(), String> {
+    let mode = if shared { 0o755 } else { 0o700 };
+    match fs::DirBuilder::new().mode(mode).create(folder) {
+        Ok(()) => {
+            // The process' umask may have taken bits away.
+            fs::set_permissions(folder, fs::Permissions::from_mode(mode)).map_err(|error| error.to_string())?;
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(format!("its directory {}: {error}", folder.display())),
+    }
+    let metadata = fs::metadata(folder).map_err(|error| error.to_string())?;
+    let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
+    if !metadata.is_dir() {
+        return Err(format!("{} is not a directory", folder.display()));
+    }
+    if shared && (owner != 0 || mode & 0o022 != 0) {
+        return Err(format!(
+            "the policy names callers of other users or groups, so its directory {} must belong to root and be writable by \
+             nobody else (it is {mode:o}, owned by {owner})",
+            folder.display()
+        ));
+    }
+    if !shared && (owner != geteuid().as_raw() || mode & 0o077 != 0) {
+        return Err(format!(
+            "its directory {} must be ours and closed to others: chmod 700 (it is {mode:o}, owned by {owner})",
+            folder.display()
+        ));
+    }
+    Ok(())
+}
+
+/// Removes a socket of ours that nobody listens on any more. Anything else stays, and is an error.
+fn clear_stale(path: &Path) -> Result<(), String> {
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error.to_string()),
+    };
+    if !metadata.file_type().is_socket() {
+        return Err("something that is not a socket stands there".into());
+    }
+    if metadata.uid() != geteuid().as_raw() {
+        return Err("a socket of another user stands there".into());
+    }
+    match UnixStream::connect(path) {
+        Ok(_) => Err("another process listens there".into()),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(|error| error.to_string())
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
