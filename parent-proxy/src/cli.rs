@@ -15,7 +15,8 @@ use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
 use crate::client::{Client, ClientError, Target};
-use crate::config::{File, default_socket};
+use crate::config::File;
+pub use crate::config::default_socket;
 use crate::{Config, Error, KeyFile, LogFormat};
 
 /// Signatures for AI agents, from keys that only an enclave holds.

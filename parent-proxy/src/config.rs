@@ -164,7 +164,7 @@ impl LocalhostCallerFile {
 }
 
 /// `$XDG_RUNTIME_DIR/anchorhold/sidecar.sock`, or `/run/anchorhold/sidecar.sock` for root without one.
-pub(crate) fn default_socket() -> Result<PathBuf, Error> {
+pub fn default_socket() -> Result<PathBuf, Error> {
     match std::env::var_os("XDG_RUNTIME_DIR") {
         Some(folder) => Ok(Path::new(&folder).join("anchorhold/sidecar.sock")),
         None if rustix::process::geteuid().is_root() => Ok("/run/anchorhold/sidecar.sock".into()),

@@ -2,7 +2,16 @@
 //! other; what it makes chains to a root of its own and can pass for genuine nowhere.
 
 pub mod authority;
+pub mod demo;
+mod dev_enclave;
 mod error;
 pub mod nsm;
+mod process;
+mod state;
+mod up;
 
+pub use dev_enclave::{DevEnclave, measure_program};
 pub use error::Error;
+pub use process::{Child, Program};
+pub use state::State;
+pub use up::{Up, up};

@@ -1,1 +1,124 @@
-fn main() {}
+//! `anchorhold-dev`: Anchorhold on a laptop, with a mock where hardware would be.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use parent_proxy::{Config, cli::serve_until_stopped};
+use qemu_dev::{DevEnclave, Up, demo, up};
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+
+/// Try Anchorhold without hardware: the same enclave, sidecar and verifier, with a mock secure module.
+///
+/// What it proves is that the mock made it. Its evidence chains to a root of its own, its tokens say "tee":"mock", and no
+/// verifier accepts it unless it is told to, with that very root.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Tell the whole story once, with forgeries, in a temporary folder; exit code 0 only if all held
+    Demo {
+        /// Print one JSON object instead of prose
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run a mock enclave and a sidecar until Ctrl-C; says what to paste next
+    Up {
+        /// Keep the mock's root and the configuration here (keys are ephemeral all the same) [default: a temporary folder]
+        #[arg(long, value_name = "DIR")]
+        state: Option<PathBuf>,
+        /// The sidecar's socket [default: $XDG_RUNTIME_DIR/anchorhold/sidecar.sock]
+        #[arg(long, env = "ANCHORHOLD_SOCKET", value_name = "PATH")]
+        socket: Option<PathBuf>,
+    },
+    /// Be the mock enclave; `up` and `demo` start this
+    #[command(hide = true)]
+    Enclave {
+        /// State directory
+        #[arg(long)]
+        state: PathBuf,
+        /// Unix socket to listen on
+        #[arg(long)]
+        listen: PathBuf,
+        /// The mock hypervisor's time at the start, milliseconds since 1970
+        #[arg(long)]
+        nsm_time_ms: Option<u64>,
+        /// End when the parent process ends
+        #[arg(long)]
+        with_parent: bool,
+    },
+    /// Be the sidecar; `up` and `demo` start this
+    #[command(hide = true)]
+    Sidecar {
+        /// Configuration file
+        #[arg(long)]
+        config: PathBuf,
+        /// End when the parent process ends
+        #[arg(long)]
+        with_parent: bool,
+    },
+    /// Print a completion script for your shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 64 } else { 0 });
+        }
+    };
+    match args.command {
+        Command::Demo { json } => with_runtime(async move { demo::run(json).await }),
+        Command::Up { state, socket } => match socket.map_or_else(parent_proxy::cli::default_socket, Ok) {
+            Ok(socket) => with_runtime(async move { ended(up(&Up { state, socket }).await, |_| 70) }),
+            Err(error) => ended(Err(error), parent_proxy::Error::exit_code),
+        },
+        Command::Enclave { state, listen, nsm_time_ms, with_parent } => {
+            end_with_parent(with_parent);
+            ended(DevEnclave { state, listen, nsm_time_ms }.run(), |_| 70)
+        }
+        Command::Sidecar { config, with_parent } => {
+            end_with_parent(with_parent);
+            ended(Config::read(&config).and_then(serve_until_stopped), parent_proxy::Error::exit_code)
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Args::command(), "anchorhold-dev", &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+/// The parent's death is this process' death too; a parent that is gone already has left it to init.
+fn end_with_parent(wanted: bool) {
+    if wanted && (set_parent_process_death_signal(Some(Signal::TERM)).is_err() || getppid().is_none_or(|pid| pid.is_init())) {
+        std::process::exit(70);
+    }
+}
+
+fn with_runtime(story: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(story),
+        Err(error) => ended(Err(error), |_| 70),
+    }
+}
+
+fn ended<E: std::fmt::Display>(outcome: Result<(), E>, code: impl Fn(&E) -> u8) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "anchorhold-dev: {error}");
+            ExitCode::from(code(&error))
+        }
+    }
+}

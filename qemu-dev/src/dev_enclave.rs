@@ -1,0 +1,106 @@
+//! The development enclave: the very enclave library, with the mock NSM where hardware would be.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use attestation::{Measurements, Pcr, extend};
+use enclave::{BootClock, BootTime, CLOCK_INTERVAL, Enclave, Listener, Machine, OsEntropy, serve};
+use identity::Digest;
+use sha2::{Digest as _, Sha384};
+
+use crate::nsm::{Encoding, MockNsm};
+use crate::{Error, State};
+
+/// What a development enclave is started with.
+#[derive(Debug, Clone)]
+pub struct DevEnclave {
+    /// The state directory with the mock's root.
+    pub state: PathBuf,
+    /// The Unix socket to listen on.
+    pub listen: PathBuf,
+    /// The mock hypervisor's time at the start, in milliseconds since 1970; the host's if not given. From then on
+    /// CLOCK_BOOTTIME counts, whatever the host's clock does.
+    pub nsm_time_ms: Option<u64>,
+}
+
+impl DevEnclave {
+    /// Runs until the process is killed.
+    pub fn run(&self) -> Result<(), Error> {
+        let state = State::open(&self.state)?;
+        let enclave = Arc::new(Enclave::boot(self.machine(&state)?)?);
+        let ticking = Arc::clone(&enclave);
+        let tick = move || {
+            loop {
+                std::thread::sleep(CLOCK_INTERVAL);
+                if let Err(error) = ticking.refresh_clock() {
+                    say(&format!("clock: {error}"));
+                }
+            }
+        };
+        let io = |source| Error::Io { what: "development enclave".into(), source };
+        std::thread::Builder::new().name("clock".into()).spawn(tick).map_err(io)?;
+        serve(&enclave, &Listener::Unix(self.bind().map_err(io)?)).map_err(io)
+    }
+
+    fn machine(&self, state: &State) -> Result<Machine<MockNsm>, Error> {
+        let (_, measurements, _) = state.verifier_files()?;
+        let measured = [measurements.pcr0, measurements.pcr1, measurements.pcr2];
+        let nsm = MockNsm::new(state.authority()?, &measured, self.clock(), Encoding::Indefinite)?;
+        let power_off = |error: &enclave::Error| {
+            say(&format!("powering off: {}: {error}", error.code()));
+            std::process::exit(70);
+        };
+        Ok(Machine { nsm, boot_clock: Box::new(BootTime), entropy: Box::new(OsEntropy), power_off: Box::new(power_off) })
+    }
+
+    fn clock(&self) -> crate::nsm::Clock {
+        let start = Duration::from_millis(self.nsm_time_ms.unwrap_or_else(|| crate::state::now() * 1000));
+        let booted = BootTime.now();
+        Box::new(move || {
+            let now = start + BootTime.now().saturating_sub(booted);
+            u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+        })
+    }
+
+    /// Binds in a directory that only this user can enter; a socket left there by a dead enclave is replaced.
+    fn bind(&self) -> io::Result<UnixListener> {
+        match std::fs::remove_file(&self.listen) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&self.listen)?;
+        std::fs::set_permissions(&self.listen, std::fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    }
+}
+
+/// The mock's measurements: PCR0 is this program's own file, so another program has another one. There is no kernel and no
+/// ramdisk to measure; PCR1 and PCR2 say so.
+pub fn measure_program() -> io::Result<Measurements> {
+    let mut file = File::open("/proc/self/exe")?;
+    let mut hasher = Sha384::new();
+    let mut chunk = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut chunk)? {
+            0 => break,
+            read => hasher.update(&chunk[..read]),
+        }
+    }
+    let register = |digest: &[u8]| -> Pcr { extend(&Digest([0; 48]), digest) };
+    Ok(Measurements {
+        hash_algorithm: "Sha384 { ... }".into(),
+        pcr0: register(&hasher.finalize()),
+        pcr1: register(&Sha384::digest(b"anchorhold mock: no kernel")),
+        pcr2: register(&Sha384::digest(b"anchorhold mock: no ramdisk")),
+        pcr8: None,
+    })
+}
+
+fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "mock enclave: {text}");
+}

@@ -1,0 +1,112 @@
+//! Separate processes: this program starts itself again as enclave or as sidecar.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{Error, State};
+
+/// Time for a process to end after SIGTERM.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The program to start: this one, or one that a test names.
+#[derive(Debug, Clone)]
+pub struct Program(OsString);
+
+impl Program {
+    /// This very program.
+    pub fn this() -> Result<Self, Error> {
+        std::env::current_exe().map(|path| Self(path.into())).map_err(|source| Error::Io { what: "this program".into(), source })
+    }
+
+    /// The `anchorhold-dev` at this path.
+    pub fn at(path: &Path) -> Self {
+        Self(path.into())
+    }
+
+    /// Starts a development enclave. `more` are further arguments.
+    pub fn start_enclave(&self, state: &State, log: Option<&Path>, more: &[&str]) -> Result<Child, Error> {
+        let mut command = Command::new(&self.0);
+        command.arg("enclave").arg("--state").arg(state.folder()).arg("--listen").arg(state.enclave_socket()).args(more);
+        Child::start("mock enclave", command, log)
+    }
+
+    /// Starts a sidecar with this configuration file. `more` are further arguments.
+    pub fn start_sidecar(&self, config: &Path, log: Option<&Path>, more: &[&str]) -> Result<Child, Error> {
+        let mut command = Command::new(&self.0);
+        command.arg("sidecar").arg("--config").arg(config).args(more);
+        Child::start("sidecar", command, log)
+    }
+}
+
+/// A process that ends with this value at the latest.
+#[derive(Debug)]
+pub struct Child {
+    what: &'static str,
+    process: std::process::Child,
+}
+
+impl Child {
+    /// Starts a command that writes its log to a file, or to this program's standard error.
+    pub fn start(what: &'static str, mut command: Command, log: Option<&Path>) -> Result<Self, Error> {
+        let io = |source| Error::Io { what: what.into(), source };
+        let log = match log {
+            Some(file) => Stdio::from(File::options().create(true).append(true).open(file).map_err(io)?),
+            None => Stdio::inherit(),
+        };
+        let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().map_err(io)?;
+        Ok(Self { what, process })
+    }
+
+    /// Process id.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Whether it has ended, and how.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.process.try_wait().ok().flatten()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(pid) = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw) {
+            // A process that has just ended needs none.
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    /// Ends it with SIGTERM and waits; kills it if it does not listen.
+    pub fn stop(&mut self) -> Result<std::process::ExitStatus, Error> {
+        if self.ended().is_none() {
+            self.signal(Signal::TERM);
+        }
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.ended() {
+                return Ok(status);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.kill()
+    }
+
+    /// Kills it at once and waits.
+    pub fn kill(&mut self) -> Result<std::process::ExitStatus, Error> {
+        let io = |source: io::Error| Error::Io { what: self.what.into(), source };
+        self.process.kill().and_then(|()| self.process.wait()).map_err(io)
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.ended().is_none() {
+            let _ = self.kill();
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! A state directory: the mock's root, the host's keys, a development policy. Never an identity's key.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use attestation::policy::Bundle;
+use attestation::{Measurements, MockRoot};
+use identity::Signer;
+use parent_proxy::KeyFile;
+
+use crate::authority::Authority;
+use crate::nsm::os_random;
+use crate::{Error, measure_program};
+
+/// A state directory, complete.
+#[derive(Debug, Clone)]
+pub struct State {
+    folder: PathBuf,
+}
+
+impl State {
+    /// Opens a directory, and writes whatever is missing in it. What is there stays, so that a policy can be edited;
+    /// only the measurements are always those of this very program.
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        fs::DirBuilder::new().mode(0o700).recursive(true).create(folder).map_err(io(folder))?;
+        let folder = fs::canonicalize(folder).map_err(io(folder))?;
+        let metadata = fs::metadata(&folder).map_err(io(&folder))?;
+        if metadata.mode() & 0o077 != 0 || metadata.uid() != rustix::process::geteuid().as_raw() {
+            return Err(Error::State(format!("{} must be ours and closed to others: chmod 700", folder.display())));
+        }
+        let state = Self { folder };
+        state.fill()?;
+        Ok(state)
+    }
+
+    fn fill(&self) -> Result<(), Error> {
+        if !self.root().exists() {
+            let authority = Authority::new(now(), &mut os_random);
+            write(&self.root_key(), &authority.key_pem())?;
+            write(&self.root(), &authority.certificate_pem())?;
+        }
+        for key in [self.proxy_key(), self.operator_key()] {
+            if !key.exists() {
+                KeyFile::create(&key).map_err(|error| Error::State(error.to_string()))?;
+            }
+        }
+        if !self.policy().exists() {
+            write(&self.policy(), &self.development_policy(&[("agent", "did:key", "EdDSA")])?)?;
+        }
+        let measured = measure_program().map_err(io(Path::new("this program's own file")))?;
+        fs::write(self.measurements(), measured.to_json() + "\n").map_err(io(&self.measurements()))
+    }
+
+    /// A bundle that lets this very user sign anything, and rotate, with these identities: name, DID, algorithm.
+    pub fn development_policy(&self, identities: &[(&str, &str, &str)]) -> Result<String, Error> {
+        let public = |file: &Path| match KeyFile::read(file) {
+            Ok(key) => Ok(key.public_key().to_multikey()),
+            Err(error) => Err(Error::State(error.to_string())),
+        };
+        let uid = rustix::process::geteuid().as_raw();
+        let mut text = format!(
+            "# For development: this user may sign anything and rotate. A production enclave refuses this file.\n\
+             version = 1\nmode = \"development\"\nproxy_key = \"{}\"\noperator_key = \"{}\"\n",
+            public(&self.proxy_key())?,
+            public(&self.operator_key())?
+        );
+        for (name, did, algorithm) in identities {
+            text.push_str(&format!(
+                "\n[[identities]]\nname = \"{name}\"\ndid = \"{did}\"\nalgorithm = \"{algorithm}\"\n\
+                 max_validity_seconds = 3600\ncallers = {{ uids = [{uid}] }}\nrotation_callers = {{ uids = [{uid}] }}\n\n\
+                 [[identities.rules]]\nname = \"anything\"\nactions = [\"*\"]\ntargets = [\"*\"]\nresources = [\"*\"]\n"
+            ));
+        }
+        Ok(text)
+    }
+
+    /// Replaces the policy.
+    pub fn set_policy(&self, toml: &str) -> Result<(), Error> {
+        fs::write(self.policy(), toml).map_err(io(&self.policy()))
+    }
+
+    /// The directory.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Certificate of the mock's root, PEM: what `--root` takes.
+    pub fn root(&self) -> PathBuf {
+        self.folder.join("mock-root.pem")
+    }
+
+    fn root_key(&self) -> PathBuf {
+        self.folder.join("mock-root.key")
+    }
+
+    /// The proxy's key.
+    pub fn proxy_key(&self) -> PathBuf {
+        self.folder.join("proxy.key")
+    }
+
+    /// The operator's key.
+    pub fn operator_key(&self) -> PathBuf {
+        self.folder.join("operator.key")
+    }
+
+    /// The policy bundle, TOML.
+    pub fn policy(&self) -> PathBuf {
+        self.folder.join("policy.toml")
+    }
+
+    /// The measurements of the mock image: those of this program.
+    pub fn measurements(&self) -> PathBuf {
+        self.folder.join("measurements.json")
+    }
+
+    /// The enclave's socket.
+    pub fn enclave_socket(&self) -> PathBuf {
+        self.folder.join("enclave.sock")
+    }
+
+    /// Reads the mock's root with its key.
+    pub fn authority(&self) -> Result<Authority, Error> {
+        let read = |file: PathBuf| fs::read_to_string(&file).map_err(io(&file));
+        Authority::from_pem(&read(self.root_key())?, &read(self.root())?)
+    }
+
+    /// Reads what a verifier is given: root, measurements, policy.
+    pub fn verifier_files(&self) -> Result<(MockRoot, Measurements, Bundle), Error> {
+        let read = |file: PathBuf| fs::read(&file).map_err(io(&file));
+        let root = MockRoot::from_pem(&read(self.root())?)?;
+        Ok((root, Measurements::parse(&read(self.measurements())?)?, Bundle::from_either(&read(self.policy())?)?))
+    }
+
+    /// Writes a configuration of the sidecar that listens on `socket`, with more lines of TOML if wanted; gives its file.
+    pub fn write_sidecar_config(&self, socket: &Path, more: &str) -> Result<PathBuf, Error> {
+        let file = self.folder.join("sidecar.toml");
+        let text = format!(
+            "enclave = \"unix://{}\"\npolicy = \"policy.toml\"\nproxy_key = \"proxy.key\"\nsocket = \"{}\"\n{more}",
+            self.enclave_socket().display(),
+            socket.display()
+        );
+        fs::write(&file, text).map_err(io(&file))?;
+        Ok(file)
+    }
+}
+
+/// A temporary folder that only this user can enter; removed when dropped.
+pub(crate) fn private_folder() -> std::io::Result<tempfile::TempDir> {
+    tempfile::Builder::new().prefix("anchorhold-").permissions(fs::Permissions::from_mode(0o700)).tempdir()
+}
+
+/// The host's clock: it dates the mock's root, and starts the mock hypervisor's clock.
+#[expect(clippy::disallowed_methods, reason = "the mock plays the hypervisor, whose clock this is")]
+pub(crate) fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+fn write(file: &Path, text: &str) -> Result<(), Error> {
+    let opened = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
+    opened.and_then(|mut opened| opened.write_all(text.as_bytes())).map_err(io(file))
+}
+
+fn io(file: &Path) -> impl Fn(std::io::Error) -> Error + use<> {
+    let what = file.display().to_string();
+    move |source| Error::Io { what: what.clone(), source }
+}
