@@ -1,0 +1,210 @@
+//! `anchorhold-bench`: every figure beside the baseline that it is compared with, both from this one run.
+#![allow(clippy::print_stdout, reason = "its whole output")]
+#![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "counts and percentiles, not money")]
+
+mod load;
+mod process;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use attestation::judge::{Subject, judge};
+use ed25519_dalek::{Signer, SigningKey};
+use harness::{Connection, Running, post, program, raw};
+use serde_json::json;
+
+use crate::load::{Load, measure};
+use crate::process::{cpu_seconds, resident_kib};
+
+const BODY: &str = r#"{"payload":{"action":"transfer","amount":100,"recipient":"account_123"},"intent":"authorization"}"#;
+const CONNECTIONS: usize = 32;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    match arguments.get(1).map(String::as_str) {
+        Some("bare-server") => return load::bare_server(Path::new(&arguments[2])),
+        Some("--help" | "-h") => {
+            println!(
+                "anchorhold-bench [--signatures N]\n\nPrints every figure of DESIGN 11 beside its baseline. N is for the memory test, 1000000 if left out."
+            );
+            return;
+        }
+        _ => {}
+    }
+    let signatures = match (arguments.get(1).map(String::as_str), arguments.get(2).and_then(|n| n.parse().ok())) {
+        (Some("--signatures"), Some(n)) => n,
+        _ => 1_000_000,
+    };
+    println!(
+        "anchorhold-bench, {} cores, client on the same cores\n",
+        std::thread::available_parallelism().map_or(0, usize::from)
+    );
+    let running = Running::start();
+    idle(&running);
+    latency(&running);
+    let baseline = baseline();
+    let rate = cpu(&running, baseline);
+    paced(&running, rate / 2.0);
+    documents(&running);
+    memory(&running, signatures);
+}
+
+fn line(what: &str, value: &str, target: &str) {
+    println!("{what:<58} {value:>16}   {target}");
+}
+
+fn idle(running: &Running) {
+    let pids = [running.sidecar.pid(), running.enclave.pid()];
+    let begin = Instant::now();
+    let before: f64 = pids.iter().map(|pid| cpu_seconds(*pid)).sum();
+    std::thread::sleep(Duration::from_secs(5));
+    let used: f64 = pids.iter().map(|pid| cpu_seconds(*pid)).sum::<f64>() - before;
+    line("memory idle, sidecar (KiB resident)", &resident_kib(pids[0]).to_string(), "<= 20480");
+    line("memory idle, enclave (KiB resident)", &resident_kib(pids[1]).to_string(), "<= 12288");
+    line("CPU idle, both (percent of one core, 5 s)", &format!("{:.2}", 100.0 * used / begin.elapsed().as_secs_f64()), "< 0.5");
+}
+
+fn latency(running: &Running) {
+    let request = raw("/sign", Some(BODY.as_bytes()));
+    let mut connection = Connection::open(&running.socket).expect("a connection");
+    let mut times: Vec<Duration> = (0..20_000)
+        .map(|_| {
+            let begin = Instant::now();
+            assert_eq!(connection.request(&request).expect("an answer").status, 200);
+            begin.elapsed()
+        })
+        .skip(1000)
+        .collect();
+    times.sort();
+    line("latency of /sign, one client, p50 (us)", &micros(times[times.len() / 2]), "<= 200");
+    line("latency of /sign, one client, p99 (us)", &micros(times[times.len() * 99 / 100]), "");
+}
+
+fn micros(time: Duration) -> String {
+    format!("{:.1}", time.as_secs_f64() * 1e6)
+}
+
+/// One bare signature, one bare strict verification, one empty request to a bare hyper server on a Unix socket: CPU seconds.
+fn baseline() -> f64 {
+    const N: u32 = 20_000;
+    let key = SigningKey::from_bytes(&[7; 32]);
+    let message = [42; 700];
+    let mut signature = key.sign(&message);
+    let begin = Instant::now();
+    for _ in 0..N {
+        signature = std::hint::black_box(key.sign(std::hint::black_box(&message)));
+    }
+    let sign = begin.elapsed().as_secs_f64() / f64::from(N);
+    let public = key.verifying_key();
+    let begin = Instant::now();
+    for _ in 0..N {
+        public.verify_strict(std::hint::black_box(&message), &signature).expect("a good signature");
+    }
+    let verify = begin.elapsed().as_secs_f64() / f64::from(N);
+
+    let folder = harness::private_folder();
+    let socket = folder.path().join("bare.sock");
+    let mut command = std::process::Command::new(program("anchorhold-bench"));
+    command.arg("bare-server").arg(&socket);
+    let server = qemu_dev::Child::start("bare server", command, None).expect("a bare server");
+    harness::wait_for(|| Connection::open(&socket).is_ok());
+    let load = Load { connections: CONNECTIONS, seconds: 5.0, rate: None, limit: u64::MAX };
+    let empty = measure(&socket, &raw("/", None), &load, &[server.pid()]);
+    line("baseline: bare Ed25519 signature (us CPU)", &format!("{:.1}", sign * 1e6), "");
+    line("baseline: bare strict verification (us CPU)", &format!("{:.1}", verify * 1e6), "");
+    line("baseline: empty request, bare hyper server (us CPU)", &format!("{:.1}", empty.server_cpu * 1e6), "");
+    sign + verify + empty.server_cpu
+}
+
+fn cpu(running: &Running, baseline: f64) -> f64 {
+    let pids = [running.sidecar.pid(), running.enclave.pid()];
+    let load = Load { connections: CONNECTIONS, seconds: 10.0, rate: None, limit: u64::MAX };
+    let measured = measure(&running.socket, &raw("/sign", Some(BODY.as_bytes())), &load, &pids);
+    line("CPU of one /sign, sidecar + enclave (us)", &format!("{:.1}", measured.server_cpu * 1e6), "");
+    line("  of it, the sidecar (us)", &format!("{:.1}", measured.each_cpu[0] * 1e6), "");
+    line("  of it, the enclave (us)", &format!("{:.1}", measured.each_cpu[1] * 1e6), "");
+    line("  ratio to the baseline", &format!("{:.2} x", measured.server_cpu / baseline), "<= 1.5 x");
+    line(&format!("rate of /sign, {CONNECTIONS} connections (1/s)"), &format!("{:.0}", measured.rate), ">= 20000");
+    line("  client's own CPU per request (us)", &format!("{:.1}", measured.client_cpu * 1e6), "");
+    measured.rate
+}
+
+fn paced(running: &Running, rate: f64) {
+    let load = Load { connections: CONNECTIONS, seconds: 10.0, rate: Some(rate), limit: u64::MAX };
+    let mut measured = measure(&running.socket, &raw("/sign", Some(BODY.as_bytes())), &load, &[]);
+    measured.times.sort();
+    let at = |percent: usize| micros(measured.times[measured.times.len() * percent / 100]);
+    line(&format!("latency of /sign at half that rate ({:.0}/s), p50 (us)", measured.rate), &at(50), "");
+    line("latency of /sign at half that rate, p99 (us)", &at(99), "< 5000");
+}
+
+fn documents(running: &Running) {
+    let nonce = [7; 32];
+    let body = json!({"nonce": data_encoding::HEXLOWER.encode(&nonce)});
+    let evidence = post(&running.socket, "/attestation", &body).expect("evidence").body;
+    let document = attestation::Evidence::parse(&evidence).expect("evidence").document().to_vec();
+    let verifier = running.verifier();
+    let at = harness::now();
+    let time = |n: u32, f: &dyn Fn()| {
+        let begin = Instant::now();
+        (0..n).for_each(|_| f());
+        begin.elapsed().as_secs_f64() / f64::from(n)
+    };
+    let bare = time(1000, &|| {
+        p384_verification();
+    });
+    let whole = time(1000, &|| {
+        attestation::verify_mock(&document, &verifier.root, at).expect("a good document");
+    });
+    let mut bad = document.clone();
+    let middle = bad.len() / 2;
+    bad[middle] ^= 1;
+    let malformed = time(10_000, &|| {
+        assert!(attestation::verify_mock(&document[..middle], &verifier.root, at).is_err());
+    });
+    let forged = time(1000, &|| {
+        assert!(attestation::verify_mock(&bad, &verifier.root, at).is_err());
+    });
+    let judged = time(1000, &|| {
+        judge(&verifier.case(Subject::Evidence(&evidence), &nonce)).expect("good evidence");
+    });
+    line("baseline: five bare P-384 verifications (ms)", &format!("{:.3}", 5.0 * bare * 1e3), "");
+    line("verify one document (ms)", &format!("{:.3}", whole * 1e3), "<= 1");
+    line("  ratio to the baseline", &format!("{:.2} x", whole / (5.0 * bare)), "");
+    line("verify one evidence file (ms)", &format!("{:.3}", judged * 1e3), "");
+    line("refuse a malformed document (ms)", &format!("{:.4}", malformed * 1e3), "< verifying");
+    line("refuse a forged document (ms)", &format!("{:.4}", forged * 1e3), "< verifying");
+}
+
+/// One P-384 verification with the same library, on a key and signature made once.
+fn p384_verification() {
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::signature::{
+        ECDSA_P384_SHA384_FIXED, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
+    };
+    static ONCE: std::sync::OnceLock<(Vec<u8>, Vec<u8>)> = std::sync::OnceLock::new();
+    let message = [42; 4000];
+    let (public, signature) = ONCE.get_or_init(|| {
+        let key = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).expect("a key");
+        let signature = key.sign(&SystemRandom::new(), &message).expect("a signature");
+        (key.public_key().as_ref().to_vec(), signature.as_ref().to_vec())
+    });
+    UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, public).verify(&message, signature).expect("a good signature");
+}
+
+fn memory(running: &Running, signatures: u64) {
+    let pids = [running.sidecar.pid(), running.enclave.pid()];
+    let request = raw("/sign", Some(BODY.as_bytes()));
+    let round = |limit| {
+        let load = Load { connections: CONNECTIONS, seconds: 3600.0, rate: None, limit };
+        measure(&running.socket, &request, &load, &[]);
+        [resident_kib(pids[0]), resident_kib(pids[1])]
+    };
+    let before = round(signatures / 10);
+    let after = round(signatures);
+    line("memory under load, sidecar (KiB resident)", &after[0].to_string(), "<= 2 x idle");
+    line("memory under load, enclave (KiB resident)", &after[1].to_string(), "<= 2 x idle");
+    let growth = |index: usize| after[index].cast_signed() - before[index].cast_signed();
+    line(&format!("growth over {signatures} signatures, sidecar (KiB)"), &growth(0).to_string(), "none");
+    line(&format!("growth over {signatures} signatures, enclave (KiB)"), &growth(1).to_string(), "none");
+}

@@ -1,0 +1,153 @@
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use attestation::judge::{Case, Subject};
+use attestation::policy::{Bundle, PolicyDigest};
+use attestation::{Measurements, MockRoot};
+use identity::UnixSeconds;
+use qemu_dev::{Child, Program, State};
+
+use crate::http::get;
+
+/// A program of this workspace, built beside the tests.
+///
+/// # Panics
+/// If it was not built: `tests/run` builds all programs first.
+pub fn program(name: &str) -> PathBuf {
+    let this = std::env::current_exe().expect("this test has a path");
+    let folder = this.ancestors().find(|folder| folder.join(name).is_file());
+    folder.unwrap_or_else(|| panic!("{name} is not built; run tests/run, or cargo build --release --workspace")).join(name)
+}
+
+/// A development enclave and a sidecar, each a process, in a temporary folder. Both end with this value.
+pub struct Running {
+    /// The sidecar's process.
+    pub sidecar: Child,
+    /// The enclave's process.
+    pub enclave: Child,
+    /// Keys and files.
+    pub state: State,
+    /// The sidecar's socket.
+    pub socket: PathBuf,
+    folder: tempfile::TempDir,
+}
+
+impl Running {
+    /// One identity, did:key and EdDSA, that this user may use for anything.
+    pub fn start() -> Self {
+        Self::with(&[("agent", "did:key", "EdDSA")])
+    }
+
+    /// These identities: name, DID, algorithm.
+    pub fn with(identities: &[(&str, &str, &str)]) -> Self {
+        Self::prepared(|state| state.development_policy(identities).expect("a policy"), "", &[])
+    }
+
+    /// A policy of one's own, more lines of sidecar configuration, more arguments for the enclave.
+    pub fn prepared(policy: impl FnOnce(&State) -> String, config: &str, enclave_arguments: &[&str]) -> Self {
+        let folder = private_folder();
+        let state = State::open(folder.path()).expect("a state directory");
+        state.set_policy(&policy(&state)).expect("a policy file");
+        Self::start_in(folder, state, config, enclave_arguments)
+    }
+
+    fn start_in(folder: tempfile::TempDir, state: State, config: &str, enclave_arguments: &[&str]) -> Self {
+        let program = Program::at(&program("anchorhold-dev"));
+        let log = folder.path().join("log");
+        let enclave = program.start_enclave(&state, Some(&log), enclave_arguments).expect("an enclave");
+        wait_for(|| state.enclave_socket().exists());
+        let socket = folder.path().join("run").join("sidecar.sock");
+        let config = state.write_sidecar_config(&socket, config).expect("a configuration");
+        let sidecar = program.start_sidecar(&config, Some(&log), &[]).expect("a sidecar");
+        let running = Self { sidecar, enclave, state, socket, folder };
+        running.wait_until_ready();
+        running
+    }
+
+    /// Waits until a signature could be made.
+    pub fn wait_until_ready(&self) {
+        wait_for(|| self.socket.exists() && get(&self.socket, "/ready").is_ok_and(|answer| answer.status == 200));
+    }
+
+    /// Kills the enclave and starts another boot of it.
+    pub fn reboot_enclave(&mut self) {
+        self.enclave.kill().expect("the enclave can be killed");
+        self.start_enclave();
+    }
+
+    /// Starts an enclave where one was killed.
+    pub fn start_enclave(&mut self) {
+        let program = Program::at(&program("anchorhold-dev"));
+        self.enclave = program.start_enclave(&self.state, Some(&self.log_file()), &[]).expect("an enclave");
+    }
+
+    /// The logs of both processes.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
+    /// The temporary folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// What a verifier is given.
+    pub fn verifier(&self) -> Verifier {
+        let (root, measurements, bundle) = self.state.verifier_files().expect("a verifier's files");
+        Verifier { root, measurements: [measurements], policies: [bundle.digest()], bundle }
+    }
+}
+
+/// What a verifier holds who expects everything.
+pub struct Verifier {
+    /// Root of the mock.
+    pub root: MockRoot,
+    /// The image.
+    pub measurements: [Measurements; 1],
+    /// The policy's digest.
+    pub policies: [PolicyDigest; 1],
+    /// The policy.
+    pub bundle: Bundle,
+}
+
+impl Verifier {
+    /// A case at the host's time.
+    pub fn case<'a>(&'a self, subject: Subject<'a>, nonce: &'a [u8]) -> Case<'a> {
+        Case {
+            nonce: Some(nonce),
+            measurements: &self.measurements,
+            policies: &self.policies,
+            allow_mock: Some(&self.root),
+            ..Case::new(subject, now())
+        }
+    }
+}
+
+/// The host's time, as a verifier's clock.
+#[expect(clippy::disallowed_methods, reason = "a verifier's clock")]
+pub fn now() -> UnixSeconds {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    UnixSeconds(since.as_secs().cast_signed())
+}
+
+/// A temporary folder that only this user can enter.
+pub fn private_folder() -> tempfile::TempDir {
+    let permissions = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o700);
+    tempfile::Builder::new().prefix("anchorhold-test-").permissions(permissions).tempdir().expect("a temporary folder")
+}
+
+/// Waits at most 30 seconds.
+///
+/// # Panics
+/// When they are over.
+pub fn wait_for(condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited for 30 s in vain");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
