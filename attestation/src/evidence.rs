@@ -112,15 +112,12 @@ impl Evidence {
 
     /// Verifies that the key lives behind `document`, which must have been verified from [`Evidence::document`], under the
     /// policy that the evidence carries, and answered this challenge.
-    pub fn verify<A: Attested>(
+    pub fn verify<A: Attested + Clone>(
         &self,
         document: &A,
         expectations: &Expectations<'_>,
         at: UnixSeconds,
-    ) -> Result<AttestedKey<A>, Error>
-    where
-        A: Clone,
-    {
+    ) -> Result<AttestedKey<A>, Error> {
         let said = document.document();
         let mut unchecked = expectations.check(said, at)?;
         let bundle = Bundle::from_canonical(&self.bundle)?;

@@ -259,8 +259,9 @@ pub fn serve_until_stopped(config: Config) -> Result<(), Error> {
     block_on(crate::run(config))?
 }
 
+/// One worker: a second one costs more in waking threads than it gains, for the enclave does all that takes long.
 fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Error> {
-    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(future))
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?.block_on(future))
 }
 
 impl Serve {

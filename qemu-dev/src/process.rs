@@ -36,6 +36,24 @@ impl Program {
         Child::start("mock enclave", command, log)
     }
 
+    /// Starts a development enclave and waits, at most ten seconds, until it listens.
+    pub fn start_listening_enclave(&self, state: &State, log: Option<&Path>, more: &[&str]) -> Result<Child, Error> {
+        // A socket that a dead enclave left there would be taken for this one's.
+        let _ = std::fs::remove_file(state.enclave_socket());
+        let mut child = self.start_enclave(state, log, more)?;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !state.enclave_socket().exists() {
+            if let Some(status) = child.ended() {
+                return Err(Error::State(format!("the mock enclave ended: {status}")));
+            }
+            if Instant::now() > deadline {
+                return Err(Error::State("the mock enclave does not listen".into()));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(child)
+    }
+
     /// Starts a sidecar with this configuration file. `more` are further arguments.
     pub fn start_sidecar(&self, config: &Path, log: Option<&Path>, more: &[&str]) -> Result<Child, Error> {
         let mut command = Command::new(&self.0);

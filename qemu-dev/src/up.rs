@@ -26,7 +26,7 @@ pub async fn up(options: &Up) -> Result<(), Error> {
     let temporary = private_folder().map_err(io)?;
     let state = State::open(options.state.as_deref().unwrap_or(temporary.path()))?;
     let program = Program::this()?;
-    let mut enclave = program.start_enclave(&state, None, &["--with-parent"])?;
+    let mut enclave = program.start_listening_enclave(&state, None, &["--with-parent"])?;
     let config = state.write_sidecar_config(&options.socket, "log_format = \"text\"\nlog_level = \"warn\"\n")?;
     let mut sidecar = program.start_sidecar(&config, None, &["--with-parent"])?;
     let client = Client::new(Target::Unix(options.socket.clone()), None);

@@ -1,7 +1,16 @@
-//! What the end-to-end tests and the benchmark share: a running Anchorhold, and a small HTTP client that can also misbehave.
+//! What the end-to-end tests and the benchmark share: a running Anchorhold, a small HTTP client and a window connection that
+//! can also misbehave.
 
 mod http;
 mod running;
+pub mod window;
 
 pub use http::{Answer, Connection, get, post, raw};
 pub use running::{Running, Verifier, now, private_folder, program, wait_for};
+
+use std::io::Write;
+
+/// Says aloud that a test was skipped: the test runner swallows what `eprintln!` prints.
+pub fn skipped(why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+}

@@ -54,8 +54,7 @@ impl Running {
     fn start_in(folder: tempfile::TempDir, state: State, config: &str, enclave_arguments: &[&str]) -> Self {
         let program = Program::at(&program("anchorhold-dev"));
         let log = folder.path().join("log");
-        let enclave = program.start_enclave(&state, Some(&log), enclave_arguments).expect("an enclave");
-        wait_for(|| state.enclave_socket().exists());
+        let enclave = program.start_listening_enclave(&state, Some(&log), enclave_arguments).expect("an enclave");
         let socket = folder.path().join("run").join("sidecar.sock");
         let config = state.write_sidecar_config(&socket, config).expect("a configuration");
         let sidecar = program.start_sidecar(&config, Some(&log), &[]).expect("a sidecar");

@@ -167,7 +167,7 @@ impl Stage {
     fn set(state: &State, folder: &Path) -> Result<Self, Error> {
         let program = Program::this()?;
         let log = folder.join("log");
-        let enclave = program.start_enclave(state, Some(&log), &["--with-parent"])?;
+        let enclave = program.start_listening_enclave(state, Some(&log), &["--with-parent"])?;
         // The directory of the socket must be the sidecar's own; it makes it.
         let socket = folder.join("run").join("sidecar.sock");
         let config = state.write_sidecar_config(&socket, "")?;

@@ -110,7 +110,7 @@ async fn exchange(stream: &mut UnixStream, buffer: &mut [u8]) {
 
 /// Answers every request with an empty 200: what any server of this kind costs.
 pub(crate) fn bare_server(socket: &Path) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let listener = UnixListener::bind(socket).expect("a socket");
         loop {

@@ -1,0 +1,97 @@
+use std::process::Command;
+
+use harness::{Running, get, post};
+use serde_json::json;
+
+/// An ordinary user of every Debian machine.
+const NOBODY_ELSE: &str = "1";
+
+fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        harness::skipped("becoming another user needs root");
+    }
+    root
+}
+
+/// `POST /sign` as another user; gives the answer's status and body.
+fn sign_as(running: &Running, uid: &str, gid: &str) -> String {
+    let script = "import socket,sys\n\
+        s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n\
+        b=b'{\"payload\":{},\"intent\":\"a\"}'\n\
+        s.sendall(b'POST /sign HTTP/1.0\\r\\nhost: x\\r\\ncontent-type: application/json\\r\\ncontent-length: %d\\r\\n\\r\\n'%len(b)+b)\n\
+        d=b''\n\
+        while True:\n\
+        \x20 c=s.recv(65536)\n\
+        \x20 if not c: break\n\
+        \x20 d+=c\n\
+        print(d.decode())";
+    let output = Command::new("setpriv")
+        .args(["--reuid", uid, "--regid", gid, "--clear-groups", "--"])
+        .args(["python3", "-c", script])
+        .arg(&running.socket)
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+}
+
+#[test]
+fn on_a_private_socket_other_users_do_not_even_connect() {
+    if !is_root() {
+        return;
+    }
+    let running = Running::start();
+    assert!(sign_as(&running, NOBODY_ELSE, NOBODY_ELSE).contains("Permission denied"));
+}
+
+#[test]
+fn on_a_shared_socket_uid_and_effective_gid_decide() {
+    if !is_root() {
+        return;
+    }
+    let policy = |state: &qemu_dev::State| {
+        let text = state.development_policy(&[("agent", "did:key", "EdDSA")]).unwrap();
+        text.replace("callers = { uids = [0] }", "callers = { uids = [0, 2], gids = [3] }")
+    };
+    let running = Running::prepared(policy, "", &[]);
+    // The folder above is private to root; others need a way to the socket, not into it.
+    open_the_way(&running);
+    assert!(sign_as(&running, "2", "1").starts_with("HTTP/1.0 200"), "{}", sign_as(&running, "2", "1"));
+    assert!(sign_as(&running, "1", "3").starts_with("HTTP/1.0 200"));
+    let stranger = sign_as(&running, "1", "1");
+    assert!(stranger.starts_with("HTTP/1.0 403") && stranger.contains("caller_not_allowed"), "{stranger}");
+    // The overflow id stands for users that cannot be named.
+    let overflow = sign_as(&running, "65534", "3");
+    assert!(overflow.starts_with("HTTP/1.0 403") && overflow.contains("caller_unknown"), "{overflow}");
+}
+
+fn open_the_way(running: &Running) {
+    let permissions = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o711);
+    std::fs::set_permissions(running.folder(), permissions).unwrap();
+}
+
+#[test]
+fn a_caller_uses_its_own_identities_and_need_not_name_the_only_one() {
+    let uid = rustix::process::geteuid().as_raw();
+    let policy = |state: &qemu_dev::State| {
+        let text = state.development_policy(&[("mine", "did:key", "EdDSA"), ("theirs", "did:key", "EdDSA")]).unwrap();
+        let (mine, theirs) = text.split_at(text.rfind("[[identities]]").unwrap());
+        format!("{mine}{}", theirs.replace(&format!("uids = [{uid}]"), "names = [\"somebody\"]"))
+    };
+    let running = Running::prepared(policy, "", &[]);
+    assert_eq!(post(&running.socket, "/sign", &json!({"payload": {}, "intent": "a"})).unwrap().status, 200);
+    let theirs = json!({"payload": {}, "intent": "a", "identity": "theirs"});
+    let refused = post(&running.socket, "/sign", &theirs).unwrap();
+    assert_eq!((refused.status, refused.code().as_str()), (403, "caller_not_allowed"));
+    assert_eq!(get(&running.socket, "/identity?identity=theirs").unwrap().code(), "caller_not_allowed");
+    let attest = json!({"nonce": "ab".repeat(32), "identity": "theirs"});
+    assert_eq!(post(&running.socket, "/attestation", &attest).unwrap().code(), "caller_not_allowed");
+    assert_eq!(post(&running.socket, "/rotate", &json!({"identity": "theirs"})).unwrap().code(), "rotation_not_allowed");
+}
+
+#[test]
+fn a_caller_of_several_identities_must_name_one() {
+    let running = Running::with(&[("one", "did:key", "EdDSA"), ("two", "did:key", "EdDSA")]);
+    let refused = post(&running.socket, "/sign", &json!({"payload": {}, "intent": "a"})).unwrap();
+    assert_eq!((refused.status, refused.code().as_str()), (422, "identity_required"));
+}

@@ -1,0 +1,243 @@
+use std::path::Path;
+use std::process::{Command, Output};
+
+use harness::{Running, post, program};
+use serde_json::{Value, json};
+
+fn run(name: &str, arguments: &[&str]) -> Output {
+    Command::new(program(name)).args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn every_command_helps_and_the_help_is_the_one_written_down() {
+    let cases = trycmd::TestCases::new();
+    for name in ["anchorhold", "anchorhold-verify", "anchorhold-dev"] {
+        cases.register_bin(name, program(name));
+    }
+    cases.case(concat!(env!("CARGO_MANIFEST_DIR"), "/cmd/*.trycmd"));
+    cases.run();
+}
+
+#[test]
+fn wrong_usage_exits_64() {
+    for (name, arguments) in [
+        ("anchorhold", &["frobnicate"][..]),
+        ("anchorhold", &["sign"]),
+        ("anchorhold", &["attest", "--nonce", "xyz", "-o", "/dev/null"]),
+        ("anchorhold", &["sign", "--action", "a", "--payload", "{1}"]),
+        ("anchorhold", &["sign", "--action", "a", "--payload", "{}", "--endpoint", "ftp://x"]),
+        ("anchorhold", &["policy", "/nonexistent"]),
+        ("anchorhold", &["serve", "--enclave", "unix:///x"]),
+        ("anchorhold-verify", &["document", "/nonexistent"]),
+        ("anchorhold-verify", &["document", "/dev/null", "--root", "x"]),
+        ("anchorhold-verify", &["document", "/dev/null", "--allow-mock"]),
+        ("anchorhold-verify", &["document", "/dev/null", "--nonce", "xy"]),
+        ("anchorhold-verify", &["document", "/dev/null", "--at", "yesterday"]),
+        ("anchorhold-verify", &["document", "/dev/null", "--max-age", "-1m"]),
+        ("anchorhold-verify", &["token", "/dev/null"]),
+        ("anchorhold-dev", &["demo", "--colour"]),
+    ] {
+        let output = run(name, arguments);
+        assert_eq!(output.status.code(), Some(64), "{name} {arguments:?}: {}", text(&output.stderr));
+        assert!(!output.stderr.is_empty());
+    }
+}
+
+#[test]
+fn an_unreachable_sidecar_is_70_and_a_refusal_is_1() {
+    let output = run("anchorhold", &["identity", "--endpoint", "unix:///nonexistent.sock"]);
+    assert_eq!(output.status.code(), Some(70), "{}", text(&output.stderr));
+    let running = Running::start();
+    let endpoint = format!("unix://{}", running.socket.display());
+    let arguments = ["sign", "--action", "a", "--payload", "{}", "--identity", "nobody", "--endpoint", &endpoint];
+    let output = run("anchorhold", &arguments);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("unknown_identity"));
+}
+
+/// The files of a verifier, and `anchorhold-verify` with them.
+struct Files {
+    running: Running,
+    nonce: String,
+}
+
+impl Files {
+    fn make() -> Self {
+        let files = Self { running: Running::start(), nonce: "ab".repeat(32) };
+        let endpoint = files.endpoint();
+        let sign = |arguments: &[&str]| {
+            let base = [
+                "sign",
+                "--action",
+                "pay",
+                "--target",
+                "t",
+                "--resource",
+                "r",
+                "--payload",
+                "{\"x\":1}",
+                "--endpoint",
+                &endpoint,
+            ];
+            let output = run("anchorhold", &[&base, arguments].concat());
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            output.stdout
+        };
+        std::fs::write(files.path("token"), sign(&[])).unwrap();
+        std::fs::write(files.path("credential"), sign(&["--format", "vouch-credential"])).unwrap();
+        let evidence = files.path("evidence");
+        let output =
+            run("anchorhold", &["attest", "--nonce", &files.nonce, "-o", evidence.to_str().unwrap(), "--endpoint", &endpoint]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let document = attestation::Evidence::parse(&std::fs::read(evidence).unwrap()).unwrap().document().to_vec();
+        std::fs::write(files.path("document"), document).unwrap();
+        files
+    }
+
+    fn endpoint(&self) -> String {
+        format!("unix://{}", self.running.socket.display())
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.running.folder().join(name)
+    }
+
+    /// Exit code and the JSON that was printed.
+    fn verify(&self, what: &str, more: &[&str]) -> (i32, Value) {
+        let mut command = Command::new(program("anchorhold-verify"));
+        command.arg(what).arg(self.path(what)).arg("--json").args(more);
+        if what != "document" {
+            command.arg("--evidence").arg(self.path("evidence"));
+        }
+        let output = command.output().unwrap();
+        let json = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stderr)));
+        (output.status.code().unwrap(), json)
+    }
+
+    fn everything(&self) -> Vec<String> {
+        let file = |path: std::path::PathBuf| path.to_str().unwrap().to_owned();
+        let state = &self.running.state;
+        let files = [file(state.measurements()), file(state.policy()), file(state.root())];
+        let [measurements, policy, root] = files;
+        let text =
+            ["--nonce", &self.nonce, "--measurements", &measurements, "--policy", &policy, "--allow-mock", "--root", &root];
+        text.map(str::to_owned).into()
+    }
+}
+
+#[test]
+fn the_verifier_says_what_it_checked_and_refuses_what_was_not() {
+    let files = Files::make();
+    let everything = files.everything();
+    let everything: Vec<&str> = everything.iter().map(String::as_str).collect();
+    for what in ["document", "token", "credential"] {
+        let (code, verdict) = files.verify(what, &everything);
+        assert_eq!((code, &verdict["verdict"], &verdict["unchecked"]), (0, &json!("mock"), &json!([])), "{what}: {verdict}");
+        for name in ["root", "module_id", "timestamp", "pcrs", "nonce", "user_data", "public_key"] {
+            assert!(!verdict[name].is_null(), "{name}");
+        }
+        assert_eq!(verdict["pcrs"]["16"].as_str().unwrap().len(), 96);
+
+        let mock_only = &everything[6..];
+        let (code, verdict) = files.verify(what, mock_only);
+        assert_eq!((code, &verdict["verdict"], &verdict["error"]["code"]), (1, &json!("refused"), &json!("unchecked")));
+        let (code, verdict) = files.verify(what, &[mock_only, &["--inspect"]].concat());
+        assert_eq!((code, &verdict["unchecked"]), (0, &json!(["nonce", "measurements", "policy"])));
+        let (code, verdict) = files.verify(what, &everything[..6]);
+        assert_eq!((code, &verdict["error"]["code"]), (1, &json!("root_untrusted")));
+        let (code, verdict) =
+            files.verify(what, &[&everything[..], &["--max-age", "0s", "--at", "2040-01-01T00:00:00Z"]].concat());
+        assert_eq!((code, &verdict["error"]["code"]), (1, &json!("certificate_expired")));
+    }
+    let at = harness::now().plus(60).to_string();
+    let (code, verdict) = files.verify("token", &[&everything[..], &["--max-age", "30s", "--at", &at]].concat());
+    assert_eq!((code, &verdict["error"]["code"]), (1, &json!("too_old")));
+    let (code, verdict) = files.verify("token", &[&everything[..], &["--audience", "me"]].concat());
+    assert_eq!((code, &verdict["error"]["code"]), (1, &json!("audience_mismatch")));
+}
+
+#[test]
+fn the_verifier_speaks_to_people_too() {
+    let files = Files::make();
+    let show = |arguments: &[String]| {
+        let output = Command::new(program("anchorhold-verify"))
+            .arg("token")
+            .arg(files.path("token"))
+            .arg("--evidence")
+            .arg(files.path("evidence"))
+            .args(arguments)
+            .output()
+            .unwrap();
+        (output.status.code(), text(&output.stdout))
+    };
+    let (code, accepted) = show(&files.everything());
+    assert_eq!(code, Some(0));
+    assert!(accepted.starts_with("ACCEPTED as mock: made by a MOCK"), "{accepted}");
+    assert!(accepted.contains("NOT CHECKED  nothing"), "{accepted}");
+    let (code, refused) = show(&[]);
+    assert_eq!(code, Some(1));
+    assert!(refused.starts_with("REFUSED root_untrusted:"), "{refused}");
+}
+
+#[test]
+fn a_policy_is_shown_with_the_register_that_it_makes() {
+    let files = Files::make();
+    let policy = files.running.state.policy();
+    let output = run("anchorhold", &["policy", policy.to_str().unwrap()]);
+    let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let everything = files.everything();
+    let (_, verdict) = files.verify("token", &everything.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(shown["pcr16"], verdict["pcrs"]["16"]);
+    assert_eq!(shown["digest"], verdict["key"]["policy"]);
+    let canonical = run("anchorhold", &["policy", "--canonical", policy.to_str().unwrap()]).stdout;
+    assert_eq!(text(&canonical), shown["canonical"].as_str().unwrap());
+}
+
+#[test]
+fn keys_are_made_private_and_never_over_another() {
+    let folder = harness::private_folder();
+    let file = folder.path().join("proxy.key");
+    let output = run("anchorhold", &["keygen", "-o", file.to_str().unwrap()]);
+    assert!(output.status.success());
+    assert!(text(&output.stdout).starts_with("z6Mk"));
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&file).unwrap());
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(run("anchorhold", &["keygen", "-o", file.to_str().unwrap()]).status.code(), Some(64));
+}
+
+#[test]
+fn curl_and_pythons_standard_library_work_as_the_readme_shows() {
+    let running = Running::start();
+    let body =
+        "{\"payload\":{\"action\":\"transfer\",\"amount\":100,\"recipient\":\"account_123\"},\"intent\":\"authorization\"}";
+    let curl = Command::new("curl")
+        .args(["-s", "--unix-socket"])
+        .arg(&running.socket)
+        .args(["http://localhost/sign", "-H", "content-type: application/json", "-d", body])
+        .output()
+        .unwrap();
+    assert!(serde_json::from_slice::<Value>(&curl.stdout).unwrap()["vouch_token"].is_string());
+
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    let script = readme.split("```python\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a Python example");
+    let endpoint = format!("unix://{}", running.socket.display());
+    let python = Command::new("python3").args(["-c", script]).env("ANCHORHOLD_ENDPOINT_SOCKET", &endpoint).output().unwrap();
+    assert!(python.status.success(), "{}", text(&python.stderr));
+    assert!(text(&python.stdout).contains("did:key:z6Mk"), "{}", text(&python.stdout));
+
+    let env = run("anchorhold", &["env", "--endpoint", &endpoint]);
+    assert_eq!(text(&env.stdout), format!("export ANCHORHOLD_ENDPOINT_SOCKET='{endpoint}'\n"));
+    assert_eq!(post(&running.socket, "/sign", &json!({"payload": {}, "intent": "a"})).unwrap().status, 200);
+}
+
+#[test]
+fn a_production_enclave_without_its_device_says_so() {
+    assert!(!Path::new("/dev/nsm").exists(), "these tests run on ordinary machines");
+    let output = run("anchorhold-enclave", &[]);
+    assert_eq!(output.status.code(), Some(70));
+    assert!(text(&output.stderr).contains("/dev/nsm"), "{}", text(&output.stderr));
+}

@@ -1,0 +1,15 @@
+//! End to end: real processes, real sockets. What each test shows is numbered in docs/SPECIFICATION.md.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod api;
+mod bad_input;
+mod callers;
+mod commands;
+mod demo;
+mod faults;
+mod interop;
+mod localhost;
+mod rotation;
+mod sockets;
+mod time;
+mod window;
