@@ -112,22 +112,26 @@ fn check_signatures(chain: &[&[u8]], leaf: &[u8], at: i64) -> Result<(), Error> 
     let anchors = [anchor_from_trusted_cert(&anchor).map_err(|_| invalid(0, "not usable as a trust anchor"))?];
     let intermediates: Vec<CertificateDer<'_>> = chain[1..chain.len() - 1].iter().map(|der| CertificateDer::from(*der)).collect();
     let leaf = CertificateDer::from(leaf);
-    let leaf = EndEntityCert::try_from(&leaf).map_err(|_| invalid(chain.len() - 1, "not usable as a leaf"))?;
+    let leaf = EndEntityCert::try_from(&leaf).map_err(|error| broken(&error))?;
     let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(at.unsigned_abs()));
     let algorithms: [&dyn SignatureVerificationAlgorithm; 1] = [webpki::aws_lc_rs::ECDSA_P384_SHA384];
     let path = leaf
         .verify_for_usage(&algorithms, &anchors, &intermediates, at, ExtendedUsage::server_auth(), None, None)
-        .map_err(|error| match error {
-            webpki::Error::UnsupportedCriticalExtension => Error::ChainBroken("an unknown critical extension"),
-            webpki::Error::PathLenConstraintViolated => Error::ChainBroken("a path length is exceeded"),
-            webpki::Error::InvalidSignatureForPublicKey => Error::ChainBroken("a certificate's signature does not verify"),
-            _ => Error::ChainBroken("no valid path from the leaf to the root"),
-        })?;
+        .map_err(|error| broken(&error))?;
     let used = path.intermediate_certificates().map(|certificate| certificate.der());
     if !used.eq(intermediates.iter().rev().cloned()) {
         return Err(Error::ChainBroken("certificates that the path does not need, or in another order"));
     }
     Ok(())
+}
+
+fn broken(error: &webpki::Error) -> Error {
+    Error::ChainBroken(match error {
+        webpki::Error::UnsupportedCriticalExtension => "an unknown critical extension",
+        webpki::Error::PathLenConstraintViolated => "a path length is exceeded",
+        webpki::Error::InvalidSignatureForPublicKey => "a certificate's signature does not verify",
+        _ => "no valid path from the leaf to the root",
+    })
 }
 
 fn parse(index: usize, der: &[u8]) -> Result<Certificate, Error> {

@@ -4,7 +4,8 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use der::asn1::OctetString;
+use der::asn1::{ObjectIdentifier, OctetString};
+use der::oid::AssociatedOid;
 use der::pem::LineEnding;
 use der::{DecodePem, Encode, EncodePem};
 use p384::ecdsa::{DerSignature, SigningKey};
@@ -13,8 +14,8 @@ use x509_cert::Certificate;
 use x509_cert::builder::profile::BuilderProfile;
 use x509_cert::builder::{Builder, CertificateBuilder, Result as BuildResult};
 use x509_cert::certificate::TbsCertificate;
+use x509_cert::ext::Extension;
 use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, KeyUsages};
-use x509_cert::ext::{Extension, ToExtension};
 use x509_cert::name::Name;
 use x509_cert::serial_number::SerialNumber;
 use x509_cert::spki::{SubjectPublicKeyInfoOwned, SubjectPublicKeyInfoRef};
@@ -83,6 +84,43 @@ impl Tier {
     }
 }
 
+/// What a certificate says. The default is what the mock's tier says; vectors change it to be wrong on purpose.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// Begin of validity, seconds since 1970.
+    pub not_before: u64,
+    /// End of validity, seconds since 1970.
+    pub not_after: u64,
+    /// BasicConstraints: critical, CA, path length.
+    pub constraints: Option<(bool, bool, Option<u8>)>,
+    /// KeyUsage: critical, bits.
+    pub usage: Option<(bool, KeyUsage)>,
+    /// An extension that nobody knows: critical or not.
+    pub unknown_extension: Option<bool>,
+    /// Name of the issuer, instead of the one above.
+    pub issuer: Option<&'static str>,
+}
+
+impl Spec {
+    fn of(tier: Tier, now: u64) -> Self {
+        let not_before = now - tier.backdated();
+        let leaf = tier == Tier::Leaf;
+        let usage = if leaf {
+            KeyUsage(KeyUsages::DigitalSignature.into())
+        } else {
+            KeyUsage(KeyUsages::DigitalSignature | KeyUsages::KeyCertSign | KeyUsages::CRLSign)
+        };
+        Self {
+            not_before,
+            not_after: not_before + tier.lifetime(),
+            constraints: (!leaf).then_some((true, true, tier.path_len())),
+            usage: Some((!leaf, usage)),
+            unknown_extension: None,
+            issuer: None,
+        }
+    }
+}
+
 /// A certificate and its key.
 pub struct Issued {
     key: SigningKey,
@@ -123,7 +161,7 @@ impl Authority {
     /// A new root, valid from a day before `now` (seconds since 1970).
     pub fn new(now: u64, random: Random<'_>) -> Self {
         let key = new_key(random);
-        Self { root: issue(Tier::Root, key, None, now, random) }
+        Self { root: issue(Tier::Root, &Spec::of(Tier::Root, now), key, None, random) }
     }
 
     /// Reads a root that [`Authority::key_pem`] and [`Authority::certificate_pem`] wrote.
@@ -152,14 +190,24 @@ impl Authority {
 
     /// Issues a chain whose leaf begins at `now`.
     pub fn issue_chain(&self, now: u64, random: Random<'_>) -> Chain {
+        self.issue_changed_chain(now, random, &|_, _| ())
+    }
+
+    /// Issues a chain of which `change` may make something else of each certificate below the root.
+    pub fn issue_changed_chain(&self, now: u64, random: Random<'_>, change: &dyn Fn(Tier, &mut Spec)) -> Chain {
+        let spec = |tier| {
+            let mut spec = Spec::of(tier, now);
+            change(tier, &mut spec);
+            spec
+        };
         let mut cabundle = vec![self.root.der()];
         let mut above: Option<Issued> = None;
         for tier in Tier::BELOW_ROOT {
-            let issued = issue(tier, new_key(random), Some(above.as_ref().unwrap_or(&self.root)), now, random);
+            let issued = issue(tier, &spec(tier), new_key(random), Some(above.as_ref().unwrap_or(&self.root)), random);
             cabundle.push(issued.der());
             above = Some(issued);
         }
-        let leaf = issue(Tier::Leaf, new_key(random), above.as_ref(), now, random);
+        let leaf = issue(Tier::Leaf, &spec(Tier::Leaf), new_key(random), above.as_ref(), random);
         Chain { cabundle, leaf, expires: now + Tier::Leaf.lifetime() }
     }
 }
@@ -174,20 +222,24 @@ fn new_key(random: Random<'_>) -> SigningKey {
     }
 }
 
-fn issue(tier: Tier, key: SigningKey, issuer: Option<&Issued>, now: u64, random: Random<'_>) -> Issued {
+fn issue(tier: Tier, spec: &Spec, key: SigningKey, issuer: Option<&Issued>, random: Random<'_>) -> Issued {
     let mut serial = [0; 16];
     random(&mut serial);
     serial[0] = serial[0] & 0x7f | 0x40;
-    let begin = now - tier.backdated();
-    let validity = Validity::new(time(begin), time(begin + tier.lifetime()));
+    let validity = Validity::new(time(spec.not_before), time(spec.not_after));
     let public = key.verifying_key().to_public_key_der().expect("a P-384 key can be encoded");
     let public = SubjectPublicKeyInfoOwned::try_from(public.as_bytes()).expect("DER that was just encoded");
     let serial = SerialNumber::new(&serial).expect("16 bytes fit into a serial number");
-    let profile = Profile { tier, issuer: issuer.map(|issuer| issuer.certificate.tbs_certificate().subject().clone()) };
+    let above = issuer.map(|issuer| issuer.certificate.tbs_certificate().subject().clone());
+    let profile = Profile { tier, spec: spec.clone(), issuer: spec.issuer.map(name).or(above) };
     let builder = CertificateBuilder::new(profile, serial, validity, public).expect("the profile is complete");
     let signer = issuer.map_or(&key, |issuer| &issuer.key);
     let certificate = builder.build::<_, DerSignature>(signer).expect("P-384 can sign");
     Issued { key, certificate }
+}
+
+fn name(common_name: &str) -> Name {
+    Name::from_str(&format!("CN={common_name},OU=mock without hardware,O=Anchorhold,C=US")).expect("a plain name")
 }
 
 fn time(seconds: u64) -> Time {
@@ -196,6 +248,7 @@ fn time(seconds: u64) -> Time {
 
 struct Profile {
     tier: Tier,
+    spec: Spec,
     issuer: Option<Name>,
 }
 
@@ -205,23 +258,30 @@ impl BuilderProfile for Profile {
     }
 
     fn get_subject(&self) -> Name {
-        let text = format!("CN={},OU=mock without hardware,O=Anchorhold,C=US", self.tier.common_name());
-        Name::from_str(&text).expect("a constant name")
+        name(self.tier.common_name())
     }
 
     fn build_extensions(
         &self,
         _: SubjectPublicKeyInfoRef<'_>,
         _: SubjectPublicKeyInfoRef<'_>,
-        tbs: &TbsCertificate,
+        _: &TbsCertificate,
     ) -> BuildResult<Vec<Extension>> {
-        if self.tier == Tier::Leaf {
-            let usage = KeyUsage(KeyUsages::DigitalSignature.into()).to_der()?;
-            let oid = <KeyUsage as der::oid::AssociatedOid>::OID;
-            return Ok(vec![Extension { extn_id: oid, critical: false, extn_value: OctetString::new(usage)? }]);
+        let mut extensions = Vec::new();
+        if let Some((critical, ca, path_len_constraint)) = self.spec.constraints {
+            extensions.push(extension(critical, &BasicConstraints { ca, path_len_constraint })?);
         }
-        let constraints = BasicConstraints { ca: true, path_len_constraint: self.tier.path_len() };
-        let usage = KeyUsage(KeyUsages::DigitalSignature | KeyUsages::KeyCertSign | KeyUsages::CRLSign);
-        Ok(vec![(&constraints).to_extension(tbs.subject(), &[])?, (&usage).to_extension(tbs.subject(), &[])?])
+        if let Some((critical, usage)) = &self.spec.usage {
+            extensions.push(extension(*critical, usage)?);
+        }
+        if let Some(critical) = self.spec.unknown_extension {
+            let extn_id = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.99999.1");
+            extensions.push(Extension { extn_id, critical, extn_value: OctetString::new([5, 0])? });
+        }
+        Ok(extensions)
     }
+}
+
+fn extension<T: AssociatedOid + Encode>(critical: bool, value: &T) -> BuildResult<Extension> {
+    Ok(Extension { extn_id: T::OID, critical, extn_value: OctetString::new(value.to_der()?)? })
 }

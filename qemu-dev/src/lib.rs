@@ -9,6 +9,7 @@ pub mod nsm;
 mod process;
 mod state;
 mod up;
+pub mod vectors;
 
 pub use dev_enclave::{DevEnclave, measure_program};
 pub use error::Error;

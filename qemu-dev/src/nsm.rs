@@ -1,11 +1,12 @@
 //! The mock Nitro Secure Module: registers, randomness, documents. It plays the hypervisor, clock included.
 
+use std::collections::BTreeMap;
+
 use attestation::{Attested, Document, MockRoot, Pcr, extend, verify_mock};
 use enclave::{Nsm, NsmError};
 use identity::{Digest, Tee};
 use minicbor::Encoder;
 use minicbor::bytes::ByteSlice;
-use minicbor::encode::Write;
 use p384::ecdsa::Signature;
 use p384::ecdsa::signature::Signer;
 
@@ -39,60 +40,77 @@ pub struct Fields<'a> {
 
 /// Signs a document with the leaf of `chain`: COSE_Sign1 with ES384, as the NSM makes it.
 pub fn sign_document(fields: &Fields<'_>, chain: &Chain, encoding: Encoding) -> Vec<u8> {
-    let payload = payload(fields, chain, encoding);
-    sign_payload(&payload, chain)
+    sign_payload(&payload(&entries(fields, chain), encoding), chain)
 }
+
+/// The protected header of every document: `{1: -35}`.
+pub const PROTECTED: [u8; 4] = [0xa1, 0x01, 0x38, 0x22];
 
 /// Signs any payload as [`sign_document`] does; for documents that are wrong on purpose.
 pub fn sign_payload(payload: &[u8], chain: &Chain) -> Vec<u8> {
-    // {1: -35}
-    const PROTECTED: [u8; 4] = [0xa1, 0x01, 0x38, 0x22];
-    let bytes = |bytes: &[u8]| -> Vec<u8> { minicbor::to_vec(<&ByteSlice>::from(bytes)).expect("memory") };
-    let signed = [&[0x84], &b"\x6aSignature1"[..], &bytes(&PROTECTED), &bytes(&[]), &bytes(payload)].concat();
-    let signature: Signature = chain.leaf.key().sign(&signed);
-    [&[0x84], &bytes(&PROTECTED)[..], &[0xa0], &bytes(payload), &bytes(&signature.to_bytes())].concat()
+    sign1(&PROTECTED, &[0xa0], payload, &sign_parts(&PROTECTED, payload, chain))
 }
 
-fn payload(fields: &Fields<'_>, chain: &Chain, encoding: Encoding) -> Vec<u8> {
+/// The 96 bytes of an ES384 signature over a protected header and a payload.
+pub fn sign_parts(protected: &[u8], payload: &[u8], chain: &Chain) -> Vec<u8> {
+    let signed = [&[0x84][..], b"\x6aSignature1", &bytes(protected), &bytes(&[]), &bytes(payload)].concat();
+    let signature: Signature = chain.leaf.key().sign(&signed);
+    signature.to_bytes().to_vec()
+}
+
+/// Puts a COSE_Sign1 together; `unprotected` is encoded already.
+pub fn sign1(protected: &[u8], unprotected: &[u8], payload: &[u8], signature: &[u8]) -> Vec<u8> {
+    [&[0x84][..], &bytes(protected), unprotected, &bytes(payload), &bytes(signature)].concat()
+}
+
+/// A name of the payload map and its encoded value.
+pub type Entry = (&'static str, Vec<u8>);
+
+/// The entries of a payload, in the order in which the NSM writes them.
+pub fn entries(fields: &Fields<'_>, chain: &Chain) -> Vec<Entry> {
+    let optional = |field: Option<&[u8]>| field.map_or_else(|| vec![0xf6], bytes);
+    let pcrs: BTreeMap<u8, &ByteSlice> = fields.pcrs.iter().map(|(index, pcr)| (*index, pcr.as_bytes()[..].into())).collect();
+    let cabundle: Vec<&ByteSlice> = chain.cabundle.iter().map(|certificate| certificate.as_slice().into()).collect();
+    vec![
+        ("module_id", encode(fields.module_id)),
+        ("digest", encode("SHA384")),
+        ("timestamp", encode(fields.timestamp_ms)),
+        ("pcrs", encode(pcrs)),
+        ("certificate", bytes(&chain.leaf.der())),
+        ("cabundle", encode(cabundle)),
+        ("public_key", optional(fields.public_key)),
+        ("user_data", optional(fields.user_data)),
+        ("nonce", optional(fields.nonce)),
+    ]
+}
+
+/// The payload map of these entries.
+pub fn payload(entries: &[Entry], encoding: Encoding) -> Vec<u8> {
     let mut out = Vec::new();
     let mut encoder = Encoder::new(&mut out);
-    write_payload(&mut encoder, fields, chain, encoding).expect("encoding to memory is infallible");
+    let begun = match encoding {
+        Encoding::Definite => encoder.map(entries.len() as u64).map(|_| ()),
+        Encoding::Indefinite => encoder.begin_map().map(|_| ()),
+    };
+    begun.expect("encoding to memory is infallible");
+    for (name, value) in entries {
+        out.extend_from_slice(&encode(name));
+        out.extend_from_slice(value);
+    }
+    if encoding == Encoding::Indefinite {
+        out.push(0xff);
+    }
     out
 }
 
-fn write_payload<W: Write>(
-    e: &mut Encoder<W>,
-    fields: &Fields<'_>,
-    chain: &Chain,
-    encoding: Encoding,
-) -> Result<(), minicbor::encode::Error<W::Error>> {
-    match encoding {
-        Encoding::Definite => e.map(9)?,
-        Encoding::Indefinite => e.begin_map()?,
-    };
-    e.str("module_id")?.str(fields.module_id)?;
-    e.str("digest")?.str("SHA384")?;
-    e.str("timestamp")?.u64(fields.timestamp_ms)?;
-    e.str("pcrs")?.map(fields.pcrs.len() as u64)?;
-    for (index, pcr) in &fields.pcrs {
-        e.u8(*index)?.bytes(pcr.as_bytes())?;
-    }
-    e.str("certificate")?.bytes(&chain.leaf.der())?;
-    e.str("cabundle")?.array(chain.cabundle.len() as u64)?;
-    for certificate in &chain.cabundle {
-        e.bytes(certificate)?;
-    }
-    for (name, value) in [("public_key", fields.public_key), ("user_data", fields.user_data), ("nonce", fields.nonce)] {
-        e.str(name)?;
-        match value {
-            Some(bytes) => e.bytes(bytes)?,
-            None => e.null()?,
-        };
-    }
-    if encoding == Encoding::Indefinite {
-        e.end()?;
-    }
-    Ok(())
+/// Encodes a value as CBOR.
+pub fn encode<T: minicbor::Encode<()>>(value: T) -> Vec<u8> {
+    minicbor::to_vec(value).expect("encoding to memory is infallible")
+}
+
+/// Encodes a byte string as CBOR.
+pub fn bytes(bytes: &[u8]) -> Vec<u8> {
+    encode(<&ByteSlice>::from(bytes))
 }
 
 /// The hypervisor's clock: milliseconds since 1970.
