@@ -69,6 +69,12 @@ pub(crate) struct Signed {
     /// The audience that you are; without it, only what was signed for nobody in particular is accepted
     #[arg(long, value_name = "TEXT")]
     audience: Option<String>,
+    /// The DID that must have signed; without it, any identity of an accepted policy
+    #[arg(long, value_name = "DID")]
+    did: Option<String>,
+    /// The name of the identity that must have signed; without it, any of an accepted policy
+    #[arg(long, value_name = "NAME")]
+    identity: Option<String>,
     /// The DID document that you pinned or fetched over TLS; did:web is refused without it
     #[arg(long, value_name = "FILE")]
     did_document: Option<PathBuf>,
@@ -121,6 +127,8 @@ pub(crate) struct Inputs {
     max_age_seconds: Option<i64>,
     audience: Option<String>,
     did_document: Option<did::Document>,
+    did: Option<String>,
+    identity: Option<String>,
     root: Option<MockRoot>,
     allow_debug: bool,
     inspect: bool,
@@ -157,6 +165,8 @@ impl Inputs {
             max_age_seconds: expected.max_age.as_deref().map(parse_age).transpose()?,
             audience: signed.and_then(|signed| signed.audience.clone()),
             did_document: did_document.map(|file| parse(file, did::Document::parse)).transpose()?,
+            did: signed.and_then(|signed| signed.did.clone()),
+            identity: signed.and_then(|signed| signed.identity.clone()),
             root: expected.root.as_ref().map(|file| parse(file, MockRoot::from_pem)).transpose()?,
             allow_debug: expected.allow_debug,
             inspect: expected.inspect,
@@ -180,6 +190,8 @@ impl Inputs {
             max_age_seconds: self.max_age_seconds,
             audience: self.audience.as_deref(),
             did_document: self.did_document.as_ref(),
+            did: self.did.as_deref(),
+            identity: self.identity.as_deref(),
             allow_debug: self.allow_debug,
             allow_mock: self.root.as_ref(),
             inspect: self.inspect,

@@ -93,6 +93,11 @@ pub(crate) fn verify(chain: &[&[u8]], root: &[u8], at: UnixSeconds) -> Result<Le
             check_ca(index, certificate, leaf_index - index - 1)?;
         }
     }
+    // One name, one certificate: else webpki would try every order of certificates that share a name.
+    let subject = |index: usize| certificates[index].tbs_certificate().subject();
+    if (1..certificates.len()).any(|index| (0..index).any(|before| subject(before) == subject(index))) {
+        return Err(Error::ChainBroken("two certificates have one subject"));
+    }
     for pair in certificates.windows(2) {
         if pair[1].tbs_certificate().issuer() != pair[0].tbs_certificate().subject() {
             return Err(Error::ChainBroken("a certificate names another issuer than the one before it"));

@@ -99,6 +99,9 @@ pub enum Error {
     /// The bundle in the evidence has no such identity, or says other things about it.
     #[error("the policy in the evidence does not describe this identity")]
     IdentityNotInPolicy,
+    /// Another identity of the policy than the one that was expected.
+    #[error("the evidence is for another identity than the one expected")]
+    IdentityMismatch,
     /// The pinned DID document does not list the attested key.
     #[error("the DID document does not list the attested key")]
     DidDocumentLacksKey,

@@ -55,6 +55,10 @@ pub struct Case<'a> {
     pub audience: Option<&'a str>,
     /// The pinned DID document, for did:web.
     pub did_document: Option<&'a did::Document>,
+    /// The DID that must have signed; any identity of an accepted policy if not given.
+    pub did: Option<&'a str>,
+    /// The name of the identity that must have signed; any of an accepted policy if not given.
+    pub identity: Option<&'a str>,
     /// Accept documents of debug mode too.
     pub allow_debug: bool,
     /// Accept documents of this mock too.
@@ -75,6 +79,8 @@ impl<'a> Case<'a> {
             max_age_seconds: None,
             audience: None,
             did_document: None,
+            did: None,
+            identity: None,
             allow_debug: false,
             allow_mock: None,
             inspect: false,
@@ -208,6 +214,10 @@ fn judge_as<A: Attested + Clone>(
         return finish(case, verdict(document, root, unchecked));
     };
     let mut key = evidence.verify(document, &expectations, case.at)?;
+    let described = key.description();
+    if case.did.is_some_and(|did| did != described.did) || case.identity.is_some_and(|name| name != described.name) {
+        return Err(Error::IdentityMismatch.into());
+    }
     if let Some(did_document) = case.did_document {
         key.require_did_document(did_document)?;
     }

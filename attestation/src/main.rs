@@ -47,12 +47,18 @@ fn print(outcome: &Result<Verdict, Refusal>, json: bool) -> std::io::Result<()> 
     match outcome {
         Ok(verdict) if json => writeln!(out, "{}", serde_json::to_value(verdict).unwrap_or_default()),
         Err(refusal) if json => writeln!(out, "{}", refusal.to_json()),
-        Ok(verdict) => out.write_all(explain(verdict).as_bytes()),
+        Ok(verdict) => out.write_all(printable(&explain(verdict)).as_bytes()),
         Err(refusal) => {
             let (on, off) = if out.is_terminal() { ("\x1b[31m", "\x1b[0m") } else { ("", "") };
-            writeln!(out, "{on}REFUSED{off} {}: {refusal}", refusal.code())
+            writeln!(out, "{on}REFUSED{off} {}: {}", refusal.code(), printable(&refusal.to_string()))
         }
     }
+}
+
+/// What a hostile token says must not move the cursor: control characters are shown, not sent.
+fn printable(text: &str) -> String {
+    let shown = |c: char| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
 }
 
 /// The verdict for a person.

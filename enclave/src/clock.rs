@@ -78,12 +78,13 @@ impl Clock {
         }
     }
 
-    /// Bounds of the time at `now` of the boot clock.
-    pub(crate) fn bounds(&self, now: Duration) -> Result<Bounds, Error> {
-        match *self.state.read().unwrap_or_else(PoisonError::into_inner) {
+    /// Bounds of the time at `now` of the boot clock, which is read after the anchor, so that it cannot lie before it.
+    pub(crate) fn bounds(&self, now: impl FnOnce() -> Duration) -> Result<Bounds, Error> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        match *state {
             State::Unknown => Err(Error::ClockNotAnchored),
             State::Regressed(_) => Err(Error::ClockRegressed),
-            State::Anchored(anchor) => anchor.bounds(now),
+            State::Anchored(anchor) => anchor.bounds(now()),
         }
     }
 }
@@ -110,23 +111,23 @@ mod tests {
     #[test]
     fn time_is_bounded_by_what_the_nsm_said_and_when() {
         let clock = Clock::new();
-        assert_eq!(clock.bounds(s(5)), Err(Error::ClockNotAnchored));
+        assert_eq!(clock.bounds(|| s(5)), Err(Error::ClockNotAnchored));
         // Asked at 10, answered at 13: the NSM's second 1000 lies in between.
         clock.anchor(1_000_000, s(10), s(13)).unwrap();
         let bounds = |earliest, latest| Ok(Bounds { earliest: UnixSeconds(earliest), latest: UnixSeconds(latest) });
-        assert_eq!(clock.bounds(s(13)), bounds(1000, 1003));
-        assert_eq!(clock.bounds(s(23)), bounds(1010, 1013));
-        assert_eq!(clock.bounds(s(12)), Err(Error::ClockRegressed));
+        assert_eq!(clock.bounds(|| s(13)), bounds(1000, 1003));
+        assert_eq!(clock.bounds(|| s(23)), bounds(1010, 1013));
+        assert_eq!(clock.bounds(|| s(12)), Err(Error::ClockRegressed));
     }
 
     #[test]
     fn an_anchor_of_more_than_ten_minutes_stops_signing_until_a_new_one() {
         let clock = Clock::new();
         clock.anchor(1_000_000, s(10), s(10)).unwrap();
-        assert!(clock.bounds(s(610)).is_ok());
-        assert_eq!(clock.bounds(s(611)), Err(Error::ClockStale));
+        assert!(clock.bounds(|| s(610)).is_ok());
+        assert_eq!(clock.bounds(|| s(611)), Err(Error::ClockStale));
         clock.anchor(1_601_000, s(611), s(611)).unwrap();
-        assert!(clock.bounds(s(611)).is_ok());
+        assert!(clock.bounds(|| s(611)).is_ok());
     }
 
     #[test]
@@ -134,9 +135,9 @@ mod tests {
         let clock = Clock::new();
         clock.anchor(1_000_000, s(10), s(10)).unwrap();
         assert_eq!(clock.anchor(999_999, s(70), s(70)), Err(Error::ClockRegressed));
-        assert_eq!(clock.bounds(s(70)), Err(Error::ClockRegressed));
+        assert_eq!(clock.bounds(|| s(70)), Err(Error::ClockRegressed));
         assert_eq!(clock.anchor(999_999, s(80), s(80)), Err(Error::ClockRegressed));
         clock.anchor(1_000_000, s(90), s(90)).unwrap();
-        assert!(clock.bounds(s(90)).is_ok());
+        assert!(clock.bounds(|| s(90)).is_ok());
     }
 }

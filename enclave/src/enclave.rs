@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use attestation::policy::{Asked, Bundle, Caller, Mode};
@@ -99,6 +99,11 @@ impl<N: Nsm> Enclave<N> {
     pub fn handle(&self, request: Request, proxy_key: &PublicKey) -> Result<Answer, Error> {
         if self.halted.load(Ordering::Acquire) {
             return Err(Error::Halted);
+        }
+        // Here and not only at the window: a request may have waited while a policy came that names another key.
+        let answered_to_all = matches!(request, Request::Status | Request::Provision { .. });
+        if !answered_to_all && self.cell()?.bundle.proxy_key.0 != *proxy_key {
+            return Err(Error::ProxyKeyMismatch);
         }
         let outcome = match request {
             Request::Status => Ok(Answer::Status(self.status())),
@@ -212,7 +217,7 @@ impl<N: Nsm> Enclave<N> {
     }
 
     fn now(&self) -> Result<Bounds, Error> {
-        self.clock.bounds(self.boot_clock.now())
+        self.clock.bounds(|| self.boot_clock.now())
     }
 
     fn cell(&self) -> Result<&Cell, Error> {
@@ -238,7 +243,7 @@ impl<N: Nsm> Enclave<N> {
             audience: sign.audience.as_deref(),
             validity_seconds: sign.validity_seconds,
         };
-        let slot = slot.read().unwrap_or_else(PoisonError::into_inner);
+        let slot = read(slot);
         let identity = slot.as_ref().ok_or(Error::Halted)?;
         let allowed = identity.policy.decide(&caller, &asked)?;
         let version = &identity.current;
@@ -276,20 +281,27 @@ impl<N: Nsm> Enclave<N> {
         if !NONCE_BYTES.contains(&nonce.len()) {
             return Err(Error::NonceSize);
         }
-        let slot = slot.read().unwrap_or_else(PoisonError::into_inner);
-        let identity = slot.as_ref().ok_or(Error::Halted)?;
-        identity.admit(&caller)?;
-        let version = &identity.current;
-        let spki = &version.description.spki;
-        let (bytes, document) = self.own_document(Some(spki), Some(version.binding.user_data()), nonce, false)?;
+        // The NSM may be slow; nobody else waits for it, so no lock is held while it is asked.
+        let (described, binding) = {
+            let identity = read(slot);
+            let identity = identity.as_ref().ok_or(Error::Halted)?;
+            identity.admit(&caller)?;
+            (identity.current.description.clone(), identity.current.binding.clone())
+        };
+        let (bytes, document) = self.own_document(Some(&described.spki), Some(binding.user_data()), nonce, false)?;
         let possession = Possession { tag: POSSESSION_TAG.into(), nonce: nonce.to_vec(), document: document.payload_digest().0 };
-        let possession = cose::sign(Purpose::POSSESSION, &cbor::to_vec(&possession), &version.key)?;
-        Ok(Evidence::new(bytes, version.description.clone(), cell.canonical.clone(), possession).to_vec())
+        let identity = read(slot);
+        let current = &identity.as_ref().ok_or(Error::Halted)?.current;
+        if current.description != described {
+            return Err(Error::RotatedMeanwhile);
+        }
+        let possession = cose::sign(Purpose::POSSESSION, &cbor::to_vec(&possession), &current.key)?;
+        Ok(Evidence::new(bytes, described, cell.canonical.clone(), possession).to_vec())
     }
 
     fn describe(&self, of: &Describe) -> Result<Description, Error> {
         let caller = caller(of);
-        let slot = self.cell()?.find(of, &caller)?.read().unwrap_or_else(PoisonError::into_inner);
+        let slot = read(self.cell()?.find(of, &caller)?);
         let identity = slot.as_ref().ok_or(Error::Halted)?;
         identity.admit(&caller)?;
         Ok(self.description(identity))
@@ -303,17 +315,25 @@ impl<N: Nsm> Enclave<N> {
         let cell = self.cell()?;
         let caller = caller(&rotate.of);
         let slot = cell.find(&rotate.of, &caller)?;
+        let (algorithm, name, version) = {
+            let identity = read(slot);
+            let identity = identity.as_ref().ok_or(Error::Halted)?;
+            match &rotate.order {
+                Some(order) => self.check_order(order, &cell.bundle, identity, self.now()?)?,
+                None if identity.policy.may_rotate(&caller) => {}
+                None => return Err(Error::RotationNotAllowed),
+            }
+            (identity.policy.algorithm, identity.policy.name.clone(), identity.current.description.version)
+        };
+        // The NSM may be slow; signing with the old key goes on meanwhile.
+        let next = version.checked_add(1).ok_or(Error::OrderInvalid("no version is left"))?;
+        let key = self.new_key(algorithm, &name, next)?;
         let mut slot = slot.write().unwrap_or_else(PoisonError::into_inner);
         let identity = slot.as_mut().ok_or(Error::Halted)?;
-        let now = self.now()?;
-        match &rotate.order {
-            Some(order) => self.check_order(order, &cell.bundle, identity, now)?,
-            None if identity.policy.may_rotate(&caller) => {}
-            None => return Err(Error::RotationNotAllowed),
+        if identity.current.description.version != version {
+            return Err(Error::RotatedMeanwhile);
         }
-        let version = identity.current.description.version + 1;
-        let key = self.new_key(identity.policy.algorithm, &identity.policy.name, version)?;
-        let statement = identity.rotate(&cell.bundle, key, now.earliest)?;
+        let statement = identity.rotate(&cell.bundle, key, self.now()?.earliest)?;
         Ok(Rotated { description: self.description(identity), statement })
     }
 
@@ -416,6 +436,10 @@ fn caller(of: &Describe) -> Caller {
         protocol::Caller::Unix { uid, gid } => Caller::Unix { uid: *uid, gid: *gid },
         protocol::Caller::Named(name) => Caller::Named(name.clone()),
     }
+}
+
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -56,6 +56,9 @@ pub enum Error {
     /// The order is not the operator's, or for another identity, boot or version, or too old.
     #[error("the rotation order is not good: {0}")]
     OrderInvalid(&'static str),
+    /// The key was replaced while the NSM was asked.
+    #[error("the key was rotated meanwhile; ask again")]
+    RotatedMeanwhile,
     /// The NSM has not given the time yet.
     #[error("the time is not known yet")]
     ClockNotAnchored,
@@ -110,7 +113,7 @@ impl Error {
             | Self::RotationNotAllowed
             | Self::OrderInvalid(_) => Kind::Denied,
             Self::UnknownIdentity => Kind::NotFound,
-            Self::AlreadyProvisioned => Kind::Conflict,
+            Self::AlreadyProvisioned | Self::RotatedMeanwhile => Kind::Conflict,
             Self::NotProvisioned
             | Self::ClockNotAnchored
             | Self::ClockStale

@@ -44,6 +44,11 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), String> {
+    // A thread that panicked would leave the others running without it.
+    std::panic::set_hook(Box::new(|panic| {
+        say(&format!("powering off: {panic}"));
+        std::process::exit(i32::from(EX_SOFTWARE));
+    }));
     let nsm = NitroNsm::open().map_err(|error| format!("/dev/nsm: {error}; this program runs inside a Nitro enclave"))?;
     let machine = Machine { nsm, boot_clock: Box::new(BootTime), entropy: Box::new(OsEntropy), power_off: Box::new(power_off) };
     let enclave = Arc::new(Enclave::boot(machine).map_err(|error| error.to_string())?);

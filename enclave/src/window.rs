@@ -23,8 +23,12 @@ const MAX_STRANGERS: usize = 8;
 const MAX_CONNECTIONS: usize = 16;
 /// For the proof, and for the rest of a frame that has begun.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Requests that wait for the NSM.
+/// Requests that wait for the NSM, in each lane.
 const MAX_SLOW: usize = 64;
+/// A request that has waited longer is not done any more: the proxy has told its caller by then.
+const MAX_WAIT: Duration = Duration::from_secs(8);
+/// Accepting may fail so many times in a row: half a minute.
+const MAX_ACCEPT_FAILURES: u32 = 600;
 /// Answers are written when so many have gathered, or none is left to make.
 const BATCH: usize = 4;
 const READ_BYTES: usize = 64 * 1024;
@@ -85,23 +89,47 @@ impl Listener {
     }
 }
 
-/// Serves for ever; returns only if the listener fails.
+/// Serves for ever; returns only if the listener is good for nothing any more.
 pub fn serve<N: Nsm>(enclave: &Arc<Enclave<N>>, listener: &Listener) -> io::Result<()> {
-    let (slow, jobs) = sync_channel::<Job>(MAX_SLOW);
+    // Two lanes: a flood of challenges must not keep the operator from rotating.
+    let lanes = Lanes { evidence: lane(enclave, "evidence")?, control: lane(enclave, "control")? };
+    let counts = Arc::new(Counts::default());
+    let mut failures = 0;
+    loop {
+        let accepted = match listener.accept() {
+            Ok(accepted) => accepted,
+            // Out of memory or descriptors, or interrupted: it passes, and the keys shall not end for it.
+            Err(_) if failures < MAX_ACCEPT_FAILURES => {
+                failures += 1;
+                thread::sleep(Duration::from_millis(50));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        failures = 0;
+        let Some(stream) = accepted else { continue };
+        let Some(place) = Place::take(&counts, |c| &c.strangers, MAX_STRANGERS) else { continue };
+        let connection = Connection { enclave: Arc::clone(enclave), lanes: lanes.clone(), counts: Arc::clone(&counts) };
+        // A thread that cannot be started is a connection that is closed.
+        let _ = thread::Builder::new().name("window".into()).spawn(move || connection.run(stream, place));
+    }
+}
+
+#[derive(Clone)]
+struct Lanes {
+    evidence: SyncSender<Job>,
+    control: SyncSender<Job>,
+}
+
+fn lane<N: Nsm>(enclave: &Arc<Enclave<N>>, name: &str) -> io::Result<SyncSender<Job>> {
+    let (sender, jobs) = sync_channel::<Job>(MAX_SLOW);
     let worker = Arc::clone(enclave);
-    thread::Builder::new().name("slow".into()).spawn(move || {
+    thread::Builder::new().name(name.into()).spawn(move || {
         for job in jobs {
             job.run(&worker);
         }
     })?;
-    let counts = Arc::new(Counts::default());
-    loop {
-        let Some(stream) = listener.accept()? else { continue };
-        let Some(place) = Place::take(&counts, |c| &c.strangers, MAX_STRANGERS) else { continue };
-        let connection = Connection { enclave: Arc::clone(enclave), slow: slow.clone(), counts: Arc::clone(&counts) };
-        // A thread that cannot be started is a connection that is closed.
-        let _ = thread::Builder::new().name("window".into()).spawn(move || connection.run(stream, place));
-    }
+    Ok(sender)
 }
 
 #[derive(Default)]
@@ -132,7 +160,7 @@ impl Drop for Place {
 
 struct Connection<N> {
     enclave: Arc<Enclave<N>>,
-    slow: SyncSender<Job>,
+    lanes: Lanes,
     counts: Arc<Counts>,
 }
 
@@ -164,7 +192,7 @@ impl<N: Nsm> Connection<N> {
     fn talk(&self, stream: &mut Box<dyn Stream>, stranger: Place) -> Result<(), End> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        let mut input = Input { buffer: FrameBuffer::default(), chunk: vec![0; READ_BYTES] };
+        let mut input = Input { buffer: FrameBuffer::default(), chunk: vec![0; READ_BYTES], partial_since: None };
         let key = self.meet(stream, &mut input)?;
         let Some(_place) = Place::take(&self.counts, |c| &c.connections, MAX_CONNECTIONS) else {
             return refuse(stream, Error::Busy.into());
@@ -215,10 +243,14 @@ impl<N: Nsm> Connection<N> {
                 if !self.may_ask(&request, key) {
                     return Err(End::Wrong);
                 }
-                if let Request::Attest { .. } | Request::Rotate(_) | Request::Provision { .. } = request {
-                    self.later(Job { id, request, key: key.clone(), writer: Arc::clone(writer) }, &mut out);
-                } else {
-                    answer(id, self.enclave.handle(request, key), &mut out);
+                match self.lane(&request) {
+                    None => answer(id, self.enclave.handle(request, key), &mut out),
+                    Some(lane) => {
+                        let job = Job { id, request, key: key.clone(), writer: Arc::clone(writer), since: Instant::now() };
+                        if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = lane.try_send(job) {
+                            answer(job.id, Err(Error::Busy), &mut out);
+                        }
+                    }
                 }
                 gathered += 1;
                 if gathered % BATCH == 0 {
@@ -226,11 +258,14 @@ impl<N: Nsm> Connection<N> {
                 }
             }
             flush(writer, &mut out)?;
+            if input.is_too_slow() {
+                return Err(End::Wrong);
+            }
             match input.read(stream) {
                 Ok(0) => return Ok(()),
                 Ok(_) => {}
-                // Nothing for a while is fine between frames, and an end within one.
-                Err(error) if is_timeout(&error) && !input.buffer.is_partial() => {}
+                // The proxy may be silent between frames. Others, who came before the policy, keep no place by it.
+                Err(error) if is_timeout(&error) && !input.buffer.is_partial() && self.enclave.proxy_key() == Some(key) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -242,9 +277,12 @@ impl<N: Nsm> Connection<N> {
         answered_to_all || self.enclave.proxy_key().is_none_or(|expected| expected == key)
     }
 
-    fn later(&self, job: Job, out: &mut Vec<u8>) {
-        if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = self.slow.try_send(job) {
-            answer(job.id, Err(Error::Busy), out);
+    /// Where a request waits that may have to wait for the NSM.
+    fn lane(&self, request: &Request) -> Option<&SyncSender<Job>> {
+        match request {
+            Request::Attest { .. } => Some(&self.lanes.evidence),
+            Request::Rotate(_) | Request::Provision { .. } => Some(&self.lanes.control),
+            _ => None,
         }
     }
 }
@@ -255,20 +293,25 @@ struct Job {
     request: Request,
     key: PublicKey,
     writer: Arc<Mutex<Box<dyn Stream>>>,
+    since: Instant,
 }
 
 impl Job {
     fn run<N: Nsm>(self, enclave: &Enclave<N>) {
         let mut out = Vec::new();
-        answer(self.id, enclave.handle(self.request, &self.key), &mut out);
-        // A connection that is gone needs no answer.
-        let _ = flush(&self.writer, &mut out);
+        let outcome = if self.since.elapsed() > MAX_WAIT { Err(Error::Busy) } else { enclave.handle(self.request, &self.key) };
+        answer(self.id, outcome, &mut out);
+        if flush(&self.writer, &mut out).is_err() {
+            // Part of a frame may be out; nothing may follow it.
+            let _ = self.writer.lock().unwrap_or_else(PoisonError::into_inner).shutdown();
+        }
     }
 }
 
 struct Input {
     buffer: FrameBuffer,
     chunk: Vec<u8>,
+    partial_since: Option<Instant>,
 }
 
 impl Input {
@@ -276,6 +319,15 @@ impl Input {
         let read = stream.read(&mut self.chunk)?;
         self.buffer.push(&self.chunk[..read]);
         Ok(read)
+    }
+
+    /// Whether the frame that has begun has had its time. To be asked when no whole frame is left.
+    fn is_too_slow(&mut self) -> bool {
+        if !self.buffer.is_partial() {
+            self.partial_since = None;
+            return false;
+        }
+        self.partial_since.get_or_insert_with(Instant::now).elapsed() > PATIENCE
     }
 }
 
@@ -293,7 +345,17 @@ fn answer(id: u64, outcome: Result<protocol::Answer, Error>, out: &mut Vec<u8>) 
 
 fn flush(writer: &Mutex<Box<dyn Stream>>, out: &mut Vec<u8>) -> Result<(), End> {
     if !out.is_empty() {
-        writer.lock().unwrap_or_else(PoisonError::into_inner).write_all(out)?;
+        let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let deadline = Instant::now() + PATIENCE;
+        let mut written = 0;
+        while written < out.len() {
+            // A reader that takes a few bytes at a time would hold up whoever shares this writer.
+            let more = writer.write(&out[written..])?;
+            written += more;
+            if more == 0 || (written < out.len() && Instant::now() > deadline) {
+                return Err(End::Closed);
+            }
+        }
         out.clear();
     }
     Ok(())

@@ -136,6 +136,9 @@ pub struct Document {
     keys: Vec<(KeyId, PublicKey)>,
 }
 
+/// A document with more verification methods is not looked at.
+const MAX_METHODS: usize = 64;
+
 /// The contexts of every document of this profile.
 const CONTEXTS: [&str; 2] = ["https://www.w3.org/ns/did/v1", "https://w3id.org/security/multikey/v1"];
 
@@ -169,6 +172,9 @@ impl Document {
     /// Reads a document and checks that every key that asserts is of this DID and named as this profile names keys.
     pub fn parse(text: &[u8]) -> Result<Self, Error> {
         let wire: WireDocument = json::parse_as(text)?;
+        if wire.verification_method.len() > MAX_METHODS || wire.assertion_method.len() > MAX_METHODS {
+            return Err(Error::DidDocumentInvalid("more than 64 verification methods"));
+        }
         let mut keys = Vec::new();
         for method in &wire.verification_method {
             if !wire.assertion_method.contains(&method.id) {

@@ -17,6 +17,9 @@ pub enum Error {
     /// An object names a member twice, and readers disagree on which one counts (RFC 8259 section 4).
     #[error("JSON object holds the key {0:?} twice")]
     JsonDuplicateKey(String),
+    /// Nested deeper than is read here.
+    #[error("JSON nested too deeply")]
+    JsonTooDeep,
     /// Valid JSON of another shape than the one asked for.
     #[error("JSON of the wrong shape: {0}")]
     JsonShape(String),

@@ -15,11 +15,16 @@ use crate::Error;
 /// The largest integer that every JSON reader keeps exact (RFC 8259 section 6).
 pub const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
 
-/// Parses strictly; see the module's rules. Nesting deeper than 127 is refused.
+/// Nesting of a whole text.
+const MAX_DEPTH: usize = 96;
+/// Nesting of a payload: less, so that it can be read again where it stands inside of a token or a credential.
+const MAX_PAYLOAD_DEPTH: usize = 64;
+
+/// Parses strictly; see the module's rules. Nesting deeper than 96 is refused.
 pub fn parse(text: &[u8]) -> Result<Value, Error> {
     let fault = RefCell::new(None);
     let mut deserializer = serde_json::Deserializer::from_slice(text);
-    let value = Strict { fault: &fault }.deserialize(&mut deserializer).and_then(|value| {
+    let value = Strict { fault: &fault, depth: MAX_DEPTH }.deserialize(&mut deserializer).and_then(|value| {
         deserializer.end()?;
         Ok(value)
     });
@@ -43,10 +48,7 @@ pub struct Payload(Map<String, Value>);
 impl Payload {
     /// Parses strictly; anything but an object is refused.
     pub fn parse(text: &[u8]) -> Result<Self, Error> {
-        match parse(text)? {
-            Value::Object(map) => Ok(Self(map)),
-            _ => Err(Error::JsonShape("a payload must be an object".into())),
-        }
+        serde_json::from_value(parse(text)?).map_err(|error| Error::JsonShape(error.to_string()))
     }
 
     /// The value at an RFC 6901 pointer such as `/amount`.
@@ -76,7 +78,7 @@ fn split_pointer(pointer: &str) -> Option<(String, &str)> {
 impl<'de> Deserialize<'de> for Payload {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let fault = RefCell::new(None);
-        match (Strict { fault: &fault }).deserialize(deserializer) {
+        match (Strict { fault: &fault, depth: MAX_PAYLOAD_DEPTH }).deserialize(deserializer) {
             Ok(Value::Object(map)) => Ok(Self(map)),
             Ok(_) => Err(serde::de::Error::custom("a payload must be an object")),
             Err(error) => Err(fault.take().map_or(error, serde::de::Error::custom)),
@@ -88,9 +90,18 @@ impl<'de> Deserialize<'de> for Payload {
 #[derive(Clone, Copy)]
 struct Strict<'a> {
     fault: &'a RefCell<Option<Error>>,
+    /// How many levels may still follow.
+    depth: usize,
 }
 
 impl Strict<'_> {
+    fn deeper<E: serde::de::Error>(self) -> Result<Self, E> {
+        match self.depth.checked_sub(1) {
+            Some(depth) => Ok(Self { depth, ..self }),
+            None => Err(self.refuse(Error::JsonTooDeep)),
+        }
+    }
+
     fn refuse<E: serde::de::Error>(self, error: Error) -> E {
         let text = error.to_string();
         *self.fault.borrow_mut() = Some(error);
@@ -150,20 +161,22 @@ impl<'de> Visitor<'de> for Strict<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Value, A::Error> {
+        let inner = self.deeper()?;
         let mut items = Vec::new();
-        while let Some(item) = sequence.next_element_seed(self)? {
+        while let Some(item) = sequence.next_element_seed(inner)? {
             items.push(item);
         }
         Ok(Value::Array(items))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
+        let inner = self.deeper()?;
         let mut map = Map::new();
         while let Some(name) = members.next_key::<String>()? {
             if map.contains_key(&name) {
                 return Err(self.refuse(Error::JsonDuplicateKey(name)));
             }
-            let value = members.next_value_seed(self)?;
+            let value = members.next_value_seed(inner)?;
             map.insert(name, value);
         }
         Ok(Value::Object(map))
@@ -198,7 +211,12 @@ mod tests {
         }
         assert_eq!(parse(&[b'"', 0xff, b'"']).unwrap_err().code(), "json_malformed");
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-        assert_eq!(parse(deep.as_bytes()).unwrap_err().code(), "json_malformed");
+        assert_eq!(parse(deep.as_bytes()).unwrap_err().code(), "json_too_deep");
+        let nested = |levels: usize| format!("{}1{}", "{\"a\":".repeat(levels), "}".repeat(levels));
+        assert!(parse(nested(96).as_bytes()).is_ok());
+        assert_eq!(parse(nested(97).as_bytes()).unwrap_err().code(), "json_too_deep");
+        assert!(Payload::parse(nested(64).as_bytes()).is_ok());
+        assert!(Payload::parse(nested(65).as_bytes()).is_err());
         assert!(parse(b"[9007199254740991,-9007199254740991,null,true,\"\\u20ac\"]").is_ok());
     }
 

@@ -153,7 +153,7 @@ struct Sign {
 
 #[derive(Debug, Args)]
 struct Rotate {
-    /// The operator's key; signs the order that a caller without permission of its own needs
+    /// The operator's key; signs the order that a caller without permission of its own needs. Needs --identity
     #[arg(long, value_name = "FILE")]
     operator_key: Option<PathBuf>,
     #[command(flatten)]
@@ -207,7 +207,10 @@ impl Failure {
             Self::Client(error) => (70, error.to_string()),
             Self::Output(error) => (70, error.to_string()),
         };
-        let _ = writeln!(std::io::stderr(), "anchorhold: {text}");
+        // Part of it may be what a hostile sidecar says; it must not move the cursor.
+        let shown: String =
+            text.chars().flat_map(|c| if c.is_control() && c != '\n' { c.escape_default().collect() } else { vec![c] }).collect();
+        let _ = writeln!(std::io::stderr(), "anchorhold: {shown}");
         ExitCode::from(code)
     }
 }
@@ -362,7 +365,13 @@ impl Rotate {
 
     /// An order for the key of now, good for five minutes by this host's clock.
     async fn order(&self, operator: &KeyFile) -> Result<Vec<u8>, Failure> {
+        let Some(wanted) = &self.named.identity else {
+            return Err(Failure::Usage("--operator-key needs --identity: the sidecar shall not choose what you sign for".into()));
+        };
         let now = self.named.describe().await?;
+        if now["name"] != wanted.as_str() {
+            return Err(Failure::Usage("the sidecar described another identity than the one asked for".into()));
+        }
         let odd = || Failure::Usage("the sidecar described its identity in another way than expected".into());
         let boot_id = now["boot_id"].as_str().and_then(|hex| HEXLOWER.decode(hex.as_bytes()).ok());
         let order = Order {

@@ -28,6 +28,10 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_LAST: Duration = Duration::from_secs(2);
 /// Requests under way on one connection.
 const MAX_PENDING: usize = 1024;
+/// Bytes that wait to be written to one connection; callers that went away leave theirs here.
+const MAX_WAITING_BYTES: usize = 1 << 20;
+/// An enclave that takes nothing for so long is not there.
+const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why the enclave gave no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -115,28 +119,30 @@ impl Link {
         Self { shared, next: AtomicUsize::new(0) }
     }
 
-    /// Sends a request and waits for its answer.
+    /// Sends a request over the next connection that takes it, and waits for its answer.
     pub(crate) async fn request(&self, request: Request) -> Result<Answer, LinkError> {
-        let live = self.live().ok_or(LinkError::Unavailable)?;
-        match live.request(request).await? {
-            Outcome::Done(answer) => Ok(answer),
-            Outcome::Refused(refusal) => Err(refusal.into()),
+        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        let slots = &self.shared.slots;
+        let mut refused = LinkError::Unavailable;
+        for step in 0..slots.len() {
+            let slot = &slots[first.wrapping_add(step) % slots.len()];
+            let Some(live) = slot.read().unwrap_or_else(PoisonError::into_inner).clone() else { continue };
+            match live.send(&request) {
+                Ok((id, receiver)) => {
+                    return match live.answer(id, receiver).await? {
+                        Outcome::Done(answer) => Ok(answer),
+                        Outcome::Refused(refusal) => Err(refusal.into()),
+                    };
+                }
+                Err(error) => refused = error,
+            }
         }
+        Err(refused)
     }
 
     /// The key that this side proves.
     pub(crate) fn proxy_key(&self) -> &PublicKey {
         identity::Signer::public_key(&self.shared.key)
-    }
-
-    /// The next connection that works, in turn.
-    fn live(&self) -> Option<Arc<Live>> {
-        let first = self.next.fetch_add(1, Ordering::Relaxed);
-        let slots = &self.shared.slots;
-        (0..slots.len()).find_map(|step| {
-            let slot = &slots[(first.wrapping_add(step)) % slots.len()];
-            slot.read().unwrap_or_else(PoisonError::into_inner).clone()
-        })
     }
 }
 
@@ -232,25 +238,26 @@ type Writer = WriteHalf<Box<dyn Stream>>;
 type Connected = (Reader, Writer, FrameBuffer);
 
 impl Live {
-    async fn request(&self, request: Request) -> Result<Outcome, LinkError> {
+    /// Queues a request; on an error nothing of it was sent.
+    fn send(&self, request: &Request) -> Result<(u64, oneshot::Receiver<Outcome>), LinkError> {
+        let mut pending = lock(&self.pending);
+        if pending.closed {
+            return Err(LinkError::Unavailable);
+        }
+        let mut out = lock(&self.out);
+        if pending.waiting.len() >= MAX_PENDING || out.len() >= MAX_WAITING_BYTES {
+            return Err(LinkError::Busy);
+        }
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
+        write_frame(&RequestFrame { id, request: request.clone() }, &mut out).map_err(|_| too_large())?;
         let (sender, receiver) = oneshot::channel();
-        {
-            let mut pending = lock(&self.pending);
-            if pending.closed {
-                return Err(LinkError::Unavailable);
-            }
-            if pending.waiting.len() >= MAX_PENDING {
-                return Err(LinkError::Busy);
-            }
-            pending.waiting.insert(id, sender);
-        }
-        let _forget = Forget { live: self, id };
-        {
-            let mut out = lock(&self.out);
-            write_frame(&RequestFrame { id, request }, &mut out).map_err(|_| too_large())?;
-        }
+        pending.waiting.insert(id, sender);
         self.wake.notify_one();
+        Ok((id, receiver))
+    }
+
+    async fn answer(&self, id: u64, receiver: oneshot::Receiver<Outcome>) -> Result<Outcome, LinkError> {
+        let _forget = Forget { live: self, id };
         match timeout(REQUEST_DEADLINE, receiver).await {
             Ok(Ok(outcome)) => Ok(outcome),
             Ok(Err(_)) => Err(LinkError::Unavailable),
@@ -266,7 +273,7 @@ impl Live {
                 self.wake.notified().await;
                 continue;
             }
-            if writer.write_all(&batch).await.is_err() {
+            if !matches!(timeout(WRITE_DEADLINE, writer.write_all(&batch)).await, Ok(Ok(()))) {
                 return;
             }
             batch.clear();

@@ -13,19 +13,23 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tower::ServiceExt;
 use tracing::{debug, error, info, warn};
 
-use crate::api::{App, Peer, Problem, route, router};
+use crate::api::{App, MAX_VERIFYING, Peer, Problem, route, router};
 use crate::caller::Caller;
 use crate::link::Link;
 use crate::metrics::{Handled, Metrics, Refused};
 use crate::socket::Socket;
 use crate::{Config, Error, KeyFile};
 
-/// Connections of callers at one time; more wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 4096;
+/// Connections of callers whom the policy names; more are closed at once.
+const MAX_CALLERS: usize = 4096;
+/// Connections of others on the Unix socket: they get an answer, and keep nobody out.
+const MAX_STRANGERS: usize = 64;
+/// Connections on localhost, where nobody is known before the first request.
+const MAX_LOCALHOST: usize = 512;
 /// For a request's head to arrive, and for a connection to lie idle.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The head and the buffer of one connection.
@@ -52,12 +56,15 @@ pub async fn run(config: Config) -> Result<(), Error> {
         return Err(Error::KeyFile { file: config.proxy_key, why: "not the key that the policy names as proxy_key" });
     }
     info!(socket = %config.socket.display(), policy = %config.policy.digest().digest(), "listening");
-    let app = Arc::new(App { link, policy: config.policy, localhost, metrics });
+    let app =
+        Arc::new(App { link, policy: config.policy, localhost, metrics, verifying: Arc::new(Semaphore::new(MAX_VERIFYING)) });
     let server = Server {
         router: router(Arc::clone(&app)),
         app,
         graceful: GracefulShutdown::new(),
-        places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+        callers: Arc::new(Semaphore::new(MAX_CALLERS)),
+        strangers: Arc::new(Semaphore::new(MAX_STRANGERS)),
+        localhost: Arc::new(Semaphore::new(MAX_LOCALHOST)),
     };
     server.accept_until_told_to_stop(&socket, tcp.as_ref()).await?;
     // No new caller from here on.
@@ -76,25 +83,26 @@ struct Server {
     router: Router,
     app: Arc<App>,
     graceful: GracefulShutdown,
-    places: Arc<Semaphore>,
+    callers: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
+    localhost: Arc<Semaphore>,
 }
 
 impl Server {
     async fn accept_until_told_to_stop(&self, socket: &Socket, tcp: Option<&TcpListener>) -> Result<(), Error> {
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         loop {
-            // The semaphore is never closed.
-            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return Ok(()) };
             tokio::select! {
                 accepted = socket.listener.accept() => match accepted {
                     Ok((stream, _)) => {
-                        let peer = Peer::Unix(Caller::of_peer(&stream, &self.app.policy));
-                        self.serve::<UnixStream>(stream, peer, place);
+                        let caller = Caller::of_peer(&stream, &self.app.policy);
+                        let known = caller.as_ref().is_ok_and(|caller| caller.admitted || caller.own);
+                        self.serve::<UnixStream>(stream, Peer::Unix(caller), if known { &self.callers } else { &self.strangers });
                     }
                     Err(error) => pause(&error).await,
                 },
                 accepted = accept_tcp(tcp) => match accepted {
-                    Ok(stream) => self.serve(stream, Peer::Localhost, place),
+                    Ok(stream) => self.serve(stream, Peer::Localhost, &self.localhost),
                     Err(error) => pause(&error).await,
                 },
                 _ = terminate.recv() => return Ok(()),
@@ -103,7 +111,9 @@ impl Server {
         }
     }
 
-    fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S, peer: Peer, place: OwnedSemaphorePermit) {
+    fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S, peer: Peer, places: &Arc<Semaphore>) {
+        // No place left: closed, and the others do not wait for it.
+        let Ok(place) = Arc::clone(places).try_acquire_owned() else { return };
         let (router, app) = (self.router.clone(), Arc::clone(&self.app));
         app.metrics.connections.inc();
         let counted = Arc::clone(&app.metrics);

@@ -68,6 +68,7 @@ fn prepare_folder(folder: &Path, shared: bool) -> Result<(), String> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(format!("its directory {}: {error}", folder.display())),
     }
+    check_ancestors(folder)?;
     let metadata = fs::metadata(folder).map_err(|error| error.to_string())?;
     let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
     if !metadata.is_dir() {
@@ -85,6 +86,21 @@ fn prepare_folder(folder: &Path, shared: bool) -> Result<(), String> {
             "its directory {} must be ours and closed to others: chmod 700 (it is {mode:o}, owned by {owner})",
             folder.display()
         ));
+    }
+    Ok(())
+}
+
+/// Whoever may rename a directory above could put another in its place: each must be root's or ours, and writable by others
+/// only where they cannot move what is not theirs (sticky).
+fn check_ancestors(folder: &Path) -> Result<(), String> {
+    let folder = std::path::absolute(folder).map_err(|error| error.to_string())?;
+    for above in folder.ancestors().skip(1) {
+        let metadata = fs::symlink_metadata(above).map_err(|error| format!("{}: {error}", above.display()))?;
+        let trusted = [0, geteuid().as_raw()].contains(&metadata.uid());
+        let movable = !metadata.is_symlink() && metadata.mode() & 0o022 != 0 && metadata.mode() & 0o1000 == 0;
+        if !trusted || movable {
+            return Err(format!("another user could replace {}, which is above its directory", above.display()));
+        }
     }
     Ok(())
 }

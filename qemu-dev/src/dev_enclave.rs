@@ -31,6 +31,10 @@ pub struct DevEnclave {
 impl DevEnclave {
     /// Runs until the process is killed.
     pub fn run(&self) -> Result<(), Error> {
+        std::panic::set_hook(Box::new(|panic| {
+            say(&format!("powering off: {panic}"));
+            std::process::exit(70);
+        }));
         let state = State::open(&self.state)?;
         let enclave = Arc::new(Enclave::boot(self.machine(&state)?)?);
         let ticking = Arc::clone(&enclave);

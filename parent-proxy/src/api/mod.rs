@@ -12,6 +12,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+use tokio::sync::Semaphore;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -23,6 +24,7 @@ use crate::metrics::Metrics;
 use attestation::policy::Bundle;
 
 pub(crate) use problem::Problem;
+pub(crate) use verify::MAX_VERIFYING;
 
 /// What every handler has at hand.
 pub(crate) struct App {
@@ -30,6 +32,7 @@ pub(crate) struct App {
     pub(crate) policy: Bundle,
     pub(crate) localhost: Option<Localhost>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) verifying: Arc<Semaphore>,
 }
 
 /// Where a connection came from; the server puts it into each request.

@@ -1,6 +1,6 @@
 //! For those who run the sidecar.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::Json;
 use axum::extract::State;
@@ -10,6 +10,7 @@ use protocol::{Answer, Request};
 use serde_json::{Value, json};
 
 use super::{Anyone, App, Problem};
+use crate::caller::Caller;
 use crate::link::LinkError;
 
 /// Whether this process lives
@@ -21,9 +22,11 @@ pub(crate) async fn health(_: Anyone) -> Json<Value> {
 /// Whether a signature could be made now
 #[utoipa::path(get, path = "/ready", responses(
     (status = 200, body = Object),
+    (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json"),
 ))]
-pub(crate) async fn ready(State(app): State<Arc<App>>, _: Anyone) -> Result<Json<Value>, Problem> {
+pub(crate) async fn ready(State(app): State<Arc<App>>, Anyone(caller): Anyone) -> Result<Json<Value>, Problem> {
+    for_operators(&caller)?;
     let Answer::Status(status) = app.link.request(Request::Status).await? else {
         return Err(LinkError::Nonsense.into());
     };
@@ -39,9 +42,7 @@ pub(crate) async fn ready(State(app): State<Arc<App>>, _: Anyone) -> Result<Json
     (status = 403, body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn metrics(State(app): State<Arc<App>>, Anyone(caller): Anyone) -> Result<impl IntoResponse, Problem> {
-    if !caller.admitted && !caller.own {
-        return Err(Problem::new(403, "caller_not_allowed", "metrics are for callers and for the sidecar's own user"));
-    }
+    for_operators(&caller)?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(CONTENT_TYPE, kind)], app.metrics.text()))
 }
@@ -49,5 +50,13 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>, Anyone(caller): Anyone)
 /// This description
 #[utoipa::path(get, path = "/openapi.json", responses((status = 200, body = Object)))]
 pub(crate) async fn openapi(_: Anyone) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "application/json")], super::openapi())
+    static TEXT: LazyLock<String> = LazyLock::new(super::openapi);
+    ([(CONTENT_TYPE, "application/json")], TEXT.as_str())
+}
+
+fn for_operators(caller: &Caller) -> Result<(), Problem> {
+    if caller.admitted || caller.own {
+        return Ok(());
+    }
+    Err(Problem::new(403, "caller_not_allowed", "this is for callers and for the sidecar's own user"))
 }

@@ -135,6 +135,7 @@ pub(crate) async fn sign(
     let Answer::Signed(signed) = app.link.request(Request::Sign(sign)).await? else {
         return Err(LinkError::Nonsense.into());
     };
+    tracing::debug!(identity = signed.identity, rule = signed.rule, signature_id = signed.signature_id, "signed");
     app.metrics.sign_seconds.observe(begin.elapsed().as_secs_f64());
     app.metrics.signatures.get_or_create(&Signed { identity: signed.identity, format: label }).inc();
     let mut response = SignResponse {

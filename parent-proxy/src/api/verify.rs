@@ -1,18 +1,25 @@
+use std::sync::Arc;
+
 use attestation::judge::{Case, Subject, judge};
 use attestation::policy::{Bundle, PolicyDigest};
 use attestation::{Measurements, MockRoot};
 use axum::Json;
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
 
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use identity::{UnixSeconds, did};
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
 use super::body::Strict;
-use super::{Admitted, Problem};
+use super::{Admitted, App, Problem};
 
 const MAX_BODY: usize = 256 * 1024;
+/// Verifications at one time, bodies that still arrive included.
+pub(crate) const MAX_VERIFYING: usize = 4;
 
 /// What is to be verified, and what is expected. Give `evidence`, and a `token` or a `credential` with it.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -47,6 +54,12 @@ pub(crate) struct VerifyRequest {
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     did_document: Option<Value>,
+    /// The DID that must have signed; any of the accepted policies if left out.
+    #[serde(default)]
+    did: Option<String>,
+    /// Name of the identity that must have signed; any of the accepted policies if left out.
+    #[serde(default)]
+    identity: Option<String>,
     /// Time of verification, RFC 3339. Left out: now, by this host's clock.
     #[serde(default)]
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -70,10 +83,31 @@ pub(crate) struct VerifyRequest {
     (status = 200, body = Object),
     (status = "default", body = Problem, content_type = "application/problem+json"),
 ))]
-pub(crate) async fn verify(_: Admitted, Strict(request): Strict<VerifyRequest, MAX_BODY>) -> Result<Json<Value>, Problem> {
+pub(crate) async fn verify(
+    _: Admitted,
+    Turn(turn): Turn,
+    Strict(request): Strict<VerifyRequest, MAX_BODY>,
+) -> Result<Json<Value>, Problem> {
     // A millisecond of arithmetic, during which other callers shall not wait.
-    let verdict = tokio::task::spawn_blocking(move || answer(request)).await;
+    let verdict = tokio::task::spawn_blocking(move || {
+        let verdict = answer(request);
+        drop(turn);
+        verdict
+    })
+    .await;
     verdict.unwrap_or_else(|error| Err(Problem::new(500, "verifier_failed", error.to_string()))).map(Json)
+}
+
+/// One of a few turns at verifying; who finds none asks again.
+pub(crate) struct Turn(OwnedSemaphorePermit);
+
+impl FromRequestParts<Arc<App>> for Turn {
+    type Rejection = Problem;
+
+    async fn from_request_parts(_: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let turn = Arc::clone(&app.verifying).try_acquire_owned();
+        turn.map(Self).map_err(|_| Problem::new(503, "busy", "too many verifications are under way; try again"))
+    }
 }
 
 fn answer(request: VerifyRequest) -> Result<Value, Problem> {
@@ -104,6 +138,8 @@ fn answer(request: VerifyRequest) -> Result<Value, Problem> {
         max_age_seconds: request.max_age_seconds.map(i64::from),
         audience: request.audience.as_deref(),
         did_document: did_document.as_ref(),
+        did: request.did.as_deref(),
+        identity: request.identity.as_deref(),
         allow_debug: request.allow_debug,
         allow_mock: root.as_ref(),
         inspect: request.inspect,

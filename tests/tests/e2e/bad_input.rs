@@ -26,7 +26,7 @@ fn bodies_of_the_wrong_shape_are_refused_and_nothing_is_signed() {
         ("{\"payload\":{},\"intent\":\"a\"", 400, "json_malformed"),
         ("not json", 400, "json_malformed"),
         ("{\"payload\":{},\"intent\":\"a\"} x", 400, "json_malformed"),
-        (&deep, 400, "json_malformed"),
+        (&deep, 422, "json_too_deep"),
         ("null", 422, "json_shape"),
         ("[]", 422, "json_shape"),
         ("{}", 422, "json_shape"),

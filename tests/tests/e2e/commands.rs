@@ -156,6 +156,12 @@ fn the_verifier_says_what_it_checked_and_refuses_what_was_not() {
     let at = harness::now().plus(60).to_string();
     let (code, verdict) = files.verify("token", &[&everything[..], &["--max-age", "30s", "--at", &at]].concat());
     assert_eq!((code, &verdict["error"]["code"]), (1, &json!("too_old")));
+    for (flag, value) in [("--identity", "other"), ("--did", "did:web:other.example")] {
+        let (code, verdict) = files.verify("token", &[&everything[..], &[flag, value]].concat());
+        assert_eq!((code, &verdict["error"]["code"]), (1, &json!("identity_mismatch")));
+    }
+    let (code, _) = files.verify("token", &[&everything[..], &["--identity", "agent"]].concat());
+    assert_eq!(code, 0);
     let (code, verdict) = files.verify("token", &[&everything[..], &["--audience", "me"]].concat());
     assert_eq!((code, &verdict["error"]["code"]), (1, &json!("audience_mismatch")));
 }
@@ -181,6 +187,14 @@ fn the_verifier_speaks_to_people_too() {
     let (code, refused) = show(&[]);
     assert_eq!(code, Some(1));
     assert!(refused.starts_with("REFUSED root_untrusted:"), "{refused}");
+
+    // A hostile token cannot paint an acceptance over its refusal.
+    let claims = data_encoding::BASE64URL_NOPAD.encode(b"{\"\\u001b[2K\\rACCEPTED\":1}");
+    std::fs::write(files.path("token"), format!("e30.{claims}.AA")).unwrap();
+    let (code, refused) = show(&files.everything());
+    assert_eq!(code, Some(1));
+    assert!(refused.starts_with("REFUSED json_shape") && refused.contains("ACCEPTED"), "{refused}");
+    assert!(!refused.contains(['\u{1b}', '\r']), "{refused}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod interop;
 mod localhost;
 mod rotation;
 mod sockets;
+mod specification;
 mod time;
 mod vectors;
 mod window;

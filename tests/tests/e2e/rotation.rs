@@ -79,7 +79,7 @@ fn a_caller_that_may_only_sign_cannot_rotate_and_the_operators_order_works_once(
     let rotate = |key: std::path::PathBuf| {
         let endpoint = format!("unix://{}", running.socket.display());
         let output = std::process::Command::new(program("anchorhold"))
-            .args(["rotate", "--endpoint", &endpoint, "--operator-key"])
+            .args(["rotate", "--endpoint", &endpoint, "--identity", "agent", "--operator-key"])
             .arg(key)
             .output()
             .unwrap();

@@ -118,6 +118,12 @@ fn a_policy_is_given_once_and_by_the_proxy_that_it_names() {
     // A connection that was open before the policy and proved another key is worth nothing now.
     other.send(&frame(&RequestFrame { id: 7, request: sign("agent") })).unwrap();
     assert!(other.is_closed());
+    // Nor is a request that waited in a queue while the policy came.
+    let stranger = TestKey::new(9);
+    for request in [sign("agent"), Request::Rotate(rotate("agent", None)), Request::Describe(of("agent"))] {
+        let refused = enclave.enclave.handle(request, identity::Signer::public_key(&stranger)).unwrap_err();
+        assert_eq!(refused.code(), "proxy_key_mismatch");
+    }
     assert!(enclave.powered_off.lock().unwrap().is_empty());
 }
 
@@ -257,6 +263,9 @@ impl Nsm for Faulty {
         if self.fault() == Fault::NoLock { Ok(()) } else { self.nsm.lock_pcrs(range) }
     }
     fn random(&mut self, out: &mut [u8]) -> Result<(), NsmError> {
+        if self.fault() == Fault::Slow {
+            std::thread::sleep(Duration::from_secs(2));
+        }
         if self.fault() == Fault::ZeroRandom {
             out.fill(0);
             return Ok(());
@@ -304,7 +313,38 @@ fn a_fault_of_the_nsm_later_costs_evidence_and_not_signatures() {
     assert!(second.ask(sign("agent")).unwrap().is_ok());
     assert!(begin.elapsed() < Duration::from_secs(1), "a signature waited for the NSM");
     assert!(waiting.join().unwrap());
+
+    // Nor does a signature wait for a rotation, which takes randomness of the NSM.
+    let order = identity::succession::Order {
+        identity: "agent".into(),
+        boot_id: enclave.enclave.boot_id(),
+        version: 1,
+        not_after: harness::now().0 + 60,
+    };
+    let order = order.sign(&TestKey::new(OPERATOR)).unwrap();
+    let mut third = Window::connect(&enclave.socket, &TestKey::new(PROXY)).unwrap().unwrap();
+    let waiting = std::thread::spawn(move || third.ask(Request::Rotate(rotate("agent", Some(order)))).unwrap());
+    std::thread::sleep(Duration::from_millis(200));
+    let begin = Instant::now();
+    assert!(second.ask(sign("agent")).unwrap().is_ok());
+    assert!(begin.elapsed() < Duration::from_secs(1), "a signature waited for a rotation");
+    let Ok(Answer::Rotated(rotated)) = waiting.join().unwrap() else { panic!("not rotated") };
+    assert_eq!(rotated.description.versions.last().unwrap().version, 2);
     assert!(enclave.powered_off.lock().unwrap().is_empty());
+}
+
+fn rotate(name: &str, order: Option<Vec<u8>>) -> protocol::Rotate {
+    protocol::Rotate { of: of(name), order }
+}
+
+#[test]
+fn who_came_before_the_policy_keeps_no_place_by_silence() {
+    let enclave = InProcess::boot(mock());
+    let mut early = Window::connect(&enclave.socket, &TestKey::new(9)).unwrap().unwrap();
+    let (_enclave, mut window) = enclave.provisioned();
+    let begin = Instant::now();
+    assert!(early.is_closed() && begin.elapsed() < Duration::from_secs(15));
+    assert!(window.ask(sign("agent")).unwrap().is_ok(), "the proxy may be silent as long as it likes");
 }
 
 #[test]
