@@ -156,9 +156,11 @@ fn documents(running: &Running) {
     let whole = time(1000, &|| {
         attestation::verify_mock(&document, &verifier.root, at).expect("a good document");
     });
+    let middle = document.len() / 2;
     let mut bad = document.clone();
-    let middle = bad.len() / 2;
-    bad[middle] ^= 1;
+    if let Some(last) = bad.last_mut() {
+        *last ^= 1;
+    }
     let malformed = time(10_000, &|| {
         assert!(attestation::verify_mock(&document[..middle], &verifier.root, at).is_err());
     });
@@ -172,8 +174,8 @@ fn documents(running: &Running) {
     line("verify one document (ms)", &format!("{:.3}", whole * 1e3), "<= 1");
     line("  ratio to the baseline", &format!("{:.2} x", whole / (5.0 * bare)), "");
     line("verify one evidence file (ms)", &format!("{:.3}", judged * 1e3), "");
-    line("refuse a malformed document (ms)", &format!("{:.4}", malformed * 1e3), "< verifying");
-    line("refuse a forged document (ms)", &format!("{:.4}", forged * 1e3), "< verifying");
+    line("refuse a document cut in half (ms)", &format!("{:.4}", malformed * 1e3), "< verifying");
+    line("refuse a document with a forged signature (ms)", &format!("{:.3}", forged * 1e3), "<= 1");
 }
 
 /// One P-384 verification with the same library, on a key and signature made once.
