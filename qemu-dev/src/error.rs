@@ -2,8 +2,8 @@
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The state directory holds something that this program did not write.
-    #[error("state directory: {0}")]
+    /// A process, an answer or the state directory is not as it should be.
+    #[error("{0}")]
     State(String),
     /// A file or a process could not be used.
     #[error("{what}: {source}")]

@@ -46,7 +46,11 @@ pub(crate) enum Peer {
 
 /// Agents get signatures here from keys that only an enclave holds.
 #[derive(OpenApi)]
-#[openapi(info(title = "Anchorhold sidecar", license(name = "Apache-2.0", identifier = "Apache-2.0")))]
+#[openapi(info(
+    title = "Anchorhold sidecar",
+    description = "Agents get signatures here from keys that only an enclave holds.",
+    license(name = "Apache-2.0", identifier = "Apache-2.0")
+))]
 struct Description;
 
 fn described() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {

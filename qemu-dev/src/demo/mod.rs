@@ -16,6 +16,7 @@ use identity::UnixSeconds;
 use parent_proxy::{Client, Target};
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::nsm::os_random;
 use crate::state::private_folder;
@@ -88,9 +89,14 @@ impl Accepted {
 /// Runs the story. Exit code 0 only if everything held.
 pub async fn run(as_json: bool) -> ExitCode {
     let mut narrator = Narrator { quiet: as_json, report: Report::default() };
-    let told = tokio::select! {
-        told = tell(&mut narrator) => told,
-        _ = tokio::signal::ctrl_c() => Err(Error::State("interrupted".into())),
+    let told = match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+        // Who is interrupted cleans up by being dropped.
+        (Ok(mut interrupt), Ok(mut terminate)) => tokio::select! {
+            told = tell(&mut narrator) => told,
+            _ = interrupt.recv() => Err(Error::State("interrupted".into())),
+            _ = terminate.recv() => Err(Error::State("interrupted".into())),
+        },
+        (Err(source), _) | (_, Err(source)) => Err(Error::Io { what: "signals".into(), source }),
     };
     let mut out = std::io::stdout();
     if as_json {

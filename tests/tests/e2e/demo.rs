@@ -17,6 +17,20 @@ fn the_demonstration_holds_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn an_interrupted_demonstration_leaves_nothing_behind_either() {
+    let folder = harness::private_folder();
+    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
+        let mut command = Command::new(program("anchorhold-dev"));
+        command.arg("demo").env("TMPDIR", folder.path());
+        let mut demo = qemu_dev::Child::start("demo", command, None).unwrap();
+        harness::wait_for(|| std::fs::read_dir(folder.path()).unwrap().count() > 0);
+        demo.signal(signal);
+        harness::wait_for(|| std::fs::read_dir(folder.path()).unwrap().count() == 0);
+        demo.stop().unwrap();
+    }
+}
+
+#[test]
 fn the_demonstration_explains_itself() {
     let output = Command::new(program("anchorhold-dev")).arg("demo").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
