@@ -23,6 +23,7 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.get(1).map(String::as_str) {
         Some("bare-server") => return load::bare_server(Path::new(&arguments[2])),
+        Some("hold-connections") => return hold_connections(Path::new(&arguments[2])),
         Some("--help" | "-h") => {
             println!(
                 "anchorhold-bench [--signatures N]\n\nPrints every figure of DESIGN 11 beside its baseline. N is for the memory test, 1000000 if left out."
@@ -47,6 +48,18 @@ fn main() {
     paced(&running, rate / 2.0);
     documents(&running);
     memory(&running, signatures);
+}
+
+/// Opens as many connections as it gets, up to 200, says how many were answered, and holds them until its input ends. Tests run
+/// this as another user.
+fn hold_connections(socket: &Path) {
+    let answered = |_| {
+        let mut connection = Connection::open(socket).ok()?;
+        connection.request(&raw("/health", None)).ok().map(|_| connection)
+    };
+    let held: Vec<Connection> = (0..200).filter_map(answered).collect();
+    println!("{}", held.len());
+    let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
 }
 
 fn line(what: &str, value: &str, target: &str) {

@@ -57,6 +57,39 @@ fn on_a_shared_socket_uid_and_effective_gid_decide() {
     assert!(overflow.starts_with("HTTP/1.1 403") && overflow.contains("caller_unknown"), "{overflow}");
 }
 
+#[test]
+fn strangers_on_a_shared_socket_keep_no_caller_out() {
+    use std::io::{BufRead, BufReader};
+    use std::process::Stdio;
+    if !is_root() {
+        return;
+    }
+    let policy = |state: &qemu_dev::State| {
+        let text = state.development_policy(&[("agent", "did:key", "EdDSA")]).unwrap();
+        text.replace("callers = { uids = [0] }", "callers = { uids = [0, 2] }")
+    };
+    let running = Running::prepared(policy, "", &[]);
+    open_the_way(&running);
+    // A copy that other users can reach.
+    let program = running.folder().join("bench");
+    std::fs::copy(harness::program("anchorhold-bench"), &program).unwrap();
+    let mut stranger = Command::new("setpriv")
+        .args(["--reuid", "1", "--regid", "1", "--clear-groups", "--"])
+        .arg(&program)
+        .arg("hold-connections")
+        .arg(&running.socket)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut held = String::new();
+    BufReader::new(stranger.stdout.take().unwrap()).read_line(&mut held).unwrap();
+    assert_eq!(held.trim(), "64");
+    assert!(sign_as(&running, "2", "2").starts_with("HTTP/1.1 200"));
+    drop(stranger.stdin.take());
+    assert!(stranger.wait().unwrap().success());
+}
+
 fn open_the_way(running: &Running) {
     let permissions = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o711);
     std::fs::set_permissions(running.folder(), permissions).unwrap();
