@@ -94,6 +94,7 @@ struct Live {
     pending: Mutex<Pending>,
     out: Mutex<Vec<u8>>,
     wake: Notify,
+    hangs: Notify,
 }
 
 struct Pending {
@@ -129,7 +130,9 @@ impl Link {
             let Some(live) = slot.read().unwrap_or_else(PoisonError::into_inner).clone() else { continue };
             match live.send(&request) {
                 Ok((id, receiver)) => {
-                    return match live.answer(id, receiver).await? {
+                    // What never waits for the NSM and has no answer in time comes from an enclave that hangs.
+                    let hangs = !matches!(request, Request::Attest { .. } | Request::Rotate(_) | Request::Provision { .. });
+                    return match live.answer(id, receiver, hangs).await? {
                         Outcome::Done(answer) => Ok(answer),
                         Outcome::Refused(refusal) => Err(refusal.into()),
                     };
@@ -215,6 +218,7 @@ impl Shared {
             pending: Mutex::new(Pending { closed: false, waiting: BTreeMap::new() }),
             out: Mutex::new(Vec::new()),
             wake: Notify::new(),
+            hangs: Notify::new(),
         });
         let slot = &self.slots[slot];
         *slot.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&live));
@@ -223,6 +227,7 @@ impl Shared {
         tokio::select! {
             () = live.read(reader, buffer) => {}
             () = live.write(writer) => {}
+            () = live.hangs.notified() => {}
         }
         *slot.write().unwrap_or_else(PoisonError::into_inner) = None;
         self.metrics.enclave_connections.dec();
@@ -256,12 +261,17 @@ impl Live {
         Ok((id, receiver))
     }
 
-    async fn answer(&self, id: u64, receiver: oneshot::Receiver<Outcome>) -> Result<Outcome, LinkError> {
+    async fn answer(&self, id: u64, receiver: oneshot::Receiver<Outcome>, hangs: bool) -> Result<Outcome, LinkError> {
         let _forget = Forget { live: self, id };
         match timeout(REQUEST_DEADLINE, receiver).await {
             Ok(Ok(outcome)) => Ok(outcome),
             Ok(Err(_)) => Err(LinkError::Unavailable),
-            Err(_) => Err(LinkError::Timeout),
+            Err(_) => {
+                if hangs {
+                    self.hangs.notify_one();
+                }
+                Err(LinkError::Timeout)
+            }
         }
     }
 

@@ -65,6 +65,29 @@ fn an_enclave_killed_in_the_middle_of_requests_leaves_none_without_an_answer() {
 }
 
 #[test]
+fn an_enclave_that_hangs_is_found_out_and_taken_back_when_it_wakes() {
+    use rustix::process::Signal;
+    let running = Running::start();
+    let sign = || post(&running.socket, "/sign", &json!({"payload": {}, "intent": "a"})).unwrap();
+    let before = get(&running.socket, "/identity").unwrap().json();
+    running.enclave.signal(Signal::STOP);
+    let begin = Instant::now();
+    // One request on each of the two connections finds out; after that nobody waits.
+    for _ in 0..2 {
+        let answer = sign();
+        assert_eq!((answer.status, answer.code().as_str()), (504, "enclave_timeout"));
+    }
+    assert!(begin.elapsed() < Duration::from_secs(25));
+    let begin = Instant::now();
+    assert_eq!(sign().code(), "enclave_unavailable");
+    assert!(begin.elapsed() < Duration::from_secs(1), "it is known to hang");
+    running.enclave.signal(Signal::CONT);
+    running.wait_until_ready();
+    assert_eq!(sign().status, 200);
+    assert_eq!(get(&running.socket, "/identity").unwrap().json()["did"], before["did"], "the same boot, the same key");
+}
+
+#[test]
 fn an_enclave_with_another_policy_is_not_used() {
     let mut running = Running::start();
     running.sidecar.stop().unwrap();
