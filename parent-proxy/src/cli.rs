@@ -15,8 +15,8 @@ use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
 use crate::client::{Client, ClientError, Target};
-use crate::config::File;
 pub use crate::config::default_socket;
+use crate::config::{File, read_bounded};
 use crate::{Config, Error, KeyFile, LogFormat};
 
 /// Signatures for AI agents, from keys that only an enclave holds.
@@ -84,7 +84,7 @@ struct Serve {
     /// The key that the policy names as proxy_key, from `anchorhold keygen`
     #[arg(long, env = "ANCHORHOLD_PROXY_KEY", value_name = "FILE")]
     proxy_key: Option<PathBuf>,
-    /// The socket for agents [default: $XDG_RUNTIME_DIR/anchorhold/sidecar.sock]
+    /// The socket for agents; its directory is made if missing [default: $XDG_RUNTIME_DIR/anchorhold/sidecar.sock]
     #[arg(long, env = "ANCHORHOLD_SOCKET", value_name = "PATH")]
     socket: Option<PathBuf>,
     /// Connections kept to the enclave, 1 to 8 [default: 2]
@@ -165,7 +165,7 @@ struct Attest {
     /// The verifier's challenge, 16 to 64 bytes
     #[arg(long, value_name = "HEX")]
     nonce: String,
-    /// Where to write the evidence file
+    /// Where to write the evidence file; an older one is replaced
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     #[command(flatten)]
@@ -305,9 +305,9 @@ impl Connection {
     }
 
     fn client(&self) -> Result<Client, Error> {
-        let read = |file: &PathBuf| match std::fs::read_to_string(file) {
-            Ok(text) => Ok(Zeroizing::new(text.trim().to_owned())),
-            Err(source) => Err(Error::File { file: file.clone(), source }),
+        let read = |file: &PathBuf| -> Result<_, Error> {
+            let bytes = Zeroizing::new(read_bounded(file)?);
+            Ok(Zeroizing::new(String::from_utf8_lossy(&bytes).trim().to_owned()))
         };
         Ok(Client::new(self.target()?, self.token_file.as_ref().map(read).transpose()?))
     }
@@ -396,12 +396,13 @@ impl Attest {
         let mut body = self.named.body();
         body.insert("nonce".into(), json!(self.nonce));
         let evidence = self.named.connection.client()?.call("/attestation", Some(&Value::Object(body))).await?;
-        Ok(std::fs::write(&self.output, evidence)?)
+        let written = std::fs::write(&self.output, evidence);
+        Ok(written.map_err(|source| Error::File { file: self.output.clone(), source })?)
     }
 }
 
 fn policy(out: &mut impl Write, file: &Path, canonical: bool) -> Result<(), Failure> {
-    let text = std::fs::read(file).map_err(|source| Error::File { file: file.into(), source })?;
+    let text = read_bounded(file)?;
     let bundle = Bundle::from_either(&text).map_err(|source| Error::Policy { file: file.into(), source })?;
     if canonical {
         return Ok(out.write_all(&bundle.canonical())?);

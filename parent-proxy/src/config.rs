@@ -1,5 +1,6 @@
 //! Configuration: a TOML file, over it the environment, over it flags. Unknown keys are errors.
 
+use std::io::Read;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -94,7 +95,7 @@ pub struct LocalhostCaller {
 impl File {
     /// Reads a file; paths in it are relative to its folder.
     pub(crate) fn read(file: &Path) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(file).map_err(|source| Error::File { file: file.into(), source })?;
+        let text = String::from_utf8(read_bounded(file)?).map_err(|_| Error::Config(format!("{}: not UTF-8", file.display())))?;
         let mut read: Self = toml::from_str(&text).map_err(|error| Error::Config(format!("{}: {error}", file.display())))?;
         let folder = file.parent().unwrap_or(Path::new("."));
         let paths = [&mut read.policy, &mut read.proxy_key, &mut read.socket];
@@ -109,7 +110,7 @@ impl File {
     pub(crate) fn finish(self) -> Result<Config, Error> {
         let missing = |what: &str| Error::Config(format!("{what} is not set; see anchorhold serve --help"));
         let policy = self.policy.ok_or_else(|| missing("policy"))?;
-        let text = std::fs::read(&policy).map_err(|source| Error::File { file: policy.clone(), source })?;
+        let text = read_bounded(&policy)?;
         let enclave = self.enclave.ok_or_else(|| missing("enclave"))?;
         let connections = self.connections.unwrap_or(2);
         if !(1..=8).contains(&connections) {
@@ -154,8 +155,8 @@ impl LocalhostCallerFile {
         if std::fs::metadata(&file).map_err(io)?.mode() & 0o077 != 0 {
             return Err(Error::KeyFile { file, why: "readable by group or others; chmod 600" });
         }
-        let text = Zeroizing::new(std::fs::read_to_string(&file).map_err(io)?);
-        let token = Zeroizing::new(text.trim().to_owned());
+        let text = Zeroizing::new(read_bounded(&file)?);
+        let token = Zeroizing::new(String::from_utf8_lossy(&text).trim().to_owned());
         if token.len() < 32 || !token.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(Error::KeyFile { file, why: "a token has at least 32 printable characters and no spaces" });
         }
@@ -163,11 +164,23 @@ impl LocalhostCallerFile {
     }
 }
 
+/// Reads a file of at most 1 MiB; no file of ours is longer.
+pub(crate) fn read_bounded(file: &Path) -> Result<Vec<u8>, Error> {
+    const MAX: u64 = 1 << 20;
+    let io = |source| Error::File { file: file.into(), source };
+    let mut bytes = Vec::new();
+    std::fs::File::open(file).and_then(|opened| opened.take(MAX + 1).read_to_end(&mut bytes)).map_err(io)?;
+    if bytes.len() as u64 > MAX {
+        return Err(io(std::io::Error::other("larger than 1 MiB")));
+    }
+    Ok(bytes)
+}
+
 /// `$XDG_RUNTIME_DIR/anchorhold/sidecar.sock`, or `/run/anchorhold/sidecar.sock` for root without one.
 pub fn default_socket() -> Result<PathBuf, Error> {
     match std::env::var_os("XDG_RUNTIME_DIR") {
         Some(folder) => Ok(Path::new(&folder).join("anchorhold/sidecar.sock")),
         None if rustix::process::geteuid().is_root() => Ok("/run/anchorhold/sidecar.sock".into()),
-        None => Err(Error::Config("XDG_RUNTIME_DIR is not set; name the socket with --socket".into())),
+        None => Err(Error::Config("XDG_RUNTIME_DIR is not set; name the socket: --socket PATH for serve and up, --endpoint unix:///PATH for other commands".into())),
     }
 }

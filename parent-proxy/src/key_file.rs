@@ -11,6 +11,7 @@ use identity::{Message, PublicKey, Signature, Signer};
 use zeroize::Zeroizing;
 
 use crate::Error;
+use crate::config::read_bounded;
 
 /// An Ed25519 key in a PKCS#8 PEM file that only its owner can read.
 pub struct KeyFile {
@@ -26,8 +27,9 @@ impl KeyFile {
         if fs::metadata(file).map_err(io)?.mode() & 0o077 != 0 {
             return Err(wrong("readable by group or others; chmod 600"));
         }
-        let pem = Zeroizing::new(fs::read_to_string(file).map_err(io)?);
-        let key = SigningKey::from_pkcs8_pem(&pem).map_err(|_| wrong("not an Ed25519 key in PKCS#8 PEM"))?;
+        let pem = Zeroizing::new(read_bounded(file)?);
+        let pem = std::str::from_utf8(&pem).map_err(|_| wrong("not an Ed25519 key in PKCS#8 PEM"))?;
+        let key = SigningKey::from_pkcs8_pem(pem).map_err(|_| wrong("not an Ed25519 key in PKCS#8 PEM"))?;
         Ok(Self::new(key))
     }
 

@@ -254,7 +254,8 @@ impl Live {
             return Err(LinkError::Busy);
         }
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
-        write_frame(&RequestFrame { id, request: request.clone() }, &mut out).map_err(|_| too_large())?;
+        // As a RequestFrame, without a copy of the request.
+        write_frame(&(id, request), &mut out).map_err(|_| too_large())?;
         let (sender, receiver) = oneshot::channel();
         pending.waiting.insert(id, sender);
         self.wake.notify_one();

@@ -81,9 +81,16 @@ fn prepare_folder(folder: &Path, shared: bool) -> Result<(), String> {
             folder.display()
         ));
     }
+    if shared && mode & 0o011 == 0 {
+        return Err(format!(
+            "the policy names callers of other users or groups, and its directory {} lets none of them in: chmod 755 it, or \
+             remove it and have it made anew",
+            folder.display()
+        ));
+    }
     if !shared && (owner != geteuid().as_raw() || mode & 0o077 != 0) {
         return Err(format!(
-            "its directory {} must be ours and closed to others: chmod 700 (it is {mode:o}, owned by {owner})",
+            "its directory {} must be ours and closed to others: give it a directory of its own, of mode 0700 (this one is {mode:o}, owned by {owner})",
             folder.display()
         ));
     }

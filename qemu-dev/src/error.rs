@@ -5,6 +5,9 @@ pub enum Error {
     /// A process, an answer or the state directory is not as it should be.
     #[error("{0}")]
     State(String),
+    /// A process did not start, or ended.
+    #[error("{0}")]
+    Process(String),
     /// A file or a process could not be used.
     #[error("{what}: {source}")]
     Io {
@@ -19,4 +22,14 @@ pub enum Error {
     /// The enclave did not come up.
     #[error(transparent)]
     Enclave(#[from] enclave::Error),
+}
+
+impl Error {
+    /// sysexits(3): 64 where the user can mend it in a file or on the command line, 70 otherwise.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::State(_) | Self::Attestation(_) => 64,
+            _ => 70,
+        }
+    }
 }

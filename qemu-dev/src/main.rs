@@ -13,6 +13,8 @@ use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 ///
 /// What it proves is that the mock made it. Its evidence chains to a root of its own, its tokens say "tee":"mock", and no
 /// verifier accepts it unless it is told to, with that very root.
+///
+/// Exit code 0: all held, or stopped. 1: a forgery was not refused as it should be. 64: wrong usage or files. 70: it failed.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 struct Args {
@@ -33,7 +35,7 @@ enum Command {
         /// Keep the mock's root and the configuration here (keys are ephemeral all the same) [default: a temporary folder]
         #[arg(long, value_name = "DIR")]
         state: Option<PathBuf>,
-        /// The sidecar's socket [default: $XDG_RUNTIME_DIR/anchorhold/sidecar.sock]
+        /// Path of the sidecar's socket; its directory is made if missing [default: $XDG_RUNTIME_DIR/anchorhold/sidecar.sock]
         #[arg(long, env = "ANCHORHOLD_SOCKET", value_name = "PATH")]
         socket: Option<PathBuf>,
     },
@@ -81,12 +83,12 @@ fn main() -> ExitCode {
     match args.command {
         Command::Demo { json } => with_runtime(async move { demo::run(json).await }),
         Command::Up { state, socket } => match socket.map_or_else(parent_proxy::cli::default_socket, Ok) {
-            Ok(socket) => with_runtime(async move { ended(up(&Up { state, socket }).await, |_| 70) }),
+            Ok(socket) => with_runtime(async move { ended(up(&Up { state, socket }).await, qemu_dev::Error::exit_code) }),
             Err(error) => ended(Err(error), parent_proxy::Error::exit_code),
         },
         Command::Enclave { state, listen, nsm_time_ms, with_parent } => {
             end_with_parent(with_parent);
-            ended(DevEnclave { state, listen, nsm_time_ms }.run(), |_| 70)
+            ended(DevEnclave { state, listen, nsm_time_ms }.run(), qemu_dev::Error::exit_code)
         }
         Command::Sidecar { config, with_parent } => {
             end_with_parent(with_parent);

@@ -44,10 +44,10 @@ impl Program {
         let deadline = Instant::now() + Duration::from_secs(10);
         while !state.enclave_socket().exists() {
             if let Some(status) = child.ended() {
-                return Err(Error::State(format!("the mock enclave ended: {status}")));
+                return Err(Error::Process(format!("the mock enclave ended: {status}")));
             }
             if Instant::now() > deadline {
-                return Err(Error::State("the mock enclave does not listen".into()));
+                return Err(Error::Process("the mock enclave does not listen".into()));
             }
             std::thread::sleep(Duration::from_millis(1));
         }

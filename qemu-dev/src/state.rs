@@ -28,7 +28,10 @@ impl State {
         let folder = fs::canonicalize(folder).map_err(io(folder))?;
         let metadata = fs::metadata(&folder).map_err(io(&folder))?;
         if metadata.mode() & 0o077 != 0 || metadata.uid() != rustix::process::geteuid().as_raw() {
-            return Err(Error::State(format!("{} must be ours and closed to others: chmod 700", folder.display())));
+            return Err(Error::State(format!(
+                "{} is open to others, or not ours: name a directory of its own, of mode 0700",
+                folder.display()
+            )));
         }
         let state = Self { folder };
         state.fill()?;
@@ -74,6 +77,16 @@ impl State {
             ));
         }
         Ok(text)
+    }
+
+    /// Keeps others from running on this directory, as long as the value lives.
+    pub fn lock(&self) -> Result<fs::File, Error> {
+        let file = self.folder.join("lock");
+        let opened =
+            fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&file).map_err(io(&file))?;
+        let locked = rustix::fs::flock(&opened, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+        locked.map_err(|_| Error::State(format!("{}: another `up` runs on this directory", self.folder.display())))?;
+        Ok(opened)
     }
 
     /// Replaces the policy.
@@ -128,9 +141,14 @@ impl State {
 
     /// Reads what a verifier is given: root, measurements, policy.
     pub fn verifier_files(&self) -> Result<(MockRoot, Measurements, Bundle), Error> {
-        let read = |file: PathBuf| fs::read(&file).map_err(io(&file));
-        let root = MockRoot::from_pem(&read(self.root())?)?;
-        Ok((root, Measurements::parse(&read(self.measurements())?)?, Bundle::from_either(&read(self.policy())?)?))
+        let read = |file: &Path| fs::read(file).map_err(io(file));
+        let named = |file: &Path, error: attestation::Error| Error::State(format!("{}: {error}", file.display()));
+        let (root, measurements, policy) = (self.root(), self.measurements(), self.policy());
+        Ok((
+            MockRoot::from_pem(&read(&root)?).map_err(|error| named(&root, error))?,
+            Measurements::parse(&read(&measurements)?).map_err(|error| named(&measurements, error))?,
+            Bundle::from_either(&read(&policy)?).map_err(|error| named(&policy, error))?,
+        ))
     }
 
     /// Writes a configuration of the sidecar that listens on `socket`, with more lines of TOML if wanted; gives its file.

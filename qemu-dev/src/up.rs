@@ -1,6 +1,7 @@
 //! `anchorhold-dev up`: a mock enclave and a sidecar, until Ctrl-C.
 
 use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -20,42 +21,77 @@ pub struct Up {
     pub socket: PathBuf,
 }
 
-/// Runs both processes until one ends or a signal comes.
+/// Runs both processes until one ends or a signal comes. Whoever stops it early cleans up by dropping it.
 pub async fn up(options: &Up) -> Result<(), Error> {
-    let io = |source| Error::Io { what: "up".into(), source };
-    let temporary = private_folder().map_err(io)?;
-    let state = State::open(options.state.as_deref().unwrap_or(temporary.path()))?;
-    let program = Program::this()?;
-    let mut enclave = program.start_listening_enclave(&state, None, &["--with-parent"])?;
-    let config = state.write_sidecar_config(&options.socket, "log_format = \"text\"\nlog_level = \"warn\"\n")?;
-    let mut sidecar = program.start_sidecar(&config, None, &["--with-parent"])?;
-    let client = Client::new(Target::Unix(options.socket.clone()), None);
-    wait_until_ready(&client, &mut [&mut enclave, &mut sidecar]).await?;
-    let identity = client.call("/identity", None).await.map_err(|error| Error::State(error.to_string()))?;
-    let did = did_of(&identity);
-    std::io::stdout().write_all(next_steps(&options.socket, &state, &did).as_bytes()).map_err(io)?;
-
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate()).map_err(io)?, signal(SignalKind::interrupt()).map_err(io)?);
-    let mut tick = tokio::time::interval(Duration::from_millis(200));
+    tokio::select! {
+        ended = run(options) => ended,
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    }
+}
+
+async fn run(options: &Up) -> Result<(), Error> {
+    let socket = std::path::absolute(&options.socket).map_err(io)?;
+    if UnixStream::connect(&socket).is_ok() {
+        return Err(Error::State(format!("{}: another process listens there; name another --socket", socket.display())));
+    }
+    let temporary = private_folder().map_err(io)?;
+    let state = State::open(options.state.as_deref().unwrap_or(temporary.path()))?;
+    let _lock = state.lock()?;
+    state.verifier_files()?;
+    let program = Program::this()?;
+    let mut running = Pair {
+        enclave: program.start_listening_enclave(&state, None, &["--with-parent"])?,
+        sidecar: {
+            let config = state.write_sidecar_config(&socket, "log_format = \"text\"\nlog_level = \"warn\"\n")?;
+            program.start_sidecar(&config, None, &["--with-parent"])?
+        },
+        enclave_socket: state.enclave_socket(),
+    };
+    let client = Client::new(Target::Unix(socket.clone()), None);
+    wait_until_ready(&client, &mut [&mut running.enclave, &mut running.sidecar]).await?;
+    // A policy may well give this user several identities, or none; both are fine.
+    let did = match client.call("/identity", None).await {
+        Ok(identity) => did_of(&identity),
+        Err(error) => format!("({error})"),
+    };
+    std::io::stdout().write_all(next_steps(&socket, &state, &did).as_bytes()).map_err(io)?;
     loop {
-        tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = tick.tick() => {
-                for child in [&mut enclave, &mut sidecar] {
-                    if let Some(status) = child.ended() {
-                        return Err(Error::State(format!("a process ended: {status}")));
-                    }
-                }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        running.check()?;
+    }
+}
+
+fn io(source: std::io::Error) -> Error {
+    Error::Io { what: "up".into(), source }
+}
+
+/// Both processes. Dropped, the sidecar is asked to drain, so that its socket goes, and the enclave ends.
+struct Pair {
+    enclave: Child,
+    sidecar: Child,
+    enclave_socket: PathBuf,
+}
+
+impl Pair {
+    fn check(&mut self) -> Result<(), Error> {
+        for (name, child) in [("mock enclave", &mut self.enclave), ("sidecar", &mut self.sidecar)] {
+            if let Some(status) = child.ended() {
+                return Err(Error::Process(format!("the {name} ended: {status}")));
             }
         }
+        Ok(())
     }
-    sidecar.stop()?;
-    enclave.stop()?;
-    // The enclave was told to go; its socket goes with it.
-    let _ = std::fs::remove_file(state.enclave_socket());
-    Ok(())
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        let _ = self.sidecar.stop();
+        let _ = self.enclave.stop();
+        let _ = std::fs::remove_file(&self.enclave_socket);
+    }
 }
 
 fn did_of(identity: &[u8]) -> String {
@@ -68,15 +104,16 @@ pub(crate) async fn wait_until_ready(client: &Client, children: &mut [&mut Child
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let error = match client.call("/ready", None).await {
-            Ok(_) => return Ok(()),
+            Ok(_) if children.iter_mut().all(|child| child.ended().is_none()) => return Ok(()),
+            Ok(_) => "somebody else answered".to_owned(),
             Err(ClientError::Unreachable { why, .. }) => why,
             Err(error) => error.to_string(),
         };
         if let Some(status) = children.iter_mut().find_map(|child| child.ended()) {
-            return Err(Error::State(format!("a process ended before it was ready ({status})")));
+            return Err(Error::Process(format!("a process ended before it was ready ({status})")));
         }
         if Instant::now() > deadline {
-            return Err(Error::State(format!("not ready after 30 s: {error}")));
+            return Err(Error::Process(format!("not ready after 30 s: {error}")));
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

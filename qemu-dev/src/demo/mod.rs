@@ -142,7 +142,10 @@ async fn tell(narrator: &mut Narrator) -> Result<(), Error> {
     let folder = private_folder().map_err(io)?;
     let state = State::open(folder.path())?;
     state.set_policy(&state.development_policy(&[("agent", "did:key", "EdDSA"), ("other", "did:key", "EdDSA")])?)?;
-    let mut stage = Stage::set(&state, folder.path())?;
+    let mut stage = Stage::set(&state, folder.path()).map_err(|error| {
+        let log = std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
+        Error::Process(format!("{error}\n{log}"))
+    })?;
 
     let accepted = stage.play(narrator, &state).await?;
     narrator.say("\nNow the forgeries. Each alters one thing in what was just accepted:");

@@ -26,7 +26,7 @@ fn main() {
         Some("hold-connections") => return hold_connections(Path::new(&arguments[2])),
         Some("--help" | "-h") => {
             println!(
-                "anchorhold-bench [--signatures N]\n\nPrints every figure of DESIGN 11 beside its baseline. N is for the memory test, 1000000 if left out."
+                "anchorhold-bench [--signatures N]\n\nPrints every figure of docs/benchmarks.md beside its baseline. N is for the memory test, 1000000 if left out."
             );
             return;
         }

@@ -14,5 +14,6 @@ mod rotation;
 mod sockets;
 mod specification;
 mod time;
+mod up;
 mod vectors;
 mod window;

@@ -30,7 +30,7 @@ fn a_socket_is_bound_only_where_it_is_safe_and_free() {
     let socket = run.join("s.sock");
 
     fs::set_permissions(&run, fs::Permissions::from_mode(0o755)).unwrap();
-    refuses(&serve(&state, &socket, ""), "chmod 700");
+    refuses(&serve(&state, &socket, ""), "mode 0700");
     fs::set_permissions(&run, fs::Permissions::from_mode(0o700)).unwrap();
 
     fs::write(&socket, "a file").unwrap();
