@@ -100,7 +100,7 @@ impl<N: Nsm> Enclave<N> {
         if self.halted.load(Ordering::Acquire) {
             return Err(Error::Halted);
         }
-        // Here and not only at the window: a request may have waited while a policy came that names another key.
+        // The window closes on other keys; but a request may have waited in a lane while the policy came.
         let answered_to_all = matches!(request, Request::Status | Request::Provision { .. });
         if !answered_to_all && self.cell()?.bundle.proxy_key.0 != *proxy_key {
             return Err(Error::ProxyKeyMismatch);

@@ -239,10 +239,11 @@ impl<N: Nsm> Connection<N> {
         loop {
             let mut gathered = 0;
             while let Some(frame) = input.buffer.next_frame()? {
-                let RequestFrame { id, request } = cbor::from_slice(frame).map_err(protocol::Error::from)?;
-                if !self.may_ask(&request, key) {
+                // Who came before the policy and proved another key than it names has nothing more to say.
+                if self.enclave.proxy_key().is_some_and(|named| named != key) {
                     return Err(End::Wrong);
                 }
+                let RequestFrame { id, request } = cbor::from_slice(frame).map_err(protocol::Error::from)?;
                 match self.lane(&request) {
                     None => answer(id, self.enclave.handle(request, key), &mut out),
                     Some(lane) => {
@@ -269,12 +270,6 @@ impl<N: Nsm> Connection<N> {
                 Err(error) => return Err(error.into()),
             }
         }
-    }
-
-    /// A connection that came before the policy must have proven the key that the policy then named.
-    fn may_ask(&self, request: &Request, key: &PublicKey) -> bool {
-        let answered_to_all = matches!(request, Request::Status | Request::Provision { .. });
-        answered_to_all || self.enclave.proxy_key().is_none_or(|expected| expected == key)
     }
 
     /// Where a request waits that may have to wait for the NSM.

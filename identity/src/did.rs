@@ -246,12 +246,7 @@ pub fn parse_jwks(text: &[u8]) -> Result<Vec<(Option<String>, PublicKey)>, Error
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn keys() -> [PublicKey; 2] {
-        let ed = ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key();
-        let p256 = p256::ecdsa::SigningKey::from_slice(&[7; 32]).unwrap();
-        [PublicKey::Ed25519(ed), PublicKey::P256(*p256.verifying_key())]
-    }
+    use crate::message::tests::both_public as keys;
 
     #[test]
     fn dids_are_read_strictly() {

@@ -210,12 +210,7 @@ pub struct Jwk {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn keys() -> [PublicKey; 2] {
-        let ed = ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key();
-        let p256 = p256::ecdsa::SigningKey::from_slice(&[7; 32]).unwrap();
-        [PublicKey::Ed25519(ed), PublicKey::P256(*p256.verifying_key())]
-    }
+    use crate::message::tests::both_public as keys;
 
     #[test]
     fn every_form_of_a_key_reads_back() {

@@ -67,6 +67,10 @@ pub(crate) mod tests {
         [TestKey::ed25519(7), TestKey::p256(7)]
     }
 
+    pub(crate) fn both_public() -> [PublicKey; 2] {
+        both().map(|key| key.public_key().clone())
+    }
+
     impl Signer for TestKey {
         type Error = Error;
 

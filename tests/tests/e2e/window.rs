@@ -348,8 +348,7 @@ fn who_came_before_the_policy_keeps_no_place_by_silence() {
 }
 
 #[test]
-fn the_same_bytes_of_nsm_and_system_randomness_never_meet_twice() {
-    // Two boots of one bundle have nothing in common but the policy.
+fn two_boots_have_nothing_in_common_but_the_policy() {
     let born = || {
         let (_enclave, mut window) = InProcess::boot(mock()).provisioned();
         let Ok(Answer::Description(described)) = window.ask(Request::Describe(of("web"))).unwrap() else { panic!() };
