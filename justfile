@@ -8,6 +8,14 @@ test:
 ci:
     .ci/run
 
+# Build the production image twice, differently, and compare every byte
+reproducible:
+    tests/reproducible --both
+
+# The images, into target/images
+images:
+    tests/images
+
 # The whole story once
 demo:
     cargo run --release --bin anchorhold-dev -- demo

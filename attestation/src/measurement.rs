@@ -46,7 +46,8 @@ impl Measurements {
         let malformed = |why: String| Error::MeasurementsMalformed(why);
         let file: File = identity::json::parse_as(json).map_err(|error| malformed(error.to_string()))?;
         let measurements = file.measurements;
-        if !measurements.hash_algorithm.starts_with("Sha384") {
+        // How Rust prints the hasher, which differs between versions of the library that nitro-cli is built with.
+        if !["Sha384", "Sha512_48"].iter().any(|name| measurements.hash_algorithm.starts_with(name)) {
             return Err(malformed("HashAlgorithm is not Sha384".into()));
         }
         if [measurements.pcr0, measurements.pcr1, measurements.pcr2].contains(&Digest([0; 48])) {

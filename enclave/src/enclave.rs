@@ -22,6 +22,8 @@ use crate::{BootClock, Entropy, Error, Nsm, NsmError};
 pub const CLOCK_INTERVAL: Duration = Duration::from_secs(60);
 const POLICY_PCR: u16 = 16;
 const ALL_PCRS: u16 = 32;
+/// What the hypervisor measures, and locks.
+const MEASURED_PCRS: u8 = 16;
 /// Base64url makes four bytes of three, and the rest of a token is far below 8 KiB, so this fits through the window.
 const MAX_PAYLOAD: usize = 32 * 1024;
 const MAX_AUDIENCE: usize = 1024;
@@ -76,6 +78,19 @@ impl<N: Nsm> Enclave<N> {
             cell: OnceLock::new(),
             halted: AtomicBool::new(false),
         })
+    }
+
+    /// Asks the NSM for a document and verifies it, before anybody is served: to the root that belongs to this NSM, not of debug
+    /// mode, with PCR0 to PCR15 locked. PCR16 must be missing yet: a register that is open shows in no document.
+    pub fn attest_to_itself(&self) -> Result<(), Error> {
+        let mut nonce = [0; 16];
+        self.entropy.fill(&mut nonce)?;
+        let document = self.own_document(None, None, &nonce, true)?.1;
+        match (0..MEASURED_PCRS).find(|index| document.pcrs().get(*index).is_none()) {
+            Some(open) => Err(Error::RegisterUnlocked(open)),
+            None if document.pcrs().get(16).is_some() => Err(NsmError::PcrValue.into()),
+            None => Ok(()),
+        }
     }
 
     /// Random for each boot.
@@ -171,6 +186,9 @@ impl<N: Nsm> Enclave<N> {
         let document = self.own_document(None, None, &nonce, true)?.1;
         if document.pcrs().get(16) != Some(&policy.pcr16()) {
             return Err(NsmError::PcrValue.into());
+        }
+        if let Some(open) = (0..32).find(|index| document.pcrs().get(*index).is_none()) {
+            return Err(Error::RegisterUnlocked(open));
         }
         let born = |described: &attestation::policy::IdentityPolicy| {
             let key = self.new_key(described.algorithm, &described.name, 1)?;

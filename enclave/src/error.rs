@@ -74,6 +74,23 @@ pub enum Error {
     /// A signature just made did not verify: the hardware or the memory is faulty, or attacked.
     #[error("a signature did not verify with the key that made it")]
     SelfCheckFailed,
+    /// Registers that the hypervisor measures are open to change.
+    #[error("PCR{0} is not locked")]
+    RegisterUnlocked(u8),
+    /// A step of the boot failed.
+    #[error("{step}: {why}")]
+    Boot {
+        /// What was being done.
+        step: &'static str,
+        /// Why it failed.
+        why: String,
+    },
+    /// The kernel's pool is fed by something else than the NSM.
+    #[error("the kernel's hardware random number generator is {0:?}, not the NSM's")]
+    HwrngUnexpected(String),
+    /// The kernel has not enough randomness yet.
+    #[error("the kernel's random pool is not seeded")]
+    PoolNotSeeded,
     /// The operating system gave no randomness.
     #[error("the operating system gave no randomness")]
     NoRandomness,
@@ -94,6 +111,14 @@ impl Error {
             Self::Protocol(error) => error.code(),
             Self::Denied(denied) => denied.code(),
             other => other.into(),
+        }
+    }
+
+    /// As [`Self::code`], but of the NSM's failures, which one: for an operator who has nothing but this word.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Nsm(error) => error.code(),
+            other => other.code(),
         }
     }
 
@@ -120,7 +145,13 @@ impl Error {
             | Self::ClockRegressed
             | Self::Nsm(_)
             | Self::Busy => Kind::Unavailable,
-            Self::SelfCheckFailed | Self::NoRandomness | Self::Halted => Kind::Internal,
+            Self::SelfCheckFailed
+            | Self::NoRandomness
+            | Self::Halted
+            | Self::RegisterUnlocked(_)
+            | Self::Boot { .. }
+            | Self::HwrngUnexpected(_)
+            | Self::PoolNotSeeded => Kind::Internal,
         }
     }
 }

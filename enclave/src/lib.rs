@@ -2,7 +2,9 @@
 //!
 //! The program is the same on Nitro and on a laptop; what differs is the [`Machine`] it is given: the NSM, the boot clock,
 //! the operating system's randomness. Nothing in here is a mock, and nothing in here asks for the date.
+#![forbid(unsafe_code)]
 
+pub mod boot;
 mod clock;
 mod enclave;
 mod entropy;
@@ -19,4 +21,4 @@ pub use crate::entropy::{Entropy, OsEntropy};
 pub use crate::error::Error;
 pub use crate::nitro::NitroNsm;
 pub use crate::nsm::{Nsm, NsmError};
-pub use crate::window::{Listener, serve};
+pub use crate::window::{Listener, Parent, serve};

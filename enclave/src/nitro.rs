@@ -6,7 +6,10 @@ use aws_nitro_enclaves_nsm_api::api::{Request, Response};
 use aws_nitro_enclaves_nsm_api::driver;
 use identity::{Digest, Tee};
 
-use crate::{Nsm, NsmError};
+use crate::{Nsm, NsmError, boot};
+
+/// Where the driver puts it.
+const DEVICE: &str = "/dev/nsm";
 
 /// The device of a Nitro enclave.
 #[derive(Debug)]
@@ -15,8 +18,9 @@ pub struct NitroNsm {
 }
 
 impl NitroNsm {
-    /// Opens `/dev/nsm`.
+    /// Opens `/dev/nsm`, after taking it away from everybody but root.
     pub fn open() -> Result<Self, NsmError> {
+        boot::tighten_device(DEVICE).map_err(|_| NsmError::NoDevice)?;
         let device = driver::nsm_init();
         if device < 0 { Err(NsmError::NoDevice) } else { Ok(Self { device }) }
     }

@@ -2,7 +2,8 @@ use attestation::{Document, Pcr};
 use identity::Tee;
 
 /// Why the NSM did not answer as it should.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case", prefix = "nsm_")]
 #[non_exhaustive]
 pub enum NsmError {
     /// The device could not be opened.
@@ -28,6 +29,16 @@ pub enum NsmError {
     RandomZero,
 }
 
+impl NsmError {
+    /// The stable snake_case name; of a document that does not verify, why.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Document(error) => error.code(),
+            other => other.into(),
+        }
+    }
+}
+
 /// The Nitro Secure Module, as far as the enclave uses it, and the trust anchor that belongs to it.
 ///
 /// The anchor stands behind this trait so that a mock's root can only be believed together with the mock itself.
@@ -46,6 +57,11 @@ pub trait Nsm: Send + 'static {
 
     /// Fills `out` with the hypervisor's randomness.
     fn random(&mut self, out: &mut [u8]) -> Result<(), NsmError>;
+
+    /// The name of the kernel's random number generator that this NSM feeds, as sysfs has it; `None` for a mock, which feeds none.
+    fn hwrng(&self) -> Option<&'static str> {
+        Some("nsm-hwrng")
+    }
 
     /// Verifies a document of this very NSM at the document's own time.
     fn verify_own(&self, document: &[u8]) -> Result<Document, attestation::Error>;

@@ -38,13 +38,22 @@ const READ_BYTES: usize = 64 * 1024;
 pub enum Listener {
     /// A Unix socket: development, and hybrid vsock.
     Unix(UnixListener),
-    /// AF_VSOCK. Only the parent's CID and a privileged source port are let in.
+    /// AF_VSOCK.
     Vsock {
         /// The listening socket.
         listener: VsockListener,
-        /// The parent's CID: 3 on Nitro.
-        parent_cid: u32,
+        /// Who is let in.
+        parent: Parent,
     },
+}
+
+/// Who may connect over vsock.
+#[derive(Debug, Clone, Copy)]
+pub struct Parent {
+    /// Its context id: 3 on Nitro.
+    pub cid: u32,
+    /// Its source ports are below this one: 1024, which takes a privilege to bind, wherever ports are the parent's own.
+    pub ports_below: u32,
 }
 
 trait Stream: Read + Write + Send + 'static {
@@ -80,10 +89,10 @@ impl Listener {
     fn accept(&self) -> io::Result<Option<Box<dyn Stream>>> {
         match self {
             Self::Unix(listener) => Ok(Some(Box::new(listener.accept()?.0))),
-            Self::Vsock { listener, parent_cid } => {
+            Self::Vsock { listener, parent } => {
                 let (stream, peer) = listener.accept()?;
-                let parent = peer.cid() == *parent_cid && peer.port() < 1024;
-                Ok(parent.then(|| Box::new(stream) as Box<dyn Stream>))
+                let admitted = peer.cid() == parent.cid && peer.port() < parent.ports_below;
+                Ok(admitted.then(|| Box::new(stream) as Box<dyn Stream>))
             }
         }
     }

@@ -152,7 +152,7 @@ impl LocalhostCallerFile {
     fn finish(self) -> Result<LocalhostCaller, Error> {
         let file = self.token_file;
         let io = |source| Error::File { file: file.clone(), source };
-        if std::fs::metadata(&file).map_err(io)?.mode() & 0o077 != 0 {
+        if !is_private(&file, std::fs::metadata(&file).map_err(io)?.mode()) {
             return Err(Error::KeyFile { file, why: "readable by group or others; chmod 600" });
         }
         let text = Zeroizing::new(read_bounded(&file)?);
@@ -162,6 +162,13 @@ impl LocalhostCallerFile {
         }
         Ok(LocalhostCaller { name: self.name, token })
     }
+}
+
+/// Whether a file of this mode is closed to group and others. A credential that systemd hands over (LoadCredential=) is closed
+/// by its directory; where it has an access list, the group's bits show that list's mask.
+pub(crate) fn is_private(file: &Path, mode: u32) -> bool {
+    let handed_over = std::env::var_os("CREDENTIALS_DIRECTORY").is_some_and(|folder| file.starts_with(folder));
+    mode & if handed_over { 0o037 } else { 0o077 } == 0
 }
 
 /// Reads a file of at most 1 MiB; no file of ours is longer.

@@ -11,7 +11,7 @@ use identity::{Message, PublicKey, Signature, Signer};
 use zeroize::Zeroizing;
 
 use crate::Error;
-use crate::config::read_bounded;
+use crate::config::{is_private, read_bounded};
 
 /// An Ed25519 key in a PKCS#8 PEM file that only its owner can read.
 pub struct KeyFile {
@@ -24,7 +24,7 @@ impl KeyFile {
     pub fn read(file: &Path) -> Result<Self, Error> {
         let io = |source| Error::File { file: file.into(), source };
         let wrong = |why| Error::KeyFile { file: file.into(), why };
-        if fs::metadata(file).map_err(io)?.mode() & 0o077 != 0 {
+        if !is_private(file, fs::metadata(file).map_err(io)?.mode()) {
             return Err(wrong("readable by group or others; chmod 600"));
         }
         let pem = Zeroizing::new(read_bounded(file)?);

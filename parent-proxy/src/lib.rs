@@ -10,6 +10,7 @@ mod client;
 mod config;
 mod connect;
 mod error;
+mod exit_reasons;
 mod key_file;
 mod link;
 mod metrics;

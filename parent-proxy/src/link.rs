@@ -14,7 +14,7 @@ use protocol::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, timeout};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::KeyFile;
 use crate::connect::{self, Stream};
@@ -25,7 +25,8 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 /// For connecting, proving and provisioning.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
-const BACKOFF_LAST: Duration = Duration::from_secs(2);
+/// An enclave boots in a second or two; whoever waits for it should not wait for us.
+const BACKOFF_LAST: Duration = Duration::from_millis(500);
 /// Requests under way on one connection.
 const MAX_PENDING: usize = 1024;
 /// Bytes that wait to be written to one connection; callers that went away leave theirs here.
@@ -152,14 +153,21 @@ impl Link {
 impl Shared {
     async fn keep(self: Arc<Self>, slot: usize) {
         let mut backoff = BACKOFF_FIRST;
+        let mut told = String::new();
         loop {
             match timeout(CONNECT_DEADLINE, self.connect()).await.unwrap_or(Err(ConnectError::Timeout)) {
                 Ok((reader, writer, buffer)) => {
                     backoff = BACKOFF_FIRST;
+                    told.clear();
                     self.serve(slot, reader, writer, buffer).await;
                     warn!(slot, "connection to the enclave lost");
                 }
-                Err(error) => warn!(slot, endpoint = %self.endpoint, %error, "enclave not reachable"),
+                // Once for each reason, however long it lasts.
+                Err(error) if error.to_string() == told => debug!(slot, %error, "enclave still not reachable"),
+                Err(error) => {
+                    warn!(slot, endpoint = %self.endpoint, %error, "enclave not reachable");
+                    told = error.to_string();
+                }
             }
             sleep(jittered(backoff)).await;
             backoff = (backoff * 2).min(BACKOFF_LAST);

@@ -36,6 +36,7 @@ pub(crate) struct Metrics {
     pub(crate) sign_seconds: Histogram,
     pub(crate) enclave_connections: Gauge,
     pub(crate) enclave_boots: Counter,
+    pub(crate) enclave_exits: Counter,
     pub(crate) connections: Gauge,
 }
 
@@ -50,6 +51,7 @@ impl Metrics {
             sign_seconds: Histogram::new(buckets),
             enclave_connections: Gauge::default(),
             enclave_boots: Counter::default(),
+            enclave_exits: Counter::default(),
             connections: Gauge::default(),
             registry: Registry::default(),
         };
@@ -61,6 +63,7 @@ impl Metrics {
         registry.register("sign_duration_seconds", "From a parsed sign request to its answer", metrics.sign_seconds.clone());
         registry.register("enclave_connections", "Connections to the enclave that work", metrics.enclave_connections.clone());
         registry.register("enclave_boots", "Boots of the enclave that were seen", metrics.enclave_boots.clone());
+        registry.register("enclave_exits", "Times that an enclave said why it ends", metrics.enclave_exits.clone());
         registry.register("connections", "Connections of callers", metrics.connections.clone());
         Self { registry, ..metrics }
     }

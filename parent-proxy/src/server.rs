@@ -10,6 +10,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use listenfd::ListenFd;
+use sd_notify::NotifyState;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,6 +21,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::api::{App, MAX_VERIFYING, Peer, Problem, route, router};
 use crate::caller::Caller;
+use crate::exit_reasons::ExitReasons;
 use crate::link::Link;
 use crate::metrics::{Handled, Metrics, Refused};
 use crate::socket::Socket;
@@ -40,7 +43,10 @@ pub async fn run(config: Config) -> Result<(), Error> {
     raise_file_limit();
     let key = KeyFile::read(&config.proxy_key)?;
     let metrics = Arc::new(Metrics::new());
-    let socket = Socket::bind(&config.socket, &config.policy)?;
+    let socket = match activated()? {
+        Some(listener) => Socket::inherited(listener)?,
+        None => Socket::bind(&config.socket, &config.policy)?,
+    };
     let mut localhost = config.localhost;
     let tcp = match &mut localhost {
         Some(localhost) => {
@@ -51,11 +57,12 @@ pub async fn run(config: Config) -> Result<(), Error> {
         }
         None => None,
     };
+    let exit_reasons = ExitReasons::listen(&config.enclave, Arc::clone(&metrics));
     let link = Link::start(config.enclave, key, &config.policy, config.connections, Arc::clone(&metrics));
     if *link.proxy_key() != config.policy.proxy_key.0 {
         return Err(Error::KeyFile { file: config.proxy_key, why: "not the key that the policy names as proxy_key" });
     }
-    info!(socket = %config.socket.display(), policy = %config.policy.digest().digest(), "listening");
+    info!(socket = %socket.path().display(), policy = %config.policy.digest().digest(), "listening");
     let app =
         Arc::new(App { link, policy: config.policy, localhost, metrics, verifying: Arc::new(Semaphore::new(MAX_VERIFYING)) });
     let server = Server {
@@ -66,17 +73,38 @@ pub async fn run(config: Config) -> Result<(), Error> {
         strangers: Arc::new(Semaphore::new(MAX_STRANGERS)),
         localhost: Arc::new(Semaphore::new(MAX_LOCALHOST)),
     };
+    // Requests are answered from here on, with 503 until the enclave is there: what waits for this service can start.
+    tell_systemd(&NotifyState::Ready);
     server.accept_until_told_to_stop(&socket, tcp.as_ref()).await?;
     // No new caller from here on.
     drop(socket);
     drop(tcp);
+    tell_systemd(&NotifyState::Stopping);
     info!("draining");
     let drained = tokio::time::timeout(Duration::from_secs(config.drain_seconds), server.graceful.shutdown()).await;
     if drained.is_err() {
         warn!("requests were still under way when the time to drain was over");
     }
+    drop(exit_reasons);
     info!("stopped");
     Ok(())
+}
+
+/// A listening socket that systemd made (sd_listen_fds(3)).
+fn activated() -> Result<Option<std::os::unix::net::UnixListener>, Error> {
+    let mut given = ListenFd::from_env();
+    match given.len() {
+        0 => Ok(None),
+        1 => given.take_unix_listener(0).map_err(|error| Error::Config(format!("the socket that was handed over: {error}"))),
+        more => Err(Error::Config(format!("{more} sockets were handed over; one is needed: the agents' Unix socket"))),
+    }
+}
+
+/// sd_notify(3). Without systemd there is nobody to tell, and nothing goes wrong.
+fn tell_systemd(state: &NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
+        warn!(%error, "systemd could not be told");
+    }
 }
 
 struct Server {

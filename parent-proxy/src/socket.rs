@@ -17,7 +17,8 @@ use crate::Error;
 pub(crate) struct Socket {
     pub(crate) listener: UnixListener,
     path: PathBuf,
-    inode: (u64, u64),
+    /// Of the file that is ours to remove.
+    inode: Option<(u64, u64)>,
 }
 
 /// Whether the policy names callers other than this process' own user.
@@ -45,14 +46,27 @@ impl Socket {
         umask(before);
         let listener = listener.map_err(|error| refuse(error.to_string()))?;
         let metadata = fs::symlink_metadata(path).map_err(|error| refuse(error.to_string()))?;
-        Ok(Self { listener, path: path.into(), inode: (metadata.dev(), metadata.ino()) })
+        Ok(Self { listener, path: path.into(), inode: Some((metadata.dev(), metadata.ino())) })
+    }
+
+    /// Takes a socket that listens already. Where it is and who may reach it was decided by whoever made it, and it stays
+    /// when this one goes; the peers' credentials decide as ever.
+    pub(crate) fn inherited(listener: std::os::unix::net::UnixListener) -> Result<Self, Error> {
+        listener.set_nonblocking(true)?;
+        let path = listener.local_addr()?.as_pathname().unwrap_or(Path::new("(unnamed)")).to_owned();
+        Ok(Self { listener: UnixListener::from_std(listener)?, path, inode: None })
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 }
 
 impl Drop for Socket {
     /// Removes the socket, unless another process has put its own there.
     fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.inode) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|metadata| Some((metadata.dev(), metadata.ino())) == self.inode) {
             let _ = fs::remove_file(&self.path);
         }
     }

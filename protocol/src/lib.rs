@@ -6,12 +6,14 @@
 
 mod endpoint;
 mod error;
+mod exit;
 mod frame;
 mod hello;
 mod message;
 
 pub use endpoint::Endpoint;
 pub use error::Error;
+pub use exit::{EXIT_PORT, ExitReason, WINDOW_PORT};
 pub use frame::{FrameBuffer, MAX_FRAME, write_frame};
 pub use hello::{Hello, Proof, VERSION, Welcome};
 pub use message::{

@@ -36,7 +36,13 @@ impl DevEnclave {
             std::process::exit(70);
         }));
         let state = State::open(&self.state)?;
-        let enclave = Arc::new(Enclave::boot(self.machine(&state)?)?);
+        let io = |source| Error::Io { what: "development enclave".into(), source };
+        let machine = self.machine(&state)?;
+        let listener = Listener::Unix(self.bind().map_err(io)?);
+        // The same system calls as in an image, so that whatever is tested here is tested within them.
+        enclave::boot::confine()?;
+        let enclave = Arc::new(Enclave::boot(machine)?);
+        enclave.attest_to_itself()?;
         let ticking = Arc::clone(&enclave);
         let tick = move || {
             loop {
@@ -46,29 +52,19 @@ impl DevEnclave {
                 }
             }
         };
-        let io = |source| Error::Io { what: "development enclave".into(), source };
         std::thread::Builder::new().name("clock".into()).spawn(tick).map_err(io)?;
-        serve(&enclave, &Listener::Unix(self.bind().map_err(io)?)).map_err(io)
+        serve(&enclave, &listener).map_err(io)
     }
 
     fn machine(&self, state: &State) -> Result<Machine<MockNsm>, Error> {
         let (_, measurements, _) = state.verifier_files()?;
         let measured = [measurements.pcr0, measurements.pcr1, measurements.pcr2];
-        let nsm = MockNsm::new(state.authority()?, &measured, self.clock(), Encoding::Indefinite)?;
+        let nsm = MockNsm::new(state.authority()?, &measured, host_clock(self.nsm_time_ms, BootTime), Encoding::Indefinite)?;
         let power_off = |error: &enclave::Error| {
             say(&format!("powering off: {}: {error}", error.code()));
             std::process::exit(70);
         };
         Ok(Machine { nsm, boot_clock: Box::new(BootTime), entropy: Box::new(OsEntropy), power_off: Box::new(power_off) })
-    }
-
-    fn clock(&self) -> crate::nsm::Clock {
-        let start = Duration::from_millis(self.nsm_time_ms.unwrap_or_else(|| crate::state::now() * 1000));
-        let booted = BootTime.now();
-        Box::new(move || {
-            let now = start + BootTime.now().saturating_sub(booted);
-            u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
-        })
     }
 
     /// Binds in a directory that only this user can enter; a socket left there by a dead enclave is replaced.
@@ -81,6 +77,16 @@ impl DevEnclave {
         std::fs::set_permissions(&self.listen, std::fs::Permissions::from_mode(0o600))?;
         Ok(listener)
     }
+}
+
+/// The mock hypervisor's clock: it starts at this time, or at the host's, and counts with `boot`.
+pub(crate) fn host_clock(start_ms: Option<u64>, boot: impl BootClock) -> crate::nsm::Clock {
+    let start = Duration::from_millis(start_ms.unwrap_or_else(|| crate::state::now() * 1000));
+    let booted = boot.now();
+    Box::new(move || {
+        let now = start + boot.now().saturating_sub(booted);
+        u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+    })
 }
 
 /// The mock's measurements: PCR0 is this program's own file, so another program has another one. There is no kernel and no

@@ -19,6 +19,9 @@ pub enum Error {
     /// The mock or its evidence is not good.
     #[error(transparent)]
     Attestation(#[from] attestation::Error),
+    /// The image is not good.
+    #[error("the image: {0}")]
+    Image(#[from] eif::Error),
     /// The enclave did not come up.
     #[error(transparent)]
     Enclave(#[from] enclave::Error),
@@ -28,7 +31,7 @@ impl Error {
     /// sysexits(3): 64 where the user can mend it in a file or on the command line, 70 otherwise.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::State(_) | Self::Attestation(_) => 64,
+            Self::State(_) | Self::Attestation(_) | Self::Image(_) => 64,
             _ => 70,
         }
     }

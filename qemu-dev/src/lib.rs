@@ -1,18 +1,26 @@
 //! For developers: a Nitro Secure Module without hardware, and the programs around it. Mock code lives in this crate and in no
 //! other; what it makes chains to a root of its own and can pass for genuine nowhere.
+#![forbid(unsafe_code)]
 
 pub mod authority;
 pub mod demo;
 mod dev_enclave;
 mod error;
+pub mod guest;
 pub mod nsm;
 mod process;
+mod qemu;
 mod state;
 mod up;
 pub mod vectors;
+mod vm;
+mod wire;
 
 pub use dev_enclave::{DevEnclave, measure_program};
 pub use error::Error;
 pub use process::{Child, Program};
+pub use qemu::{Qemu, qemu};
 pub use state::State;
 pub use up::{Up, up};
+pub use vm::VmMachine;
+pub use wire::MARKER;

@@ -1,12 +1,14 @@
 //! `anchorhold-dev`: Anchorhold on a laptop, with a mock where hardware would be.
 
+use std::ffi::OsString;
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use parent_proxy::{Config, cli::serve_until_stopped};
-use qemu_dev::{DevEnclave, Up, demo, up};
+use qemu_dev::{DevEnclave, Qemu, Up, VmMachine, demo, up};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
 /// Try Anchorhold without hardware: the same enclave, sidecar and verifier, with a mock secure module.
@@ -38,6 +40,36 @@ enum Command {
         /// Path of the sidecar's socket; its directory is made if missing [default: $XDG_RUNTIME_DIR/anchorhold/sidecar.sock]
         #[arg(long, env = "ANCHORHOLD_SOCKET", value_name = "PATH")]
         socket: Option<PathBuf>,
+    },
+    /// Boot a development image here, without hardware, and play its hypervisor until Ctrl-C; prints the endpoint
+    Qemu {
+        /// A development image; make one with: anchorhold-eif build --dev -o signer-dev.eif
+        image: PathBuf,
+        /// Keep the mock's root and the configuration here (keys are ephemeral all the same) [default: a temporary folder]
+        #[arg(long, value_name = "DIR")]
+        state: Option<PathBuf>,
+        /// How to boot it
+        #[arg(long, value_enum, default_value_t = VmMachine::Microvm)]
+        machine: VmMachine,
+        /// The QEMU to use
+        #[arg(
+            long,
+            env = "ANCHORHOLD_QEMU",
+            hide_env_values = true,
+            value_name = "PROGRAM",
+            default_value = "qemu-system-x86_64"
+        )]
+        qemu: PathBuf,
+        /// The machine's memory, in MiB
+        #[arg(long, value_name = "MIB", default_value_t = 128, value_parser = clap::value_parser!(u32).range(48..=65536))]
+        memory: u32,
+    },
+    /// Run a program that ends when the parent process ends; `qemu` starts this
+    #[command(hide = true)]
+    Run {
+        /// The program and its arguments
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
     },
     /// Be the mock enclave; `up` and `demo` start this
     #[command(hide = true)]
@@ -86,6 +118,15 @@ fn main() -> ExitCode {
             Ok(socket) => with_runtime(async move { ended(up(&Up { state, socket }).await, qemu_dev::Error::exit_code) }),
             Err(error) => ended(Err(error), parent_proxy::Error::exit_code),
         },
+        Command::Qemu { image, state, machine, qemu, memory } => {
+            let options = Qemu { image, state, machine, qemu, memory_mib: memory };
+            with_runtime(async move { ended(qemu_dev::qemu(&options).await, qemu_dev::Error::exit_code) })
+        }
+        Command::Run { command } => {
+            end_with_parent(true);
+            let error = std::process::Command::new(&command[0]).args(&command[1..]).exec();
+            ended(Err(format!("{}: {error}", command[0].display())), |_| 70)
+        }
         Command::Enclave { state, listen, nsm_time_ms, with_parent } => {
             end_with_parent(with_parent);
             ended(DevEnclave { state, listen, nsm_time_ms }.run(), qemu_dev::Error::exit_code)

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use attestation::{Attested, Document, MockRoot, Pcr, extend, verify_mock};
 use enclave::{Nsm, NsmError};
 use identity::{Digest, Tee};
-use minicbor::Encoder;
 use minicbor::bytes::ByteSlice;
+use minicbor::data::Type;
+use minicbor::{Decoder, Encoder};
 use p384::ecdsa::Signature;
 use p384::ecdsa::signature::Signer;
 
@@ -143,15 +144,103 @@ impl MockNsm {
         Ok(Self { authority, root, chain: None, module_id, pcrs, locked, clock, encoding })
     }
 
+    /// The same with one register left open, which a hypervisor never does.
+    pub fn with_open_register(mut self, index: usize) -> Self {
+        self.locked[index] = false;
+        self
+    }
+
     /// The root under which its documents verify.
     pub fn root(&self) -> &MockRoot {
         &self.root
+    }
+
+    /// Signs what a device without keys has made (QEMU's leaves certificates and signature empty): the same fields, by this
+    /// mock's chain. Only for the image that this mock has been given as measured.
+    pub fn sign_again(&mut self, unsigned: &[u8]) -> Result<Vec<u8>, NsmError> {
+        let device = DeviceDocument::read(unsigned)
+            .map_err(|error| NsmError::Answered(format!("a document that cannot be read: {error}")))?;
+        let measured = (0_u8..3).map(|index| (index, self.pcrs[usize::from(index)]));
+        if !measured.eq(device.pcrs.iter().copied().take(3)) {
+            return Err(NsmError::Answered("the device has measured another image".into()));
+        }
+        let fields = Fields {
+            module_id: &device.module_id,
+            timestamp_ms: device.timestamp_ms,
+            pcrs: device.pcrs,
+            public_key: device.public_key.as_deref(),
+            user_data: device.user_data.as_deref(),
+            nonce: device.nonce.as_deref(),
+        };
+        let encoding = self.encoding;
+        Ok(sign_document(&fields, self.chain(device.timestamp_ms / 1000), encoding))
     }
 
     fn chain(&mut self, now: u64) -> &Chain {
         let fresh = self.chain.take().filter(|chain| now + RENEW_BEFORE < chain.expires && now + 3 * 3600 >= chain.expires - 3);
         let chain = fresh.unwrap_or_else(|| self.authority.issue_chain(now, &mut os_random));
         self.chain.insert(chain)
+    }
+}
+
+/// What stands in a document that nobody has signed.
+#[derive(Default)]
+struct DeviceDocument {
+    module_id: String,
+    timestamp_ms: u64,
+    pcrs: Vec<(u8, Pcr)>,
+    public_key: Option<Vec<u8>>,
+    user_data: Option<Vec<u8>>,
+    nonce: Option<Vec<u8>>,
+}
+
+impl DeviceDocument {
+    fn read(document: &[u8]) -> Result<Self, minicbor::decode::Error> {
+        let mut outer = Decoder::new(document);
+        outer.array()?;
+        outer.bytes()?;
+        outer.skip()?;
+        let mut payload = Decoder::new(outer.bytes()?);
+        let mut read = Self::default();
+        let length = payload.map()?;
+        let mut entries = 0;
+        loop {
+            let more = match length {
+                Some(length) => entries < length,
+                None => payload.datatype()? != Type::Break,
+            };
+            if !more {
+                return Ok(read);
+            }
+            entries += 1;
+            match payload.str()? {
+                "module_id" => read.module_id = payload.str()?.to_owned(),
+                "timestamp" => read.timestamp_ms = payload.u64()?,
+                "pcrs" => {
+                    let pcrs = payload.map_iter::<u8, &ByteSlice>()?.collect::<Result<Vec<_>, _>>()?;
+                    let pcr = |bytes: &ByteSlice| {
+                        <[u8; 48]>::try_from(&bytes[..]).map(Digest).map_err(minicbor::decode::Error::message)
+                    };
+                    read.pcrs = pcrs
+                        .into_iter()
+                        .map(|(index, bytes)| Ok((index, pcr(bytes)?)))
+                        .collect::<Result<_, minicbor::decode::Error>>()?;
+                    read.pcrs.sort_by_key(|(index, _)| *index);
+                }
+                "public_key" => read.public_key = bytes_or_null(&mut payload)?,
+                "user_data" => read.user_data = bytes_or_null(&mut payload)?,
+                "nonce" => read.nonce = bytes_or_null(&mut payload)?,
+                _ => payload.skip()?,
+            }
+        }
+    }
+}
+
+fn bytes_or_null(payload: &mut Decoder<'_>) -> Result<Option<Vec<u8>>, minicbor::decode::Error> {
+    if payload.datatype()? == Type::Null {
+        payload.null().map(|()| None)
+    } else {
+        payload.bytes().map(|bytes| Some(bytes.to_vec()))
     }
 }
 
@@ -162,6 +251,10 @@ pub fn os_random(out: &mut [u8]) {
 
 impl Nsm for MockNsm {
     const TEE: Tee = Tee::Mock;
+
+    fn hwrng(&self) -> Option<&'static str> {
+        None
+    }
 
     fn attest(&mut self, public_key: Option<&[u8]>, user_data: Option<&[u8]>, nonce: Option<&[u8]>) -> Result<Vec<u8>, NsmError> {
         for (field, limit) in [(public_key, 1024), (user_data, 512), (nonce, 512)] {

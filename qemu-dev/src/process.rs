@@ -54,6 +54,13 @@ impl Program {
         Ok(child)
     }
 
+    /// A command that ends with this process, however that ends: this program, in between, asks for it.
+    pub(crate) fn ending_with_this(&self, command: &Command) -> Command {
+        let mut between = Command::new(&self.0);
+        between.arg("run").arg("--").arg(command.get_program()).args(command.get_args());
+        between
+    }
+
     /// Starts a sidecar with this configuration file. `more` are further arguments.
     pub fn start_sidecar(&self, config: &Path, log: Option<&Path>, more: &[&str]) -> Result<Child, Error> {
         let mut command = Command::new(&self.0);
@@ -71,14 +78,31 @@ pub struct Child {
 
 impl Child {
     /// Starts a command that writes its log to a file, or to this program's standard error.
-    pub fn start(what: &'static str, mut command: Command, log: Option<&Path>) -> Result<Self, Error> {
+    pub fn start(what: &'static str, command: Command, log: Option<&Path>) -> Result<Self, Error> {
         let io = |source| Error::Io { what: what.into(), source };
         let log = match log {
             Some(file) => Stdio::from(File::options().create(true).append(true).open(file).map_err(io)?),
             None => Stdio::inherit(),
         };
-        let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().map_err(io)?;
+        Self::start_with(what, command, Stdio::null(), Stdio::null(), log)
+    }
+
+    /// Starts a command with these streams.
+    pub(crate) fn start_with(
+        what: &'static str,
+        mut command: Command,
+        stdin: Stdio,
+        stdout: Stdio,
+        stderr: Stdio,
+    ) -> Result<Self, Error> {
+        let process = command.stdin(stdin).stdout(stdout).stderr(stderr).spawn();
+        let process = process.map_err(|source| Error::Io { what: what.into(), source })?;
         Ok(Self { what, process })
+    }
+
+    /// Its output, if it was asked for.
+    pub(crate) fn take_stdout(&mut self) -> Option<std::process::ChildStdout> {
+        self.process.stdout.take()
     }
 
     /// Process id.

@@ -9,6 +9,7 @@ use attestation::policy::Bundle;
 use attestation::{Measurements, MockRoot};
 use identity::Signer;
 use parent_proxy::KeyFile;
+use protocol::Endpoint;
 
 use crate::authority::Authority;
 use crate::nsm::os_random;
@@ -24,6 +25,12 @@ impl State {
     /// Opens a directory, and writes whatever is missing in it. What is there stays, so that a policy can be edited;
     /// only the measurements are always those of this very program.
     pub fn open(folder: &Path) -> Result<Self, Error> {
+        let measured = measure_program().map_err(io(Path::new("this program's own file")))?;
+        Self::open_measured(folder, &measured)
+    }
+
+    /// As [`State::open`], for an image with these measurements.
+    pub fn open_measured(folder: &Path, measured: &Measurements) -> Result<Self, Error> {
         fs::DirBuilder::new().mode(0o700).recursive(true).create(folder).map_err(io(folder))?;
         let folder = fs::canonicalize(folder).map_err(io(folder))?;
         let metadata = fs::metadata(&folder).map_err(io(&folder))?;
@@ -34,11 +41,11 @@ impl State {
             )));
         }
         let state = Self { folder };
-        state.fill()?;
+        state.fill(measured)?;
         Ok(state)
     }
 
-    fn fill(&self) -> Result<(), Error> {
+    fn fill(&self, measured: &Measurements) -> Result<(), Error> {
         if !self.root().exists() {
             let authority = Authority::new(now(), &mut os_random);
             write(&self.root_key(), &authority.key_pem())?;
@@ -52,7 +59,6 @@ impl State {
         if !self.policy().exists() {
             write(&self.policy(), &self.development_policy(&[("agent", "did:key", "EdDSA")])?)?;
         }
-        let measured = measure_program().map_err(io(Path::new("this program's own file")))?;
         fs::write(self.measurements(), measured.to_json() + "\n").map_err(io(&self.measurements()))
     }
 
@@ -85,7 +91,7 @@ impl State {
         let opened =
             fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&file).map_err(io(&file))?;
         let locked = rustix::fs::flock(&opened, rustix::fs::FlockOperation::NonBlockingLockExclusive);
-        locked.map_err(|_| Error::State(format!("{}: another `up` runs on this directory", self.folder.display())))?;
+        locked.map_err(|_| Error::State(format!("{}: another `up` or `qemu` runs on this directory", self.folder.display())))?;
         Ok(opened)
     }
 
@@ -153,10 +159,14 @@ impl State {
 
     /// Writes a configuration of the sidecar that listens on `socket`, with more lines of TOML if wanted; gives its file.
     pub fn write_sidecar_config(&self, socket: &Path, more: &str) -> Result<PathBuf, Error> {
+        self.write_sidecar_config_for(&Endpoint::Unix(self.enclave_socket()), socket, more)
+    }
+
+    /// As [`State::write_sidecar_config`], for an enclave elsewhere.
+    pub fn write_sidecar_config_for(&self, enclave: &Endpoint, socket: &Path, more: &str) -> Result<PathBuf, Error> {
         let file = self.folder.join("sidecar.toml");
         let text = format!(
-            "enclave = \"unix://{}\"\npolicy = \"policy.toml\"\nproxy_key = \"proxy.key\"\nsocket = \"{}\"\n{more}",
-            self.enclave_socket().display(),
+            "enclave = \"{enclave}\"\npolicy = \"policy.toml\"\nproxy_key = \"proxy.key\"\nsocket = \"{}\"\n{more}",
             socket.display()
         );
         fs::write(&file, text).map_err(io(&file))?;

@@ -2,6 +2,7 @@
 //! can also misbehave.
 
 mod http;
+pub mod machine;
 mod running;
 pub mod window;
 

@@ -116,7 +116,11 @@ pub struct Window {
 impl Window {
     /// Opens a connection and reads the hello, and proves nothing.
     pub fn open(socket: &Path) -> io::Result<(Self, Hello)> {
-        let stream = UnixStream::connect(socket)?;
+        Self::open_on(UnixStream::connect(socket)?)
+    }
+
+    /// As [`Window::open`], on a connection that is there.
+    pub fn open_on(stream: UnixStream) -> io::Result<(Self, Hello)> {
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         let mut window = Self { stream, buffer: FrameBuffer::default(), next: 0 };
         let hello = Hello::decode(&window.read()?).map_err(io::Error::other)?;
@@ -125,7 +129,12 @@ impl Window {
 
     /// Opens a connection and proves `key`.
     pub fn connect(socket: &Path, key: &TestKey) -> io::Result<Result<Self, Refusal>> {
-        let (mut window, hello) = Self::open(socket)?;
+        Self::connect_on(UnixStream::connect(socket)?, key)
+    }
+
+    /// As [`Window::connect`], on a connection that is there.
+    pub fn connect_on(stream: UnixStream, key: &impl Signer<Error = identity::Error>) -> io::Result<Result<Self, Refusal>> {
+        let (mut window, hello) = Self::open_on(stream)?;
         window.send(&frame(&Proof::new(&hello, key).map_err(io::Error::other)?))?;
         Ok(window.welcome()?.map(|()| window))
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, reason = "its whole output")]
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "counts and percentiles, not money")]
 
+mod image;
 mod load;
 mod process;
 
@@ -24,9 +25,10 @@ fn main() {
     match arguments.get(1).map(String::as_str) {
         Some("bare-server") => return load::bare_server(Path::new(&arguments[2])),
         Some("hold-connections") => return hold_connections(Path::new(&arguments[2])),
+        Some("image") => return image::figures(),
         Some("--help" | "-h") => {
             println!(
-                "anchorhold-bench [--signatures N]\n\nPrints every figure of docs/benchmarks.md beside its baseline. N is for the memory test, 1000000 if left out."
+                "anchorhold-bench [--signatures N]\nanchorhold-bench image\n\nPrints every figure of docs/benchmarks.md beside its baseline. N is for the memory test, 1000000 if left out. `image` prints those of the image, which tests/run has built, under QEMU."
             );
             return;
         }

@@ -1,4 +1,3 @@
-use std::path::Path;
 use std::process::{Command, Output};
 
 use harness::{Running, post, program};
@@ -15,7 +14,7 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn every_command_helps_and_the_help_is_the_one_written_down() {
     let cases = trycmd::TestCases::new();
-    for name in ["anchorhold", "anchorhold-verify", "anchorhold-dev"] {
+    for name in ["anchorhold", "anchorhold-verify", "anchorhold-dev", "anchorhold-eif"] {
         cases.register_bin(name, program(name));
     }
     cases.case(concat!(env!("CARGO_MANIFEST_DIR"), "/cmd/*.trycmd"));
@@ -40,6 +39,12 @@ fn wrong_usage_exits_64() {
         ("anchorhold-verify", &["document", "/dev/null", "--max-age", "-1m"]),
         ("anchorhold-verify", &["token", "/dev/null"]),
         ("anchorhold-dev", &["demo", "--colour"]),
+        ("anchorhold-dev", &["qemu"]),
+        ("anchorhold-dev", &["qemu", "x.eif", "--memory", "1"]),
+        ("anchorhold-dev", &["qemu", "x.eif", "--machine", "q35"]),
+        ("anchorhold-eif", &["build"]),
+        ("anchorhold-eif", &["build", "-o", "x.eif", "--kernel", "a", "--kernel-source", "b"]),
+        ("anchorhold-eif", &["describe", "/nonexistent"]),
     ] {
         let output = run(name, arguments);
         assert_eq!(output.status.code(), Some(64), "{name} {arguments:?}: {}", text(&output.stderr));
@@ -249,9 +254,12 @@ fn curl_and_pythons_standard_library_work_as_the_readme_shows() {
 }
 
 #[test]
-fn a_production_enclave_without_its_device_says_so() {
-    assert!(!Path::new("/dev/nsm").exists(), "these tests run on ordinary machines");
-    let output = run("anchorhold-enclave", &[]);
-    assert_eq!(output.status.code(), Some(70));
-    assert!(text(&output.stderr).contains("/dev/nsm"), "{}", text(&output.stderr));
+fn the_enclave_programs_run_as_pid_1_of_an_image_and_nowhere_else() {
+    for (name, how) in [("anchorhold-enclave", "anchorhold-eif build"), ("anchorhold-dev-enclave", "anchorhold-dev qemu")] {
+        for arguments in [&[][..], &["--help"], &["--port", "5"]] {
+            let output = run(name, arguments);
+            assert_eq!(output.status.code(), Some(64));
+            assert!(text(&output.stderr).contains("PID 1") && text(&output.stderr).contains(how), "{}", text(&output.stderr));
+        }
+    }
 }

@@ -10,12 +10,15 @@ fn every_test_that_the_specification_names_exists() {
     let mut named = 0;
     for row in rows {
         let tests = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        if tests.starts_with("not a Rust test") {
+            continue;
+        }
         for test in tests.split(", ").map(|test| test.trim_matches('`')) {
             assert!(sources.contains(&format!("fn {test}(")), "{test}");
             named += 1;
         }
     }
-    assert!(named > 90, "{named}");
+    assert!(named > 140, "{named}");
 }
 
 fn collect(folder: &Path, sources: &mut String) {

@@ -72,7 +72,10 @@ fn a_state_directory_can_be_edited_and_is_used_by_one_at_a_time() {
     let (mut child, line) = start(&mut up(folder.path(), &["--state", "state", "--socket", "run/s.sock"]));
     assert!(line.contains("MOCK mode"), "two identities are no reason not to start: {line}");
     assert_eq!(get(&folder.path().join("run/s.sock"), "/identity?identity=two").unwrap().status, 200);
-    refuses(&up(folder.path(), &["--state", "state", "--socket", "run/other.sock"]).output().unwrap(), "another `up` runs");
+    refuses(
+        &up(folder.path(), &["--state", "state", "--socket", "run/other.sock"]).output().unwrap(),
+        "another `up` or `qemu` runs",
+    );
     signal(&child, Signal::TERM);
     assert!(child.wait().unwrap().success());
 

@@ -277,6 +277,36 @@ impl Nsm for Faulty {
     }
 }
 
+const NOW: u64 = 1_795_225_251;
+
+#[test]
+fn an_enclave_attests_to_itself_before_it_serves() {
+    let attested = |measured: [u8; 3], open: Option<usize>| {
+        let measured = measured.map(|byte| Digest([byte; 48]));
+        let mut nsm =
+            MockNsm::new(Authority::new(NOW, &mut os_random), &measured, Box::new(|| NOW * 1000), Encoding::Indefinite).unwrap();
+        if let Some(index) = open {
+            nsm = nsm.with_open_register(index);
+        }
+        let enclave = InProcess::boot(nsm);
+        enclave.enclave.attest_to_itself().map_err(|error| error.reason())
+    };
+    assert_eq!(attested([1, 2, 3], None), Ok(()));
+    for measured in [[0, 2, 3], [1, 0, 3], [1, 2, 0], [0, 0, 0]] {
+        assert_eq!(attested(measured, None), Err("debug_mode"));
+    }
+    // PCR0 to 2 are looked at first.
+    assert_eq!(attested([1, 2, 3], Some(0)), Err("pcr_missing"));
+    for open in [3, 4, 8, 15] {
+        assert_eq!(attested([1, 2, 3], Some(open)), Err("register_unlocked"));
+    }
+    // Whoever has extended PCR16 before us has had the machine before us.
+    let (nsm, switch) = Faulty::new();
+    let enclave = InProcess::boot(nsm);
+    switch.store(Fault::ForeignRoot as u8, Ordering::SeqCst);
+    assert_eq!(enclave.enclave.attest_to_itself().unwrap_err().reason(), "root_untrusted");
+}
+
 #[test]
 fn any_fault_of_the_nsm_while_the_policy_is_taken_is_the_end_of_the_boot() {
     for fault in

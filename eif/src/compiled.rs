@@ -1,0 +1,78 @@
+//! The enclave program: compiled from source, static, the same bytes in whatever folder.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::Error;
+use crate::build::{Step, clean};
+use crate::kernel::find_tool;
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// Stands in every program that holds the mock NSM, and in no other.
+const MOCK_MARKER: &[u8] = b"anchorhold: this program holds the mock NSM";
+
+/// Which enclave goes into the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// `/dev/nsm` and the AWS root.
+    Production,
+    /// The mock NSM.
+    Development,
+}
+
+impl Which {
+    pub(crate) fn program(self) -> &'static str {
+        match self {
+            Self::Production => "anchorhold-enclave",
+            Self::Development => "anchorhold-dev-enclave",
+        }
+    }
+
+    fn package(self) -> &'static str {
+        match self {
+            Self::Production => "anchorhold-enclave",
+            Self::Development => "anchorhold-qemu-dev",
+        }
+    }
+}
+
+/// Compiles, alone, and strips.
+pub(crate) fn compile(which: Which, source: &Path, say: &dyn Fn(&str)) -> Result<Vec<u8>, Error> {
+    find_tool("cargo", "cargo")?;
+    find_tool("strip", "binutils")?;
+    // What stands for the source in panic messages, wherever it really is.
+    let maps = [(source.to_owned(), "/anchorhold"), (cargo_home()?, "/cargo")];
+    let mut rust_flags = vec!["-Ctarget-feature=+crt-static".to_owned(), "-Clink-arg=-Wl,--build-id=none".into()];
+    rust_flags.extend(maps.iter().map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())));
+    let c_flags: Vec<String> = maps.iter().map(|(from, to)| format!("-ffile-prefix-map={}={to}", from.display())).collect();
+    let folder = source.join("target/image");
+    let mut cargo = clean(Command::new("cargo"));
+    cargo.current_dir(source).args(["build", "--locked", "--profile", "image", "--target", TARGET]);
+    cargo.args(["--package", which.package(), "--bin", which.program(), "--target-dir"]).arg(&folder);
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", rust_flags.join("\u{1f}")).env("CFLAGS", c_flags.join(" "));
+    Step::new("compiling the enclave program", cargo).run(say)?;
+    let unstripped = folder.join(TARGET).join("image").join(which.program());
+    check_marker(which, &std::fs::read(&unstripped).map_err(Error::io(&unstripped))?)?;
+    let stripped = unstripped.with_extension("stripped");
+    let mut strip = clean(Command::new("strip"));
+    strip.arg("--strip-all").arg("-o").arg(&stripped).arg(&unstripped);
+    Step::new("stripping the enclave program", strip).run(say)?;
+    std::fs::read(&stripped).map_err(Error::io(&stripped))
+}
+
+/// The production program holds no mock code, and the check is one that finds it: the development program is seen to hold it.
+fn check_marker(which: Which, program: &[u8]) -> Result<(), Error> {
+    let held = program.windows(MOCK_MARKER.len()).any(|window| window == MOCK_MARKER);
+    match (which, held) {
+        (Which::Production, true) => Err(Error::MockCode("the production program holds mock code")),
+        (Which::Development, false) => Err(Error::MockCode("the development program does not hold the mock: the check is blind")),
+        _ => Ok(()),
+    }
+}
+
+fn cargo_home() -> Result<PathBuf, Error> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
+    let home = home.ok_or_else(|| Error::SourceTree("neither CARGO_HOME nor HOME is set".into()))?;
+    std::path::absolute(&home).map_err(Error::io(&home))
+}

@@ -1,0 +1,23 @@
+//! Enclave image files (EIF): measuring them, taking them apart, putting them together, and building ours from source.
+//!
+//! The format is that of `aws-nitro-enclaves-image-format` (version 4, big-endian); the measurements are those of the AWS
+//! Nitro Enclaves user guide, "Where to find an enclave's measurements".
+#![forbid(unsafe_code)]
+
+pub mod build;
+mod compiled;
+mod describe;
+mod error;
+mod image;
+mod kernel;
+mod measure;
+mod ramdisk;
+mod signature;
+
+pub use crate::describe::describe;
+pub use crate::error::Error;
+pub use crate::image::{Image, MAX_IMAGE_BYTES, Parts, read_file};
+pub use crate::kernel::check_bz_image;
+pub use crate::measure::Measurements;
+pub use crate::ramdisk::{Entry, ramdisk};
+pub use crate::signature::{Signature, SigningKey};

@@ -1,0 +1,95 @@
+//! From power-on to the window, as PID 1 of an enclave image.
+//!
+//! In this order, and any failure ends the machine with a typed reason: the NSM's device alone in a tightened `/dev`; its
+//! randomness in the kernel's pool; no core dumps, memory locked; signals; the port; no privileges; no system calls but those
+//! on the list. Only then does anything from outside come in: the enclave attests to itself, and serves.
+
+mod exit;
+mod heartbeat;
+mod lockdown;
+mod machine;
+mod seccomp;
+mod signals;
+
+use std::sync::Arc;
+use std::thread;
+
+use protocol::WINDOW_PORT;
+use vsock::{VMADDR_CID_ANY, VsockListener};
+
+pub use exit::Exit;
+pub use lockdown::{confine, drop_privileges};
+pub use machine::tighten_device;
+pub use seccomp::{ABSENT, ALLOWED, Allowed};
+pub use signals::reap;
+
+use crate::window::Parent;
+use crate::{BootTime, CLOCK_INTERVAL, Enclave, Error, Listener, Machine, Nsm, OsEntropy, serve};
+
+/// What an image is started as.
+#[derive(Debug, Clone, Copy)]
+pub struct Image {
+    /// Its name, on the console.
+    pub name: &'static str,
+    /// Who may come to the window.
+    pub parent: Parent,
+    /// The context ids of whoever may be there to hear why the enclave ends; all are told.
+    pub told: &'static [u32],
+}
+
+/// Whether this process is PID 1: the only one of its machine, or of its container.
+pub fn is_pid_1() -> bool {
+    std::process::id() == 1
+}
+
+/// Boots as PID 1 and serves until the machine ends; never comes back.
+pub fn run<N: Nsm>(image: &Image, open: impl FnOnce() -> Result<N, Error>) -> ! {
+    let exit = Exit::new(image.name, image.told);
+    std::panic::set_hook(Box::new(move |panic| exit.end("panicked", &panic.to_string())));
+    machine::quiet_console();
+    match boot(image, exit, open) {
+        Ok(()) => exit.end("window_failed", "the window is good for nothing any more"),
+        Err(error) => exit.end(error.reason(), &error.to_string()),
+    }
+}
+
+fn boot<N: Nsm>(image: &Image, exit: Exit, open: impl FnOnce() -> Result<N, Error>) -> Result<(), Error> {
+    let nsm = {
+        let _mounted = machine::Mounts::mount()?;
+        let nsm = open()?;
+        machine::check_randomness(nsm.hwrng())?;
+        nsm
+    };
+    machine::lock_memory()?;
+    signals::block()?;
+    let window = |error: std::io::Error| Error::Boot { step: "listening on the window's port", why: error.to_string() };
+    let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, WINDOW_PORT).map_err(window)?;
+    drop_privileges()?;
+    confine()?;
+    // From here on, bytes of others are read.
+    let thread = |error: std::io::Error| Error::Boot { step: "starting a thread", why: error.to_string() };
+    spawn("signals", move || signals::watch(exit)).map_err(thread)?;
+    let parent = image.parent.cid;
+    spawn("heartbeat", move || heartbeat::beat(parent)).map_err(thread)?;
+    let power_off = move |error: &Error| exit.end(error.reason(), &error.to_string());
+    let machine = Machine { nsm, boot_clock: Box::new(BootTime), entropy: Box::new(OsEntropy), power_off: Box::new(power_off) };
+    let enclave = Arc::new(Enclave::boot(machine)?);
+    enclave.attest_to_itself()?;
+    let clock = Arc::clone(&enclave);
+    spawn("clock", move || tick(&clock, exit)).map_err(thread)?;
+    exit.say(&format!("serving on vsock port {WINDOW_PORT}; {}", machine::memory()));
+    serve(&enclave, &Listener::Vsock { listener, parent: image.parent }).map_err(window)
+}
+
+fn tick<N: Nsm>(enclave: &Enclave<N>, exit: Exit) {
+    loop {
+        thread::sleep(CLOCK_INTERVAL);
+        if let Err(error) = enclave.refresh_clock() {
+            exit.say(&format!("clock: {error}"));
+        }
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    thread::Builder::new().name(name.into()).spawn(work).map(|_| ())
+}

@@ -1,0 +1,97 @@
+//! A program that does what the enclave must not.
+//!
+//! `anchorhold-probe call N` makes system call N within the enclave's filter; `argument NAME` one on the list with an argument
+//! that is not; `thread` starts a thread; `privileges` drops privileges and shows what is left. As PID 1 of an image it
+//! panics, or with `probe=execve` on the kernel's command line, tries to start a program after the boot.
+
+use enclave::boot::{self, Image};
+use enclave::{Nsm, NsmError, Parent};
+
+const IMAGE: Image = Image { name: "anchorhold-probe", parent: Parent { cid: 2, ports_below: u32::MAX }, told: &[2] };
+
+fn main() {
+    if boot::is_pid_1() {
+        let execve = std::env::var("probe").is_ok_and(|what| what == "execve");
+        boot::run(&IMAGE, || if execve { Ok(Runaway) } else { panic!("a probe panics on purpose") });
+    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["call", number] => {
+            let number = number.parse().expect("a number");
+            boot::confine().expect("the filter");
+            call(number, [0; 6]);
+        }
+        ["argument", name] => {
+            boot::confine().expect("the filter");
+            match *name {
+                "socket-inet" => call(libc::SYS_socket, [i64::from(libc::AF_INET), 1, 0, 0, 0, 0]),
+                "socket-unix" => call(libc::SYS_socket, [i64::from(libc::AF_UNIX), 1, 0, 0, 0, 0]),
+                "open" => {
+                    let path = c"/etc/passwd".as_ptr() as i64;
+                    call(libc::SYS_openat, [i64::from(libc::AT_FDCWD), path, 0, 0, 0, 0]);
+                }
+                "ioctl" => call(libc::SYS_ioctl, [1, 0x5401, 0, 0, 0, 0]),
+                "mmap-exec" => call(libc::SYS_mmap, [0, 4096, i64::from(libc::PROT_READ | libc::PROT_EXEC), 0x22, -1, 0]),
+                "mprotect-exec" => call(libc::SYS_mprotect, [0, 4096, i64::from(libc::PROT_EXEC), 0, 0, 0]),
+                "fork" => call(libc::SYS_clone, [i64::from(libc::SIGCHLD), 0, 0, 0, 0, 0]),
+                "prctl" => call(libc::SYS_prctl, [i64::from(libc::PR_SET_DUMPABLE), 1, 0, 0, 0, 0]),
+                other => panic!("{other}"),
+            }
+        }
+        ["thread"] => {
+            boot::confine().expect("the filter");
+            assert_eq!(std::thread::spawn(|| 7).join().expect("a thread"), 7);
+        }
+        ["privileges"] => {
+            boot::drop_privileges().expect("root drops privileges");
+            // SAFETY: it takes and gives no memory.
+            let again = unsafe { libc::setuid(0) };
+            let text = std::fs::read_to_string("/proc/thread-self/status").expect("status");
+            let shown = text
+                .lines()
+                .filter(|line| ["Uid:", "Gid:", "Groups:", "CapEff:", "CapPrm:"].iter().any(|name| line.starts_with(name)));
+            println!("{}\nsetuid(0): {again}", shown.collect::<Vec<_>>().join("\n"));
+        }
+        _ => panic!("call N, argument NAME, thread or privileges"),
+    }
+}
+
+fn call(number: i64, a: [i64; 6]) {
+    // SAFETY: none: whatever it does, it does to this process, which exists for nothing else.
+    let result = unsafe { libc::syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]) };
+    println!("{result}");
+}
+
+/// What hostile code inside the enclave would try.
+struct Runaway;
+
+impl Nsm for Runaway {
+    const TEE: identity::Tee = identity::Tee::Mock;
+
+    fn attest(&mut self, _: Option<&[u8]>, _: Option<&[u8]>, _: Option<&[u8]>) -> Result<Vec<u8>, NsmError> {
+        let started = std::process::Command::new("/init").status();
+        println!("started a program: {started:?}");
+        Err(NsmError::Nonsense)
+    }
+
+    fn extend_pcr(&mut self, _: u16, _: &[u8]) -> Result<attestation::Pcr, NsmError> {
+        Err(NsmError::Nonsense)
+    }
+
+    fn lock_pcrs(&mut self, _: u16) -> Result<(), NsmError> {
+        Err(NsmError::Nonsense)
+    }
+
+    fn random(&mut self, _: &mut [u8]) -> Result<(), NsmError> {
+        Err(NsmError::Nonsense)
+    }
+
+    fn hwrng(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn verify_own(&self, _: &[u8]) -> Result<attestation::Document, attestation::Error> {
+        Err(attestation::Error::DebugMode)
+    }
+}

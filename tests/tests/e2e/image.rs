@@ -1,0 +1,402 @@
+//! The image, booted: the same program as PID 1, behind a real kernel and a vsock.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use attestation::Measurements;
+use attestation::judge::{Case, Subject, judge};
+use eif::{Entry, Image, Parts, ramdisk};
+use flate2::read::GzDecoder;
+use harness::machine::{Machine, Sidecar, command, connect, image, listen, nitro_qemu};
+use harness::window::{TestKey, Window, frame, sign};
+use harness::{get, now, post, private_folder, program, skipped, wait_for};
+use identity::cbor;
+use protocol::{EXIT_PORT, ExitReason, FrameBuffer, Request, RequestFrame, WINDOW_PORT};
+use rustix::process::Signal;
+use serde_json::json;
+
+const NONCE: [u8; 32] = [9; 32];
+
+/// A token and evidence for it, and what the verifier says who holds these measurements.
+fn sign_and_judge(machine: &Machine, sidecar: &Sidecar, measurements: &Measurements) -> Result<&'static str, &'static str> {
+    let answer = post(&sidecar.socket, "/sign", &json!({"payload": {"n": 1}, "intent": "a"})).unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.code());
+    let token = answer.json()["vouch_token"].as_str().unwrap().to_owned();
+    let nonce = data_encoding::HEXLOWER.encode(&NONCE);
+    let evidence = post(&sidecar.socket, "/attestation", &json!({"nonce": nonce})).unwrap();
+    assert_eq!(evidence.status, 200, "{}", evidence.code());
+    let (root, _, bundle) = machine.state().verifier_files().unwrap();
+    let case = Case {
+        nonce: Some(&NONCE),
+        measurements: std::slice::from_ref(measurements),
+        policies: &[bundle.digest()],
+        allow_mock: Some(&root),
+        ..Case::new(Subject::Token { token: &token, evidence: &evidence.body }, now())
+    };
+    judge(&case).map(|verdict| verdict.verdict).map_err(|refusal| refusal.code())
+}
+
+/// What `anchorhold-eif describe` prints of an image, as a verifier reads it.
+fn described(image: &Path) -> Measurements {
+    let output = Command::new(program("anchorhold-eif")).arg("describe").arg(image).output().unwrap();
+    assert!(output.status.success());
+    Measurements::parse(&output.stdout).unwrap()
+}
+
+/// The image with another program in it.
+fn with_program(original: &Path, out: &Path, change: impl FnOnce(Vec<u8>) -> Vec<u8>) {
+    let bytes = eif::read_file(original).unwrap();
+    let image = Image::parse(&bytes).unwrap();
+    let mut archive = Vec::new();
+    GzDecoder::new(image.ramdisks[1]).read_to_end(&mut archive).unwrap();
+    let mut reader = cpio::NewcReader::new(archive.as_slice()).unwrap();
+    assert_eq!(reader.entry().name(), "init");
+    let mut program = Vec::new();
+    reader.read_to_end(&mut program).unwrap();
+    let other = ramdisk(&[Entry::Program("init", &change(program))]).unwrap();
+    let parts = Parts { ramdisks: &[image.ramdisks[0], &other], ..image.parts().unwrap() };
+    std::fs::write(out, parts.to_image().unwrap()).unwrap();
+}
+
+fn first_reason(listener: &std::os::unix::net::UnixListener) -> ExitReason {
+    let (mut stream, _) = listener.accept().unwrap();
+    let (mut buffer, mut chunk) = (FrameBuffer::default(), [0; 2048]);
+    loop {
+        if let Some(frame) = buffer.next_frame().unwrap() {
+            return cbor::from_slice(frame).unwrap();
+        }
+        let read = stream.read(&mut chunk).unwrap();
+        assert!(read > 0, "it ended without a word");
+        buffer.push(&chunk[..read]);
+    }
+}
+
+#[test]
+fn the_whole_path_works_on_the_image_and_verifies_offline() {
+    let file = image("signer-dev.eif");
+    let machine = Machine::boot(&file);
+    let sidecar = machine.sidecar();
+    sidecar.wait_until_ready();
+    assert_eq!(sign_and_judge(&machine, &sidecar, &described(&file)), Ok("mock"));
+    let before = get(&sidecar.socket, "/identity").unwrap().json();
+    let rotated = post(&sidecar.socket, "/rotate", &json!({})).unwrap();
+    assert_eq!((rotated.status, rotated.json()["identity"]["key_version"].as_u64()), (200, Some(2)));
+    assert_ne!(get(&sidecar.socket, "/identity").unwrap().json()["did"], before["did"]);
+    assert_eq!(sign_and_judge(&machine, &sidecar, &described(&file)), Ok("mock"));
+    assert!(machine.console().contains("serving on vsock port 5005"), "{}", machine.console());
+    assert_eq!(machine.stop(Signal::TERM).code(), Some(0));
+}
+
+#[test]
+fn an_image_with_one_byte_changed_has_another_pcr0_and_is_refused() {
+    let (file, folder) = (image("signer-dev.eif"), private_folder());
+    let changed = folder.path().join("changed.eif");
+    with_program(&file, &changed, |mut program| {
+        let text = b"serving on vsock port";
+        let at = program.windows(text.len()).position(|window| window == text).unwrap();
+        program[at] = b'S';
+        program
+    });
+    let (original, other) = (described(&file), described(&changed));
+    assert_ne!((original.pcr0, original.pcr2), (other.pcr0, other.pcr2));
+    assert_eq!(original.pcr1, other.pcr1);
+    let machine = Machine::boot(&changed);
+    let sidecar = machine.sidecar();
+    sidecar.wait_until_ready();
+    assert!(machine.console().contains("Serving on vsock port"));
+    assert_eq!(sign_and_judge(&machine, &sidecar, &original), Err("measurement_mismatch"));
+    assert_eq!(sign_and_judge(&machine, &sidecar, &other), Ok("mock"));
+}
+
+#[test]
+fn an_enclave_killed_and_rebooted_under_load_leaves_no_request_without_an_answer() {
+    let machine = Machine::boot(&image("signer-dev.eif"));
+    let sidecar = machine.sidecar();
+    sidecar.wait_until_ready();
+    let before = get(&sidecar.socket, "/identity").unwrap().json();
+    let (stop, good, refused) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    let machine = std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::SeqCst) {
+                    let begun = Instant::now();
+                    let answer = post(&sidecar.socket, "/sign", &json!({"payload": {}, "intent": "a"})).unwrap();
+                    assert!(begun.elapsed() < Duration::from_secs(15), "a request hung");
+                    match answer.status {
+                        200 => good.fetch_add(1, Ordering::SeqCst),
+                        503 | 504 => {
+                            assert!(!answer.code().is_empty());
+                            std::thread::sleep(Duration::from_millis(5));
+                            refused.fetch_add(1, Ordering::SeqCst)
+                        }
+                        other => panic!("{other}: {}", answer.code()),
+                    };
+                }
+            });
+        }
+        wait_for(|| good.load(Ordering::SeqCst) > 50);
+        let machine = machine.reboot();
+        wait_for(|| refused.load(Ordering::SeqCst) > 0);
+        sidecar.wait_until_ready();
+        let served = good.load(Ordering::SeqCst);
+        wait_for(|| good.load(Ordering::SeqCst) > served + 50);
+        stop.store(true, Ordering::SeqCst);
+        machine
+    });
+    let after = get(&sidecar.socket, "/identity").unwrap().json();
+    assert_ne!((&after["did"], &after["boot_id"]), (&before["did"], &before["boot_id"]));
+    assert!(sidecar.log().contains(r#""again":true"#));
+    let metrics = String::from_utf8(get(&sidecar.socket, "/metrics").unwrap().body).unwrap();
+    assert!(metrics.contains("anchorhold_enclave_boots_total 2"), "{metrics}");
+    drop(machine);
+}
+
+#[test]
+fn a_process_of_the_host_that_goes_around_the_proxy_gets_nothing() {
+    let machine = Machine::boot(&image("signer-dev.eif"));
+    let sidecar = machine.sidecar();
+    sidecar.wait_until_ready();
+    // Another key than the policy names.
+    let refused = Window::connect_on(machine.connect(WINDOW_PORT).unwrap(), &TestKey::new(3)).unwrap();
+    assert_eq!(refused.err().unwrap().code, "proxy_key_mismatch");
+    // No proof at all: a request instead, and garbage.
+    for bytes in [frame(&RequestFrame { id: 1, request: sign("agent") }), b"GET / HTTP/1.1\r\n\r\n".to_vec()] {
+        let (mut window, _) = Window::open_on(machine.connect(WINDOW_PORT).unwrap()).unwrap();
+        window.send(&bytes).unwrap();
+        if let Ok(answer) = window.welcome() {
+            assert!(answer.is_err());
+        }
+        assert!(window.is_closed());
+    }
+    // Ports that nobody has opened.
+    assert!(!connect(&machine.vsock(), 22).map(|mut stream| stream.read(&mut [0; 1])).is_ok_and(|read| matches!(read, Ok(1))));
+    assert_eq!(post(&sidecar.socket, "/sign", &json!({"payload": {}, "intent": "a"})).unwrap().status, 200);
+}
+
+#[test]
+fn a_vsock_cut_in_the_middle_of_a_frame_harms_nobody_else() {
+    let machine = Machine::boot(&image("signer-dev.eif"));
+    let sidecar = machine.sidecar();
+    sidecar.wait_until_ready();
+    let key = parent_proxy::KeyFile::read(&machine.state().proxy_key()).unwrap();
+    for _ in 0..20 {
+        let mut window = Window::connect_on(machine.connect(WINDOW_PORT).unwrap(), &key).unwrap().unwrap();
+        let whole = frame(&RequestFrame { id: 1, request: Request::Status });
+        // An answer that nobody reads, and half of a question.
+        window.send(&[&whole[..], &whole[..whole.len() / 2]].concat()).unwrap();
+        drop(window);
+        assert_eq!(post(&sidecar.socket, "/sign", &json!({"payload": {}, "intent": "a"})).unwrap().status, 200);
+    }
+    assert!(!sidecar.log().contains("connection to the enclave lost"), "{}", sidecar.log());
+}
+
+#[test]
+fn a_console_that_is_flooded_and_that_nobody_reads_holds_nothing_up() {
+    let folder = Arc::new(private_folder());
+    let file = image("signer-dev.eif");
+    // Standard output is a pipe that is never read; standard input goes to the console, and comes back as its echo.
+    let mut process =
+        command(&file, folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut input = process.stdin.take().unwrap();
+    let flooding = std::thread::spawn(move || {
+        let begun = Instant::now();
+        let line = [b'x'; 4096];
+        while begun.elapsed() < Duration::from_secs(6) && input.write_all(&line).and_then(|()| input.write_all(b"\n")).is_ok() {}
+    });
+    wait_for(|| folder.path().join("sidecar.toml").exists() && folder.path().join("v.sock").exists());
+    let socket = folder.path().join("run/sidecar.sock");
+    let config = std::fs::read_to_string(folder.path().join("sidecar.toml")).unwrap();
+    let config: String = config.lines().filter(|line| !line.starts_with("socket")).map(|line| format!("{line}\n")).collect();
+    std::fs::write(folder.path().join("own.toml"), format!("{config}socket = \"{}\"\n", socket.display())).unwrap();
+    let program = qemu_dev::Program::at(&program("anchorhold-dev"));
+    let sidecar = program.start_sidecar(&folder.path().join("own.toml"), Some(&folder.path().join("log")), &[]).unwrap();
+    wait_for(|| socket.exists() && get(&socket, "/ready").is_ok_and(|answer| answer.status == 200));
+    for _ in 0..200 {
+        assert_eq!(post(&socket, "/sign", &json!({"payload": {}, "intent": "a"})).unwrap().status, 200);
+    }
+    drop(sidecar);
+    process.kill().unwrap();
+    process.wait().unwrap();
+    flooding.join().unwrap();
+}
+
+#[test]
+fn the_production_image_says_over_both_channels_why_it_will_not_serve() {
+    let folder = Arc::new(private_folder());
+    let listener = listen(folder.path(), EXIT_PORT);
+    let mut machine = Machine::boot_with(&image("signer.eif"), Arc::clone(&folder), &[]);
+    let reason = first_reason(&listener);
+    assert_eq!(reason.code, "nsm_no_device");
+    machine.wait_for_line("anchorhold-enclave: powering off: nsm_no_device: ");
+    assert_eq!(machine.wait(), Some(70));
+    assert!(!machine.console().contains("serving"), "{}", machine.console());
+}
+
+#[test]
+fn the_sidecar_logs_why_an_enclave_ended() {
+    let folder = Arc::new(private_folder());
+    let state = qemu_dev::State::open_measured(folder.path(), &described(&image("signer.eif"))).unwrap();
+    let (socket, log) = (folder.path().join("run/sidecar.sock"), folder.path().join("log"));
+    let endpoint = protocol::Endpoint::HybridVsock { path: folder.path().join("v.sock"), port: WINDOW_PORT };
+    let config = state.write_sidecar_config_for(&endpoint, &socket, "").unwrap();
+    let sidecar = qemu_dev::Program::at(&program("anchorhold-dev")).start_sidecar(&config, Some(&log), &[]).unwrap();
+    wait_for(|| socket.exists());
+    // Lies and noise at that place are not taken for a reason, and keep no enclave from saying its own.
+    let place = folder.path().join(format!("v.sock_{EXIT_PORT}"));
+    for noise in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 5000], &[0, 0, 0, 3, 0x82, 0x61], b""] {
+        let mut stream = std::os::unix::net::UnixStream::connect(&place).unwrap();
+        let _ = stream.write_all(noise);
+    }
+    let mut machine = Machine::boot_with(&image("signer.eif"), Arc::clone(&folder), &[]);
+    assert_eq!(machine.wait(), Some(70));
+    let read = || std::fs::read_to_string(&log).unwrap();
+    wait_for(|| read().contains(r#""code":"nsm_no_device""#));
+    let metrics = String::from_utf8(get(&socket, "/metrics").unwrap().body).unwrap();
+    assert!(metrics.contains("anchorhold_enclave_exits_total 1"), "{metrics}");
+    drop(sidecar);
+}
+
+#[test]
+fn the_heartbeat_is_sent_and_waits_for_nobody() {
+    let folder = Arc::new(private_folder());
+    let listener = listen(folder.path(), 9000);
+    let machine = Machine::boot_with(&image("signer-dev.eif"), Arc::clone(&folder), &[]);
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut beat = [0; 1];
+    stream.read_exact(&mut beat).unwrap();
+    assert_eq!(beat, [0xb7]);
+    // Unanswered, the enclave serves all the same.
+    let sidecar = machine.sidecar();
+    sidecar.wait_until_ready();
+    assert_eq!(post(&sidecar.socket, "/sign", &json!({"payload": {}, "intent": "a"})).unwrap().status, 200);
+    stream.write_all(&[0xb7]).unwrap();
+}
+
+#[test]
+fn a_panic_and_a_forbidden_call_end_the_machine() {
+    let folder = Arc::new(private_folder());
+    let probe = std::fs::read(program("anchorhold-probe-static")).unwrap();
+    let file = folder.path().join("probe.eif");
+    with_program(&image("signer-dev.eif"), &file, |_| probe.clone());
+    let listener = listen(folder.path(), EXIT_PORT);
+    let mut machine = Machine::boot_with(&file, Arc::clone(&folder), &[]);
+    let reason = first_reason(&listener);
+    assert_eq!(reason.code, "panicked");
+    assert!(reason.message.contains("a probe panics on purpose"), "{}", reason.message);
+    assert_eq!(machine.wait(), Some(70));
+    assert!(machine.console().contains("powering off: panicked"), "{}", machine.console());
+
+    // The same program, told on the measured command line to try to start another one.
+    let bytes = eif::read_file(&file).unwrap();
+    let parsed = Image::parse(&bytes).unwrap();
+    let parts = parsed.parts().unwrap();
+    let cmdline = format!("{} probe=execve", parts.cmdline);
+    std::fs::write(&file, Parts { cmdline: &cmdline, ..parts }.to_image().unwrap()).unwrap();
+    let mut machine = Machine::boot(&file);
+    assert_eq!(machine.wait(), Some(70));
+    let console = machine.console();
+    // 31 is SIGSYS: the filter's doing.
+    assert!(console.contains("Attempted to kill init! exitcode=0x0000001f"), "{console}");
+    assert!(!console.contains("started a program"), "{console}");
+}
+
+#[test]
+fn on_a_nitro_enclave_machine_everything_but_the_signature_goes_through_the_real_driver() {
+    let Some(qemu) = nitro_qemu() else {
+        return skipped("no QEMU here has the machine nitro-enclave; name one in ANCHORHOLD_QEMU");
+    };
+    let arguments = ["--machine", "nitro-enclave", "--qemu", &qemu];
+    let file = image("signer-dev.eif");
+    let measured = described(&file);
+    let machine = Machine::boot_with(&file, Arc::new(private_folder()), &arguments);
+    let sidecar = machine.sidecar();
+    sidecar.wait_until_ready();
+    for (index, pcr) in [(0, measured.pcr0), (1, measured.pcr1), (2, measured.pcr2)] {
+        let line = format!("/dev/nsm: PCR{index} {pcr} locked");
+        assert!(machine.console().contains(&line), "{line}\n{}", machine.console());
+    }
+    assert_eq!(sign_and_judge(&machine, &sidecar, &measured), Ok("mock"));
+    assert_eq!(post(&sidecar.socket, "/rotate", &json!({})).unwrap().status, 200);
+    assert_eq!(sign_and_judge(&machine, &sidecar, &measured), Ok("mock"));
+    drop((sidecar, machine));
+
+    // Production finds the device, and that its documents are signed by nobody.
+    let folder = Arc::new(private_folder());
+    let listener = listen(folder.path(), EXIT_PORT);
+    let mut machine = Machine::boot_with(&image("signer.eif"), Arc::clone(&folder), &arguments);
+    assert_eq!(first_reason(&listener).code, "document_algorithm");
+    assert_eq!(machine.wait(), Some(70));
+    assert!(!machine.console().contains("serving"), "{}", machine.console());
+}
+
+#[test]
+fn qemu_cleans_up_on_every_way_out() {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::KILL] {
+        let folder = Arc::new(private_folder());
+        let machine = Machine::boot_with(&image("signer-dev.eif"), Arc::clone(&folder), &[]);
+        machine.wait_for_line("serving on vsock port");
+        let named = folder.path().display().to_string();
+        assert!(processes_naming(&named) >= 3, "itself, QEMU, vhost-device-vsock");
+        let status = machine.stop(signal);
+        assert_eq!(status.code(), if signal == Signal::KILL { None } else { Some(0) });
+        wait_for(|| processes_naming(&named) == 0);
+        if signal != Signal::KILL {
+            for left in ["v.sock", "vhost.sock", "v.sock_5007"] {
+                assert!(!folder.path().join(left).exists(), "{left}");
+            }
+        }
+    }
+}
+
+fn processes_naming(text: &str) -> usize {
+    let running =
+        std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    running.filter(|cmdline| String::from_utf8_lossy(cmdline).contains(text)).count()
+}
+
+#[test]
+fn qemu_says_what_is_wrong() {
+    let (good, folder) = (image("signer-dev.eif"), private_folder());
+    let at = |name: &str| folder.path().join(name);
+    let refused = |command: &mut Command, code: i32, says: &str| {
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(code) && text.contains(says), "{:?} {text}", output.status);
+    };
+    std::fs::write(at("text"), "no image").unwrap();
+    refused(&mut command(&at("text"), &at("a")), 64, "not an enclave image file");
+    refused(&mut command(&at("missing"), &at("a")), 64, "No such file");
+    let cut = std::fs::read(&good).unwrap();
+    std::fs::write(at("cut"), &cut[..cut.len() / 2]).unwrap();
+    refused(&mut command(&at("cut"), &at("a")), 64, "ends too early");
+    // Tools that are missing.
+    refused(command(&good, &at("a")).env("PATH", "/nonexistent"), 64, "apt-get install qemu-system-x86");
+    let tools = at("tools");
+    std::fs::create_dir(&tools).unwrap();
+    let script = |name: &str, text: &str| {
+        std::fs::write(tools.join(name), text).unwrap();
+        std::fs::set_permissions(tools.join(name), std::fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    script("qemu-system-x86_64", "#!/bin/sh\n[ \"$2\" = help ] && echo microvm x && exit 0\necho it is broken >&2\nexit 3\n");
+    refused(command(&good, &at("a")).env("PATH", &tools).env("HOME", "/nonexistent"), 64, "cargo install vhost-device-vsock");
+    refused(
+        command(&good, &at("a")).args(["--machine", "nitro-enclave"]).arg("--qemu").arg(tools.join("qemu-system-x86_64")),
+        64,
+        "no machine named nitro-enclave",
+    );
+    // A QEMU that dies at once.
+    let mut dying = command(&good, &at("a"));
+    refused(dying.arg("--qemu").arg(tools.join("qemu-system-x86_64")), 70, "it is broken");
+    // Two at the same time on one directory.
+    let running = Machine::boot(&good);
+    refused(&mut command(&good, running.folder()), 64, "another `up` or `qemu` runs on this directory");
+    // A directory that is open to others.
+    std::fs::create_dir(at("open")).unwrap();
+    std::fs::set_permissions(at("open"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    refused(&mut command(&good, &at("open")), 64, "open to others");
+}

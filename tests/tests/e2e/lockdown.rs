@@ -1,0 +1,130 @@
+//! What the enclave's process can still do. Shown on this machine's kernel, within the very filter that the image uses.
+
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Output};
+
+use enclave::boot::{ABSENT, ALLOWED};
+use harness::window::{Window, sign};
+use harness::{Running, program, skipped};
+use protocol::Request;
+
+const SIGSYS: i32 = 31;
+const SIGILL: i32 = 4;
+/// uretprobe and uprobe: since 6.14 the kernel shows them to no filter, and turns away whoever is not in a probe's trampoline.
+/// The image's kernel has neither.
+const PROBES: [i64; 2] = [335, 336];
+
+fn probe(arguments: &[&str]) -> Output {
+    Command::new(program("anchorhold-probe")).args(arguments).output().unwrap()
+}
+
+#[test]
+fn every_system_call_outside_the_list_kills() {
+    // x86-64 has numbers up to 0x1ff or so; the x32 table begins at 2^30.
+    let numbers: Vec<i64> = (0..=600).chain(0x4000_0000..=0x4000_0258).collect();
+    let outside: Vec<i64> =
+        numbers.into_iter().filter(|number| ALLOWED.iter().chain(ABSENT).all(|call| call.number != *number)).collect();
+    assert!(outside.len() > 1100);
+    let half = outside.len() / 2;
+    std::thread::scope(|scope| {
+        for part in [&outside[..half], &outside[half..]] {
+            scope.spawn(move || {
+                for number in part {
+                    let output = probe(&["call", &number.to_string()]);
+                    let killed = output.status.signal() == Some(SIGSYS);
+                    let turned_away = output.status.signal() == Some(SIGILL) || output.stdout == b"-1\n";
+                    let passes = PROBES.contains(number) && turned_away;
+                    assert!(killed || passes, "system call {number}: {:?}", output.status);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn calls_that_the_c_library_can_do_without_are_answered_and_not_done() {
+    for call in ABSENT {
+        let output = probe(&["call", &call.number.to_string()]);
+        assert!(output.status.success() && output.stdout == b"-1\n", "{}: {:?}", call.number, output.status);
+    }
+    let opened = probe(&["argument", "open"]);
+    assert!(opened.status.success() && opened.stdout == b"-1\n", "{:?}", opened.status);
+}
+
+/// What a thread leaves behind at its end is given back by the C library in ways that depend on how much it was.
+#[test]
+fn connections_that_come_and_go_keep_within_the_list() {
+    let mut running = Running::start();
+    let key = parent_proxy::KeyFile::read(&running.state.proxy_key()).unwrap();
+    let payload = format!("{{\"text\":\"{}\"}}", "x".repeat(30_000));
+    for round in 0..40 {
+        let mut windows: Vec<Window> = (0..6)
+            .map(|_| Window::connect_on(UnixStream::connect(running.state.enclave_socket()).unwrap(), &key).unwrap().unwrap())
+            .collect();
+        for window in &mut windows {
+            let Request::Sign(mut sign) = sign("agent") else { unreachable!("it is one") };
+            sign.of.caller = protocol::Caller::Unix { uid: rustix::process::geteuid().as_raw(), gid: 0 };
+            sign.payload.clone_from(&payload);
+            window.ask(Request::Sign(sign)).unwrap().unwrap();
+            // Half a frame of the largest kind, and away.
+            window.send(&[&65_536_u32.to_be_bytes()[..], &[0; 40_000]].concat()).unwrap();
+        }
+        drop(windows);
+        assert!(running.enclave.ended().is_none(), "round {round}: {:?}", running.enclave.ended());
+    }
+}
+
+#[test]
+fn calls_on_the_list_kill_when_they_are_made_for_something_else() {
+    for name in ["socket-inet", "socket-unix", "ioctl", "mmap-exec", "mprotect-exec", "fork", "prctl"] {
+        let output = probe(&["argument", name]);
+        assert_eq!(output.status.signal(), Some(SIGSYS), "{name}: {:?}", output.status);
+    }
+    // What is allowed goes on.
+    assert!(probe(&["thread"]).status.success());
+    let written = probe(&["call", "1"]);
+    assert!(written.status.success(), "{:?}", written.status);
+}
+
+#[test]
+fn every_call_on_the_list_has_a_reason() {
+    assert!(ALLOWED.iter().chain(ABSENT).all(|call| call.reason.len() > 5));
+    assert!(ALLOWED.len() < 60, "{}", ALLOWED.len());
+}
+
+#[test]
+fn privileges_are_dropped_for_good() {
+    if !rustix::process::geteuid().is_root() {
+        return skipped("only root has privileges to drop");
+    }
+    let text = String::from_utf8(probe(&["privileges"]).stdout).unwrap();
+    let has = |line: &str| text.lines().any(|found| found.split_whitespace().eq(line.split_whitespace()));
+    for line in [
+        "Uid: 65534 65534 65534 65534",
+        "Gid: 65534 65534 65534 65534",
+        "Groups:",
+        "CapEff: 0000000000000000",
+        "CapPrm: 0000000000000000",
+        "setuid(0): -1",
+    ] {
+        assert!(has(line), "{line}\n{text}");
+    }
+}
+
+#[test]
+fn all_threads_of_the_enclave_are_confined() {
+    let running = Running::start();
+    let pid = running.enclave.pid();
+    let mut threads = 0;
+    for entry in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {
+        let status = std::fs::read_to_string(entry.path().join("status")).unwrap();
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).unwrap().to_owned();
+        assert_eq!((field("Seccomp:"), field("Seccomp_filters:"), field("NoNewPrivs:")), ("2".into(), "2".into(), "1".into()));
+        threads += 1;
+    }
+    assert!(threads >= 4, "{threads}");
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert!(core.split_whitespace().skip(4).take(2).eq(["0", "0"]), "{core}");
+}
