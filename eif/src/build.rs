@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::compiled::{Which, compile};
+use crate::compiled::{Which, compile, libc_sha256};
 use crate::describe::{BuildMetadata, Metadata};
 use crate::kernel::{Kernel, tool_version};
 use crate::{Entry, Error, Image, Measurements, Parts, SigningKey, ramdisk};
@@ -104,6 +104,7 @@ fn metadata(which: Which, source: &Path, kernel: &Kernel) -> Result<Metadata, Er
             "Rustc": tool_version("rustc")?,
             "Gcc": tool_version("gcc")?,
             "Ld": tool_version("ld")?,
+            "LibcSha256": libc_sha256()?,
         }),
     })
 }
@@ -114,50 +115,37 @@ fn commit(source: &Path) -> String {
         let output = clean(Command::new("git")).arg("-C").arg(source).args(arguments).stderr(Stdio::null()).output().ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
-    match (git(&["rev-parse", "HEAD"]), git(&["status", "--porcelain", "--untracked-files=no"])) {
+    match (git(&["rev-parse", "HEAD"]), git(&["status", "--porcelain"])) {
         (Some(commit), Some(changes)) if changes.is_empty() => commit,
         (Some(commit), _) => format!("{commit}-modified"),
         _ => "unknown".into(),
     }
 }
 
-/// A command without what the caller's environment could change in its outcome.
+/// A command with nothing of the caller's environment but what finds tools, crates and scratch space. Whatever else is set
+/// (compiler flags, above all) could change the outcome.
 pub(crate) fn clean(mut command: Command) -> Command {
-    const NAMES: [&str; 14] = [
-        "RUSTFLAGS",
-        "CARGO_ENCODED_RUSTFLAGS",
-        "CC",
-        "CXX",
-        "CPP",
-        "AR",
-        "LD",
-        "LDFLAGS",
-        "MAKEFLAGS",
-        "ARCH",
-        "CROSS_COMPILE",
-        "LOCALVERSION",
-        "SOURCE_DATE_EPOCH",
-        "MAKELEVEL",
+    const NAMES: [&str; 13] = [
+        "PATH",
+        "HOME",
+        "USER",
+        "TMPDIR",
+        "CARGO_HOME",
+        "RUSTUP_HOME",
+        "RUSTUP_TOOLCHAIN",
+        "http_proxy",
+        "https_proxy",
+        "no_proxy",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        // Only what it preloads could change anything; a test of reproducibility turns the clock with it.
+        "LD_PRELOAD",
     ];
-    const PREFIXES: [&str; 11] = [
-        "RUSTC",
-        "CARGO_BUILD_",
-        "CARGO_PROFILE_",
-        "CARGO_TARGET_",
-        "CARGO_UNSTABLE_",
-        "CFLAGS",
-        "CXXFLAGS",
-        "AWS_LC_",
-        "KBUILD_",
-        "KCONFIG_",
-        "HOSTC",
-    ];
-    let matters = |name: &OsStr| {
+    const PREFIXES: [&str; 5] = ["CARGO_NET_", "CARGO_HTTP_", "CARGO_REGISTRIES_", "CARGO_SOURCE_", "FAKETIME"];
+    let kept = |name: &OsStr| {
         name.to_str().is_some_and(|name| NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
     };
-    for (name, _) in std::env::vars_os().filter(|(name, _)| matters(name)) {
-        command.env_remove(name);
-    }
+    command.env_clear().envs(std::env::vars_os().filter(|(name, _)| kept(name)));
     command.env("LC_ALL", "C").env("TZ", "UTC");
     command
 }

@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use sha2::{Digest, Sha256};
+
 use crate::Error;
 use crate::build::{Step, clean};
-use crate::kernel::find_tool;
+use crate::kernel::{find_tool, sha256_of, tool_version};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Stands in every program that holds the mock NSM, and in no other.
@@ -45,13 +47,19 @@ pub(crate) fn compile(which: Which, source: &Path, say: &dyn Fn(&str)) -> Result
     let mut rust_flags = vec!["-Ctarget-feature=+crt-static".to_owned(), "-Clink-arg=-Wl,--build-id=none".into()];
     rust_flags.extend(maps.iter().map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())));
     let c_flags: Vec<String> = maps.iter().map(|(from, to)| format!("-ffile-prefix-map={}={to}", from.display())).collect();
-    let folder = source.join("target/image");
+    // Cargo sees no change of compiler, linker or C library outside of itself: each combination has a folder of its own.
+    let tools = [tool_version("rustc")?, tool_version("gcc")?, tool_version("ld")?, libc_sha256()?].join("\n");
+    let key = data_encoding::HEXLOWER.encode(&Sha256::digest(tools)[..8]);
+    let image = source.join("target/image");
+    let folder = image.join(key);
     let mut cargo = clean(Command::new("cargo"));
     cargo.current_dir(source).args(["build", "--locked", "--profile", "image", "--target", TARGET]);
     cargo.args(["--package", which.package(), "--bin", which.program(), "--target-dir"]).arg(&folder);
     cargo.env("CARGO_ENCODED_RUSTFLAGS", rust_flags.join("\u{1f}")).env("CFLAGS", c_flags.join(" "));
     Step::new("compiling the enclave program", cargo).run(say)?;
-    let unstripped = folder.join(TARGET).join("image").join(which.program());
+    let compiled = folder.join(TARGET).join("image").join(which.program());
+    let unstripped = image.join(which.program());
+    std::fs::copy(&compiled, &unstripped).map_err(Error::io(&compiled))?;
     check_marker(which, &std::fs::read(&unstripped).map_err(Error::io(&unstripped))?)?;
     let stripped = unstripped.with_extension("stripped");
     let mut strip = clean(Command::new("strip"));
@@ -68,6 +76,14 @@ fn check_marker(which: Which, program: &[u8]) -> Result<(), Error> {
         (Which::Development, false) => Err(Error::MockCode("the development program does not hold the mock: the check is blind")),
         _ => Ok(()),
     }
+}
+
+/// The digest of the C library that is linked in.
+pub(crate) fn libc_sha256() -> Result<String, Error> {
+    let missing = || Error::MissingTool { tool: "libc.a".into(), package: "libc6-dev" };
+    let output = clean(Command::new("gcc")).arg("-print-file-name=libc.a").output().map_err(|_| missing())?;
+    let file = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    if file.is_absolute() { sha256_of(&file) } else { Err(missing()) }
 }
 
 fn cargo_home() -> Result<PathBuf, Error> {

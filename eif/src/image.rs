@@ -17,6 +17,8 @@ const MAX_SECTIONS: usize = 32;
 const MIN_SECTIONS: usize = 4;
 /// What nitro-cli takes for a signature.
 const MAX_SIGNATURE_BYTES: usize = 32 * 1024;
+/// What nitro-cli writes is a few KiB; parsed, JSON may take twenty times its size.
+const MAX_METADATA_BYTES: usize = 1 << 20;
 const OFFSETS_AT: usize = 28;
 const SIZES_AT: usize = OFFSETS_AT + 8 * MAX_SECTIONS;
 const UNUSED_AT: usize = SIZES_AT + 8 * MAX_SECTIONS;
@@ -147,6 +149,7 @@ impl<'a> Image<'a> {
                 kind::KERNEL => &mut kernel,
                 kind::CMDLINE if kernel.is_none() => return wrong("the command line stands before the kernel"),
                 kind::CMDLINE => &mut cmdline,
+                kind::METADATA if content.len() > MAX_METADATA_BYTES => return wrong("metadata of more than 1 MiB"),
                 kind::METADATA => &mut metadata,
                 kind::SIGNATURE if content.len() > MAX_SIGNATURE_BYTES => return wrong("a signature of more than 32 KiB"),
                 kind::SIGNATURE => &mut signature,

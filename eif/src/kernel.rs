@@ -15,7 +15,7 @@ const FRAGMENT: &str = include_str!("../kernel/anchorhold.config");
 /// Where Debian's package puts it.
 const DEBIAN_SOURCE: &str = "/usr/src/linux-source-6.12.tar.xz";
 /// Rises when this file builds otherwise.
-const RECIPE: &str = "anchorhold kernel recipe 1";
+const RECIPE: &str = "anchorhold kernel recipe 2";
 /// What `uname -v` shows; the same on every machine and day.
 const IDENTITY: [(&str, &str); 4] = [
     ("KBUILD_BUILD_TIMESTAMP", "Thu Jan  1 00:00:00 UTC 1970"),
@@ -178,7 +178,7 @@ pub(crate) fn find_tool(tool: &str, package: &'static str) -> Result<PathBuf, Er
     found.ok_or_else(|| Error::MissingTool { tool: tool.into(), package })
 }
 
-fn sha256_of(file: &Path) -> Result<String, Error> {
+pub(crate) fn sha256_of(file: &Path) -> Result<String, Error> {
     let io = Error::io(file);
     let mut opened = File::open(file).map_err(&io)?;
     let (mut hasher, mut chunk) = (Sha256::new(), vec![0; 1 << 20]);

@@ -185,6 +185,9 @@ fn a_signature_section_that_is_none_is_refused() {
         let parts = Parts { kernel: &kernel, cmdline: "", metadata: METADATA, ramdisks: &[b"one"], signature: Some(bad) };
         assert_eq!(code(&parts.to_image().unwrap()), "signature");
     }
+    let padded = vec![b' '; (1 << 20) + 1];
+    let parts = Parts { kernel: &kernel, cmdline: "", metadata: &padded, ramdisks: &[b"one"], signature: None };
+    assert_eq!(parts.to_image().unwrap_err().code(), "section");
     let long = vec![0; 32 * 1024 + 1];
     let parts = Parts { kernel: &kernel, cmdline: "", metadata: METADATA, ramdisks: &[b"one"], signature: Some(&long) };
     assert_eq!(parts.to_image().unwrap_err().code(), "section");

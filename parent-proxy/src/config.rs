@@ -183,11 +183,12 @@ pub(crate) fn read_bounded(file: &Path) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-/// `$XDG_RUNTIME_DIR/anchorhold/sidecar.sock`, or `/run/anchorhold/sidecar.sock` for root without one.
+/// `$XDG_RUNTIME_DIR/anchorhold/sidecar.sock`, or `/run/anchorhold/sidecar.sock` for root without one, and for a service to
+/// which systemd hands its socket.
 pub fn default_socket() -> Result<PathBuf, Error> {
     match std::env::var_os("XDG_RUNTIME_DIR") {
         Some(folder) => Ok(Path::new(&folder).join("anchorhold/sidecar.sock")),
-        None if rustix::process::geteuid().is_root() => Ok("/run/anchorhold/sidecar.sock".into()),
+        None if rustix::process::geteuid().is_root() || std::env::var_os("LISTEN_FDS").is_some() => Ok("/run/anchorhold/sidecar.sock".into()),
         None => Err(Error::Config("XDG_RUNTIME_DIR is not set; name the socket: --socket PATH for serve and up, --endpoint unix:///PATH for other commands".into())),
     }
 }

@@ -2,104 +2,133 @@
 //!
 //! Anybody on this host who can open a vsock can say the same. So it is logged and counted, and nothing else comes of it.
 
-use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use identity::cbor;
 use protocol::{EXIT_PORT, Endpoint, ExitReason, FrameBuffer};
-use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::net::UnixListener;
+use tokio::io::AsyncReadExt;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
+use crate::connect::Stream;
 use crate::metrics::Metrics;
+use crate::socket::OwnSocket;
 
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Between two of them: a flood fills no log.
+/// After a failure.
 const PAUSE: Duration = Duration::from_millis(200);
+/// The port may be another sidecar's, which may end.
+const BIND_AGAIN: Duration = Duration::from_secs(3);
+const MAX_SPEAKERS: usize = 16;
 
-/// Listens as long as the value lives; where that is not possible, says so and does without.
-pub(crate) struct ExitReasons {
-    task: Option<tokio::task::JoinHandle<()>>,
-    socket: Option<PathBuf>,
-}
-
-enum Listener {
-    Vsock(VsockListener),
-    Unix(UnixListener),
-}
+/// Listens as long as the value lives; where that is not possible yet, tries again.
+pub(crate) struct ExitReasons(Option<JoinHandle<()>>);
 
 impl ExitReasons {
     pub(crate) fn listen(enclave: &Endpoint, metrics: Arc<Metrics>) -> Self {
-        let (listener, socket) = match enclave {
-            Endpoint::Unix(_) => return Self { task: None, socket: None },
-            Endpoint::Vsock { .. } => (VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, EXIT_PORT)).map(Listener::Vsock), None),
+        let place = match enclave {
+            Endpoint::Unix(_) => return Self(None),
+            Endpoint::Vsock { .. } => Place::Vsock,
             // The hypervisor brings what the guest sends to its host's port there.
             Endpoint::HybridVsock { path, .. } => {
                 let mut path = path.clone().into_os_string();
                 path.push(format!("_{EXIT_PORT}"));
-                let path = PathBuf::from(path);
-                (bind(&path).map(Listener::Unix), Some(path))
+                Place::Unix(path.into())
             }
         };
-        match listener {
-            Ok(listener) => Self { task: Some(tokio::spawn(hear(listener, metrics))), socket },
-            Err(error) => {
-                warn!(port = EXIT_PORT, %error, "cannot listen for why an enclave ends; another sidecar may");
-                Self { task: None, socket: None }
-            }
-        }
+        Self(Some(tokio::spawn(listen(place, metrics))))
     }
 }
 
 impl Drop for ExitReasons {
     fn drop(&mut self) {
-        if let Some(task) = &self.task {
+        if let Some(task) = &self.0 {
             task.abort();
         }
-        if let Some(socket) = &self.socket {
-            let _ = std::fs::remove_file(socket);
-        }
     }
 }
 
-/// Binds where a sidecar that was killed may have left its socket.
-fn bind(path: &Path) -> std::io::Result<UnixListener> {
-    let left = StdUnixStream::connect(path).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
-    if left {
-        std::fs::remove_file(path)?;
-    }
-    UnixListener::bind(path)
+enum Place {
+    Vsock,
+    Unix(PathBuf),
 }
 
-async fn hear(listener: Listener, metrics: Arc<Metrics>) {
-    loop {
-        let heard = match &listener {
-            Listener::Vsock(listener) => match listener.accept().await {
-                Ok((stream, peer)) => Some((read(stream).await, Some(peer.cid()))),
-                Err(_) => None,
-            },
-            Listener::Unix(listener) => match listener.accept().await {
-                Ok((stream, _)) => Some((read(stream).await, None)),
-                Err(_) => None,
-            },
-        };
-        match heard {
-            Some((Some(reason), cid)) => {
-                warn!(code = reason.code, reason = reason.message, cid, "an enclave says why it ends");
-                metrics.enclave_exits.inc();
+enum Listener {
+    Vsock(VsockListener),
+    Unix(OwnSocket),
+}
+
+impl Listener {
+    fn bind(place: &Place) -> Result<Self, String> {
+        match place {
+            Place::Vsock => {
+                let bound = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, EXIT_PORT));
+                bound.map(Self::Vsock).map_err(|error| error.to_string())
             }
-            Some((None, cid)) => info!(cid, "somebody connected where enclaves say why they end, and said nothing of the kind"),
-            None => {}
+            Place::Unix(path) => OwnSocket::bind(path).map(Self::Unix),
         }
-        sleep(PAUSE).await;
+    }
+
+    /// The next one who has something to say, and the context id that it has.
+    async fn accept(&self) -> std::io::Result<(Box<dyn Stream>, Option<u32>)> {
+        match self {
+            Self::Vsock(listener) => {
+                listener.accept().await.map(|(stream, peer)| (Box::new(stream) as Box<dyn Stream>, Some(peer.cid())))
+            }
+            Self::Unix(socket) => socket.listener.accept().await.map(|(stream, _)| (Box::new(stream) as Box<dyn Stream>, None)),
+        }
     }
 }
 
-async fn read(mut stream: impl AsyncRead + Unpin) -> Option<ExitReason> {
+async fn listen(place: Place, metrics: Arc<Metrics>) {
+    let mut told = false;
+    let listener = loop {
+        match Listener::bind(&place) {
+            Ok(listener) => break listener,
+            Err(why) => {
+                if !told {
+                    warn!(port = EXIT_PORT, why, "cannot listen yet for why an enclave ends; another sidecar may");
+                    told = true;
+                }
+                sleep(BIND_AGAIN).await;
+            }
+        }
+    };
+    let places = Arc::new(Semaphore::new(MAX_SPEAKERS));
+    loop {
+        // Whoever says nothing keeps nobody else from speaking, until there are too many of them.
+        let Ok(speaker) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok((stream, cid)) = listener.accept().await else {
+            sleep(PAUSE).await;
+            continue;
+        };
+        let metrics = Arc::clone(&metrics);
+        tokio::spawn(async move {
+            match read(stream).await {
+                Some(reason) => {
+                    warn!(code = reason.code, reason = reason.message, cid, "an enclave says why it ends");
+                    metrics.enclave_exits.inc();
+                    // The place is taken a while longer: a flood fills no log.
+                    sleep(PAUSE * 5).await;
+                }
+                None => debug!(cid, "somebody came to where enclaves say why they end, and said nothing of the kind"),
+            }
+            drop(speaker);
+        });
+    }
+}
+
+/// Of the shape that our codes have; anything else is not ours.
+fn is_code(code: &str) -> bool {
+    (1..=64).contains(&code.len()) && code.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+async fn read(mut stream: Box<dyn Stream>) -> Option<ExitReason> {
     let reading = async {
         let (mut buffer, mut chunk) = (FrameBuffer::default(), [0; ExitReason::MAX_BYTES]);
         for _ in 0..8 {
@@ -115,5 +144,5 @@ async fn read(mut stream: impl AsyncRead + Unpin) -> Option<ExitReason> {
         }
         None
     };
-    timeout(PATIENCE, reading).await.ok().flatten()
+    timeout(PATIENCE, reading).await.ok().flatten().filter(|reason: &ExitReason| is_code(&reason.code))
 }

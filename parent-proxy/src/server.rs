@@ -14,7 +14,7 @@ use listenfd::ListenFd;
 use sd_notify::NotifyState;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixStream};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
 use tracing::{debug, error, info, warn};
@@ -73,9 +73,10 @@ pub async fn run(config: Config) -> Result<(), Error> {
         strangers: Arc::new(Semaphore::new(MAX_STRANGERS)),
         localhost: Arc::new(Semaphore::new(MAX_LOCALHOST)),
     };
+    let mut stop = Stop { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
     // Requests are answered from here on, with 503 until the enclave is there: what waits for this service can start.
     tell_systemd(&NotifyState::Ready);
-    server.accept_until_told_to_stop(&socket, tcp.as_ref()).await?;
+    server.accept_until_told_to_stop(&socket, tcp.as_ref(), &mut stop).await;
     // No new caller from here on.
     drop(socket);
     drop(tcp);
@@ -107,6 +108,12 @@ fn tell_systemd(state: &NotifyState<'_>) {
     }
 }
 
+/// SIGTERM or SIGINT; both are waited for before anybody is told that we are ready.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
 struct Server {
     router: Router,
     app: Arc<App>,
@@ -117,8 +124,7 @@ struct Server {
 }
 
 impl Server {
-    async fn accept_until_told_to_stop(&self, socket: &Socket, tcp: Option<&TcpListener>) -> Result<(), Error> {
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    async fn accept_until_told_to_stop(&self, socket: &Socket, tcp: Option<&TcpListener>, stop: &mut Stop) {
         loop {
             tokio::select! {
                 accepted = socket.listener.accept() => match accepted {
@@ -133,8 +139,8 @@ impl Server {
                     Ok(stream) => self.serve(stream, Peer::Localhost, &self.localhost),
                     Err(error) => pause(&error).await,
                 },
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
+                _ = stop.terminate.recv() => return,
+                _ = stop.interrupt.recv() => return,
             }
         }
     }

@@ -21,6 +21,31 @@ pub(crate) struct Socket {
     inode: Option<(u64, u64)>,
 }
 
+/// A socket for what the hypervisor brings, beside its own: closed to others, and removed when dropped if it is still ours.
+pub(crate) struct OwnSocket {
+    pub(crate) listener: UnixListener,
+    path: PathBuf,
+    inode: (u64, u64),
+}
+
+impl OwnSocket {
+    /// Binds where nothing is, or where a dead process of ours has left its socket.
+    pub(crate) fn bind(path: &Path) -> Result<Self, String> {
+        clear_stale(path)?;
+        let listener = UnixListener::bind(path).map_err(|error| error.to_string())?;
+        let metadata = fs::symlink_metadata(path).map_err(|error| error.to_string())?;
+        Ok(Self { listener, path: path.into(), inode: (metadata.dev(), metadata.ino()) })
+    }
+}
+
+impl Drop for OwnSocket {
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
 /// Whether the policy names callers other than this process' own user.
 fn is_shared(policy: &Bundle) -> bool {
     let own = geteuid().as_raw();

@@ -58,7 +58,7 @@ pub(super) fn check_randomness(hwrng: Option<&str>) -> Result<(), Error> {
 }
 
 /// No core dumps, no tracing, and every page stays where it is from the first touch on.
-pub(super) fn lock_memory() -> Result<(), Error> {
+pub fn lock_memory() -> Result<(), Error> {
     let unlimited = Rlimit { current: None, maximum: None };
     setrlimit(Resource::Memlock, unlimited).map_err(failed("lifting the limit of locked memory"))?;
     forbid_dumps()?;
@@ -107,5 +107,12 @@ mod tests {
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
         fs::remove_file(&file).unwrap();
         assert_eq!(tighten_device(file.to_str().unwrap()).unwrap_err().code(), "boot");
+    }
+
+    #[test]
+    fn randomness_that_is_not_the_nsms_makes_no_key() {
+        assert!(!Path::new("/dev/nsm").exists(), "these tests run on ordinary machines");
+        assert!(matches!(check_randomness(Some("nsm-hwrng")), Err(Error::HwrngUnexpected(_))));
+        assert_eq!(check_randomness(None), Ok(()));
     }
 }

@@ -19,7 +19,7 @@ use vsock::{VMADDR_CID_ANY, VsockListener};
 
 pub use exit::Exit;
 pub use lockdown::{confine, drop_privileges};
-pub use machine::tighten_device;
+pub use machine::{lock_memory, tighten_device};
 pub use seccomp::{ABSENT, ALLOWED, Allowed};
 pub use signals::reap;
 
@@ -60,7 +60,7 @@ fn boot<N: Nsm>(image: &Image, exit: Exit, open: impl FnOnce() -> Result<N, Erro
         machine::check_randomness(nsm.hwrng())?;
         nsm
     };
-    machine::lock_memory()?;
+    lock_memory()?;
     signals::block()?;
     let window = |error: std::io::Error| Error::Boot { step: "listening on the window's port", why: error.to_string() };
     let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, WINDOW_PORT).map_err(window)?;

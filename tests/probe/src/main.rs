@@ -1,8 +1,9 @@
 //! A program that does what the enclave must not.
 //!
 //! `anchorhold-probe call N` makes system call N within the enclave's filter; `argument NAME` one on the list with an argument
-//! that is not; `thread` starts a thread; `privileges` drops privileges and shows what is left. As PID 1 of an image it
-//! panics, or with `probe=execve` on the kernel's command line, tries to start a program after the boot.
+//! that is not; `thread` starts a thread; `memory` locks memory and `privileges` drops privileges, and both show what is left. As PID 1 of an image it
+//! panics; with `probe=panic` on the kernel's command line it does so after the boot, within the filter, and with `probe=execve`
+//! it tries to start a program there.
 
 use enclave::boot::{self, Image};
 use enclave::{Nsm, NsmError, Parent};
@@ -11,8 +12,8 @@ const IMAGE: Image = Image { name: "anchorhold-probe", parent: Parent { cid: 2, 
 
 fn main() {
     if boot::is_pid_1() {
-        let execve = std::env::var("probe").is_ok_and(|what| what == "execve");
-        boot::run(&IMAGE, || if execve { Ok(Runaway) } else { panic!("a probe panics on purpose") });
+        let what = std::env::var("probe").unwrap_or_default();
+        boot::run(&IMAGE, || if what.is_empty() { panic!("a probe panics on purpose") } else { Ok(Runaway { what }) });
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -43,6 +44,16 @@ fn main() {
             boot::confine().expect("the filter");
             assert_eq!(std::thread::spawn(|| 7).join().expect("a thread"), 7);
         }
+        ["memory"] => {
+            boot::lock_memory().expect("root locks memory");
+            let status = std::fs::read_to_string("/proc/self/status").expect("status");
+            let limits = std::fs::read_to_string("/proc/self/limits").expect("limits");
+            // SAFETY: it takes and gives no memory.
+            let dumpable = unsafe { libc::prctl(libc::PR_GET_DUMPABLE) };
+            let shown = status.lines().filter(|line| line.starts_with("VmLck:"));
+            let core = limits.lines().filter(|line| line.starts_with("Max core file size"));
+            println!("{}\ndumpable: {dumpable}", shown.chain(core).collect::<Vec<_>>().join("\n"));
+        }
         ["privileges"] => {
             boot::drop_privileges().expect("root drops privileges");
             // SAFETY: it takes and gives no memory.
@@ -53,7 +64,7 @@ fn main() {
                 .filter(|line| ["Uid:", "Gid:", "Groups:", "CapEff:", "CapPrm:"].iter().any(|name| line.starts_with(name)));
             println!("{}\nsetuid(0): {again}", shown.collect::<Vec<_>>().join("\n"));
         }
-        _ => panic!("call N, argument NAME, thread or privileges"),
+        _ => panic!("call N, argument NAME, thread, memory or privileges"),
     }
 }
 
@@ -63,13 +74,25 @@ fn call(number: i64, a: [i64; 6]) {
     println!("{result}");
 }
 
-/// What hostile code inside the enclave would try.
-struct Runaway;
+/// What faulty or hostile code inside the enclave would do.
+struct Runaway {
+    what: String,
+}
 
 impl Nsm for Runaway {
     const TEE: identity::Tee = identity::Tee::Mock;
 
     fn attest(&mut self, _: Option<&[u8]>, _: Option<&[u8]>, _: Option<&[u8]>) -> Result<Vec<u8>, NsmError> {
+        if self.what == "panic" {
+            // An option that takes a privilege, by a call that is on the list: what the kernel says shows who we are.
+            let size: libc::c_int = 4096;
+            // SAFETY: it makes a socket, and takes no memory.
+            let socket = unsafe { libc::socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0) };
+            // SAFETY: the option's value is an int that outlives the call.
+            let set = unsafe { libc::setsockopt(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, (&raw const size).cast(), 4) };
+            let why = std::io::Error::last_os_error().raw_os_error();
+            panic!("on purpose, as nobody: {}", set == -1 && why == Some(libc::EPERM));
+        }
         let started = std::process::Command::new("/init").status();
         println!("started a program: {started:?}");
         Err(NsmError::Nonsense)

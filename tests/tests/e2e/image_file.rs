@@ -225,10 +225,7 @@ fn the_image_tool_says_what_is_wrong() {
 #[test]
 fn the_production_program_holds_no_mock_code_and_the_check_finds_it_where_it_is() {
     let target = program("anchorhold-eif");
-    let unstripped = |name: &str| {
-        let folder = target.ancestors().nth(2).unwrap().join("image/x86_64-unknown-linux-gnu/image");
-        std::fs::read(folder.join(name)).unwrap()
-    };
+    let unstripped = |name: &str| std::fs::read(target.ancestors().nth(2).unwrap().join("image").join(name)).unwrap();
     let holds = |program: &[u8], what: &[u8]| program.windows(what.len()).any(|window| window == what);
     let (production, development) = (unstripped("anchorhold-enclave"), unstripped("anchorhold-dev-enclave"));
     for sign in [qemu_dev::MARKER.as_bytes(), b"anchorhold_qemu_dev", b"qemu_dev"] {
@@ -258,6 +255,6 @@ fn the_image_is_small_and_holds_one_program_and_nothing_else() {
         assert_eq!(names, ["dev", "sys", "init"], "{name}");
         let metadata = String::from_utf8_lossy(parsed.metadata);
         assert!(metadata.contains(r#""BuildTime":"""#) && metadata.contains(r#""Commit":""#), "{metadata}");
-        assert!(metadata.contains(r#""KernelVersion":"6.12."#), "{metadata}");
+        assert!(metadata.contains(r#""KernelVersion":"6.12."#) && metadata.contains(r#""LibcSha256":""#), "{metadata}");
     }
 }

@@ -113,6 +113,21 @@ fn privileges_are_dropped_for_good() {
 }
 
 #[test]
+fn memory_is_locked_and_never_dumped() {
+    let capable = rustix::thread::capabilities(None).unwrap().effective;
+    if !capable.contains(rustix::thread::CapabilitySet::SYS_RESOURCE) {
+        return skipped("lifting the limit of locked memory needs CAP_SYS_RESOURCE; in the image PID 1 has it");
+    }
+    let text = String::from_utf8(probe(&["memory"]).stdout).unwrap();
+    let words = |name: &str| {
+        text.lines().find(|line| line.starts_with(name)).unwrap().split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert!(words("VmLck:")[1].parse::<u64>().unwrap() > 100, "{text}");
+    assert_eq!(words("Max core file size")[4..6], ["0", "0"], "{text}");
+    assert_eq!(words("dumpable:")[1], "0");
+}
+
+#[test]
 fn all_threads_of_the_enclave_are_confined() {
     let running = Running::start();
     let pid = running.enclave.pid();
