@@ -125,7 +125,7 @@ fn commit(source: &Path) -> String {
 /// A command with nothing of the caller's environment but what finds tools, crates and scratch space. Whatever else is set
 /// (compiler flags, above all) could change the outcome.
 pub(crate) fn clean(mut command: Command) -> Command {
-    const NAMES: [&str; 13] = [
+    const NAMES: [&str; 12] = [
         "PATH",
         "HOME",
         "USER",
@@ -138,10 +138,8 @@ pub(crate) fn clean(mut command: Command) -> Command {
         "no_proxy",
         "SSL_CERT_FILE",
         "SSL_CERT_DIR",
-        // Only what it preloads could change anything; a test of reproducibility turns the clock with it.
-        "LD_PRELOAD",
     ];
-    const PREFIXES: [&str; 5] = ["CARGO_NET_", "CARGO_HTTP_", "CARGO_REGISTRIES_", "CARGO_SOURCE_", "FAKETIME"];
+    const PREFIXES: [&str; 4] = ["CARGO_NET_", "CARGO_HTTP_", "CARGO_REGISTRIES_", "CARGO_SOURCE_"];
     let kept = |name: &OsStr| {
         name.to_str().is_some_and(|name| NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
     };
