@@ -17,7 +17,7 @@ use tracing::{debug, warn};
 
 use crate::connect::Stream;
 use crate::metrics::Metrics;
-use crate::socket::OwnSocket;
+use crate::socket::Socket;
 
 const PATIENCE: Duration = Duration::from_secs(1);
 /// After a failure.
@@ -60,7 +60,7 @@ enum Place {
 
 enum Listener {
     Vsock(VsockListener),
-    Unix(OwnSocket),
+    Unix(Socket),
 }
 
 impl Listener {
@@ -70,7 +70,7 @@ impl Listener {
                 let bound = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, EXIT_PORT));
                 bound.map(Self::Vsock).map_err(|error| error.to_string())
             }
-            Place::Unix(path) => OwnSocket::bind(path).map(Self::Unix),
+            Place::Unix(path) => Socket::bind_private(path).map(Self::Unix),
         }
     }
 

@@ -21,31 +21,6 @@ pub(crate) struct Socket {
     inode: Option<(u64, u64)>,
 }
 
-/// A socket for what the hypervisor brings, beside its own: closed to others, and removed when dropped if it is still ours.
-pub(crate) struct OwnSocket {
-    pub(crate) listener: UnixListener,
-    path: PathBuf,
-    inode: (u64, u64),
-}
-
-impl OwnSocket {
-    /// Binds where nothing is, or where a dead process of ours has left its socket.
-    pub(crate) fn bind(path: &Path) -> Result<Self, String> {
-        clear_stale(path)?;
-        let listener = UnixListener::bind(path).map_err(|error| error.to_string())?;
-        let metadata = fs::symlink_metadata(path).map_err(|error| error.to_string())?;
-        Ok(Self { listener, path: path.into(), inode: (metadata.dev(), metadata.ino()) })
-    }
-}
-
-impl Drop for OwnSocket {
-    fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.inode) {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
 /// Whether the policy names callers other than this process' own user.
 fn is_shared(policy: &Bundle) -> bool {
     let own = geteuid().as_raw();
@@ -64,13 +39,23 @@ impl Socket {
         let shared = is_shared(policy);
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         prepare_folder(folder, shared).map_err(&refuse)?;
-        clear_stale(path).map_err(&refuse)?;
-        // The mode must be right from the first moment; only this thread runs yet.
-        let before = umask(Mode::from_raw_mode(if shared { 0o111 } else { 0o177 }));
+        Self::bind_with(path, if shared { 0o111 } else { 0o177 }).map_err(refuse)
+    }
+
+    /// Binds in a directory that is somebody else's to guard, closed to other users.
+    pub(crate) fn bind_private(path: &Path) -> Result<Self, String> {
+        Self::bind_with(path, 0o177)
+    }
+
+    /// Binds where nothing is, or where a dead process of ours has left its socket.
+    fn bind_with(path: &Path, mask: u32) -> Result<Self, String> {
+        clear_stale(path)?;
+        // The mode must be right from the first moment; no other thread makes files.
+        let before = umask(Mode::from_raw_mode(mask));
         let listener = UnixListener::bind(path);
         umask(before);
-        let listener = listener.map_err(|error| refuse(error.to_string()))?;
-        let metadata = fs::symlink_metadata(path).map_err(|error| refuse(error.to_string()))?;
+        let listener = listener.map_err(|error| error.to_string())?;
+        let metadata = fs::symlink_metadata(path).map_err(|error| error.to_string())?;
         Ok(Self { listener, path: path.into(), inode: Some((metadata.dev(), metadata.ino())) })
     }
 
