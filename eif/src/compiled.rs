@@ -43,7 +43,7 @@ pub(crate) fn compile(which: Which, source: &Path, say: &dyn Fn(&str)) -> Result
     find_tool("cargo", "cargo")?;
     find_tool("strip", "binutils")?;
     // What stands for the source in panic messages, wherever it really is.
-    let maps = [(source.to_owned(), "/anchorhold"), (cargo_home()?, "/cargo")];
+    let maps = [(one_word(source)?, "/anchorhold"), (one_word(&cargo_home()?)?, "/cargo")];
     let mut rust_flags = vec!["-Ctarget-feature=+crt-static".to_owned(), "-Clink-arg=-Wl,--build-id=none".into()];
     rust_flags.extend(maps.iter().map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())));
     let c_flags: Vec<String> = maps.iter().map(|(from, to)| format!("-ffile-prefix-map={}={to}", from.display())).collect();
@@ -86,9 +86,32 @@ pub(crate) fn libc_sha256() -> Result<String, Error> {
     if file.is_absolute() { sha256_of(&file) } else { Err(missing()) }
 }
 
+/// The C compiler's flags are handed on as words, and a path with white space would become two.
+fn one_word(path: &Path) -> Result<PathBuf, Error> {
+    if path.to_str().is_none_or(|path| path.contains(char::is_whitespace)) {
+        let why = "the C compiler's flags need a path without white space, in UTF-8; build from another folder";
+        return Err(Error::BuildPlace(format!("{}: {why}", path.display())));
+    }
+    Ok(path.to_owned())
+}
+
 fn cargo_home() -> Result<PathBuf, Error> {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
-    let home = home.ok_or_else(|| Error::SourceTree("neither CARGO_HOME nor HOME is set".into()))?;
+    let home = home.ok_or_else(|| Error::BuildPlace("neither CARGO_HOME nor HOME is set".into()))?;
     std::path::absolute(&home).map_err(Error::io(&home))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_flags_cannot_name_is_refused() {
+        assert!(one_word(Path::new("/home/me/anchorhold")).is_ok());
+        for path in ["/home/me/my project", "/home/me/a\tb", "/home/me/a\u{a0}b"] {
+            let refused = one_word(Path::new(path)).unwrap_err();
+            assert!(matches!(&refused, Error::BuildPlace(why) if why.contains("white space")), "{refused}");
+        }
+    }
 }

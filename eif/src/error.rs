@@ -84,6 +84,9 @@ pub enum Error {
     /// The source tree is not ours.
     #[error("{0}: not the source of anchorhold; name it with --source")]
     SourceTree(String),
+    /// The folder or the environment of the build cannot be used.
+    #[error("{0}")]
+    BuildPlace(String),
     /// Mock code where none may be, or none where it must be.
     #[error("{0}")]
     MockCode(&'static str),
@@ -107,7 +110,12 @@ impl Error {
     /// something, 70 otherwise.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::SigningKey(_) | Self::MissingTool { .. } | Self::SourceTree(_) | Self::NotABzImage(_) | Self::Io { .. } => 64,
+            Self::SigningKey(_)
+            | Self::MissingTool { .. }
+            | Self::SourceTree(_)
+            | Self::BuildPlace(_)
+            | Self::NotABzImage(_)
+            | Self::Io { .. } => 64,
             Self::KernelConfig(_) | Self::Step { .. } | Self::MockCode(_) | Self::CommandLine(_) => 70,
             _ => 1,
         }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use crate::{Error, State};
 
@@ -121,6 +121,17 @@ impl Child {
             // A process that has just ended needs none.
             let _ = kill_process(pid, signal);
         }
+    }
+
+    /// Stops it where it is, as a hang would, and gives back control when its last thread stands still. SIGCONT wakes it.
+    pub fn freeze(&self) -> Result<(), Error> {
+        self.signal(Signal::STOP);
+        let pid = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw);
+        if let Some(pid) = pid {
+            let stopped = waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+            stopped.map_err(|error| Error::Io { what: format!("stopping process {pid}"), source: error.into() })?;
+        }
+        Ok(())
     }
 
     /// Ends it with SIGTERM and waits; kills it if it does not listen.

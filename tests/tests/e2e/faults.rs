@@ -70,7 +70,7 @@ fn an_enclave_that_hangs_is_found_out_and_taken_back_when_it_wakes() {
     let running = Running::start();
     let sign = || post(&running.socket, "/sign", &json!({"payload": {}, "intent": "a"})).unwrap();
     let before = get(&running.socket, "/identity").unwrap().json();
-    running.enclave.signal(Signal::STOP);
+    running.enclave.freeze().unwrap();
     let begin = Instant::now();
     // One request on each of the two connections finds out; after that nobody waits.
     for _ in 0..2 {
