@@ -3,6 +3,7 @@ use serde::Serialize;
 use subtle::ConstantTimeEq;
 
 use crate::policy::PolicyDigest;
+use crate::rules::{Every, Rules};
 use crate::{Document, Error, Measurements};
 
 /// What a verifier expects of a document. What is left out is reported as [`Unchecked`], never silently passed.
@@ -35,9 +36,13 @@ pub enum Unchecked {
 impl Expectations<'_> {
     /// Compares a verified document with what is expected.
     pub(crate) fn check(&self, document: &Document, at: UnixSeconds) -> Result<Vec<Unchecked>, Error> {
+        self.check_by(document, at, &Every)
+    }
+
+    pub(crate) fn check_by(&self, document: &Document, at: UnixSeconds, rules: &impl Rules) -> Result<Vec<Unchecked>, Error> {
         let mut unchecked = Vec::new();
         match self.nonce {
-            Some(expected) => check_nonce(document, expected)?,
+            Some(expected) => check_nonce(document, expected, rules)?,
             None => unchecked.push(Unchecked::Nonce),
         }
         if let Some(max_seconds) = self.max_age_seconds {
@@ -65,13 +70,14 @@ impl Expectations<'_> {
     }
 }
 
-fn check_nonce(document: &Document, expected: &[u8]) -> Result<(), Error> {
-    let nonce = document.nonce.as_deref().unwrap_or_default();
-    if document.nonce.is_some() && bool::from(nonce.ct_eq(expected)) { Ok(()) } else { Err(Error::NonceMismatch) }
+fn check_nonce(document: &Document, expected: &[u8], rules: &impl Rules) -> Result<(), Error> {
+    rules.require(document.nonce.is_some(), Error::NonceAbsent)?;
+    // Where there is none, the rule above has spoken.
+    let same = document.nonce.as_deref().is_none_or(|nonce| bool::from(nonce.ct_eq(expected)));
+    rules.require(same, Error::NonceMismatch)
 }
 
 fn check_age(document: &Document, at: UnixSeconds, max_seconds: i64) -> Result<(), Error> {
-    let made = i64::try_from(document.timestamp_ms / 1000).unwrap_or(i64::MAX);
-    let age_seconds = at.0.saturating_sub(made);
+    let age_seconds = at.0.saturating_sub(document.made().0);
     if age_seconds > max_seconds { Err(Error::TooOld { age_seconds, max_seconds }) } else { Ok(()) }
 }

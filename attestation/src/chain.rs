@@ -1,16 +1,24 @@
 //! From the pinned root to the leaf that signed, at a time that the caller gives.
 
+use std::ops::RangeInclusive;
+
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
+use data_encoding::HEXLOWER;
 use der::asn1::ObjectIdentifier;
+use der::oid::AssociatedOid;
 use der::{Decode, Encode};
 use identity::UnixSeconds;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, UnixTime};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use serde::Serialize;
 use webpki::{EndEntityCert, KeyUsage as ExtendedUsage, anchor_from_trusted_cert};
 use x509_cert::Certificate;
+use x509_cert::certificate::Version;
 use x509_cert::ext::pkix::{BasicConstraints, KeyUsage};
+use x509_cert::spki::AlgorithmIdentifierOwned;
 
 use crate::Error;
+use crate::rules::Rules;
 
 /// The NSM issues its leaf without backdating, so a verifier whose clock is a little behind gets these seconds.
 pub const SKEW_SECONDS: i64 = 5;
@@ -38,13 +46,13 @@ impl MockRoot {
         if der == AWS_ROOT_G1 {
             return Err(Error::RootNotMock);
         }
-        parse(0, der)?;
+        parse(0, der).map_err(|_| Error::RootMalformed("not X.509 in DER"))?;
         Ok(Self(der.to_vec()))
     }
 
     /// Takes a root certificate in PEM.
     pub fn from_pem(pem: &[u8]) -> Result<Self, Error> {
-        let der = CertificateDer::from_pem_slice(pem).map_err(|_| invalid(0, "not a certificate in PEM"))?;
+        let der = CertificateDer::from_pem_slice(pem).map_err(|_| Error::RootMalformed("not a certificate in PEM"))?;
         Self::from_der(&der)
     }
 
@@ -54,7 +62,32 @@ impl MockRoot {
     }
 }
 
+/// A certificate of a chain, by what nobody else of its issuer has: issuer and serial number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CertificateId {
+    /// Distinguished name as text (RFC 4514).
+    pub issuer: String,
+    /// Serial number in lowercase hex, as DER holds it.
+    pub serial: String,
+}
+
+impl CertificateId {
+    fn of(certificate: &Certificate) -> Self {
+        let tbs = certificate.tbs_certificate();
+        Self { issuer: tbs.issuer().to_string(), serial: HEXLOWER.encode(tbs.serial_number().as_bytes()) }
+    }
+}
+
+/// A verified chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Chain {
+    /// Root first.
+    pub(crate) certificates: Vec<CertificateId>,
+    pub(crate) leaf: Leaf,
+}
+
 /// The leaf of a verified chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Leaf {
     point: Vec<u8>,
     not_before: i64,
@@ -64,115 +97,112 @@ pub(crate) struct Leaf {
 impl Leaf {
     /// Verifies an ES384 signature, 96 bytes `r || s`. Both of the two equivalent values of `s` are good ECDSA.
     pub(crate) fn verify(&self, signed: &[u8], signature: &[u8]) -> Result<(), Error> {
+        count::signature();
         UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, &self.point)
             .verify(signed, signature)
             .map_err(|_| Error::DocumentSignatureInvalid)
     }
 
     pub(crate) fn valid_at(&self, seconds: i64) -> bool {
-        (self.not_before - SKEW_SECONDS..=self.not_after).contains(&seconds)
+        self.validity().contains(&seconds)
+    }
+
+    /// Begin and end in seconds since 1970, both included; the begin with the seconds that a slow clock gets.
+    pub(crate) fn validity(&self) -> RangeInclusive<i64> {
+        self.not_before.saturating_sub(SKEW_SECONDS)..=self.not_after
     }
 }
 
-/// Verifies root -> intermediates -> leaf. `chain[0]` must be `root`, byte for byte.
-pub(crate) fn verify(chain: &[&[u8]], root: &[u8], at: UnixSeconds) -> Result<Leaf, Error> {
-    let [first, .., last] = chain else {
-        return Err(Error::ChainBroken("fewer than two certificates"));
-    };
-    if *first != root {
-        return Err(Error::RootUntrusted);
-    }
+/// Verifies root -> intermediates -> leaf. `chain[0]` must be `root`, byte for byte; the leaf comes last.
+///
+/// The chain is given in its one order, so there is no path to look for. Every rule is held here against every certificate;
+/// signatures are webpki's, which holds its own rules against the same chain again.
+pub(crate) fn verify(chain: &[&[u8]], root: &[u8], at: UnixSeconds, rules: &impl Rules) -> Result<Chain, Error> {
+    rules.require(chain.first() == Some(&root), Error::RootUntrusted)?;
     let certificates = chain.iter().enumerate().map(|(index, der)| parse(index, der)).collect::<Result<Vec<_>, _>>()?;
-    let leaf_index = certificates.len() - 1;
+    let [authorities @ .., leaf] = certificates.as_slice() else { return Err(Error::RootUntrusted) };
     for (index, certificate) in certificates.iter().enumerate() {
-        check_profile(index, certificate)?;
-        check_validity(index, certificate, at)?;
-        if index == leaf_index {
-            check_leaf(index, certificate)?;
-        } else {
-            check_ca(index, certificate, leaf_index - index - 1)?;
-        }
+        check_profile(index, certificate, rules)?;
+        check_validity(index, certificate, at, if index == authorities.len() { SKEW_SECONDS } else { 0 }, rules)?;
     }
-    // One name, one certificate: else webpki would try every order of certificates that share a name.
+    for (index, certificate) in authorities.iter().enumerate() {
+        check_ca(index, certificate, authorities.len() - index - 1, rules)?;
+    }
+    check_leaf(leaf, rules)?;
     let subject = |index: usize| certificates[index].tbs_certificate().subject();
-    if (1..certificates.len()).any(|index| (0..index).any(|before| subject(before) == subject(index))) {
-        return Err(Error::ChainBroken("two certificates have one subject"));
+    for index in 1..certificates.len() {
+        rules.require(certificates[index].tbs_certificate().issuer() == subject(index - 1), Error::ChainIssuer(index))?;
+        // One name, one certificate: else webpki would try every order of certificates that share a name.
+        rules.require((0..index).all(|before| subject(before) != subject(index)), Error::ChainSubjectTwice(index))?;
     }
-    for pair in certificates.windows(2) {
-        if pair[1].tbs_certificate().issuer() != pair[0].tbs_certificate().subject() {
-            return Err(Error::ChainBroken("a certificate names another issuer than the one before it"));
-        }
+    let (not_before, not_after) = validity(leaf);
+    if rules.second_opinion() {
+        rules.accept(check_path(chain, at.0.max(not_before)))?;
     }
-    let (not_before, not_after) = validity(&certificates[leaf_index]);
-    check_signatures(chain, last, at.0.max(not_before))?;
-    let key = certificates[leaf_index].tbs_certificate().subject_public_key_info();
-    let point = key.subject_public_key.raw_bytes().to_vec();
-    Ok(Leaf { point, not_before, not_after })
+    let point = leaf.tbs_certificate().subject_public_key_info().subject_public_key.raw_bytes().to_vec();
+    let certificates = certificates.iter().map(CertificateId::of).collect();
+    Ok(Chain { certificates, leaf: Leaf { point, not_before, not_after } })
 }
 
 /// webpki verifies signatures, path lengths, name constraints and critical extensions. It may look for a path of its own,
 /// so the path that it found must be the one given, in its order and whole.
-fn check_signatures(chain: &[&[u8]], leaf: &[u8], at: i64) -> Result<(), Error> {
-    let anchor = CertificateDer::from(chain[0]);
-    let anchors = [anchor_from_trusted_cert(&anchor).map_err(|_| invalid(0, "not usable as a trust anchor"))?];
-    let intermediates: Vec<CertificateDer<'_>> = chain[1..chain.len() - 1].iter().map(|der| CertificateDer::from(*der)).collect();
-    let leaf = CertificateDer::from(leaf);
+fn check_path(chain: &[&[u8]], at: i64) -> Result<(), Error> {
+    let [root, intermediates @ .., leaf] = chain else { return Err(Error::RootUntrusted) };
+    let (anchor, leaf) = (CertificateDer::from(*root), CertificateDer::from(*leaf));
+    let anchors = [anchor_from_trusted_cert(&anchor).map_err(|_| Error::ChainPath("the root is no trust anchor"))?];
+    let intermediates: Vec<CertificateDer<'_>> = intermediates.iter().map(|der| CertificateDer::from(*der)).collect();
     let leaf = EndEntityCert::try_from(&leaf).map_err(|error| broken(&error))?;
     let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(at.unsigned_abs()));
-    let algorithms: [&dyn SignatureVerificationAlgorithm; 1] = [webpki::aws_lc_rs::ECDSA_P384_SHA384];
     let path = leaf
-        .verify_for_usage(&algorithms, &anchors, &intermediates, at, ExtendedUsage::server_auth(), None, None)
+        .verify_for_usage(count::ALGORITHMS, &anchors, &intermediates, at, ExtendedUsage::server_auth(), None, None)
         .map_err(|error| broken(&error))?;
     let used = path.intermediate_certificates().map(|certificate| certificate.der());
-    if !used.eq(intermediates.iter().rev().cloned()) {
-        return Err(Error::ChainBroken("certificates that the path does not need, or in another order"));
+    if used.eq(intermediates.iter().rev().cloned()) {
+        Ok(())
+    } else {
+        Err(Error::ChainPath("certificates that the path does not need, or in another order"))
     }
-    Ok(())
 }
 
 fn broken(error: &webpki::Error) -> Error {
-    Error::ChainBroken(match error {
-        webpki::Error::UnsupportedCriticalExtension => "an unknown critical extension",
-        webpki::Error::PathLenConstraintViolated => "a path length is exceeded",
-        webpki::Error::InvalidSignatureForPublicKey => "a certificate's signature does not verify",
-        _ => "no valid path from the leaf to the root",
-    })
+    match error {
+        webpki::Error::InvalidSignatureForPublicKey => Error::ChainSignature,
+        webpki::Error::RequiredEkuNotFoundContext(_) => Error::ChainPath("the leaf's key is for another purpose"),
+        webpki::Error::NameConstraintViolation => Error::ChainPath("a name constraint is violated"),
+        _ => Error::ChainPath("a certificate is not as RFC 5280 wants it"),
+    }
 }
 
 fn parse(index: usize, der: &[u8]) -> Result<Certificate, Error> {
-    let certificate = Certificate::from_der(der).map_err(|_| invalid(index, "not X.509 in DER"))?;
-    if certificate.to_der().ok().as_deref() != Some(der) {
-        return Err(invalid(index, "not X.509 in DER"));
-    }
-    Ok(certificate)
+    let certificate = Certificate::from_der(der).map_err(|_| Error::CertificateMalformed(index))?;
+    let same = certificate.to_der().ok().as_deref() == Some(der);
+    if same { Ok(certificate) } else { Err(Error::CertificateMalformed(index)) }
 }
 
-/// X.509 v3, a P-384 key, signed with ECDSA and SHA-384.
-fn check_profile(index: usize, certificate: &Certificate) -> Result<(), Error> {
+/// X.509 v3, a P-384 key, signed with ECDSA and SHA-384, each extension once, no critical one that is not looked at here.
+fn check_profile(index: usize, certificate: &Certificate, rules: &impl Rules) -> Result<(), Error> {
     let tbs = certificate.tbs_certificate();
-    if tbs.version() != x509_cert::certificate::Version::V3 {
-        return Err(invalid(index, "not version 3"));
-    }
-    if certificate.signature_algorithm().oid != ECDSA_SHA384 || tbs.signature().oid != ECDSA_SHA384 {
-        return Err(invalid(index, "not signed with ECDSA and SHA-384"));
-    }
+    rules.require(tbs.version() == Version::V3, Error::CertificateVersion(index))?;
+    let [inside, outside] = [tbs.signature(), certificate.signature_algorithm()];
+    let es384 = |algorithm: &AlgorithmIdentifierOwned| algorithm.oid == ECDSA_SHA384 && algorithm.parameters.is_none();
+    rules.require(es384(inside) && es384(outside), Error::CertificateAlgorithm(index))?;
     let key = &tbs.subject_public_key_info().algorithm;
     let curve = key.parameters.as_ref().and_then(|any| any.decode_as::<ObjectIdentifier>().ok());
-    if key.oid != EC_PUBLIC_KEY || curve != Some(P384) {
-        return Err(invalid(index, "not a P-384 key"));
+    rules.require(key.oid == EC_PUBLIC_KEY && curve == Some(P384), Error::CertificateKey(index))?;
+    let extensions = tbs.extensions().map_or(&[][..], Vec::as_slice);
+    for (place, extension) in extensions.iter().enumerate() {
+        let again = extensions[..place].iter().any(|before| before.extn_id == extension.extn_id);
+        rules.require(!again, Error::CertificateExtensionTwice(index))?;
+        let known = [BasicConstraints::OID, KeyUsage::OID].contains(&extension.extn_id);
+        rules.require(known || !extension.critical, Error::CertificateCriticalExtension(index))?;
     }
     Ok(())
 }
 
-fn check_validity(index: usize, certificate: &Certificate, at: UnixSeconds) -> Result<(), Error> {
+fn check_validity(index: usize, certificate: &Certificate, at: UnixSeconds, skew: i64, rules: &impl Rules) -> Result<(), Error> {
     let (not_before, not_after) = validity(certificate);
-    if at.0 < not_before - SKEW_SECONDS {
-        return Err(Error::CertificateNotYetValid { index });
-    }
-    if at.0 > not_after {
-        return Err(Error::CertificateExpired { index });
-    }
-    Ok(())
+    rules.require(at.0 >= not_before.saturating_sub(skew), Error::CertificateNotYetValid(index))?;
+    rules.require(at.0 <= not_after, Error::CertificateExpired(index))
 }
 
 fn validity(certificate: &Certificate) -> (i64, i64) {
@@ -181,39 +211,90 @@ fn validity(certificate: &Certificate) -> (i64, i64) {
     (seconds(validity.not_before), seconds(validity.not_after))
 }
 
-fn check_ca(index: usize, certificate: &Certificate, intermediates_below: usize) -> Result<(), Error> {
+fn check_ca(index: usize, certificate: &Certificate, intermediates_below: usize, rules: &impl Rules) -> Result<(), Error> {
     let tbs = certificate.tbs_certificate();
-    let Ok(Some((critical, constraints))) = tbs.get_extension::<BasicConstraints>() else {
-        return Err(invalid(index, "no basic constraints"));
-    };
-    if !critical || !constraints.ca {
-        return Err(invalid(index, "not marked as a CA"));
+    let constraints = tbs.get_extension::<BasicConstraints>().ok().flatten();
+    rules.require(constraints.as_ref().is_some_and(|(critical, _)| *critical), Error::CaConstraints(index))?;
+    let constraints = constraints.map(|(_, constraints)| constraints);
+    // Where there are none, the rule above has spoken.
+    rules.require(constraints.as_ref().is_none_or(|constraints| constraints.ca), Error::CaNotMarked(index))?;
+    let limit = constraints.and_then(|constraints| constraints.path_len_constraint);
+    rules.require(limit.is_none_or(|limit| usize::from(limit) >= intermediates_below), Error::CaPathLength(index))?;
+    let usage = tbs.get_extension::<KeyUsage>().ok().flatten();
+    rules.require(usage.is_some_and(|(_, usage)| usage.key_cert_sign()), Error::CaKeyUsage(index))
+}
+
+fn check_leaf(leaf: &Certificate, rules: &impl Rules) -> Result<(), Error> {
+    let tbs = leaf.tbs_certificate();
+    let constraints = tbs.get_extension::<BasicConstraints>();
+    rules.require(constraints.is_ok_and(|found| found.is_none_or(|(_, constraints)| !constraints.ca)), Error::LeafIsCa)?;
+    let usage = tbs.get_extension::<KeyUsage>().ok().flatten();
+    rules.require(usage.is_some_and(|(_, usage)| usage.digital_signature()), Error::LeafKeyUsage)
+}
+
+/// Signature checks, counted where tests want to know how many one document costs.
+mod count {
+    use rustls_pki_types::SignatureVerificationAlgorithm;
+
+    #[cfg(test)]
+    pub(crate) use counted::*;
+    #[cfg(not(test))]
+    pub(super) use plain::*;
+
+    #[cfg(not(test))]
+    mod plain {
+        use super::*;
+
+        pub(in super::super) const ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[webpki::aws_lc_rs::ECDSA_P384_SHA384];
+
+        pub(in super::super) fn signature() {}
     }
-    if constraints.path_len_constraint.is_some_and(|limit| usize::from(limit) < intermediates_below) {
-        return Err(Error::ChainBroken("a path length is exceeded"));
-    }
-    match tbs.get_extension::<KeyUsage>() {
-        Ok(Some((_, usage))) if usage.key_cert_sign() => Ok(()),
-        _ => Err(invalid(index, "its key may not sign certificates")),
+
+    #[cfg(test)]
+    mod counted {
+        use std::cell::Cell;
+
+        use rustls_pki_types::{AlgorithmIdentifier, InvalidSignature};
+
+        use super::*;
+
+        thread_local! {
+            static CHECKS: Cell<usize> = const { Cell::new(0) };
+        }
+
+        pub(crate) const ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[&Counted];
+
+        pub(crate) fn signature() {
+            CHECKS.set(CHECKS.get() + 1);
+        }
+
+        /// The checks since the last call.
+        pub(crate) fn take() -> usize {
+            CHECKS.take()
+        }
+
+        #[derive(Debug)]
+        struct Counted;
+
+        impl SignatureVerificationAlgorithm for Counted {
+            fn verify_signature(&self, key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), InvalidSignature> {
+                self::signature();
+                webpki::aws_lc_rs::ECDSA_P384_SHA384.verify_signature(key, message, signature)
+            }
+
+            fn public_key_alg_id(&self) -> AlgorithmIdentifier {
+                webpki::aws_lc_rs::ECDSA_P384_SHA384.public_key_alg_id()
+            }
+
+            fn signature_alg_id(&self) -> AlgorithmIdentifier {
+                webpki::aws_lc_rs::ECDSA_P384_SHA384.signature_alg_id()
+            }
+        }
     }
 }
 
-fn check_leaf(index: usize, certificate: &Certificate) -> Result<(), Error> {
-    let tbs = certificate.tbs_certificate();
-    match tbs.get_extension::<BasicConstraints>() {
-        Ok(None) => {}
-        Ok(Some((_, constraints))) if !constraints.ca => {}
-        _ => return Err(invalid(index, "the leaf is a CA")),
-    }
-    match tbs.get_extension::<KeyUsage>() {
-        Ok(Some((_, usage))) if usage.digital_signature() => Ok(()),
-        _ => Err(invalid(index, "the leaf's key may not make signatures")),
-    }
-}
-
-fn invalid(index: usize, why: &'static str) -> Error {
-    Error::CertificateInvalid { index, why }
-}
+#[cfg(test)]
+pub(crate) use count::take as signature_checks;
 
 /// Project Wycheproof's P-384 cases, every one, against the two functions that documents and chains are verified with.
 #[cfg(test)]

@@ -1,19 +1,27 @@
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
 
-use identity::Digest;
 use identity::cbor::Reader;
-use identity::cose::Sign1;
+use identity::cose::{self, Sign1};
+use identity::{Digest, UnixSeconds};
 
+use crate::rules::Rules;
 use crate::{Error, Pcr};
 
 /// A nonce that the NSM takes has at most 512 bytes.
 pub const MAX_NONCE: usize = 512;
 const MAX_PAYLOAD: usize = 16384;
+/// A payload, a signature, and the heads around them.
+const MAX_BYTES: usize = MAX_PAYLOAD + 256;
 const MAX_CERTIFICATE: usize = 1024;
-const MAX_CHAIN: usize = 8;
+/// Root, region, zone, instance: with the leaf's and the document's, five signatures to check at most.
+const MAX_CABUNDLE: u64 = 4;
 /// `{1: -35}`: ES384.
 const PROTECTED: [u8; 4] = [0xa1, 0x01, 0x38, 0x22];
 const SIGNATURE_BYTES: usize = 96;
+/// What fits into a signed number: some 292 million years.
+const MAX_TIMESTAMP_MS: u64 = i64::MAX.unsigned_abs();
 
 /// The registers of a document: 1 to 32 of them, index 0 to 31.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,10 +62,31 @@ impl Document {
         &self.pcrs
     }
 
+    /// When it was made, by the hypervisor's clock.
+    pub fn made(&self) -> UnixSeconds {
+        UnixSeconds(i64::try_from(self.timestamp_ms / 1000).unwrap_or(i64::MAX))
+    }
+
     /// SHA-256 of the signed payload. The document's own bytes are not unique (an ECDSA signature has a twin), this is.
     pub fn payload_digest(&self) -> Digest<32> {
         self.payload_digest
     }
+}
+
+/// A field of the payload (AWS attestation process, section 3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display, strum::EnumString)]
+#[strum(serialize_all = "snake_case")]
+#[expect(missing_docs, reason = "the names are those of the fields")]
+pub enum Field {
+    ModuleId,
+    Digest,
+    Timestamp,
+    Pcrs,
+    Certificate,
+    Cabundle,
+    PublicKey,
+    UserData,
+    Nonce,
 }
 
 /// A document that is well-formed, and of which nothing else is known.
@@ -71,35 +100,46 @@ pub(crate) struct Unverified<'b> {
 
 /// Parses strictly (AWS attestation process, section 3.2.1). Map keys may come in any order, each at most once; the
 /// payload map may be of definite or of indefinite length, as both are seen in the field.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Unverified<'_>, Error> {
-    const MAX_BYTES: usize = MAX_PAYLOAD + 256;
-    if bytes.len() > MAX_BYTES {
-        return Err(Error::DocumentMalformed("longer than a document can be"));
-    }
-    let sign1 = parse_sign1(bytes)?;
-    if sign1.protected != PROTECTED || sign1.signature.len() != SIGNATURE_BYTES {
-        return Err(Error::DocumentAlgorithm);
-    }
-    if sign1.payload.is_empty() || sign1.payload.len() > MAX_PAYLOAD {
-        return Err(Error::DocumentMalformed("payload size"));
-    }
-    let (document, chain) = parse_payload(sign1.payload)?;
+pub(crate) fn parse<'b>(bytes: &'b [u8], rules: &impl Rules) -> Result<Unverified<'b>, Error> {
+    rules.require(bytes.len() <= MAX_BYTES, Error::DocumentTooLong)?;
+    let sign1 = parse_envelope(bytes, rules)?;
+    rules.require(sign1.protected == PROTECTED, Error::DocumentAlgorithm)?;
+    rules.require(sign1.signature.len() == SIGNATURE_BYTES, Error::DocumentSignatureSize)?;
+    rules.require(!sign1.payload.is_empty() && sign1.payload.len() <= MAX_PAYLOAD, Error::PayloadSize)?;
+    let (document, chain) = parse_payload(sign1.payload, rules)?;
     Ok(Unverified { document, chain, signed: sign1.sig_structure(&[]), signature: sign1.signature })
 }
 
-/// Tells a document with bytes after it from one that never was.
-fn parse_sign1(bytes: &[u8]) -> Result<Sign1<'_>, Error> {
-    Sign1::parse(bytes).map_err(|_| {
-        let mut length = bytes.len();
-        while length > 1 && bytes.len() - length < 16 {
-            length -= 1;
-            if Sign1::parse(&bytes[..length]).is_ok() {
-                return Error::DocumentTrailingBytes;
-            }
+fn parse_envelope<'b>(bytes: &'b [u8], rules: &impl Rules) -> Result<Sign1<'b>, Error> {
+    let part = |what: &'static str| {
+        move |error: identity::Error| match error {
+            identity::Error::CborNotShortest | identity::Error::CborIndefinite => Error::DocumentNotShortest,
+            _ => Error::DocumentNotCoseSign1(what),
         }
-        Error::DocumentMalformed("not an untagged or tagged COSE_Sign1 without unprotected headers")
-    })
+    };
+    let mut reader = Reader::new(bytes);
+    if bytes.first().is_some_and(|head| head >> 5 == CBOR_TAG) {
+        reader.tag_if(cose::TAG).map_err(|error| match error {
+            identity::Error::CborNotShortest => Error::DocumentNotShortest,
+            _ => Error::DocumentTag,
+        })?;
+    }
+    if reader.array().map_err(part("no array"))? != 4 {
+        return Err(Error::DocumentNotCoseSign1("not an array of four"));
+    }
+    let protected = reader.bytes().map_err(part("protected header"))?;
+    let unprotected = reader.map().map_err(part("unprotected header"))?;
+    if unprotected != Some(0) {
+        return Err(Error::DocumentUnprotectedHeader);
+    }
+    let payload = reader.bytes().map_err(part("payload"))?;
+    let signature = reader.bytes().map_err(part("signature"))?;
+    rules.require(reader.finish().is_ok(), Error::DocumentTrailingBytes)?;
+    Ok(Sign1 { protected, payload, signature })
 }
+
+/// Major type 6 (RFC 8949 section 3.1).
+const CBOR_TAG: u8 = 6;
 
 #[derive(Default)]
 struct Fields<'b> {
@@ -114,118 +154,118 @@ struct Fields<'b> {
     nonce: Option<Option<&'b [u8]>>,
 }
 
-fn parse_payload(payload: &[u8]) -> Result<(Document, Vec<&[u8]>), Error> {
+fn parse_payload<'b>(payload: &'b [u8], rules: &impl Rules) -> Result<(Document, Vec<&'b [u8]>), Error> {
     let mut reader = Reader::new(payload);
     let mut fields = Fields::default();
-    let length = reader.map().map_err(|_| Error::DocumentMalformed("the payload is not a map"))?;
+    let length = reader.map().map_err(outer)?;
     let mut read = 0;
     loop {
         match length {
             Some(length) if read == length => break,
-            None if at(reader.break_if(), "the payload map")? => break,
+            None if reader.break_if().map_err(outer)? => break,
             _ => {}
         }
-        let key = at(reader.text(), "a key of the payload map")?;
-        fields.read(key, &mut reader)?;
+        let key = reader.text().map_err(outer)?;
+        // Nothing can stand for a field that is not known: neither its meaning nor its length.
+        let field = Field::from_str(key).map_err(|_| Error::FieldUnknown)?;
+        fields.read(field, &mut reader, rules)?;
         read += 1;
     }
-    reader.finish().map_err(|_| Error::DocumentMalformed("bytes after the payload map"))?;
-    fields.finish(payload)
+    rules.require(reader.finish().is_ok(), Error::PayloadTrailingBytes)?;
+    fields.finish(payload, rules)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the form map_err wants")]
+fn outer(error: identity::Error) -> Error {
+    match error {
+        identity::Error::CborCut => Error::PayloadCut,
+        identity::Error::CborNotShortest => Error::PayloadHeadNotShortest,
+        _ => Error::PayloadNotMap,
+    }
 }
 
 impl<'b> Fields<'b> {
-    fn read(&mut self, key: &str, reader: &mut Reader<'b>) -> Result<(), Error> {
-        match key {
-            "module_id" => once(&mut self.module_id, at(reader.text(), "module_id")?),
-            "digest" => once(&mut self.digest, at(reader.text(), "digest")?),
-            "timestamp" => once(&mut self.timestamp, at(reader.u64(), "timestamp")?),
-            "pcrs" => once(&mut self.pcrs, parse_pcrs(reader)?),
-            "certificate" => once(&mut self.certificate, certificate(reader)?),
-            "cabundle" => once(&mut self.cabundle, parse_cabundle(reader)?),
-            "public_key" => once(&mut self.public_key, at(reader.bytes_or_null(), "public_key")?),
-            "user_data" => once(&mut self.user_data, at(reader.bytes_or_null(), "user_data")?),
-            "nonce" => once(&mut self.nonce, at(reader.bytes_or_null(), "nonce")?),
-            _ => Err(Error::DocumentMalformed("unknown field")),
-        }
+    fn read(&mut self, field: Field, reader: &mut Reader<'b>, rules: &impl Rules) -> Result<(), Error> {
+        let fault = |error| at(field, error);
+        let again = match field {
+            Field::ModuleId => self.module_id.replace(reader.text().map_err(fault)?).is_some(),
+            Field::Digest => self.digest.replace(reader.text().map_err(fault)?).is_some(),
+            Field::Timestamp => self.timestamp.replace(reader.u64().map_err(fault)?).is_some(),
+            Field::Pcrs => self.pcrs.replace(parse_pcrs(reader, rules)?).is_some(),
+            Field::Certificate => self.certificate.replace(certificate(field, reader, rules)?).is_some(),
+            Field::Cabundle => self.cabundle.replace(parse_cabundle(reader, rules)?).is_some(),
+            Field::PublicKey => self.public_key.replace(reader.bytes_or_null().map_err(fault)?).is_some(),
+            Field::UserData => self.user_data.replace(reader.bytes_or_null().map_err(fault)?).is_some(),
+            Field::Nonce => self.nonce.replace(reader.bytes_or_null().map_err(fault)?).is_some(),
+        };
+        rules.require(!again, Error::FieldTwice(field))
     }
 
-    fn finish(self, payload: &'b [u8]) -> Result<(Document, Vec<&'b [u8]>), Error> {
-        let missing = || Error::DocumentMalformed("a required field is missing");
-        let module_id = self.module_id.ok_or_else(missing)?;
-        if module_id.is_empty() {
-            return Err(Error::DocumentMalformed("module_id is empty"));
-        }
-        if self.digest.ok_or_else(missing)? != "SHA384" {
-            return Err(Error::DocumentMalformed("digest is not SHA384"));
-        }
-        let timestamp_ms = self.timestamp.ok_or_else(missing)?;
-        if timestamp_ms == 0 || timestamp_ms > i64::MAX.unsigned_abs() {
-            return Err(Error::DocumentMalformed("timestamp"));
-        }
-        let public_key = self.public_key.flatten();
-        if public_key.is_some_and(|key| key.is_empty() || key.len() > 1024) {
-            return Err(Error::DocumentMalformed("public_key size"));
-        }
-        let (user_data, nonce) = (self.user_data.flatten(), self.nonce.flatten());
-        if user_data.is_some_and(|data| data.len() > 512) {
-            return Err(Error::DocumentMalformed("user_data size"));
-        }
-        if nonce.is_some_and(|nonce| nonce.len() > MAX_NONCE) {
-            return Err(Error::DocumentMalformed("nonce size"));
-        }
-        let mut chain = self.cabundle.ok_or_else(missing)?;
-        chain.push(self.certificate.ok_or_else(missing)?);
+    fn finish(self, payload: &'b [u8], rules: &impl Rules) -> Result<(Document, Vec<&'b [u8]>), Error> {
+        let module_id = self.module_id.ok_or(Error::FieldMissing(Field::ModuleId))?;
+        let digest = self.digest.ok_or(Error::FieldMissing(Field::Digest))?;
+        let timestamp_ms = self.timestamp.ok_or(Error::FieldMissing(Field::Timestamp))?;
+        let pcrs = self.pcrs.ok_or(Error::FieldMissing(Field::Pcrs))?;
+        let certificate = self.certificate.ok_or(Error::FieldMissing(Field::Certificate))?;
+        let mut chain = self.cabundle.ok_or(Error::FieldMissing(Field::Cabundle))?;
+        chain.push(certificate);
+        rules.require(!module_id.is_empty(), Error::ModuleIdEmpty)?;
+        rules.require(digest == "SHA384", Error::DigestUnknown)?;
+        rules.require((1..=MAX_TIMESTAMP_MS).contains(&timestamp_ms), Error::TimestampRange)?;
+        let (public_key, user_data, nonce) = (self.public_key.flatten(), self.user_data.flatten(), self.nonce.flatten());
+        let within = |field: Option<&[u8]>, sizes: RangeInclusive<usize>| field.is_none_or(|bytes| sizes.contains(&bytes.len()));
+        rules.require(within(public_key, 1..=1024), Error::PublicKeySize)?;
+        rules.require(within(user_data, 0..=512), Error::UserDataSize)?;
+        rules.require(within(nonce, 0..=MAX_NONCE), Error::NonceSize)?;
         let document = Document {
             module_id: module_id.to_owned(),
             timestamp_ms,
             public_key: public_key.map(<[u8]>::to_vec),
             user_data: user_data.map(<[u8]>::to_vec),
             nonce: nonce.map(<[u8]>::to_vec),
-            pcrs: self.pcrs.ok_or_else(missing)?,
+            pcrs,
             payload_digest: identity::sha256(payload),
         };
         Ok((document, chain))
     }
 }
 
-fn once<T>(field: &mut Option<T>, value: T) -> Result<(), Error> {
-    if field.replace(value).is_some() { Err(Error::DocumentMalformed("a field stands there twice")) } else { Ok(()) }
-}
-
-fn at<T>(read: Result<T, identity::Error>, what: &'static str) -> Result<T, Error> {
-    read.map_err(|_| Error::DocumentMalformed(what))
-}
-
-fn parse_pcrs(reader: &mut Reader<'_>) -> Result<Pcrs, Error> {
-    let count = at(reader.map(), "pcrs")?.ok_or(Error::DocumentMalformed("pcrs of indefinite length"))?;
-    if !(1..=32).contains(&count) {
-        return Err(Error::DocumentMalformed("pcrs: number of entries"));
+fn at(field: Field, error: identity::Error) -> Error {
+    match error {
+        identity::Error::CborCut => Error::PayloadCut,
+        identity::Error::CborNotShortest => Error::PayloadNotShortest(field),
+        identity::Error::CborIndefinite => Error::PayloadIndefinite(field),
+        _ => Error::FieldType(field),
     }
+}
+
+fn parse_pcrs(reader: &mut Reader<'_>, rules: &impl Rules) -> Result<Pcrs, Error> {
+    let fault = |error| at(Field::Pcrs, error);
+    let count = reader.map().map_err(fault)?.ok_or(Error::PayloadIndefinite(Field::Pcrs))?;
+    rules.require((1..=32).contains(&count), Error::PcrCount)?;
     let mut pcrs = BTreeMap::new();
     for _ in 0..count {
-        let index = u8::try_from(at(reader.u64(), "pcrs: index")?).ok().filter(|index| *index < 32);
-        let index = index.ok_or(Error::DocumentMalformed("pcrs: index beyond 31"))?;
-        let value = at(reader.bytes(), "pcrs: value")?;
-        let value = value.try_into().map_err(|_| Error::DocumentMalformed("pcrs: value is not 48 bytes"))?;
-        if pcrs.insert(index, Digest(value)).is_some() {
-            return Err(Error::DocumentMalformed("pcrs: an index stands there twice"));
-        }
+        let index = reader.u64().map_err(fault)?;
+        rules.require(index < 32, Error::PcrIndex)?;
+        let value = reader.bytes().map_err(fault)?;
+        rules.require(value.len() == 48, Error::PcrSize)?;
+        let mut pcr = [0; 48];
+        pcr.iter_mut().zip(value).for_each(|(to, from)| *to = *from);
+        // Beyond 255 only where the rule is left out; all of those are one.
+        let again = pcrs.insert(u8::try_from(index).unwrap_or(u8::MAX), Digest(pcr)).is_some();
+        rules.require(!again, Error::PcrTwice)?;
     }
     Ok(Pcrs(pcrs))
 }
 
-fn parse_cabundle<'b>(reader: &mut Reader<'b>) -> Result<Vec<&'b [u8]>, Error> {
-    let count = at(reader.array(), "cabundle")?;
-    if count == 0 || count > MAX_CHAIN as u64 {
-        return Err(Error::DocumentMalformed("cabundle: number of certificates"));
-    }
-    (0..count).map(|_| certificate(reader)).collect()
+fn parse_cabundle<'b>(reader: &mut Reader<'b>, rules: &impl Rules) -> Result<Vec<&'b [u8]>, Error> {
+    let count = reader.array().map_err(|error| at(Field::Cabundle, error))?;
+    rules.require((1..=MAX_CABUNDLE).contains(&count), Error::CabundleCount)?;
+    (0..count).map(|_| certificate(Field::Cabundle, reader, rules)).collect()
 }
 
-fn certificate<'b>(reader: &mut Reader<'b>) -> Result<&'b [u8], Error> {
-    let der = at(reader.bytes(), "certificate")?;
-    if der.is_empty() || der.len() > MAX_CERTIFICATE {
-        return Err(Error::DocumentMalformed("certificate size"));
-    }
+fn certificate<'b>(field: Field, reader: &mut Reader<'b>, rules: &impl Rules) -> Result<&'b [u8], Error> {
+    let der = reader.bytes().map_err(|error| at(field, error))?;
+    rules.require((1..=MAX_CERTIFICATE).contains(&der.len()), Error::CertificateSize)?;
     Ok(der)
 }

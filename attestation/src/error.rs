@@ -1,54 +1,186 @@
-/// Why a document, evidence, a policy or a token was refused.
+use crate::Field;
+
+/// Why a document, evidence, a policy or a token was refused: one variant for each rule, [`Rule`] without the details.
 ///
 /// [`Error::code`] is stable: programs may match on it. The text is for people and may change.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr)]
-#[strum(serialize_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, strum::EnumDiscriminants)]
+#[strum_discriminants(
+    name(Rule),
+    doc = "A rule that a document, its chain, evidence or a token must meet; each has its own error."
+)]
+#[strum_discriminants(derive(Hash, strum::IntoStaticStr, strum::EnumIter), strum(serialize_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Error {
     /// A format of the identity crate was refused; its own code counts.
     #[error(transparent)]
     Identity(#[from] identity::Error),
-    /// Not an NSM attestation document (AWS attestation process, "syntactical validation").
-    #[error("not an attestation document: {0}")]
-    DocumentMalformed(&'static str),
+
+    // The envelope (AWS attestation process, section 3.1; RFC 9052 section 4.2).
+    /// Longer than a document can be.
+    #[error("longer than a document can be")]
+    DocumentTooLong,
+    /// No array of protected header, unprotected header, payload and signature, each of the type that it must have.
+    #[error("not a COSE_Sign1: {0}")]
+    DocumentNotCoseSign1(&'static str),
+    /// A CBOR tag other than 18.
+    #[error("a CBOR tag that is not that of COSE_Sign1")]
+    DocumentTag,
+    /// A head of the envelope is longer than needed, or a length indefinite.
+    #[error("the envelope is not in its shortest encoding")]
+    DocumentNotShortest,
+    /// Something stands in the unprotected header.
+    #[error("the unprotected header is not empty")]
+    DocumentUnprotectedHeader,
     /// A well-formed document, and then more bytes.
     #[error("bytes follow after the document")]
     DocumentTrailingBytes,
-    /// The protected header is not exactly `{1: -35}` (ES384), or the signature is not 96 bytes.
-    #[error("the document is not signed with ES384 in the form that the NSM uses")]
+    /// The protected header is not exactly `{1: -35}` (ES384).
+    #[error("the protected header is not that of ES384 alone")]
     DocumentAlgorithm,
-    /// The ES384 signature does not belong to this document and its leaf certificate.
-    #[error("the document's signature does not verify")]
-    DocumentSignatureInvalid,
+    /// The signature is not 96 bytes.
+    #[error("the signature is not 96 bytes")]
+    DocumentSignatureSize,
+    /// The payload is empty or has more than 16384 bytes.
+    #[error("the payload is empty or larger than 16384 bytes")]
+    PayloadSize,
+
+    // The payload map (section 3.2.1).
+    /// The payload is no map of text keys.
+    #[error("the payload is not a map with names for keys")]
+    PayloadNotMap,
+    /// The payload ends before its map does.
+    #[error("the payload ends too early")]
+    PayloadCut,
+    /// Bytes follow after the payload map.
+    #[error("bytes follow after the payload map")]
+    PayloadTrailingBytes,
+    /// The head of the payload map or of one of its keys is longer than needed.
+    #[error("the payload map is not in its shortest encoding")]
+    PayloadHeadNotShortest,
+    /// A head in a field is longer than needed.
+    #[error("{0} is not in its shortest encoding")]
+    PayloadNotShortest(Field),
+    /// A string, the register map or the bundle has no definite length.
+    #[error("{0} is of indefinite length")]
+    PayloadIndefinite(Field),
+    /// A field that documents of enclaves do not have.
+    #[error("the payload has a field that enclave documents do not have")]
+    FieldUnknown,
+    /// A field stands there twice.
+    #[error("{0} stands there twice")]
+    FieldTwice(Field),
+    /// A field that must stand there does not.
+    #[error("{0} is missing")]
+    FieldMissing(Field),
+    /// A field has another type than it must have.
+    #[error("{0} is of the wrong type")]
+    FieldType(Field),
+    /// `module_id` is empty.
+    #[error("module_id is empty")]
+    ModuleIdEmpty,
+    /// `digest` is not `SHA384`.
+    #[error("digest is not SHA384")]
+    DigestUnknown,
+    /// `timestamp` is zero, or later than any date.
+    #[error("timestamp is no time")]
+    TimestampRange,
+    /// `pcrs` has no entry or more than 32.
+    #[error("pcrs has no entry, or more than 32")]
+    PcrCount,
+    /// A register beyond 31.
+    #[error("pcrs has an index beyond 31")]
+    PcrIndex,
+    /// A register stands there twice.
+    #[error("a register stands there twice")]
+    PcrTwice,
+    /// The value of a register is not 48 bytes.
+    #[error("the value of a register is not 48 bytes")]
+    PcrSize,
+    /// `cabundle` has no certificate, or more than 4: root, region, zone, instance.
+    #[error("cabundle has no certificate, or more than 4")]
+    CabundleCount,
+    /// A certificate is empty or has more than 1024 bytes.
+    #[error("a certificate is empty or larger than 1024 bytes")]
+    CertificateSize,
+    /// `public_key` is empty or has more than 1024 bytes.
+    #[error("public_key is empty or larger than 1024 bytes")]
+    PublicKeySize,
+    /// `user_data` has more than 512 bytes.
+    #[error("user_data is larger than 512 bytes")]
+    UserDataSize,
+    /// `nonce` has more than 512 bytes.
+    #[error("nonce is larger than 512 bytes")]
+    NonceSize,
+
+    // The chain (section 3.2.3; RFC 5280 section 6).
     /// The bundle does not begin with the root that is trusted for this call.
     #[error("the document does not chain to the trusted root; mock evidence, or another vendor's")]
     RootUntrusted,
     /// A mock root was asked for that is AWS's own.
     #[error("the AWS root cannot be used as a mock root")]
     RootNotMock,
-    /// A certificate is not X.509 v3 DER, or not of the profile of the NSM's chain.
-    #[error("certificate {index} of the chain is not usable: {why}")]
-    CertificateInvalid {
-        /// 0 is the root; the leaf comes last.
-        index: usize,
-        /// What is wrong.
-        why: &'static str,
-    },
-    /// A certificate had expired at the time given.
-    #[error("certificate {index} of the chain had expired at the time of verification")]
-    CertificateExpired {
-        /// 0 is the root; the leaf comes last.
-        index: usize,
-    },
-    /// A certificate was not valid yet at the time given.
-    #[error("certificate {index} of the chain was not valid yet at the time of verification")]
-    CertificateNotYetValid {
-        /// 0 is the root; the leaf comes last.
-        index: usize,
-    },
-    /// The certificates do not issue one another in the order given, or a signature of theirs is wrong.
-    #[error("the certificates do not form a chain: {0}")]
-    ChainBroken(&'static str),
+    /// A mock root that is no certificate.
+    #[error("not a root certificate: {0}")]
+    RootMalformed(&'static str),
+    /// A certificate is not X.509 in DER.
+    #[error("certificate {0} of the chain is not X.509 in DER")]
+    CertificateMalformed(usize),
+    /// A certificate is not of version 3.
+    #[error("certificate {0} of the chain is not of version 3")]
+    CertificateVersion(usize),
+    /// A certificate is signed with something else than ECDSA and SHA-384.
+    #[error("certificate {0} of the chain is not signed with ECDSA and SHA-384")]
+    CertificateAlgorithm(usize),
+    /// The key of a certificate is not on P-384.
+    #[error("the key of certificate {0} of the chain is not on P-384")]
+    CertificateKey(usize),
+    /// An extension stands in a certificate twice.
+    #[error("an extension stands in certificate {0} of the chain twice")]
+    CertificateExtensionTwice(usize),
+    /// A critical extension that is not known here.
+    #[error("certificate {0} of the chain has a critical extension that is not known")]
+    CertificateCriticalExtension(usize),
+    /// A certificate was not valid yet at the time given. 0 is the root; the leaf comes last.
+    #[error("certificate {0} of the chain was not valid yet at the time of verification")]
+    CertificateNotYetValid(usize),
+    /// A certificate had expired at the time given. 0 is the root; the leaf comes last.
+    #[error("certificate {0} of the chain had expired at the time of verification")]
+    CertificateExpired(usize),
+    /// A CA certificate has no BasicConstraints, or not critical ones.
+    #[error("certificate {0} of the chain has no critical basic constraints")]
+    CaConstraints(usize),
+    /// A certificate above the leaf is not marked as a CA.
+    #[error("certificate {0} of the chain is not marked as a CA")]
+    CaNotMarked(usize),
+    /// More certificates follow than a path length allows.
+    #[error("more certificates follow after certificate {0} of the chain than its path length allows")]
+    CaPathLength(usize),
+    /// A certificate above the leaf has no KeyUsage with keyCertSign.
+    #[error("the key of certificate {0} of the chain may not sign certificates")]
+    CaKeyUsage(usize),
+    /// The leaf is marked as a CA.
+    #[error("the leaf certificate is a CA")]
+    LeafIsCa,
+    /// The leaf has no KeyUsage with digitalSignature.
+    #[error("the leaf certificate's key may not make signatures")]
+    LeafKeyUsage,
+    /// Two certificates have one subject.
+    #[error("certificate {0} of the chain has the subject of an earlier one")]
+    ChainSubjectTwice(usize),
+    /// A certificate names another issuer than the one before it.
+    #[error("certificate {0} of the chain names another issuer than the one before it")]
+    ChainIssuer(usize),
+    /// A certificate's signature is not that of the one before it.
+    #[error("a certificate of the chain is not signed by the one before it")]
+    ChainSignature,
+    /// webpki, which looks at the same chain again, does not find the path that is given.
+    #[error("no valid path from the leaf to the root: {0}")]
+    ChainPath(&'static str),
+
+    // The document as a whole.
+    /// The ES384 signature does not belong to this document and its leaf certificate.
+    #[error("the document's signature does not verify")]
+    DocumentSignatureInvalid,
     /// The document says that it was made after the time of verification.
     #[error("the document's time is in the future of the verification time")]
     DocumentFromFuture,
@@ -64,7 +196,23 @@ pub enum Error {
     /// A debug document was asked for, and this is none.
     #[error("the enclave does not run in debug mode")]
     NotDebugMode,
-    /// The document answers another challenge, or none.
+
+    // What the verifier expects.
+    /// The verifier's policy denies these measurements.
+    #[error("the verifier's policy denies this image: {0}")]
+    MeasurementDenied(String),
+    /// The verifier's policy denies a certificate of the chain.
+    #[error("the verifier's policy denies certificate {index} of the chain: {reason}")]
+    CertificateDenied {
+        /// 0 is the root; the leaf comes last.
+        index: usize,
+        /// What the policy says of it.
+        reason: String,
+    },
+    /// The document answers no challenge.
+    #[error("the document has no nonce, so it answers no challenge")]
+    NonceAbsent,
+    /// The document answers another challenge.
     #[error("the nonce is not the one that was asked for")]
     NonceMismatch,
     /// The document is older than the verifier accepts.
@@ -75,7 +223,7 @@ pub enum Error {
         /// What the verifier accepts.
         max_seconds: i64,
     },
-    /// PCR0, 1 and 2 (and 8, where given) are not those of an accepted image.
+    /// PCR0, 1 and 2 (and 3, 4 and 8, where given) are not those of an accepted image.
     #[error("the measurements are not those of an accepted image")]
     MeasurementMismatch,
     /// PCR16 is absent: no policy was committed, or it was not locked.
@@ -84,6 +232,20 @@ pub enum Error {
     /// PCR16 is not that of an accepted policy bundle.
     #[error("PCR16 is not that of an accepted policy")]
     PolicyMismatch,
+    /// The verifier's policy asks for an epoch, and the binding commits to none.
+    #[error("the verifier asks for epoch {lowest} or later, and this evidence commits to no epoch")]
+    EpochAbsent {
+        /// What the verifier accepts.
+        lowest: u64,
+    },
+    /// The identity's DID is not one that the verifier accepts.
+    #[error("the identity's DID is not one that is accepted")]
+    DidNotAccepted,
+    /// The issuer of the token or credential is not one that the verifier accepts.
+    #[error("the issuer is not one that is accepted")]
+    IssuerNotAccepted,
+
+    // Evidence: from the document to the key, and to what the key signed.
     /// `public_key` or `user_data` of the document are not those of the key that the evidence describes.
     #[error("the document does not bind the key that the evidence describes")]
     BindingMismatch,
@@ -105,6 +267,28 @@ pub enum Error {
     /// The pinned DID document does not list the attested key.
     #[error("the DID document does not list the attested key")]
     DidDocumentLacksKey,
+
+    // An independent time anchor (RFC 3161).
+    /// Not a time-stamp response or token.
+    #[error("not an RFC 3161 time-stamp: {0}")]
+    TimestampMalformed(&'static str),
+    /// The time-stamp is for other bytes.
+    #[error("the time-stamp is for another document or token")]
+    TimestampImprint,
+    /// The time-stamp's signature does not verify.
+    #[error("the time-stamp's signature does not verify: {0}")]
+    TimestampSignature(&'static str),
+    /// The authority of the time-stamp does not chain to a root that was given, or may not make time-stamps.
+    #[error("the time-stamping authority is not trusted: {0}")]
+    TimestampUntrusted(&'static str),
+    /// The anchored time is outside the time in which the leaf certificate could vouch for the document.
+    #[error("the anchored time is outside the validity of the document's leaf certificate")]
+    AnchorOutsideLeaf,
+    /// The anchored time is before that of the document or token.
+    #[error("the anchored time is before the document or token was made")]
+    AnchorTooEarly,
+
+    // Files that a verifier brings.
     /// The evidence file has not the documented form.
     #[error("not an evidence file: {0}")]
     EvidenceMalformed(String),
@@ -114,6 +298,9 @@ pub enum Error {
     /// The policy bundle is not one.
     #[error("not a policy bundle: {0}")]
     PolicyMalformed(String),
+    /// The verifier's own policy file is not one.
+    #[error("not a verifier's policy: {0}")]
+    AppraisalPolicyMalformed(String),
 }
 
 impl Error {
@@ -121,7 +308,14 @@ impl Error {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Identity(error) => error.code(),
-            other => other.into(),
+            other => Rule::from(other).code(),
         }
+    }
+}
+
+impl Rule {
+    /// The stable snake_case name of this rule: what [`Error::code`] gives where it is broken.
+    pub fn code(self) -> &'static str {
+        self.into()
     }
 }

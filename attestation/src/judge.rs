@@ -253,7 +253,7 @@ fn verdict<A: Attested>(document: &A, root: &[u8], unchecked: Vec<Unchecked>) ->
         unchecked,
         root: identity::sha256(root),
         module_id: said.module_id.clone(),
-        timestamp: UnixSeconds(i64::try_from(said.timestamp_ms / 1000).unwrap_or(i64::MAX)),
+        timestamp: said.made(),
         pcrs: said.pcrs().iter().map(|(index, pcr)| (index.to_string(), Value::String(pcr.to_string()))).collect(),
         nonce: hex(&said.nonce),
         user_data: hex(&said.user_data),

@@ -23,13 +23,16 @@ mod evidence;
 pub mod judge;
 mod measurement;
 pub mod policy;
+mod rules;
+#[cfg(test)]
+mod rules_tests;
 mod verify;
 
 pub use crate::appraisal::{Expectations, Unchecked};
 pub use crate::binding::Binding;
-pub use crate::chain::{MockRoot, SKEW_SECONDS, aws_root_g1};
-pub use crate::document::{Document, MAX_NONCE, Pcrs};
-pub use crate::error::Error;
+pub use crate::chain::{CertificateId, MockRoot, SKEW_SECONDS, aws_root_g1};
+pub use crate::document::{Document, Field, MAX_NONCE, Pcrs};
+pub use crate::error::{Error, Rule};
 pub use crate::evidence::{AttestedKey, Evidence, KeyDescription, POSSESSION_TAG, Possession};
 pub use crate::measurement::{Measurements, Pcr, extend};
 pub use crate::verify::{Attested, Debug, Genuine, Mock, unverified_time, verify_debug, verify_genuine, verify_mock};

@@ -1,7 +1,10 @@
+use std::ops::RangeInclusive;
+
 use identity::{Digest, Tee, UnixSeconds};
 
-use crate::chain::{self, MockRoot, aws_root_g1};
+use crate::chain::{self, CertificateId, Chain, MockRoot, aws_root_g1};
 use crate::document::{self, Document};
+use crate::rules::{Every, Rules};
 use crate::{Error, SKEW_SECONDS};
 
 mod sealed {
@@ -17,13 +20,19 @@ pub trait Attested: sealed::Sealed {
 
     /// What the document says.
     fn document(&self) -> &Document;
+
+    /// The certificates that it chains through, root first.
+    fn certificates(&self) -> &[CertificateId];
+
+    /// The time in which its leaf certificate can vouch for it: begin and end, both included.
+    fn leaf_validity(&self) -> RangeInclusive<UnixSeconds>;
 }
 
 macro_rules! attested {
     ($(#[$doc:meta])* $name:ident, $verdict:literal, $tee:expr) => {
         $(#[$doc])*
         #[derive(std::fmt::Debug, Clone, PartialEq, Eq)]
-        pub struct $name(Document);
+        pub struct $name(pub(crate) (Document, Chain));
 
         impl sealed::Sealed for $name {}
 
@@ -32,7 +41,16 @@ macro_rules! attested {
             const TEE: Tee = $tee;
 
             fn document(&self) -> &Document {
-                &self.0
+                &self.0.0
+            }
+
+            fn certificates(&self) -> &[CertificateId] {
+                &self.0.1.certificates
+            }
+
+            fn leaf_validity(&self) -> RangeInclusive<UnixSeconds> {
+                let validity = self.0.1.leaf.validity();
+                UnixSeconds(*validity.start())..=UnixSeconds(*validity.end())
             }
         }
     };
@@ -59,53 +77,54 @@ attested!(
 
 /// Verifies a document to the AWS root G1 at the time `at`; documents of debug mode are refused.
 pub fn verify_genuine(bytes: &[u8], at: UnixSeconds) -> Result<Genuine, Error> {
-    let document = verify(bytes, aws_root_g1(), at)?;
-    if is_debug(&document)? { Err(Error::DebugMode) } else { Ok(Genuine(document)) }
+    let document = verify(bytes, aws_root_g1(), at, &Every)?;
+    not_debug(&document.0, &Every)?;
+    Ok(Genuine(document))
 }
 
 /// As [`verify_genuine`], for documents of debug mode only.
 pub fn verify_debug(bytes: &[u8], at: UnixSeconds) -> Result<Debug, Error> {
-    let document = verify(bytes, aws_root_g1(), at)?;
-    if is_debug(&document)? { Ok(Debug(document)) } else { Err(Error::NotDebugMode) }
+    let document = verify(bytes, aws_root_g1(), at, &Every)?;
+    if is_debug(&document.0, &Every)? { Ok(Debug(document)) } else { Err(Error::NotDebugMode) }
 }
 
 /// Verifies a document of a mock NSM to the mock's own root.
 pub fn verify_mock(bytes: &[u8], root: &MockRoot, at: UnixSeconds) -> Result<Mock, Error> {
-    let document = verify(bytes, root.as_der(), at)?;
-    if is_debug(&document)? { Err(Error::DebugMode) } else { Ok(Mock(document)) }
+    verify_mock_by(bytes, root, at, &Every)
+}
+
+pub(crate) fn verify_mock_by(bytes: &[u8], root: &MockRoot, at: UnixSeconds, rules: &impl Rules) -> Result<Mock, Error> {
+    let document = verify(bytes, root.as_der(), at, rules)?;
+    not_debug(&document.0, rules)?;
+    Ok(Mock(document))
 }
 
 /// The time that a document claims for itself, before anything is verified. For those who verify an old document at its own
 /// time, knowing that this says nothing about when they look at it.
 pub fn unverified_time(bytes: &[u8]) -> Result<UnixSeconds, Error> {
-    made(&document::parse(bytes)?.document)
+    Ok(document::parse(bytes, &Every)?.document.made())
 }
 
-fn made(document: &Document) -> Result<UnixSeconds, Error> {
-    i64::try_from(document.timestamp_ms / 1000).map(UnixSeconds).map_err(|_| Error::DocumentMalformed("timestamp"))
-}
-
-fn verify(bytes: &[u8], root: &[u8], at: UnixSeconds) -> Result<Document, Error> {
-    let unverified = document::parse(bytes)?;
-    let leaf = chain::verify(&unverified.chain, root, at)?;
-    leaf.verify(&unverified.signed, unverified.signature)?;
+fn verify(bytes: &[u8], root: &[u8], at: UnixSeconds, rules: &impl Rules) -> Result<(Document, Chain), Error> {
+    let unverified = document::parse(bytes, rules)?;
+    let chain = chain::verify(&unverified.chain, root, at, rules)?;
+    rules.accept(chain.leaf.verify(&unverified.signed, unverified.signature))?;
     let document = unverified.document;
-    let made = made(&document)?.0;
-    if made > at.0.saturating_add(SKEW_SECONDS) {
-        return Err(Error::DocumentFromFuture);
-    }
-    if !leaf.valid_at(made) {
-        return Err(Error::DocumentOutsideLeaf);
-    }
-    Ok(document)
+    let made = document.made();
+    rules.require(made <= at.plus(SKEW_SECONDS), Error::DocumentFromFuture)?;
+    rules.require(chain.leaf.valid_at(made.0), Error::DocumentOutsideLeaf)?;
+    Ok((document, chain))
+}
+
+fn not_debug(document: &Document, rules: &impl Rules) -> Result<(), Error> {
+    let debug = is_debug(document, rules)?;
+    rules.require(!debug, Error::DebugMode)
 }
 
 /// Debug mode shows zeros for PCR0, 1 and 2. Any zero among them is taken for it: no image measures to zero.
-fn is_debug(document: &Document) -> Result<bool, Error> {
-    let mut zero = false;
+fn is_debug(document: &Document, rules: &impl Rules) -> Result<bool, Error> {
     for index in 0..=2 {
-        let pcr = document.pcrs().get(index).ok_or(Error::PcrMissing(index))?;
-        zero |= *pcr == Digest([0; 48]);
+        rules.require(document.pcrs().get(index).is_some(), Error::PcrMissing(index))?;
     }
-    Ok(zero)
+    Ok((0..=2).any(|index| document.pcrs().get(index) == Some(&Digest([0; 48]))))
 }

@@ -77,7 +77,7 @@ fn each_refused_file_has_its_own_error() {
     for (name, ms, code) in [
         ("refuse-bad-signature", 1_668_034_320_696, "document_signature_invalid"),
         ("refuse-foreign-root", 1_734_080_745_008, "root_untrusted"),
-        ("refuse-truncated-key", 1_767_472_867_402, "document_malformed"),
+        ("refuse-truncated-key", 1_767_472_867_402, "document_not_cose_sign1"),
         ("refuse-trailing-byte", EDGE, "document_trailing_bytes"),
     ] {
         let Some(bytes) = read(name) else { return };

@@ -46,7 +46,7 @@ impl<'b> Reader<'b> {
     pub fn array(&mut self) -> Result<u64, Error> {
         let start = self.decoder.position();
         let length = self.decoder.array().map_err(malformed)?;
-        let length = length.ok_or_else(|| Error::Cbor("indefinite length".into()))?;
+        let length = length.ok_or(Error::CborIndefinite)?;
         self.shortest(start, length, 0)?;
         Ok(length)
     }
@@ -71,6 +71,7 @@ impl<'b> Reader<'b> {
 
     /// A byte string of known length.
     pub fn bytes(&mut self) -> Result<&'b [u8], Error> {
+        self.definite(Type::BytesIndef)?;
         let start = self.decoder.position();
         let value = self.decoder.bytes().map_err(malformed)?;
         self.shortest(start, value.len() as u64, value.len())?;
@@ -79,6 +80,7 @@ impl<'b> Reader<'b> {
 
     /// A text string of known length.
     pub fn text(&mut self) -> Result<&'b str, Error> {
+        self.definite(Type::StringIndef)?;
         let start = self.decoder.position();
         let value = self.decoder.str().map_err(malformed)?;
         self.shortest(start, value.len() as u64, value.len())?;
@@ -123,6 +125,10 @@ impl<'b> Reader<'b> {
         }
     }
 
+    fn definite(&self, indefinite: Type) -> Result<(), Error> {
+        if self.kind()? == indefinite { Err(Error::CborIndefinite) } else { Ok(()) }
+    }
+
     fn shortest(&self, start: usize, argument: u64, content: usize) -> Result<(), Error> {
         let shortest = match argument {
             0..=0x17 => 1,
@@ -131,17 +137,13 @@ impl<'b> Reader<'b> {
             0x1_0000..=0xffff_ffff => 5,
             _ => 9,
         };
-        if self.decoder.position() - start - content == shortest {
-            Ok(())
-        } else {
-            Err(Error::Cbor("a head is longer than it needs to be".into()))
-        }
+        if self.decoder.position() - start - content == shortest { Ok(()) } else { Err(Error::CborNotShortest) }
     }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the form map_err wants")]
 fn malformed(error: minicbor::decode::Error) -> Error {
-    Error::Cbor(error.to_string())
+    if error.is_end_of_input() { Error::CborCut } else { Error::Cbor(error.to_string()) }
 }
 
 #[cfg(test)]

@@ -35,6 +35,15 @@ pub enum Error {
     /// Not CBOR, or not the one deterministic encoding (RFC 8949 section 4.2.1).
     #[error("not deterministic CBOR: {0}")]
     Cbor(String),
+    /// A CBOR head is longer than it needs to be (RFC 8949 section 4.2.1).
+    #[error("not deterministic CBOR: a head is longer than it needs to be")]
+    CborNotShortest,
+    /// A CBOR string, array or map without a length (RFC 8949 section 3.2).
+    #[error("not deterministic CBOR: indefinite length")]
+    CborIndefinite,
+    /// The CBOR ends too early.
+    #[error("not CBOR: it ends too early")]
+    CborCut,
     /// Not a COSE_Sign1 of the profile used here (RFC 9052 section 4.2).
     #[error("not the expected COSE_Sign1: {0}")]
     Cose(&'static str),

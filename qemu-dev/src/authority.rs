@@ -7,7 +7,7 @@ use std::time::Duration;
 use der::asn1::{ObjectIdentifier, OctetString};
 use der::oid::AssociatedOid;
 use der::pem::LineEnding;
-use der::{DecodePem, Encode, EncodePem};
+use der::{DecodePem, Encode};
 use p384::ecdsa::{DerSignature, SigningKey};
 use p384::pkcs8::{DecodePrivateKey, EncodePrivateKey, EncodePublicKey};
 use x509_cert::Certificate;
@@ -22,6 +22,7 @@ use x509_cert::spki::{SubjectPublicKeyInfoOwned, SubjectPublicKeyInfoRef};
 use x509_cert::time::{Time, Validity};
 
 use crate::Error;
+use crate::draft::{Draft, Key};
 
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
@@ -37,12 +38,15 @@ pub enum Tier {
     Zonal,
     /// 24 hours, path length 0.
     Instance,
+    /// One that AWS's chain does not have, under the instance; no path length.
+    Extra,
     /// 3 hours and 3 seconds; no CA, KeyUsage not critical, no other extension.
     Leaf,
 }
 
 impl Tier {
-    const BELOW_ROOT: [Self; 3] = [Self::Regional, Self::Zonal, Self::Instance];
+    /// The tiers between root and leaf.
+    pub const BELOW_ROOT: [Self; 3] = [Self::Regional, Self::Zonal, Self::Instance];
 
     fn common_name(self) -> &'static str {
         match self {
@@ -50,6 +54,7 @@ impl Tier {
             Self::Regional => "regional.anchorhold.mock-nitro-enclaves",
             Self::Zonal => "zonal.anchorhold.mock-nitro-enclaves",
             Self::Instance => "instance.anchorhold.mock-nitro-enclaves",
+            Self::Extra => "extra.anchorhold.mock-nitro-enclaves",
             Self::Leaf => "enclave.anchorhold.mock-nitro-enclaves",
         }
     }
@@ -59,7 +64,7 @@ impl Tier {
             Self::Root => 30 * 365 * DAY,
             Self::Regional => 20 * DAY,
             Self::Zonal => 6 * DAY,
-            Self::Instance => DAY,
+            Self::Instance | Self::Extra => DAY,
             Self::Leaf => 3 * HOUR + 3,
         }
     }
@@ -69,14 +74,14 @@ impl Tier {
         match self {
             Self::Root | Self::Regional => DAY,
             Self::Zonal => 12 * HOUR,
-            Self::Instance => HOUR,
+            Self::Instance | Self::Extra => HOUR,
             Self::Leaf => 0,
         }
     }
 
     fn path_len(self) -> Option<u8> {
         match self {
-            Self::Root | Self::Leaf => None,
+            Self::Root | Self::Extra | Self::Leaf => None,
             Self::Regional => Some(2),
             Self::Zonal => Some(1),
             Self::Instance => Some(0),
@@ -99,6 +104,12 @@ pub struct Spec {
     pub unknown_extension: Option<bool>,
     /// Name of the issuer, instead of the one above.
     pub issuer: Option<&'static str>,
+    /// Name of the subject, instead of the tier's own.
+    pub subject: Option<&'static str>,
+    /// A key on P-256, which this chain may not have.
+    pub p256: bool,
+    /// Any other change; the issuer signs what comes out.
+    pub draft: Option<fn(&mut Draft)>,
 }
 
 impl Spec {
@@ -117,25 +128,32 @@ impl Spec {
             usage: Some((!leaf, usage)),
             unknown_extension: None,
             issuer: None,
+            subject: None,
+            p256: false,
+            draft: None,
         }
     }
 }
 
 /// A certificate and its key.
 pub struct Issued {
-    key: SigningKey,
-    certificate: Certificate,
+    key: Key,
+    subject: Name,
+    der: Vec<u8>,
 }
 
 impl Issued {
     /// DER.
     pub fn der(&self) -> Vec<u8> {
-        self.certificate.to_der().expect("a certificate that was built can be encoded")
+        self.der.clone()
     }
 
     /// The private key.
-    pub fn key(&self) -> &SigningKey {
-        &self.key
+    pub(crate) fn key(&self) -> &SigningKey {
+        match &self.key {
+            Key::P384(key) => key,
+            Key::P256(_) => unreachable!("only issuers are asked for keys that they may not have"),
+        }
     }
 }
 
@@ -160,27 +178,34 @@ pub type Random<'a> = &'a mut dyn FnMut(&mut [u8]);
 impl Authority {
     /// A new root, valid from a day before `now` (seconds since 1970).
     pub fn new(now: u64, random: Random<'_>) -> Self {
-        let key = new_key(random);
-        Self { root: issue(Tier::Root, &Spec::of(Tier::Root, now), key, None, random) }
+        Self::changed(now, random, &|_| ())
+    }
+
+    /// A new root of which `change` may make something else.
+    pub fn changed(now: u64, random: Random<'_>, change: &dyn Fn(&mut Spec)) -> Self {
+        let mut spec = Spec::of(Tier::Root, now);
+        change(&mut spec);
+        Self { root: issue(Tier::Root, &spec, None, random) }
     }
 
     /// Reads a root that [`Authority::key_pem`] and [`Authority::certificate_pem`] wrote.
     pub fn from_pem(key: &str, certificate: &str) -> Result<Self, Error> {
         let key = SigningKey::from_pkcs8_pem(key).map_err(|_| Error::State("the mock root's key is not one".into()))?;
-        let certificate =
-            Certificate::from_pem(certificate).map_err(|_| Error::State("the mock root's certificate is not one".into()))?;
-        Ok(Self { root: Issued { key, certificate } })
+        let not_one = |_| Error::State("the mock root's certificate is not one".into());
+        let certificate = Certificate::from_pem(certificate).map_err(not_one)?;
+        let subject = certificate.tbs_certificate().subject().clone();
+        Ok(Self { root: Issued { key: Key::P384(key), subject, der: certificate.to_der().map_err(not_one)? } })
     }
 
     /// The root's key, PKCS#8. Whoever has it can make mock evidence; nobody can make genuine evidence with it.
     pub fn key_pem(&self) -> String {
-        let pem = self.root.key.to_pkcs8_pem(LineEnding::LF).expect("a P-384 key can be encoded");
+        let pem = self.root.key().to_pkcs8_pem(LineEnding::LF).expect("a P-384 key can be encoded");
         pem.to_string()
     }
 
     /// The root's certificate: what `--root` takes.
     pub fn certificate_pem(&self) -> String {
-        self.root.certificate.to_pem(LineEnding::LF).expect("a certificate that was built can be encoded")
+        pem(&self.root.der)
     }
 
     /// DER of the root.
@@ -190,11 +215,11 @@ impl Authority {
 
     /// Issues a chain whose leaf begins at `now`.
     pub fn issue_chain(&self, now: u64, random: Random<'_>) -> Chain {
-        self.issue_changed_chain(now, random, &|_, _| ())
+        self.issue_changed_chain(now, random, &Tier::BELOW_ROOT, &|_, _| ())
     }
 
-    /// Issues a chain of which `change` may make something else of each certificate below the root.
-    pub fn issue_changed_chain(&self, now: u64, random: Random<'_>, change: &dyn Fn(Tier, &mut Spec)) -> Chain {
+    /// Issues a chain of these tiers and a leaf, of which `change` may make something else of each certificate.
+    pub fn issue_changed_chain(&self, now: u64, random: Random<'_>, tiers: &[Tier], change: &dyn Fn(Tier, &mut Spec)) -> Chain {
         let spec = |tier| {
             let mut spec = Spec::of(tier, now);
             change(tier, &mut spec);
@@ -202,40 +227,65 @@ impl Authority {
         };
         let mut cabundle = vec![self.root.der()];
         let mut above: Option<Issued> = None;
-        for tier in Tier::BELOW_ROOT {
-            let issued = issue(tier, &spec(tier), new_key(random), Some(above.as_ref().unwrap_or(&self.root)), random);
+        for tier in tiers {
+            let issued = issue(*tier, &spec(*tier), Some(above.as_ref().unwrap_or(&self.root)), random);
             cabundle.push(issued.der());
             above = Some(issued);
         }
-        let leaf = issue(Tier::Leaf, &spec(Tier::Leaf), new_key(random), above.as_ref(), random);
+        let leaf = issue(Tier::Leaf, &spec(Tier::Leaf), Some(above.as_ref().unwrap_or(&self.root)), random);
         Chain { cabundle, leaf, expires: now + Tier::Leaf.lifetime() }
     }
 }
 
-fn new_key(random: Random<'_>) -> SigningKey {
+/// PEM of a certificate.
+pub fn pem(certificate: &[u8]) -> String {
+    let document = der::Document::try_from(certificate).expect("DER of ours");
+    document.to_pem("CERTIFICATE", LineEnding::LF).expect("DER can be written as PEM")
+}
+
+fn new_key(p256: bool, random: Random<'_>) -> Key {
     loop {
         let mut bytes = [0; 48];
         random(&mut bytes);
-        if let Ok(key) = SigningKey::from_slice(&bytes) {
+        let key = if p256 {
+            p256::ecdsa::SigningKey::from_slice(&bytes[..32]).map(Key::P256)
+        } else {
+            SigningKey::from_slice(&bytes).map(Key::P384)
+        };
+        if let Ok(key) = key {
             return key;
         }
     }
 }
 
-fn issue(tier: Tier, spec: &Spec, key: SigningKey, issuer: Option<&Issued>, random: Random<'_>) -> Issued {
+fn issue(tier: Tier, spec: &Spec, issuer: Option<&Issued>, random: Random<'_>) -> Issued {
+    let key = new_key(spec.p256, random);
     let mut serial = [0; 16];
     random(&mut serial);
     serial[0] = serial[0] & 0x7f | 0x40;
     let validity = Validity::new(time(spec.not_before), time(spec.not_after));
-    let public = key.verifying_key().to_public_key_der().expect("a P-384 key can be encoded");
+    let public = match &key {
+        Key::P384(key) => key.verifying_key().to_public_key_der(),
+        Key::P256(key) => key.verifying_key().to_public_key_der(),
+    };
+    let public = public.expect("a public key can be encoded");
     let public = SubjectPublicKeyInfoOwned::try_from(public.as_bytes()).expect("DER that was just encoded");
     let serial = SerialNumber::new(&serial).expect("16 bytes fit into a serial number");
-    let above = issuer.map(|issuer| issuer.certificate.tbs_certificate().subject().clone());
-    let profile = Profile { tier, spec: spec.clone(), issuer: spec.issuer.map(name).or(above) };
+    let subject = name(spec.subject.unwrap_or(tier.common_name()));
+    let above = spec.issuer.map(name).or_else(|| issuer.map(|issuer| issuer.subject.clone()));
+    let profile = Profile { subject: subject.clone(), spec: spec.clone(), issuer: above.unwrap_or_else(|| subject.clone()) };
     let builder = CertificateBuilder::new(profile, serial, validity, public).expect("the profile is complete");
     let signer = issuer.map_or(&key, |issuer| &issuer.key);
-    let certificate = builder.build::<_, DerSignature>(signer).expect("P-384 can sign");
-    Issued { key, certificate }
+    let any = SigningKey::from_slice(&[1; 48]).expect("a number below the order");
+    let first = if let Key::P384(signer) = signer { signer } else { &any };
+    let certificate = builder.build::<_, DerSignature>(first).expect("P-384 can sign");
+    let mut der = certificate.to_der().expect("a certificate that was built can be encoded");
+    if spec.draft.is_some() || matches!(signer, Key::P256(_)) {
+        let mut draft = Draft::of(&der);
+        spec.draft.inspect(|change| change(&mut draft));
+        der = draft.sign(signer);
+    }
+    Issued { key, subject, der }
 }
 
 fn name(common_name: &str) -> Name {
@@ -247,18 +297,18 @@ fn time(seconds: u64) -> Time {
 }
 
 struct Profile {
-    tier: Tier,
+    subject: Name,
     spec: Spec,
-    issuer: Option<Name>,
+    issuer: Name,
 }
 
 impl BuilderProfile for Profile {
-    fn get_issuer(&self, subject: &Name) -> Name {
-        self.issuer.clone().unwrap_or_else(|| subject.clone())
+    fn get_issuer(&self, _: &Name) -> Name {
+        self.issuer.clone()
     }
 
     fn get_subject(&self) -> Name {
-        name(self.tier.common_name())
+        self.subject.clone()
     }
 
     fn build_extensions(

@@ -5,6 +5,7 @@
 pub mod authority;
 pub mod demo;
 mod dev_enclave;
+pub mod draft;
 mod error;
 pub mod guest;
 pub mod nsm;

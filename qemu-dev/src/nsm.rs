@@ -343,9 +343,9 @@ mod tests {
         let mut nsm = nsm(Encoding::Definite);
         let bytes = nsm.attest(None, None, None).unwrap();
         assert!(verify_mock(&bytes, nsm.root(), at(3 * 3600 + 3)).is_ok());
-        assert_eq!(verify_mock(&bytes, nsm.root(), at(3 * 3600 + 4)), Err(Error::CertificateExpired { index: 4 }));
+        assert_eq!(verify_mock(&bytes, nsm.root(), at(3 * 3600 + 4)), Err(Error::CertificateExpired(4)));
         assert!(verify_mock(&bytes, nsm.root(), at(-5)).is_ok());
-        assert_eq!(verify_mock(&bytes, nsm.root(), at(-6)), Err(Error::CertificateNotYetValid { index: 4 }));
+        assert_eq!(verify_mock(&bytes, nsm.root(), at(-6)), Err(Error::CertificateNotYetValid(4)));
     }
 
     #[test]

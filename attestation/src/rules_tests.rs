@@ -1,0 +1,143 @@
+//! Each refused vector, with the one rule left out that it names: it must pass. So nothing else was wrong with it, and no other
+//! rule stands in for that one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use data_encoding::HEXLOWER;
+use identity::UnixSeconds;
+use serde_json::Value;
+use strum::IntoEnumIterator;
+
+use crate::chain::signature_checks;
+use crate::rules::{Every, Without};
+use crate::verify::verify_mock_by;
+use crate::{Expectations, MockRoot, Rule};
+
+struct Vector {
+    name: String,
+    document: Vec<u8>,
+    root: MockRoot,
+    at: UnixSeconds,
+    nonce: Option<Vec<u8>>,
+    expected: String,
+}
+
+fn vectors() -> Vec<Vector> {
+    let all: Value = serde_json::from_str(include_str!("../tests/vectors/documents.json")).unwrap();
+    let hex = |value: &Value| HEXLOWER.decode(value.as_str().unwrap().as_bytes()).unwrap();
+    let vector = |vector: &Value| Vector {
+        name: vector["name"].as_str().unwrap().into(),
+        document: hex(&vector["document"]),
+        root: MockRoot::from_pem(vector.get("root_pem").unwrap_or(&all["root_pem"]).as_str().unwrap().as_bytes()).unwrap(),
+        at: UnixSeconds(vector["at"].as_i64().unwrap()),
+        nonce: vector.get("nonce").map(hex),
+        expected: vector["expected"].as_str().unwrap().into(),
+    };
+    all["documents"].as_array().unwrap().iter().map(vector).collect()
+}
+
+fn rule(code: &str) -> Rule {
+    Rule::iter().find(|rule| rule.code() == code).unwrap_or_else(|| panic!("no rule is called {code}"))
+}
+
+/// Where a rule speaks because nothing can be read, nothing can be judged in its place.
+fn leaves_nothing_to_read(rule: Rule) -> bool {
+    use Rule as R;
+    #[rustfmt::skip]
+    let structure = [
+        R::DocumentNotCoseSign1, R::DocumentTag, R::DocumentNotShortest, R::DocumentUnprotectedHeader, R::PayloadNotMap, R::PayloadCut,
+        R::PayloadHeadNotShortest, R::PayloadNotShortest, R::PayloadIndefinite, R::FieldUnknown, R::FieldMissing, R::FieldType,
+        R::CertificateMalformed,
+    ];
+    structure.contains(&rule)
+}
+
+/// What breaks these rules cannot but break another one: that one speaks when the first is left out.
+fn must_break_another(vector: &Vector) -> Option<&'static str> {
+    Some(match (vector.expected.as_str(), vector.name.as_str()) {
+        ("document_too_long", _) => "payload_size",
+        ("document_signature_size", _) => "document_signature_invalid",
+        ("timestamp_range", "timestamp: zero") | ("document_from_future", "timestamp: 2^63-1") => "document_outside_leaf",
+        ("timestamp_range", _) => "document_from_future",
+        ("certificate_not_yet_valid", "six seconds before the leaf") => "document_from_future",
+        ("payload_size", "payload: empty") => "payload_cut",
+        ("pcr_count", "pcrs: empty") => "pcr_missing",
+        // 33 registers out of 32.
+        ("pcr_count", _) => "pcr_index",
+        ("pcr_size", "pcrs: PCR0 of 0 bytes" | "pcrs: PCR1 of 0 bytes" | "pcrs: PCR2 of 0 bytes") => "debug_mode",
+        ("certificate_size", "certificate: empty") => "certificate_malformed",
+        ("certificate_size", "cabundle: an empty certificate")
+        | ("cabundle_count", "cabundle: empty" | "cabundle: nine elements") => "root_untrusted",
+        ("cabundle_count", "cabundle: more elements than bytes") => "field_type",
+        ("cabundle_count", name) if name.ends_with(" twice") => "chain_issuer",
+        ("chain_issuer", name) if name.ends_with(" in the place of the next") => "chain_subject_twice",
+        ("certificate_extension_twice", "leaf: key usage twice") => "leaf_key_usage",
+        ("certificate_extension_twice", name) if name.ends_with(": key usage twice") => "ca_key_usage",
+        ("certificate_key", "leaf: a key on p-256") => "document_signature_invalid",
+        ("ca_constraints", "the leaf of another chain among the intermediates") => "ca_key_usage",
+        ("root_untrusted", "the root last") => "chain_issuer",
+        ("root_untrusted", "the root with a byte after it") => "certificate_malformed",
+        _ => return None,
+    })
+}
+
+fn code(vector: &Vector, rules: &impl crate::rules::Rules) -> &'static str {
+    let expectations = Expectations { nonce: vector.nonce.as_deref(), ..Expectations::default() };
+    let judged = verify_mock_by(&vector.document, &vector.root, vector.at, rules);
+    judged
+        .and_then(|document| expectations.check_by(&document.0.0, vector.at, rules))
+        .map_or_else(|error| error.code(), |_| "accepted")
+}
+
+#[test]
+fn what_is_refused_is_refused_by_the_named_rule_alone() {
+    let mut wrong = Vec::new();
+    let mut cases: BTreeMap<&str, usize> = BTreeMap::new();
+    for vector in vectors().iter().filter(|vector| vector.expected != "accepted") {
+        let rule = rule(&vector.expected);
+        *cases.entry(rule.code()).or_default() += 1;
+        assert_eq!(code(vector, &Every), vector.expected, "{}", vector.name);
+        if leaves_nothing_to_read(rule) {
+            continue;
+        }
+        let without = code(vector, &Without(rule));
+        let expected = must_break_another(vector).unwrap_or("accepted");
+        if without != expected {
+            wrong.push(format!("{}: without {}: {without}", vector.name, vector.expected));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(cases.values().sum::<usize>() >= 500, "{cases:?}");
+}
+
+#[test]
+fn every_rule_about_documents_has_a_case() {
+    use Rule as R;
+    let cases: BTreeSet<String> = vectors().into_iter().map(|vector| vector.expected).collect();
+    // What is no rule about a document and its chain, or what needs something that vectors do not have.
+    #[rustfmt::skip]
+    let elsewhere = [
+        R::Identity, R::RootNotMock, R::RootMalformed, R::NotDebugMode, R::MeasurementDenied, R::CertificateDenied, R::TooOld,
+        R::MeasurementMismatch, R::PolicyNotCommitted, R::PolicyMismatch, R::EpochAbsent, R::DidNotAccepted, R::IssuerNotAccepted,
+        R::BindingMismatch, R::TokenBindingMismatch, R::TeeMismatch, R::PossessionInvalid, R::IdentityNotInPolicy, R::IdentityMismatch,
+        R::DidDocumentLacksKey, R::TimestampMalformed, R::TimestampImprint, R::TimestampSignature, R::TimestampUntrusted,
+        R::AnchorOutsideLeaf, R::AnchorTooEarly, R::EvidenceMalformed, R::MeasurementsMalformed, R::PolicyMalformed,
+        R::AppraisalPolicyMalformed,
+    ];
+    let without: Vec<&str> =
+        Rule::iter().filter(|rule| !elsewhere.contains(rule)).map(Rule::code).filter(|code| !cases.contains(*code)).collect();
+    assert!(without.is_empty(), "{without:?}");
+}
+
+#[test]
+fn a_document_costs_at_most_five_signature_checks() {
+    let mut most = 0;
+    for vector in vectors() {
+        signature_checks();
+        let _ = code(&vector, &Every);
+        let checks = signature_checks();
+        assert!(checks <= 5, "{}: {checks}", vector.name);
+        most = most.max(checks);
+    }
+    assert_eq!(most, 5, "root to leaf, and the document: the count counts");
+}
