@@ -3,9 +3,11 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use attestation::anchor::{TimeAnchor, TimeStamp};
 use attestation::judge::{Case, Subject};
 use attestation::policy::{Bundle, PolicyDigest};
-use attestation::{Measurements, MockRoot};
+use attestation::results::VerifierKey;
+use attestation::{AppraisalPolicy, Measurements, MockRoot};
 use clap::{Parser, Subcommand};
 use data_encoding::HEXLOWER_PERMISSIVE;
 use identity::{UnixSeconds, did, parse_rfc3339};
@@ -29,6 +31,15 @@ pub(crate) enum Command {
     Document {
         /// The document; `-` reads standard input
         file: PathBuf,
+        #[command(flatten)]
+        expected: Expected,
+    },
+    /// Judge an evidence file: a document, and the key that it is for
+    Evidence {
+        /// The evidence, from `anchorhold attest` or `POST /attestation`; `-` reads standard input
+        file: PathBuf,
+        #[command(flatten)]
+        signed: Signed,
         #[command(flatten)]
         expected: Expected,
     },
@@ -95,6 +106,15 @@ pub(crate) struct Expected {
     /// A policy bundle that you accept, TOML or canonical; may be repeated
     #[arg(long, value_name = "BUNDLE")]
     policy: Vec<PathBuf>,
+    /// Your own policy: accepted images, bundles and identities, deny lists (docs/verifier-policy.md)
+    #[arg(long, value_name = "TOML")]
+    appraisal_policy: Option<PathBuf>,
+    /// An RFC 3161 time-stamp over SHA-256(document || token): then something old is judged at its own time
+    #[arg(long, value_name = "FILE", requires = "timestamp_root")]
+    timestamp: Option<PathBuf>,
+    /// Root certificate of a time-stamping authority that you trust; may be repeated
+    #[arg(long, value_name = "PEM", requires = "timestamp")]
+    timestamp_root: Vec<PathBuf>,
     /// The greatest age of the document that you accept, such as `10m`
     #[arg(long, value_name = "DURATION")]
     max_age: Option<String>,
@@ -111,8 +131,37 @@ pub(crate) struct Expected {
     #[arg(long, value_name = "PEM", requires = "allow_mock")]
     root: Option<PathBuf>,
     /// Print one JSON object
-    #[arg(long)]
+    #[arg(long, group = "form")]
     json: bool,
+    /// Print an attestation result for others: the claims of an EAR, accepted or refused
+    #[arg(long, group = "form")]
+    ear: bool,
+    /// Print a TRACE v0.2 trust record of what was accepted; needs evidence
+    #[arg(long, group = "form")]
+    trace: bool,
+    /// Your own Ed25519 key (PKCS#8): makes the EAR a JWT that is signed with it
+    #[arg(long, value_name = "PEM", requires = "ear")]
+    sign_with: Option<PathBuf>,
+}
+
+/// What is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Text,
+    Json,
+    Ear,
+    Trace,
+}
+
+impl Expected {
+    fn form(&self) -> Form {
+        match (self.json, self.ear, self.trace) {
+            (true, ..) => Form::Json,
+            (_, true, _) => Form::Ear,
+            (.., true) => Form::Trace,
+            _ => Form::Text,
+        }
+    }
 }
 
 /// Everything that the command line named, read and parsed.
@@ -132,10 +181,15 @@ pub(crate) struct Inputs {
     root: Option<MockRoot>,
     allow_debug: bool,
     inspect: bool,
+    appraisal: Option<AppraisalPolicy>,
+    timestamp: Option<TimeStamp>,
+    pub(crate) form: Form,
+    pub(crate) key: Option<VerifierKey>,
 }
 
 enum Kind {
     Document,
+    Evidence,
     Token,
     Credential,
 }
@@ -143,10 +197,11 @@ enum Kind {
 type Error = String;
 
 impl Inputs {
-    /// Reads the files; gives also whether JSON is wanted.
-    pub(crate) fn read(command: &Command) -> Result<(Self, bool), Error> {
+    /// Reads the files.
+    pub(crate) fn read(command: &Command) -> Result<Self, Error> {
         let (kind, file, evidence, signed, expected) = match command {
             Command::Document { file, expected } => (Kind::Document, file, None, None, expected),
+            Command::Evidence { file, signed, expected } => (Kind::Evidence, file, Some(file), Some(signed), expected),
             Command::Token { file, evidence, signed, expected } => (Kind::Token, file, Some(evidence), Some(signed), expected),
             Command::Credential { file, evidence, signed, expected } => {
                 (Kind::Credential, file, Some(evidence), Some(signed), expected)
@@ -154,10 +209,16 @@ impl Inputs {
             Command::Completions { .. } => return Err("nothing to read".into()),
         };
         let did_document = signed.and_then(|signed| signed.did_document.as_ref());
+        let subject = read(file)?;
+        let evidence = match kind {
+            Kind::Evidence => subject.clone(),
+            _ => evidence.map(|file| read(file)).transpose()?.unwrap_or_default(),
+        };
+        let roots = expected.timestamp_root.iter().map(|file| read(file)).collect::<Result<Vec<_>, _>>()?;
         let inputs = Self {
             kind,
-            subject: read(file)?,
-            evidence: evidence.map(|file| read(file)).transpose()?.unwrap_or_default(),
+            subject,
+            evidence,
             at: expected.at.as_deref().map_or_else(|| Ok(now()), parse_at)?,
             nonce: expected.nonce.as_deref().map(parse_nonce).transpose()?,
             measurements: parse_each(&expected.measurements, Measurements::parse)?,
@@ -170,8 +231,25 @@ impl Inputs {
             root: expected.root.as_ref().map(|file| parse(file, MockRoot::from_pem)).transpose()?,
             allow_debug: expected.allow_debug,
             inspect: expected.inspect,
+            appraisal: expected.appraisal_policy.as_ref().map(|file| parse(file, AppraisalPolicy::from_toml)).transpose()?,
+            timestamp: expected.timestamp.as_ref().map(|file| parse(file, |der| TimeStamp::new(der, &roots))).transpose()?,
+            form: expected.form(),
+            key: expected.sign_with.as_ref().map(|file| parse(file, VerifierKey::from_pem)).transpose()?,
         };
-        Ok((inputs, expected.json))
+        Ok(inputs)
+    }
+
+    /// What was judged: the evidence, or the document alone.
+    pub(crate) fn evidence(&self) -> &[u8] {
+        match self.kind {
+            Kind::Document => &self.subject,
+            _ => &self.evidence,
+        }
+    }
+
+    /// The time of verification.
+    pub(crate) fn at(&self) -> UnixSeconds {
+        self.at
     }
 
     /// The case that they make.
@@ -179,6 +257,7 @@ impl Inputs {
         let evidence = &self.evidence;
         let subject = match self.kind {
             Kind::Document => Subject::Document(&self.subject),
+            Kind::Evidence => Subject::Evidence(evidence),
             // What is not UTF-8 is no token either; the empty one is refused as such.
             Kind::Token => Subject::Token { token: std::str::from_utf8(&self.subject).unwrap_or_default().trim_end(), evidence },
             Kind::Credential => Subject::Credential { credential: &self.subject, evidence },
@@ -192,6 +271,8 @@ impl Inputs {
             did_document: self.did_document.as_ref(),
             did: self.did.as_deref(),
             identity: self.identity.as_deref(),
+            appraisal: self.appraisal.as_ref(),
+            anchor: self.timestamp.as_ref().map(|stamp| stamp as &dyn TimeAnchor),
             allow_debug: self.allow_debug,
             allow_mock: self.root.as_ref(),
             inspect: self.inspect,

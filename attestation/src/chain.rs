@@ -129,11 +129,11 @@ pub(crate) fn verify(chain: &[&[u8]], root: &[u8], at: UnixSeconds, rules: &impl
         check_ca(index, certificate, authorities.len() - index - 1, rules)?;
     }
     check_leaf(leaf, rules)?;
-    let subject = |index: usize| certificates[index].tbs_certificate().subject();
-    for index in 1..certificates.len() {
-        rules.require(certificates[index].tbs_certificate().issuer() == subject(index - 1), Error::ChainIssuer(index))?;
+    let subjects: Vec<_> = certificates.iter().map(|certificate| certificate.tbs_certificate().subject()).collect();
+    for (index, certificate) in certificates.iter().enumerate().skip(1) {
+        rules.require(certificate.tbs_certificate().issuer() == subjects[index - 1], Error::ChainIssuer(index))?;
         // One name, one certificate: else webpki would try every order of certificates that share a name.
-        rules.require((0..index).all(|before| subject(before) != subject(index)), Error::ChainSubjectTwice(index))?;
+        rules.require(!subjects[..index].contains(&subjects[index]), Error::ChainSubjectTwice(index))?;
     }
     let (not_before, not_after) = validity(leaf);
     if rules.second_opinion() {

@@ -186,7 +186,7 @@ fn outer(error: identity::Error) -> Error {
 
 impl<'b> Fields<'b> {
     fn read(&mut self, field: Field, reader: &mut Reader<'b>, rules: &impl Rules) -> Result<(), Error> {
-        let fault = |error| at(field, error);
+        let fault = |error| at(field, &error);
         let again = match field {
             Field::ModuleId => self.module_id.replace(reader.text().map_err(fault)?).is_some(),
             Field::Digest => self.digest.replace(reader.text().map_err(fault)?).is_some(),
@@ -230,7 +230,7 @@ impl<'b> Fields<'b> {
     }
 }
 
-fn at(field: Field, error: identity::Error) -> Error {
+fn at(field: Field, error: &identity::Error) -> Error {
     match error {
         identity::Error::CborCut => Error::PayloadCut,
         identity::Error::CborNotShortest => Error::PayloadNotShortest(field),
@@ -240,7 +240,7 @@ fn at(field: Field, error: identity::Error) -> Error {
 }
 
 fn parse_pcrs(reader: &mut Reader<'_>, rules: &impl Rules) -> Result<Pcrs, Error> {
-    let fault = |error| at(Field::Pcrs, error);
+    let fault = |error| at(Field::Pcrs, &error);
     let count = reader.map().map_err(fault)?.ok_or(Error::PayloadIndefinite(Field::Pcrs))?;
     rules.require((1..=32).contains(&count), Error::PcrCount)?;
     let mut pcrs = BTreeMap::new();
@@ -259,13 +259,13 @@ fn parse_pcrs(reader: &mut Reader<'_>, rules: &impl Rules) -> Result<Pcrs, Error
 }
 
 fn parse_cabundle<'b>(reader: &mut Reader<'b>, rules: &impl Rules) -> Result<Vec<&'b [u8]>, Error> {
-    let count = reader.array().map_err(|error| at(Field::Cabundle, error))?;
+    let count = reader.array().map_err(|error| at(Field::Cabundle, &error))?;
     rules.require((1..=MAX_CABUNDLE).contains(&count), Error::CabundleCount)?;
     (0..count).map(|_| certificate(Field::Cabundle, reader, rules)).collect()
 }
 
 fn certificate<'b>(field: Field, reader: &mut Reader<'b>, rules: &impl Rules) -> Result<&'b [u8], Error> {
-    let der = reader.bytes().map_err(|error| at(field, error))?;
+    let der = reader.bytes().map_err(|error| at(field, &error))?;
     rules.require((1..=MAX_CERTIFICATE).contains(&der.len()), Error::CertificateSize)?;
     Ok(der)
 }

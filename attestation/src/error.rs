@@ -281,6 +281,9 @@ pub enum Error {
     /// The authority of the time-stamp does not chain to a root that was given, or may not make time-stamps.
     #[error("the time-stamping authority is not trusted: {0}")]
     TimestampUntrusted(&'static str),
+    /// The witness's time is after the time of verification.
+    #[error("the anchored time is in the future of the verification time")]
+    AnchorFromFuture,
     /// The anchored time is outside the time in which the leaf certificate could vouch for the document.
     #[error("the anchored time is outside the validity of the document's leaf certificate")]
     AnchorOutsideLeaf,
@@ -301,6 +304,9 @@ pub enum Error {
     /// The verifier's own policy file is not one.
     #[error("not a verifier's policy: {0}")]
     AppraisalPolicyMalformed(String),
+    /// The verifier's own key is not one.
+    #[error("not an Ed25519 private key in PEM (PKCS#8)")]
+    VerifierKeyMalformed,
 }
 
 impl Error {

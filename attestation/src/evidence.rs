@@ -226,8 +226,7 @@ impl<A: Attested> AttestedKey<A> {
 
     /// Verifies a Vouch token made with this key.
     pub fn verify_token(&self, token: &str, at: UnixSeconds, audience: Option<&str>) -> Result<Claims, Error> {
-        let (_, binding) = token::unverified_binding(token)?;
-        if binding != self.binding() {
+        if token::unverified_claims(token)?.binding != self.binding() {
             return Err(Error::TokenBindingMismatch);
         }
         let claims = token::verify(token, &self.expected(at, audience))?;

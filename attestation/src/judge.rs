@@ -7,11 +7,17 @@ use identity::{Digest, UnixSeconds};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::anchor::{Anchored, TimeAnchor, anchored_digest};
+use crate::appraisal_policy::Nonce;
+use crate::checks::Checks;
 use crate::policy::PolicyDigest;
+use crate::rules::Every;
 use crate::{
-    Attested, AttestedKey, Error, Evidence, Expectations, Measurements, MockRoot, Unchecked, aws_root_g1, verify_debug,
-    verify_genuine, verify_mock,
+    AppraisalPolicy, Attested, AttestedKey, CertificateId, Document, Error, Evidence, Expectations, Measurements, MockRoot, Rule,
+    SKEW_SECONDS, Unchecked, aws_root_g1, unverified_time, verify_debug, verify_genuine, verify_mock,
 };
+
+pub use crate::checks::{Check, Outcome, Step};
 
 /// What is to be judged.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +65,11 @@ pub struct Case<'a> {
     pub did: Option<&'a str>,
     /// The name of the identity that must have signed; any of an accepted policy if not given.
     pub identity: Option<&'a str>,
+    /// The verifier's own policy; what it names must hold besides everything else that is given here.
+    pub appraisal: Option<&'a AppraisalPolicy>,
+    /// A witness of the time at which document and token existed. With it, both are verified at their own times, however long
+    /// ago, and `at` only says that the witness is not of the future.
+    pub anchor: Option<&'a dyn TimeAnchor>,
     /// Accept documents of debug mode too.
     pub allow_debug: bool,
     /// Accept documents of this mock too.
@@ -81,6 +92,8 @@ impl<'a> Case<'a> {
             did_document: None,
             did: None,
             identity: None,
+            appraisal: None,
+            anchor: None,
             allow_debug: false,
             allow_mock: None,
             inspect: false,
@@ -88,10 +101,20 @@ impl<'a> Case<'a> {
     }
 }
 
+/// Why a case was refused, and what became of each step.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Refusal {
+    /// Why.
+    pub reason: Reason,
+    /// Every step, in order.
+    pub checks: Vec<Check>,
+}
+
 /// Why a case was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Refusal {
+pub enum Reason {
     /// Something was checked and found wrong.
     #[error(transparent)]
     Wrong(#[from] Error),
@@ -103,15 +126,16 @@ pub enum Refusal {
 impl Refusal {
     /// The stable snake_case name of this refusal.
     pub fn code(&self) -> &'static str {
-        match self {
-            Self::Wrong(error) => error.code(),
-            Self::Unchecked(_) => "unchecked",
+        match &self.reason {
+            Reason::Wrong(error) => error.code(),
+            Reason::Unchecked(_) => "unchecked",
         }
     }
 
-    /// `{"verdict":"refused","error":{"code","message"}}`.
+    /// `{"verdict":"refused","error":{"code","message"},"checks":[{"step","outcome","against"}]}`.
     pub fn to_json(&self) -> Value {
-        json!({"verdict": "refused", "error": {"code": self.code(), "message": self.to_string()}})
+        let error = json!({"code": self.code(), "message": self.to_string()});
+        json!({"verdict": "refused", "error": error, "checks": self.checks})
     }
 }
 
@@ -146,12 +170,30 @@ pub struct Verdict {
     pub user_data: Option<String>,
     /// Hex, or null.
     pub public_key: Option<String>,
+    /// The certificates of the chain, root first: what a deny list names.
+    pub certificates: Vec<CertificateId>,
+    /// The witness of the time, where one was needed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub archive: Option<Archive>,
+    /// Every step, in order.
+    pub checks: Vec<Check>,
     /// The attested key, where evidence was judged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<KeyFacts>,
     /// The claims of the token or the content of the credential.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub claims: Option<Value>,
+}
+
+/// Why something old was accepted.
+#[derive(Debug, Clone, Serialize)]
+pub struct Archive {
+    /// `rfc3161`, or another kind of [`TimeAnchor`].
+    pub anchor: &'static str,
+    /// Document and token existed by then.
+    pub time: UnixSeconds,
+    /// Who says so.
+    pub witness: String,
 }
 
 /// The attested key.
@@ -171,95 +213,380 @@ pub struct KeyFacts {
     pub policy: Digest<48>,
 }
 
-/// Judges: document, chain, expectations, then evidence and token where there are any.
+/// Judges, step after step: time anchor, document, chain, expectations, then evidence and token where there are any.
 pub fn judge(case: &Case<'_>) -> Result<Verdict, Refusal> {
+    let mut checks = Checks::default();
+    match run(case, &mut checks) {
+        Ok(mut verdict) => {
+            verdict.checks = checks.finish([]);
+            Ok(verdict)
+        }
+        Err(reason) => Err(Refusal { reason, checks: checks.finish(plan(case)) }),
+    }
+}
+
+/// The steps of a case.
+fn plan(case: &Case<'_>) -> impl Iterator<Item = Step> {
+    let evidence = !matches!(case.subject, Subject::Document(_));
+    let signed = matches!(case.subject, Subject::Token { .. } | Subject::Credential { .. });
+    let before = [evidence.then_some(Step::EvidenceForm), case.anchor.is_some().then_some(Step::TimeAnchor)];
+    let of = |wanted: bool, steps: &'static [Step]| if wanted { steps } else { &[] }.iter().copied();
+    let after = of(evidence, Step::EVIDENCE).chain(of(signed, Step::SIGNED));
+    before.into_iter().flatten().chain(Step::DOCUMENT.iter().copied()).chain(after)
+}
+
+fn run(case: &Case<'_>, checks: &mut Checks) -> Result<Verdict, Reason> {
     let evidence = match case.subject {
         Subject::Document(_) => None,
-        Subject::Evidence(evidence) | Subject::Token { evidence, .. } | Subject::Credential { evidence, .. } => {
-            Some(Evidence::parse(evidence)?)
+        Subject::Evidence(bytes) | Subject::Token { evidence: bytes, .. } | Subject::Credential { evidence: bytes, .. } => {
+            let parsed = Evidence::parse(bytes);
+            Some(checks.take(Step::EvidenceForm, format!("{} bytes", bytes.len()), parsed)?)
         }
     };
-    let document = match (&evidence, case.subject) {
-        (Some(evidence), _) => evidence.document(),
-        (None, Subject::Document(document)) => document,
+    let (document, signed) = match (&evidence, case.subject) {
+        (Some(evidence), Subject::Token { token, .. }) => (evidence.document(), token.as_bytes()),
+        (Some(evidence), Subject::Credential { credential, .. }) => (evidence.document(), credential),
+        (Some(evidence), _) => (evidence.document(), &[][..]),
+        (None, Subject::Document(document)) => (document, &[][..]),
         (None, _) => unreachable!("every other subject has evidence"),
     };
-    let genuine = verify_genuine(document, case.at);
+    let Some(anchor) = case.anchor else { return run_at(case, document, evidence.as_ref(), None, checks) };
+    let anchored = anchor.prove(&anchored_digest(document, signed)).and_then(|anchored| not_of_the_future(anchored, case.at));
+    let seen = anchored.as_ref().map_or_else(|_| String::new(), |anchored| format!("{} by {}", anchored.time, anchored.witness));
+    let anchored = checks.take(Step::TimeAnchor, seen, anchored)?;
+    run_at(case, document, evidence.as_ref(), Some((anchor.kind(), anchored)), checks)
+}
+
+fn not_of_the_future(anchored: Anchored, at: UnixSeconds) -> Result<Anchored, Error> {
+    if anchored.time <= at.plus(SKEW_SECONDS) { Ok(anchored) } else { Err(Error::AnchorFromFuture) }
+}
+
+type Witness = (&'static str, Anchored);
+
+fn run_at(
+    case: &Case<'_>,
+    document: &[u8],
+    evidence: Option<&Evidence>,
+    anchor: Option<Witness>,
+    checks: &mut Checks,
+) -> Result<Verdict, Reason> {
+    // With a witness, the document is verified at its own time; the witness is then held against its leaf.
+    let at = match anchor {
+        Some(_) => unverified_time(document).inspect_err(|error| fail_document(checks, error, case.at, aws_root_g1()))?,
+        None => case.at,
+    };
+    let genuine = verify_genuine(document, at);
     match (genuine, case.allow_mock) {
-        (Ok(document), _) => judge_as(case, &document, evidence.as_ref(), aws_root_g1()),
+        (Ok(document), _) => Judging { case, at, anchor, root: aws_root_g1() }.judge(&document, evidence, checks),
         (Err(Error::DebugMode), _) if case.allow_debug => {
-            judge_as(case, &verify_debug(document, case.at)?, evidence.as_ref(), aws_root_g1())
+            let document = verify_debug(document, at)?;
+            Judging { case, at, anchor, root: aws_root_g1() }.judge(&document, evidence, checks)
         }
         (Err(Error::RootUntrusted), Some(root)) => {
-            judge_as(case, &verify_mock(document, root, case.at)?, evidence.as_ref(), root.as_der())
+            let verified =
+                verify_mock(document, root, at).inspect_err(|error| fail_document(checks, error, at, root.as_der()))?;
+            Judging { case, at, anchor, root: root.as_der() }.judge(&verified, evidence, checks)
         }
-        (Err(error), _) => Err(error.into()),
-    }
-}
-
-fn judge_as<A: Attested + Clone>(
-    case: &Case<'_>,
-    document: &A,
-    evidence: Option<&Evidence>,
-    root: &[u8],
-) -> Result<Verdict, Refusal> {
-    let expectations = Expectations {
-        nonce: case.nonce,
-        measurements: case.measurements,
-        policies: case.policies,
-        max_age_seconds: case.max_age_seconds,
-    };
-    let Some(evidence) = evidence else {
-        let unchecked = expectations.check_document(document, case.at)?;
-        return finish(case, verdict(document, root, unchecked));
-    };
-    let mut key = evidence.verify(document, &expectations, case.at)?;
-    let described = key.description();
-    if case.did.is_some_and(|did| did != described.did) || case.identity.is_some_and(|name| name != described.name) {
-        return Err(Error::IdentityMismatch.into());
-    }
-    if let Some(did_document) = case.did_document {
-        key.require_did_document(did_document)?;
-    }
-    let mut verdict = verdict(document, root, key.unchecked().to_vec());
-    verdict.claims = claims(case, &key)?;
-    verdict.key = Some(facts(&key));
-    finish(case, verdict)
-}
-
-fn claims<A: Attested>(case: &Case<'_>, key: &AttestedKey<A>) -> Result<Option<Value>, Error> {
-    match case.subject {
-        Subject::Document(_) | Subject::Evidence(_) => Ok(None),
-        Subject::Token { token, .. } => {
-            let claims: Claims = key.verify_token(token, case.at, case.audience)?;
-            Ok(serde_json::to_value(claims).ok())
-        }
-        Subject::Credential { credential, .. } => {
-            key.verify_credential(credential, case.at, case.audience)?;
-            Ok(Some(identity::json::parse(credential)?))
+        (Err(error), _) => {
+            fail_document(checks, &error, at, aws_root_g1());
+            Err(error.into())
         }
     }
 }
 
-fn finish(case: &Case<'_>, verdict: Verdict) -> Result<Verdict, Refusal> {
-    if verdict.unchecked.is_empty() || case.inspect { Ok(verdict) } else { Err(Refusal::Unchecked(verdict.unchecked)) }
+/// Rules about documents are held in the order of the steps, so those before the broken one are passed.
+fn fail_document(checks: &mut Checks, error: &Error, at: UnixSeconds, root: &[u8]) {
+    let failed = Step::of_document(Rule::from(error));
+    for step in Step::DOCUMENT.iter().take_while(|step| **step < failed) {
+        let against = match step {
+            Step::Root => format!("the root {}", identity::sha256(root)),
+            Step::Chain => format!("at {at}"),
+            _ => String::new(),
+        };
+        checks.passed(*step, against);
+    }
+    checks.note(failed, Outcome::Failed, error.to_string());
 }
 
-fn verdict<A: Attested>(document: &A, root: &[u8], unchecked: Vec<Unchecked>) -> Verdict {
-    let said = document.document();
-    let hex = |bytes: &Option<Vec<u8>>| bytes.as_ref().map(|bytes| HEXLOWER.encode(bytes));
-    Verdict {
-        verdict: A::VERDICT,
-        unchecked,
-        root: identity::sha256(root),
-        module_id: said.module_id.clone(),
-        timestamp: said.made(),
-        pcrs: said.pcrs().iter().map(|(index, pcr)| (index.to_string(), Value::String(pcr.to_string()))).collect(),
-        nonce: hex(&said.nonce),
-        user_data: hex(&said.user_data),
-        public_key: hex(&said.public_key),
-        key: None,
-        claims: None,
+/// A case whose document is verified.
+struct Judging<'a> {
+    case: &'a Case<'a>,
+    /// The time at which the document was verified.
+    at: UnixSeconds,
+    anchor: Option<Witness>,
+    root: &'a [u8],
+}
+
+impl Judging<'_> {
+    fn judge<A: Attested + Clone>(
+        &self,
+        document: &A,
+        evidence: Option<&Evidence>,
+        checks: &mut Checks,
+    ) -> Result<Verdict, Reason> {
+        self.pass_document(document, checks);
+        if let Some((_, anchored)) = &self.anchor {
+            self.check_anchor(anchored, document, checks)?;
+        }
+        let mut unchecked = self.expectations(document, checks)?;
+        let mut verdict = self.verdict(document);
+        if let Some(evidence) = evidence {
+            let key = self.key(document, evidence, &mut unchecked, checks)?;
+            verdict.claims = self.signed(&key, checks)?;
+            verdict.key = Some(facts(&key));
+        }
+        verdict.unchecked = unchecked;
+        if verdict.unchecked.is_empty() || self.case.inspect { Ok(verdict) } else { Err(Reason::Unchecked(verdict.unchecked)) }
+    }
+
+    fn pass_document<A: Attested>(&self, document: &A, checks: &mut Checks) {
+        let (said, chain) = (document.document(), document.certificates());
+        let validity = document.leaf_validity();
+        checks.passed(Step::DocumentForm, format!("of {}", said.module_id));
+        checks.passed(Step::Root, format!("the root {}", identity::sha256(self.root)));
+        let certificates: Vec<String> = chain.iter().map(|c| format!("serial {} of {}", c.serial, c.issuer)).collect();
+        checks.passed(Step::Chain, format!("{} certificates at {}: {}", chain.len(), self.at, certificates.join("; ")));
+        checks.passed(Step::DocumentSignature, "ES384 by the last certificate's key");
+        checks.passed(Step::DocumentTime, format!("made {}, leaf valid {} to {}", said.made(), validity.start(), validity.end()));
+        match A::VERDICT {
+            "debug" => {
+                checks.note(Step::Mode, Outcome::Failed, "DEBUG mode, which was allowed: the host can read everything in it")
+            }
+            "mock" => checks.not_checked(Step::Mode, "a MOCK, which was allowed: there is no hardware that could close anything"),
+            _ => checks.passed(Step::Mode, "production: PCR0, 1 and 2 are not zero"),
+        }
+    }
+
+    /// The witness saw it after it was made, and while its leaf certificate was valid.
+    fn check_anchor<A: Attested>(&self, anchored: &Anchored, document: &A, checks: &mut Checks) -> Result<(), Error> {
+        let result = if anchored.time > *document.leaf_validity().end() {
+            Err(Error::AnchorOutsideLeaf)
+        } else if anchored.time < document.document().made().plus(-SKEW_SECONDS) {
+            Err(Error::AnchorTooEarly)
+        } else {
+            Ok(())
+        };
+        checks.take(Step::DocumentTime, format!("seen at {}, within the leaf's validity", anchored.time), result)
+    }
+
+    /// The time up to which the document is to be judged fresh: the verifier's, or that of the witness.
+    fn now(&self) -> UnixSeconds {
+        self.anchor.as_ref().map_or(self.case.at, |(_, anchored)| anchored.time)
+    }
+
+    fn expectations<A: Attested>(&self, document: &A, checks: &mut Checks) -> Result<Vec<Unchecked>, Reason> {
+        let (case, said, appraisal) = (self.case, document.document(), self.case.appraisal);
+        let mut unchecked = Vec::new();
+        match appraisal {
+            Some(policy) => {
+                let (images, certificates) = policy.denied();
+                let against = format!("{images} denied images and {certificates} denied certificates");
+                checks.take(Step::DenyLists, against, policy.check_denied(said, document.certificates(), &Every))?;
+            }
+            None => checks.not_checked(Step::DenyLists, "no verifier's policy was given"),
+        }
+        let nothing = Expectations::default();
+        match case.nonce {
+            Some(nonce) => {
+                let result = Expectations { nonce: Some(nonce), ..nothing }.check(said, case.at);
+                checks.take(Step::Nonce, HEXLOWER.encode(nonce), result)?;
+            }
+            None if appraisal.is_some_and(|policy| policy.nonce == Nonce::Optional) => {
+                checks.not_checked(Step::Nonce, "none was given, and the verifier's policy asks for none");
+            }
+            None => {
+                checks.not_checked(Step::Nonce, "none was given: any document of this enclave would do, until its leaf expires");
+                unchecked.push(Unchecked::Nonce);
+            }
+        }
+        let limits = [case.max_age_seconds, appraisal.and_then(AppraisalPolicy::max_age_seconds)];
+        match limits.into_iter().flatten().min() {
+            Some(seconds) => {
+                let result = Expectations { max_age_seconds: Some(seconds), ..nothing }.check(said, self.now());
+                checks.take(Step::Age, format!("at most {seconds} s at {}", self.now()), result)?;
+            }
+            None => checks.not_checked(Step::Age, "no greatest age was given; the leaf's three hours are the limit"),
+        }
+        self.check_image(said, &mut unchecked, checks)?;
+        self.check_policy(said, &mut unchecked, checks)?;
+        Ok(unchecked)
+    }
+
+    fn check_image(&self, said: &Document, unchecked: &mut Vec<Unchecked>, checks: &mut Checks) -> Result<(), Error> {
+        let listed = self.case.appraisal.filter(|policy| !policy.images.is_empty());
+        let given = self.case.measurements;
+        if listed.is_none() && given.is_empty() {
+            checks.not_checked(Step::Measurements, "none were given: any image would do");
+            unchecked.push(Unchecked::Measurements);
+            return Ok(());
+        }
+        let label = listed.and_then(|policy| policy.image(said));
+        let good =
+            (listed.is_none() || label.is_some()) && (given.is_empty() || given.iter().any(|image| image.match_document(said)));
+        let against =
+            label.map_or_else(|| format!("one of {} given images", given.len()), |label| format!("the image {label:?}"));
+        checks.take(Step::Measurements, against, if good { Ok(()) } else { Err(Error::MeasurementMismatch) })
+    }
+
+    fn check_policy(&self, said: &Document, unchecked: &mut Vec<Unchecked>, checks: &mut Checks) -> Result<(), Error> {
+        let listed = self.case.appraisal.filter(|policy| !policy.bundles.is_empty());
+        let given = self.case.policies;
+        if listed.is_none() && given.is_empty() {
+            checks.not_checked(Step::Policy, "none was given: any policy would do");
+            unchecked.push(Unchecked::Policy);
+            return Ok(());
+        }
+        let committed = said.pcrs().get(16);
+        let label = committed.and_then(|pcr16| listed.and_then(|policy| policy.bundle(pcr16)));
+        let result = match committed {
+            None => Err(Error::PolicyNotCommitted),
+            Some(_) if listed.is_some() && label.is_none() => Err(Error::PolicyMismatch),
+            Some(pcr16) if !given.is_empty() && !given.iter().any(|policy| policy.pcr16() == *pcr16) => {
+                Err(Error::PolicyMismatch)
+            }
+            Some(_) => Ok(()),
+        };
+        let against =
+            label.map_or_else(|| format!("one of {} given policies", given.len()), |label| format!("the bundle {label:?}"));
+        checks.take(Step::Policy, format!("PCR16 against {against}"), result)
+    }
+
+    /// From the document to the key.
+    fn key<A: Attested + Clone>(
+        &self,
+        document: &A,
+        evidence: &Evidence,
+        unchecked: &mut Vec<Unchecked>,
+        checks: &mut Checks,
+    ) -> Result<AttestedKey<A>, Reason> {
+        let case = self.case;
+        let key = evidence.verify(document, &Expectations::default(), self.at);
+        if key.as_ref().is_err_and(|error| *error == Error::PossessionInvalid) {
+            checks.passed(Step::Binding, "");
+            checks.note(Step::Possession, Outcome::Failed, Error::PossessionInvalid.to_string());
+            return Err(Error::PossessionInvalid.into());
+        }
+        let mut key = checks.take(Step::Binding, format!("the key {}", evidence.key().kid), key)?;
+        checks.passed(Step::Possession, "a signature over nonce and document");
+        let described = key.description();
+        let mut result = Ok(());
+        if case.did.is_some_and(|did| did != described.did) || case.identity.is_some_and(|name| name != described.name) {
+            result = Err(Error::IdentityMismatch);
+        }
+        let result = result.and_then(|()| case.appraisal.map_or(Ok(()), |policy| policy.check_did(key.did())));
+        let who = format!("{} = {}", described.name, described.did);
+        let named =
+            case.did.is_some() || case.identity.is_some() || case.appraisal.is_some_and(AppraisalPolicy::names_identities);
+        if named {
+            checks.take(Step::Identity, who, result)?;
+        } else {
+            checks.not_checked(Step::Identity, format!("{who}; any identity of an accepted policy would do"));
+        }
+        match case.appraisal {
+            Some(policy) => {
+                policy.check_epoch().inspect_err(|error| checks.note(Step::Epoch, Outcome::Failed, error.to_string()))?;
+                checks.not_checked(Step::Epoch, "the verifier's policy asks for none");
+            }
+            None => checks.not_checked(Step::Epoch, "no verifier's policy was given"),
+        }
+        match case.did_document {
+            Some(listed) => {
+                let listed = key.require_did_document(listed);
+                checks.take(Step::DidDocument, "the DID document that was given", listed)?;
+            }
+            None if key.did().is_web() => {
+                checks.not_checked(Step::DidDocument, "none was given, and evidence never proves a domain");
+                unchecked.push(Unchecked::DidDocument);
+            }
+            None => checks.not_checked(Step::DidDocument, "a did:key names its key itself"),
+        }
+        Ok(key)
+    }
+
+    /// What the key signed.
+    fn signed<A: Attested>(&self, key: &AttestedKey<A>, checks: &mut Checks) -> Result<Option<Value>, Reason> {
+        let case = self.case;
+        let audience = case.audience.or_else(|| case.appraisal.and_then(|policy| policy.audience.as_deref()));
+        if case.audience.is_some()
+            && case.appraisal.is_some_and(|p| p.audience.is_some() && p.audience.as_deref() != case.audience)
+        {
+            let error = Error::from(identity::Error::AudienceMismatch);
+            checks.note(Step::Audience, Outcome::Failed, "the verifier's policy names another audience than was given");
+            return Err(error.into());
+        }
+        let (result, made, issuer): (Result<Value, Error>, _, _) = match case.subject {
+            Subject::Document(_) | Subject::Evidence(_) => return Ok(None),
+            Subject::Token { token, .. } => {
+                let claimed = identity::token::unverified_claims(token).map_err(Error::from);
+                let claimed = claimed.inspect_err(|error| checks.note(Step::Signature, Outcome::Failed, error.to_string()))?;
+                let made = UnixSeconds(claimed.iat.max(claimed.nbf));
+                let at = if self.anchor.is_some() { made } else { case.at };
+                let result = key.verify_token(token, at, audience);
+                (result.map(|claims: Claims| serde_json::to_value(claims).unwrap_or_default()), made, claimed.iss)
+            }
+            Subject::Credential { credential, .. } => {
+                let claimed = identity::credential::unverified_begin(credential).map_err(Error::from);
+                let made = claimed.inspect_err(|error| checks.note(Step::Signature, Outcome::Failed, error.to_string()))?;
+                let at = if self.anchor.is_some() { made } else { case.at };
+                let result = key.verify_credential(credential, at, audience);
+                (result.and_then(|_| Ok(identity::json::parse(credential)?)), made, key.did().clone())
+            }
+        };
+        let result = match (&self.anchor, result) {
+            (Some((_, anchored)), Ok(_)) if anchored.time < made.plus(-identity::SKEW_SECONDS) => Err(Error::AnchorTooEarly),
+            (_, result) => result,
+        };
+        let failed = match &result {
+            Ok(_) => None,
+            Err(Error::AnchorTooEarly | Error::Identity(identity::Error::Expired | identity::Error::NotYetValid)) => {
+                Some(Step::Validity)
+            }
+            Err(Error::Identity(identity::Error::AudienceMismatch)) => Some(Step::Audience),
+            Err(_) => Some(Step::Signature),
+        };
+        let at = if self.anchor.is_some() { format!("at its own time, {made}") } else { format!("at {}", case.at) };
+        let against = [
+            (Step::Signature, format!("{} and its binding {}", key.kid(), key.binding())),
+            (Step::Validity, at),
+            (Step::Audience, audience.map_or_else(|| "for nobody in particular".into(), |audience| format!("{audience:?}"))),
+        ];
+        for (step, against) in against {
+            if failed.is_none_or(|failed| step < failed) {
+                checks.passed(step, against);
+            }
+        }
+        if let (Some(step), Err(error)) = (failed, &result) {
+            checks.note(step, Outcome::Failed, error.to_string());
+        }
+        let value = result?;
+        match case.appraisal {
+            Some(policy) => checks.take(Step::Issuer, issuer.to_string(), policy.check_issuer(&issuer))?,
+            None => checks.not_checked(Step::Issuer, format!("{issuer}, the attested identity itself")),
+        }
+        checks.not_checked(Step::Replay, "an offline verifier keeps no record of what it has seen");
+        Ok(Some(value))
+    }
+
+    fn verdict<A: Attested>(&self, document: &A) -> Verdict {
+        let said = document.document();
+        let hex = |bytes: &Option<Vec<u8>>| bytes.as_ref().map(|bytes| HEXLOWER.encode(bytes));
+        let archive = |(anchor, anchored): &Witness| Archive { anchor, time: anchored.time, witness: anchored.witness.clone() };
+        Verdict {
+            verdict: A::VERDICT,
+            unchecked: Vec::new(),
+            root: identity::sha256(self.root),
+            module_id: said.module_id.clone(),
+            timestamp: said.made(),
+            pcrs: said.pcrs().iter().map(|(index, pcr)| (index.to_string(), Value::String(pcr.to_string()))).collect(),
+            nonce: hex(&said.nonce),
+            user_data: hex(&said.user_data),
+            public_key: hex(&said.public_key),
+            certificates: document.certificates().to_vec(),
+            archive: self.anchor.as_ref().map(archive),
+            checks: Vec::new(),
+            key: None,
+            claims: None,
+        }
     }
 }
 

@@ -14,21 +14,26 @@
 //! # Ok(()) }
 //! ```
 
+pub mod anchor;
 mod appraisal;
+mod appraisal_policy;
 mod binding;
 mod chain;
+mod checks;
 mod document;
 mod error;
 mod evidence;
 pub mod judge;
 mod measurement;
 pub mod policy;
+pub mod results;
 mod rules;
 #[cfg(test)]
 mod rules_tests;
 mod verify;
 
 pub use crate::appraisal::{Expectations, Unchecked};
+pub use crate::appraisal_policy::AppraisalPolicy;
 pub use crate::binding::Binding;
 pub use crate::chain::{CertificateId, MockRoot, SKEW_SECONDS, aws_root_g1};
 pub use crate::document::{Document, Field, MAX_NONCE, Pcrs};

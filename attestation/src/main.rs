@@ -1,14 +1,17 @@
 //! `anchorhold-verify`: is this document, token or credential what it claims to be? Offline, trusting nobody.
 
 mod args;
+mod checklist;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::args::{Args, Command, Inputs};
 use attestation::judge::{Refusal, Verdict, judge};
+use attestation::results;
+
+use crate::args::{Args, Command, Form, Inputs};
 
 /// sysexits(3): wrong usage.
 const EX_USAGE: u8 = 64;
@@ -27,67 +30,55 @@ fn main() -> ExitCode {
         clap_complete::generate(shell, &mut Args::command(), "anchorhold-verify", &mut std::io::stdout());
         return ExitCode::SUCCESS;
     }
-    let (inputs, json) = match Inputs::read(&args.command) {
+    let inputs = match Inputs::read(&args.command) {
         Ok(read) => read,
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "anchorhold-verify: {error}");
-            return ExitCode::from(EX_USAGE);
-        }
+        Err(error) => return fail(&error, EX_USAGE),
     };
     let outcome = judge(&inputs.case());
-    match print(&outcome, json) {
+    match print(&inputs, &outcome) {
         Ok(()) if outcome.is_ok() => ExitCode::SUCCESS,
         Ok(()) => ExitCode::from(1),
-        Err(_) => ExitCode::from(EX_SOFTWARE),
+        Err(Failure::Usage(error)) => fail(&error, EX_USAGE),
+        Err(Failure::Output) => ExitCode::from(EX_SOFTWARE),
     }
 }
 
-fn print(outcome: &Result<Verdict, Refusal>, json: bool) -> std::io::Result<()> {
+fn fail(error: &str, code: u8) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "anchorhold-verify: {error}");
+    ExitCode::from(code)
+}
+
+/// Why nothing could be printed.
+enum Failure {
+    Usage(String),
+    Output,
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(_: std::io::Error) -> Self {
+        Self::Output
+    }
+}
+
+fn print(inputs: &Inputs, outcome: &Result<Verdict, Refusal>) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
-    match outcome {
-        Ok(verdict) if json => writeln!(out, "{}", serde_json::to_value(verdict).unwrap_or_default()),
-        Err(refusal) if json => writeln!(out, "{}", refusal.to_json()),
-        Ok(verdict) => out.write_all(printable(&explain(verdict)).as_bytes()),
-        Err(refusal) => {
-            let (on, off) = if out.is_terminal() { ("\x1b[31m", "\x1b[0m") } else { ("", "") };
-            writeln!(out, "{on}REFUSED{off} {}: {}", refusal.code(), printable(&refusal.to_string()))
+    match (inputs.form, outcome) {
+        (Form::Json, Ok(verdict)) => writeln!(out, "{}", serde_json::to_value(verdict).unwrap_or_default())?,
+        (Form::Json, Err(refusal)) => writeln!(out, "{}", refusal.to_json())?,
+        (Form::Ear, _) => {
+            let claims = results::ear(outcome, inputs.at(), inputs.evidence());
+            let signed = inputs.key.as_ref().map(|key| key.sign_ear(&claims)).transpose();
+            let signed = signed.map_err(|error| Failure::Usage(error.to_string()))?;
+            writeln!(out, "{}", signed.unwrap_or_else(|| claims.to_string()))?;
+        }
+        (Form::Trace, Ok(verdict)) => {
+            let record = results::trace(verdict, inputs.at()).map_err(|error| Failure::Usage(error.to_string()))?;
+            writeln!(out, "{record}")?;
+        }
+        (Form::Trace | Form::Text, _) => {
+            let colour = out.is_terminal();
+            out.write_all(checklist::of(outcome, colour).as_bytes())?;
         }
     }
-}
-
-/// What a hostile token says must not move the cursor: control characters are shown, not sent.
-fn printable(text: &str) -> String {
-    let shown = |c: char| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.to_string() };
-    text.chars().map(shown).collect()
-}
-
-/// The verdict for a person.
-fn explain(verdict: &Verdict) -> String {
-    let meaning = match verdict.verdict {
-        "genuine" => "signed by AWS Nitro hardware, for a production enclave",
-        "debug" => "signed by AWS Nitro hardware, but for an enclave in DEBUG mode: its host can read it",
-        _ => "made by a MOCK: no hardware stands behind it",
-    };
-    let mut text = format!("ACCEPTED as {}: {meaning}\n", verdict.verdict);
-    let mut line = |name: &str, value: &str| text.push_str(&format!("  {name:<12} {value}\n"));
-    line("made", &verdict.timestamp.to_string());
-    line("enclave", &verdict.module_id);
-    line("root", &verdict.root.to_string());
-    for (index, value) in &verdict.pcrs {
-        if ["0", "1", "2", "16"].contains(&index.as_str()) {
-            line(&format!("PCR{index}"), value.as_str().unwrap_or_default());
-        }
-    }
-    line("nonce", verdict.nonce.as_deref().unwrap_or("none"));
-    if let Some(key) = &verdict.key {
-        line("identity", &format!("{} = {}", key.name, key.did));
-        line("key", &format!("{} (version {})", key.kid, key.version));
-        line("policy", &key.policy.to_string());
-    }
-    if let Some(claims) = &verdict.claims {
-        line("signed", &claims.to_string());
-    }
-    let unchecked = serde_json::to_string(&verdict.unchecked).unwrap_or_default();
-    line("NOT CHECKED", if verdict.unchecked.is_empty() { "nothing that the verifier was asked for" } else { &unchecked });
-    text
+    Ok(())
 }

@@ -121,8 +121,8 @@ fn every_rule_about_documents_has_a_case() {
         R::MeasurementMismatch, R::PolicyNotCommitted, R::PolicyMismatch, R::EpochAbsent, R::DidNotAccepted, R::IssuerNotAccepted,
         R::BindingMismatch, R::TokenBindingMismatch, R::TeeMismatch, R::PossessionInvalid, R::IdentityNotInPolicy, R::IdentityMismatch,
         R::DidDocumentLacksKey, R::TimestampMalformed, R::TimestampImprint, R::TimestampSignature, R::TimestampUntrusted,
-        R::AnchorOutsideLeaf, R::AnchorTooEarly, R::EvidenceMalformed, R::MeasurementsMalformed, R::PolicyMalformed,
-        R::AppraisalPolicyMalformed,
+        R::AnchorOutsideLeaf, R::AnchorTooEarly, R::AnchorFromFuture, R::EvidenceMalformed, R::MeasurementsMalformed, R::PolicyMalformed,
+        R::AppraisalPolicyMalformed, R::VerifierKeyMalformed,
     ];
     let without: Vec<&str> =
         Rule::iter().filter(|rule| !elsewhere.contains(rule)).map(Rule::code).filter(|code| !cases.contains(*code)).collect();

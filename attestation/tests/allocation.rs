@@ -41,5 +41,4 @@ fn no_input_makes_the_verifier_allocate_more_than_four_times_its_size_and_64_kib
         assert!(evidence <= limit, "{name} as evidence: {evidence} bytes for {}", input.len());
     }
     assert!(most > 10_000, "the count counts: {most}");
-    println!("the greatest: {most} bytes");
 }

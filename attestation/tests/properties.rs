@@ -1,4 +1,5 @@
 //! Whatever comes in: no panic, and nothing accepted that the mock has not signed.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::sync::LazyLock;
 

@@ -1,4 +1,5 @@
 //! The committed vectors, made by the mock NSM: `vectors/documents.json`.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeSet;
 

@@ -178,6 +178,16 @@ pub fn verify(text: &[u8], expected: &Expected<'_>) -> Result<Content, Error> {
     })
 }
 
+/// When a credential says that it begins, before anything is verified.
+pub fn unverified_begin(text: &[u8]) -> Result<UnixSeconds, Error> {
+    if text.len() > MAX_BYTES {
+        return Err(malformed("longer than 64 KiB"));
+    }
+    let wire: Wire = Wire::deserialize(json::parse(text)?).map_err(|error| Error::CredentialMalformed(error.to_string()))?;
+    let created = wire.proof.map_or(wire.valid_from, |proof| proof.created);
+    Ok(UnixSeconds(wire.valid_from.0.max(created.0)))
+}
+
 fn check_form(context: &[String], types: &[String], proof: &Proof) -> Result<(), Error> {
     if context != CONTEXTS || types != TYPES {
         return Err(malformed("@context or type is not that of a Vouch credential"));

@@ -134,14 +134,13 @@ pub fn verify(token: &str, expected: &Expected<'_>) -> Result<Claims, Error> {
     Ok(claims)
 }
 
-/// The issuer, key id and binding that a token claims, before anything is verified: to choose evidence, never to trust.
-pub fn unverified_binding(token: &str) -> Result<(Did, Digest<32>), Error> {
+/// What a token claims, before anything is verified: to choose evidence, never to trust.
+pub fn unverified_claims(token: &str) -> Result<Claims, Error> {
     let claims = token.split('.').nth(1).ok_or(Error::TokenMalformed("not three parts"))?;
     if token.len() > MAX_BYTES {
         return Err(Error::TokenMalformed("longer than 64 KiB"));
     }
-    let claims: Claims = json::parse_as(&decode(claims, "the claims")?)?;
-    Ok((claims.iss, claims.binding))
+    json::parse_as(&decode(claims, "the claims")?)
 }
 
 fn decode(part: &str, what: &'static str) -> Result<Vec<u8>, Error> {
@@ -203,7 +202,7 @@ mod tests {
             let claims = claims(&key);
             let token = signed(&key, &claims);
             assert_eq!(verify(&token, &expected(&key, &claims.iss)).unwrap(), claims);
-            assert_eq!(unverified_binding(&token).unwrap(), (claims.iss, claims.binding));
+            assert_eq!(unverified_claims(&token).unwrap(), claims);
         }
     }
 

@@ -26,6 +26,11 @@ impl PolicyDigest {
         Self(Digest(Sha384::new().chain_update(b"anchorhold/policy/v1\0").chain_update(canonical).finalize().into()))
     }
 
+    /// Of a digest that a verifier wrote down.
+    pub fn from_digest(digest: Digest<48>) -> Self {
+        Self(digest)
+    }
+
     /// The 48 bytes with which the enclave extends PCR16.
     pub fn digest(&self) -> Digest<48> {
         self.0

@@ -1,8 +1,9 @@
 use std::sync::Arc;
 
+use attestation::anchor::{TimeAnchor, TimeStamp};
 use attestation::judge::{Case, Subject, judge};
 use attestation::policy::{Bundle, PolicyDigest};
-use attestation::{Measurements, MockRoot};
+use attestation::{AppraisalPolicy, Measurements, MockRoot, results};
 use axum::Json;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -21,12 +22,17 @@ const MAX_BODY: usize = 256 * 1024;
 /// Verifications at one time, bodies that still arrive included.
 pub(crate) const MAX_VERIFYING: usize = 4;
 
-/// What is to be verified, and what is expected. Give `evidence`, and a `token` or a `credential` with it.
+/// What is to be verified, and what is expected. Give a `document` alone, or `evidence` and perhaps a `token` or a `credential`
+/// with it.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct VerifyRequest {
     /// Evidence file, base64url.
-    evidence: String,
+    #[serde(default)]
+    evidence: Option<String>,
+    /// Attestation document, base64url.
+    #[serde(default)]
+    document: Option<String>,
     /// Vouch token.
     #[serde(default)]
     token: Option<String>,
@@ -60,6 +66,18 @@ pub(crate) struct VerifyRequest {
     /// Name of the identity that must have signed; any of the accepted policies if left out.
     #[serde(default)]
     identity: Option<String>,
+    /// Your own policy: the TOML text of a verifier's policy file.
+    #[serde(default)]
+    appraisal_policy: Option<String>,
+    /// RFC 3161 time-stamp over SHA-256(document || token), base64url: then something old is judged at its own time.
+    #[serde(default)]
+    timestamp: Option<String>,
+    /// Roots that the time-stamping authority may chain to, PEM.
+    #[serde(default)]
+    timestamp_roots: Vec<String>,
+    /// The form of the answer: a verdict, the claims of an EAR, or a TRACE trust record of what was accepted.
+    #[serde(default)]
+    form: Form,
     /// Time of verification, RFC 3339. Left out: now, by this host's clock.
     #[serde(default)]
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -75,7 +93,20 @@ pub(crate) struct VerifyRequest {
     inspect: bool,
 }
 
-/// Verify a token, credential or evidence
+/// The form of the answer.
+#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Form {
+    /// What `anchorhold-verify --json` prints.
+    #[default]
+    Verdict,
+    /// What `anchorhold-verify --ear` prints.
+    Ear,
+    /// What `anchorhold-verify --trace` prints; a verdict where it was refused.
+    Trace,
+}
+
+/// Verify a token, credential, evidence or document
 ///
 /// The same verdict as `anchorhold-verify --json`, accepted or refused, with status 200. It is this host's word; who trusts
 /// nobody here runs `anchorhold-verify`.
@@ -112,14 +143,25 @@ impl FromRequestParts<Arc<App>> for Turn {
 
 fn answer(request: VerifyRequest) -> Result<Value, Problem> {
     let invalid = |what: &str, why: String| Problem::new(422, "verify_request_invalid", format!("{what}: {why}"));
-    let evidence = BASE64URL_NOPAD.decode(request.evidence.as_bytes());
-    let evidence = evidence.map_err(|_| Problem::from(identity::Error::Base64("the evidence")))?;
+    let decode = |text: &Option<String>, what| {
+        let bytes = text.as_ref().map(|text| BASE64URL_NOPAD.decode(text.as_bytes())).transpose();
+        bytes.map_err(|_| Problem::from(identity::Error::Base64(what)))
+    };
+    let document = decode(&request.document, "the document")?;
+    let alone = document.is_some();
+    let judged = match (decode(&request.evidence, "the evidence")?, document) {
+        (Some(bytes), None) | (None, Some(bytes)) => bytes,
+        _ => return Err(invalid("evidence", "give either evidence or a document".into())),
+    };
+    let evidence = &judged;
     let credential = request.credential.map(|credential| credential.to_string().into_bytes());
     let subject = match (&request.token, &credential) {
-        (Some(token), None) => Subject::Token { token, evidence: &evidence },
-        (None, Some(credential)) => Subject::Credential { credential, evidence: &evidence },
-        (None, None) => Subject::Evidence(&evidence),
         (Some(_), Some(_)) => return Err(invalid("token", "give a token or a credential, not both".into())),
+        (None, None) if alone => Subject::Document(evidence),
+        _ if alone => return Err(invalid("document", "what was signed needs evidence; a document alone names no key".into())),
+        (Some(token), None) => Subject::Token { token, evidence },
+        (None, Some(credential)) => Subject::Credential { credential, evidence },
+        (None, None) => Subject::Evidence(evidence),
     };
     let nonce = request.nonce.map(|nonce| HEXLOWER_PERMISSIVE.decode(nonce.as_bytes())).transpose();
     let nonce = nonce.map_err(|_| invalid("nonce", "not hex".into()))?;
@@ -131,6 +173,12 @@ fn answer(request: VerifyRequest) -> Result<Value, Problem> {
     let did_document = did_document.map_err(|e| invalid("did_document", e.to_string()))?;
     let root = request.mock_root.map(|pem| MockRoot::from_pem(pem.as_bytes())).transpose();
     let root = root.map_err(|e| invalid("mock_root", e.to_string()))?;
+    let appraisal = request.appraisal_policy.map(|text| AppraisalPolicy::from_toml(text.as_bytes())).transpose();
+    let appraisal = appraisal.map_err(|e| invalid("appraisal_policy", e.to_string()))?;
+    let timestamp = decode(&request.timestamp, "the time-stamp")?;
+    let timestamp = timestamp.map(|der| TimeStamp::new(&der, &request.timestamp_roots)).transpose();
+    let timestamp = timestamp.map_err(|e| invalid("timestamp", e.to_string()))?;
+    let at = request.at.unwrap_or_else(now);
     let case = Case {
         nonce: nonce.as_deref(),
         measurements: &measurements,
@@ -142,12 +190,17 @@ fn answer(request: VerifyRequest) -> Result<Value, Problem> {
         identity: request.identity.as_deref(),
         allow_debug: request.allow_debug,
         allow_mock: root.as_ref(),
+        appraisal: appraisal.as_ref(),
+        anchor: timestamp.as_ref().map(|stamp| stamp as &dyn TimeAnchor),
         inspect: request.inspect,
-        ..Case::new(subject, request.at.unwrap_or_else(now))
+        ..Case::new(subject, at)
     };
-    Ok(match judge(&case) {
-        Ok(verdict) => serde_json::to_value(verdict).unwrap_or_default(),
-        Err(refusal) => refusal.to_json(),
+    let outcome = judge(&case);
+    Ok(match (request.form, &outcome) {
+        (Form::Ear, _) => results::ear(&outcome, at, evidence),
+        (Form::Trace, Ok(verdict)) => results::trace(verdict, at).map_err(|e| invalid("form", e.to_string()))?,
+        (_, Ok(verdict)) => serde_json::to_value(verdict).unwrap_or_default(),
+        (_, Err(refusal)) => refusal.to_json(),
     })
 }
 

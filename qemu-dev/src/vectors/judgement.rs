@@ -8,6 +8,9 @@ use crate::nsm::sign_payload;
 
 const LEAF_SECONDS: u64 = 3 * 3600 + 3;
 
+/// What is it, the document's nonce, the challenge that was sent, what comes out.
+type Challenge = (&'static str, Option<&'static [u8]>, Vec<u8>, &'static str);
+
 impl Maker {
     pub(super) fn judgement(&mut self) {
         for zeros in 1..8_u8 {
@@ -51,7 +54,7 @@ impl Maker {
     fn challenge(&mut self) {
         let mut bit = NONCE.to_vec();
         bit[0] ^= 1;
-        let cases: [(&str, Option<&'static [u8]>, Vec<u8>, &str); 9] = [
+        let cases: [Challenge; 9] = [
             ("the one that was sent", Some(NONCE), NONCE.to_vec(), "accepted"),
             ("one bit differs", Some(NONCE), bit, "nonce_mismatch"),
             ("longer than the one that was sent", Some(NONCE), NONCE[..20].to_vec(), "nonce_mismatch"),

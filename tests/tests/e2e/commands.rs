@@ -65,13 +65,13 @@ fn an_unreachable_sidecar_is_70_and_a_refusal_is_1() {
 }
 
 /// The files of a verifier, and `anchorhold-verify` with them.
-struct Files {
-    running: Running,
-    nonce: String,
+pub(crate) struct Files {
+    pub(crate) running: Running,
+    pub(crate) nonce: String,
 }
 
 impl Files {
-    fn make() -> Self {
+    pub(crate) fn make() -> Self {
         let files = Self { running: Running::start(), nonce: "ab".repeat(32) };
         let endpoint = files.endpoint();
         let sign = |arguments: &[&str]| {
@@ -107,12 +107,12 @@ impl Files {
         format!("unix://{}", self.running.socket.display())
     }
 
-    fn path(&self, name: &str) -> std::path::PathBuf {
+    pub(crate) fn path(&self, name: &str) -> std::path::PathBuf {
         self.running.folder().join(name)
     }
 
     /// Exit code and the JSON that was printed.
-    fn verify(&self, what: &str, more: &[&str]) -> (i32, Value) {
+    pub(crate) fn verify(&self, what: &str, more: &[&str]) -> (i32, Value) {
         let mut command = Command::new(program("anchorhold-verify"));
         command.arg(what).arg(self.path(what)).arg("--json").args(more);
         if what != "document" {
@@ -123,7 +123,7 @@ impl Files {
         (output.status.code().unwrap(), json)
     }
 
-    fn everything(&self) -> Vec<String> {
+    pub(crate) fn everything(&self) -> Vec<String> {
         let file = |path: std::path::PathBuf| path.to_str().unwrap().to_owned();
         let state = &self.running.state;
         let files = [file(state.measurements()), file(state.policy()), file(state.root())];
@@ -188,7 +188,7 @@ fn the_verifier_speaks_to_people_too() {
     let (code, accepted) = show(&files.everything());
     assert_eq!(code, Some(0));
     assert!(accepted.starts_with("ACCEPTED as mock: made by a MOCK"), "{accepted}");
-    assert!(accepted.contains("NOT CHECKED  nothing"), "{accepted}");
+    assert!(accepted.contains("NOT CHECKED  deny lists"), "{accepted}");
     let (code, refused) = show(&[]);
     assert_eq!(code, Some(1));
     assert!(refused.starts_with("REFUSED root_untrusted:"), "{refused}");

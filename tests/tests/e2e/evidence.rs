@@ -194,7 +194,7 @@ fn images_and_policies_are_accepted_from_a_list_and_never_in_part() {
     }
     let expectations = Expectations { nonce: Some(b""), ..Expectations::default() };
     let refused = expectations.check_document(&document, at()).unwrap_err();
-    assert_eq!(refused.code(), "nonce_mismatch", "a document without a nonce answers no challenge, not even an empty one");
+    assert_eq!(refused.code(), "nonce_absent", "a document without a nonce answers no challenge, not even an empty one");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use harness::{Running, get, post};
 use serde_json::{Value, json};
 
 /// A virtual environment that `tests/run` has made.
-fn python(name: &str) -> Option<PathBuf> {
+pub(crate) fn python(name: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("interop/.venv-{name}/bin/python"));
     if !path.exists() {
         harness::skipped(&format!("the virtual environment {name} is not there; tests/run makes it"));

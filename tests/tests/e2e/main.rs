@@ -20,4 +20,5 @@ mod systemd;
 mod time;
 mod up;
 mod vectors;
+mod verifier;
 mod window;

@@ -1,0 +1,232 @@
+use identity::Did;
+use serde::Deserialize;
+use x509_cert::name::Name;
+
+use crate::policy::PolicyDigest;
+use crate::rules::Rules;
+use crate::{CertificateId, Document, Error, Pcr};
+
+/// Longer files are not looked at: 256 KiB.
+const MAX_BYTES: usize = 256 * 1024;
+
+/// What a verifier accepts: an appraisal policy for evidence (RFC 9334 section 8.5), as a TOML file.
+///
+/// Everything that it names must hold; what it leaves out is not asked for by it. Unknown keys are errors.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AppraisalPolicy {
+    version: u32,
+    /// Whether a nonce must be given and answered. Without this, one must.
+    #[serde(default)]
+    pub(crate) nonce: Nonce,
+    #[serde(default)]
+    max_age: Option<jiff::SignedDuration>,
+    /// The audience that the verifier is.
+    #[serde(default)]
+    pub(crate) audience: Option<String>,
+    #[serde(default)]
+    dids: Option<Vec<Did>>,
+    #[serde(default)]
+    issuers: Option<Vec<Did>>,
+    #[serde(default)]
+    lowest_epoch: Option<u64>,
+    #[serde(default)]
+    pub(crate) images: Vec<Image>,
+    #[serde(default)]
+    pub(crate) bundles: Vec<AcceptedBundle>,
+    #[serde(default)]
+    deny: Deny,
+}
+
+/// Whether a nonce must be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Nonce {
+    #[default]
+    Required,
+    Optional,
+}
+
+/// Registers of an image: which one, and its value.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "UPPERCASE")]
+struct Registers {
+    pcr0: Option<Pcr>,
+    pcr1: Option<Pcr>,
+    pcr2: Option<Pcr>,
+    pcr3: Option<Pcr>,
+    pcr4: Option<Pcr>,
+    pcr8: Option<Pcr>,
+}
+
+impl Registers {
+    fn named(&self) -> impl Iterator<Item = (u8, Pcr)> {
+        let all = [(0, self.pcr0), (1, self.pcr1), (2, self.pcr2), (3, self.pcr3), (4, self.pcr4), (8, self.pcr8)];
+        all.into_iter().filter_map(|(index, pcr)| pcr.map(|pcr| (index, pcr)))
+    }
+
+    fn match_document(&self, document: &Document) -> bool {
+        self.named().all(|(index, pcr)| document.pcrs().get(index) == Some(&pcr))
+    }
+}
+
+/// An accepted image.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Image {
+    pub(crate) label: String,
+    registers: Registers,
+}
+
+/// An accepted policy bundle, by its digest or by PCR16.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AcceptedBundle {
+    pub(crate) label: String,
+    #[serde(default)]
+    digest: Option<identity::Digest<48>>,
+    #[serde(default, rename = "PCR16")]
+    pcr16: Option<Pcr>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Deny {
+    #[serde(default)]
+    images: Vec<DeniedImage>,
+    #[serde(default)]
+    certificates: Vec<DeniedCertificate>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeniedImage {
+    reason: String,
+    registers: Registers,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeniedCertificate {
+    reason: String,
+    issuer: String,
+    serial: String,
+}
+
+impl AppraisalPolicy {
+    /// Reads and checks a policy.
+    pub fn from_toml(text: &[u8]) -> Result<Self, Error> {
+        if text.len() > MAX_BYTES {
+            return Err(malformed("longer than 256 KiB"));
+        }
+        let text = std::str::from_utf8(text).map_err(|_| malformed("not UTF-8"))?;
+        let policy: Self = toml::from_str(text).map_err(|error| malformed(error.to_string()))?;
+        policy.check()?;
+        Ok(policy)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        if self.version != 1 {
+            return Err(malformed("version is not 1"));
+        }
+        if self.max_age.is_some_and(|age| age.is_negative()) {
+            return Err(malformed("max_age is negative"));
+        }
+        for image in &self.images {
+            let wrong = |why: &str| malformed(format!("image {:?}: {why}", image.label));
+            let Registers { pcr0: Some(pcr0), pcr1: Some(pcr1), pcr2: Some(pcr2), .. } = image.registers else {
+                return Err(wrong("PCR0, PCR1 and PCR2 count together only"));
+            };
+            if [pcr0, pcr1, pcr2].contains(&identity::Digest([0; 48])) {
+                return Err(wrong("a measurement is zero, which only debug mode shows"));
+            }
+        }
+        for bundle in &self.bundles {
+            if bundle.digest.is_some() == bundle.pcr16.is_some() {
+                return Err(malformed(format!("bundle {:?}: give either digest or PCR16", bundle.label)));
+            }
+        }
+        for image in &self.deny.images {
+            if image.registers.named().next().is_none() {
+                return Err(malformed(format!("denied image {:?}: it names no register, so it would deny all", image.reason)));
+            }
+        }
+        for certificate in &self.deny.certificates {
+            let wrong = |why: &str| malformed(format!("denied certificate {:?}: {why}", certificate.reason));
+            if certificate.issuer.parse::<Name>().ok().is_none_or(|name| name.to_string() != certificate.issuer) {
+                return Err(wrong("issuer is not a distinguished name as RFC 4514 and the checklist write it"));
+            }
+            let hex = data_encoding::HEXLOWER.decode(certificate.serial.as_bytes());
+            if hex.is_ok_and(|serial| serial.is_empty()) || data_encoding::HEXLOWER.decode(certificate.serial.as_bytes()).is_err()
+            {
+                return Err(wrong("serial is not lowercase hex"));
+            }
+        }
+        for (what, list) in [("dids", &self.dids), ("issuers", &self.issuers)] {
+            if list.as_ref().is_some_and(Vec::is_empty) {
+                return Err(malformed(format!("an empty list of {what} accepts none; leave it out to accept any")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The greatest accepted age in seconds.
+    pub fn max_age_seconds(&self) -> Option<i64> {
+        self.max_age.map(|age| age.as_secs())
+    }
+
+    /// Holds a document and its chain against the deny lists.
+    pub(crate) fn check_denied(&self, document: &Document, chain: &[CertificateId], rules: &impl Rules) -> Result<(), Error> {
+        for image in &self.deny.images {
+            rules.require(!image.registers.match_document(document), Error::MeasurementDenied(image.reason.clone()))?;
+        }
+        for (index, certificate) in chain.iter().enumerate() {
+            let denied = self.deny.certificates.iter().find(|d| d.issuer == certificate.issuer && d.serial == certificate.serial);
+            if let Some(denied) = denied {
+                rules.require(false, Error::CertificateDenied { index, reason: denied.reason.clone() })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How many images and certificates the deny lists hold.
+    pub(crate) fn denied(&self) -> (usize, usize) {
+        (self.deny.images.len(), self.deny.certificates.len())
+    }
+
+    /// The label of the accepted image that a document shows.
+    pub(crate) fn image(&self, document: &Document) -> Option<&str> {
+        self.images.iter().find(|image| image.registers.match_document(document)).map(|image| image.label.as_str())
+    }
+
+    /// The label of the accepted bundle of this PCR16.
+    pub(crate) fn bundle(&self, pcr16: &Pcr) -> Option<&str> {
+        let accepted = self.bundles.iter().find(|bundle| {
+            bundle.pcr16.is_some_and(|accepted| accepted == *pcr16)
+                || bundle.digest.is_some_and(|digest| PolicyDigest::from_digest(digest).pcr16() == *pcr16)
+        });
+        accepted.map(|bundle| bundle.label.as_str())
+    }
+
+    pub(crate) fn check_did(&self, did: &Did) -> Result<(), Error> {
+        if self.dids.as_ref().is_none_or(|dids| dids.contains(did)) { Ok(()) } else { Err(Error::DidNotAccepted) }
+    }
+
+    pub(crate) fn check_issuer(&self, issuer: &Did) -> Result<(), Error> {
+        if self.issuers.as_ref().is_none_or(|issuers| issuers.contains(issuer)) { Ok(()) } else { Err(Error::IssuerNotAccepted) }
+    }
+
+    /// The binding of this version commits to no epoch, so a policy that asks for one accepts none of its evidence.
+    pub(crate) fn check_epoch(&self) -> Result<(), Error> {
+        self.lowest_epoch.map_or(Ok(()), |lowest| Err(Error::EpochAbsent { lowest }))
+    }
+
+    /// Whether the policy says which identities it accepts.
+    pub(crate) fn names_identities(&self) -> bool {
+        self.dids.is_some()
+    }
+}
+
+fn malformed(why: impl Into<String>) -> Error {
+    Error::AppraisalPolicyMalformed(why.into())
+}

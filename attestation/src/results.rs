@@ -1,0 +1,163 @@
+//! Verdicts in forms that others read: an EAT attestation result (draft-ietf-rats-ear-04, with the trustworthiness vector of
+//! draft-ietf-rats-ar4si), and a TRACE v0.2 trust record.
+//!
+//! Mock evidence is never labelled as hardware: an EAR says `contraindicated`, a trust record `software-only`.
+
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
+use identity::{PublicKey, UnixSeconds};
+use rustls_pki_types::PrivatePkcs8KeyDer;
+use rustls_pki_types::pem::PemObject;
+use serde_json::{Map, Value, json};
+
+use crate::Error;
+use crate::judge::{Outcome, Reason, Refusal, Step, Verdict};
+
+const EAR_PROFILE: &str = "tag:ietf.org,2026:rats/ear#04";
+const TRACE_PROFILE: &str = "tag:agentrust-io.com,2026:trace-v0.2";
+/// Media type of what an EAR is about.
+const EVIDENCE_TYPE: &str = "application/vnd.anchorhold.evidence+cbor";
+
+/// Trust claims of draft-ietf-rats-ar4si, section 2.3.
+mod claim {
+    pub(super) const TRUSTWORTHY_INSTANCE: i8 = 2;
+    pub(super) const UNTRUSTWORTHY_INSTANCE: i8 = 96;
+    pub(super) const APPROVED_CONFIG: i8 = 2;
+    pub(super) const UNSUPPORTABLE_CONFIG: i8 = 96;
+    pub(super) const APPROVED_BOOT: i8 = 3;
+    pub(super) const CONTRAINDICATED_EXECUTABLES: i8 = 96;
+    pub(super) const GENUINE_HARDWARE: i8 = 2;
+    pub(super) const UNRECOGNIZED_HARDWARE: i8 = 97;
+    pub(super) const VISIBLE_MEMORY: i8 = 96;
+    pub(super) const CRYPTO_VALIDATION_FAILED: i8 = 99;
+}
+
+/// The claims of an EAR about a judgement made at `at`, over `evidence` (or a document alone).
+///
+/// `affirming` is said of genuine evidence alone, with nothing unchecked; a mock and debug mode are `contraindicated`, as is
+/// what was refused; what was only looked at is `none`.
+pub fn ear(judged: &Result<Verdict, Refusal>, at: UnixSeconds, evidence: &[u8]) -> Value {
+    let (status, vector) = match judged {
+        Ok(verdict) => (accepted_status(verdict), accepted_vector(verdict)),
+        Err(refusal) => refused(refusal),
+    };
+    let mut submodule = json!({"ear_status": status});
+    if !vector.is_empty() {
+        submodule["ear_trustworthiness_vector"] = Value::Object(vector);
+    }
+    let verifier = json!({"developer": "Anchorhold", "build": concat!("anchorhold-verify ", env!("CARGO_PKG_VERSION"))});
+    json!({
+        "eat_profile": EAR_PROFILE,
+        "iat": at.0,
+        "ear_verifier_id": verifier,
+        "ear_raw_evidence": [EVIDENCE_TYPE, BASE64URL_NOPAD.encode(evidence)],
+        "submods": {"nitro-enclave": submodule},
+    })
+}
+
+fn accepted_status(verdict: &Verdict) -> &'static str {
+    match verdict.verdict {
+        "genuine" if verdict.unchecked.is_empty() => "affirming",
+        "genuine" => "none",
+        _ => "contraindicated",
+    }
+}
+
+fn accepted_vector(verdict: &Verdict) -> Map<String, Value> {
+    let passed = |step| verdict.checks.iter().any(|check| check.step == step && check.outcome == Outcome::Passed);
+    let mut vector = Map::new();
+    let mut say = |name: &str, said: bool, value: i8| {
+        if said {
+            vector.insert(name.into(), value.into());
+        }
+    };
+    let hardware = if verdict.verdict == "mock" { claim::UNRECOGNIZED_HARDWARE } else { claim::GENUINE_HARDWARE };
+    say("hardware", true, hardware);
+    say("runtime-opaque", verdict.verdict == "debug", claim::VISIBLE_MEMORY);
+    say("executables", passed(Step::Measurements), claim::APPROVED_BOOT);
+    say("configuration", passed(Step::Policy), claim::APPROVED_CONFIG);
+    say("instance-identity", passed(Step::Possession), claim::TRUSTWORTHY_INSTANCE);
+    vector
+}
+
+fn refused(refusal: &Refusal) -> (&'static str, Map<String, Value>) {
+    if matches!(refusal.reason, Reason::Unchecked(_)) {
+        return ("none", Map::new());
+    }
+    let failed = refusal.checks.iter().find(|check| check.outcome == Outcome::Failed).map(|check| check.step);
+    let (name, value) = match failed {
+        Some(Step::Mode) => ("runtime-opaque", claim::VISIBLE_MEMORY),
+        Some(Step::DenyLists | Step::Measurements) => ("executables", claim::CONTRAINDICATED_EXECUTABLES),
+        Some(Step::Policy | Step::Epoch) => ("configuration", claim::UNSUPPORTABLE_CONFIG),
+        Some(step) if step > Step::Mode => ("instance-identity", claim::UNTRUSTWORTHY_INSTANCE),
+        _ => ("hardware", claim::CRYPTO_VALIDATION_FAILED),
+    };
+    ("contraindicated", Map::from_iter([(name.to_owned(), value.into())]))
+}
+
+/// A TRACE v0.2 trust record of an accepted verdict over evidence.
+///
+/// `cnf` is the attested key. A trust record is meant to be signed by that key, which signs no bytes of others' choosing, so
+/// the record has no signature and reaches conformance level 0, whatever stands behind it. What nobody told the verifier is
+/// said to be unstated: the model, and the class of the data.
+pub fn trace(verdict: &Verdict, at: UnixSeconds) -> Result<Value, NoRecord> {
+    let key = verdict.key.as_ref().ok_or(NoRecord::NoKey)?;
+    let register = |index: &str| verdict.pcrs.get(index).and_then(Value::as_str).ok_or(NoRecord::NoKey);
+    let jwk = PublicKey::from_spki(&hex(verdict.public_key.as_deref())).map_err(|_| NoRecord::NoKey)?.to_jwk();
+    let genuine = verdict.verdict == "genuine";
+    let mut runtime = json!({
+        "platform": if genuine { "aws-nitro" } else { "software-only" },
+        "measurement": format!("sha384:{}", register("0")?),
+    });
+    if let Some(nonce) = &verdict.nonce {
+        runtime["nonce"] = BASE64URL_NOPAD.encode(&hex(Some(nonce))).into();
+    }
+    Ok(json!({
+        "eat_profile": TRACE_PROFILE,
+        "iat": at.0,
+        "subject": key.did,
+        "model": {"provider": "unstated", "model_id": "unstated"},
+        "runtime": runtime,
+        "policy": {"bundle_hash": format!("sha384:{}", key.policy), "enforcement_mode": "enforce"},
+        "data_class": "unstated",
+        "build_provenance": {"slsa_level": 0, "digest": format!("sha384:{}", register("0")?)},
+        "appraisal": {"status": accepted_status(verdict), "verifier": "urn:anchorhold:anchorhold-verify", "timestamp": at.0},
+        "cnf": {"jwk": jwk},
+    }))
+}
+
+fn hex(text: Option<&str>) -> Vec<u8> {
+    HEXLOWER_PERMISSIVE.decode(text.unwrap_or_default().as_bytes()).unwrap_or_default()
+}
+
+/// Why there is no trust record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoRecord {
+    /// Only evidence names a key and an identity; a document alone does not.
+    #[error("a trust record is about an identity and its key, which evidence proves and a document alone does not")]
+    NoKey,
+}
+
+/// The verifier's own Ed25519 key, with which it signs its results. It has nothing to do with any attested key.
+#[derive(Debug)]
+pub struct VerifierKey(Ed25519KeyPair);
+
+impl VerifierKey {
+    /// Reads PKCS#8 in PEM, as `openssl genpkey -algorithm ed25519` writes it.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, Error> {
+        let der = PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|_| Error::VerifierKeyMalformed)?;
+        let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der.secret_pkcs8_der());
+        pair.map(Self).map_err(|_| Error::VerifierKeyMalformed)
+    }
+
+    /// An EAR as a JWT (RFC 7519, `eat+jwt` of RFC 9782) in compact form. `kid` is the thumbprint of the key (RFC 7638).
+    pub fn sign_ear(&self, claims: &Value) -> Result<String, Error> {
+        let public = PublicKey::ed25519(self.0.public_key().as_ref())?;
+        let header = json!({"alg": "EdDSA", "typ": "eat+jwt", "kid": public.thumbprint()});
+        let part = |value: &Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
+        let signed = format!("{}.{}", part(&header), part(claims));
+        let signature = BASE64URL_NOPAD.encode(self.0.sign(signed.as_bytes()).as_ref());
+        Ok(format!("{signed}.{signature}"))
+    }
+}
