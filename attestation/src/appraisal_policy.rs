@@ -21,9 +21,8 @@ pub struct AppraisalPolicy {
     pub(crate) nonce: Nonce,
     #[serde(default)]
     max_age: Option<jiff::SignedDuration>,
-    /// The audience that the verifier is.
     #[serde(default)]
-    pub(crate) audience: Option<String>,
+    audience: Option<String>,
     #[serde(default)]
     dids: Option<Vec<Did>>,
     #[serde(default)]
@@ -175,6 +174,21 @@ impl AppraisalPolicy {
         self.max_age.map(|age| age.as_secs())
     }
 
+    /// The audience that the verifier is.
+    pub fn audience(&self) -> Option<&str> {
+        self.audience.as_deref()
+    }
+
+    /// Whether it says which images it accepts.
+    pub fn names_images(&self) -> bool {
+        !self.images.is_empty()
+    }
+
+    /// Whether it says which policy bundles it accepts.
+    pub fn names_bundles(&self) -> bool {
+        !self.bundles.is_empty()
+    }
+
     /// Holds a document and its chain against the deny lists.
     pub(crate) fn check_denied(&self, document: &Document, chain: &[CertificateId], rules: &impl Rules) -> Result<(), Error> {
         for image in &self.deny.images {
@@ -212,7 +226,8 @@ impl AppraisalPolicy {
         if self.dids.as_ref().is_none_or(|dids| dids.contains(did)) { Ok(()) } else { Err(Error::DidNotAccepted) }
     }
 
-    pub(crate) fn check_issuer(&self, issuer: &Did) -> Result<(), Error> {
+    /// Whether what this issuer signed is accepted.
+    pub fn check_issuer(&self, issuer: &Did) -> Result<(), Error> {
         if self.issuers.as_ref().is_none_or(|issuers| issuers.contains(issuer)) { Ok(()) } else { Err(Error::IssuerNotAccepted) }
     }
 

@@ -3,7 +3,7 @@
 use identity::cose::{self, Purpose};
 use identity::credential::Content;
 use identity::token::{self, Claims, Expected};
-use identity::{Did, Digest, KeyId, PublicKey, UnixSeconds, cbor, credential, did, json};
+use identity::{Did, Digest, KeyId, PublicKey, Tee, UnixSeconds, cbor, credential, did, json};
 use minicbor::{Decode, Encode};
 
 use crate::policy::Bundle;
@@ -147,7 +147,9 @@ impl Evidence {
             unchecked.push(Unchecked::DidDocument);
         }
         let description = self.key.clone();
-        Ok(AttestedKey { document: document.clone(), description, did, key, kid, bundle, binding, unchecked })
+        let until = *document.leaf_validity().end();
+        let signer = AttestedSigner { did, key, binding: binding.digest(), tee: A::TEE, until };
+        Ok(AttestedKey { document: document.clone(), description, signer, kid, bundle, unchecked })
     }
 
     fn check_possession<A: Attested>(&self, document: &A, key: &PublicKey) -> Result<(), Error> {
@@ -166,11 +168,9 @@ impl Evidence {
 pub struct AttestedKey<A> {
     document: A,
     description: KeyDescription,
-    did: Did,
-    key: PublicKey,
+    signer: AttestedSigner,
     kid: KeyId,
     bundle: Bundle,
-    binding: Binding,
     unchecked: Vec<Unchecked>,
 }
 
@@ -185,14 +185,19 @@ impl<A: Attested> AttestedKey<A> {
         &self.description
     }
 
+    /// What verifies tokens of the key, whatever the kind of its enclave.
+    pub fn signer(&self) -> &AttestedSigner {
+        &self.signer
+    }
+
     /// The identity's DID.
     pub fn did(&self) -> &Did {
-        &self.did
+        &self.signer.did
     }
 
     /// The key.
     pub fn key(&self) -> &PublicKey {
-        &self.key
+        &self.signer.key
     }
 
     /// DID URL of the key.
@@ -207,7 +212,7 @@ impl<A: Attested> AttestedKey<A> {
 
     /// What tokens of this key name.
     pub fn binding(&self) -> Digest<32> {
-        self.binding.digest()
+        self.signer.binding
     }
 
     /// What nobody asked to be checked.
@@ -217,7 +222,7 @@ impl<A: Attested> AttestedKey<A> {
 
     /// Requires the key in a DID document that the verifier has pinned or resolved over TLS. Evidence never proves a domain.
     pub fn require_did_document(&mut self, document: &did::Document) -> Result<(), Error> {
-        if document.did() != &self.did || document.key(self.kid.as_str()) != Some(&self.key) {
+        if document.did() != self.did() || document.key(self.kid.as_str()) != Some(self.key()) {
             return Err(Error::DidDocumentLacksKey);
         }
         self.unchecked.retain(|unchecked| *unchecked != Unchecked::DidDocument);
@@ -226,28 +231,70 @@ impl<A: Attested> AttestedKey<A> {
 
     /// Verifies a Vouch token made with this key.
     pub fn verify_token(&self, token: &str, at: UnixSeconds, audience: Option<&str>) -> Result<Claims, Error> {
-        if token::unverified_claims(token)?.binding != self.binding() {
+        self.signer.verify_token(token, at, audience)
+    }
+
+    /// Verifies a Vouch credential made with this key.
+    pub fn verify_credential(&self, text: &[u8], at: UnixSeconds, audience: Option<&str>) -> Result<Content, Error> {
+        self.signer.verify_credential(text, at, audience)
+    }
+}
+
+/// What remains of an [`AttestedKey`] for verifying what the key signs: enough to keep in a cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttestedSigner {
+    did: Did,
+    key: PublicKey,
+    binding: Digest<32>,
+    tee: Tee,
+    until: UnixSeconds,
+}
+
+impl AttestedSigner {
+    /// The identity's DID.
+    pub fn did(&self) -> &Did {
+        &self.did
+    }
+
+    /// What tokens of this key name.
+    pub fn binding(&self) -> Digest<32> {
+        self.binding
+    }
+
+    /// Where the key lives.
+    pub fn tee(&self) -> Tee {
+        self.tee
+    }
+
+    /// When the leaf certificate of the document expires; nothing vouches for the key any longer then.
+    pub fn until(&self) -> UnixSeconds {
+        self.until
+    }
+
+    /// Verifies a Vouch token made with this key.
+    pub fn verify_token(&self, token: &str, at: UnixSeconds, audience: Option<&str>) -> Result<Claims, Error> {
+        if token::unverified_claims(token)?.binding != self.binding {
             return Err(Error::TokenBindingMismatch);
         }
         let claims = token::verify(token, &self.expected(at, audience))?;
-        if claims.tee != A::TEE {
-            return Err(Error::TeeMismatch);
-        }
+        self.require_tee(claims.tee)?;
         Ok(claims)
     }
 
     /// Verifies a Vouch credential made with this key.
     pub fn verify_credential(&self, text: &[u8], at: UnixSeconds, audience: Option<&str>) -> Result<Content, Error> {
         if json::parse(text)?.pointer("/credentialSubject/provenance/runtimeAttestation/binding").and_then(|b| b.as_str())
-            != Some(&self.binding().to_string())
+            != Some(&self.binding.to_string())
         {
             return Err(Error::TokenBindingMismatch);
         }
         let content = credential::verify(text, &self.expected(at, audience))?;
-        if content.tee != A::TEE {
-            return Err(Error::TeeMismatch);
-        }
+        self.require_tee(content.tee)?;
         Ok(content)
+    }
+
+    fn require_tee(&self, tee: Tee) -> Result<(), Error> {
+        if tee == self.tee { Ok(()) } else { Err(Error::TeeMismatch) }
     }
 
     fn expected<'a>(&'a self, at: UnixSeconds, audience: Option<&'a str>) -> Expected<'a> {

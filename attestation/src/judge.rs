@@ -13,8 +13,8 @@ use crate::checks::Checks;
 use crate::policy::PolicyDigest;
 use crate::rules::Every;
 use crate::{
-    AppraisalPolicy, Attested, AttestedKey, CertificateId, Document, Error, Evidence, Expectations, Measurements, MockRoot, Rule,
-    SKEW_SECONDS, Unchecked, aws_root_g1, unverified_time, verify_debug, verify_genuine, verify_mock,
+    AppraisalPolicy, Attested, AttestedKey, AttestedSigner, CertificateId, Document, Error, Evidence, Expectations, Measurements,
+    MockRoot, Rule, SKEW_SECONDS, Unchecked, aws_root_g1, unverified_time, verify_debug, verify_genuine, verify_mock,
 };
 
 pub use crate::checks::{Check, Outcome, Step};
@@ -215,15 +215,22 @@ pub struct KeyFacts {
 
 /// Judges, step after step: time anchor, document, chain, expectations, then evidence and token where there are any.
 pub fn judge(case: &Case<'_>) -> Result<Verdict, Refusal> {
+    judge_signer(case).map(|(verdict, _)| verdict)
+}
+
+/// As [`judge`], and gives what verifies further tokens of the judged key; none where a document alone was judged.
+pub fn judge_signer(case: &Case<'_>) -> Result<(Verdict, Option<AttestedSigner>), Refusal> {
     let mut checks = Checks::default();
     match run(case, &mut checks) {
-        Ok(mut verdict) => {
+        Ok((mut verdict, signer)) => {
             verdict.checks = checks.finish([]);
-            Ok(verdict)
+            Ok((verdict, signer))
         }
         Err(reason) => Err(Refusal { reason, checks: checks.finish(plan(case)) }),
     }
 }
+
+type Judged = Result<(Verdict, Option<AttestedSigner>), Reason>;
 
 /// The steps of a case.
 fn plan(case: &Case<'_>) -> impl Iterator<Item = Step> {
@@ -235,7 +242,7 @@ fn plan(case: &Case<'_>) -> impl Iterator<Item = Step> {
     before.into_iter().flatten().chain(Step::DOCUMENT.iter().copied()).chain(after)
 }
 
-fn run(case: &Case<'_>, checks: &mut Checks) -> Result<Verdict, Reason> {
+fn run(case: &Case<'_>, checks: &mut Checks) -> Judged {
     let evidence = match case.subject {
         Subject::Document(_) => None,
         Subject::Evidence(bytes) | Subject::Token { evidence: bytes, .. } | Subject::Credential { evidence: bytes, .. } => {
@@ -263,13 +270,7 @@ fn not_of_the_future(anchored: Anchored, at: UnixSeconds) -> Result<Anchored, Er
 
 type Witness = (&'static str, Anchored);
 
-fn run_at(
-    case: &Case<'_>,
-    document: &[u8],
-    evidence: Option<&Evidence>,
-    anchor: Option<Witness>,
-    checks: &mut Checks,
-) -> Result<Verdict, Reason> {
+fn run_at(case: &Case<'_>, document: &[u8], evidence: Option<&Evidence>, anchor: Option<Witness>, checks: &mut Checks) -> Judged {
     // With a witness, the document is verified at its own time; the witness is then held against its leaf.
     let at = match anchor {
         Some(_) => unverified_time(document).inspect_err(|error| fail_document(checks, error, case.at, aws_root_g1()))?,
@@ -318,25 +319,26 @@ struct Judging<'a> {
 }
 
 impl Judging<'_> {
-    fn judge<A: Attested + Clone>(
-        &self,
-        document: &A,
-        evidence: Option<&Evidence>,
-        checks: &mut Checks,
-    ) -> Result<Verdict, Reason> {
+    fn judge<A: Attested + Clone>(&self, document: &A, evidence: Option<&Evidence>, checks: &mut Checks) -> Judged {
         self.pass_document(document, checks);
         if let Some((_, anchored)) = &self.anchor {
             self.check_anchor(anchored, document, checks)?;
         }
         let mut unchecked = self.expectations(document, checks)?;
         let mut verdict = self.verdict(document);
+        let mut signer = None;
         if let Some(evidence) = evidence {
             let key = self.key(document, evidence, &mut unchecked, checks)?;
             verdict.claims = self.signed(&key, checks)?;
             verdict.key = Some(facts(&key));
+            signer = Some(key.signer().clone());
         }
         verdict.unchecked = unchecked;
-        if verdict.unchecked.is_empty() || self.case.inspect { Ok(verdict) } else { Err(Reason::Unchecked(verdict.unchecked)) }
+        if verdict.unchecked.is_empty() || self.case.inspect {
+            Ok((verdict, signer))
+        } else {
+            Err(Reason::Unchecked(verdict.unchecked))
+        }
     }
 
     fn pass_document<A: Attested>(&self, document: &A, checks: &mut Checks) {
@@ -506,10 +508,8 @@ impl Judging<'_> {
     /// What the key signed.
     fn signed<A: Attested>(&self, key: &AttestedKey<A>, checks: &mut Checks) -> Result<Option<Value>, Reason> {
         let case = self.case;
-        let audience = case.audience.or_else(|| case.appraisal.and_then(|policy| policy.audience.as_deref()));
-        if case.audience.is_some()
-            && case.appraisal.is_some_and(|p| p.audience.is_some() && p.audience.as_deref() != case.audience)
-        {
+        let audience = case.audience.or_else(|| case.appraisal.and_then(AppraisalPolicy::audience));
+        if case.audience.is_some() && case.appraisal.is_some_and(|p| p.audience().is_some() && p.audience() != case.audience) {
             let error = Error::from(identity::Error::AudienceMismatch);
             checks.note(Step::Audience, Outcome::Failed, "the verifier's policy names another audience than was given");
             return Err(error.into());

@@ -9,6 +9,7 @@ mod commands;
 mod demo;
 mod evidence;
 mod faults;
+mod guard;
 mod image;
 mod image_file;
 mod interop;

@@ -1,0 +1,137 @@
+//! A tool server in the manner of MCP (JSON-RPC 2.0 over `POST /mcp`), whose tools run for attested agents only.
+//!
+//! Each call needs a token of its own, made for exactly this call: its intent is `{"action": METHOD, "resource": TOOL}`, and
+//! its payload is the call's `params`. So the agent can show afterwards what it asked for, and nobody who catches the token on
+//! the way can ask for something else.
+
+use std::fs;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use attestation::{AppraisalPolicy, MockRoot};
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Json, Router};
+use clap::Parser;
+use guard::{Admitted, Guard, RequireToken, Requirements, evidence_routes};
+use identity::json;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+#[derive(Parser)]
+struct Arguments {
+    /// Where to listen.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// Who this server is: the audience of its callers' tokens.
+    #[arg(long)]
+    audience: String,
+    /// A verifier's policy.
+    #[arg(long)]
+    appraisal_policy: PathBuf,
+    /// Accept a mock of this root too (PEM).
+    #[arg(long)]
+    mock_root: Option<PathBuf>,
+    /// How far a signer's clock may differ; for so long after the start, tokens are refused.
+    #[arg(long, default_value_t = 5)]
+    skew_seconds: i64,
+    /// Tokens that are remembered.
+    #[arg(long, default_value_t = 100_000)]
+    max_tokens: usize,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments = Arguments::parse();
+    let policy = AppraisalPolicy::from_toml(&fs::read(arguments.appraisal_policy)?)?;
+    let mut requirements = Requirements::new(arguments.audience, policy);
+    requirements.skew_seconds = arguments.skew_seconds;
+    requirements.max_tokens = arguments.max_tokens;
+    requirements.max_tokens_of_one_issuer = arguments.max_tokens;
+    if let Some(root) = arguments.mock_root {
+        requirements.mock_root = Some(MockRoot::from_pem(&fs::read(root)?)?);
+    }
+    let guard = Arc::new(Guard::new(requirements)?);
+    let listener = tokio::net::TcpListener::bind(arguments.listen).await?;
+    writeln!(io::stdout(), "http://{}", listener.local_addr()?)?;
+    axum::serve(listener, app(guard)).await?;
+    Ok(())
+}
+
+fn app(guard: Arc<Guard>) -> Router {
+    let ledger = Arc::new(Ledger::default());
+    Router::new()
+        .route("/mcp", post(call))
+        .with_state(ledger)
+        .layer(RequireToken::new(Arc::clone(&guard)))
+        .merge(evidence_routes(guard))
+}
+
+/// What the tool works on: how much was sent so far.
+#[derive(Default)]
+struct Ledger(std::sync::atomic::AtomicU64);
+
+#[derive(Deserialize)]
+struct Request {
+    jsonrpc: String,
+    id: Value,
+    method: String,
+    #[serde(default)]
+    params: Value,
+}
+
+#[derive(Deserialize)]
+struct Transfer {
+    to: String,
+    amount: u32,
+}
+
+/// The handler. It runs for admitted calls only, and looks whether this is the call that was signed.
+async fn call(State(ledger): State<Arc<Ledger>>, admitted: Admitted, body: Bytes) -> Response {
+    let request: Request = match json::parse_as(&body) {
+        Ok(request) => request,
+        Err(error) => return answer(StatusCode::BAD_REQUEST, &Value::Null, Err((-32700, error.to_string()))),
+    };
+    if request.jsonrpc != "2.0" {
+        return answer(StatusCode::BAD_REQUEST, &request.id, Err((-32600, "jsonrpc is not 2.0".into())));
+    }
+    let signed = &admitted.claims().vouch;
+    let tool = request.params["name"].as_str().unwrap_or_default();
+    let payload = signed.payload.clone().into_value();
+    if signed.intent.action() != request.method || signed.intent.resource() != tool || payload != request.params {
+        return answer(StatusCode::FORBIDDEN, &request.id, Err((-32001, "the token was made for another call".into())));
+    }
+    match request.method.as_str() {
+        "tools/call" => {
+            let result = run(&ledger, tool, &request.params["arguments"]).map(|text| {
+                let by = format!("{text}, for {} of a {} enclave", admitted.claims().iss, admitted.verdict().verdict);
+                json!({"content": [{"type": "text", "text": by}], "isError": false})
+            });
+            answer(StatusCode::OK, &request.id, result)
+        }
+        other => answer(StatusCode::OK, &request.id, Err((-32601, format!("no method {other:?}")))),
+    }
+}
+
+fn run(ledger: &Ledger, tool: &str, arguments: &Value) -> Result<String, (i32, String)> {
+    if tool != "transfer" {
+        return Err((-32602, format!("no tool {tool:?}")));
+    }
+    let Transfer { to, amount } = Transfer::deserialize(arguments).map_err(|error| (-32602, error.to_string()))?;
+    let before = ledger.0.fetch_add(u64::from(amount), std::sync::atomic::Ordering::Relaxed);
+    Ok(format!("sent {amount} to {to}; {} in all", before + u64::from(amount)))
+}
+
+fn answer(status: StatusCode, id: &Value, outcome: Result<Value, (i32, String)>) -> Response {
+    let mut body = json!({"jsonrpc": "2.0", "id": id});
+    match outcome {
+        Ok(result) => body["result"] = result,
+        Err((code, message)) => body["error"] = json!({"code": code, "message": message}),
+    }
+    (status, Json(body)).into_response()
+}

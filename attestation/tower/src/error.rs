@@ -1,0 +1,101 @@
+use attestation::judge::Refusal;
+use strum::IntoStaticStr;
+
+/// Why a call or a piece of evidence was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+#[non_exhaustive]
+pub enum Error {
+    /// The service was set up so that it could not guard anything.
+    #[error("{0}")]
+    Requirements(&'static str),
+    /// The call shows no token.
+    #[error("this call needs a token: Authorization: Bearer ...")]
+    TokenAbsent,
+    /// More than one `Authorization`, or none of the form `Bearer TOKEN` (RFC 6750 section 2.1).
+    #[error("Authorization is not one Bearer token")]
+    AuthorizationMalformed,
+    /// The token is wrong; the code is that of the reason.
+    #[error(transparent)]
+    Token(attestation::Error),
+    /// Nothing is known of the key that the token names, or not any longer.
+    #[error("evidence for this token's key is needed first: ask your sidecar for it over the challenge, and post it")]
+    EvidenceRequired {
+        /// Hex.
+        challenge: String,
+    },
+    /// The token may have been used before this service started.
+    #[error("the token was issued before this service started, so nobody knows whether it was used; sign again")]
+    IssuedBeforeStart,
+    /// The token lives longer than this service remembers.
+    #[error("the token lives for {seconds} s; at most {most} s are accepted")]
+    LifetimeTooLong {
+        /// From `iat` to `exp`.
+        seconds: i64,
+        /// The limit.
+        most: i64,
+    },
+    /// The token was used before.
+    #[error("the token was used before; each is good for one call")]
+    Replayed,
+    /// The token is good, but its issuer is not one of those that may call.
+    #[error("calls of this issuer are not accepted")]
+    IssuerNotAccepted,
+    /// Every place for tokens of this issuer, or of all, is taken until some expire.
+    #[error("no more tokens can be remembered until others expire; try again")]
+    ReplayCacheFull,
+    /// The evidence does not answer one of the last two challenges.
+    #[error("the evidence answers none of the last challenges; here is a new one")]
+    ChallengeStale {
+        /// Hex.
+        challenge: String,
+    },
+    /// The evidence was refused; the code is that of the reason.
+    #[error(transparent)]
+    Evidence(Refusal),
+    /// Every place for keys is taken until some expire.
+    #[error("no more keys can be remembered until others expire; try again")]
+    KeysFull,
+    /// Enough evidence is being verified already.
+    #[error("too many verifications are under way; try again")]
+    Busy,
+    /// The operating system gave no randomness.
+    #[error("no randomness for a challenge")]
+    NoRandomness,
+}
+
+impl Error {
+    /// The stable snake_case name of this refusal.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Token(error) => error.code(),
+            Self::Evidence(refusal) => refusal.code(),
+            other => other.into(),
+        }
+    }
+
+    /// 401: come again with another token, or with evidence. 403: understood, and not accepted here. 503: later.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::TokenAbsent
+            | Self::AuthorizationMalformed
+            | Self::Token(_)
+            | Self::EvidenceRequired { .. }
+            | Self::IssuedBeforeStart
+            | Self::LifetimeTooLong { .. }
+            | Self::Replayed
+            | Self::ChallengeStale { .. } => 401,
+            Self::IssuerNotAccepted | Self::Evidence(_) => 403,
+            Self::ReplayCacheFull | Self::KeysFull | Self::Busy | Self::NoRandomness => 503,
+            Self::Requirements(_) => 500,
+        }
+    }
+
+    /// The challenge that is to be answered next, hex.
+    pub fn challenge(&self) -> Option<&str> {
+        match self {
+            Self::EvidenceRequired { challenge } | Self::ChallengeStale { challenge } => Some(challenge),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,170 @@
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+
+use attestation::judge::{Case, Refusal, Subject, judge_signer};
+use attestation::{AttestedSigner, Evidence};
+use data_encoding::HEXLOWER;
+use identity::token::{Claims, unverified_claims};
+use identity::{Did, UnixSeconds, did};
+
+use crate::challenge::{Challenge, Challenges};
+use crate::known::{Known, KnownKeys};
+use crate::replay::ReplayCache;
+use crate::{Admitted, Error, Requirements};
+
+/// The time of the verifier.
+pub type Clock = Box<dyn Fn() -> UnixSeconds + Send + Sync>;
+/// 32 random bytes.
+pub type Random = Box<dyn Fn() -> Result<[u8; 32], Error> + Send + Sync>;
+
+/// Decides who may call. It knows nothing of HTTP; [`RequireToken`](crate::RequireToken) puts it in front of a service.
+pub struct Guard {
+    requirements: Requirements,
+    clock: Clock,
+    random: Random,
+    /// The latest time that the clock has shown. What has expired stays so, even if the clock is set back.
+    latest: AtomicI64,
+    started: UnixSeconds,
+    challenges: Mutex<Challenges>,
+    keys: RwLock<KnownKeys>,
+    used: Mutex<ReplayCache>,
+}
+
+impl Guard {
+    /// With the clock and the randomness of the operating system.
+    pub fn new(requirements: Requirements) -> Result<Self, Error> {
+        Self::with(requirements, Box::new(system_time), Box::new(os_random))
+    }
+
+    /// With another clock and other randomness.
+    pub fn with(requirements: Requirements, clock: Clock, random: Random) -> Result<Self, Error> {
+        requirements.check()?;
+        let started = clock();
+        Ok(Self {
+            clock,
+            random,
+            latest: AtomicI64::new(started.0),
+            started,
+            challenges: Mutex::default(),
+            keys: RwLock::new(KnownKeys::new(requirements.max_keys)),
+            used: Mutex::new(ReplayCache::new(requirements.max_tokens, requirements.max_tokens_of_one_issuer)),
+            requirements,
+        })
+    }
+
+    /// Accepts a token once: it was signed by a key that is known, for this service, now, and was not used before.
+    pub fn admit(&self, token: &str) -> Result<Admitted, Error> {
+        let now = self.now();
+        let claimed = unverified_claims(token).map_err(|error| Error::Token(error.into()))?;
+        let known = self.keys.read().unwrap_or_else(PoisonError::into_inner).get(&claimed.iss, claimed.binding, now);
+        let Some(known) = known else {
+            return Err(Error::EvidenceRequired { challenge: self.challenge()? });
+        };
+        let claims = known.signer.verify_token(token, now, Some(&self.requirements.audience)).map_err(Error::Token)?;
+        let end = self.check_times(&claims, now)?;
+        self.requirements.policy.check_issuer(&claims.iss).map_err(|_| Error::IssuerNotAccepted)?;
+        self.use_once(&claims, end)?;
+        Ok(Admitted::new(claims, known))
+    }
+
+    /// Asks for the time again, once no other call can make the cache forget: a token that has expired since may be forgotten.
+    fn use_once(&self, claims: &Claims, end: UnixSeconds) -> Result<(), Error> {
+        let mut used = locked(&self.used);
+        let now = self.now();
+        if now >= end {
+            return Err(Error::Token(identity::Error::Expired.into()));
+        }
+        used.use_once(&claims.iss, claims.jti, end, now)
+    }
+
+    /// When nobody accepts the token any longer.
+    fn check_times(&self, claims: &Claims, now: UnixSeconds) -> Result<UnixSeconds, Error> {
+        let Requirements { skew_seconds: skew, max_lifetime_seconds: most, .. } = self.requirements;
+        let refuse = |error: identity::Error| Err(Error::Token(error.into()));
+        let end = UnixSeconds(claims.exp).plus(skew);
+        if now.plus(skew).0 < claims.nbf.max(claims.iat) {
+            return refuse(identity::Error::NotYetValid);
+        }
+        if now >= end {
+            return refuse(identity::Error::Expired);
+        }
+        let seconds = claims.exp.saturating_sub(claims.iat);
+        if seconds > most {
+            return Err(Error::LifetimeTooLong { seconds, most });
+        }
+        // Whoever served before the start accepted tokens that were issued up to `skew` after it, by the signer's clock.
+        if UnixSeconds(claims.iat) <= self.started.plus(skew) {
+            return Err(Error::IssuedBeforeStart);
+        }
+        Ok(end)
+    }
+
+    /// The challenge that evidence has to answer now, hex.
+    pub fn challenge(&self) -> Result<String, Error> {
+        let challenge = locked(&self.challenges).current(self.now(), &self.random)?;
+        Ok(HEXLOWER.encode(&challenge))
+    }
+
+    /// Judges evidence, and remembers the key if it is accepted: until when is the answer.
+    pub fn learn(&self, evidence: &[u8]) -> Result<(AttestedSigner, UnixSeconds), Error> {
+        let now = self.now();
+        let challenge = self.challenge()?;
+        let accepted: Vec<Challenge> = locked(&self.challenges).accepted().collect();
+        for nonce in accepted {
+            match self.judge(evidence, &nonce, now) {
+                Err(refusal) if refusal.code() == "nonce_mismatch" => {}
+                Err(refusal) => return Err(Error::Evidence(refusal)),
+                Ok(known) => {
+                    let learned = (known.signer.clone(), known.until);
+                    self.keys.write().unwrap_or_else(PoisonError::into_inner).insert(known, now)?;
+                    return Ok(learned);
+                }
+            }
+        }
+        Err(Error::ChallengeStale { challenge })
+    }
+
+    fn judge(&self, evidence: &[u8], nonce: &Challenge, now: UnixSeconds) -> Result<Known, Refusal> {
+        let required = &self.requirements;
+        let claimed = Evidence::parse(evidence).ok();
+        let described =
+            |document: &&did::Document| claimed.as_ref().is_some_and(|evidence| evidence.key().did == document.did().as_str());
+        let case = Case {
+            nonce: Some(nonce),
+            appraisal: Some(&required.policy),
+            audience: Some(&required.audience),
+            did_document: required.did_documents.iter().find(described),
+            allow_mock: required.mock_root.as_ref(),
+            ..Case::new(Subject::Evidence(evidence), now)
+        };
+        let (verdict, Some(signer)) = judge_signer(&case)? else { unreachable!("evidence has a key") };
+        let until = now.plus(required.evidence_seconds).min(signer.until());
+        Ok(Known { signer, verdict, until })
+    }
+
+    /// Forgets the keys of an identity, so that it must answer a challenge again: after it was rotated or denied.
+    pub fn forget(&self, did: &Did) {
+        self.keys.write().unwrap_or_else(PoisonError::into_inner).forget(did);
+    }
+
+    fn now(&self) -> UnixSeconds {
+        let shown = (self.clock)();
+        UnixSeconds(self.latest.fetch_max(shown.0, Ordering::Relaxed).max(shown.0))
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a verifier's clock")]
+fn system_time() -> UnixSeconds {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    UnixSeconds(since.as_secs().cast_signed())
+}
+
+fn os_random() -> Result<[u8; 32], Error> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|_| Error::NoRandomness)?;
+    Ok(bytes)
+}

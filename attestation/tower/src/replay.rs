@@ -1,0 +1,146 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use identity::{Did, UnixSeconds};
+use uuid::Uuid;
+
+use crate::Error;
+
+/// The tokens that were used, by issuer and `jti`, until they expire. Full, it refuses: forgetting one early would let it be
+/// used again.
+#[derive(Debug)]
+pub(crate) struct ReplayCache {
+    issuers: BTreeMap<Did, Used>,
+    total: usize,
+    most: usize,
+    most_of_one: usize,
+}
+
+#[derive(Debug, Default)]
+struct Used {
+    ids: BTreeSet<Uuid>,
+    by_end: BTreeSet<(UnixSeconds, Uuid)>,
+}
+
+impl Used {
+    /// Forgets what nobody accepts any longer at `now`; how many those were.
+    fn forget_expired(&mut self, now: UnixSeconds) -> usize {
+        let before = self.by_end.len();
+        while let Some(&(end, id)) = self.by_end.first()
+            && end <= now
+        {
+            self.by_end.pop_first();
+            self.ids.remove(&id);
+        }
+        before - self.by_end.len()
+    }
+}
+
+impl ReplayCache {
+    pub(crate) fn new(most: usize, most_of_one: usize) -> Self {
+        Self { issuers: BTreeMap::new(), total: 0, most, most_of_one }
+    }
+
+    /// Remembers that this token was used now. It is accepted by nobody at `end` or later.
+    pub(crate) fn use_once(&mut self, issuer: &Did, id: Uuid, end: UnixSeconds, now: UnixSeconds) -> Result<(), Error> {
+        if let Some(used) = self.issuers.get_mut(issuer) {
+            self.total -= used.forget_expired(now);
+            if used.ids.contains(&id) {
+                return Err(Error::Replayed);
+            }
+            if used.ids.len() >= self.most_of_one {
+                return Err(Error::ReplayCacheFull);
+            }
+        }
+        if self.total >= self.most {
+            self.forget_expired(now);
+        }
+        if self.total >= self.most {
+            return Err(Error::ReplayCacheFull);
+        }
+        let used = self.issuers.entry(issuer.clone()).or_default();
+        used.ids.insert(id);
+        used.by_end.insert((end, id));
+        self.total += 1;
+        Ok(())
+    }
+
+    fn forget_expired(&mut self, now: UnixSeconds) {
+        let total = &mut self.total;
+        self.issuers.retain(|_, used| {
+            *total -= used.forget_expired(now);
+            !used.ids.is_empty()
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn did(n: u8) -> Did {
+        Did::parse(&format!("did:web:agent{n}.example")).unwrap()
+    }
+
+    fn id(n: u8) -> Uuid {
+        Uuid::from_bytes([n; 16])
+    }
+
+    #[test]
+    fn a_token_is_good_once_and_another_issuers_id_is_another_token() {
+        let mut cache = ReplayCache::new(10, 10);
+        let (now, end) = (UnixSeconds(100), UnixSeconds(200));
+        assert_eq!(cache.use_once(&did(1), id(1), end, now), Ok(()));
+        assert_eq!(cache.use_once(&did(1), id(1), end, now), Err(Error::Replayed));
+        assert_eq!(cache.use_once(&did(1), id(1), end, UnixSeconds(199)), Err(Error::Replayed));
+        assert_eq!(cache.use_once(&did(2), id(1), end, now), Ok(()));
+        assert_eq!(cache.use_once(&did(1), id(2), end, now), Ok(()));
+    }
+
+    #[test]
+    fn a_full_cache_refuses_and_forgets_nothing_early() {
+        let mut cache = ReplayCache::new(4, 3);
+        let now = UnixSeconds(100);
+        for n in 0..3 {
+            assert_eq!(cache.use_once(&did(1), id(n), UnixSeconds(200), now), Ok(()));
+        }
+        // One issuer has its share, and the others theirs.
+        assert_eq!(cache.use_once(&did(1), id(3), UnixSeconds(200), now), Err(Error::ReplayCacheFull));
+        assert_eq!(cache.use_once(&did(2), id(0), UnixSeconds(150), now), Ok(()));
+        assert_eq!(cache.use_once(&did(2), id(1), UnixSeconds(200), now), Err(Error::ReplayCacheFull));
+        assert_eq!(cache.use_once(&did(3), id(1), UnixSeconds(200), now), Err(Error::ReplayCacheFull));
+        assert_eq!(cache.use_once(&did(1), id(0), UnixSeconds(200), now), Err(Error::Replayed));
+        // A place is free when its token has expired, and then for anybody.
+        assert_eq!(cache.use_once(&did(3), id(1), UnixSeconds(200), UnixSeconds(150)), Ok(()));
+        assert_eq!(cache.issuers.len(), 2);
+        assert_eq!(cache.use_once(&did(1), id(0), UnixSeconds(300), UnixSeconds(200)), Ok(()));
+    }
+
+    proptest! {
+        /// Against a plain record of everything.
+        #[test]
+        fn no_token_is_good_twice(calls in prop::collection::vec((0u8..4, 0u8..6, 1i64..30, 0i64..4), 1..300)) {
+            let mut cache = ReplayCache::new(8, 4);
+            let mut record: BTreeMap<(u8, u8), i64> = BTreeMap::new();
+            let mut now = 0;
+            for (issuer, token, life, pause) in calls {
+                now += pause;
+                record.retain(|_, end| *end > now);
+                let of_issuer = record.keys().filter(|(one, _)| *one == issuer).count();
+                let expected = if record.contains_key(&(issuer, token)) {
+                    Err(Error::Replayed)
+                } else if of_issuer >= 4 || record.len() >= 8 {
+                    Err(Error::ReplayCacheFull)
+                } else {
+                    record.insert((issuer, token), now + life);
+                    Ok(())
+                };
+                let end = UnixSeconds(now + life);
+                prop_assert_eq!(cache.use_once(&did(issuer), id(token), end, UnixSeconds(now)), expected);
+            }
+        }
+    }
+}
