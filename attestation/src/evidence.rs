@@ -273,10 +273,16 @@ impl AttestedSigner {
 
     /// Verifies a Vouch token made with this key.
     pub fn verify_token(&self, token: &str, at: UnixSeconds, audience: Option<&str>) -> Result<Claims, Error> {
-        if token::unverified_claims(token)?.binding != self.binding {
+        let verified = token::verify(token, &self.expected(at, audience));
+        // A token of another binding is refused as such, whatever else is wrong with it.
+        let binding = match &verified {
+            Ok(claims) => claims.binding,
+            Err(_) => token::unverified_claims(token)?.binding,
+        };
+        if binding != self.binding {
             return Err(Error::TokenBindingMismatch);
         }
-        let claims = token::verify(token, &self.expected(at, audience))?;
+        let claims = verified?;
         self.require_tee(claims.tee)?;
         Ok(claims)
     }

@@ -172,6 +172,8 @@ pub struct Verdict {
     pub public_key: Option<String>,
     /// The certificates of the chain, root first: what a deny list names.
     pub certificates: Vec<CertificateId>,
+    /// SHA-256 of the document and, directly after it, of the token or credential: what a witness of the time must see.
+    pub anchor_digest: Digest<32>,
     /// The witness of the time, where one was needed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub archive: Option<Archive>,
@@ -257,11 +259,13 @@ fn run(case: &Case<'_>, checks: &mut Checks) -> Judged {
         (None, Subject::Document(document)) => (document, &[][..]),
         (None, _) => unreachable!("every other subject has evidence"),
     };
-    let Some(anchor) = case.anchor else { return run_at(case, document, evidence.as_ref(), None, checks) };
-    let anchored = anchor.prove(&anchored_digest(document, signed)).and_then(|anchored| not_of_the_future(anchored, case.at));
-    let seen = anchored.as_ref().map_or_else(|_| String::new(), |anchored| format!("{} by {}", anchored.time, anchored.witness));
-    let anchored = checks.take(Step::TimeAnchor, seen, anchored)?;
-    run_at(case, document, evidence.as_ref(), Some((anchor.kind(), anchored)), checks)
+    let digest = anchored_digest(document, signed);
+    let seen = Seen { document, evidence: evidence.as_ref(), digest };
+    let Some(anchor) = case.anchor else { return run_at(case, &seen, None, checks) };
+    let anchored = anchor.prove(&digest).and_then(|anchored| not_of_the_future(anchored, case.at));
+    let by = anchored.as_ref().map_or_else(|_| String::new(), |anchored| format!("{} by {}", anchored.time, anchored.witness));
+    let anchored = checks.take(Step::TimeAnchor, by, anchored)?;
+    run_at(case, &seen, Some((anchor.kind(), anchored)), checks)
 }
 
 fn not_of_the_future(anchored: Anchored, at: UnixSeconds) -> Result<Anchored, Error> {
@@ -270,23 +274,33 @@ fn not_of_the_future(anchored: Anchored, at: UnixSeconds) -> Result<Anchored, Er
 
 type Witness = (&'static str, Anchored);
 
-fn run_at(case: &Case<'_>, document: &[u8], evidence: Option<&Evidence>, anchor: Option<Witness>, checks: &mut Checks) -> Judged {
+/// What a case brings, taken apart.
+struct Seen<'a> {
+    document: &'a [u8],
+    evidence: Option<&'a Evidence>,
+    /// What a witness must have seen.
+    digest: Digest<32>,
+}
+
+fn run_at(case: &Case<'_>, seen: &Seen<'_>, anchor: Option<Witness>, checks: &mut Checks) -> Judged {
+    let document = seen.document;
     // With a witness, the document is verified at its own time; the witness is then held against its leaf.
     let at = match anchor {
         Some(_) => unverified_time(document).inspect_err(|error| fail_document(checks, error, case.at, aws_root_g1()))?,
         None => case.at,
     };
     let genuine = verify_genuine(document, at);
+    let judging = |root| Judging { case, at, anchor, seen, root };
     match (genuine, case.allow_mock) {
-        (Ok(document), _) => Judging { case, at, anchor, root: aws_root_g1() }.judge(&document, evidence, checks),
+        (Ok(document), _) => judging(aws_root_g1()).judge(&document, checks),
         (Err(Error::DebugMode), _) if case.allow_debug => {
             let document = verify_debug(document, at)?;
-            Judging { case, at, anchor, root: aws_root_g1() }.judge(&document, evidence, checks)
+            judging(aws_root_g1()).judge(&document, checks)
         }
         (Err(Error::RootUntrusted), Some(root)) => {
             let verified =
                 verify_mock(document, root, at).inspect_err(|error| fail_document(checks, error, at, root.as_der()))?;
-            Judging { case, at, anchor, root: root.as_der() }.judge(&verified, evidence, checks)
+            judging(root.as_der()).judge(&verified, checks)
         }
         (Err(error), _) => {
             fail_document(checks, &error, at, aws_root_g1());
@@ -315,11 +329,12 @@ struct Judging<'a> {
     /// The time at which the document was verified.
     at: UnixSeconds,
     anchor: Option<Witness>,
+    seen: &'a Seen<'a>,
     root: &'a [u8],
 }
 
 impl Judging<'_> {
-    fn judge<A: Attested + Clone>(&self, document: &A, evidence: Option<&Evidence>, checks: &mut Checks) -> Judged {
+    fn judge<A: Attested + Clone>(&self, document: &A, checks: &mut Checks) -> Judged {
         self.pass_document(document, checks);
         if let Some((_, anchored)) = &self.anchor {
             self.check_anchor(anchored, document, checks)?;
@@ -327,7 +342,7 @@ impl Judging<'_> {
         let mut unchecked = self.expectations(document, checks)?;
         let mut verdict = self.verdict(document);
         let mut signer = None;
-        if let Some(evidence) = evidence {
+        if let Some(evidence) = self.seen.evidence {
             let key = self.key(document, evidence, &mut unchecked, checks)?;
             verdict.claims = self.signed(&key, checks)?;
             verdict.key = Some(facts(&key));
@@ -582,6 +597,7 @@ impl Judging<'_> {
             user_data: hex(&said.user_data),
             public_key: hex(&said.public_key),
             certificates: document.certificates().to_vec(),
+            anchor_digest: self.seen.digest,
             archive: self.anchor.as_ref().map(archive),
             checks: Vec::new(),
             key: None,

@@ -23,6 +23,8 @@ mod checks;
 mod document;
 mod error;
 mod evidence;
+#[doc = include_str!("../../docs/library.md")]
+pub mod guide {}
 pub mod judge;
 mod measurement;
 pub mod policy;

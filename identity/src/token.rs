@@ -136,11 +136,28 @@ pub fn verify(token: &str, expected: &Expected<'_>) -> Result<Claims, Error> {
 
 /// What a token claims, before anything is verified: to choose evidence, never to trust.
 pub fn unverified_claims(token: &str) -> Result<Claims, Error> {
-    let claims = token.split('.').nth(1).ok_or(Error::TokenMalformed("not three parts"))?;
+    json::parse_as(&claims_part(token)?)
+}
+
+/// Which key a token names, before anything is verified: to find evidence, never to trust.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct ClaimedKey {
+    /// `iss`, whatever it is.
+    pub iss: String,
+    /// `binding`.
+    pub binding: Digest<32>,
+}
+
+/// Reads what is needed to find the evidence for a token, and no more.
+pub fn unverified_key(token: &str) -> Result<ClaimedKey, Error> {
+    serde_json::from_slice(&claims_part(token)?).map_err(|error| Error::JsonShape(error.to_string()))
+}
+
+fn claims_part(token: &str) -> Result<Vec<u8>, Error> {
     if token.len() > MAX_BYTES {
         return Err(Error::TokenMalformed("longer than 64 KiB"));
     }
-    json::parse_as(&decode(claims, "the claims")?)
+    decode(token.split('.').nth(1).ok_or(Error::TokenMalformed("not three parts"))?, "the claims")
 }
 
 fn decode(part: &str, what: &'static str) -> Result<Vec<u8>, Error> {
@@ -203,6 +220,8 @@ mod tests {
             let token = signed(&key, &claims);
             assert_eq!(verify(&token, &expected(&key, &claims.iss)).unwrap(), claims);
             assert_eq!(unverified_claims(&token).unwrap(), claims);
+            let claimed = ClaimedKey { iss: claims.iss.to_string(), binding: claims.binding };
+            assert_eq!(unverified_key(&token), Ok(claimed));
         }
     }
 
@@ -242,6 +261,19 @@ mod tests {
         assert_eq!(verify(&respelled, &expected), Err(Error::Base64("the signature")));
         assert_eq!(verify(&"a".repeat(MAX_BYTES + 1), &expected).unwrap_err().code(), "token_malformed");
         assert_eq!(verify("", &expected).unwrap_err().code(), "token_malformed");
+        // The same at both doors that verify nothing.
+        let longest = format!("{}.e30.{}", "a".repeat(100), "a".repeat(MAX_BYTES - 105));
+        for (text, code) in [
+            ("", "token_malformed"),
+            ("a", "token_malformed"),
+            ("a.e30=.b", "base64"),
+            ("a.e30.b", "json_shape"),
+            (&longest, "json_shape"),
+            (&(longest.clone() + "a"), "token_malformed"),
+        ] {
+            assert_eq!(unverified_claims(text).unwrap_err().code(), code);
+            assert_eq!(unverified_key(text).unwrap_err().code(), code);
+        }
     }
 
     #[test]

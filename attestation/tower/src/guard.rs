@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use attestation::judge::{Case, Refusal, Subject, judge_signer};
 use attestation::{AttestedSigner, Evidence};
 use data_encoding::HEXLOWER;
-use identity::token::{Claims, unverified_claims};
+use identity::token::{Claims, unverified_key};
 use identity::{Did, UnixSeconds, did};
 
 use crate::challenge::{Challenge, Challenges};
@@ -55,8 +55,8 @@ impl Guard {
     /// Accepts a token once: it was signed by a key that is known, for this service, now, and was not used before.
     pub fn admit(&self, token: &str) -> Result<Admitted, Error> {
         let now = self.now();
-        let claimed = unverified_claims(token).map_err(|error| Error::Token(error.into()))?;
-        let known = self.keys.read().unwrap_or_else(PoisonError::into_inner).get(&claimed.iss, claimed.binding, now);
+        let claimed = unverified_key(token).map_err(|error| Error::Token(error.into()))?;
+        let known = self.keys.read().unwrap_or_else(PoisonError::into_inner).get(claimed, now);
         let Some(known) = known else {
             return Err(Error::EvidenceRequired { challenge: self.challenge()? });
         };

@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use attestation::AttestedSigner;
 use attestation::judge::Verdict;
+use identity::token::ClaimedKey;
 use identity::{Did, Digest, UnixSeconds};
 
 use crate::Error;
@@ -18,7 +19,7 @@ pub(crate) struct Known {
 /// Keys whose evidence was accepted, by DID and binding.
 #[derive(Debug)]
 pub(crate) struct KnownKeys {
-    keys: BTreeMap<(Did, Digest<32>), Arc<Known>>,
+    keys: BTreeMap<(String, Digest<32>), Arc<Known>>,
     most: usize,
 }
 
@@ -28,13 +29,13 @@ impl KnownKeys {
     }
 
     /// What is known of a key at `now`.
-    pub(crate) fn get(&self, did: &Did, binding: Digest<32>, now: UnixSeconds) -> Option<Arc<Known>> {
-        self.keys.get(&(did.clone(), binding)).filter(|known| now < known.until).cloned()
+    pub(crate) fn get(&self, claimed: ClaimedKey, now: UnixSeconds) -> Option<Arc<Known>> {
+        self.keys.get(&(claimed.iss, claimed.binding)).filter(|known| now < known.until).cloned()
     }
 
     /// Remembers a key, or that its evidence is newer now.
     pub(crate) fn insert(&mut self, known: Known, now: UnixSeconds) -> Result<(), Error> {
-        let name = (known.signer.did().clone(), known.signer.binding());
+        let name = (known.signer.did().to_string(), known.signer.binding());
         if self.keys.len() >= self.most && !self.keys.contains_key(&name) {
             self.keys.retain(|_, known| now < known.until);
             if self.keys.len() >= self.most {
@@ -47,6 +48,6 @@ impl KnownKeys {
 
     /// Forgets every key of an identity.
     pub(crate) fn forget(&mut self, did: &Did) {
-        self.keys.retain(|(one, _), _| one != did);
+        self.keys.retain(|(one, _), _| one != did.as_str());
     }
 }

@@ -3,9 +3,12 @@
 
 mod chains;
 mod envelope;
+mod evidence;
 mod fields;
 mod judgement;
 mod registers;
+
+pub use evidence::evidence;
 
 use data_encoding::HEXLOWER;
 use identity::Digest;

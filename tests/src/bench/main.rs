@@ -5,14 +5,13 @@
 mod image;
 mod load;
 mod process;
+mod verifying;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use attestation::judge::{Subject, judge};
 use ed25519_dalek::{Signer, SigningKey};
-use harness::{Connection, Running, post, program, raw};
-use serde_json::json;
+use harness::{Connection, Running, program, raw};
 
 use crate::load::{Load, measure};
 use crate::process::{cpu_seconds, resident_kib};
@@ -26,9 +25,10 @@ fn main() {
         Some("bare-server") => return load::bare_server(Path::new(&arguments[2])),
         Some("hold-connections") => return hold_connections(Path::new(&arguments[2])),
         Some("image") => return image::figures(),
+        Some("verify") => return verifying::figures(&Running::start(), strict_verification()),
         Some("--help" | "-h") => {
             println!(
-                "anchorhold-bench [--signatures N]\nanchorhold-bench image\n\nPrints every figure of docs/benchmarks.md beside its baseline. N is for the memory test, 1000000 if left out. `image` prints those of the image, which tests/run has built, under QEMU."
+                "anchorhold-bench [--signatures N]\nanchorhold-bench verify\nanchorhold-bench image\n\nPrints every figure of docs/benchmarks.md beside its baseline. N is for the memory test, 1000000 if left out. `verify` prints those of the verifier alone. `image` prints those of the image, which tests/run has built, under QEMU."
             );
             return;
         }
@@ -46,9 +46,9 @@ fn main() {
     idle(&running);
     latency(&running);
     let baseline = baseline();
-    let rate = cpu(&running, baseline);
+    let rate = cpu(&running, baseline.request);
     paced(&running, rate / 2.0);
-    documents(&running);
+    verifying::figures(&running, baseline.verify);
     memory(&running, signatures);
 }
 
@@ -100,22 +100,12 @@ fn micros(time: Duration) -> String {
 }
 
 /// One bare signature, one bare strict verification, one empty request to a bare hyper server on a Unix socket: CPU seconds.
-fn baseline() -> f64 {
-    const N: u32 = 20_000;
+fn baseline() -> Baseline {
     let key = SigningKey::from_bytes(&[7; 32]);
-    let message = [42; 700];
-    let mut signature = key.sign(&message);
-    let begin = Instant::now();
-    for _ in 0..N {
-        signature = std::hint::black_box(key.sign(std::hint::black_box(&message)));
-    }
-    let sign = begin.elapsed().as_secs_f64() / f64::from(N);
-    let public = key.verifying_key();
-    let begin = Instant::now();
-    for _ in 0..N {
-        public.verify_strict(std::hint::black_box(&message), &signature).expect("a good signature");
-    }
-    let verify = begin.elapsed().as_secs_f64() / f64::from(N);
+    let sign = time(20_000, || {
+        std::hint::black_box(key.sign(std::hint::black_box(&MESSAGE)));
+    });
+    let verify = strict_verification();
 
     let folder = harness::private_folder();
     let socket = folder.path().join("bare.sock");
@@ -128,7 +118,30 @@ fn baseline() -> f64 {
     line("baseline: bare Ed25519 signature (us CPU)", &format!("{:.1}", sign * 1e6), "");
     line("baseline: bare strict verification (us CPU)", &format!("{:.1}", verify * 1e6), "");
     line("baseline: empty request, bare hyper server (us CPU)", &format!("{:.1}", empty.server_cpu * 1e6), "");
-    sign + verify + empty.server_cpu
+    Baseline { verify, request: sign + verify + empty.server_cpu }
+}
+
+const MESSAGE: [u8; 700] = [42; 700];
+
+struct Baseline {
+    /// One bare strict verification.
+    verify: f64,
+    /// That, one bare signature and one empty request.
+    request: f64,
+}
+
+/// One bare strict Ed25519 verification, in seconds.
+fn strict_verification() -> f64 {
+    let key = SigningKey::from_bytes(&[7; 32]);
+    let (public, signature) = (key.verifying_key(), key.sign(&MESSAGE));
+    time(20_000, || public.verify_strict(std::hint::black_box(&MESSAGE), &signature).expect("a good signature"))
+}
+
+/// Seconds for each of `n` calls.
+fn time(n: u32, mut call: impl FnMut()) -> f64 {
+    let begin = Instant::now();
+    (0..n).for_each(|_| call());
+    begin.elapsed().as_secs_f64() / f64::from(n)
 }
 
 fn cpu(running: &Running, baseline: f64) -> f64 {
@@ -151,62 +164,6 @@ fn paced(running: &Running, rate: f64) {
     let at = |percent: usize| micros(measured.times[measured.times.len() * percent / 100]);
     line(&format!("latency of /sign at half that rate ({:.0}/s), p50 (us)", measured.rate), &at(50), "");
     line("latency of /sign at half that rate, p99 (us)", &at(99), "< 5000");
-}
-
-fn documents(running: &Running) {
-    let nonce = [7; 32];
-    let body = json!({"nonce": data_encoding::HEXLOWER.encode(&nonce)});
-    let evidence = post(&running.socket, "/attestation", &body).expect("evidence").body;
-    let document = attestation::Evidence::parse(&evidence).expect("evidence").document().to_vec();
-    let verifier = running.verifier();
-    let at = harness::now();
-    let time = |n: u32, f: &dyn Fn()| {
-        let begin = Instant::now();
-        (0..n).for_each(|_| f());
-        begin.elapsed().as_secs_f64() / f64::from(n)
-    };
-    let bare = time(1000, &|| {
-        p384_verification();
-    });
-    let whole = time(1000, &|| {
-        attestation::verify_mock(&document, &verifier.root, at).expect("a good document");
-    });
-    let middle = document.len() / 2;
-    let mut bad = document.clone();
-    if let Some(last) = bad.last_mut() {
-        *last ^= 1;
-    }
-    let malformed = time(10_000, &|| {
-        assert!(attestation::verify_mock(&document[..middle], &verifier.root, at).is_err());
-    });
-    let forged = time(1000, &|| {
-        assert!(attestation::verify_mock(&bad, &verifier.root, at).is_err());
-    });
-    let judged = time(1000, &|| {
-        judge(&verifier.case(Subject::Evidence(&evidence), &nonce)).expect("good evidence");
-    });
-    line("baseline: five bare P-384 verifications (ms)", &format!("{:.3}", 5.0 * bare * 1e3), "");
-    line("verify one document (ms)", &format!("{:.3}", whole * 1e3), "<= 1");
-    line("  ratio to the baseline", &format!("{:.2} x", whole / (5.0 * bare)), "");
-    line("verify one evidence file (ms)", &format!("{:.3}", judged * 1e3), "");
-    line("refuse a document cut in half (ms)", &format!("{:.4}", malformed * 1e3), "< verifying");
-    line("refuse a document with a forged signature (ms)", &format!("{:.3}", forged * 1e3), "<= 1");
-}
-
-/// One P-384 verification with the same library, on a key and signature made once.
-fn p384_verification() {
-    use aws_lc_rs::rand::SystemRandom;
-    use aws_lc_rs::signature::{
-        ECDSA_P384_SHA384_FIXED, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
-    };
-    static ONCE: std::sync::OnceLock<(Vec<u8>, Vec<u8>)> = std::sync::OnceLock::new();
-    let message = [42; 4000];
-    let (public, signature) = ONCE.get_or_init(|| {
-        let key = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).expect("a key");
-        let signature = key.sign(&SystemRandom::new(), &message).expect("a signature");
-        (key.public_key().as_ref().to_vec(), signature.as_ref().to_vec())
-    });
-    UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, public).verify(&message, signature).expect("a good signature");
 }
 
 fn memory(running: &Running, signatures: u64) {

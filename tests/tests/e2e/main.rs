@@ -7,6 +7,7 @@ mod by_hand;
 mod callers;
 mod commands;
 mod demo;
+mod docs;
 mod evidence;
 mod faults;
 mod guard;

@@ -261,6 +261,7 @@ fn what_is_older_than_its_leaf_needs_a_witness_of_its_time() {
         let verdict = judged("token", Some((&stamp, &root)), &later);
         assert_eq!(verdict["verdict"], "mock", "{verdict}");
         assert_eq!(verdict["archive"]["anchor"], "rfc3161");
+        assert_eq!(verdict["anchor_digest"], identity::sha256(&bytes).to_string());
         assert_eq!(verdict["archive"]["witness"], "CN=clock of the town hall");
         assert_eq!(judged("token", Some((&stamp, &root)), "2020-01-01T00:00:00Z")["error"]["code"], "anchor_from_future");
         assert_eq!(judged("credential", Some((&stamp, &root)), &later)["error"]["code"], "timestamp_imprint", "of other bytes");

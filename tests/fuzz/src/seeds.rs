@@ -1,0 +1,264 @@
+//! Writes what the targets begin with: `seeds FOLDER` makes `FOLDER/TARGET/NAME`.
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use attestation::policy::Bundle;
+use attestation::{Evidence, KeyDescription, POSSESSION_TAG, Possession};
+use eif::Parts;
+use fuzzing::{AT, DID, KEY, KID, claims, documents, expected, intent, sign_parts};
+use identity::cose::{self, Purpose};
+use identity::credential::{self, Content};
+use identity::succession::{self, Order, Statement, Version};
+use identity::{Payload, PublicKey, Tee, cbor, did, sha256, token};
+use minicbor::Encode;
+use protocol::{
+    Caller, Describe, ExitReason, Format, Hello, Outcome, Proof, Refusal, Request, RequestFrame, ResponseFrame, Sign, Welcome,
+    write_frame,
+};
+use serde_json::json;
+
+const POLICY: &str = r#"
+version = 1
+mode = "production"
+proxy_key = "KEY"
+operator_key = "KEY"
+[[identities]]
+name = "payer"
+did = "did:web:agent.example.com"
+algorithm = "EdDSA"
+max_validity_seconds = 3600
+callers = { uids = [1000], gids = [2000], names = ["crew"] }
+rotation_callers = { uids = [1001] }
+[[identities.rules]]
+name = "small-transfers"
+actions = ["transfer"]
+targets = ["account_*"]
+resources = ["https://bank.example/*"]
+audiences = ["https://bank.example"]
+max_validity_seconds = 60
+payload_closed = true
+[identities.rules.payload]
+"/amount" = { min = 1, max = 100 }
+"/currency" = { one_of = ["EUR", "CHF"] }
+"/note/text" = { pattern = "re: *" }
+"#;
+
+/// The policy with a key in it.
+fn policy() -> String {
+    POLICY.replacen("KEY", &KEY.public().to_multikey(), 1).replace("KEY", &operator().to_multikey())
+}
+
+fn operator() -> PublicKey {
+    (1..=255).find_map(|byte| PublicKey::ed25519(&[byte; 32]).ok()).expect("some point of large order")
+}
+
+struct Corpus(PathBuf);
+
+impl Corpus {
+    fn add(&self, target: &str, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+        let folder = self.0.join(target);
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join(name), bytes)
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let folder = std::env::args().nth(1).ok_or("seeds FOLDER")?;
+    let corpus = Corpus(Path::new(&folder).to_path_buf());
+    from_vectors(&corpus)?;
+    identity(&corpus)?;
+    texts(&corpus)?;
+    window(&corpus)?;
+    corpus.add("eif", "image", &image()?)?;
+    Ok(())
+}
+
+/// The first document of each verdict, and its chain.
+fn from_vectors(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
+    let mut seen = BTreeSet::new();
+    let mut good = None;
+    for (_, expected, document) in documents() {
+        if seen.insert(expected) {
+            corpus.add("document", expected, &document)?;
+            if let Some(chain) = chain(&document) {
+                corpus.add("chain", expected, &chain)?;
+            }
+        }
+        if expected == "accepted" && good.is_none() {
+            good = Some(document);
+        }
+    }
+    let bundle = Bundle::from_toml(&policy())?.canonical();
+    let key = KeyDescription {
+        name: "agent".into(),
+        did: DID.to_string(),
+        kid: KID.to_string(),
+        version: 1,
+        spki: KEY.public().to_spki(),
+    };
+    let proven = Possession { tag: POSSESSION_TAG.into(), nonce: vec![1; 32], document: [2; 32] };
+    let possession = cose::sign(Purpose::POSSESSION, &cbor::to_vec(&proven), &*KEY)?;
+    let evidence = Evidence::new(good.ok_or("no vector is good")?, key, bundle, possession);
+    corpus.add("evidence", "evidence", &evidence.to_vec())?;
+    Ok(())
+}
+
+/// The certificates of a document, each after its length; none if it cannot be read.
+fn chain(document: &[u8]) -> Option<Vec<u8>> {
+    let mut outer = minicbor::Decoder::new(document);
+    outer.array().ok()?;
+    outer.skip().ok()?;
+    outer.skip().ok()?;
+    let mut payload = minicbor::Decoder::new(outer.bytes().ok()?);
+    let (mut leaf, mut chain) = (None, Vec::new());
+    let fields = payload.map().ok()?.unwrap_or(9);
+    for _ in 0..fields {
+        match payload.str().ok()? {
+            "certificate" => leaf = payload.bytes().ok(),
+            "cabundle" => {
+                for _ in 0..payload.array().ok()?? {
+                    push(&mut chain, payload.bytes().ok()?)?;
+                }
+            }
+            _ => payload.skip().ok()?,
+        }
+    }
+    push(&mut chain, leaf?)?;
+    Some(chain)
+}
+
+fn push(chain: &mut Vec<u8>, certificate: &[u8]) -> Option<()> {
+    chain.extend(u16::try_from(certificate.len()).ok()?.to_be_bytes());
+    chain.extend(certificate);
+    Some(())
+}
+
+fn identity(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
+    corpus.add("token", "signed", token::sign(&claims(), &KID, &*KEY)?.as_bytes())?;
+    let header = json!({"alg": "EdDSA", "kid": KID.as_str(), "typ": "vouch+jwt"}).to_string();
+    let parts = [header.as_bytes(), b"\n", &serde_json::to_vec(&claims())?].concat();
+    token::verify(&sign_parts(header.as_bytes(), &serde_json::to_vec(&claims())?), &expected())?;
+    corpus.add("token", "parts", &parts)?;
+
+    let content = Content {
+        id: uuid::Uuid::from_bytes([1; 16]),
+        issuer: DID.clone(),
+        valid_from: AT,
+        valid_until: AT.plus(300),
+        intent: intent(),
+        payload: Payload::parse(b"{\"amount\":100}")?,
+        audience: claims().aud,
+        binding: sha256(b"user_data"),
+        tee: Tee::Mock,
+    };
+    let credential = serde_json::to_vec(&credential::sign(content, &KID, &*KEY)?)?;
+    credential::verify(&credential, &expected())?;
+    corpus.add("credential", "credential", &credential)?;
+
+    let document = did::Document::new(DID.clone(), &[KEY.public().clone()])?;
+    corpus.add("did_document", "document", document.to_json().to_string().as_bytes())?;
+    corpus.add("did_document", "jwks", json!({"keys": document.to_jwks()}).to_string().as_bytes())?;
+
+    let version = |key: &PublicKey, n| Version::new(&did::Did::key(key), key, n);
+    let next = KEY.public().clone();
+    let statement =
+        Statement { tag: "anchorhold/successor/v1".into(), old: version(&next, 1)?, new: version(&next, 2)?, time: AT.0 };
+    corpus.add("statement", "succession", &succession::sign(&statement, &*KEY, &*KEY)?)?;
+    corpus.add("statement", "statement", &cbor::to_vec(&statement))?;
+    let order = Order { identity: "agent".into(), boot_id: [3; 16], version: 1, not_after: AT.0 };
+    corpus.add("statement", "order", &order.sign(&*KEY)?)?;
+    corpus.add("statement", "payload of an order", &cbor::to_vec(&order))?;
+    corpus.add("statement", "key", &KEY.public().to_spki())?;
+    Ok(())
+}
+
+fn texts(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
+    corpus.add("bundle", "toml", policy().as_bytes())?;
+    corpus.add("bundle", "canonical", &Bundle::from_toml(&policy())?.canonical())?;
+    let pcr = |byte: &str| byte.repeat(48);
+    let measured = json!({"HashAlgorithm": "Sha384 { ... }", "PCR0": pcr("01"), "PCR1": pcr("02"), "PCR2": pcr("03")});
+    corpus.add("measurements", "nitro-cli", json!({"Measurements": measured}).to_string().as_bytes())?;
+    let verifier = format!(
+        "version = 1\nmax_age = \"10m\"\naudience = \"https://tools.example\"\nnonce = \"optional\"\nlowest_epoch = 1\n\
+         dids = [\"{did}\"]\nissuers = [\"{did}\"]\n\
+         [[images]]\nlabel = \"1\"\nregisters = {{ PCR0 = \"{}\", PCR1 = \"{}\", PCR2 = \"{}\", PCR8 = \"{}\" }}\n\
+         [[bundles]]\nlabel = \"a\"\ndigest = \"{}\"\n[[bundles]]\nlabel = \"b\"\nPCR16 = \"{}\"\n\
+         [[deny.images]]\nreason = \"r\"\nregisters = {{ PCR0 = \"{}\" }}\n\
+         [[deny.certificates]]\nissuer = \"CN=x\"\nserial = \"0a\"\nreason = \"r\"\n",
+        pcr("01"),
+        pcr("02"),
+        pcr("03"),
+        pcr("04"),
+        pcr("05"),
+        pcr("06"),
+        pcr("07"),
+        did = *DID
+    );
+    attestation::AppraisalPolicy::from_toml(verifier.as_bytes())?;
+    corpus.add("appraisal_policy", "everything", verifier.as_bytes())?;
+    corpus.add("json", "everything", br#"{"a":[1,-2,null,true,false,"\u00e4\ud83d\ude00\n"],"":{"b":9007199254740991}}"#)?;
+    Ok(())
+}
+
+fn window(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
+    let hello = Hello { version: 1, boot_id: [1; 16], challenge: [2; 32] };
+    let of = || Describe { caller: Caller::Unix { uid: 1000, gid: 1000 }, identity: Some("agent".into()) };
+    let sign = Sign {
+        of: of(),
+        format: Format::VouchJwt,
+        action: "pay".into(),
+        target: "bob".into(),
+        resource: "account".into(),
+        payload: "{\"amount\":1}".into(),
+        audience: None,
+        validity_seconds: Some(60),
+    };
+    let requests = [
+        Request::Status,
+        Request::Provision { bundle: vec![1, 2, 3] },
+        Request::Sign(sign),
+        Request::Attest { of: of(), nonce: vec![1; 32] },
+        Request::Describe(Describe { caller: Caller::Named("crew".into()), identity: None }),
+    ];
+    let mut all = Vec::new();
+    for (id, request) in (0..).zip(requests) {
+        write_frame(&RequestFrame { id, request }, &mut all)?;
+    }
+    corpus.add("frames", "requests", &all)?;
+    let refusal = || Refusal { kind: protocol::Kind::Denied, code: "not_allowed".into(), message: "no".into() };
+    let refused = ResponseFrame { id: 1, outcome: Outcome::Refused(refusal()) };
+    corpus.add("frames", "refused", &frame(&refused)?)?;
+    corpus.add("frames", "hello", &frame(&hello)?)?;
+    corpus.add("frames", "proof", &frame(&Proof::new(&hello, &*KEY)?)?)?;
+    corpus.add("frames", "welcome", &[frame(&Welcome::Welcome)?, frame(&Welcome::Refused(refusal()))?].concat())?;
+    corpus.add("frames", "exit", &frame(&ExitReason::new("panic", "why"))?)?;
+    Ok(())
+}
+
+fn frame<T: Encode<()>>(message: &T) -> Result<Vec<u8>, protocol::Error> {
+    let mut out = Vec::new();
+    write_frame(message, &mut out)?;
+    Ok(out)
+}
+
+/// The smallest image: a kernel that is only a boot header, and two empty archives.
+fn image() -> Result<Vec<u8>, eif::Error> {
+    let mut kernel = vec![0; 0x240];
+    kernel[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+    kernel[0x202..0x206].copy_from_slice(b"HdrS");
+    kernel[0x206..0x208].copy_from_slice(&[0x0c, 0x02]);
+    kernel[0x211] = 1;
+    kernel[0x236] = 1;
+    let metadata = json!({
+        "ImageName": "a", "ImageVersion": "1",
+        "BuildMetadata": {"BuildTime": "t", "BuildTool": "b", "BuildToolVersion": "1", "OperatingSystem": "o", "KernelVersion": "k"},
+        "DockerInfo": null, "CustomMetadata": null
+    });
+    let ramdisk = eif::ramdisk(&[])?;
+    let ramdisks = [&ramdisk[..], &ramdisk[..]];
+    let metadata = metadata.to_string().into_bytes();
+    Parts { kernel: &kernel, cmdline: "reboot=k", metadata: &metadata, ramdisks: &ramdisks, signature: None }.to_image()
+}
