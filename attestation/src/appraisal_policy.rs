@@ -236,6 +236,11 @@ impl AppraisalPolicy {
         self.lowest_epoch.map_or(Ok(()), |lowest| Err(Error::EpochAbsent { lowest }))
     }
 
+    /// Whether the policy says whose signatures it accepts.
+    pub(crate) fn names_issuers(&self) -> bool {
+        self.issuers.is_some()
+    }
+
     /// Whether the policy says which identities it accepts.
     pub(crate) fn names_identities(&self) -> bool {
         self.dids.is_some()

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use attestation::judge::{Check, Outcome, Reason, Refusal, Verdict};
+use serde_json::Value;
 
 const WIDTH: usize = 96;
 
@@ -51,8 +52,8 @@ fn accepted(verdict: &Verdict, colours: &Colours) -> String {
     };
     line("made", &verdict.timestamp.to_string());
     line("enclave", &verdict.module_id);
-    for (index, value) in verdict.pcrs.iter().filter(|(index, _)| ["0", "1", "2", "8", "16"].contains(&index.as_str())) {
-        let value = value.as_str().unwrap_or_default();
+    for index in ["0", "1", "2", "8", "16"] {
+        let value = verdict.pcrs.get(index).and_then(Value::as_str).unwrap_or_default();
         if value.bytes().any(|digit| digit != b'0') {
             line(&format!("PCR{index}"), value);
         }

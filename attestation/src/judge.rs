@@ -396,9 +396,14 @@ impl Judging<'_> {
         let mut unchecked = Vec::new();
         match appraisal {
             Some(policy) => {
-                let (images, certificates) = policy.denied();
-                let against = format!("{images} denied images and {certificates} denied certificates");
-                checks.take(Step::DenyLists, against, policy.check_denied(said, document.certificates(), &Every))?;
+                let result = policy.check_denied(said, document.certificates(), &Every);
+                match policy.denied() {
+                    (0, 0) => checks.not_checked(Step::DenyLists, "the verifier's policy denies nothing"),
+                    (images, certificates) => {
+                        let against = format!("{images} denied images and {certificates} denied certificates");
+                        checks.take(Step::DenyLists, against, result)?;
+                    }
+                }
             }
             None => checks.not_checked(Step::DenyLists, "no verifier's policy was given"),
         }
@@ -563,18 +568,22 @@ impl Judging<'_> {
         let against = [
             (Step::Signature, format!("{} and its binding {}", key.kid(), key.binding())),
             (Step::Validity, at),
-            (Step::Audience, audience.map_or_else(|| "for nobody in particular".into(), |audience| format!("{audience:?}"))),
+            (Step::Audience, format!("{:?}", audience.unwrap_or_default())),
         ];
         for (step, against) in against {
-            if failed.is_none_or(|failed| step < failed) {
-                checks.passed(step, against);
+            match failed {
+                Some(failed) if step >= failed => {}
+                _ if step == Step::Audience && audience.is_none() => {
+                    checks.not_checked(step, "it was made for nobody in particular: whoever has it can show it to anybody");
+                }
+                _ => checks.passed(step, against),
             }
         }
         if let (Some(step), Err(error)) = (failed, &result) {
             checks.note(step, Outcome::Failed, error.to_string());
         }
         let value = result?;
-        match case.appraisal {
+        match case.appraisal.filter(|policy| policy.names_issuers()) {
             Some(policy) => checks.take(Step::Issuer, issuer.to_string(), policy.check_issuer(&issuer))?,
             None => checks.not_checked(Step::Issuer, format!("{issuer}, the attested identity itself")),
         }

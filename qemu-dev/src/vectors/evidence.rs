@@ -17,6 +17,9 @@ use super::{Fixed, NOW, good_fields};
 use crate::authority::{Authority, Chain};
 use crate::nsm::{Encoding, Fields, entries, payload, sign_payload};
 
+/// What is changed, what comes out, and how.
+type Change = (&'static str, &'static str, fn(&mut KeyDescription));
+
 const CHALLENGE: [u8; 32] = [0xc4; 32];
 const AUDIENCE: &str = "https://tools.example";
 const WEB: &str = "did:web:agent.example.com";
@@ -128,9 +131,9 @@ impl Maker {
         self.file("verifier.toml", verifier);
     }
 
-    fn parts(&self, seed: u8, name: &str, did: Did) -> Parts {
+    fn parts(&self, seed: u8, name: &str, did: &Did) -> Parts {
         let key = KnownKey::new(seed).1;
-        let kid = KeyId::of(&did, &key).expect("a key id").to_string();
+        let kid = KeyId::of(did, &key).expect("a key id").to_string();
         let key = KeyDescription { name: name.into(), did: did.to_string(), kid, version: 1, spki: key.to_spki() };
         Parts {
             fields: Fields { nonce: Some(&CHALLENGE), ..good_fields() },
@@ -148,11 +151,11 @@ impl Maker {
     }
 
     fn agent(&self) -> Parts {
-        self.parts(1, "agent", Did::key(&KnownKey::new(1).1))
+        self.parts(1, "agent", &Did::key(&KnownKey::new(1).1))
     }
 
     fn web(&self) -> Parts {
-        self.parts(2, "web", Did::parse(WEB).expect("a DID"))
+        self.parts(2, "web", &Did::parse(WEB).expect("a DID"))
     }
 
     /// The evidence of these parts. `possession.document` is that of the document, unless it was set.
@@ -218,7 +221,7 @@ impl Maker {
         spaced.bundle.push(b'\n');
         self.sealed("a policy that is not canonical", "policy_malformed", spaced);
         self.sealed("a policy that is none", "policy_malformed", Parts { bundle: b"{}".to_vec(), ..self.agent() });
-        let changes: [(&str, &str, fn(&mut KeyDescription)); 7] = [
+        let changes: [Change; 7] = [
             ("another name", "binding_mismatch", |key| key.name = "web".into()),
             ("another version", "binding_mismatch", |key| key.version = 2),
             ("another DID", "key_id_mismatch", |key| key.did = WEB.into()),
@@ -237,7 +240,7 @@ impl Maker {
         unlisted.key.name = "nobody".into();
         unlisted.bound = unlisted.key.clone();
         self.sealed("an identity that the policy does not name", "identity_not_in_policy", unlisted);
-        let mut swapped = self.parts(1, "web", Did::key(&KnownKey::new(1).1));
+        let mut swapped = self.parts(1, "web", &Did::key(&KnownKey::new(1).1));
         swapped.bound = swapped.key.clone();
         self.sealed("an identity under another's name", "identity_not_in_policy", swapped);
         let other = KnownKey::new(3).1.to_spki();
@@ -363,7 +366,7 @@ impl Maker {
     }
 
     fn claims(&self, key: &KnownKey, did: &Did, name: &str) -> Claims {
-        let parts = self.parts(if name == "web" { 2 } else { 1 }, name, did.clone());
+        let parts = self.parts(if name == "web" { 2 } else { 1 }, name, did);
         let seconds = i64::try_from(NOW).unwrap_or_default();
         debug_assert_eq!(parts.key.spki, key.1.to_spki());
         Claims {
