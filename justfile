@@ -35,9 +35,10 @@ production:
 openapi:
     cargo run --release --bin anchorhold -- openapi > docs/openapi.json
 
-# Write attestation/tests/vectors anew
+# Write attestation/tests/vectors anew, then what is written of them; read the differences
 vectors:
     ANCHORHOLD_WRITE_VECTORS=1 cargo test --release -p anchorhold-tests --test e2e vectors
+    ANCHORHOLD_WRITE_VECTORS=1 TRYCMD=overwrite cargo test --release -p anchorhold-attestation --test cases --test command
 
 # Write the help texts of tests/cmd anew
 help:
@@ -46,3 +47,11 @@ help:
 # Change one check of the verifier after the other and see the demonstration fail
 break-checks:
     tests/break-checks
+
+# Run every fuzz target for so many seconds, or those that are named: just fuzz 3600 document
+fuzz seconds="600" *targets:
+    tests/fuzz/run {{seconds}} {{targets}}
+
+# Mutation testing of attestation and identity, all of it or one part: just mutants 0/8
+mutants shard="":
+    tests/mutants {{shard}}

@@ -12,6 +12,8 @@ use clap::{Parser, Subcommand};
 use data_encoding::HEXLOWER_PERMISSIVE;
 use identity::{UnixSeconds, did, parse_rfc3339};
 
+use crate::starter::Starter;
+
 /// Verify, offline, that a document, token or credential comes from a key that only a measured enclave holds.
 ///
 /// Nothing is fetched and nobody is asked. The root of AWS Nitro is built in; you bring what you expect: the measurements of
@@ -67,6 +69,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         expected: Expected,
     },
+    /// Write a verifier's policy to begin with (docs/verifier-policy.md)
+    Policy(Starter),
     /// Print a completion script for your shell
     Completions {
         /// The shell
@@ -194,7 +198,7 @@ enum Kind {
     Credential,
 }
 
-type Error = String;
+pub(crate) type Error = String;
 
 impl Inputs {
     /// Reads the files.
@@ -206,7 +210,7 @@ impl Inputs {
             Command::Credential { file, evidence, signed, expected } => {
                 (Kind::Credential, file, Some(evidence), Some(signed), expected)
             }
-            Command::Completions { .. } => return Err("nothing to read".into()),
+            Command::Policy(_) | Command::Completions { .. } => return Err("nothing to read".into()),
         };
         let did_document = signed.and_then(|signed| signed.did_document.as_ref());
         let subject = read(file)?;
@@ -299,7 +303,7 @@ fn read(file: &Path) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-fn parse<T, E: std::fmt::Display>(file: &Path, parse: impl Fn(&[u8]) -> Result<T, E>) -> Result<T, Error> {
+pub(crate) fn parse<T, E: std::fmt::Display>(file: &Path, parse: impl Fn(&[u8]) -> Result<T, E>) -> Result<T, Error> {
     parse(&read(file)?).map_err(|error| format!("{}: {error}", file.display()))
 }
 

@@ -2,6 +2,7 @@
 
 mod args;
 mod checklist;
+mod starter;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -29,6 +30,13 @@ fn main() -> ExitCode {
     if let Command::Completions { shell } = args.command {
         clap_complete::generate(shell, &mut Args::command(), "anchorhold-verify", &mut std::io::stdout());
         return ExitCode::SUCCESS;
+    }
+    if let Command::Policy(starter) = &args.command {
+        return match starter.write() {
+            Ok(text) if std::io::stdout().write_all(text.as_bytes()).is_ok() => ExitCode::SUCCESS,
+            Ok(_) => ExitCode::from(EX_SOFTWARE),
+            Err(error) => fail(&error, EX_USAGE),
+        };
     }
     let inputs = match Inputs::read(&args.command) {
         Ok(read) => read,

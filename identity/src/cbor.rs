@@ -182,6 +182,47 @@ mod tests {
         assert!(Reader::new(&[0x19, 0, 1]).u64().is_err());
         assert_eq!(Reader::new(&[0xbf]).map(), Ok(None));
         assert!(Reader::new(&[0xb8, 1]).map().is_err());
-        assert!(Reader::new(&[0x9f]).array().is_err());
+        assert_eq!(Reader::new(&[0x9f]).array(), Err(Error::CborIndefinite));
+        assert_eq!(Reader::new(&[0x7f, 0x61, b'a', 0xff]).text(), Err(Error::CborIndefinite));
+        assert_eq!(Reader::new(&[0x5f, 0x41, 0, 0xff]).bytes(), Err(Error::CborIndefinite));
+    }
+
+    #[test]
+    fn each_width_of_a_head_is_for_what_needs_it() {
+        for (head, value) in [
+            (&[0x17][..], 0x17),
+            (&[0x18, 0x18], 0x18),
+            (&[0x18, 0xff], 0xff),
+            (&[0x19, 1, 0], 0x100),
+            (&[0x19, 0xff, 0xff], 0xffff),
+            (&[0x1a, 0, 1, 0, 0], 0x1_0000),
+            (&[0x1a, 0xff, 0xff, 0xff, 0xff], 0xffff_ffff),
+            (&[0x1b, 0, 0, 0, 1, 0, 0, 0, 0], 0x1_0000_0000),
+            (&[0x1b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], u64::MAX),
+        ] {
+            assert_eq!(Reader::new(head).u64(), Ok(value));
+            assert_eq!(Reader::new(&head[..head.len() - 1]).u64(), Err(Error::CborCut));
+        }
+        for longer in
+            [&[0x18, 0x17][..], &[0x19, 0, 0xff], &[0x1a, 0, 0, 0xff, 0xff], &[0x1b, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]]
+        {
+            assert_eq!(Reader::new(longer).u64(), Err(Error::CborNotShortest));
+        }
+    }
+
+    #[test]
+    fn the_reader_goes_on_where_it_stopped_and_takes_everything() {
+        // A tagged, indefinite map: null, two bytes, a text, an array of one.
+        let bytes = [0xd2, 0xbf, 0xf6, 0x42, 1, 2, 0x61, b'a', 0x81, 7, 0xff];
+        let mut reader = Reader::new(&bytes);
+        assert_eq!((reader.tag_if(18), reader.tag_if(18)), (Ok(true), Ok(false)));
+        assert_eq!((reader.break_if(), reader.map(), reader.break_if()), (Ok(false), Ok(None), Ok(false)));
+        assert_eq!((reader.bytes_or_null(), reader.bytes_or_null()), (Ok(None), Ok(Some(&[1, 2][..]))));
+        assert_eq!((reader.text(), reader.array(), reader.u64()), (Ok("a"), Ok(1), Ok(7)));
+        assert!(reader.clone().finish().is_err());
+        assert_eq!((reader.break_if(), reader.finish()), (Ok(true), Ok(())));
+        assert_eq!(Reader::new(&[0xd8, 18, 0]).tag_if(18), Err(Error::CborNotShortest));
+        assert!(matches!(Reader::new(&[0xd1, 0]).tag_if(18), Err(Error::Cbor(_))));
+        assert_eq!(Reader::new(&[]).kind(), Err(Error::CborCut));
     }
 }
