@@ -328,4 +328,77 @@ mod tests {
             assert_eq!(refused.code(), "credential_malformed", "{bad}");
         }
     }
+
+    /// The document with a good proof over whatever it says now.
+    fn sealed(document: &Value, key: &TestKey) -> Vec<u8> {
+        let mut document = document.as_object().unwrap().clone();
+        let mut proof = document.remove("proof").unwrap().as_object().unwrap().clone();
+        proof.remove("proofValue");
+        let signature = key.sign(&message(&document, &proof).unwrap()).unwrap();
+        proof.insert("proofValue".into(), format!("z{}", bs58::encode(signature).into_string()).into());
+        document.insert("proof".into(), proof.into());
+        serde_json::to_vec(&document).unwrap()
+    }
+
+    #[test]
+    fn a_good_proof_over_another_form_is_refused() {
+        let [key, p256] = both();
+        let good = content(&key);
+        let kid = KeyId::of(&good.issuer, key.public_key()).unwrap();
+        let signed = sign(good.clone(), &kid, &key).unwrap();
+        let judged = |pointer: &str, value: Value| {
+            let mut changed = signed.clone();
+            *changed.pointer_mut(pointer).unwrap() = value;
+            verify(&sealed(&changed, &key), &expected(&key, &good.issuer)).map(|_| ()).map_err(|error| error.code())
+        };
+        assert_eq!(judged("/proof/proofPurpose", "assertionMethod".into()), Ok(()));
+        let other = Did::key(p256.public_key()).to_string();
+        for (pointer, value, code) in [
+            ("/@context", serde_json::json!([CONTEXTS[0]]), "credential_malformed"),
+            ("/@context", serde_json::json!([CONTEXTS[1], CONTEXTS[0]]), "credential_malformed"),
+            ("/type", serde_json::json!(["VerifiableCredential"]), "credential_malformed"),
+            ("/proof/type", "Ed25519Signature2020".into(), "credential_malformed"),
+            ("/proof/cryptosuite", "eddsa-rdfc-2022".into(), "credential_malformed"),
+            ("/proof/proofPurpose", "authentication".into(), "credential_malformed"),
+            ("/id", "urn:uuid:x".into(), "credential_malformed"),
+            ("/id", "urn:uuid:41414141414141414141414141414141".into(), "credential_malformed"),
+            ("/credentialSubject/vouchVersion", "2.0".into(), "credential_malformed"),
+            ("/credentialSubject/id", other.clone().into(), "issuer_mismatch"),
+            ("/issuer", other.into(), "issuer_mismatch"),
+            ("/credentialSubject/intent/target", "".into(), "credential_intent_incomplete"),
+            ("/credentialSubject/intent/resource", "".into(), "credential_intent_incomplete"),
+            ("/proof/created", "2026-11-21T02:00:00Z".into(), "not_yet_valid"),
+        ] {
+            assert_eq!(judged(pointer, value.clone()), Err(code), "{pointer}: {value}");
+        }
+    }
+
+    #[test]
+    fn the_longest_credential_is_looked_at_and_a_longer_one_is_not() {
+        let [key, _] = both();
+        let good = content(&key);
+        let kid = KeyId::of(&good.issuer, key.public_key()).unwrap();
+        let of_size = |size: usize| {
+            let padded = |n: usize| Content {
+                payload: Payload::parse(format!("{{\"x\":\"{}\"}}", "a".repeat(n)).as_bytes()).unwrap(),
+                ..good.clone()
+            };
+            let text = |n: usize| sign(padded(n), &kid, &key).unwrap().to_string();
+            // The signature's length differs by a digit at times; white space fills up.
+            let mut text = text(size - text(0).len() - 20);
+            text.push_str(&" ".repeat(size - text.len()));
+            text.into_bytes()
+        };
+        let expected = expected(&key, &good.issuer);
+        assert!(verify(&of_size(MAX_BYTES), &expected).is_ok());
+        assert_eq!(verify(&of_size(MAX_BYTES + 1), &expected), Err(malformed("longer than 64 KiB")));
+        let begin = UnixSeconds(1_795_225_251);
+        assert_eq!(unverified_begin(&of_size(2000)), Ok(begin));
+        assert_eq!(unverified_begin(&of_size(MAX_BYTES)), Ok(begin));
+        assert_eq!(unverified_begin(&of_size(MAX_BYTES + 1)), Err(malformed("longer than 64 KiB")));
+        let mut later = sign(good.clone(), &kid, &key).unwrap();
+        later["proof"]["created"] = "2026-11-21T02:00:00Z".into();
+        assert_eq!(unverified_begin(later.to_string().as_bytes()), crate::parse_rfc3339("2026-11-21T02:00:00Z"));
+        assert_eq!(unverified_begin(b"{}").unwrap_err().code(), "credential_malformed");
+    }
 }

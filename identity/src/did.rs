@@ -250,8 +250,13 @@ mod tests {
 
     #[test]
     fn dids_are_read_strictly() {
-        for good in ["did:web:agent.example.com", "did:web:localhost%3A8443", "did:web:example.com:agents:a-1"] {
-            assert_eq!(Did::parse(good).unwrap().as_str(), good);
+        for good in ["did:web:my-agent.example.com", "did:web:localhost%3A8443", "did:web:3.example.com:agents:A-1._"] {
+            let did = Did::parse(good).unwrap();
+            assert_eq!((did.as_str(), did.is_web(), did.embedded_key()), (good, true, None));
+        }
+        for key in keys() {
+            let did = Did::key(&key);
+            assert_eq!((did.is_web(), did.embedded_key()), (false, Some(key)));
         }
         for bad in [
             "",
@@ -270,10 +275,17 @@ mod tests {
             "did:ion:x",
             "DID:web:a",
             "did:web:-a",
+            "did:web:a-",
+            "did:web:a_b",
+            "did:web:a%3A",
+            "did:web:a%3A080",
+            "did:web:a:.",
+            "did:web:a:b+c",
         ] {
             assert!(Did::parse(bad).is_err(), "{bad}");
         }
-        assert!(Did::parse(&format!("did:web:{}", "a".repeat(300))).is_err());
+        assert!(Did::parse(&format!("did:web:{}", "a".repeat(MAX_BYTES - 8))).is_ok());
+        assert!(Did::parse(&format!("did:web:{}", "a".repeat(MAX_BYTES - 7))).is_err());
     }
 
     #[test]
@@ -284,6 +296,15 @@ mod tests {
             let document = Document::new(did, &keys).unwrap();
             let text = document.to_json().to_string();
             assert_eq!(Document::parse(text.as_bytes()).unwrap(), document);
+            for key in &keys {
+                let kid = KeyId::of(document.did(), key).unwrap();
+                assert_eq!(document.key(kid.as_str()), Some(key));
+                let jwk = document.to_jwks().into_iter().find(|jwk| jwk.kid.as_deref() == Some(kid.as_str())).unwrap();
+                assert_eq!(jwk.alg.as_deref(), Some(key.algorithm().as_str()));
+                assert_eq!(jwk.usage.as_deref(), Some("sig"));
+                assert_eq!(PublicKey::from_jwk(&jwk).as_ref(), Ok(key));
+            }
+            assert_eq!(document.key("did:web:agent.example.com"), None);
             let jwks = json!({ "keys": document.to_jwks() }).to_string();
             let read: Vec<PublicKey> = parse_jwks(jwks.as_bytes()).unwrap().into_iter().map(|(_, key)| key).collect();
             assert_eq!(read, keys);
@@ -305,5 +326,28 @@ mod tests {
             assert!(text.contains(&from));
             assert!(Document::parse(text.replace(&from, &to).as_bytes()).is_err(), "{from}");
         }
+    }
+
+    #[test]
+    fn a_document_has_at_most_64_methods_and_others_than_those_that_assert_do_not_count() {
+        let [ed, p256] = keys();
+        let web = Did::parse("did:web:agent.example.com").unwrap();
+        let written = Document::new(web, &[ed.clone(), p256]).unwrap().to_json();
+        let first = |document: &Value, list: &str| document[list][0].clone();
+        let with = |methods: usize, assertions: usize| {
+            let mut document = written.clone();
+            document["verificationMethod"] = Value::Array(vec![first(&written, "verificationMethod"); methods]);
+            document["assertionMethod"] = Value::Array(vec![first(&written, "assertionMethod"); assertions]);
+            Document::parse(document.to_string().as_bytes())
+        };
+        assert!(with(64, 64).is_ok());
+        assert_eq!(with(65, 1), Err(Error::DidDocumentInvalid("more than 64 verification methods")));
+        assert_eq!(with(1, 65), Err(Error::DidDocumentInvalid("more than 64 verification methods")));
+        assert_eq!(with(0, 1), Err(Error::DidDocumentInvalid("no key")));
+        let mut one = written.clone();
+        one["assertionMethod"] = json!([first(&written, "assertionMethod")]);
+        let document = Document::parse(one.to_string().as_bytes()).unwrap();
+        assert_eq!(document.to_jwks().len(), 1);
+        assert_eq!(document.key(first(&written, "assertionMethod").as_str().unwrap()), Some(&ed));
     }
 }

@@ -217,7 +217,28 @@ mod tests {
         assert_eq!(parse(nested(97).as_bytes()).unwrap_err().code(), "json_too_deep");
         assert!(Payload::parse(nested(64).as_bytes()).is_ok());
         assert!(Payload::parse(nested(65).as_bytes()).is_err());
-        assert!(parse(b"[9007199254740991,-9007199254740991,null,true,\"\\u20ac\"]").is_ok());
+        let text = b"[9007199254740991,-9007199254740991,null,true,false,\"a\",\"\\u20ac\\n\",{\"b\":{}},[],0]";
+        assert_eq!(parse(text).unwrap(), serde_json::from_slice::<Value>(text).unwrap());
+    }
+
+    #[test]
+    fn a_payload_is_an_object_and_gives_back_what_it_was_made_of() {
+        let text = b"{\"a\":{\"b/c\":{\"~\":[true]}},\"x\":1}";
+        let payload = Payload::parse(text).unwrap();
+        assert_eq!(payload.names().collect::<Vec<_>>(), ["a", "x"]);
+        assert_eq!(payload.pointer("/a/b~1c/~0/0"), Some(&Value::Bool(true)));
+        assert_eq!(payload.pointer("/x"), Some(&Value::from(1)));
+        for nothing in ["", "x", "/y", "/a/b", "/x/0"] {
+            assert_eq!(payload.pointer(nothing), None, "{nothing}");
+        }
+        assert_eq!(payload.into_value(), serde_json::from_slice::<Value>(text).unwrap());
+        for no_object in ["[]", "1", "null", "\"{}\""] {
+            assert_eq!(Payload::parse(no_object.as_bytes()).unwrap_err().code(), "json_shape");
+            let error = serde_json::from_str::<Payload>(no_object).unwrap_err().to_string();
+            assert!(error.contains("a payload must be an object"), "{error}");
+        }
+        let error = serde_json::from_str::<Payload>("{\"a\":1.5}").unwrap_err().to_string();
+        assert!(error.contains(&Error::JsonFloat.to_string()), "{error}");
     }
 
     #[test]

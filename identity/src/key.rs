@@ -20,14 +20,6 @@ impl Algorithm {
             Self::ES256 => "ES256",
         }
     }
-
-    /// The number in COSE headers (RFC 9053 section 2).
-    pub fn cose(self) -> i64 {
-        match self {
-            Self::EdDSA => -8,
-            Self::ES256 => -7,
-        }
-    }
 }
 
 /// An Ed25519 or P-256 public key that was checked when it was made: on the curve, not of small order.
