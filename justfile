@@ -44,10 +44,6 @@ vectors:
 help:
     TRYCMD=overwrite cargo test --release -p anchorhold-tests --test e2e commands::every
 
-# Change one check of the verifier after the other and see the demonstration fail
-break-checks:
-    tests/break-checks
-
 # Run every fuzz target for so many seconds, or those that are named: just fuzz 3600 document
 fuzz seconds="600" *targets:
     tests/fuzz/run {{seconds}} {{targets}}

@@ -3,9 +3,12 @@
 
 use std::sync::LazyLock;
 
+use attestation::anchor::TimeStamp;
 use attestation::policy::Bundle;
-use attestation::{Attested, Evidence, Measurements, MockRoot, unverified_time, verify_debug, verify_genuine, verify_mock};
-use identity::{Digest, UnixSeconds, did};
+use attestation::{
+    AppraisalPolicy, Attested, Evidence, Measurements, MockRoot, unverified_time, verify_debug, verify_genuine, verify_mock,
+};
+use identity::{Digest, UnixSeconds, credential, did, token};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::Value;
@@ -74,6 +77,13 @@ proptest! {
         prop_assert!(Bundle::from_either(&bytes).is_err());
         prop_assert!(did::Document::parse(&bytes).is_err());
         prop_assert!(MockRoot::from_der(&bytes).is_err());
+        prop_assert!(AppraisalPolicy::from_toml(&[&b"x"[..], &bytes].concat()).is_err());
+        prop_assert!(TimeStamp::new(&bytes, &[VECTORS["root_pem"].as_str().unwrap()]).is_err());
+        prop_assert!(credential::unverified_begin(&bytes).is_err());
+        prop_assert!(did::parse_jwks(&bytes).is_err());
+        let text = String::from_utf8_lossy(&bytes);
+        prop_assert!(token::unverified_claims(&text).is_err());
+        prop_assert!(token::unverified_key(&text).is_err());
     }
 
     #[test]

@@ -168,4 +168,16 @@ mod tests {
             assert!(verify(&sign(&bad, &old, &new).unwrap(), old.public_key()).is_err(), "{bad:?}");
         }
     }
+
+    #[test]
+    fn an_order_is_the_operators_and_for_that_alone() {
+        let (operator, other) = (TestKey::ed25519(1), TestKey::ed25519(2));
+        let order = Order { identity: "agent".into(), boot_id: [3; 16], version: 1, not_after: 1000 };
+        let signed = order.sign(&operator).unwrap();
+        assert_eq!(Order::verify(&signed, operator.public_key()), Ok(order.clone()));
+        assert_eq!(Order::verify(&signed, other.public_key()), Err(Error::SignatureInvalid));
+        let elsewhere = cose::sign(Purpose::POSSESSION, &cbor::to_vec(&order), &operator).unwrap();
+        assert_eq!(Order::verify(&elsewhere, operator.public_key()), Err(Error::SignatureInvalid));
+        assert_eq!(statement(&operator, &other).time(), UnixSeconds(1000));
+    }
 }

@@ -277,6 +277,25 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_token_is_looked_at_and_a_longer_one_is_not() {
+        for key in both() {
+            let padded = |n: usize| {
+                let mut claims = claims(&key);
+                claims.vouch.payload = Payload::parse(format!("{{\"x\":\"{}\"}}", "a".repeat(n)).as_bytes()).unwrap();
+                (signed(&key, &claims), claims)
+            };
+            // Four characters for each three bytes: some lengths there are not.
+            let about = (MAX_BYTES - padded(0).0.len()) / 4 * 3;
+            let mut sizes = (about - 3..about + 6).map(padded).map(|(token, claims)| (token.len(), token, claims));
+            let longest = sizes.clone().filter(|(size, ..)| *size <= MAX_BYTES).max_by_key(|(size, ..)| *size).unwrap();
+            assert!(longest.0 >= MAX_BYTES - 1);
+            assert_eq!(verify(&longest.1, &expected(&key, &longest.2.iss)), Ok(longest.2.clone()));
+            let longer = sizes.find(|(size, ..)| *size > MAX_BYTES).unwrap();
+            assert_eq!(verify(&longer.1, &expected(&key, &longer.2.iss)), Err(Error::TokenMalformed("longer than 64 KiB")));
+        }
+    }
+
+    #[test]
     fn each_claim_that_matters_is_checked() {
         let [key, other] = both();
         let good = claims(&key);
