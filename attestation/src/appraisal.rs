@@ -31,6 +31,8 @@ pub enum Unchecked {
     Policy,
     /// did:web only: whether the domain stands by this key.
     DidDocument,
+    /// A document alone, under a policy that names identities: whose it is.
+    Identity,
 }
 
 impl Expectations<'_> {

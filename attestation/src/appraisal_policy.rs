@@ -155,10 +155,13 @@ impl AppraisalPolicy {
             if certificate.issuer.parse::<Name>().ok().is_none_or(|name| name.to_string() != certificate.issuer) {
                 return Err(wrong("issuer is not a distinguished name as RFC 4514 and the checklist write it"));
             }
-            let hex = data_encoding::HEXLOWER.decode(certificate.serial.as_bytes());
-            if hex.is_ok_and(|serial| serial.is_empty()) || data_encoding::HEXLOWER.decode(certificate.serial.as_bytes()).is_err()
-            {
-                return Err(wrong("serial is not lowercase hex"));
+            match data_encoding::HEXLOWER.decode(certificate.serial.as_bytes()).as_deref() {
+                Err(_) | Ok([]) => return Err(wrong("serial is not lowercase hex")),
+                Ok([0x80..=0xff, ..]) => {
+                    return Err(wrong("serial is negative: as verdicts write it, 00 stands before a first byte of 80 or more"));
+                }
+                Ok([0, 0..=0x7f, ..]) => return Err(wrong("serial has zeros before it that no certificate has")),
+                Ok(_) => {}
             }
         }
         for (what, list) in [("dids", &self.dids), ("issuers", &self.issuers)] {

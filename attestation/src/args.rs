@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use attestation::anchor::{TimeAnchor, TimeStamp};
 use attestation::judge::{Case, Subject};
 use attestation::policy::{Bundle, PolicyDigest};
-use attestation::results::VerifierKey;
+use attestation::results::{About, VerifierKey};
 use attestation::{AppraisalPolicy, Measurements, MockRoot};
 use clap::{Parser, Subcommand};
 use data_encoding::HEXLOWER_PERMISSIVE;
@@ -244,10 +244,10 @@ impl Inputs {
     }
 
     /// What was judged: the evidence, or the document alone.
-    pub(crate) fn evidence(&self) -> &[u8] {
+    pub(crate) fn about(&self) -> About<'_> {
         match self.kind {
-            Kind::Document => &self.subject,
-            _ => &self.evidence,
+            Kind::Document => About::Document(&self.subject),
+            _ => About::Evidence(&self.evidence),
         }
     }
 

@@ -43,6 +43,7 @@ fn accepted(verdict: &Verdict, colours: &Colours) -> String {
             printable(&archive.witness)
         );
         text.push_str("  whether it was still valid at any later time, nobody says\n");
+        text.push_str("  nor whether the witness's key was stolen since: who has it can date things back\n");
     }
     text.push('\n');
     checks(&mut text, &verdict.checks, colours);

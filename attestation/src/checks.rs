@@ -82,6 +82,20 @@ impl Step {
         self.into()
     }
 
+    /// What it means that this step is passed in an archive, or for a mock, where that is something else.
+    fn special_meaning(self, archive: bool, mock: bool) -> Option<&'static str> {
+        match self {
+            Self::Validity if archive => Some("It was valid at its own time: neither expired nor of the future."),
+            Self::Age if archive => Some("The document was recent when the witness saw it."),
+            Self::DocumentSignature if mock => Some("The mock's key signed this document; nobody has changed it since."),
+            Self::Binding if mock => Some("This key, under this DID and this policy, is what the mock was asked to attest."),
+            Self::Policy if mock => {
+                Some("The rules under which the key signs are ones that you know, if the mock tells the truth.")
+            }
+            _ => None,
+        }
+    }
+
     /// What it means that this step is passed, in a sentence for people.
     pub fn meaning(self) -> &'static str {
         match self {
@@ -167,19 +181,24 @@ pub struct Check {
     pub outcome: Outcome,
     /// What was found, and what it was compared with; why it failed, or why it was not checked.
     pub against: String,
-    /// [`Step::meaning`], of a step that was passed.
+    /// What that means, of a step that was passed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub meaning: Option<&'static str>,
 }
 
 /// The steps so far.
 #[derive(Debug, Default)]
-pub(crate) struct Checks(Vec<Check>);
+pub(crate) struct Checks {
+    done: Vec<Check>,
+    /// Things are verified at their own times.
+    pub(crate) archive: bool,
+    /// The root is that of a mock.
+    pub(crate) mock: bool,
+}
 
 impl Checks {
     pub(crate) fn note(&mut self, step: Step, outcome: Outcome, against: impl Into<String>) {
-        let meaning = (outcome == Outcome::Passed).then(|| step.meaning());
-        self.0.push(Check { step, outcome, against: against.into(), meaning });
+        self.done.push(Check { step, outcome, against: against.into(), meaning: None });
     }
 
     pub(crate) fn passed(&mut self, step: Step, against: impl Into<String>) {
@@ -204,13 +223,19 @@ impl Checks {
         result
     }
 
-    /// Everything, with the steps of `plan` that were never reached at their end.
+    /// Everything in the order of the steps, those of `plan` that were never reached among them.
     pub(crate) fn finish(mut self, plan: impl IntoIterator<Item = Step>) -> Vec<Check> {
         for step in plan {
-            if self.0.iter().all(|check| check.step != step) {
+            if self.done.iter().all(|check| check.step != step) {
                 self.note(step, Outcome::NotReached, "a step before it failed");
             }
         }
-        self.0
+        self.done.sort_by_key(|check| check.step);
+        for check in &mut self.done {
+            let step = check.step;
+            let meaning = || step.special_meaning(self.archive, self.mock).unwrap_or_else(|| step.meaning());
+            check.meaning = (check.outcome == Outcome::Passed).then(meaning);
+        }
+        self.done
     }
 }

@@ -289,6 +289,9 @@ impl AttestedSigner {
 
     /// Verifies a Vouch credential made with this key.
     pub fn verify_credential(&self, text: &[u8], at: UnixSeconds, audience: Option<&str>) -> Result<Content, Error> {
+        if text.len() > credential::MAX_BYTES {
+            return Err(identity::Error::CredentialMalformed("longer than 64 KiB".into()).into());
+        }
         if json::parse(text)?.pointer("/credentialSubject/provenance/runtimeAttestation/binding").and_then(|b| b.as_str())
             != Some(&self.binding.to_string())
         {

@@ -145,6 +145,7 @@ fn names(unchecked: &[Unchecked]) -> String {
         Unchecked::Measurements => "measurements",
         Unchecked::Policy => "policy",
         Unchecked::DidDocument => "DID document",
+        Unchecked::Identity => "identity",
     };
     unchecked.iter().map(name).collect::<Vec<_>>().join(", ")
 }
@@ -172,7 +173,8 @@ pub struct Verdict {
     pub public_key: Option<String>,
     /// The certificates of the chain, root first: what a deny list names.
     pub certificates: Vec<CertificateId>,
-    /// SHA-256 of the document and, directly after it, of the token or credential: what a witness of the time must see.
+    /// SHA-256 of the document and, directly after it, of the token, or of the credential in its
+    /// RFC 8785 form: what a witness of the time must see.
     pub anchor_digest: Digest<32>,
     /// The witness of the time, where one was needed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -252,9 +254,17 @@ fn run(case: &Case<'_>, checks: &mut Checks) -> Judged {
             Some(checks.take(Step::EvidenceForm, format!("{} bytes", bytes.len()), parsed)?)
         }
     };
+    // A credential is JSON, which has many spellings; a witness sees its canonical one.
+    let canonical = match case.subject {
+        Subject::Credential { credential, .. } if credential.len() <= identity::credential::MAX_BYTES => {
+            let parsed = identity::json::parse(credential);
+            parsed.and_then(|value| identity::json::canonical(&value)).unwrap_or_default()
+        }
+        _ => Vec::new(),
+    };
     let (document, signed) = match (&evidence, case.subject) {
         (Some(evidence), Subject::Token { token, .. }) => (evidence.document(), token.as_bytes()),
-        (Some(evidence), Subject::Credential { credential, .. }) => (evidence.document(), credential),
+        (Some(evidence), Subject::Credential { .. }) => (evidence.document(), &canonical[..]),
         (Some(evidence), _) => (evidence.document(), &[][..]),
         (None, Subject::Document(document)) => (document, &[][..]),
         (None, _) => unreachable!("every other subject has evidence"),
@@ -262,9 +272,10 @@ fn run(case: &Case<'_>, checks: &mut Checks) -> Judged {
     let digest = anchored_digest(document, signed);
     let seen = Seen { document, evidence: evidence.as_ref(), digest };
     let Some(anchor) = case.anchor else { return run_at(case, &seen, None, checks) };
+    checks.archive = true;
     let anchored = anchor.prove(&digest).and_then(|anchored| not_of_the_future(anchored, case.at));
-    let by = anchored.as_ref().map_or_else(|_| String::new(), |anchored| format!("{} by {}", anchored.time, anchored.witness));
-    let anchored = checks.take(Step::TimeAnchor, by, anchored)?;
+    // Whether it was in time, the leaf will say.
+    let anchored = anchored.inspect_err(|error| checks.note(Step::TimeAnchor, Outcome::Failed, error.to_string()))?;
     run_at(case, &seen, Some((anchor.kind(), anchored)), checks)
 }
 
@@ -298,6 +309,7 @@ fn run_at(case: &Case<'_>, seen: &Seen<'_>, anchor: Option<Witness>, checks: &mu
             judging(aws_root_g1()).judge(&document, checks)
         }
         (Err(Error::RootUntrusted), Some(root)) => {
+            checks.mock = true;
             let verified =
                 verify_mock(document, root, at).inspect_err(|error| fail_document(checks, error, at, root.as_der()))?;
             judging(root.as_der()).judge(&verified, checks)
@@ -340,6 +352,9 @@ impl Judging<'_> {
             self.check_anchor(anchored, document, checks)?;
         }
         let mut unchecked = self.expectations(document, checks)?;
+        if self.seen.evidence.is_none() {
+            self.no_identity(&mut unchecked, checks)?;
+        }
         let mut verdict = self.verdict(document);
         let mut signer = None;
         if let Some(evidence) = self.seen.evidence {
@@ -383,7 +398,7 @@ impl Judging<'_> {
         } else {
             Ok(())
         };
-        checks.take(Step::DocumentTime, format!("seen at {}, within the leaf's validity", anchored.time), result)
+        checks.take(Step::TimeAnchor, format!("{} by {}, within the leaf's validity", anchored.time, anchored.witness), result)
     }
 
     /// The time up to which the document is to be judged fresh: the verifier's, or that of the witness.
@@ -471,6 +486,16 @@ impl Judging<'_> {
         let against =
             label.map_or_else(|| format!("one of {} given policies", given.len()), |label| format!("the bundle {label:?}"));
         checks.take(Step::Policy, format!("PCR16 against {against}"), result)
+    }
+
+    /// A document alone says nothing of identities; a policy that asks for some is not satisfied by it.
+    fn no_identity(&self, unchecked: &mut Vec<Unchecked>, checks: &mut Checks) -> Result<(), Error> {
+        let Some(policy) = self.case.appraisal else { return Ok(()) };
+        if policy.names_identities() {
+            checks.not_checked(Step::Identity, "the verifier's policy names identities, and a document alone has none");
+            unchecked.push(Unchecked::Identity);
+        }
+        policy.check_epoch().inspect_err(|error| checks.note(Step::Epoch, Outcome::Failed, error.to_string()))
     }
 
     /// From the document to the key.

@@ -42,4 +42,6 @@ pub use crate::document::{Document, Field, MAX_NONCE, Pcrs};
 pub use crate::error::{Error, Rule};
 pub use crate::evidence::{AttestedKey, AttestedSigner, Evidence, KeyDescription, POSSESSION_TAG, Possession};
 pub use crate::measurement::{Measurements, Pcr, extend};
-pub use crate::verify::{Attested, Debug, Genuine, Mock, unverified_time, verify_debug, verify_genuine, verify_mock};
+pub use crate::verify::{
+    Attested, Debug, Genuine, Mock, unverified_nonce, unverified_time, verify_debug, verify_genuine, verify_mock,
+};

@@ -74,7 +74,7 @@ fn print(inputs: &Inputs, outcome: &Result<Verdict, Refusal>) -> Result<(), Fail
         (Form::Json, Ok(verdict)) => writeln!(out, "{}", serde_json::to_value(verdict).unwrap_or_default())?,
         (Form::Json, Err(refusal)) => writeln!(out, "{}", refusal.to_json())?,
         (Form::Ear, _) => {
-            let claims = results::ear(outcome, inputs.at(), inputs.evidence());
+            let claims = results::ear(outcome, inputs.at(), inputs.about());
             let signed = inputs.key.as_ref().map(|key| key.sign_ear(&claims)).transpose();
             let signed = signed.map_err(|error| Failure::Usage(error.to_string()))?;
             writeln!(out, "{}", signed.unwrap_or_else(|| claims.to_string()))?;

@@ -15,8 +15,25 @@ use crate::judge::{Outcome, Reason, Refusal, Step, Verdict};
 
 const EAR_PROFILE: &str = "tag:ietf.org,2026:rats/ear#04";
 const TRACE_PROFILE: &str = "tag:agentrust-io.com,2026:trace-v0.2";
-/// Media type of what an EAR is about.
-const EVIDENCE_TYPE: &str = "application/vnd.anchorhold.evidence+cbor";
+/// What an EAR is about.
+#[derive(Debug, Clone, Copy)]
+pub enum About<'a> {
+    /// A document alone.
+    Document(&'a [u8]),
+    /// An evidence file.
+    Evidence(&'a [u8]),
+}
+
+impl About<'_> {
+    /// Media type and bytes in base64url.
+    fn to_json(self) -> Value {
+        let (kind, bytes) = match self {
+            Self::Document(bytes) => ("application/cose; cose-type=\"cose-sign1\"", bytes),
+            Self::Evidence(bytes) => ("application/vnd.anchorhold.evidence+cbor", bytes),
+        };
+        json!([kind, BASE64URL_NOPAD.encode(bytes)])
+    }
+}
 
 /// Trust claims of draft-ietf-rats-ar4si, section 2.3.
 mod claim {
@@ -27,16 +44,18 @@ mod claim {
     pub(super) const APPROVED_BOOT: i8 = 3;
     pub(super) const CONTRAINDICATED_EXECUTABLES: i8 = 96;
     pub(super) const GENUINE_HARDWARE: i8 = 2;
+    pub(super) const CONTRAINDICATED_HARDWARE: i8 = 96;
     pub(super) const UNRECOGNIZED_HARDWARE: i8 = 97;
     pub(super) const VISIBLE_MEMORY: i8 = 96;
     pub(super) const CRYPTO_VALIDATION_FAILED: i8 = 99;
 }
 
-/// The claims of an EAR about a judgement made at `at`, over `evidence` (or a document alone).
+/// The claims of an EAR about a judgement made at `at`.
 ///
-/// `affirming` is said of genuine evidence alone, with nothing unchecked; a mock and debug mode are `contraindicated`, as is
-/// what was refused; what was only looked at is `none`.
-pub fn ear(judged: &Result<Verdict, Refusal>, at: UnixSeconds, evidence: &[u8]) -> Value {
+/// `affirming` is said of genuine evidence alone, that answered the verifier's challenge, now, with nothing unchecked. A mock and
+/// debug mode are `contraindicated`, as is evidence that is wrong. `none` is what was only looked at, what is from an archive, and
+/// whatever was refused for what the verifier asked or for what came with the evidence: a token, a challenge, a time-stamp.
+pub fn ear(judged: &Result<Verdict, Refusal>, at: UnixSeconds, about: About<'_>) -> Value {
     let (status, vector) = match judged {
         Ok(verdict) => (accepted_status(verdict), accepted_vector(verdict)),
         Err(refusal) => refused(refusal),
@@ -50,49 +69,62 @@ pub fn ear(judged: &Result<Verdict, Refusal>, at: UnixSeconds, evidence: &[u8]) 
         "eat_profile": EAR_PROFILE,
         "iat": at.0,
         "ear_verifier_id": verifier,
-        "ear_raw_evidence": [EVIDENCE_TYPE, BASE64URL_NOPAD.encode(evidence)],
+        "ear_raw_evidence": about.to_json(),
         "submods": {"nitro-enclave": submodule},
     })
 }
 
+fn passed(verdict: &Verdict, step: Step) -> bool {
+    verdict.checks.iter().any(|check| check.step == step && check.outcome == Outcome::Passed)
+}
+
 fn accepted_status(verdict: &Verdict) -> &'static str {
+    let complete = verdict.unchecked.is_empty() && verdict.archive.is_none() && passed(verdict, Step::Nonce);
     match verdict.verdict {
-        "genuine" if verdict.unchecked.is_empty() => "affirming",
+        "genuine" if complete => "affirming",
         "genuine" => "none",
         _ => "contraindicated",
     }
 }
 
 fn accepted_vector(verdict: &Verdict) -> Map<String, Value> {
-    let passed = |step| verdict.checks.iter().any(|check| check.step == step && check.outcome == Outcome::Passed);
     let mut vector = Map::new();
     let mut say = |name: &str, said: bool, value: i8| {
         if said {
             vector.insert(name.into(), value.into());
         }
     };
-    let hardware = if verdict.verdict == "mock" { claim::UNRECOGNIZED_HARDWARE } else { claim::GENUINE_HARDWARE };
-    say("hardware", true, hardware);
+    // What a mock says of itself means nothing.
+    if verdict.verdict == "mock" {
+        say("hardware", true, claim::UNRECOGNIZED_HARDWARE);
+        return vector;
+    }
+    say("hardware", true, claim::GENUINE_HARDWARE);
     say("runtime-opaque", verdict.verdict == "debug", claim::VISIBLE_MEMORY);
-    say("executables", passed(Step::Measurements), claim::APPROVED_BOOT);
-    say("configuration", passed(Step::Policy), claim::APPROVED_CONFIG);
-    say("instance-identity", passed(Step::Possession), claim::TRUSTWORTHY_INSTANCE);
+    say("executables", passed(verdict, Step::Measurements), claim::APPROVED_BOOT);
+    say("configuration", passed(verdict, Step::Policy), claim::APPROVED_CONFIG);
+    say("instance-identity", passed(verdict, Step::Possession), claim::TRUSTWORTHY_INSTANCE);
     vector
 }
 
 fn refused(refusal: &Refusal) -> (&'static str, Map<String, Value>) {
-    if matches!(refusal.reason, Reason::Unchecked(_)) {
-        return ("none", Map::new());
-    }
     let failed = refusal.checks.iter().find(|check| check.outcome == Outcome::Failed).map(|check| check.step);
-    let (name, value) = match failed {
-        Some(Step::Mode) => ("runtime-opaque", claim::VISIBLE_MEMORY),
-        Some(Step::DenyLists | Step::Measurements) => ("executables", claim::CONTRAINDICATED_EXECUTABLES),
-        Some(Step::Policy | Step::Epoch) => ("configuration", claim::UNSUPPORTABLE_CONFIG),
-        Some(step) if step > Step::Mode => ("instance-identity", claim::UNTRUSTWORTHY_INSTANCE),
-        _ => ("hardware", claim::CRYPTO_VALIDATION_FAILED),
+    let claim = match (failed, &refusal.reason) {
+        // What is wrong is not the evidence.
+        (None, _) | (_, Reason::Unchecked(_)) => None,
+        (Some(step), _) if Step::SIGNED.contains(&step) => None,
+        (Some(Step::TimeAnchor | Step::Nonce | Step::Age), _) => None,
+        (_, Reason::Wrong(Error::CertificateDenied { .. })) => Some(("hardware", claim::CONTRAINDICATED_HARDWARE)),
+        (Some(Step::Mode), _) => Some(("runtime-opaque", claim::VISIBLE_MEMORY)),
+        (Some(Step::DenyLists | Step::Measurements), _) => Some(("executables", claim::CONTRAINDICATED_EXECUTABLES)),
+        (Some(Step::Policy | Step::Epoch), _) => Some(("configuration", claim::UNSUPPORTABLE_CONFIG)),
+        (Some(step), _) if step > Step::Mode => Some(("instance-identity", claim::UNTRUSTWORTHY_INSTANCE)),
+        (Some(_), _) => Some(("hardware", claim::CRYPTO_VALIDATION_FAILED)),
     };
-    ("contraindicated", Map::from_iter([(name.to_owned(), value.into())]))
+    match claim {
+        None => ("none", Map::new()),
+        Some((name, value)) => ("contraindicated", Map::from_iter([(name.to_owned(), value.into())])),
+    }
 }
 
 /// A TRACE v0.2 trust record of an accepted verdict over evidence.
@@ -101,6 +133,9 @@ fn refused(refusal: &Refusal) -> (&'static str, Map<String, Value>) {
 /// the record has no signature and reaches conformance level 0, whatever stands behind it. What nobody told the verifier is
 /// said to be unstated: the model, and the class of the data.
 pub fn trace(verdict: &Verdict, at: UnixSeconds) -> Result<Value, NoRecord> {
+    if verdict.archive.is_some() {
+        return Err(NoRecord::Archive);
+    }
     let key = verdict.key.as_ref().ok_or(NoRecord::NoKey)?;
     let register = |index: &str| verdict.pcrs.get(index).and_then(Value::as_str).ok_or(NoRecord::NoKey);
     let jwk = PublicKey::from_spki(&hex(verdict.public_key.as_deref())).map_err(|_| NoRecord::NoKey)?.to_jwk();
@@ -137,6 +172,9 @@ pub enum NoRecord {
     /// Only evidence names a key and an identity; a document alone does not.
     #[error("a trust record is about an identity and its key, which evidence proves and a document alone does not")]
     NoKey,
+    /// A record has one time, and it would be taken for now.
+    #[error("a trust record says what is trusted now; what is from an archive was trusted then")]
+    Archive,
 }
 
 /// The verifier's own Ed25519 key, with which it signs its results. It has nothing to do with any attested key.

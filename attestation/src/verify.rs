@@ -105,6 +105,11 @@ pub fn unverified_time(bytes: &[u8]) -> Result<UnixSeconds, Error> {
     Ok(document::parse(bytes, &Every)?.document.made())
 }
 
+/// The challenge that a document claims to answer, before anything is verified: to refuse those of others cheaply.
+pub fn unverified_nonce(bytes: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+    Ok(document::parse(bytes, &Every)?.document.nonce)
+}
+
 fn verify(bytes: &[u8], root: &[u8], at: UnixSeconds, rules: &impl Rules) -> Result<(Document, Chain), Error> {
     let unverified = document::parse(bytes, rules)?;
     let chain = chain::verify(&unverified.chain, root, at, rules)?;

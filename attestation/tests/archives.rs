@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use attestation::anchor::{TimeAnchor, TimeStamp, anchored_digest};
-use attestation::judge::{Case, Subject, judge};
+use attestation::judge::{Case, Outcome, Step, Subject, judge};
 use attestation::{Error, Evidence, MockRoot};
 use identity::{UnixSeconds, parse_rfc3339, sha256};
 
@@ -86,7 +86,26 @@ fn what_no_authority_saw_in_time_is_refused_with_the_reason() {
     ] {
         assert_eq!(judged(name, root), Err(code), "{name}");
     }
+    // Each step once and in order, and nothing is called passed that the leaf has not confirmed.
+    let (evidence, root) = (file("cases/evidence/good.cbor"), MockRoot::from_pem(&file("cases/root.pem")).unwrap());
+    let token = String::from_utf8(file("cases/tokens/good.jwt")).unwrap();
+    for name in ["too-early.tsr", "too-late.tsr"] {
+        let late = stamp(name, "town").unwrap();
+        let subject = Subject::Token { token: &token, evidence: &evidence };
+        let case = Case { anchor: Some(&late), allow_mock: Some(&root), inspect: true, ..Case::new(subject, LATER) };
+        let checks = judge(&case).unwrap_err().checks;
+        assert!(checks.windows(2).all(|pair| pair[0].step < pair[1].step), "{checks:?}");
+        let failed: Vec<_> = checks.iter().filter(|check| check.outcome == Outcome::Failed).map(|check| check.step).collect();
+        assert_eq!(failed, [Step::TimeAnchor]);
+    }
     let good = stamp("good.tsr", "town").unwrap();
+    let subject = Subject::Token { token: &token, evidence: &evidence };
+    let case = Case { anchor: Some(&good), allow_mock: Some(&root), inspect: true, ..Case::new(subject, LATER) };
+    let checks = judge(&case).unwrap().checks;
+    assert!(checks.windows(2).all(|pair| pair[0].step < pair[1].step), "{checks:?}");
+    let meaning = |step| checks.iter().find(|check| check.step == step).and_then(|check| check.meaning).unwrap();
+    assert_eq!(meaning(Step::Validity), "It was valid at its own time: neither expired nor of the future.");
+    assert_eq!(meaning(Step::DocumentSignature), "The mock's key signed this document; nobody has changed it since.");
     let seen = parse_rfc3339("2026-01-01T00:10:00Z").unwrap();
     assert_eq!(judged_at(&good, seen.plus(-6)), Err("anchor_from_future"));
     assert!(judged_at(&good, seen.plus(-5)).is_ok());
@@ -107,7 +126,16 @@ fn a_witness_speaks_for_the_bytes_that_it_saw_and_for_no_others() {
         let verdict = judge(&case).unwrap();
         assert_eq!((verdict.anchor_digest, verdict.archive.is_some()), (sha256(document), true));
     }
-    // An old token is verified at its own time, so it must have been seen while it was young; its own expiry does not count.
+    // Of a credential, its canonical form is what counts, however it is spelled.
+    let canonical = identity::json::canonical(&identity::json::parse(&file("cases/credentials/good.json")).unwrap()).unwrap();
+    let pretty: serde_json::Value = serde_json::from_slice(&canonical).unwrap();
+    let evidence_file = file("cases/evidence/good.cbor");
+    for spelled in [canonical.clone(), serde_json::to_vec_pretty(&pretty).unwrap()] {
+        let subject = Subject::Credential { credential: &spelled, evidence: &evidence_file };
+        let at = UnixSeconds(1_767_225_600);
+        let verdict = judge(&Case { allow_mock: Some(&root), inspect: true, ..Case::new(subject, at) }).unwrap();
+        assert_eq!(verdict.anchor_digest, anchored_digest(document, &canonical));
+    }
     let credential = file("cases/credentials/good.json");
     let subject = Subject::Credential { credential: &credential, evidence: &file("cases/evidence/good.cbor") };
     let case = Case { anchor: Some(&good), allow_mock: Some(&root), inspect: true, ..Case::new(subject, LATER) };

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use attestation::judge::{Case, Outcome, Refusal, Subject, Verdict, judge};
 use attestation::policy::{Bundle, PolicyDigest};
-use attestation::{AppraisalPolicy, Measurements, MockRoot, results};
+use attestation::results::{self, About};
+use attestation::{AppraisalPolicy, Measurements, MockRoot};
 use data_encoding::HEXLOWER;
 use identity::{UnixSeconds, did};
 use serde_json::{Value, json};
@@ -103,7 +104,7 @@ fn every_verdict_is_written_as_before() {
     let at = UnixSeconds(1_767_225_600);
     let written = |case: &Value| {
         let (outcome, evidence) = judged(case);
-        let mut ear = results::ear(&outcome, at, &evidence);
+        let mut ear = results::ear(&outcome, at, About::Evidence(&evidence));
         // Its bytes are those of the file.
         ear["ear_raw_evidence"][1] = identity::sha256(ear["ear_raw_evidence"][1].as_str().unwrap().as_bytes()).to_string().into();
         let trace = outcome.as_ref().ok().map(|verdict| results::trace(verdict, at).unwrap());

@@ -55,3 +55,18 @@ impl<'de, const N: usize> Deserialize<'de> for Digest<N> {
         Self::from_hex(&text).map_err(serde::de::Error::custom)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_is_lowercase_hex_and_nothing_else() {
+        let digest = Digest([0xab, 1]);
+        assert_eq!((digest.to_string(), format!("{digest:?}")), ("ab01".into(), "ab01".into()));
+        assert_eq!(Digest::from_hex("ab01"), Ok(digest));
+        for bad in ["AB01", "ab0", "ab010", "ab0100", "", "xy01"] {
+            assert_eq!(Digest::<2>::from_hex(bad), Err(Error::Hex { expected: 2 }));
+        }
+    }
+}

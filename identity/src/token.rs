@@ -278,6 +278,7 @@ mod tests {
 
     #[test]
     fn the_longest_token_is_looked_at_and_a_longer_one_is_not() {
+        assert_eq!(MAX_BYTES, 65_536);
         for key in both() {
             let padded = |n: usize| {
                 let mut claims = claims(&key);

@@ -28,7 +28,8 @@ pub struct Anchored {
     pub witness: String,
 }
 
-/// What a witness must have seen: SHA-256 of the document's bytes and, directly after them, those of the token or credential.
+/// What a witness must have seen: SHA-256 of the document's bytes and, directly after them, those of the token, or of the
+/// credential in its RFC 8785 form.
 pub fn anchored_digest(document: &[u8], signed: &[u8]) -> Digest<32> {
     sha256(&[document, signed].concat())
 }

@@ -257,6 +257,9 @@ fn single<T: DecodeOwned>(attributes: &SetOfVec<Attribute>, oid: ObjectIdentifie
     value.to_der().ok().and_then(|value| T::from_der(&value).ok()).ok_or_else(missing)
 }
 
+/// The tag of a SEQUENCE. Of what may follow the time, only the accuracy is one.
+const SEQUENCE: u8 = 0x30;
+
 impl Info {
     fn parse(bytes: &[u8]) -> Result<Self, Error> {
         let malformed = || Error::TimestampMalformed("TSTInfo");
@@ -267,7 +270,8 @@ impl Info {
         }
         let imprint = Imprint::from_der(imprint).map_err(|_| malformed())?;
         let time = parse_time(time).ok_or_else(malformed)?;
-        let accuracy = rest.first().and_then(|next| Accuracy::from_der(next).ok());
+        let accuracy = rest.first().filter(|next| next.first() == Some(&SEQUENCE));
+        let accuracy = accuracy.map(|next| Accuracy::from_der(next)).transpose().map_err(|_| malformed())?;
         Ok(Self { imprint, time, accuracy })
     }
 

@@ -1,7 +1,7 @@
 //! A tool server in the manner of MCP (JSON-RPC 2.0 over `POST /mcp`), whose tools run for attested agents only.
 //!
-//! Each call needs a token of its own, made for exactly this call: its intent is `{"action": METHOD, "resource": TOOL}`, and
-//! its payload is the call's `params`. So the agent can show afterwards what it asked for, and nobody who catches the token on
+//! Each call needs a token of its own, made for exactly this call: its intent is `{"action": METHOD, "target": AUDIENCE, "resource": TOOL}`,
+//! and its payload is the call's `params`. So the agent can show afterwards what it asked for, and nobody who catches the token on
 //! the way can ask for something else.
 
 use std::fs;
@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use attestation::{AppraisalPolicy, MockRoot};
 use axum::body::Bytes;
@@ -37,9 +38,6 @@ struct Arguments {
     /// Accept a mock of this root too (PEM).
     #[arg(long)]
     mock_root: Option<PathBuf>,
-    /// How far a signer's clock may differ; for so long after the start, tokens are refused.
-    #[arg(long, default_value_t = 5)]
-    skew_seconds: i64,
     /// Tokens that are remembered.
     #[arg(long, default_value_t = 100_000)]
     max_tokens: usize,
@@ -50,21 +48,20 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments = Arguments::parse();
     let policy = AppraisalPolicy::from_toml(&fs::read(arguments.appraisal_policy)?)?;
     let mut requirements = Requirements::new(arguments.audience, policy);
-    requirements.skew_seconds = arguments.skew_seconds;
     requirements.max_tokens = arguments.max_tokens;
-    requirements.max_tokens_of_one_issuer = arguments.max_tokens;
     if let Some(root) = arguments.mock_root {
         requirements.mock_root = Some(MockRoot::from_pem(&fs::read(root)?)?);
     }
+    let audience = requirements.audience.clone();
     let guard = Arc::new(Guard::new(requirements)?);
     let listener = tokio::net::TcpListener::bind(arguments.listen).await?;
     writeln!(io::stdout(), "http://{}", listener.local_addr()?)?;
-    axum::serve(listener, app(guard)).await?;
+    axum::serve(listener, app(guard, audience)).await?;
     Ok(())
 }
 
-fn app(guard: Arc<Guard>) -> Router {
-    let ledger = Arc::new(Ledger::default());
+fn app(guard: Arc<Guard>, audience: String) -> Router {
+    let ledger = Arc::new(Ledger { audience, sent: AtomicU64::new(0) });
     Router::new()
         .route("/mcp", post(call))
         .with_state(ledger)
@@ -72,9 +69,11 @@ fn app(guard: Arc<Guard>) -> Router {
         .merge(evidence_routes(guard))
 }
 
-/// What the tool works on: how much was sent so far.
-#[derive(Default)]
-struct Ledger(std::sync::atomic::AtomicU64);
+/// What the tool works on: who it is, and how much was sent so far.
+struct Ledger {
+    audience: String,
+    sent: AtomicU64,
+}
 
 #[derive(Deserialize)]
 struct Request {
@@ -103,7 +102,8 @@ async fn call(State(ledger): State<Arc<Ledger>>, admitted: Admitted, body: Bytes
     let signed = &admitted.claims().vouch;
     let tool = request.params["name"].as_str().unwrap_or_default();
     let payload = signed.payload.clone().into_value();
-    if signed.intent.action() != request.method || signed.intent.resource() != tool || payload != request.params {
+    let intent = (signed.intent.action(), signed.intent.target(), signed.intent.resource());
+    if intent != (request.method.as_str(), ledger.audience.as_str(), tool) || payload != request.params {
         return answer(StatusCode::FORBIDDEN, &request.id, Err((-32001, "the token was made for another call".into())));
     }
     match request.method.as_str() {
@@ -123,7 +123,7 @@ fn run(ledger: &Ledger, tool: &str, arguments: &Value) -> Result<String, (i32, S
         return Err((-32602, format!("no tool {tool:?}")));
     }
     let Transfer { to, amount } = Transfer::deserialize(arguments).map_err(|error| (-32602, error.to_string()))?;
-    let before = ledger.0.fetch_add(u64::from(amount), std::sync::atomic::Ordering::Relaxed);
+    let before = ledger.sent.fetch_add(u64::from(amount), Ordering::Relaxed);
     Ok(format!("sent {amount} to {to}; {} in all", before + u64::from(amount)))
 }
 

@@ -12,7 +12,7 @@ pub(crate) type Challenge = [u8; 32];
 #[derive(Debug, Default)]
 pub(crate) struct Challenges {
     current: Option<(UnixSeconds, Challenge)>,
-    last: Option<Challenge>,
+    last: Option<(UnixSeconds, Challenge)>,
 }
 
 impl Challenges {
@@ -22,19 +22,24 @@ impl Challenges {
         now: UnixSeconds,
         random: impl FnOnce() -> Result<Challenge, Error>,
     ) -> Result<Challenge, Error> {
-        let begun_within = |seconds: i64| self.current.filter(|(begun, _)| now < begun.plus(seconds)).map(|(_, given)| given);
-        if let Some(given) = begun_within(CHALLENGE_SECONDS) {
+        if let Some((_, given)) = self.current.filter(|(begun, _)| now < begun.plus(CHALLENGE_SECONDS)) {
             return Ok(given);
         }
         let fresh = random()?;
-        self.last = begun_within(2 * CHALLENGE_SECONDS);
+        self.last = self.current;
         self.current = Some((now, fresh));
         Ok(fresh)
     }
 
-    /// Those that evidence may answer, after [`Challenges::current`] was asked at the same time.
-    pub(crate) fn accepted(&self) -> impl Iterator<Item = Challenge> {
-        self.current.map(|(_, challenge)| challenge).into_iter().chain(self.last)
+    /// Those that evidence may answer at `now`.
+    pub(crate) fn accepted(&self, now: UnixSeconds) -> impl Iterator<Item = Challenge> {
+        let young = move |(begun, _): &(UnixSeconds, Challenge)| now < begun.plus(2 * CHALLENGE_SECONDS);
+        self.current.into_iter().chain(self.last).filter(young).map(|(_, challenge)| challenge)
+    }
+
+    /// Nothing that was given out is accepted any longer.
+    pub(crate) fn forget(&mut self) {
+        *self = Self::default();
     }
 }
 
@@ -51,21 +56,24 @@ mod tests {
                 next += 1;
                 Ok([next; 32])
             });
-            (given.unwrap()[0], challenges.accepted().map(|challenge| challenge[0]).collect::<Vec<_>>())
+            (given.unwrap()[0], challenges.accepted(UnixSeconds(seconds)).map(|challenge| challenge[0]).collect::<Vec<_>>())
         };
         assert_eq!(at(1000), (1, vec![1]));
         assert_eq!(at(1059), (1, vec![1]));
         assert_eq!(at(1060), (2, vec![2, 1]));
         assert_eq!(at(1119), (2, vec![2, 1]));
         assert_eq!(at(1120), (3, vec![3, 2]));
-        // Nobody asked for two minutes: what was given out then is too old.
+        // Two minutes after it was first given out, it is over, whoever asked in between or did not.
+        assert_eq!(at(1179), (3, vec![3, 2]));
         assert_eq!(at(1240), (4, vec![4]));
+        assert_eq!(at(1359), (5, vec![5, 4]));
+        assert_eq!(at(1360), (5, vec![5]));
     }
 
     #[test]
     fn without_randomness_there_is_no_challenge() {
         let mut challenges = Challenges::default();
         assert_eq!(challenges.current(UnixSeconds(1), || Err(Error::NoRandomness)), Err(Error::NoRandomness));
-        assert_eq!(challenges.accepted().count(), 0);
+        assert_eq!(challenges.accepted(UnixSeconds(1)).count(), 0);
     }
 }

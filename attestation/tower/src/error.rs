@@ -24,9 +24,12 @@ pub enum Error {
         /// Hex.
         challenge: String,
     },
-    /// The token may have been used before this service started.
-    #[error("the token was issued before this service started, so nobody knows whether it was used; sign again")]
-    IssuedBeforeStart,
+    /// The token is not younger than the evidence that this process was first shown for its key. It may have been used before this
+    /// process began.
+    #[error(
+        "the token is not younger than the first evidence that this service was shown for its key, so it may have been used before; sign again"
+    )]
+    IssuedBeforeEvidence,
     /// The token lives longer than this service remembers.
     #[error("the token lives for {seconds} s; at most {most} s are accepted")]
     LifetimeTooLong {
@@ -41,7 +44,7 @@ pub enum Error {
     /// The token is good, but its issuer is not one of those that may call.
     #[error("calls of this issuer are not accepted")]
     IssuerNotAccepted,
-    /// Every place for tokens of this issuer, or of all, is taken until some expire.
+    /// Every place for tokens of this identity, or of all, is taken until some expire.
     #[error("no more tokens can be remembered until others expire; try again")]
     ReplayCacheFull,
     /// The evidence does not answer one of the last two challenges.
@@ -50,12 +53,21 @@ pub enum Error {
         /// Hex.
         challenge: String,
     },
+    /// The bytes are no evidence file, or no document is in it; the code is that of the reason.
+    #[error(transparent)]
+    EvidenceForm(attestation::Error),
     /// The evidence was refused; the code is that of the reason.
     #[error(transparent)]
     Evidence(Refusal),
     /// Every place for keys is taken until some expire.
     #[error("no more keys can be remembered until others expire; try again")]
     KeysFull,
+    /// The body is longer than 64 KiB, or broke off.
+    #[error("the body is longer than 64 KiB, or broke off")]
+    BodyTooLong,
+    /// The body took longer than five seconds.
+    #[error("the body did not arrive in five seconds")]
+    BodyTooSlow,
     /// Enough evidence is being verified already.
     #[error("too many verifications are under way; try again")]
     Busy,
@@ -68,25 +80,28 @@ impl Error {
     /// The stable snake_case name of this refusal.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Token(error) => error.code(),
+            Self::Token(error) | Self::EvidenceForm(error) => error.code(),
             Self::Evidence(refusal) => refusal.code(),
             other => other.into(),
         }
     }
 
-    /// 401: come again with another token, or with evidence. 403: understood, and not accepted here. 503: later.
+    /// 401: come again with another token, or with evidence. 403: understood, and not accepted here. 408 and 413: the
+    /// body. 503: later.
     pub fn status(&self) -> u16 {
         match self {
             Self::TokenAbsent
             | Self::AuthorizationMalformed
             | Self::Token(_)
             | Self::EvidenceRequired { .. }
-            | Self::IssuedBeforeStart
+            | Self::IssuedBeforeEvidence
             | Self::LifetimeTooLong { .. }
             | Self::Replayed
             | Self::ChallengeStale { .. } => 401,
-            Self::IssuerNotAccepted | Self::Evidence(_) => 403,
+            Self::IssuerNotAccepted | Self::EvidenceForm(_) | Self::Evidence(_) => 403,
             Self::ReplayCacheFull | Self::KeysFull | Self::Busy | Self::NoRandomness => 503,
+            Self::BodyTooSlow => 408,
+            Self::BodyTooLong => 413,
             Self::Requirements(_) => 500,
         }
     }

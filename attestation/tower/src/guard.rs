@@ -2,13 +2,13 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use attestation::judge::{Case, Refusal, Subject, judge_signer};
-use attestation::{AttestedSigner, Evidence};
+use attestation::{AttestedSigner, Evidence, unverified_nonce};
 use data_encoding::HEXLOWER;
 use identity::token::{Claims, unverified_key};
 use identity::{Did, UnixSeconds, did};
 
 use crate::challenge::{Challenge, Challenges};
-use crate::known::{Known, KnownKeys};
+use crate::known::{Holder, Known, KnownKeys};
 use crate::replay::ReplayCache;
 use crate::{Admitted, Error, Requirements};
 
@@ -22,9 +22,9 @@ pub struct Guard {
     requirements: Requirements,
     clock: Clock,
     random: Random,
-    /// The latest time that the clock has shown. What has expired stays so, even if the clock is set back.
+    /// The latest time that the clock has shown. What has expired stays so, even if the clock is set back. A clock that once jumped
+    /// ahead therefore refuses everything until it is there again, or until a restart.
     latest: AtomicI64,
-    started: UnixSeconds,
     challenges: Mutex<Challenges>,
     keys: RwLock<KnownKeys>,
     used: Mutex<ReplayCache>,
@@ -39,15 +39,13 @@ impl Guard {
     /// With another clock and other randomness.
     pub fn with(requirements: Requirements, clock: Clock, random: Random) -> Result<Self, Error> {
         requirements.check()?;
-        let started = clock();
         Ok(Self {
             clock,
             random,
-            latest: AtomicI64::new(started.0),
-            started,
+            latest: AtomicI64::new(i64::MIN),
             challenges: Mutex::default(),
-            keys: RwLock::new(KnownKeys::new(requirements.max_keys)),
-            used: Mutex::new(ReplayCache::new(requirements.max_tokens, requirements.max_tokens_of_one_issuer)),
+            keys: RwLock::new(KnownKeys::new(requirements.max_keys, requirements.max_keys_of_one)),
+            used: Mutex::new(ReplayCache::new(requirements.max_tokens, requirements.max_tokens_of_one)),
             requirements,
         })
     }
@@ -61,24 +59,24 @@ impl Guard {
             return Err(Error::EvidenceRequired { challenge: self.challenge()? });
         };
         let claims = known.signer.verify_token(token, now, Some(&self.requirements.audience)).map_err(Error::Token)?;
-        let end = self.check_times(&claims, now)?;
+        let end = self.check_times(&claims, known.since, now)?;
         self.requirements.policy.check_issuer(&claims.iss).map_err(|_| Error::IssuerNotAccepted)?;
-        self.use_once(&claims, end)?;
+        self.use_once(&claims, &known, end)?;
         Ok(Admitted::new(claims, known))
     }
 
     /// Asks for the time again, once no other call can make the cache forget: a token that has expired since may be forgotten.
-    fn use_once(&self, claims: &Claims, end: UnixSeconds) -> Result<(), Error> {
+    fn use_once(&self, claims: &Claims, known: &Known, end: UnixSeconds) -> Result<(), Error> {
         let mut used = locked(&self.used);
         let now = self.now();
         if now >= end {
             return Err(Error::Token(identity::Error::Expired.into()));
         }
-        used.use_once(&claims.iss, claims.jti, end, now)
+        used.use_once(&known.holder, (&claims.iss, claims.jti), end, now)
     }
 
     /// When nobody accepts the token any longer.
-    fn check_times(&self, claims: &Claims, now: UnixSeconds) -> Result<UnixSeconds, Error> {
+    fn check_times(&self, claims: &Claims, since: UnixSeconds, now: UnixSeconds) -> Result<UnixSeconds, Error> {
         let Requirements { skew_seconds: skew, max_lifetime_seconds: most, .. } = self.requirements;
         let refuse = |error: identity::Error| Err(Error::Token(error.into()));
         let end = UnixSeconds(claims.exp).plus(skew);
@@ -92,9 +90,9 @@ impl Guard {
         if seconds > most {
             return Err(Error::LifetimeTooLong { seconds, most });
         }
-        // Whoever served before the start accepted tokens that were issued up to `skew` after it, by the signer's clock.
-        if UnixSeconds(claims.iat) <= self.started.plus(skew) {
-            return Err(Error::IssuedBeforeStart);
+        // Both times are of the enclave's clock, so no clock of ours can make an old token young.
+        if UnixSeconds(claims.iat) <= since {
+            return Err(Error::IssuedBeforeEvidence);
         }
         Ok(end)
     }
@@ -105,23 +103,29 @@ impl Guard {
         Ok(HEXLOWER.encode(&challenge))
     }
 
+    /// Whether evidence claims to answer one of our challenges. Cheap, so that copies of others' evidence cost nothing.
+    pub fn answers(&self, evidence: &[u8]) -> Result<(), Error> {
+        self.answered(evidence).map(|_| ())
+    }
+
     /// Judges evidence, and remembers the key if it is accepted: until when is the answer.
     pub fn learn(&self, evidence: &[u8]) -> Result<(AttestedSigner, UnixSeconds), Error> {
+        let nonce = self.answered(evidence)?;
         let now = self.now();
+        let known = self.judge(evidence, &nonce, now).map_err(Error::Evidence)?;
+        let learned = (known.signer.clone(), known.until);
+        self.keys.write().unwrap_or_else(PoisonError::into_inner).insert(known, now)?;
+        Ok(learned)
+    }
+
+    /// The challenge that evidence claims to answer.
+    fn answered(&self, evidence: &[u8]) -> Result<Challenge, Error> {
+        let evidence = Evidence::parse(evidence).map_err(Error::EvidenceForm)?;
+        let claimed = unverified_nonce(evidence.document()).map_err(Error::EvidenceForm)?;
         let challenge = self.challenge()?;
-        let accepted: Vec<Challenge> = locked(&self.challenges).accepted().collect();
-        for nonce in accepted {
-            match self.judge(evidence, &nonce, now) {
-                Err(refusal) if refusal.code() == "nonce_mismatch" => {}
-                Err(refusal) => return Err(Error::Evidence(refusal)),
-                Ok(known) => {
-                    let learned = (known.signer.clone(), known.until);
-                    self.keys.write().unwrap_or_else(PoisonError::into_inner).insert(known, now)?;
-                    return Ok(learned);
-                }
-            }
-        }
-        Err(Error::ChallengeStale { challenge })
+        let (challenges, now) = (locked(&self.challenges), self.now());
+        let answered = challenges.accepted(now).find(|given| claimed.as_deref() == Some(given));
+        answered.ok_or(Error::ChallengeStale { challenge })
     }
 
     fn judge(&self, evidence: &[u8], nonce: &Challenge, now: UnixSeconds) -> Result<Known, Refusal> {
@@ -138,12 +142,15 @@ impl Guard {
             ..Case::new(Subject::Evidence(evidence), now)
         };
         let (verdict, Some(signer)) = judge_signer(&case)? else { unreachable!("evidence has a key") };
+        let Some(key) = &verdict.key else { unreachable!("evidence has a key") };
         let until = now.plus(required.evidence_seconds).min(signer.until());
-        Ok(Known { signer, verdict, until })
+        Ok(Known { holder: Holder::of(key.policy, &key.name), since: verdict.timestamp, until, signer, verdict })
     }
 
-    /// Forgets the keys of an identity, so that it must answer a challenge again: after it was rotated or denied.
+    /// Forgets the keys of an identity, so that it must answer a new challenge: after it was rotated. Whom the requirements accept
+    /// can come back; to deny somebody, make another guard.
     pub fn forget(&self, did: &Did) {
+        locked(&self.challenges).forget();
         self.keys.write().unwrap_or_else(PoisonError::into_inner).forget(did);
     }
 

@@ -8,11 +8,29 @@ use identity::{Did, Digest, UnixSeconds};
 
 use crate::Error;
 
+/// Whose keys and tokens share a place: an identity of a policy, whatever DID it has after its next rotation, and in however many
+/// enclaves it was booted.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Holder {
+    policy: Digest<48>,
+    name: String,
+}
+
+impl Holder {
+    pub(crate) fn of(policy: Digest<48>, name: &str) -> Self {
+        Self { policy, name: name.to_owned() }
+    }
+}
+
 /// A key whose evidence was accepted.
 #[derive(Debug, Clone)]
 pub(crate) struct Known {
     pub(crate) signer: AttestedSigner,
     pub(crate) verdict: Verdict,
+    pub(crate) holder: Holder,
+    /// When the enclave made the first evidence that this process has seen, by the enclave's clock. It answered a challenge of
+    /// ours, so what was signed later was signed after we began.
+    pub(crate) since: UnixSeconds,
     pub(crate) until: UnixSeconds,
 }
 
@@ -21,11 +39,12 @@ pub(crate) struct Known {
 pub(crate) struct KnownKeys {
     keys: BTreeMap<(String, Digest<32>), Arc<Known>>,
     most: usize,
+    most_of_one: usize,
 }
 
 impl KnownKeys {
-    pub(crate) fn new(most: usize) -> Self {
-        Self { keys: BTreeMap::new(), most }
+    pub(crate) fn new(most: usize, most_of_one: usize) -> Self {
+        Self { keys: BTreeMap::new(), most, most_of_one }
     }
 
     /// What is known of a key at `now`.
@@ -33,17 +52,28 @@ impl KnownKeys {
         self.keys.get(&(claimed.iss, claimed.binding)).filter(|known| now < known.until).cloned()
     }
 
-    /// Remembers a key, or that its evidence is newer now.
-    pub(crate) fn insert(&mut self, known: Known, now: UnixSeconds) -> Result<(), Error> {
+    /// Remembers a key, or that its evidence is newer now. A holder of too many keys loses the one that would expire first.
+    pub(crate) fn insert(&mut self, mut known: Known, now: UnixSeconds) -> Result<(), Error> {
         let name = (known.signer.did().to_string(), known.signer.binding());
-        if self.keys.len() >= self.most && !self.keys.contains_key(&name) {
-            self.keys.retain(|_, known| now < known.until);
-            if self.keys.len() >= self.most {
-                return Err(Error::KeysFull);
-            }
+        if let Some(before) = self.keys.get(&name) {
+            known.since = known.since.min(before.since);
+        } else {
+            self.make_room(&known.holder, now)?;
         }
         self.keys.insert(name, Arc::new(known));
         Ok(())
+    }
+
+    fn make_room(&mut self, holder: &Holder, now: UnixSeconds) -> Result<(), Error> {
+        let own = self.keys.iter().filter(|(_, known)| known.holder == *holder);
+        let (count, first) = (own.clone().count(), own.min_by_key(|(_, known)| known.until).map(|(name, _)| name.clone()));
+        if let (true, Some(first)) = (count >= self.most_of_one, first) {
+            self.keys.remove(&first);
+        }
+        if self.keys.len() >= self.most {
+            self.keys.retain(|_, known| now < known.until);
+        }
+        if self.keys.len() >= self.most { Err(Error::KeysFull) } else { Ok(()) }
     }
 
     /// Forgets every key of an identity.

@@ -4,12 +4,13 @@ use identity::{Did, UnixSeconds};
 use uuid::Uuid;
 
 use crate::Error;
+use crate::known::Holder;
 
 /// The tokens that were used, by issuer and `jti`, until they expire. Full, it refuses: forgetting one early would let it be
-/// used again.
+/// used again. Each holder of keys has a share, and no more.
 #[derive(Debug)]
 pub(crate) struct ReplayCache {
-    issuers: BTreeMap<Did, Used>,
+    holders: BTreeMap<Holder, Used>,
     total: usize,
     most: usize,
     most_of_one: usize,
@@ -17,19 +18,18 @@ pub(crate) struct ReplayCache {
 
 #[derive(Debug, Default)]
 struct Used {
-    ids: BTreeSet<Uuid>,
-    by_end: BTreeSet<(UnixSeconds, Uuid)>,
+    ids: BTreeSet<(Did, Uuid)>,
+    by_end: BTreeSet<(UnixSeconds, Did, Uuid)>,
 }
 
 impl Used {
     /// Forgets what nobody accepts any longer at `now`; how many those were.
     fn forget_expired(&mut self, now: UnixSeconds) -> usize {
         let before = self.by_end.len();
-        while let Some(&(end, id)) = self.by_end.first()
-            && end <= now
+        while self.by_end.first().is_some_and(|(end, ..)| *end <= now)
+            && let Some((_, issuer, id)) = self.by_end.pop_first()
         {
-            self.by_end.pop_first();
-            self.ids.remove(&id);
+            self.ids.remove(&(issuer, id));
         }
         before - self.by_end.len()
     }
@@ -37,12 +37,20 @@ impl Used {
 
 impl ReplayCache {
     pub(crate) fn new(most: usize, most_of_one: usize) -> Self {
-        Self { issuers: BTreeMap::new(), total: 0, most, most_of_one }
+        Self { holders: BTreeMap::new(), total: 0, most, most_of_one }
     }
 
-    /// Remembers that this token was used now. It is accepted by nobody at `end` or later.
-    pub(crate) fn use_once(&mut self, issuer: &Did, id: Uuid, end: UnixSeconds, now: UnixSeconds) -> Result<(), Error> {
-        if let Some(used) = self.issuers.get_mut(issuer) {
+    /// Remembers that this token was used now. It is accepted by nobody at `end` or later. A token has one holder only: it names
+    /// the binding of its key.
+    pub(crate) fn use_once(
+        &mut self,
+        holder: &Holder,
+        token: (&Did, Uuid),
+        end: UnixSeconds,
+        now: UnixSeconds,
+    ) -> Result<(), Error> {
+        let id = (token.0.clone(), token.1);
+        if let Some(used) = self.holders.get_mut(holder) {
             self.total -= used.forget_expired(now);
             if used.ids.contains(&id) {
                 return Err(Error::Replayed);
@@ -57,16 +65,16 @@ impl ReplayCache {
         if self.total >= self.most {
             return Err(Error::ReplayCacheFull);
         }
-        let used = self.issuers.entry(issuer.clone()).or_default();
+        let used = self.holders.entry(holder.clone()).or_default();
+        used.by_end.insert((end, id.0.clone(), id.1));
         used.ids.insert(id);
-        used.by_end.insert((end, id));
         self.total += 1;
         Ok(())
     }
 
     fn forget_expired(&mut self, now: UnixSeconds) {
         let total = &mut self.total;
-        self.issuers.retain(|_, used| {
+        self.holders.retain(|_, used| {
             *total -= used.forget_expired(now);
             !used.ids.is_empty()
         });
@@ -85,6 +93,10 @@ mod tests {
         Did::parse(&format!("did:web:agent{n}.example")).unwrap()
     }
 
+    fn holder(n: u8) -> Holder {
+        Holder::of(identity::Digest([n; 48]), "agent")
+    }
+
     fn id(n: u8) -> Uuid {
         Uuid::from_bytes([n; 16])
     }
@@ -93,11 +105,11 @@ mod tests {
     fn a_token_is_good_once_and_another_issuers_id_is_another_token() {
         let mut cache = ReplayCache::new(10, 10);
         let (now, end) = (UnixSeconds(100), UnixSeconds(200));
-        assert_eq!(cache.use_once(&did(1), id(1), end, now), Ok(()));
-        assert_eq!(cache.use_once(&did(1), id(1), end, now), Err(Error::Replayed));
-        assert_eq!(cache.use_once(&did(1), id(1), end, UnixSeconds(199)), Err(Error::Replayed));
-        assert_eq!(cache.use_once(&did(2), id(1), end, now), Ok(()));
-        assert_eq!(cache.use_once(&did(1), id(2), end, now), Ok(()));
+        assert_eq!(cache.use_once(&holder(1), (&did(1), id(1)), end, now), Ok(()));
+        assert_eq!(cache.use_once(&holder(1), (&did(1), id(1)), end, now), Err(Error::Replayed));
+        assert_eq!(cache.use_once(&holder(1), (&did(1), id(1)), end, UnixSeconds(199)), Err(Error::Replayed));
+        assert_eq!(cache.use_once(&holder(2), (&did(2), id(1)), end, now), Ok(()));
+        assert_eq!(cache.use_once(&holder(1), (&did(1), id(2)), end, now), Ok(()));
     }
 
     #[test]
@@ -105,18 +117,19 @@ mod tests {
         let mut cache = ReplayCache::new(4, 3);
         let now = UnixSeconds(100);
         for n in 0..3 {
-            assert_eq!(cache.use_once(&did(1), id(n), UnixSeconds(200), now), Ok(()));
+            assert_eq!(cache.use_once(&holder(1), (&did(1), id(n)), UnixSeconds(200), now), Ok(()));
         }
-        // One issuer has its share, and the others theirs.
-        assert_eq!(cache.use_once(&did(1), id(3), UnixSeconds(200), now), Err(Error::ReplayCacheFull));
-        assert_eq!(cache.use_once(&did(2), id(0), UnixSeconds(150), now), Ok(()));
-        assert_eq!(cache.use_once(&did(2), id(1), UnixSeconds(200), now), Err(Error::ReplayCacheFull));
-        assert_eq!(cache.use_once(&did(3), id(1), UnixSeconds(200), now), Err(Error::ReplayCacheFull));
-        assert_eq!(cache.use_once(&did(1), id(0), UnixSeconds(200), now), Err(Error::Replayed));
+        // One holder has its share, under whatever DID, and the others theirs.
+        assert_eq!(cache.use_once(&holder(1), (&did(9), id(3)), UnixSeconds(200), now), Err(Error::ReplayCacheFull));
+        assert_eq!(cache.use_once(&holder(1), (&did(1), id(3)), UnixSeconds(200), now), Err(Error::ReplayCacheFull));
+        assert_eq!(cache.use_once(&holder(2), (&did(2), id(0)), UnixSeconds(150), now), Ok(()));
+        assert_eq!(cache.use_once(&holder(2), (&did(2), id(1)), UnixSeconds(200), now), Err(Error::ReplayCacheFull));
+        assert_eq!(cache.use_once(&holder(3), (&did(3), id(1)), UnixSeconds(200), now), Err(Error::ReplayCacheFull));
+        assert_eq!(cache.use_once(&holder(1), (&did(1), id(0)), UnixSeconds(200), now), Err(Error::Replayed));
         // A place is free when its token has expired, and then for anybody.
-        assert_eq!(cache.use_once(&did(3), id(1), UnixSeconds(200), UnixSeconds(150)), Ok(()));
-        assert_eq!(cache.issuers.len(), 2);
-        assert_eq!(cache.use_once(&did(1), id(0), UnixSeconds(300), UnixSeconds(200)), Ok(()));
+        assert_eq!(cache.use_once(&holder(3), (&did(3), id(1)), UnixSeconds(200), UnixSeconds(150)), Ok(()));
+        assert_eq!(cache.holders.len(), 2);
+        assert_eq!(cache.use_once(&holder(1), (&did(1), id(0)), UnixSeconds(300), UnixSeconds(200)), Ok(()));
     }
 
     proptest! {
@@ -139,7 +152,7 @@ mod tests {
                     Ok(())
                 };
                 let end = UnixSeconds(now + life);
-                prop_assert_eq!(cache.use_once(&did(issuer), id(token), end, UnixSeconds(now)), expected);
+                prop_assert_eq!(cache.use_once(&holder(issuer), (&did(issuer), id(token)), end, UnixSeconds(now)), expected);
             }
         }
     }

@@ -14,7 +14,7 @@ pub struct Requirements {
     pub did_documents: Vec<did::Document>,
     /// Accept documents of this mock too. Its evidence proves nothing.
     pub mock_root: Option<MockRoot>,
-    /// How far a signer's clock may differ from ours: 0 to 30. For so long after a start, tokens are refused.
+    /// How far a signer's clock may differ from ours: 0 to 30.
     pub skew_seconds: i64,
     /// Tokens that live longer are refused: each takes a place in memory for as long as it lives.
     pub max_lifetime_seconds: i64,
@@ -22,15 +22,17 @@ pub struct Requirements {
     pub evidence_seconds: i64,
     /// Keys whose evidence is remembered; more are refused.
     pub max_keys: usize,
+    /// As many of them may be of one identity of a policy; when it brings another, the one that would expire first is forgotten.
+    pub max_keys_of_one: usize,
     /// Tokens that are remembered until they expire; more are refused.
     pub max_tokens: usize,
-    /// As many of them may be of one issuer, so that none keeps the others out.
-    pub max_tokens_of_one_issuer: usize,
+    /// As many of them may be of one identity of a policy, so that none keeps the others out.
+    pub max_tokens_of_one: usize,
 }
 
 impl Requirements {
-    /// 5 s of skew, tokens of at most 15 minutes, evidence for 10 minutes, 1,024 keys, 100,000 tokens and a quarter of them for
-    /// one issuer.
+    /// 5 s of skew, tokens of at most 15 minutes, evidence for 10 minutes, 1,024 keys and 8 of them for one
+    /// identity, 100,000 tokens and a tenth of them for one identity.
     pub fn new(audience: impl Into<String>, policy: AppraisalPolicy) -> Self {
         Self {
             audience: audience.into(),
@@ -41,8 +43,9 @@ impl Requirements {
             max_lifetime_seconds: 900,
             evidence_seconds: 600,
             max_keys: 1024,
+            max_keys_of_one: 8,
             max_tokens: 100_000,
-            max_tokens_of_one_issuer: 25_000,
+            max_tokens_of_one: 10_000,
         }
     }
 
@@ -63,7 +66,7 @@ impl Requirements {
         if self.max_lifetime_seconds < 1 || self.evidence_seconds < 1 {
             return wrong("max_lifetime_seconds or evidence_seconds is below 1");
         }
-        if self.max_keys < 1 || self.max_tokens < 1 || self.max_tokens_of_one_issuer < 1 {
+        if [self.max_keys, self.max_keys_of_one, self.max_tokens, self.max_tokens_of_one].contains(&0) {
             return wrong("a cache without places refuses everything");
         }
         Ok(())

@@ -1,7 +1,8 @@
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::State;
 use axum::http::header::CACHE_CONTROL;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
@@ -9,6 +10,7 @@ use axum::{Json, Router};
 use identity::{Did, Digest, UnixSeconds};
 use serde::Serialize;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::{CHALLENGE_SECONDS, Error, Guard};
 
@@ -19,12 +21,17 @@ pub const EVIDENCE_PATH: &str = "/anchorhold/evidence";
 
 /// No evidence file is longer.
 const MAX_EVIDENCE: usize = 64 * 1024;
-/// Verifications at one time: a millisecond of arithmetic each, for anybody who asks.
+/// Bodies that may arrive at one time, 64 KiB each, and how long one may take.
+const MAX_BODIES: usize = 64;
+const BODY_TIME: Duration = Duration::from_secs(5);
+/// Verifications at one time: a millisecond of arithmetic each, for anybody who asks; and how long to wait for a turn.
 const MAX_VERIFYING: usize = 2;
+const TURN_TIME: Duration = Duration::from_secs(2);
 
 #[derive(Clone)]
 struct Desk {
     guard: Arc<Guard>,
+    bodies: Arc<Semaphore>,
     turns: Arc<Semaphore>,
 }
 
@@ -47,11 +54,11 @@ struct Learned {
 /// `GET /anchorhold/challenge` gives `{"nonce","expires_in"}`; `POST /anchorhold/evidence` takes the evidence file that answers
 /// it, and gives `{"did","binding","until"}`. Nobody needs a token for them.
 pub fn evidence_routes(guard: Arc<Guard>) -> Router {
-    Router::new()
-        .route(CHALLENGE_PATH, get(challenge))
-        .route(EVIDENCE_PATH, post(learn))
-        .layer(DefaultBodyLimit::max(MAX_EVIDENCE))
-        .with_state(Desk { guard, turns: Arc::new(Semaphore::new(MAX_VERIFYING)) })
+    Router::new().route(CHALLENGE_PATH, get(challenge)).route(EVIDENCE_PATH, post(learn)).with_state(Desk {
+        guard,
+        bodies: Arc::new(Semaphore::new(MAX_BODIES)),
+        turns: Arc::new(Semaphore::new(MAX_VERIFYING)),
+    })
 }
 
 async fn challenge(State(desk): State<Desk>) -> Result<impl IntoResponse, Error> {
@@ -59,8 +66,11 @@ async fn challenge(State(desk): State<Desk>) -> Result<impl IntoResponse, Error>
     Ok(([(CACHE_CONTROL, "no-store")], Json(Given { nonce, expires_in: CHALLENGE_SECONDS })))
 }
 
-async fn learn(State(desk): State<Desk>, evidence: Bytes) -> Result<Json<Learned>, Error> {
-    let turn = Arc::clone(&desk.turns).try_acquire_owned().map_err(|_| Error::Busy)?;
+async fn learn(State(desk): State<Desk>, body: Body) -> Result<Json<Learned>, Error> {
+    let evidence = receive(&desk, body).await?;
+    desk.guard.answers(&evidence)?;
+    let turn = timeout(TURN_TIME, Arc::clone(&desk.turns).acquire_owned()).await;
+    let Ok(Ok(turn)) = turn else { return Err(Error::Busy) };
     let judged = tokio::task::spawn_blocking(move || {
         let judged = desk.guard.learn(&evidence);
         drop(turn);
@@ -68,4 +78,11 @@ async fn learn(State(desk): State<Desk>, evidence: Bytes) -> Result<Json<Learned
     });
     let (signer, until) = judged.await.unwrap_or(Err(Error::Busy))?;
     Ok(Json(Learned { did: signer.did().clone(), binding: signer.binding(), until }))
+}
+
+/// The body, if there is room for it and it comes in time.
+async fn receive(desk: &Desk, body: Body) -> Result<Bytes, Error> {
+    let _room = desk.bodies.try_acquire().map_err(|_| Error::Busy)?;
+    let received = timeout(BODY_TIME, to_bytes(body, MAX_EVIDENCE)).await.map_err(|_| Error::BodyTooSlow)?;
+    received.map_err(|_| Error::BodyTooLong)
 }

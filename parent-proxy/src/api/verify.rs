@@ -3,7 +3,8 @@ use std::sync::Arc;
 use attestation::anchor::{TimeAnchor, TimeStamp};
 use attestation::judge::{Case, Subject, judge};
 use attestation::policy::{Bundle, PolicyDigest};
-use attestation::{AppraisalPolicy, Measurements, MockRoot, results};
+use attestation::results::{self, About};
+use attestation::{AppraisalPolicy, Measurements, MockRoot};
 use axum::Json;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -197,7 +198,8 @@ fn answer(request: VerifyRequest) -> Result<Value, Problem> {
     };
     let outcome = judge(&case);
     Ok(match (request.form, &outcome) {
-        (Form::Ear, _) => results::ear(&outcome, at, evidence),
+        (Form::Ear, _) if alone => results::ear(&outcome, at, About::Document(evidence)),
+        (Form::Ear, _) => results::ear(&outcome, at, About::Evidence(evidence)),
         (Form::Trace, Ok(verdict)) => results::trace(verdict, at).map_err(|e| invalid("form", e.to_string()))?,
         (_, Ok(verdict)) => serde_json::to_value(verdict).unwrap_or_default(),
         (_, Err(refusal)) => refusal.to_json(),

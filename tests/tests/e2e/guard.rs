@@ -78,7 +78,7 @@ impl ToolServer {
         let policy = agent.0.folder().join("tools.toml");
         std::fs::write(&policy, agent.policy("")).unwrap();
         let mut process = Command::new(program("examples/tool-server"))
-            .args(["--audience", AUDIENCE, "--skew-seconds", "0", "--appraisal-policy"])
+            .args(["--audience", AUDIENCE, "--appraisal-policy"])
             .arg(&policy)
             .arg("--mock-root")
             .arg(agent.0.state.root())
@@ -89,9 +89,6 @@ impl ToolServer {
         let mut line = String::new();
         BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("http://").unwrap().to_owned();
-        let begun = now();
-        // Tokens of the second of the start are refused.
-        wait_for(|| now() > begun.plus(1));
         Self { process, address }
     }
 
@@ -117,6 +114,14 @@ impl ToolServer {
         self.call(call, &format!("authorization: Bearer {token}\r\n"))
     }
 
+    /// Shows good evidence, and waits until tokens are younger than it.
+    fn introduce(&self, agent: &Agent) {
+        let learned = self.learn(&agent.evidence(&self.challenge()));
+        assert_eq!(learned.status, 200, "{}", learned.json());
+        assert!(learned.json()["until"].is_string());
+        a_moment();
+    }
+
     fn learn(&self, evidence: &[u8]) -> Answer {
         self.send(&format!("POST {EVIDENCE_PATH} HTTP/1.1\r\n"), evidence)
     }
@@ -133,6 +138,12 @@ impl Drop for ToolServer {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Until the enclave's clock shows another second.
+fn a_moment() {
+    let begun = now();
+    wait_for(|| now() > begun.plus(1));
 }
 
 fn transfer(id: u32, amount: u32) -> Value {
@@ -174,11 +185,13 @@ fn a_tool_runs_for_a_fresh_token_of_an_attested_agent_and_for_nothing_else() {
     assert_eq!(server.challenge(), challenge);
     let stale = refused(server.learn(&agent.evidence(&"ab".repeat(32))), 401, "challenge_stale");
     assert_eq!(stale.json()["challenge"], challenge);
-    let learned = server.learn(&agent.evidence(&challenge));
-    assert_eq!(learned.status, 200, "{}", learned.json());
-    assert!(learned.json()["until"].is_string());
+    server.introduce(&agent);
 
-    // A good one. It was refused before for what was not known, and was not used up by that.
+    // What was signed before the evidence may have been used before this server began.
+    refused(server.call_with(&transfer(1, 5), &early), 401, "issued_before_evidence");
+
+    // A good one.
+    let early = agent.token_for(&transfer(1, 5));
     let good = server.call_with(&transfer(1, 5), &early);
     assert_eq!(good.status, 200, "{}", good.json());
     let said = good.json()["result"]["content"][0]["text"].as_str().unwrap().to_owned();
@@ -205,6 +218,12 @@ fn a_tool_runs_for_a_fresh_token_of_an_attested_agent_and_for_nothing_else() {
     let spaced = format!("{header}.{}.{signature}", BASE64URL_NOPAD.encode(&spaced));
     refused(server.call_with(&transfer(3, 7), &spaced), 401, "signature_invalid");
 
+    // Signed for another tool server that shares nothing with this one but the audience.
+    let params = transfer(3, 7)["params"].clone();
+    let intent = json!({"action": "tools/call", "target": "https://elsewhere.example", "resource": "transfer"});
+    let elsewhere = agent.ask(&json!({"payload": params, "intent": intent, "audience": AUDIENCE}));
+    assert_eq!(server.call_with(&transfer(3, 7), &elsewhere).status, 403);
+
     // Signed for another call.
     let other = server.call_with(&transfer(3, 8), &fresh);
     assert_eq!((other.status, &other.json()["error"]["code"]), (403, &json!(-32001)), "{}", other.json());
@@ -216,10 +235,10 @@ fn a_tool_runs_for_a_fresh_token_of_an_attested_agent_and_for_nothing_else() {
         refused(server.call_with(&transfer(4, 1), &token), 401, "audience_mismatch");
     }
 
-    // Stale: signed for one second only.
+    // Stale: signed for one second only, and past the skew of five.
     let short = agent.ask(&json!({"payload": {}, "intent": "tools/call", "audience": AUDIENCE, "validity_seconds": 1}));
     let begun = now();
-    wait_for(|| now() > begun.plus(2));
+    wait_for(|| now() > begun.plus(7));
     refused(server.call_with(&transfer(4, 1), &short), 401, "expired");
 
     // Foreign: an agent of another mock is not known, and cannot become so.
@@ -241,11 +260,7 @@ fn a_tool_runs_for_a_fresh_token_of_an_attested_agent_and_for_nothing_else() {
 fn after_a_restart_no_token_from_before_it_is_taken() {
     let agent = Agent::start();
     let server = ToolServer::start(&agent, &["--max-tokens", "2"]);
-    let learn = |server: &ToolServer| {
-        let learned = server.learn(&agent.evidence(&server.challenge()));
-        assert_eq!(learned.status, 200, "{}", learned.json());
-    };
-    learn(&server);
+    server.introduce(&agent);
     let tokens: Vec<String> = (1..=3).map(|n| agent.token_for(&transfer(n, n))).collect();
     assert_eq!(server.call_with(&transfer(1, 1), &tokens[0]).status, 200);
     assert_eq!(server.call_with(&transfer(2, 2), &tokens[1]).status, 200);
@@ -254,28 +269,55 @@ fn after_a_restart_no_token_from_before_it_is_taken() {
     drop(server);
 
     let server = ToolServer::start(&agent, &[]);
-    learn(&server);
+    server.introduce(&agent);
     for (token, n) in tokens.iter().zip(1..) {
-        assert_eq!(refusal(&server.call_with(&transfer(n, n), token)), (401, "issued_before_start".into()));
+        assert_eq!(refusal(&server.call_with(&transfer(n, n), token)), (401, "issued_before_evidence".into()));
     }
     assert_eq!(server.call_with(&transfer(4, 4), &agent.token_for(&transfer(4, 4))).status, 200);
 }
 
-/// A guard whose clock the test sets: started a hundred seconds ago, and a little ahead, so that nothing is of the future.
+#[test]
+fn a_body_that_is_too_long_or_too_slow_is_given_up() {
+    let agent = Agent::start();
+    let server = ToolServer::start(&agent, &[]);
+    let slow = |bodies: usize| -> Vec<TcpStream> {
+        let open = |_| {
+            let mut stream = TcpStream::connect(&server.address).unwrap();
+            write!(stream, "POST {EVIDENCE_PATH} HTTP/1.1\r\nhost: t\r\ncontent-length: 65536\r\n\r\n").unwrap();
+            stream
+        };
+        (0..bodies).map(open).collect()
+    };
+    let held = slow(64);
+    // Each holds one of the rooms; who comes now is told to come again.
+    wait_for(|| server.learn(b"x").status == 503);
+    // The other routes go on.
+    assert_eq!(server.challenge().len(), 64);
+    // In five seconds they are given up, and there is room.
+    wait_for(|| server.learn(b"x").code() == "evidence_malformed");
+    let mut answer = String::new();
+    let mut first = held.into_iter().next().unwrap();
+    first.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+    let _ = first.read_to_string(&mut answer);
+    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("body_too_slow"), "{answer}");
+    server.introduce(&agent);
+}
+
+/// A guard whose clock the test sets, a little ahead, so that nothing is of the future.
 fn timed(requirements: Requirements) -> (Guard, Arc<AtomicI64>) {
-    let clock = Arc::new(AtomicI64::new(now().0 - 100));
+    let clock = Arc::new(AtomicI64::new(now().plus(20).0));
     let shown = Arc::clone(&clock);
     let random = AtomicI64::new(1);
     let random = move || Ok([u8::try_from(random.fetch_add(1, Ordering::Relaxed)).unwrap(); 32]);
     let time = Box::new(move || UnixSeconds(shown.load(Ordering::Relaxed)));
-    let guard = Guard::with(requirements, time, Box::new(random)).unwrap();
-    clock.store(now().plus(20).0, Ordering::Relaxed);
-    (guard, clock)
+    (Guard::with(requirements, time, Box::new(random)).unwrap(), clock)
 }
 
+/// Shows good evidence, and waits until tokens are younger than it.
 fn teach(guard: &Guard, agent: &Agent) {
     let challenge = guard.challenge().unwrap();
     guard.learn(&agent.evidence(&challenge)).unwrap();
+    a_moment();
 }
 
 fn code(result: Result<::guard::Admitted, Error>) -> &'static str {
@@ -293,6 +335,7 @@ fn evidence_is_enough_for_its_time_and_no_longer() {
     let challenge = guard.challenge().unwrap();
     let (signer, until) = guard.learn(&agent.evidence(&challenge)).unwrap();
     assert_eq!(until, UnixSeconds(begun + 60));
+    a_moment();
     let admitted = guard.admit(&token()).unwrap();
     assert_eq!((admitted.claims().iss.clone(), admitted.verdict().verdict), (signer.did().clone(), "mock"));
     assert!(admitted.verdict().unchecked.is_empty());
@@ -312,8 +355,13 @@ fn evidence_is_enough_for_its_time_and_no_longer() {
     assert_eq!(code(guard.admit(&token())), "evidence_required");
     teach(&guard, &agent);
     assert_eq!(code(guard.admit(&token())), "admitted");
+    // Forgotten, it must answer a new challenge; what answered the old one is over.
+    let before = agent.evidence(&guard.challenge().unwrap());
     guard.forget(signer.did());
     assert_eq!(code(guard.admit(&token())), "evidence_required");
+    assert_eq!(guard.learn(&before).unwrap_err().code(), "challenge_stale");
+    teach(&guard, &agent);
+    assert_eq!(code(guard.admit(&token())), "admitted");
 }
 
 #[test]
@@ -326,59 +374,63 @@ fn evidence_is_never_enough_for_longer_than_its_leaf_vouches_for_it() {
     assert!((begun + 10_000..=begun + 10_900).contains(&until.0), "{until}");
 }
 
-#[test]
-fn a_token_is_taken_within_the_skew_and_after_the_start_only() {
-    let agent = Agent::start();
-    let token =
-        |seconds: u32| agent.ask(&json!({"payload": {}, "intent": "a", "audience": AUDIENCE, "validity_seconds": seconds}));
-    let issued = |token: &str| identity::token::unverified_claims(token).unwrap().iat;
-    let at = |skew: i64, begin: &dyn Fn(i64) -> i64, at: &dyn Fn(i64) -> i64, seconds: u32| {
-        let token = token(seconds);
-        let clock = Arc::new(AtomicI64::new(begin(issued(&token))));
-        let shown = Arc::clone(&clock);
-        let time = Box::new(move || UnixSeconds(shown.load(Ordering::Relaxed)));
-        let requirements = Requirements { skew_seconds: skew, ..agent.requirements("") };
-        let guard = Guard::with(requirements, time, Box::new(|| Ok([7; 32]))).unwrap();
-        clock.store(now().plus(4).0, Ordering::Relaxed);
-        teach(&guard, &agent);
-        clock.store(at(issued(&token)), Ordering::Relaxed);
-        code(guard.admit(&token))
-    };
-    let long_ago = |iat: i64| iat - 1000;
-    // End of validity: now >= exp + skew.
-    assert_eq!(at(5, &long_ago, &|iat| iat + 304, 300), "admitted");
-    assert_eq!(at(5, &long_ago, &|iat| iat + 305, 300), "expired");
-    assert_eq!(at(0, &long_ago, &|iat| iat + 299, 300), "admitted");
-    assert_eq!(at(0, &long_ago, &|iat| iat + 300, 300), "expired");
-    // Longer than this service remembers.
-    assert_eq!(at(5, &long_ago, &|iat| iat + 10, 900), "admitted");
-    assert_eq!(at(5, &long_ago, &|iat| iat + 10, 901), "lifetime_too_long");
-    // Whoever served before a start at second s took tokens that were issued up to s + skew.
-    assert_eq!(at(5, &|iat| iat - 5, &|iat| iat + 10, 300), "issued_before_start");
-    assert_eq!(at(5, &|iat| iat - 6, &|iat| iat + 10, 300), "admitted");
-    assert_eq!(at(0, &|iat| iat, &|iat| iat + 10, 300), "issued_before_start");
-    assert_eq!(at(0, &|iat| iat - 1, &|iat| iat + 10, 300), "admitted");
+/// A guard with this skew that knows the agent, and a token of this validity that is younger than its evidence. `at` is the time at
+/// which it is shown, from the time at which it was issued.
+fn shown(agent: &Agent, evidence: &[u8], skew: i64, seconds: u32, at: impl Fn(i64) -> i64) -> &'static str {
+    let token = agent.ask(&json!({"payload": {}, "intent": "a", "audience": AUDIENCE, "validity_seconds": seconds}));
+    let iat = identity::token::unverified_claims(&token).unwrap().iat;
+    let clock = Arc::new(AtomicI64::new(at(iat).min(iat)));
+    let time = Arc::clone(&clock);
+    let time = Box::new(move || UnixSeconds(time.load(Ordering::Relaxed)));
+    let requirements = Requirements { skew_seconds: skew, evidence_seconds: 2000, ..agent.requirements("") };
+    let guard = Guard::with(requirements, time, Box::new(|| Ok([7; 32]))).unwrap();
+    guard.learn(evidence).unwrap();
+    clock.store(at(iat), Ordering::Relaxed);
+    code(guard.admit(&token))
 }
 
 #[test]
-fn a_token_from_the_future_is_refused() {
+fn a_token_is_taken_within_the_skew_only() {
     let agent = Agent::start();
-    // Evidence of the future is refused as well; so it is made first.
     let evidence = agent.evidence(&"07".repeat(32));
-    let begun = now();
-    wait_for(|| now() > begun.plus(1));
-    let token = agent.token();
-    let iat = identity::token::unverified_claims(&token).unwrap().iat;
-    let behind = |seconds: i64, skew: i64| {
-        let time = Box::new(move || UnixSeconds(iat - seconds));
-        let requirements = Requirements { skew_seconds: skew, ..agent.requirements("") };
-        let guard = Guard::with(requirements, time, Box::new(|| Ok([7; 32]))).unwrap();
-        guard.learn(&evidence).unwrap();
-        code(guard.admit(&token))
-    };
-    assert_eq!(behind(4, 3), "not_yet_valid");
-    // Within the skew it is not from the future, but this guard has only just started.
-    assert_eq!(behind(3, 3), "issued_before_start");
+    a_moment();
+    let shown = |skew, seconds, after: i64| shown(&agent, &evidence, skew, seconds, |iat| iat + after);
+    // End of validity: now >= exp + skew.
+    assert_eq!(shown(5, 300, 304), "admitted");
+    assert_eq!(shown(5, 300, 305), "expired");
+    assert_eq!(shown(0, 300, 299), "admitted");
+    assert_eq!(shown(0, 300, 300), "expired");
+    // Its begin: now + skew < iat. The guard's clock may be that much behind.
+    assert_eq!(shown(3, 300, -3), "admitted");
+    assert_eq!(shown(3, 300, -4), "not_yet_valid");
+    assert_eq!(shown(0, 300, 0), "admitted");
+    assert_eq!(shown(0, 300, -1), "not_yet_valid");
+    // Longer than this service remembers.
+    assert_eq!(shown(5, 900, 10), "admitted");
+    assert_eq!(shown(5, 901, 10), "lifetime_too_long");
+}
+
+#[test]
+fn a_token_must_be_younger_than_the_first_evidence_that_the_service_saw() {
+    let agent = Agent::start();
+    let (guard, clock) = timed(agent.requirements(""));
+    let before = agent.token();
+    let challenge = guard.challenge().unwrap();
+    guard.learn(&agent.evidence(&challenge)).unwrap();
+    assert_eq!(code(guard.admit(&before)), "issued_before_evidence");
+    a_moment();
+    let after = agent.token();
+    // Newer evidence makes no token old, and no clock of ours makes an old one young.
+    a_moment();
+    guard.learn(&agent.evidence(&challenge)).unwrap();
+    assert_eq!(code(guard.admit(&after)), "admitted");
+    clock.fetch_add(60, Ordering::Relaxed);
+    assert_eq!(code(guard.admit(&before)), "issued_before_evidence");
+    // Another process knows nothing of what this one has seen.
+    let (another, _) = timed(agent.requirements(""));
+    teach(&another, &agent);
+    assert_eq!(code(another.admit(&after)), "issued_before_evidence");
+    assert_eq!(code(another.admit(&agent.token())), "admitted");
 }
 
 #[test]
@@ -432,6 +484,34 @@ fn more_keys_than_there_are_places_are_refused_until_others_expire() {
 }
 
 #[test]
+fn an_identity_that_rotates_takes_its_own_places_and_nobody_elses() {
+    let policy =
+        |state: &qemu_dev::State| state.development_policy(&[("one", "did:key", "EdDSA"), ("two", "did:key", "EdDSA")]).unwrap();
+    let agent = Agent(Running::prepared(policy, "", &[]));
+    let limits = Requirements { max_keys: 4, max_keys_of_one: 2, max_tokens: 10, max_tokens_of_one: 3, ..agent.requirements("") };
+    let (guard, _) = timed(limits);
+    let challenge = guard.challenge().unwrap();
+    let learn = |name: &str| {
+        let answer = post(&agent.0.socket, "/attestation", &json!({"nonce": challenge, "identity": name})).unwrap();
+        guard.learn(&answer.body).map(|(signer, _)| signer).unwrap()
+    };
+    let token = |name: &str| agent.ask(&json!({"payload": {}, "intent": "a", "audience": AUDIENCE, "identity": name}));
+    let other = learn("two");
+    let mut dids = Vec::new();
+    for _ in 0..4 {
+        dids.push(learn("one").did().clone());
+        a_moment();
+        assert_eq!(code(guard.admit(&token("one"))), if dids.len() <= 3 { "admitted" } else { "replay_cache_full" });
+        let rotated = post(&agent.0.socket, "/rotate", &json!({"identity": "one"})).unwrap();
+        assert_eq!(rotated.status, 200, "{}", rotated.json());
+    }
+    dids.dedup();
+    assert_eq!(dids.len(), 4, "each rotation is another did:key");
+    assert_eq!(code(guard.admit(&token("two"))), "admitted");
+    assert_eq!(learn("two"), other);
+}
+
+#[test]
 fn a_guard_that_could_guard_nothing_is_not_made() {
     let agent = Agent::start();
     let good = agent.requirements("");
@@ -463,5 +543,6 @@ fn a_guard_that_could_guard_nothing_is_not_made() {
     }
     assert!(refused(&|r| r.max_keys = 0));
     assert!(refused(&|r| r.max_tokens = 0));
-    assert!(refused(&|r| r.max_tokens_of_one_issuer = 0));
+    assert!(refused(&|r| r.max_tokens_of_one = 0));
+    assert!(refused(&|r| r.max_keys_of_one = 0));
 }

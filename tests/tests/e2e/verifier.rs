@@ -5,7 +5,7 @@ use std::process::Command;
 
 use attestation::anchor::{Anchored, TimeAnchor, anchored_digest};
 use attestation::judge::{Case, Outcome, Step, Subject, judge};
-use attestation::results::{ear, trace};
+use attestation::results::{About, NoRecord, ear, trace};
 use attestation::{AppraisalPolicy, Evidence};
 use harness::program;
 use identity::{Digest, PublicKey, UnixSeconds};
@@ -414,22 +414,37 @@ fn verdict(files: &Files) -> (attestation::judge::Verdict, Vec<u8>) {
 fn an_ear_never_affirms_a_mock_debug_mode_or_what_was_only_looked_at() {
     let files = Files::make();
     let (mut verdict, evidence) = verdict(&files);
-    let claims = ear(&Ok(verdict.clone()), harness::now(), &evidence);
+    let claims = ear(&Ok(verdict.clone()), harness::now(), About::Evidence(&evidence));
     assert_eq!(claims["eat_profile"], "tag:ietf.org,2026:rats/ear#04");
     let said = |claims: &Value| {
         let submodule = &claims["submods"]["nitro-enclave"];
         (submodule["ear_status"].as_str().unwrap().to_owned(), submodule["ear_trustworthiness_vector"].clone())
     };
-    let vector = |hardware: i8| json!({"hardware": hardware, "executables": 3, "configuration": 2, "instance-identity": 2});
-    assert_eq!(said(&claims), ("contraindicated".into(), vector(97)));
+    // What a mock says of itself means nothing.
+    assert_eq!(said(&claims), ("contraindicated".into(), json!({"hardware": 97})));
+    let vector = json!({"hardware": 2, "executables": 3, "configuration": 2, "instance-identity": 2});
     // What the same verdict would say of hardware: no hardware made it, the test changes the word.
     verdict.verdict = "genuine";
-    assert_eq!(said(&ear(&Ok(verdict.clone()), harness::now(), &evidence)), ("affirming".into(), vector(2)));
+    assert_eq!(
+        said(&ear(&Ok(verdict.clone()), harness::now(), About::Evidence(&evidence))),
+        ("affirming".into(), vector.clone())
+    );
     let mut looked = verdict.clone();
     looked.unchecked.push(attestation::Unchecked::Nonce);
-    assert_eq!(said(&ear(&Ok(looked), harness::now(), &evidence)).0, "none");
+    assert_eq!(said(&ear(&Ok(looked), harness::now(), About::Evidence(&evidence))).0, "none");
+    // What is from an archive was trusted then; what answered no challenge of the verifier may be a copy.
+    let mut old = verdict.clone();
+    let archive = attestation::judge::Archive { anchor: "rfc3161", time: harness::now(), witness: "a clock".into() };
+    old.archive = Some(archive);
+    assert_eq!(said(&ear(&Ok(old.clone()), harness::now(), About::Evidence(&evidence))), ("none".into(), vector));
+    assert_eq!(trace(&old, harness::now()), Err(NoRecord::Archive));
+    let mut copy = verdict.clone();
+    copy.checks.retain(|check| check.step != Step::Nonce);
+    assert_eq!(said(&ear(&Ok(copy), harness::now(), About::Evidence(&evidence))).0, "none");
+    let alone = ear(&Ok(verdict.clone()), harness::now(), About::Document(b"x"));
+    assert_eq!(alone["ear_raw_evidence"], json!(["application/cose; cose-type=\"cose-sign1\"", "eA"]));
     verdict.verdict = "debug";
-    let debug = said(&ear(&Ok(verdict), harness::now(), &evidence));
+    let debug = said(&ear(&Ok(verdict), harness::now(), About::Evidence(&evidence)));
     assert_eq!((debug.0.as_str(), &debug.1["runtime-opaque"]), ("contraindicated", &json!(96)));
     // Refusals, each in its place of the vector.
     let everything = files.everything();
@@ -444,7 +459,8 @@ fn an_ear_never_affirms_a_mock_debug_mode_or_what_was_only_looked_at() {
     let (code, claims) = ear_of(&["--nonce", &files.nonce]);
     assert_eq!((code, said(&claims)), (Some(1), ("contraindicated".into(), json!({"hardware": 99}))));
     let wrong: Vec<String> = everything.iter().map(|a| if *a == files.nonce { "cd".repeat(32) } else { a.clone() }).collect();
-    assert_eq!(said(&ear_of(&strs(&wrong)).1).1, json!({"instance-identity": 96}));
+    // An old challenge says nothing of the enclave.
+    assert_eq!(said(&ear_of(&strs(&wrong)).1), ("none".into(), Value::Null));
     let without: Vec<&str> = strs(&everything).into_iter().skip(2).collect();
     let (code, claims) = ear_of(&without);
     assert_eq!((code, said(&claims)), (Some(1), ("none".into(), Value::Null)));
