@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use attestation::judge::{Case, Outcome, Refusal, Subject, Verdict, judge};
 use attestation::policy::{Bundle, PolicyDigest};
 use attestation::results::{self, About};
-use attestation::{AppraisalPolicy, Measurements, MockRoot};
+use attestation::{AppraisalPolicy, Evidence, Measurements, MockRoot};
 use data_encoding::HEXLOWER;
 use identity::{UnixSeconds, did};
 use serde_json::{Value, json};
@@ -33,7 +33,9 @@ fn judged(case: &Value) -> (Result<Verdict, Refusal>, Vec<u8>) {
     let evidence = named(case, "evidence").unwrap();
     let token = named(case, "token").map(|token| String::from_utf8(token).unwrap());
     let credential = named(case, "credential");
+    let document = Evidence::parse(&evidence).map(|evidence| evidence.document().to_vec()).unwrap_or_default();
     let subject = match (&token, &credential) {
+        _ if case["document_alone"] == true => Subject::Document(&document),
         (Some(token), _) => Subject::Token { token, evidence: &evidence },
         (_, Some(credential)) => Subject::Credential { credential, evidence: &evidence },
         _ => Subject::Evidence(&evidence),
@@ -100,10 +102,11 @@ fn every_verdict_is_written_as_before() {
     let at = UnixSeconds(1_767_225_600);
     let written = |case: &Value| {
         let (outcome, evidence) = judged(case);
-        let mut ear = results::ear(&outcome, at, About::Evidence(&evidence));
+        let about = if case["document_alone"] == true { About::Document(&evidence) } else { About::Evidence(&evidence) };
+        let mut ear = results::ear(&outcome, at, about);
         // Its bytes are those of the file.
         ear["ear_raw_evidence"][1] = identity::sha256(ear["ear_raw_evidence"][1].as_str().unwrap().as_bytes()).to_string().into();
-        let trace = outcome.as_ref().ok().map(|verdict| results::trace(verdict, at).unwrap());
+        let trace = outcome.as_ref().ok().map(|verdict| results::trace(verdict, at).map_err(|error| error.to_string()));
         let mut verdict = outcome.map_or_else(|refusal| refusal.to_json(), |verdict| serde_json::to_value(verdict).unwrap());
         for check in verdict["checks"].as_array_mut().unwrap() {
             let [step, outcome, against] = ["step", "outcome", "against"].map(|key| check[key].as_str().unwrap().to_owned());

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use attestation::policy::{Bundle, PolicyDigest};
-use attestation::{Binding, Evidence, KeyDescription, Measurements, POSSESSION_TAG, Possession};
+use attestation::{Attested, Binding, Evidence, KeyDescription, Measurements, MockRoot, POSSESSION_TAG, Possession};
 use data_encoding::HEXLOWER;
 use ed25519_dalek::Signer as _;
 use identity::cose::{self, Purpose};
@@ -353,7 +353,10 @@ impl Maker {
         });
         let signed_only = without("[[images]]")["appraisal_policy"].as_str().unwrap_or_default().to_owned() + &image;
         let changed = json!({"appraisal_policy": signed_only, "measurements": [], "policies": []});
-        self.case("an image that must be signed", good, changed, "measurement_mismatch");
+        self.case("an image that must be signed", good.clone(), changed, "measurement_mismatch");
+
+        self.denied_certificates(&good);
+        self.documents();
 
         self.sealed("web", "unchecked", self.web());
         let web = json!({"evidence": "evidence/web.cbor"});
@@ -363,6 +366,47 @@ impl Maker {
         let mut silent = self.agent();
         silent.fields.nonce = None;
         self.sealed("no nonce in the document", "nonce_absent", silent);
+    }
+
+    fn denied_certificates(&mut self, good: &Value) {
+        let evidence = Evidence::parse(&self.files["evidence/good.cbor"]).expect("good evidence");
+        let root = MockRoot::from_pem(self.root_pem.as_bytes()).expect("a root");
+        let at = UnixSeconds(i64::try_from(NOW).unwrap_or_default());
+        let document = attestation::verify_mock(evidence.document(), &root, at).expect("a good document");
+        let chain = document.certificates().to_vec();
+        let verifier = String::from_utf8_lossy(&self.files["verifier.toml"]).into_owned();
+        let deny = |issuer: &str, serial: &str| {
+            let more = format!("[[deny.certificates]]\nissuer = \"{issuer}\"\nserial = \"{serial}\"\nreason = \"old\"\n");
+            json!({"appraisal_policy": format!("{verifier}{more}"), "measurements": [], "policies": []})
+        };
+        for (index, certificate) in chain.iter().enumerate() {
+            let denied = deny(&certificate.issuer, &certificate.serial);
+            self.case(&format!("denied certificate {index}"), good.clone(), denied, "certificate_denied");
+        }
+        self.case("a denied certificate of another serial", good.clone(), deny(&chain[4].issuer, "01"), "accepted");
+        self.case("a denied certificate of another issuer", good.clone(), deny("CN=x", &chain[4].serial), "accepted");
+    }
+
+    /// The good file's document alone.
+    fn documents(&mut self) {
+        let alone = json!({"evidence": "evidence/good.cbor", "document_alone": true});
+        let verifier = String::from_utf8_lossy(&self.files["verifier.toml"]).into_owned();
+        let policy = |extra: &str| {
+            let text = verifier.replacen("version = 1\n", &format!("version = 1\n{extra}"), 1);
+            json!({"appraisal_policy": text, "measurements": [], "policies": []})
+        };
+        let dids = policy(&format!("dids = [\"{WEB}\"]\n"));
+        for (name, changed, expected) in [
+            ("document", json!({}), "accepted"),
+            ("document without measurements", json!({"measurements": []}), "unchecked"),
+            ("document under a policy", policy(""), "accepted"),
+            ("document under a policy that names identities", dids.clone(), "unchecked"),
+            ("document under a policy that names identities, only looking", dids.with("inspect", true), "accepted"),
+            ("document under a policy that asks for an epoch", policy("lowest_epoch = 0\n"), "epoch_absent"),
+            ("document of another time", json!({"at": NOW - 6}), "certificate_not_yet_valid"),
+        ] {
+            self.case(name, alone.clone(), changed, expected);
+        }
     }
 
     fn claims(&self, key: &KnownKey, did: &Did, name: &str) -> Claims {

@@ -103,7 +103,7 @@ policies = json.loads(sys.argv[2])
 wrong, judged = [], 0
 for case in json.loads(read("cases.json"))["cases"]:
     plain = len(case["measurements"]) == len(case["policies"]) == 1 and "nonce" in case and not case.get("inspect")
-    other = {"audience", "did", "identity", "appraisal_policy", "max_age_seconds", "credential"} & case.keys()
+    other = {"audience", "did", "identity", "appraisal_policy", "max_age_seconds", "credential", "document_alone"} & case.keys()
     if not plain or other or not case["nonce"] or not case["mock_root"]:
         continue
     judged += 1
