@@ -115,7 +115,7 @@ impl Files {
     pub(crate) fn verify(&self, what: &str, more: &[&str]) -> (i32, Value) {
         let mut command = Command::new(program("anchorhold-verify"));
         command.arg(what).arg(self.path(what)).arg("--json").args(more);
-        if what != "document" {
+        if !["document", "evidence"].contains(&what) {
             command.arg("--evidence").arg(self.path("evidence"));
         }
         let output = command.output().unwrap();

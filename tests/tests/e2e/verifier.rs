@@ -65,9 +65,12 @@ fn a_verifiers_policy_decides_what_is_accepted() {
         said.as_str().unwrap().to_owned()
     };
     let nonce = ["--nonce", &files.nonce];
-    for what in ["document", "token", "credential"] {
+    for what in ["evidence", "token", "credential"] {
         assert_eq!(judged(&good, what, &nonce), "mock", "{what}");
     }
+    assert_eq!(judged(&good, "document", &nonce), "unchecked", "it names identities, and a document alone has none");
+    let anybody = good.replace(&format!("dids = [\"{}\"]\n", facts.did), "");
+    assert_eq!(judged(&anybody, "document", &nonce), "mock");
     assert_eq!(judged(&good, "token", &[]), "unchecked", "a nonce is required where the policy does not say otherwise");
     assert_eq!(judged(&format!("nonce = \"optional\"\n{good}"), "token", &[]), "mock");
     assert_eq!(judged(&good, "token", &["--nonce", &"cd".repeat(32)]), "nonce_mismatch");
@@ -116,7 +119,7 @@ fn a_verifiers_policy_decides_what_is_accepted() {
         (format!("images]]\nreason = \"a leak\"\nregisters = {{ PCR2 = \"{}\" }}", facts.pcrs[2]), "measurement_denied"),
         (format!("images]]\nreason = \"a leak\"\nregisters = {{ PCR2 = \"{}\", PCR0 = \"{other}\" }}", facts.pcrs[2]), "mock"),
         (format!("certificates]]\nreason = \"stolen\"\nissuer = \"{issuer}\"\nserial = \"{serial}\""), "certificate_denied"),
-        (format!("certificates]]\nreason = \"stolen\"\nissuer = \"{issuer}\"\nserial = \"00{serial}\""), "mock"),
+        (format!("certificates]]\nreason = \"stolen\"\nissuer = \"{issuer}\"\nserial = \"01{serial}\""), "mock"),
         (format!("certificates]]\nreason = \"stolen\"\nissuer = \"CN=else\"\nserial = \"{serial}\""), "mock"),
     ] {
         assert_eq!(judged(&denied(&list), "token", &nonce), expected, "{list}");
