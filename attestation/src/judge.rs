@@ -1,221 +1,22 @@
 //! One question, one verdict: what `anchorhold-verify`, `POST /verify` and the demonstration all ask.
 
 use data_encoding::HEXLOWER;
-use identity::did;
 use identity::token::Claims;
 use identity::{Digest, UnixSeconds};
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::anchor::{Anchored, TimeAnchor, anchored_digest};
+use crate::anchor::{Anchored, anchored_digest};
 use crate::appraisal_policy::Nonce;
 use crate::checks::Checks;
-use crate::policy::PolicyDigest;
 use crate::rules::Every;
 use crate::{
-    AppraisalPolicy, Attested, AttestedKey, AttestedSigner, CertificateId, Document, Error, Evidence, Expectations, Measurements,
-    MockRoot, Rule, SKEW_SECONDS, Unchecked, aws_root_g1, unverified_time, verify_debug, verify_genuine, verify_mock,
+    AppraisalPolicy, Attested, AttestedKey, AttestedSigner, Document, Error, Evidence, Expectations, Rule, SKEW_SECONDS,
+    Unchecked, aws_root_g1, unverified_time, verify_debug, verify_genuine, verify_mock,
 };
 
+pub use crate::case::{Case, Subject};
 pub use crate::checks::{Check, Outcome, Step};
-
-/// What is to be judged.
-#[derive(Debug, Clone, Copy)]
-pub enum Subject<'a> {
-    /// An attestation document alone.
-    Document(&'a [u8]),
-    /// An evidence file alone.
-    Evidence(&'a [u8]),
-    /// A Vouch token and the evidence for its key.
-    Token {
-        /// Compact JWS.
-        token: &'a str,
-        /// Evidence file.
-        evidence: &'a [u8],
-    },
-    /// A Vouch credential and the evidence for its key.
-    Credential {
-        /// JSON.
-        credential: &'a [u8],
-        /// Evidence file.
-        evidence: &'a [u8],
-    },
-}
-
-/// Subject, expectations, and what the verifier is willing to accept beyond genuine documents.
-#[derive(Debug, Clone, Copy)]
-pub struct Case<'a> {
-    /// What is to be judged.
-    pub subject: Subject<'a>,
-    /// The time of verification.
-    pub at: UnixSeconds,
-    /// The verifier's own challenge.
-    pub nonce: Option<&'a [u8]>,
-    /// The accepted images; empty for any.
-    pub measurements: &'a [Measurements],
-    /// The accepted policies; empty for any.
-    pub policies: &'a [PolicyDigest],
-    /// The greatest accepted age of the document in seconds.
-    pub max_age_seconds: Option<i64>,
-    /// The audience that the verifier is.
-    pub audience: Option<&'a str>,
-    /// The pinned DID document, for did:web.
-    pub did_document: Option<&'a did::Document>,
-    /// The DID that must have signed; any identity of an accepted policy if not given.
-    pub did: Option<&'a str>,
-    /// The name of the identity that must have signed; any of an accepted policy if not given.
-    pub identity: Option<&'a str>,
-    /// The verifier's own policy; what it names must hold besides everything else that is given here.
-    pub appraisal: Option<&'a AppraisalPolicy>,
-    /// A witness of the time at which document and token existed. With it, both are verified at their own times, however long
-    /// ago, and `at` only says that the witness is not of the future.
-    pub anchor: Option<&'a dyn TimeAnchor>,
-    /// Accept documents of debug mode too.
-    pub allow_debug: bool,
-    /// Accept documents of this mock too.
-    pub allow_mock: Option<&'a MockRoot>,
-    /// Accept although something that matters was not asked to be checked.
-    pub inspect: bool,
-}
-
-impl<'a> Case<'a> {
-    /// A case with no expectations, which is refused as [`Refusal::Unchecked`].
-    pub fn new(subject: Subject<'a>, at: UnixSeconds) -> Self {
-        Self {
-            subject,
-            at,
-            nonce: None,
-            measurements: &[],
-            policies: &[],
-            max_age_seconds: None,
-            audience: None,
-            did_document: None,
-            did: None,
-            identity: None,
-            appraisal: None,
-            anchor: None,
-            allow_debug: false,
-            allow_mock: None,
-            inspect: false,
-        }
-    }
-}
-
-/// Why a case was refused, and what became of each step.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{reason}")]
-pub struct Refusal {
-    /// Why.
-    pub reason: Reason,
-    /// Every step, in order.
-    pub checks: Vec<Check>,
-}
-
-/// Why a case was refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Reason {
-    /// Something was checked and found wrong.
-    #[error(transparent)]
-    Wrong(#[from] Error),
-    /// Everything checked was right, but not everything that matters was checked.
-    #[error("not checked: {}; give what is expected, or say that you only want to look", names(.0))]
-    Unchecked(Vec<Unchecked>),
-}
-
-impl Refusal {
-    /// The stable snake_case name of this refusal.
-    pub fn code(&self) -> &'static str {
-        match &self.reason {
-            Reason::Wrong(error) => error.code(),
-            Reason::Unchecked(_) => "unchecked",
-        }
-    }
-
-    /// `{"verdict":"refused","error":{"code","message"},"checks":[{"step","outcome","against"}]}`.
-    pub fn to_json(&self) -> Value {
-        let error = json!({"code": self.code(), "message": self.to_string()});
-        json!({"verdict": "refused", "error": error, "checks": self.checks})
-    }
-}
-
-fn names(unchecked: &[Unchecked]) -> String {
-    let name = |u: &Unchecked| match u {
-        Unchecked::Nonce => "nonce",
-        Unchecked::Measurements => "measurements",
-        Unchecked::Policy => "policy",
-        Unchecked::DidDocument => "DID document",
-        Unchecked::Identity => "identity",
-    };
-    unchecked.iter().map(name).collect::<Vec<_>>().join(", ")
-}
-
-/// What was accepted. Its JSON is the answer of `anchorhold-verify --json`.
-#[derive(Debug, Clone, Serialize)]
-pub struct Verdict {
-    /// `genuine`, `debug` or `mock`.
-    pub verdict: &'static str,
-    /// What nobody asked to be checked.
-    pub unchecked: Vec<Unchecked>,
-    /// SHA-256 of the root certificate (DER).
-    pub root: Digest<32>,
-    /// The enclave's name.
-    pub module_id: String,
-    /// When the document was made.
-    pub timestamp: UnixSeconds,
-    /// Register index to value.
-    pub pcrs: serde_json::Map<String, Value>,
-    /// Hex, or null.
-    pub nonce: Option<String>,
-    /// Hex, or null.
-    pub user_data: Option<String>,
-    /// Hex, or null.
-    pub public_key: Option<String>,
-    /// The certificates of the chain, root first: what a deny list names.
-    pub certificates: Vec<CertificateId>,
-    /// SHA-256 of the document and, directly after it, of the token, or of the credential in its
-    /// RFC 8785 form: what a witness of the time must see.
-    pub anchor_digest: Digest<32>,
-    /// The witness of the time, where one was needed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub archive: Option<Archive>,
-    /// Every step, in order.
-    pub checks: Vec<Check>,
-    /// The attested key, where evidence was judged.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub key: Option<KeyFacts>,
-    /// The claims of the token or the content of the credential.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub claims: Option<Value>,
-}
-
-/// Why something old was accepted.
-#[derive(Debug, Clone, Serialize)]
-pub struct Archive {
-    /// `rfc3161`, or another kind of [`TimeAnchor`].
-    pub anchor: &'static str,
-    /// Document and token existed by then.
-    pub time: UnixSeconds,
-    /// Who says so.
-    pub witness: String,
-}
-
-/// The attested key.
-#[derive(Debug, Clone, Serialize)]
-pub struct KeyFacts {
-    /// Name of the identity in the policy.
-    pub name: String,
-    /// Its DID.
-    pub did: String,
-    /// DID URL of the key.
-    pub kid: String,
-    /// Version within the boot.
-    pub version: u32,
-    /// What tokens of this key name.
-    pub binding: Digest<32>,
-    /// Digest of the policy that governs the key.
-    pub policy: Digest<48>,
-}
+pub use crate::verdict::{Archive, KeyFacts, Reason, Refusal, Verdict};
 
 /// Judges, step after step: time anchor, document, chain, expectations, then evidence and token where there are any.
 pub fn judge(case: &Case<'_>) -> Result<Verdict, Refusal> {

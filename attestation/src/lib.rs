@@ -18,6 +18,7 @@ pub mod anchor;
 mod appraisal;
 mod appraisal_policy;
 mod binding;
+mod case;
 mod chain;
 mod checks;
 mod document;
@@ -32,6 +33,7 @@ pub mod results;
 mod rules;
 #[cfg(test)]
 mod rules_tests;
+mod verdict;
 mod verify;
 
 pub use crate::appraisal::{Expectations, Unchecked};

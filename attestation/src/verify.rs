@@ -11,7 +11,7 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// A verified document of one kind. Only [`Genuine`], [`Debug`] and [`Mock`] are.
+/// A verified document of one kind. Only [`Genuine`], [`struct@Debug`] and [`Mock`] are.
 pub trait Attested: sealed::Sealed {
     /// The kind, as verdicts name it.
     const VERDICT: &'static str;
