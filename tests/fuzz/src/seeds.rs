@@ -20,40 +20,7 @@ use protocol::{
 };
 use serde_json::json;
 
-const POLICY: &str = r#"
-version = 1
-mode = "production"
-proxy_key = "KEY"
-operator_key = "KEY"
-[[identities]]
-name = "payer"
-did = "did:web:agent.example.com"
-algorithm = "EdDSA"
-max_validity_seconds = 3600
-callers = { uids = [1000], gids = [2000], names = ["crew"] }
-rotation_callers = { uids = [1001] }
-[[identities.rules]]
-name = "small-transfers"
-actions = ["transfer"]
-targets = ["account_*"]
-resources = ["https://bank.example/*"]
-audiences = ["https://bank.example"]
-max_validity_seconds = 60
-payload_closed = true
-[identities.rules.payload]
-"/amount" = { min = 1, max = 100 }
-"/currency" = { one_of = ["EUR", "CHF"] }
-"/note/text" = { pattern = "re: *" }
-"#;
-
-/// The policy with a key in it.
-fn policy() -> String {
-    POLICY.replacen("KEY", &KEY.public().to_multikey(), 1).replace("KEY", &operator().to_multikey())
-}
-
-fn operator() -> PublicKey {
-    (1..=255).find_map(|byte| PublicKey::ed25519(&[byte; 32]).ok()).expect("some point of large order")
-}
+const POLICY: &str = include_str!("../../../attestation/tests/vectors/cases/policy.toml");
 
 struct Corpus(PathBuf);
 
@@ -91,7 +58,7 @@ fn from_vectors(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
             good = Some(document);
         }
     }
-    let bundle = Bundle::from_toml(&policy())?.canonical();
+    let bundle = Bundle::from_toml(POLICY)?.canonical();
     let key = KeyDescription {
         name: "agent".into(),
         did: DID.to_string(),
@@ -176,8 +143,8 @@ fn identity(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
 }
 
 fn texts(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
-    corpus.add("bundle", "toml", policy().as_bytes())?;
-    corpus.add("bundle", "canonical", &Bundle::from_toml(&policy())?.canonical())?;
+    corpus.add("bundle", "toml", POLICY.as_bytes())?;
+    corpus.add("bundle", "canonical", &Bundle::from_toml(POLICY)?.canonical())?;
     let pcr = |byte: &str| byte.repeat(48);
     let measured = json!({"HashAlgorithm": "Sha384 { ... }", "PCR0": pcr("01"), "PCR1": pcr("02"), "PCR2": pcr("03")});
     corpus.add("measurements", "nitro-cli", json!({"Measurements": measured}).to_string().as_bytes())?;
