@@ -5,8 +5,11 @@ use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 
+use attestation::judge::{Case, Check, Outcome, Step, Subject, judge};
+use attestation::results::{self, About};
 use attestation::{Attested, Error, MockRoot, verify_debug, verify_genuine, verify_mock};
 use identity::UnixSeconds;
+use serde_json::json;
 
 /// File name and timestamp in milliseconds.
 const GENUINE: [(&str, i64); 4] = [
@@ -69,6 +72,33 @@ fn debug_documents_pass_through_the_debug_type_only() {
         assert_eq!(verify_genuine(&bytes, seconds(ms)), Err(Error::DebugMode), "{name}");
         let late = verify_debug(&bytes, seconds(ms).plus(THREE_HOURS_AND_A_MINUTE)).unwrap_err();
         assert_eq!(late.code(), "certificate_expired", "{name}");
+    }
+}
+
+#[test]
+fn a_verdict_says_genuine_of_hardware_and_debug_only_where_that_is_allowed() {
+    let judged = |name: &str, ms: i64, allow_debug: bool| {
+        let bytes = read(name)?;
+        let case = Case { inspect: true, allow_debug, ..Case::new(Subject::Document(&bytes), seconds(ms)) };
+        let outcome = judge(&case);
+        let ear = results::ear(&outcome, seconds(ms), About::Document(&bytes));
+        let vector = ear["submods"]["nitro-enclave"]["ear_trustworthiness_vector"].clone();
+        let mode = |checks: &[Check]| checks.iter().find(|check| check.step == Step::Mode).map(|check| check.outcome);
+        Some(match outcome {
+            Ok(verdict) => (verdict.verdict, mode(&verdict.checks), vector),
+            Err(refusal) => (refusal.code(), mode(&refusal.checks), vector),
+        })
+    };
+    for (name, ms) in GENUINE {
+        let Some(said) = judged(name, ms, false) else { return };
+        assert_eq!(said, ("genuine", Some(Outcome::Passed), json!({"hardware": 2})), "{name}");
+        assert_eq!(judged(name, ms, true), Some(said), "{name}");
+    }
+    for (name, ms) in DEBUG {
+        let Some(said) = judged(name, ms, true) else { return };
+        assert_eq!(said, ("debug", Some(Outcome::Failed), json!({"hardware": 2, "runtime-opaque": 96})), "{name}");
+        let refused = ("debug_mode", Some(Outcome::Failed), json!({"runtime-opaque": 96}));
+        assert_eq!(judged(name, ms, false), Some(refused), "{name}");
     }
 }
 

@@ -188,6 +188,14 @@ pub fn unverified_begin(text: &[u8]) -> Result<UnixSeconds, Error> {
     Ok(UnixSeconds(wire.valid_from.0.max(created.0)))
 }
 
+/// The RFC 8785 form of a credential, whatever it says: what stands for it where bytes are compared. Nothing is verified.
+pub fn canonical(text: &[u8]) -> Result<Vec<u8>, Error> {
+    if text.len() > MAX_BYTES {
+        return Err(malformed("longer than 64 KiB"));
+    }
+    json::canonical(&json::parse(text)?)
+}
+
 fn check_form(context: &[String], types: &[String], proof: &Proof) -> Result<(), Error> {
     if context != CONTEXTS || types != TYPES {
         return Err(malformed("@context or type is not that of a Vouch credential"));
@@ -396,6 +404,10 @@ mod tests {
         assert_eq!(unverified_begin(&of_size(2000)), Ok(begin));
         assert_eq!(unverified_begin(&of_size(MAX_BYTES)), Ok(begin));
         assert_eq!(unverified_begin(&of_size(MAX_BYTES + 1)), Err(malformed("longer than 64 KiB")));
+        let spaced = format!(" {}\n", sign(good.clone(), &kid, &key).unwrap());
+        assert_eq!(canonical(spaced.as_bytes()), json::canonical(&sign(good.clone(), &kid, &key).unwrap()));
+        assert!(canonical(&of_size(MAX_BYTES)).is_ok());
+        assert_eq!(canonical(&of_size(MAX_BYTES + 1)), Err(malformed("longer than 64 KiB")));
         let mut later = sign(good.clone(), &kid, &key).unwrap();
         later["proof"]["created"] = "2026-11-21T02:00:00Z".into();
         assert_eq!(unverified_begin(later.to_string().as_bytes()), crate::parse_rfc3339("2026-11-21T02:00:00Z"));

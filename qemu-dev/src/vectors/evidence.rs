@@ -206,6 +206,7 @@ impl Maker {
         self.sealed("indefinite", "accepted", Parts { encoding: Encoding::Indefinite, ..self.agent() });
         self.links();
         self.proofs();
+        self.wrong_documents();
         self.expectations();
     }
 
@@ -272,6 +273,26 @@ impl Maker {
             self.file(&file, bytes);
             self.case(name, json!({"evidence": file}), json!({}), "evidence_malformed");
         }
+    }
+
+    /// Documents that are wrong, in evidence that is good.
+    fn wrong_documents(&mut self) {
+        let mut future = self.agent();
+        future.fields.timestamp_ms = (NOW + 6) * 1000;
+        self.sealed("a document of the future", "document_from_future", future);
+        let mut debug = self.agent();
+        debug.fields.pcrs[0].1 = Digest([0; 48]);
+        self.sealed("a document of debug mode", "debug_mode", debug);
+        let good = Evidence::parse(&self.files["evidence/good.cbor"]).expect("good evidence");
+        let mut document = good.document().to_vec();
+        if let Some(last) = document.last_mut() {
+            *last ^= 1;
+        }
+        let (bundle, possession) = (good.bundle().to_vec(), good.possession().to_vec());
+        let wrong = Evidence::new(document, good.key().clone(), bundle, possession).to_vec();
+        let file = file_name("evidence", "a document that was changed", "cbor");
+        self.file(&file, wrong);
+        self.case("a document that was changed", json!({"evidence": file}), json!({}), "document_signature_invalid");
     }
 
     /// The good file, and verifiers who expect something else.
