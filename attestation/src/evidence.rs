@@ -65,12 +65,15 @@ pub struct Evidence {
     bundle: Vec<u8>,
     #[cbor(n(4), with = "minicbor::bytes")]
     possession: Vec<u8>,
+    #[cbor(n(5), with = "minicbor::bytes")]
+    record: Vec<u8>,
 }
 
 impl Evidence {
-    /// Puts the parts together: the document's bytes, the key it binds, the bundle's canonical bytes, the proof.
-    pub fn new(document: Vec<u8>, key: KeyDescription, bundle: Vec<u8>, possession: Vec<u8>) -> Self {
-        Self { tag: TAG.into(), document, key, bundle, possession }
+    /// Puts the parts together: the document's bytes, the key it binds, the bundle's canonical bytes, the record key's
+    /// SubjectPublicKeyInfo, the proof.
+    pub fn new(document: Vec<u8>, key: KeyDescription, bundle: Vec<u8>, record: Vec<u8>, possession: Vec<u8>) -> Self {
+        Self { tag: TAG.into(), document, key, bundle, possession, record }
     }
 
     /// Reads the one encoding of an evidence file.
@@ -105,6 +108,11 @@ impl Evidence {
         &self.bundle
     }
 
+    /// The record key's SubjectPublicKeyInfo; a claim until [`Evidence::verify`] has accepted it.
+    pub fn record(&self) -> &[u8] {
+        &self.record
+    }
+
     /// The proof of possession, a COSE_Sign1.
     pub fn possession(&self) -> &[u8] {
         &self.possession
@@ -133,7 +141,7 @@ impl Evidence {
         if kid.as_str() != self.key.kid {
             return Err(identity::Error::KeyIdMismatch.into());
         }
-        let binding = Binding::new(&self.key, &policy);
+        let binding = Binding::new(&self.key, &policy, &self.record);
         let bound = said.public_key.as_deref() == Some(&self.key.spki) && said.user_data.as_deref() == Some(binding.user_data());
         if !bound {
             return Err(Error::BindingMismatch);
@@ -142,6 +150,7 @@ impl Evidence {
         if !described.describes(&did, key.algorithm()) {
             return Err(Error::IdentityNotInPolicy);
         }
+        let record = PublicKey::from_spki(&self.record)?;
         self.check_possession(document, &key)?;
         if did.is_web() {
             unchecked.push(Unchecked::DidDocument);
@@ -149,7 +158,7 @@ impl Evidence {
         let description = self.key.clone();
         let until = *document.leaf_validity().end();
         let signer = AttestedSigner { did, key, binding: binding.digest(), tee: A::TEE, until };
-        Ok(AttestedKey { document: document.clone(), description, signer, kid, bundle, unchecked })
+        Ok(AttestedKey { document: document.clone(), description, signer, kid, bundle, record, unchecked })
     }
 
     fn check_possession<A: Attested>(&self, document: &A, key: &PublicKey) -> Result<(), Error> {
@@ -171,6 +180,7 @@ pub struct AttestedKey<A> {
     signer: AttestedSigner,
     kid: KeyId,
     bundle: Bundle,
+    record: PublicKey,
     unchecked: Vec<Unchecked>,
 }
 
@@ -208,6 +218,11 @@ impl<A: Attested> AttestedKey<A> {
     /// The policy that governs the key.
     pub fn bundle(&self) -> &Bundle {
         &self.bundle
+    }
+
+    /// The key that signs the record of every decision of this boot.
+    pub fn record_key(&self) -> &PublicKey {
+        &self.record
     }
 
     /// What tokens of this key name.

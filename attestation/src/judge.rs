@@ -447,5 +447,6 @@ fn facts<A: Attested>(key: &AttestedKey<A>) -> KeyFacts {
         version: described.version,
         binding: key.binding(),
         policy: key.bundle().digest().digest(),
+        record_key: key.record_key().to_multikey(),
     }
 }

@@ -121,4 +121,6 @@ pub struct KeyFacts {
     pub binding: Digest<32>,
     /// Digest of the policy that governs the key.
     pub policy: Digest<48>,
+    /// The key that signs the record of every decision of that boot, as a Multikey.
+    pub record_key: String,
 }

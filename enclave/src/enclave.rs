@@ -1,21 +1,22 @@
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use attestation::policy::{Asked, Bundle, Caller, Mode};
+use attestation::policy::{Bundle, Mode};
 use attestation::{Document, Evidence, POSSESSION_TAG, Possession};
 use identity::cose::{self, Purpose};
+use identity::record::{Decision, Verdict};
 use identity::succession::Order;
-use identity::token::{Claims, Vouch};
-use identity::{Digest, Intent, Payload, PublicKey, Tee, cbor, credential, token};
-use protocol::{Answer, Describe, Description, Format, Request, Rotate, Rotated, Sign, Signed, Status};
-use uuid::Uuid;
+use identity::{Caller, PublicKey, Tee, cbor};
+use protocol::{Answer, Describe, Description, Records, Request, Rotate, Rotated, Status};
 use zeroize::Zeroizing;
 
+use crate::cell::Cell;
 use crate::clock::{Bounds, Clock};
-use crate::identities::{Identity, Version};
+use crate::identities::Identity;
 use crate::keys::{KeyPair, SEED_BYTES};
+use crate::nsm::PeerVerifier;
+use crate::record::Record;
 use crate::{BootClock, Entropy, Error, Nsm, NsmError};
 
 /// How often the NSM is asked for the time.
@@ -24,9 +25,6 @@ const POLICY_PCR: u16 = 16;
 const ALL_PCRS: u16 = 32;
 /// What the hypervisor measures, and locks.
 const MEASURED_PCRS: u8 = 16;
-/// Base64url makes four bytes of three, and the rest of a token is far below 8 KiB, so this fits through the window.
-const MAX_PAYLOAD: usize = 32 * 1024;
-const MAX_AUDIENCE: usize = 1024;
 const NONCE_BYTES: std::ops::RangeInclusive<usize> = 16..=64;
 
 /// What the enclave runs on.
@@ -45,7 +43,8 @@ pub struct Machine<N> {
 pub struct Enclave<N> {
     nsm: Mutex<N>,
     boot_clock: Box<dyn BootClock>,
-    entropy: Box<dyn Entropy>,
+    pub(crate) entropy: Box<dyn Entropy>,
+    pub(crate) peers: PeerVerifier,
     power_off: Box<dyn Fn(&Error) + Send + Sync>,
     boot_id: [u8; 16],
     clock: Clock,
@@ -54,12 +53,13 @@ pub struct Enclave<N> {
     halted: AtomicBool,
 }
 
-/// What a policy brings to life.
-struct Cell {
-    bundle: Bundle,
-    canonical: Vec<u8>,
-    policy: Digest<48>,
-    identities: BTreeMap<String, RwLock<Option<Identity>>>,
+/// What came of a request, and what of it the record takes. The outcome must not leave before the decision is sealed.
+#[derive(Debug)]
+pub struct Handled {
+    /// The answer, or why there is none.
+    pub outcome: Result<Answer, Error>,
+    /// What was decided, if anything was.
+    pub decision: Option<Decision>,
 }
 
 impl<N: Nsm> Enclave<N> {
@@ -68,6 +68,7 @@ impl<N: Nsm> Enclave<N> {
         let mut boot_id = [0; 16];
         machine.entropy.fill(&mut boot_id)?;
         Ok(Self {
+            peers: machine.nsm.peers(),
             nsm: Mutex::new(machine.nsm),
             boot_clock: machine.boot_clock,
             entropy: machine.entropy,
@@ -111,7 +112,16 @@ impl<N: Nsm> Enclave<N> {
     }
 
     /// Does what is asked of it over a connection that proved `proxy_key`.
-    pub fn handle(&self, request: Request, proxy_key: &PublicKey) -> Result<Answer, Error> {
+    pub fn handle(&self, request: Request, proxy_key: &PublicKey) -> Handled {
+        let (outcome, decision) = match self.admit(&request, proxy_key) {
+            Ok(()) => self.decide(request, proxy_key),
+            Err(error) => (Err(error), None),
+        };
+        let outcome = outcome.map_err(|error| if error == Error::SelfCheckFailed { self.halt(error) } else { error });
+        Handled { outcome, decision }
+    }
+
+    fn admit(&self, request: &Request, proxy_key: &PublicKey) -> Result<(), Error> {
         if self.halted.load(Ordering::Acquire) {
             return Err(Error::Halted);
         }
@@ -120,17 +130,77 @@ impl<N: Nsm> Enclave<N> {
         if !answered_to_all && self.cell()?.bundle.proxy_key.0 != *proxy_key {
             return Err(Error::ProxyKeyMismatch);
         }
-        let outcome = match request {
-            Request::Status => Ok(Answer::Status(self.status())),
-            Request::Provision { bundle } => self.provision(&bundle, proxy_key).map(|()| Answer::Status(self.status())),
-            Request::Sign(sign) => self.sign(sign).map(Answer::Signed),
-            Request::Attest { of, nonce } => {
-                self.attest(&of, &nonce).map(|evidence| Answer::Evidence(protocol::Evidence { evidence }))
+        Ok(())
+    }
+
+    fn decide(&self, request: Request, proxy_key: &PublicKey) -> (Result<Answer, Error>, Option<Decision>) {
+        match request {
+            Request::Status => (Ok(Answer::Status(self.status())), None),
+            Request::Describe(of) => (self.describe(&of).map(Answer::Description), None),
+            Request::Records { from } => (self.records(from).map(Answer::Records), None),
+            Request::Provision { bundle } => match self.provision(&bundle, proxy_key) {
+                Err(error) => (Err(error), None),
+                // The record has begun already, and no line of it goes with this answer.
+                Ok(()) => (Ok(Answer::Status(self.status())), None),
+            },
+            Request::Annex { signed } => self.recorded("annex.load", "operator", |cell, _| {
+                cell.load_annex(&signed)?;
+                Ok(Answer::Status(self.status()))
+            }),
+            Request::Sign(sign) => {
+                self.recorded("token.sign", "default", |cell, decision| self.sign(cell, sign, decision).map(Answer::Signed))
             }
-            Request::Describe(of) => self.describe(&of).map(Answer::Description),
-            Request::Rotate(rotate) => self.rotate(&rotate).map(Answer::Rotated),
+            Request::Attest { of, nonce } => self.recorded("key.attest", "callers", |cell, decision| {
+                let evidence = self.attest(cell, &of, &nonce, decision)?;
+                Ok(Answer::Evidence(protocol::Evidence { evidence }))
+            }),
+            Request::Rotate(rotate) => self.recorded("key.rotate", "rotation_callers", |cell, decision| {
+                self.rotate(cell, &rotate, decision).map(Answer::Rotated)
+            }),
+        }
+    }
+
+    /// Does something of which the record shall know, whatever comes of it.
+    fn recorded(
+        &self,
+        event_type: &str,
+        rule: &str,
+        work: impl FnOnce(&Cell, &mut Decision) -> Result<Answer, Error>,
+    ) -> (Result<Answer, Error>, Option<Decision>) {
+        let cell = match self.cell() {
+            Ok(cell) => cell,
+            Err(error) => return (Err(error), None),
         };
-        outcome.map_err(|error| if error == Error::SelfCheckFailed { self.halt(error) } else { error })
+        let mut decision = cell.decision(event_type, rule);
+        let outcome = work(cell, &mut decision);
+        if let Err(error) = &outcome {
+            decision.policy_decision = Verdict::Deny;
+            decision.refusal = Some(error.code().to_owned());
+            if let Error::Denied(denied) = error {
+                decision.policy_id = denied.rule().unwrap_or("default").to_owned();
+            }
+        }
+        (outcome, Some(self.dated(cell, decision)))
+    }
+
+    /// Completes a decision with what is true at its end.
+    fn dated(&self, cell: &Cell, mut decision: Decision) -> Decision {
+        decision.annex = cell.annex_id();
+        decision.timestamp = self.now().ok().map(|now| now.earliest);
+        decision.policy_id = format!("{}@{}", decision.policy_id, &cell.policy.to_string()[..16]);
+        decision
+    }
+
+    /// Gives decisions their place in the record, and signs it. If that fails, nothing that was decided may leave.
+    pub(crate) fn seal(&self, decisions: Vec<Decision>) -> Result<Vec<Vec<u8>>, Error> {
+        if decisions.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.cell()?.record.seal(decisions).map_err(|error| self.halt(error))
+    }
+
+    fn records(&self, from: u64) -> Result<Records, Error> {
+        Ok(self.cell()?.record.since(from))
     }
 
     /// Asks the NSM for the time. Meant for one thread, once in [`CLOCK_INTERVAL`].
@@ -150,6 +220,7 @@ impl<N: Nsm> Enclave<N> {
             policy: self.cell.get().map(|cell| cell.policy.0),
             cannot_sign: can_sign.err().map(|error| error.code().to_owned()),
             tee: N::TEE,
+            annex: self.cell.get().and_then(Cell::annex_id).map(|annex| annex.digest.0),
         }
     }
 
@@ -190,13 +261,16 @@ impl<N: Nsm> Enclave<N> {
         if let Some(open) = (0..32).find(|index| document.pcrs().get(*index).is_none()) {
             return Err(Error::RegisterUnlocked(open));
         }
+        let record = Record::new(self.new_key(identity::Algorithm::EdDSA, "record", 0)?, self.boot_id);
+        let record_spki = record.public_key().to_spki();
         let born = |described: &attestation::policy::IdentityPolicy| {
             let key = self.new_key(described.algorithm, &described.name, 1)?;
-            let identity = Identity::new(described, &bundle, key)?;
-            Ok((described.name.clone(), RwLock::new(Some(identity))))
+            Identity::new(described, &bundle, &record_spki, key)
         };
-        let identities = bundle.identities.iter().map(born).collect::<Result<_, Error>>()?;
-        Ok(Cell { policy: policy.digest(), bundle, canonical, identities })
+        let identities = bundle.identities.iter().map(born).collect::<Result<Vec<_>, Error>>()?;
+        let cell = Cell::new(bundle, canonical, identities, record);
+        cell.record.seal(vec![self.dated(&cell, cell.decision("enclave.boot", "bundle"))])?;
+        Ok(cell)
     }
 
     fn new_key(&self, algorithm: identity::Algorithm, name: &str, version: u32) -> Result<KeyPair, Error> {
@@ -234,7 +308,7 @@ impl<N: Nsm> Enclave<N> {
         Ok((bytes, document))
     }
 
-    fn now(&self) -> Result<Bounds, Error> {
+    pub(crate) fn now(&self) -> Result<Bounds, Error> {
         self.clock.bounds(|| self.boot_clock.now())
     }
 
@@ -242,60 +316,9 @@ impl<N: Nsm> Enclave<N> {
         self.cell.get().ok_or(Error::NotProvisioned)
     }
 
-    fn sign(&self, sign: Sign) -> Result<Signed, Error> {
-        let cell = self.cell()?;
-        let caller = caller(&sign.of);
-        let slot = cell.find(&sign.of, &caller)?;
-        let intent = Intent::new(sign.action, sign.target, sign.resource)?;
-        if sign.payload.len() > MAX_PAYLOAD {
-            return Err(Error::PayloadTooLarge);
-        }
-        let payload = Payload::parse(sign.payload.as_bytes())?;
-        check_audience(sign.audience.as_deref())?;
-        if sign.validity_seconds == Some(0) {
-            return Err(Error::ValidityInvalid);
-        }
-        let asked = Asked {
-            intent: &intent,
-            payload: &payload,
-            audience: sign.audience.as_deref(),
-            validity_seconds: sign.validity_seconds,
-        };
-        let slot = read(slot);
-        let identity = slot.as_ref().ok_or(Error::Halted)?;
-        let allowed = identity.policy.decide(&caller, &asked)?;
-        let version = &identity.current;
-        let mut id = [0; 16];
-        self.entropy.fill(&mut id)?;
-        let content = Content {
-            id: uuid::Builder::from_random_bytes(id).into_uuid(),
-            now: self.now()?.earliest.0,
-            validity_seconds: i64::from(allowed.validity_seconds),
-            intent,
-            payload,
-            audience: sign.audience,
-            tee: N::TEE,
-        };
-        let (signature_id, expires_at) = (content.id.to_string(), content.now + content.validity_seconds);
-        let signed = match sign.format {
-            Format::VouchJwt => content.token(version)?,
-            Format::VouchCredential => content.credential(version)?,
-        };
-        Ok(Signed {
-            signed,
-            did: version.did.to_string(),
-            signature_id,
-            expires_at,
-            key_version: version.description.version,
-            identity: identity.policy.name.clone(),
-            rule: allowed.rule.to_owned(),
-        })
-    }
-
-    fn attest(&self, of: &Describe, nonce: &[u8]) -> Result<Vec<u8>, Error> {
-        let cell = self.cell()?;
-        let caller = caller(of);
-        let slot = cell.find(of, &caller)?;
+    fn attest(&self, cell: &Cell, of: &Describe, nonce: &[u8], decision: &mut Decision) -> Result<Vec<u8>, Error> {
+        decision.caller = Some(Caller::Asserted(of.caller.clone()));
+        let slot = cell.find(of)?;
         if !NONCE_BYTES.contains(&nonce.len()) {
             return Err(Error::NonceSize);
         }
@@ -303,7 +326,8 @@ impl<N: Nsm> Enclave<N> {
         let (described, binding) = {
             let identity = read(slot);
             let identity = identity.as_ref().ok_or(Error::Halted)?;
-            identity.admit(&caller)?;
+            crate::signing::describe(identity, decision);
+            cell.admit(identity, &of.caller)?;
             (identity.current.description.clone(), identity.current.binding.clone())
         };
         let (bytes, document) = self.own_document(Some(&described.spki), Some(binding.user_data()), nonce, false)?;
@@ -314,14 +338,14 @@ impl<N: Nsm> Enclave<N> {
             return Err(Error::RotatedMeanwhile);
         }
         let possession = cose::sign(Purpose::POSSESSION, &cbor::to_vec(&possession), &current.key)?;
-        Ok(Evidence::new(bytes, described, cell.canonical.clone(), possession).to_vec())
+        Ok(Evidence::new(bytes, described, cell.canonical.clone(), cell.record.public_key().to_spki(), possession).to_vec())
     }
 
     fn describe(&self, of: &Describe) -> Result<Description, Error> {
-        let caller = caller(of);
-        let slot = read(self.cell()?.find(of, &caller)?);
+        let cell = self.cell()?;
+        let slot = read(cell.find(of)?);
         let identity = slot.as_ref().ok_or(Error::Halted)?;
-        identity.admit(&caller)?;
+        cell.admit(identity, &of.caller)?;
         Ok(self.description(identity))
     }
 
@@ -329,16 +353,21 @@ impl<N: Nsm> Enclave<N> {
         Description { name: identity.policy.name.clone(), versions: identity.versions(), tee: N::TEE, boot_id: self.boot_id }
     }
 
-    fn rotate(&self, rotate: &Rotate) -> Result<Rotated, Error> {
-        let cell = self.cell()?;
-        let caller = caller(&rotate.of);
-        let slot = cell.find(&rotate.of, &caller)?;
+    fn rotate(&self, cell: &Cell, rotate: &Rotate, decision: &mut Decision) -> Result<Rotated, Error> {
+        let caller = Caller::Asserted(rotate.of.caller.clone());
+        decision.caller = Some(caller.clone());
+        let slot = cell.find(&rotate.of)?;
         let (algorithm, name, version) = {
             let identity = read(slot);
             let identity = identity.as_ref().ok_or(Error::Halted)?;
+            crate::signing::describe(identity, decision);
+            let annex = cell.annex();
             match &rotate.order {
-                Some(order) => self.check_order(order, &cell.bundle, identity, self.now()?)?,
-                None if identity.policy.may_rotate(&caller) => {}
+                Some(order) => {
+                    decision.policy_id = "operator".into();
+                    self.check_order(order, &cell.bundle, identity, self.now()?)?;
+                }
+                None if policy::may_rotate(&identity.policy, annex.as_ref().map(|annex| &annex.0), &caller) => {}
                 None => return Err(Error::RotationNotAllowed),
             }
             (identity.policy.algorithm, identity.policy.name.clone(), identity.current.description.version)
@@ -351,7 +380,7 @@ impl<N: Nsm> Enclave<N> {
         if identity.current.description.version != version {
             return Err(Error::RotatedMeanwhile);
         }
-        let statement = identity.rotate(&cell.bundle, key, self.now()?.earliest)?;
+        let statement = identity.rotate(&cell.bundle, &cell.record.public_key().to_spki(), key, self.now()?.earliest)?;
         Ok(Rotated { description: self.description(identity), statement })
     }
 
@@ -376,8 +405,8 @@ impl<N: Nsm> Enclave<N> {
     /// Wipes every key and stops for good.
     fn halt(&self, error: Error) -> Error {
         if !self.halted.swap(true, Ordering::AcqRel) {
-            for slot in self.cell.get().into_iter().flat_map(|cell| cell.identities.values()) {
-                *slot.write().unwrap_or_else(PoisonError::into_inner) = None;
+            if let Some(cell) = self.cell.get() {
+                cell.wipe();
             }
             (self.power_off)(&error);
         }
@@ -385,81 +414,10 @@ impl<N: Nsm> Enclave<N> {
     }
 }
 
-impl Cell {
-    /// The identity that is meant: the one named, or the only one that the caller may use.
-    fn find(&self, of: &Describe, caller: &Caller) -> Result<&RwLock<Option<Identity>>, Error> {
-        if let Some(name) = &of.identity {
-            return self.identities.get(name).ok_or(Error::UnknownIdentity);
-        }
-        let mut usable = self.bundle.identities.iter().filter(|identity| identity.callers.admit(caller));
-        match (usable.next(), usable.count()) {
-            (Some(one), 0) => self.identities.get(&one.name).ok_or(Error::UnknownIdentity),
-            (None, _) => Err(attestation::policy::Denied::CallerNotAllowed.into()),
-            (Some(_), others) => Err(Error::IdentityRequired(others + 1)),
-        }
-    }
-}
-
-/// What is about to be signed.
-struct Content {
-    id: Uuid,
-    now: i64,
-    validity_seconds: i64,
-    intent: Intent,
-    payload: Payload,
-    audience: Option<String>,
-    tee: Tee,
-}
-
-impl Content {
-    fn token(self, version: &Version) -> Result<String, Error> {
-        let claims = Claims {
-            iss: version.did.clone(),
-            sub: version.did.clone(),
-            aud: self.audience,
-            iat: self.now,
-            nbf: self.now,
-            exp: self.now + self.validity_seconds,
-            jti: self.id,
-            binding: version.binding_digest,
-            tee: self.tee,
-            vouch: Vouch { version: "1.0".into(), payload: self.payload, intent: self.intent },
-        };
-        token::sign(&claims, &version.kid, &version.key)
-    }
-
-    fn credential(self, version: &Version) -> Result<String, Error> {
-        let content = credential::Content {
-            id: self.id,
-            issuer: version.did.clone(),
-            valid_from: identity::UnixSeconds(self.now),
-            valid_until: identity::UnixSeconds(self.now + self.validity_seconds),
-            intent: self.intent,
-            payload: self.payload,
-            audience: self.audience,
-            binding: version.binding_digest,
-            tee: self.tee,
-        };
-        Ok(credential::sign(content, &version.kid, &version.key)?.to_string())
-    }
-}
-
-fn check_audience(audience: Option<&str>) -> Result<(), Error> {
-    let good = |text: &str| !text.is_empty() && text.len() <= MAX_AUDIENCE && !text.chars().any(char::is_control);
-    if audience.is_none_or(good) { Ok(()) } else { Err(Error::AudienceInvalid) }
-}
-
-fn caller(of: &Describe) -> Caller {
-    match &of.caller {
-        protocol::Caller::Unix { uid, gid } => Caller::Unix { uid: *uid, gid: *gid },
-        protocol::Caller::Named(name) => Caller::Named(name.clone()),
-    }
-}
-
-fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+pub(crate) fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

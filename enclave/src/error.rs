@@ -1,4 +1,4 @@
-use attestation::policy::Denied;
+use policy::Denied;
 use protocol::{Kind, Refusal};
 
 use crate::NsmError;
@@ -56,6 +56,20 @@ pub enum Error {
     /// The order is not the operator's, or for another identity, boot or version, or too old.
     #[error("the rotation order is not good: {0}")]
     OrderInvalid(&'static str),
+    /// A caller's own signature over its request is not good, or not for this request.
+    #[error("the caller's proof is not good: {0}")]
+    ProofInvalid(&'static str),
+    /// Too many proofs of the last minute are remembered.
+    #[error("too many proofs came within a minute")]
+    ProofsFull,
+    /// A later annex is in force.
+    #[error("the annex has version {version}, and version {known} is in force")]
+    AnnexOutdated {
+        /// Of the one that was brought.
+        version: u32,
+        /// Of the one in force.
+        known: u32,
+    },
     /// The key was replaced while the NSM was asked.
     #[error("the key was rotated meanwhile; ask again")]
     RotatedMeanwhile,
@@ -132,18 +146,21 @@ impl Error {
             | Self::AudienceInvalid
             | Self::NonceSize
             | Self::PayloadTooLarge => Kind::Invalid,
+            Self::Denied(Denied::RateLimitExceeded { .. } | Denied::BudgetExceeded { .. }) => Kind::Limited,
             Self::Denied(_)
+            | Self::ProofInvalid(_)
             | Self::ProxyKeyMismatch
             | Self::DevelopmentBundle
             | Self::RotationNotAllowed
             | Self::OrderInvalid(_) => Kind::Denied,
             Self::UnknownIdentity => Kind::NotFound,
-            Self::AlreadyProvisioned | Self::RotatedMeanwhile => Kind::Conflict,
+            Self::AlreadyProvisioned | Self::RotatedMeanwhile | Self::AnnexOutdated { .. } => Kind::Conflict,
             Self::NotProvisioned
             | Self::ClockNotAnchored
             | Self::ClockStale
             | Self::ClockRegressed
             | Self::Nsm(_)
+            | Self::ProofsFull
             | Self::Busy => Kind::Unavailable,
             Self::SelfCheckFailed
             | Self::NoRandomness
@@ -158,6 +175,7 @@ impl Error {
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
-        Self { kind: error.kind(), code: error.code().into(), message: error.to_string() }
+        let retry_after = if let Error::Denied(denied) = &error { denied.retry_after() } else { None };
+        Self { kind: error.kind(), code: error.code().into(), message: error.to_string(), retry_after }
     }
 }

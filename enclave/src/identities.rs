@@ -1,9 +1,12 @@
 //! Identities: a policy, a current key, and the public history of the keys before it.
 
-use attestation::policy::{Bundle, Denied, IdentityPolicy};
+use std::sync::Mutex;
+
+use attestation::policy::{Bundle, IdentityPolicy};
 use attestation::{Binding, KeyDescription};
 use identity::succession::{self, Statement};
 use identity::{Did, Digest, KeyId, Signer, UnixSeconds};
+use policy::Usage;
 use protocol::VersionFacts;
 
 use crate::Error;
@@ -16,6 +19,8 @@ const MAX_HISTORY: usize = 16;
 pub(crate) struct Identity {
     pub(crate) policy: IdentityPolicy,
     pub(crate) current: Version,
+    /// What was used of its limits in this boot.
+    pub(crate) usage: Mutex<Usage>,
     history: Vec<VersionFacts>,
 }
 
@@ -30,7 +35,7 @@ pub(crate) struct Version {
 }
 
 impl Version {
-    fn new(policy: &IdentityPolicy, bundle: &Bundle, key: KeyPair, version: u32) -> Result<Self, Error> {
+    fn new(policy: &IdentityPolicy, bundle: &Bundle, record_spki: &[u8], key: KeyPair, version: u32) -> Result<Self, Error> {
         let did = if policy.did == "did:key" { Did::key(key.public_key()) } else { Did::parse(&policy.did)? };
         let kid = KeyId::of(&did, key.public_key())?;
         let description = KeyDescription {
@@ -40,7 +45,7 @@ impl Version {
             version,
             spki: key.public_key().to_spki(),
         };
-        let binding = Binding::new(&description, &bundle.digest());
+        let binding = Binding::new(&description, &bundle.digest(), record_spki);
         let binding_digest = binding.digest();
         Ok(Self { key, did, kid, description, binding, binding_digest })
     }
@@ -60,16 +65,22 @@ impl Version {
 
 impl Identity {
     /// Gives birth to an identity: its first key.
-    pub(crate) fn new(policy: &IdentityPolicy, bundle: &Bundle, key: KeyPair) -> Result<Self, Error> {
-        let current = Version::new(policy, bundle, key, 1)?;
+    pub(crate) fn new(policy: &IdentityPolicy, bundle: &Bundle, record_spki: &[u8], key: KeyPair) -> Result<Self, Error> {
+        let current = Version::new(policy, bundle, record_spki, key, 1)?;
         let history = vec![current.facts(None)];
-        Ok(Self { policy: policy.clone(), current, history })
+        Ok(Self { policy: policy.clone(), current, usage: Mutex::default(), history })
     }
 
     /// Replaces the key: the old one signs who follows, the new one accepts, the old one is wiped. All or nothing.
-    pub(crate) fn rotate(&mut self, bundle: &Bundle, key: KeyPair, now: UnixSeconds) -> Result<Vec<u8>, Error> {
+    pub(crate) fn rotate(
+        &mut self,
+        bundle: &Bundle,
+        record_spki: &[u8],
+        key: KeyPair,
+        now: UnixSeconds,
+    ) -> Result<Vec<u8>, Error> {
         let version = self.current.description.version.checked_add(1).ok_or(Error::OrderInvalid("no version is left"))?;
-        let next = Version::new(&self.policy, bundle, key, version)?;
+        let next = Version::new(&self.policy, bundle, record_spki, key, version)?;
         let side = |v: &Version| succession::Version::new(&v.did, v.key.public_key(), v.description.version);
         let statement = Statement { tag: succession::TAG.into(), old: side(&self.current)?, new: side(&next)?, time: now.0 };
         let statement = succession::sign(&statement, &self.current.key, &next.key)?;
@@ -83,10 +94,5 @@ impl Identity {
 
     pub(crate) fn versions(&self) -> Vec<VersionFacts> {
         self.history.clone()
-    }
-
-    /// Refuses callers that may not use this identity at all.
-    pub(crate) fn admit(&self, caller: &attestation::policy::Caller) -> Result<(), Error> {
-        if self.policy.callers.admit(caller) { Ok(()) } else { Err(Denied::CallerNotAllowed.into()) }
     }
 }

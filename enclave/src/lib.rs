@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod boot;
+mod cell;
 mod clock;
 mod enclave;
 mod entropy;
@@ -13,12 +14,15 @@ mod identities;
 mod keys;
 mod nitro;
 mod nsm;
+mod proofs;
+mod record;
+mod signing;
 mod window;
 
 pub use crate::clock::{BootClock, BootTime};
-pub use crate::enclave::{CLOCK_INTERVAL, Enclave, Machine};
+pub use crate::enclave::{CLOCK_INTERVAL, Enclave, Handled, Machine};
 pub use crate::entropy::{Entropy, OsEntropy};
 pub use crate::error::Error;
 pub use crate::nitro::NitroNsm;
-pub use crate::nsm::{Nsm, NsmError};
+pub use crate::nsm::{Nsm, NsmError, PeerVerifier};
 pub use crate::window::{Listener, Parent, serve};

@@ -6,7 +6,7 @@ use aws_nitro_enclaves_nsm_api::api::{Request, Response};
 use aws_nitro_enclaves_nsm_api::driver;
 use identity::{Digest, Tee};
 
-use crate::{Nsm, NsmError, boot};
+use crate::{Nsm, NsmError, PeerVerifier, boot};
 
 /// Where the driver puts it.
 const DEVICE: &str = "/dev/nsm";
@@ -84,5 +84,9 @@ impl Nsm for NitroNsm {
     fn verify_own(&self, document: &[u8]) -> Result<Document, attestation::Error> {
         let at = attestation::unverified_time(document)?;
         verify_genuine(document, at).map(|genuine| genuine.document().clone())
+    }
+
+    fn peers(&self) -> PeerVerifier {
+        Box::new(|document, at| verify_genuine(document, at).map(|genuine| genuine.document().clone()))
     }
 }

@@ -1,5 +1,5 @@
 use attestation::{Document, Pcr};
-use identity::Tee;
+use identity::{Tee, UnixSeconds};
 
 /// Why the NSM did not answer as it should.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr)]
@@ -39,6 +39,9 @@ impl NsmError {
     }
 }
 
+/// Verifies a document of another enclave at a time.
+pub type PeerVerifier = Box<dyn Fn(&[u8], UnixSeconds) -> Result<Document, attestation::Error> + Send + Sync>;
+
 /// The Nitro Secure Module, as far as the enclave uses it, and the trust anchor that belongs to it.
 ///
 /// The anchor stands behind this trait so that a mock's root can only be believed together with the mock itself.
@@ -65,4 +68,7 @@ pub trait Nsm: Send + 'static {
 
     /// Verifies a document of this very NSM at the document's own time.
     fn verify_own(&self, document: &[u8]) -> Result<Document, attestation::Error>;
+
+    /// What verifies documents of other enclaves: to the same root, and not in debug mode.
+    fn peers(&self) -> PeerVerifier;
 }

@@ -15,6 +15,7 @@ use protocol::{
 };
 use vsock::{VsockListener, VsockStream};
 
+use crate::enclave::Handled;
 use crate::{Enclave, Error, Nsm};
 
 /// Connections that have proven nothing yet; more are closed at once.
@@ -29,8 +30,8 @@ const MAX_SLOW: usize = 64;
 const MAX_WAIT: Duration = Duration::from_secs(8);
 /// Accepting may fail so many times in a row: half a minute.
 const MAX_ACCEPT_FAILURES: u32 = 600;
-/// Answers are written when so many have gathered, or none is left to make.
-const BATCH: usize = 4;
+/// Answers are written when so many have gathered, or none is left to make; one signature covers their events.
+const BATCH: usize = 8;
 const READ_BYTES: usize = 64 * 1024;
 
 /// Where the window is.
@@ -245,8 +246,8 @@ impl<N: Nsm> Connection<N> {
         key: &PublicKey,
     ) -> Result<(), End> {
         let mut out = Vec::with_capacity(READ_BYTES);
+        let mut done = Vec::with_capacity(BATCH);
         loop {
-            let mut gathered = 0;
             while let Some(frame) = input.buffer.next_frame()? {
                 // Who came before the policy and proved another key than it names has nothing more to say.
                 if self.enclave.proxy_key().is_some_and(|named| named != key) {
@@ -254,19 +255,20 @@ impl<N: Nsm> Connection<N> {
                 }
                 let RequestFrame { id, request } = cbor::from_slice(frame).map_err(protocol::Error::from)?;
                 match self.lane(&request) {
-                    None => answer(id, self.enclave.handle(request, key), &mut out),
+                    None => done.push((id, self.enclave.handle(request, key))),
                     Some(lane) => {
                         let job = Job { id, request, key: key.clone(), writer: Arc::clone(writer), since: Instant::now() };
                         if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = lane.try_send(job) {
-                            answer(job.id, Err(Error::Busy), &mut out);
+                            done.push((job.id, Handled { outcome: Err(Error::Busy), decision: None }));
                         }
                     }
                 }
-                gathered += 1;
-                if gathered % BATCH == 0 {
+                if done.len() >= BATCH {
+                    answer(&self.enclave, &mut done, &mut out);
                     flush(writer, &mut out)?;
                 }
             }
+            answer(&self.enclave, &mut done, &mut out);
             flush(writer, &mut out)?;
             if input.is_too_slow() {
                 return Err(End::Wrong);
@@ -303,8 +305,12 @@ struct Job {
 impl Job {
     fn run<N: Nsm>(self, enclave: &Enclave<N>) {
         let mut out = Vec::new();
-        let outcome = if self.since.elapsed() > MAX_WAIT { Err(Error::Busy) } else { enclave.handle(self.request, &self.key) };
-        answer(self.id, outcome, &mut out);
+        let handled = if self.since.elapsed() > MAX_WAIT {
+            Handled { outcome: Err(Error::Busy), decision: None }
+        } else {
+            enclave.handle(self.request, &self.key)
+        };
+        answer(enclave, &mut vec![(self.id, handled)], &mut out);
         if flush(&self.writer, &mut out).is_err() {
             // Part of a frame may be out; nothing may follow it.
             let _ = self.writer.lock().unwrap_or_else(PoisonError::into_inner).shutdown();
@@ -335,15 +341,27 @@ impl Input {
     }
 }
 
-fn answer(id: u64, outcome: Result<protocol::Answer, Error>, out: &mut Vec<u8>) {
-    let outcome = match outcome {
-        Ok(answer) => Outcome::Done(answer),
-        Err(error) => Outcome::Refused(error.into()),
+/// Writes what came of some requests, each with its event of the record. One signature covers the events of all.
+fn answer<N: Nsm>(enclave: &Enclave<N>, done: &mut Vec<(u64, Handled)>, out: &mut Vec<u8>) {
+    let places: Vec<bool> = done.iter().map(|(_, handled)| handled.decision.is_some()).collect();
+    let decisions = done.iter_mut().filter_map(|(_, handled)| handled.decision.take()).collect();
+    let (mut events, failed) = match enclave.seal(decisions) {
+        Ok(lines) => (lines.into_iter(), None),
+        Err(error) => (Vec::new().into_iter(), Some(error)),
     };
-    if write_frame(&ResponseFrame { id, outcome }, out).is_err() {
-        let refusal = Refusal::from(Error::PayloadTooLarge);
-        // A refusal is a few hundred bytes and always fits.
-        let _ = write_frame(&ResponseFrame { id, outcome: Outcome::Refused(refusal) }, out);
+    for ((id, handled), recorded) in done.drain(..).zip(places) {
+        let outcome = match (handled.outcome, &failed) {
+            (_, Some(error)) => Outcome::Refused(error.clone().into()),
+            (Ok(answer), None) => Outcome::Done(answer),
+            (Err(error), None) => Outcome::Refused(error.into()),
+        };
+        let event = if recorded { events.next() } else { None };
+        let response = ResponseFrame { id, outcome, event };
+        if write_frame(&response, out).is_err() {
+            // A refusal is a few hundred bytes, an event a few thousand, and both together always fit.
+            let outcome = Outcome::Refused(Error::PayloadTooLarge.into());
+            let _ = write_frame(&ResponseFrame { outcome, ..response }, out);
+        }
     }
 }
 

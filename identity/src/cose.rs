@@ -63,6 +63,10 @@ impl Purpose {
     pub const SUCCESSOR_ACCEPTED: Self = Self("anchorhold/successor-accepted/v1");
     /// The operator asks for a rotation.
     pub const ROTATION_ORDER: Self = Self("anchorhold/rotation-order/v1");
+    /// The head of a batch of the decision record.
+    pub const RECORD: Self = Self("anchorhold/record/v1");
+    /// The operator's annex to a policy.
+    pub const ANNEX: Self = Self("anchorhold/annex/v1");
     /// The proxy proves its key to the enclave.
     pub const WINDOW: Self = Self("anchorhold/window/v1");
 }

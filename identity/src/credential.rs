@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::token::{Expected, check_audience, check_window};
-use crate::{Algorithm, Did, Digest, Error, Intent, KeyId, Message, Payload, Signer, Tee, UnixSeconds, json, sha256};
+use crate::{Algorithm, Caller, Did, Digest, Error, Intent, KeyId, Message, Payload, Signer, Tee, UnixSeconds, json, sha256};
 
 const CONTEXTS: [&str; 2] = ["https://www.w3.org/ns/credentials/v2", "https://vouch-protocol.com/contexts/v1"];
 const TYPES: [&str; 2] = ["VerifiableCredential", "VouchCredential"];
@@ -36,6 +36,8 @@ pub struct Content {
     pub binding: Digest<32>,
     /// Where the key says it lives.
     pub tee: Tee,
+    /// Who asked for it: `provenance.caller`.
+    pub caller: Caller,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -66,6 +68,7 @@ struct Subject {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Provenance {
+    caller: Caller,
     runtime_attestation: RuntimeAttestation,
 }
 
@@ -117,7 +120,10 @@ pub fn sign<S: Signer>(content: Content, kid: &KeyId, signer: &S) -> Result<Valu
             vouch_version: "1.0".into(),
             intent: content.intent,
             payload: content.payload,
-            provenance: Provenance { runtime_attestation: RuntimeAttestation { binding: content.binding, tee: content.tee } },
+            provenance: Provenance {
+                caller: content.caller,
+                runtime_attestation: RuntimeAttestation { binding: content.binding, tee: content.tee },
+            },
         },
         proof: None,
     };
@@ -175,6 +181,7 @@ pub fn verify(text: &[u8], expected: &Expected<'_>) -> Result<Content, Error> {
         audience: proof.domain,
         binding: subject.provenance.runtime_attestation.binding,
         tee: subject.provenance.runtime_attestation.tee,
+        caller: subject.provenance.caller,
     })
 }
 
@@ -248,6 +255,7 @@ fn malformed(why: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::caller::Seen;
     use crate::message::tests::{TestKey, both};
 
     fn content(key: &TestKey) -> Content {
@@ -261,6 +269,7 @@ mod tests {
             audience: Some("https://bank.example".into()),
             binding: sha256(b"user_data"),
             tee: Tee::Mock,
+            caller: Caller::Asserted(Seen::ids(1000, 1000)),
         }
     }
 

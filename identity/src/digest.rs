@@ -56,6 +56,36 @@ impl<'de, const N: usize> Deserialize<'de> for Digest<N> {
     }
 }
 
+/// An optional digest as a CBOR byte string or null.
+pub(crate) mod option {
+    use minicbor::decode::Error;
+    use minicbor::encode::Write;
+    use minicbor::{Decoder, Encoder};
+
+    use super::Digest;
+
+    pub(crate) fn encode<C, W: Write, const N: usize>(
+        digest: &Option<Digest<N>>,
+        encoder: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
+        match digest {
+            Some(digest) => encoder.bytes(&digest.0)?,
+            None => encoder.null()?,
+        };
+        Ok(())
+    }
+
+    pub(crate) fn decode<C, const N: usize>(decoder: &mut Decoder<'_>, _: &mut C) -> Result<Option<Digest<N>>, Error> {
+        if decoder.datatype()? == minicbor::data::Type::Null {
+            decoder.null()?;
+            return Ok(None);
+        }
+        let bytes = decoder.bytes()?;
+        bytes.try_into().map(|bytes| Some(Digest(bytes))).map_err(|_| Error::message("a digest of another size"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -63,7 +63,7 @@ pub enum Error {
     #[error("not a usable intent: {0}")]
     IntentInvalid(&'static str),
     /// The compact JWS has not the form that this profile fixes.
-    #[error("not a Vouch token: {0}")]
+    #[error("not a JWS of the expected form: {0}")]
     TokenMalformed(&'static str),
     /// `alg` in the header is not the algorithm of the key.
     #[error("the token's alg is not the algorithm of its key")]
@@ -95,6 +95,20 @@ pub enum Error {
     /// Not a time that RFC 3339 can write with whole seconds.
     #[error("not an RFC 3339 time in whole seconds, UTC")]
     TimeInvalid,
+    /// A caller's proof holds for longer than a minute.
+    #[error("a proof of a request holds for at most 60 seconds")]
+    ProofTooLong,
+    /// A line of a record is not what the enclave wrote there.
+    #[error("not a good record: {0}")]
+    RecordInvalid(&'static str),
+    /// Events are missing from a record.
+    #[error("not a good record: events {from} to {to} are missing")]
+    RecordGap {
+        /// The first one that is missing.
+        from: u64,
+        /// The last one.
+        to: u64,
+    },
     /// The successor statement does not link these two keys.
     #[error("not a valid successor statement: {0}")]
     SuccessionInvalid(&'static str),

@@ -3,6 +3,7 @@
 //! Everything here is pure: no I/O, no clock, no randomness. Whoever signs passes a [`Signer`]; whoever verifies passes
 //! the time. A key signs nothing but a [`Message`], and only this crate can make one.
 
+pub mod caller;
 pub mod cbor;
 pub mod cose;
 pub mod credential;
@@ -11,12 +12,17 @@ mod digest;
 mod error;
 mod intent;
 pub mod json;
+mod jws;
 mod key;
+mod merkle;
 mod message;
+pub mod record;
+pub mod request;
 pub mod succession;
 mod time;
 pub mod token;
 
+pub use crate::caller::Caller;
 pub use crate::did::{Did, KeyId};
 pub use crate::digest::{Digest, sha256};
 pub use crate::error::Error;

@@ -2,16 +2,15 @@
 //!
 //! `header.claims.signature`, where the header is `{"alg","kid","typ":"vouch+jwt"}` and the claims are [`Claims`].
 
-use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{Did, Digest, Error, Intent, KeyId, Message, Payload, PublicKey, SKEW_SECONDS, Signer, UnixSeconds, json};
+use crate::{Caller, Did, Digest, Error, Intent, KeyId, Payload, PublicKey, SKEW_SECONDS, Signer, UnixSeconds, json, jws};
 
 /// The `typ` of a Vouch token.
 pub const TYPE: &str = "vouch+jwt";
 /// Longer tokens are not looked at: 64 KiB.
-pub const MAX_BYTES: usize = 64 * 1024;
+pub const MAX_BYTES: usize = jws::MAX_BYTES;
 
 /// Where the key lives, as its enclave says. Evidence decides whether that is so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +45,8 @@ pub struct Claims {
     pub binding: Digest<32>,
     /// Where the key says it lives.
     pub tee: Tee,
+    /// Who asked for it.
+    pub caller: Caller,
     /// The Vouch content.
     pub vouch: Vouch,
 }
@@ -62,31 +63,9 @@ pub struct Vouch {
     pub intent: Intent,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Header<'a> {
-    alg: &'a str,
-    kid: &'a str,
-    typ: &'a str,
-}
-
 /// Signs `claims` with the key called `kid`.
 pub fn sign<S: Signer>(claims: &Claims, kid: &KeyId, signer: &S) -> Result<String, S::Error> {
-    let header = Header { alg: signer.public_key().algorithm().as_str(), kid: kid.as_str(), typ: TYPE };
-    let mut token = String::with_capacity(1024);
-    append(&mut token, &header)?;
-    token.push('.');
-    append(&mut token, claims)?;
-    let signature = signer.sign(&Message::jws(&token))?;
-    token.push('.');
-    BASE64URL_NOPAD.encode_append(&signature, &mut token);
-    Ok(token)
-}
-
-fn append<T: Serialize>(token: &mut String, part: &T) -> Result<(), Error> {
-    let json = serde_json::to_vec(part).map_err(|error| Error::JsonShape(error.to_string()))?;
-    BASE64URL_NOPAD.encode_append(&json, token);
-    Ok(())
+    jws::sign(TYPE, claims, kid.as_str(), signer)
 }
 
 /// What a verifier knows and expects.
@@ -104,25 +83,8 @@ pub struct Expected<'a> {
 
 /// Verifies a token: form, key id, algorithm, signature, then times within [`SKEW_SECONDS`], then audience.
 pub fn verify(token: &str, expected: &Expected<'_>) -> Result<Claims, Error> {
-    if token.len() > MAX_BYTES {
-        return Err(Error::TokenMalformed("longer than 64 KiB"));
-    }
-    let (signing_input, signature) = token.rsplit_once('.').ok_or(Error::TokenMalformed("not three parts"))?;
-    let (header, claims) = signing_input.split_once('.').ok_or(Error::TokenMalformed("not three parts"))?;
-    let header = decode(header, "the header")?;
-    let header = json::parse(&header)?;
-    let header = Header::deserialize(&header).map_err(|error| Error::JsonShape(error.to_string()))?;
-    if header.typ != TYPE {
-        return Err(Error::TokenMalformed("typ is not vouch+jwt"));
-    }
-    if header.alg != expected.key.algorithm().as_str() {
-        return Err(Error::AlgorithmMismatch);
-    }
-    if header.kid != KeyId::of(expected.did, expected.key)?.as_str() {
-        return Err(Error::KeyIdMismatch);
-    }
-    expected.key.verify(&Message::jws(signing_input), &decode(signature, "the signature")?)?;
-    let claims: Claims = json::parse_as(&decode(claims, "the claims")?)?;
+    let kid = KeyId::of(expected.did, expected.key)?;
+    let claims: Claims = jws::verify(TYPE, token, kid.as_str(), expected.key)?;
     if claims.iss != *expected.did || claims.sub != *expected.did {
         return Err(Error::IssuerMismatch);
     }
@@ -136,7 +98,7 @@ pub fn verify(token: &str, expected: &Expected<'_>) -> Result<Claims, Error> {
 
 /// What a token claims, before anything is verified: to choose evidence, never to trust.
 pub fn unverified_claims(token: &str) -> Result<Claims, Error> {
-    json::parse_as(&claims_part(token)?)
+    json::parse_as(&jws::unverified_claims(token)?)
 }
 
 /// Which key a token names, before anything is verified: to find evidence, never to trust.
@@ -150,18 +112,7 @@ pub struct ClaimedKey {
 
 /// Reads what is needed to find the evidence for a token, and no more.
 pub fn unverified_key(token: &str) -> Result<ClaimedKey, Error> {
-    serde_json::from_slice(&claims_part(token)?).map_err(|error| Error::JsonShape(error.to_string()))
-}
-
-fn claims_part(token: &str) -> Result<Vec<u8>, Error> {
-    if token.len() > MAX_BYTES {
-        return Err(Error::TokenMalformed("longer than 64 KiB"));
-    }
-    decode(token.split('.').nth(1).ok_or(Error::TokenMalformed("not three parts"))?, "the claims")
-}
-
-fn decode(part: &str, what: &'static str) -> Result<Vec<u8>, Error> {
-    BASE64URL_NOPAD.decode(part.as_bytes()).map_err(|_| Error::Base64(what))
+    serde_json::from_slice(&jws::unverified_claims(token)?).map_err(|error| Error::JsonShape(error.to_string()))
 }
 
 pub(crate) fn check_window(begin: i64, end: i64, at: UnixSeconds) -> Result<(), Error> {
@@ -181,7 +132,11 @@ pub(crate) fn check_audience(named: Option<&str>, expected: Option<&str>) -> Res
 
 #[cfg(test)]
 mod tests {
+    use data_encoding::BASE64URL_NOPAD;
+
     use super::*;
+    use crate::Message;
+    use crate::caller::Seen;
     use crate::message::tests::{TestKey, both};
     use crate::sha256;
 
@@ -197,6 +152,7 @@ mod tests {
             jti: Uuid::from_bytes([1; 16]),
             binding: sha256(b"user_data"),
             tee: Tee::Mock,
+            caller: Caller::Asserted(Seen::ids(1000, 1000)),
             vouch: Vouch {
                 version: "1.0".into(),
                 payload: Payload::parse(b"{\"amount\":100,\"nested\":{\"x\":[1,null,\"y\"]}}").unwrap(),

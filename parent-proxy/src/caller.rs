@@ -1,23 +1,21 @@
 //! Who is calling. On a Unix socket the kernel says so; on localhost a token does, and browsers are kept out.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
 
-use attestation::policy::{self, Bundle};
+use attestation::policy::{Annex, Bundle, Callers};
 use axum::http::HeaderMap;
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
+use identity::caller::Seen;
 use subtle::ConstantTimeEq;
-use tokio::net::UnixStream;
 
 use crate::config::Localhost;
 
-/// User and group id that stand for "cannot be named here" (user_namespaces(7)).
-const OVERFLOW_ID: u32 = 65534;
-
-/// A caller as this process saw it: its claim towards the enclave.
+/// A caller as this process saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Caller {
-    /// As the enclave is told.
-    pub(crate) claim: protocol::Caller,
+    /// Its claim towards the enclave.
+    pub(crate) claim: Seen,
     /// Whether any identity of the policy names it.
     pub(crate) admitted: bool,
     /// Whether it is this process' own user, or root.
@@ -30,6 +28,8 @@ pub(crate) struct Caller {
 pub(crate) enum TurnedAway {
     /// The kernel could not say who it is.
     CallerUnknown,
+    /// The process that connected has ended.
+    CallerGone,
     /// No token, or no known one.
     TokenInvalid,
     /// `Host` is not this server.
@@ -39,20 +39,14 @@ pub(crate) enum TurnedAway {
 }
 
 impl Caller {
-    /// The peer of a Unix socket, as SO_PEERCRED showed it at connect(2). A pid of 0 is one that cannot be seen from here.
-    pub(crate) fn of_peer(stream: &UnixStream, policy: &Bundle) -> Result<Self, TurnedAway> {
-        let peer = stream.peer_cred().map_err(|_| TurnedAway::CallerUnknown)?;
-        let (uid, gid) = (peer.uid(), peer.gid());
-        if uid == OVERFLOW_ID || peer.pid().is_none_or(|pid| pid <= 0) {
-            return Err(TurnedAway::CallerUnknown);
-        }
-        let admitted = admits(policy, &policy::Caller::Unix { uid, gid });
-        let own = uid == 0 || uid == rustix::process::geteuid().as_raw();
-        Ok(Self { claim: protocol::Caller::Unix { uid, gid }, admitted, own })
+    /// Whoever this is what was seen of.
+    pub(crate) fn of(claim: Seen, admission: &Admission) -> Self {
+        let own = claim.uid.is_some_and(|uid| uid == 0 || uid == rustix::process::geteuid().as_raw());
+        Self { admitted: admission.admits(&claim), own, claim }
     }
 
     /// A request on localhost: for this host, from no web page, with a token of a caller.
-    pub(crate) fn of_headers(headers: &HeaderMap, localhost: &Localhost, policy: &Bundle) -> Result<Self, TurnedAway> {
+    pub(crate) fn of_headers(headers: &HeaderMap, localhost: &Localhost) -> Result<Seen, TurnedAway> {
         check_host(headers, localhost.listen)?;
         if headers.contains_key(ORIGIN) {
             return Err(TurnedAway::ForeignOrigin);
@@ -68,13 +62,57 @@ impl Caller {
             }
         }
         let name = found.ok_or(TurnedAway::TokenInvalid)?.clone();
-        let admitted = admits(policy, &policy::Caller::Named(name.clone()));
-        Ok(Self { claim: protocol::Caller::Named(name), admitted, own: false })
+        Ok(Seen::named(name))
     }
 }
 
-fn admits(policy: &Bundle, caller: &policy::Caller) -> bool {
-    policy.identities.iter().any(|identity| identity.callers.admit(caller) || identity.may_rotate(caller))
+/// Whom the policy, and the annex of the moment, name at all. The enclave decides for itself; this keeps strangers from taking
+/// the callers' places.
+pub(crate) struct Admission {
+    policy: Bundle,
+    annex: RwLock<Option<Arc<Annex>>>,
+}
+
+impl Admission {
+    pub(crate) fn new(policy: Bundle) -> Self {
+        Self { policy, annex: RwLock::new(None) }
+    }
+
+    pub(crate) fn set_annex(&self, annex: Annex) {
+        *self.annex.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(annex));
+    }
+
+    fn annex(&self) -> Option<Arc<Annex>> {
+        self.annex.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The policy.
+    pub(crate) fn policy(&self) -> &Bundle {
+        &self.policy
+    }
+
+    fn admits(&self, seen: &Seen) -> bool {
+        let annex = self.annex();
+        callers(&self.policy).any(|callers| callers.admit(seen, annex.as_deref()))
+    }
+
+    /// Whether somebody with these ids might be named, whatever else is to be seen of it.
+    pub(crate) fn may_admit(&self, uid: u32, gid: u32) -> bool {
+        let fits = |wanted: Option<u32>, id: u32| wanted.is_none_or(|wanted| wanted == id);
+        let described = |annex: Arc<Annex>| annex.callers.iter().any(|caller| fits(caller.uid, uid) && fits(caller.gid, gid));
+        let own = uid == 0 || uid == rustix::process::geteuid().as_raw();
+        own || self.admits(&Seen::ids(uid, gid)) || self.annex().is_some_and(described)
+    }
+
+    /// Whether anybody is named by executable.
+    pub(crate) fn measures(&self) -> bool {
+        self.annex().is_some_and(|annex| annex.callers.iter().any(|caller| !caller.executables.is_empty()))
+    }
+}
+
+/// All that the policy says of callers.
+pub(crate) fn callers(policy: &Bundle) -> impl Iterator<Item = &Callers> {
+    policy.identities.iter().flat_map(|identity| [Some(&identity.callers), identity.rotation_callers.as_ref()]).flatten()
 }
 
 /// Exactly one `Host`, and it names this listener: a page that had its name rebound to 127.0.0.1 sends its own.

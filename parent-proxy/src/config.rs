@@ -4,13 +4,14 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use attestation::policy::Bundle;
 use protocol::Endpoint;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::Error;
+use crate::{Error, RecordConfig};
 
 /// What the file may say; every member can also come from the environment or a flag.
 #[derive(Debug, Default, Deserialize)]
@@ -24,7 +25,27 @@ pub(crate) struct File {
     pub(crate) drain_seconds: Option<u64>,
     pub(crate) log_format: Option<LogFormat>,
     pub(crate) log_level: Option<String>,
+    pub(crate) record: Option<PathBuf>,
+    pub(crate) record_sync_ms: Option<u64>,
+    pub(crate) record_rotate_bytes: Option<u64>,
+    pub(crate) annex: Option<PathBuf>,
+    #[serde(default)]
+    pub(crate) sockets: Vec<AgentSocket>,
     pub(crate) localhost: Option<LocalhostFile>,
+}
+
+/// A socket for one agent, beside the one for all.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentSocket {
+    /// What the policy's annex knows it by.
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Only this user may connect; the sidecar's own, if neither is given.
+    pub uid: Option<u32>,
+    /// This group may connect too.
+    pub gid: Option<u32>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -70,6 +91,12 @@ pub struct Config {
     pub log_format: LogFormat,
     /// `info`, or a filter as tracing-subscriber reads it.
     pub log_level: String,
+    /// The annex that the operator signed; read again on SIGHUP.
+    pub annex: Option<PathBuf>,
+    /// Sockets for one agent each.
+    pub sockets: Vec<AgentSocket>,
+    /// How the decision record is kept.
+    pub record: RecordConfig,
     /// A TCP listener, only where asked for.
     pub localhost: Option<Localhost>,
 }
@@ -98,8 +125,9 @@ impl File {
         let text = String::from_utf8(read_bounded(file)?).map_err(|_| Error::Config(format!("{}: not UTF-8", file.display())))?;
         let mut read: Self = toml::from_str(&text).map_err(|error| Error::Config(format!("{}: {error}", file.display())))?;
         let folder = file.parent().unwrap_or(Path::new("."));
-        let paths = [&mut read.policy, &mut read.proxy_key, &mut read.socket];
+        let paths = [&mut read.policy, &mut read.proxy_key, &mut read.socket, &mut read.record, &mut read.annex];
         paths.into_iter().flatten().for_each(|path| *path = folder.join(&*path));
+        read.sockets.iter_mut().for_each(|socket| socket.path = folder.join(&socket.path));
         for caller in read.localhost.iter_mut().flat_map(|localhost| &mut localhost.callers) {
             caller.token_file = folder.join(&caller.token_file);
         }
@@ -116,7 +144,24 @@ impl File {
         if !(1..=8).contains(&connections) {
             return Err(Error::Config("connections is 1 to 8".into()));
         }
+        let record = RecordConfig {
+            folder: self.record.map_or_else(default_record, Ok)?,
+            sync: Duration::from_millis(self.record_sync_ms.unwrap_or(1000)),
+            rotate_bytes: self.record_rotate_bytes.unwrap_or(64 << 20),
+        };
+        if record.sync > Duration::from_secs(60) || record.rotate_bytes < 4096 {
+            return Err(Error::Config("record_sync_ms is 0 to 60000, record_rotate_bytes 4096 or more".into()));
+        }
+        for (index, socket) in self.sockets.iter().enumerate() {
+            let twin = |other: &AgentSocket| other.name == socket.name || other.path == socket.path;
+            if socket.name.is_empty() || self.sockets[..index].iter().any(twin) {
+                return Err(Error::Config(format!("sockets: the name or path of {:?} is empty or given twice", socket.name)));
+            }
+        }
         Ok(Config {
+            record,
+            annex: self.annex,
+            sockets: self.sockets,
             enclave: enclave.parse().map_err(|error| Error::Config(format!("enclave {enclave:?}: {error}")))?,
             policy: Bundle::from_either(&text).map_err(|source| Error::Policy { file: policy, source })?,
             proxy_key: self.proxy_key.ok_or_else(|| missing("proxy_key"))?,
@@ -190,5 +235,22 @@ pub fn default_socket() -> Result<PathBuf, Error> {
         Some(folder) => Ok(Path::new(&folder).join("anchorhold/sidecar.sock")),
         None if rustix::process::geteuid().is_root() || std::env::var_os("LISTEN_FDS").is_some() => Ok("/run/anchorhold/sidecar.sock".into()),
         None => Err(Error::Config("XDG_RUNTIME_DIR is not set; name the socket: --socket PATH for serve and up, --endpoint unix:///PATH for other commands".into())),
+    }
+}
+
+/// `$STATE_DIRECTORY/record`, which systemd makes for a service; or `$XDG_STATE_HOME/anchorhold/record`, by default
+/// `~/.local/state`; or `/var/lib/anchorhold/record` for root without a home.
+fn default_record() -> Result<PathBuf, Error> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(folder) = variable("STATE_DIRECTORY") {
+        return Ok(folder.join("record"));
+    }
+    let state = variable("XDG_STATE_HOME").or_else(|| variable("HOME").map(|home| home.join(".local/state")));
+    match state {
+        Some(folder) => Ok(folder.join("anchorhold/record")),
+        None if rustix::process::geteuid().is_root() => Ok("/var/lib/anchorhold/record".into()),
+        None => Err(Error::Config(
+            "neither STATE_DIRECTORY, XDG_STATE_HOME nor HOME is set; name the folder: record = \"...\"".into(),
+        )),
     }
 }

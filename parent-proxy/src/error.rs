@@ -40,6 +40,14 @@ pub enum Error {
         /// What is wrong.
         why: String,
     },
+    /// The decision record cannot be kept where it is wanted.
+    #[error("record {folder}: {why}")]
+    Record {
+        /// Where.
+        folder: PathBuf,
+        /// What is wrong.
+        why: &'static str,
+    },
     /// The runtime failed.
     #[error("{0}")]
     Runtime(#[from] std::io::Error),

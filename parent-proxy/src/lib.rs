@@ -14,12 +14,16 @@ mod exit_reasons;
 mod key_file;
 mod link;
 mod metrics;
+mod one_writer;
+mod peer;
+mod record;
 mod server;
 mod socket;
 
 pub use crate::api::openapi;
 pub use crate::client::{Client, ClientError, Target};
-pub use crate::config::{Config, Localhost, LocalhostCaller, LogFormat};
+pub use crate::config::{AgentSocket, Config, Localhost, LocalhostCaller, LogFormat};
 pub use crate::error::Error;
 pub use crate::key_file::KeyFile;
+pub use crate::record::RecordConfig;
 pub use crate::server::run;

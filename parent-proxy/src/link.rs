@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use attestation::policy::Bundle;
-use identity::{PublicKey, cbor};
+use identity::cbor;
 use protocol::{
     Answer, Endpoint, FrameBuffer, Hello, Outcome, Proof, Refusal, Request, RequestFrame, ResponseFrame, Status, Welcome,
     write_frame,
@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 use crate::KeyFile;
 use crate::connect::{self, Stream};
 use crate::metrics::Metrics;
+use crate::record::{Recorder, Release};
 
 /// From request to answer; a signature takes a twentieth of a millisecond, an attestation a few.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
@@ -43,6 +44,9 @@ pub(crate) enum LinkError {
     /// Too many requests are under way.
     #[error("too many requests are under way; try again")]
     Busy,
+    /// What is decided could not be written down, so nothing is.
+    #[error("the decision record cannot be written; nothing is signed until it can")]
+    Unrecorded,
     /// The answer took too long.
     #[error("the enclave did not answer in time")]
     Timeout,
@@ -87,6 +91,8 @@ struct Shared {
     slots: Vec<RwLock<Option<Arc<Live>>>>,
     last_boot: Mutex<Option<[u8; 16]>>,
     metrics: Arc<Metrics>,
+    recorder: Arc<Recorder>,
+    annex: RwLock<Option<Arc<Vec<u8>>>>,
 }
 
 /// A connection that works.
@@ -98,14 +104,27 @@ struct Live {
     hangs: Notify,
 }
 
+/// An answer, and whether what was decided stands in the record.
+struct Arrived {
+    outcome: Outcome,
+    recorded: bool,
+}
+
 struct Pending {
     closed: bool,
-    waiting: BTreeMap<u64, oneshot::Sender<Outcome>>,
+    waiting: BTreeMap<u64, oneshot::Sender<Arrived>>,
 }
 
 impl Link {
     /// Starts to connect, and keeps connected for ever.
-    pub(crate) fn start(endpoint: Endpoint, key: KeyFile, policy: &Bundle, connections: usize, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn start(
+        endpoint: Endpoint,
+        key: KeyFile,
+        policy: &Bundle,
+        connections: usize,
+        metrics: Arc<Metrics>,
+        recorder: Arc<Recorder>,
+    ) -> Self {
         let shared = Arc::new(Shared {
             endpoint,
             key,
@@ -114,17 +133,46 @@ impl Link {
             slots: (0..connections).map(|_| RwLock::new(None)).collect(),
             last_boot: Mutex::new(None),
             metrics,
+            recorder,
+            annex: RwLock::new(None),
         });
         for slot in 0..connections {
             tokio::spawn(Arc::clone(&shared).keep(slot));
         }
+        tokio::spawn(Arc::clone(&shared).fetch_what_is_missing());
         Self { shared, next: AtomicUsize::new(0) }
+    }
+
+    /// Whether what is decided can be written down.
+    pub(crate) fn is_recording(&self) -> bool {
+        self.shared.recorder.is_good()
+    }
+
+    /// This annex is what the enclave shall have, whenever it is there.
+    pub(crate) fn set_annex(&self, signed: Vec<u8>) {
+        *self.shared.annex.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(signed));
+    }
+
+    /// The same, and now; only if the enclave takes it.
+    pub(crate) async fn bring_annex(&self, signed: Vec<u8>) -> Result<(), LinkError> {
+        self.request(Request::Annex { signed: signed.clone() }).await?;
+        self.set_annex(signed);
+        Ok(())
     }
 
     /// Sends a request over the next connection that takes it, and waits for its answer.
     pub(crate) async fn request(&self, request: Request) -> Result<Answer, LinkError> {
-        let first = self.next.fetch_add(1, Ordering::Relaxed);
-        let slots = &self.shared.slots;
+        let decides = !matches!(request, Request::Status | Request::Describe(_) | Request::Records { .. });
+        if decides && !self.shared.recorder.is_good() {
+            return Err(LinkError::Unrecorded);
+        }
+        self.shared.request(request, self.next.fetch_add(1, Ordering::Relaxed)).await
+    }
+}
+
+impl Shared {
+    async fn request(&self, request: Request, first: usize) -> Result<Answer, LinkError> {
+        let slots = &self.slots;
         let mut refused = LinkError::Unavailable;
         for step in 0..slots.len() {
             let slot = &slots[first.wrapping_add(step) % slots.len()];
@@ -133,7 +181,10 @@ impl Link {
                 Ok((id, receiver)) => {
                     // What never waits for the NSM and has no answer in time comes from an enclave that hangs.
                     let hangs = !matches!(request, Request::Attest { .. } | Request::Rotate(_) | Request::Provision { .. });
-                    return match live.answer(id, receiver, hangs).await? {
+                    let arrived = live.answer(id, receiver, hangs).await?;
+                    return match arrived.outcome {
+                        // Whatever was decided: who cannot write it down does not hand it out.
+                        _ if !arrived.recorded => Err(LinkError::Unrecorded),
                         Outcome::Done(answer) => Ok(answer),
                         Outcome::Refused(refusal) => Err(refusal.into()),
                     };
@@ -144,13 +195,18 @@ impl Link {
         Err(refused)
     }
 
-    /// The key that this side proves.
-    pub(crate) fn proxy_key(&self) -> &PublicKey {
-        identity::Signer::public_key(&self.shared.key)
+    /// Asks again for events whose connection broke under them.
+    async fn fetch_what_is_missing(self: Arc<Self>) {
+        loop {
+            sleep(Duration::from_millis(50)).await;
+            if let Some(from) = self.recorder.missing()
+                && let Ok(Answer::Records(records)) = self.request(Request::Records { from }, 0).await
+            {
+                self.recorder.take_again(from, records);
+            }
+        }
     }
-}
 
-impl Shared {
     async fn keep(self: Arc<Self>, slot: usize) {
         let mut backoff = BACKOFF_FIRST;
         let mut told = String::new();
@@ -184,28 +240,56 @@ impl Shared {
             Welcome::Welcome => {}
             Welcome::Refused(refusal) => return Err(refusal.into()),
         }
-        let mut ask = async |id, request| {
+        let mut ids = 0..;
+        let mut ask = async |request| {
+            let id = ids.next().unwrap_or(u64::MAX);
             send(&mut writer, &RequestFrame { id, request }).await?;
             let frame = read_frame(&mut reader, &mut buffer).await?;
             let response: ResponseFrame = cbor::from_slice(&frame)?;
+            if let Some(line) = response.event {
+                self.recorder.take([(line, None)]);
+            }
             match response.outcome {
-                Outcome::Done(Answer::Status(status)) if response.id == id => Ok(status),
+                Outcome::Done(answer) if response.id == id => Ok(answer),
                 Outcome::Refused(refusal) => Err(ConnectError::Refused(refusal)),
                 Outcome::Done(_) => Err(ConnectError::Nonsense),
             }
         };
-        let mut status: Status = ask(0, Request::Status).await?;
-        if status.policy.is_none() {
-            status = match ask(1, Request::Provision { bundle: self.canonical.clone() }).await {
+        let status = |answer| if let Answer::Status(status) = answer { Ok(status) } else { Err(ConnectError::Nonsense) };
+        let mut known: Status = status(ask(Request::Status).await?)?;
+        if known.policy.is_none() {
+            known = match ask(Request::Provision { bundle: self.canonical.clone() }).await {
                 // Another connection of ours was faster.
-                Err(ConnectError::Refused(refusal)) if refusal.code == "already_provisioned" => ask(2, Request::Status).await?,
-                other => other?,
+                Err(ConnectError::Refused(refusal)) if refusal.code == "already_provisioned" => {
+                    status(ask(Request::Status).await?)?
+                }
+                other => status(other?)?,
             };
         }
-        if status.policy != Some(self.digest) {
+        if known.policy != Some(self.digest) {
             return Err(ConnectError::OtherPolicy);
         }
-        self.note_boot(status.boot_id);
+        // What was decided before this connection: the boot itself, and what a broken connection held.
+        let mut wanted = self.recorder.begin(known.boot_id);
+        loop {
+            let Answer::Records(records) = ask(Request::Records { from: wanted }).await? else {
+                return Err(ConnectError::Nonsense);
+            };
+            let (next, empty) = (records.next, records.lines.is_empty());
+            self.recorder.take_again(wanted, records);
+            wanted = self.recorder.begin(known.boot_id);
+            if wanted >= next || empty {
+                break;
+            }
+        }
+        let annex = self.annex.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(signed) = annex {
+            match ask(Request::Annex { signed: signed.to_vec() }).await {
+                Err(ConnectError::Refused(refusal)) => warn!(%refusal, "the enclave does not take the annex"),
+                other => drop(other?),
+            }
+        }
+        self.note_boot(known.boot_id);
         Ok((reader, writer, buffer))
     }
 
@@ -233,7 +317,7 @@ impl Shared {
         self.metrics.enclave_connections.inc();
         // Whichever ends first ends the connection.
         tokio::select! {
-            () = live.read(reader, buffer) => {}
+            () = live.read(reader, buffer, &self.recorder) => {}
             () = live.write(writer) => {}
             () = live.hangs.notified() => {}
         }
@@ -252,7 +336,7 @@ type Connected = (Reader, Writer, FrameBuffer);
 
 impl Live {
     /// Queues a request; on an error nothing of it was sent.
-    fn send(&self, request: &Request) -> Result<(u64, oneshot::Receiver<Outcome>), LinkError> {
+    fn send(&self, request: &Request) -> Result<(u64, oneshot::Receiver<Arrived>), LinkError> {
         let mut pending = lock(&self.pending);
         if pending.closed {
             return Err(LinkError::Unavailable);
@@ -270,10 +354,10 @@ impl Live {
         Ok((id, receiver))
     }
 
-    async fn answer(&self, id: u64, receiver: oneshot::Receiver<Outcome>, hangs: bool) -> Result<Outcome, LinkError> {
+    async fn answer(&self, id: u64, receiver: oneshot::Receiver<Arrived>, hangs: bool) -> Result<Arrived, LinkError> {
         let _forget = Forget { live: self, id };
         match timeout(REQUEST_DEADLINE, receiver).await {
-            Ok(Ok(outcome)) => Ok(outcome),
+            Ok(Ok(arrived)) => Ok(arrived),
             Ok(Err(_)) => Err(LinkError::Unavailable),
             Err(_) => {
                 if hangs {
@@ -299,21 +383,33 @@ impl Live {
         }
     }
 
-    async fn read(&self, mut reader: Reader, mut buffer: FrameBuffer) {
+    async fn read(&self, mut reader: Reader, mut buffer: FrameBuffer, recorder: &Recorder) {
         let mut chunk = vec![0; 64 * 1024];
+        let mut events = Vec::new();
         loop {
-            loop {
+            let good = loop {
                 match buffer.next_frame() {
                     Ok(Some(frame)) => {
-                        let Ok(response) = cbor::from_slice::<ResponseFrame>(frame) else { return };
-                        // A request that was given up has nobody waiting.
-                        if let Some(sender) = lock(&self.pending).waiting.remove(&response.id) {
-                            let _ = sender.send(response.outcome);
+                        let Ok(response) = cbor::from_slice::<ResponseFrame>(frame) else { break false };
+                        // A request that was given up has nobody waiting; its event is written all the same.
+                        let sender = lock(&self.pending).waiting.remove(&response.id);
+                        let release = sender
+                            .map(|sender| move |recorded| drop(sender.send(Arrived { outcome: response.outcome, recorded })));
+                        match (response.event, release) {
+                            (Some(line), release) => events.push((line, release.map(|it| Box::new(it) as Release))),
+                            (None, Some(release)) => release(true),
+                            (None, None) => {}
                         }
                     }
-                    Ok(None) => break,
-                    Err(_) => return,
+                    Ok(None) => break true,
+                    Err(_) => break false,
                 }
+            };
+            if !events.is_empty() {
+                recorder.take(events.drain(..));
+            }
+            if !good {
+                return;
             }
             match reader.read(&mut chunk).await {
                 Ok(0) | Err(_) => return,
@@ -340,6 +436,7 @@ fn too_large() -> Refusal {
         kind: protocol::Kind::Invalid,
         code: "payload_too_large".into(),
         message: "the request is too large for the enclave".into(),
+        retry_after: None,
     }
 }
 

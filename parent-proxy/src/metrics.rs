@@ -38,6 +38,8 @@ pub(crate) struct Metrics {
     pub(crate) enclave_boots: Counter,
     pub(crate) enclave_exits: Counter,
     pub(crate) connections: Gauge,
+    pub(crate) record_events: Counter,
+    pub(crate) record_failing: Gauge,
 }
 
 impl Metrics {
@@ -53,6 +55,8 @@ impl Metrics {
             enclave_boots: Counter::default(),
             enclave_exits: Counter::default(),
             connections: Gauge::default(),
+            record_events: Counter::default(),
+            record_failing: Gauge::default(),
             registry: Registry::default(),
         };
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
@@ -65,6 +69,12 @@ impl Metrics {
         registry.register("enclave_boots", "Boots of the enclave that were seen", metrics.enclave_boots.clone());
         registry.register("enclave_exits", "Times that an enclave said why it ends", metrics.enclave_exits.clone());
         registry.register("connections", "Connections of callers", metrics.connections.clone());
+        registry.register("record_events", "Events written to the decision record", metrics.record_events.clone());
+        registry.register(
+            "record_failing",
+            "1 while the record cannot be written, and nothing is signed",
+            metrics.record_failing.clone(),
+        );
         Self { registry, ..metrics }
     }
 

@@ -1,29 +1,36 @@
 //! Listening, serving, draining.
 
+use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use attestation::policy::{Annex, Bundle};
 use axum::Router;
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use identity::caller::Seen;
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower::ServiceExt;
 use tracing::{debug, error, info, warn};
 
 use crate::api::{App, MAX_VERIFYING, Peer, Problem, route, router};
-use crate::caller::Caller;
+use crate::caller::{Admission, TurnedAway};
+use crate::config::read_bounded;
 use crate::exit_reasons::ExitReasons;
 use crate::link::Link;
 use crate::metrics::{Handled, Metrics, Refused};
+use crate::one_writer::OneWriter;
+use crate::peer::{Connected, Inspector, sees_other_users};
+use crate::record::Recorder;
 use crate::socket::Socket;
 use crate::{Config, Error, KeyFile};
 
@@ -42,11 +49,19 @@ const MAX_HEAD: usize = 16 * 1024;
 pub async fn run(config: Config) -> Result<(), Error> {
     raise_file_limit();
     let key = KeyFile::read(&config.proxy_key)?;
+    if *identity::Signer::public_key(&key) != config.policy.proxy_key.0 {
+        return Err(Error::KeyFile { file: config.proxy_key, why: "not the key that the policy names as proxy_key" });
+    }
+    let annex = config.annex.as_deref().map(|file| read_annex(file, &config.policy)).transpose()?;
     let metrics = Arc::new(Metrics::new());
-    let socket = match activated()? {
+    let first = match activated()? {
         Some(listener) => Socket::inherited(listener)?,
-        None => Socket::bind(&config.socket, &config.policy)?,
+        None => Socket::bind(&config.socket, &config.policy, annex.as_ref().map(|annex| &annex.1))?,
     };
+    let mut sockets = vec![first];
+    for named in &config.sockets {
+        sockets.push(Socket::bind_for(named)?);
+    }
     let mut localhost = config.localhost;
     let tcp = match &mut localhost {
         Some(localhost) => {
@@ -57,38 +72,68 @@ pub async fn run(config: Config) -> Result<(), Error> {
         }
         None => None,
     };
+    let recorder = Recorder::open(config.record, Arc::clone(&metrics))?;
+    tokio::spawn(Arc::clone(&recorder).tend());
     let exit_reasons = ExitReasons::listen(&config.enclave, Arc::clone(&metrics));
-    let link = Link::start(config.enclave, key, &config.policy, config.connections, Arc::clone(&metrics));
-    if *link.proxy_key() != config.policy.proxy_key.0 {
-        return Err(Error::KeyFile { file: config.proxy_key, why: "not the key that the policy names as proxy_key" });
+    let link = Link::start(config.enclave, key, &config.policy, config.connections, Arc::clone(&metrics), Arc::clone(&recorder));
+    for socket in &sockets {
+        info!(socket = %socket.path().display(), name = socket.name, policy = %config.policy.digest().digest(), "listening");
     }
-    info!(socket = %socket.path().display(), policy = %config.policy.digest().digest(), "listening");
-    let app =
-        Arc::new(App { link, policy: config.policy, localhost, metrics, verifying: Arc::new(Semaphore::new(MAX_VERIFYING)) });
-    let server = Server {
+    let admission = Admission::new(config.policy);
+    if let Some((signed, annex)) = annex {
+        link.set_annex(signed);
+        admission.set_annex(annex);
+    }
+    if admission.measures() && !sees_other_users() {
+        warn!(
+            "without CAP_SYS_PTRACE the executables of other users' processes cannot be seen; callers named by them are refused"
+        );
+    }
+    let verifying = Arc::new(Semaphore::new(MAX_VERIFYING));
+    let app = Arc::new(App { link, admission, localhost, metrics, verifying });
+    let server = Arc::new(Server {
         router: router(Arc::clone(&app)),
         app,
-        graceful: GracefulShutdown::new(),
+        inspector: Arc::default(),
         callers: Arc::new(Semaphore::new(MAX_CALLERS)),
         strangers: Arc::new(Semaphore::new(MAX_STRANGERS)),
         localhost: Arc::new(Semaphore::new(MAX_LOCALHOST)),
+        stopping: watch::Sender::new(false),
+        open: watch::Sender::new(0),
+    });
+    let mut signals = Signals {
+        terminate: signal(SignalKind::terminate())?,
+        interrupt: signal(SignalKind::interrupt())?,
+        hangup: signal(SignalKind::hangup())?,
     };
-    let mut stop = Stop { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
     // Requests are answered from here on, with 503 until the enclave is there: what waits for this service can start.
     tell_systemd(&NotifyState::Ready);
-    server.accept_until_told_to_stop(&socket, tcp.as_ref(), &mut stop).await;
+    let mut accepting: Vec<_> = sockets.into_iter().map(|socket| tokio::spawn(Arc::clone(&server).accept(socket))).collect();
+    accepting.extend(tcp.map(|tcp| tokio::spawn(Arc::clone(&server).accept_tcp(tcp))));
+    while signals.hung_up().await {
+        server.reload(config.annex.as_deref()).await;
+    }
     // No new caller from here on.
-    drop(socket);
-    drop(tcp);
+    for task in accepting {
+        task.abort();
+        let _ = task.await;
+    }
     tell_systemd(&NotifyState::Stopping);
     info!("draining");
-    let drained = tokio::time::timeout(Duration::from_secs(config.drain_seconds), server.graceful.shutdown()).await;
-    if drained.is_err() {
+    if tokio::time::timeout(Duration::from_secs(config.drain_seconds), server.drained()).await.is_err() {
         warn!("requests were still under way when the time to drain was over");
     }
     drop(exit_reasons);
+    recorder.close();
     info!("stopped");
     Ok(())
+}
+
+/// The annex as it was signed, and what it says.
+fn read_annex(file: &Path, policy: &Bundle) -> Result<(Vec<u8>, Annex), Error> {
+    let signed = read_bounded(file)?;
+    let annex = Annex::verify(&signed, &policy.operator_key.0).map_err(|source| Error::Policy { file: file.into(), source })?;
+    Ok((signed, annex))
 }
 
 /// A listening socket that systemd made (sd_listen_fds(3)).
@@ -108,51 +153,109 @@ fn tell_systemd(state: &NotifyState<'_>) {
     }
 }
 
-/// SIGTERM or SIGINT; both are waited for before anybody is told that we are ready.
-struct Stop {
+/// All are waited for before anybody is told that we are ready.
+struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Whether it was SIGHUP that came.
+    async fn hung_up(&mut self) -> bool {
+        tokio::select! {
+            _ = self.hangup.recv() => true,
+            _ = self.terminate.recv() => false,
+            _ = self.interrupt.recv() => false,
+        }
+    }
 }
 
 struct Server {
     router: Router,
     app: Arc<App>,
-    graceful: GracefulShutdown,
+    inspector: Arc<Inspector>,
     callers: Arc<Semaphore>,
     strangers: Arc<Semaphore>,
     localhost: Arc<Semaphore>,
+    stopping: watch::Sender<bool>,
+    open: watch::Sender<usize>,
 }
 
 impl Server {
-    async fn accept_until_told_to_stop(&self, socket: &Socket, tcp: Option<&TcpListener>, stop: &mut Stop) {
+    async fn accept(self: Arc<Self>, socket: Socket) {
         loop {
-            tokio::select! {
-                accepted = socket.listener.accept() => match accepted {
-                    Ok((stream, _)) => {
-                        let caller = Caller::of_peer(&stream, &self.app.policy);
-                        let known = caller.as_ref().is_ok_and(|caller| caller.admitted || caller.own);
-                        self.serve::<UnixStream>(stream, Peer::Unix(caller), if known { &self.callers } else { &self.strangers });
-                    }
-                    Err(error) => pause(&error).await,
-                },
-                accepted = accept_tcp(tcp) => match accepted {
-                    Ok(stream) => self.serve(stream, Peer::Localhost, &self.localhost),
-                    Err(error) => pause(&error).await,
-                },
-                _ = stop.terminate.recv() => return,
-                _ = stop.interrupt.recv() => return,
+            match socket.listener.accept().await {
+                Ok((stream, _)) => self.meet(stream, socket.name.as_deref()),
+                Err(error) => pause(&error).await,
             }
         }
     }
 
-    fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S, peer: Peer, places: &Arc<Semaphore>) {
-        // No place left: closed, and the others do not wait for it.
+    async fn accept_tcp(self: Arc<Self>, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let _ = stream.set_nodelay(true);
+                    // No place left: closed, and the others do not wait for it.
+                    if let Ok(place) = Arc::clone(&self.localhost).try_acquire_owned() {
+                        tokio::spawn(Arc::clone(&self).serve(stream, Peer::Localhost, place));
+                    }
+                }
+                Err(error) => pause(&error).await,
+            }
+        }
+    }
+
+    /// Finds out who connected, first of all by what costs nothing.
+    fn meet(self: &Arc<Self>, stream: UnixStream, socket: Option<&str>) {
+        let connected = Connected::of(&stream);
+        let known = connected.as_ref().is_ok_and(|peer| self.app.admission.may_admit(peer.uid, peer.gid));
+        let places = if known { &self.callers } else { &self.strangers };
         let Ok(place) = Arc::clone(places).try_acquire_owned() else { return };
-        let (router, app) = (self.router.clone(), Arc::clone(&self.app));
-        app.metrics.connections.inc();
-        let counted = Arc::clone(&app.metrics);
+        let (server, socket) = (Arc::clone(self), socket.map(str::to_owned));
+        tokio::spawn(async move {
+            match connected {
+                Ok(peer) => {
+                    let measure = known && server.app.admission.measures();
+                    let (stream, seen) = server.inspect(stream, peer, socket, measure).await;
+                    server.serve(OneWriter::new(stream, peer.pid), Peer::Unix(seen), place).await;
+                }
+                Err(why) => server.serve(stream, Peer::Unix(Err(why)), place).await,
+            }
+        });
+    }
+
+    /// Reading an executable may take a while; nobody else waits for it.
+    async fn inspect(
+        &self,
+        stream: UnixStream,
+        peer: Connected,
+        socket: Option<String>,
+        measure: bool,
+    ) -> (UnixStream, Result<Seen, TurnedAway>) {
+        if !measure {
+            let seen = self.inspector.see(&stream, peer, socket.as_deref(), false);
+            return (stream, seen);
+        }
+        let (inspector, shared) = (Arc::clone(&self.inspector), Arc::new(stream));
+        let looked_at = Arc::clone(&shared);
+        let seen = tokio::task::spawn_blocking(move || inspector.see(&*looked_at, peer, socket.as_deref(), true)).await;
+        let seen = seen.unwrap_or(Err(TurnedAway::CallerUnknown));
+        (Arc::try_unwrap(shared).expect("the other holder has ended"), seen)
+    }
+
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        self: Arc<Self>,
+        stream: S,
+        peer: Peer,
+        _place: OwnedSemaphorePermit,
+    ) {
+        self.app.metrics.connections.inc();
+        self.open.send_modify(|open| *open += 1);
+        let this = &self;
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-            let (router, app) = (router.clone(), Arc::clone(&app));
+            let (router, app) = (this.router.clone(), Arc::clone(&this.app));
             let route = route(request.uri().path());
             request.extensions_mut().insert(peer.clone());
             async move {
@@ -165,15 +268,53 @@ impl Server {
         });
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(MAX_HEAD).pipeline_flush(true);
-        let connection = self.graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                debug!(%error, "connection ended");
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let mut stopping = self.stopping.subscribe();
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            () = until(&mut stopping) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
             }
-            counted.connections.dec();
-            drop(place);
-        });
+        };
+        if let Err(error) = ended {
+            debug!(%error, "connection ended");
+        }
+        self.app.metrics.connections.dec();
+        self.open.send_modify(|open| *open -= 1);
     }
+
+    /// Lets every connection end with the request that it is at.
+    async fn drained(&self) {
+        self.stopping.send_replace(true);
+        let _ = self.open.subscribe().wait_for(|open| *open == 0).await;
+    }
+
+    /// Reads the annex again, and brings it to the enclave.
+    async fn reload(&self, file: Option<&Path>) {
+        let Some(file) = file else {
+            info!("SIGHUP: there is no annex to read again");
+            return;
+        };
+        match read_annex(file, self.app.admission.policy()) {
+            Ok((signed, annex)) => {
+                let version = annex.version;
+                match self.app.link.bring_annex(signed).await {
+                    Ok(()) => {
+                        self.app.admission.set_annex(annex);
+                        info!(version, "the annex is in force");
+                    }
+                    Err(error) => error!(%error, version, "the enclave does not take the annex"),
+                }
+            }
+            Err(error) => error!(%error, "the annex stays as it was"),
+        }
+    }
+}
+
+async fn until(stopping: &mut watch::Receiver<bool>) {
+    // A sender that is gone is the end as well.
+    let _ = stopping.wait_for(|stopping| *stopping).await.map(drop);
 }
 
 fn count(metrics: &Metrics, route: &'static str, response: &Response) {
@@ -184,17 +325,6 @@ fn count(metrics: &Metrics, route: &'static str, response: &Response) {
         info!(route, status, code = problem.code(), "refused");
     } else {
         debug!(route, status, "answered");
-    }
-}
-
-async fn accept_tcp(listener: Option<&TcpListener>) -> std::io::Result<tokio::net::TcpStream> {
-    match listener {
-        Some(listener) => {
-            let (stream, _) = listener.accept().await?;
-            stream.set_nodelay(true)?;
-            Ok(stream)
-        }
-        None => std::future::pending().await,
     }
 }
 

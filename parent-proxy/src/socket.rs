@@ -6,40 +6,62 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt}
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use attestation::policy::Bundle;
+use attestation::policy::{Annex, Bundle, Callers};
 use rustix::fs::Mode;
 use rustix::process::{geteuid, umask};
 use tokio::net::UnixListener;
 
 use crate::Error;
+use crate::caller::callers;
+use crate::config::AgentSocket;
 
 /// A listening socket that is removed when dropped.
 pub(crate) struct Socket {
     pub(crate) listener: UnixListener,
+    /// What callers on it are told apart by, where there are several.
+    pub(crate) name: Option<String>,
     path: PathBuf,
     /// Of the file that is ours to remove.
     inode: Option<(u64, u64)>,
 }
 
 /// Whether the policy names callers other than this process' own user.
-fn is_shared(policy: &Bundle) -> bool {
+fn is_shared(policy: &Bundle, annex: Option<&Annex>) -> bool {
     let own = geteuid().as_raw();
-    let callers = policy.identities.iter().flat_map(|identity| [Some(&identity.callers), identity.rotation_callers.as_ref()]);
-    callers.flatten().any(|callers| !callers.gids.is_empty() || callers.uids.iter().any(|uid| *uid != own))
+    let described = annex.into_iter().flat_map(|annex| &annex.callers);
+    if described.into_iter().any(|caller| caller.uid != Some(own)) {
+        return true;
+    }
+    // Who a name stands for, the annex says, and it may change; and whoever proves itself may be anybody.
+    let others =
+        |callers: &Callers| !callers.gids.is_empty() || !callers.proven.is_empty() || callers.uids.iter().any(|uid| *uid != own);
+    callers(policy).any(others)
 }
 
 impl Socket {
     /// Binds. For the own user only: 0600 in a 0700 directory. For others: 0666 in a directory that only root can change,
     /// and the peers' credentials decide.
-    pub(crate) fn bind(path: &Path, policy: &Bundle) -> Result<Self, Error> {
+    pub(crate) fn bind(path: &Path, policy: &Bundle, annex: Option<&Annex>) -> Result<Self, Error> {
         let refuse = |why: String| Error::Socket { path: path.into(), why };
         if path.as_os_str().len() > 107 {
             return Err(refuse("longer than the 107 bytes that a socket address can hold".into()));
         }
-        let shared = is_shared(policy);
+        let shared = is_shared(policy, annex);
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         prepare_folder(folder, shared).map_err(&refuse)?;
         Self::bind_with(path, if shared { 0o111 } else { 0o177 }).map_err(refuse)
+    }
+
+    /// Binds one agent's own socket: nobody but this user or group may connect.
+    pub(crate) fn bind_for(named: &AgentSocket) -> Result<Self, Error> {
+        let refuse = |why: String| Error::Socket { path: named.path.clone(), why };
+        let folder = named.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let foreign = named.uid.is_some_and(|uid| uid != geteuid().as_raw()) || named.gid.is_some();
+        prepare_folder(folder, foreign).map_err(&refuse)?;
+        let mut socket = Self::bind_with(&named.path, if named.gid.is_some() { 0o117 } else { 0o177 }).map_err(&refuse)?;
+        std::os::unix::fs::lchown(&named.path, named.uid, named.gid).map_err(|error| refuse(error.to_string()))?;
+        socket.name = Some(named.name.clone());
+        Ok(socket)
     }
 
     /// Binds in a directory that is somebody else's to guard, closed to other users.
@@ -55,8 +77,9 @@ impl Socket {
         let listener = UnixListener::bind(path);
         umask(before);
         let listener = listener.map_err(|error| error.to_string())?;
+        ask_for_writers(&listener).map_err(|error| error.to_string())?;
         let metadata = fs::symlink_metadata(path).map_err(|error| error.to_string())?;
-        Ok(Self { listener, path: path.into(), inode: Some((metadata.dev(), metadata.ino())) })
+        Ok(Self { listener, name: None, path: path.into(), inode: Some((metadata.dev(), metadata.ino())) })
     }
 
     /// Takes a socket that listens already. Where it is and who may reach it was decided by whoever made it, and it stays
@@ -64,13 +87,20 @@ impl Socket {
     pub(crate) fn inherited(listener: std::os::unix::net::UnixListener) -> Result<Self, Error> {
         listener.set_nonblocking(true)?;
         let path = listener.local_addr()?.as_pathname().unwrap_or(Path::new("(unnamed)")).to_owned();
-        Ok(Self { listener: UnixListener::from_std(listener)?, path, inode: None })
+        let listener = UnixListener::from_std(listener)?;
+        ask_for_writers(&listener)?;
+        Ok(Self { listener, name: None, path, inode: None })
     }
 
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Each byte on each connection comes with the credentials of whoever wrote it; connections inherit this from their listener.
+fn ask_for_writers(listener: &UnixListener) -> io::Result<()> {
+    Ok(rustix::net::sockopt::set_socket_passcred(listener, true)?)
 }
 
 impl Drop for Socket {

@@ -1,4 +1,5 @@
 use identity::Tee;
+use identity::caller::Seen;
 use minicbor::{Decode, Encode};
 
 /// A request and the id under which its answer comes back.
@@ -23,6 +24,10 @@ pub struct ResponseFrame {
     /// What came of it.
     #[n(1)]
     pub outcome: Outcome,
+    /// The event of the record, a line without its end, if something was decided. The proxy writes it before it hands out the
+    /// outcome.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub event: Option<Vec<u8>>,
 }
 
 /// What came of a request.
@@ -68,6 +73,20 @@ pub enum Request {
     /// Replace an identity's key.
     #[n(5)]
     Rotate(#[n(0)] Rotate),
+    /// Take this annex in place of the one before.
+    #[n(6)]
+    Annex {
+        /// As the operator signed it.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        signed: Vec<u8>,
+    },
+    /// Give events of the record again, as far as they are remembered.
+    #[n(7)]
+    Records {
+        /// Sequence number of the first one.
+        #[n(0)]
+        from: u64,
+    },
 }
 
 /// Answers, one kind for each kind of request.
@@ -88,33 +107,18 @@ pub enum Answer {
     /// To [`Request::Rotate`].
     #[n(4)]
     Rotated(#[n(0)] Rotated),
-}
-
-/// Who asks, as the parent asserts it.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub enum Caller {
-    /// Effective user and group id of a Unix socket's peer.
-    #[n(0)]
-    Unix {
-        /// User id.
-        #[n(0)]
-        uid: u32,
-        /// Group id.
-        #[n(1)]
-        gid: u32,
-    },
-    /// A caller on localhost that showed the token of this name.
-    #[n(1)]
-    Named(#[n(0)] String),
+    /// To [`Request::Records`].
+    #[n(5)]
+    Records(#[n(0)] Records),
 }
 
 /// Which identity is meant, and for whom.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(array)]
 pub struct Describe {
-    /// Who asks.
+    /// Who asks, as the parent asserts it.
     #[n(0)]
-    pub caller: Caller,
+    pub caller: Seen,
     /// Its name. Left out, it is the only one that the caller may use.
     #[n(1)]
     pub identity: Option<String>,
@@ -160,6 +164,33 @@ pub struct Sign {
     /// For how long it shall be valid.
     #[n(7)]
     pub validity_seconds: Option<u32>,
+    /// The caller's own signature over the request, if it has a key.
+    #[n(8)]
+    pub proof: Option<CallerProof>,
+}
+
+/// What a caller with a key of its own shows, end to end.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct CallerProof {
+    /// [`identity::request::Proof`] as a compact JWS.
+    #[n(0)]
+    pub jws: String,
+    /// The attestation document of the caller's enclave, which names the key.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub document: Option<Vec<u8>>,
+}
+
+/// Events of the record, as they were when they were made.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Records {
+    /// Lines without their ends, in their order, the first being the one that was asked for or the oldest that is remembered.
+    #[n(0)]
+    pub lines: Vec<minicbor::bytes::ByteVec>,
+    /// Sequence number of the next event after all that were made.
+    #[n(1)]
+    pub next: u64,
 }
 
 /// A signature was made.
@@ -280,6 +311,9 @@ pub struct Status {
     /// Where the keys live.
     #[cbor(n(3), with = "tee")]
     pub tee: Tee,
+    /// SHA-256 of the annex in force.
+    #[cbor(n(4), with = "minicbor::bytes")]
+    pub annex: Option<[u8; 32]>,
 }
 
 /// Which kind of answer a refusal is; the proxy makes the HTTP status of it.
@@ -304,6 +338,9 @@ pub enum Kind {
     /// The enclave is at fault.
     #[n(5)]
     Internal,
+    /// A rate or a budget is used up for now.
+    #[n(6)]
+    Limited,
 }
 
 /// A typed refusal.
@@ -320,6 +357,9 @@ pub struct Refusal {
     /// For people.
     #[n(2)]
     pub message: String,
+    /// When the same may be asked again, in seconds from now.
+    #[n(3)]
+    pub retry_after: Option<u32>,
 }
 
 /// `tee` as its number: 0 AWS Nitro, 1 mock.
@@ -356,7 +396,7 @@ mod tests {
     use super::*;
 
     fn sign() -> RequestFrame {
-        let of = Describe { caller: Caller::Unix { uid: 1000, gid: 1000 }, identity: None };
+        let of = Describe { caller: Seen::ids(1000, 1000), identity: None };
         let sign = Sign {
             of,
             format: Format::VouchJwt,
@@ -366,6 +406,7 @@ mod tests {
             payload: "{}".into(),
             audience: None,
             validity_seconds: Some(60),
+            proof: None,
         };
         RequestFrame { id: 7, request: Request::Sign(sign) }
     }

@@ -4,7 +4,7 @@
 use attestation::{Attested, Document, MockRoot, Pcr, verify_mock};
 use aws_nitro_enclaves_nsm_api::{api, driver};
 use enclave::boot::{Image, run};
-use enclave::{Error, NitroNsm, Nsm, NsmError, Parent};
+use enclave::{Error, NitroNsm, Nsm, NsmError, Parent, PeerVerifier};
 use identity::Tee;
 use vsock::VsockStream;
 
@@ -108,5 +108,10 @@ impl Nsm for GuestNsm {
     fn verify_own(&self, document: &[u8]) -> Result<Document, attestation::Error> {
         let at = attestation::unverified_time(document)?;
         verify_mock(document, &self.root, at).map(|mock| mock.document().clone())
+    }
+
+    fn peers(&self) -> PeerVerifier {
+        let root = self.root.clone();
+        Box::new(move |document, at| verify_mock(document, &root, at).map(|mock| mock.document().clone()))
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use attestation::{Attested, Document, MockRoot, Pcr, extend, verify_mock};
-use enclave::{Nsm, NsmError};
+use enclave::{Nsm, NsmError, PeerVerifier};
 use identity::{Digest, Tee};
 use minicbor::bytes::ByteSlice;
 use minicbor::data::Type;
@@ -299,6 +299,11 @@ impl Nsm for MockNsm {
     fn verify_own(&self, document: &[u8]) -> Result<Document, attestation::Error> {
         let at = attestation::unverified_time(document)?;
         verify_mock(document, &self.root, at).map(|mock| mock.document().clone())
+    }
+
+    fn peers(&self) -> PeerVerifier {
+        let root = self.root.clone();
+        Box::new(move |document, at| verify_mock(document, &root, at).map(|mock| mock.document().clone()))
     }
 }
 

@@ -77,7 +77,7 @@ impl State {
         );
         for (name, did, algorithm) in identities {
             text.push_str(&format!(
-                "\n[[identities]]\nname = \"{name}\"\ndid = \"{did}\"\nalgorithm = \"{algorithm}\"\n\
+                "\n[[identities]]\nname = \"{name}\"\nenvironment = \"development\"\ndid = \"{did}\"\nalgorithm = \"{algorithm}\"\n\
                  max_validity_seconds = 3600\ncallers = {{ uids = [{uid}] }}\nrotation_callers = {{ uids = [{uid}] }}\n\n\
                  [[identities.rules]]\nname = \"anything\"\nactions = [\"*\"]\ntargets = [\"*\"]\nresources = [\"*\"]\n"
             ));
@@ -139,6 +139,11 @@ impl State {
         self.folder.join("enclave.sock")
     }
 
+    /// The decision record's folder.
+    pub fn record(&self) -> PathBuf {
+        self.folder.join("record")
+    }
+
     /// Reads the mock's root with its key.
     pub fn authority(&self) -> Result<Authority, Error> {
         let read = |file: PathBuf| fs::read_to_string(&file).map_err(io(&file));
@@ -166,7 +171,7 @@ impl State {
     pub fn write_sidecar_config_for(&self, enclave: &Endpoint, socket: &Path, more: &str) -> Result<PathBuf, Error> {
         let file = self.folder.join("sidecar.toml");
         let text = format!(
-            "enclave = \"{enclave}\"\npolicy = \"policy.toml\"\nproxy_key = \"proxy.key\"\nsocket = \"{}\"\n{more}",
+            "enclave = \"{enclave}\"\npolicy = \"policy.toml\"\nproxy_key = \"proxy.key\"\nsocket = \"{}\"\nrecord = \"record\"\n{more}",
             socket.display()
         );
         fs::write(&file, text).map_err(io(&file))?;

@@ -74,6 +74,19 @@ impl Running {
         self.start_enclave();
     }
 
+    /// Kills the sidecar, as a crash would.
+    pub fn kill_sidecar(&mut self) {
+        self.sidecar.kill().expect("the sidecar can be killed");
+    }
+
+    /// Starts a sidecar where one was killed, and waits for it.
+    pub fn start_sidecar(&mut self) {
+        let program = Program::at(&program("anchorhold-dev"));
+        let config = self.state.folder().join("sidecar.toml");
+        self.sidecar = program.start_sidecar(&config, Some(&self.log_file()), &[]).expect("a sidecar");
+        self.wait_until_ready();
+    }
+
     /// Starts an enclave where one was killed.
     pub fn start_enclave(&mut self) {
         let program = Program::at(&program("anchorhold-dev"));

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use attestation::policy::Bundle;
 use enclave::{BootClock, BootTime, Enclave, Listener, Machine, Nsm, OsEntropy, serve};
+use identity::caller::Seen;
 use identity::{Message, PublicKey, Signature, Signer, cbor};
 use protocol::{
-    Answer, Caller, Describe, Format, FrameBuffer, Hello, Outcome, Proof, Refusal, Request, RequestFrame, ResponseFrame, Sign,
-    Welcome, write_frame,
+    Answer, Describe, Format, FrameBuffer, Hello, Outcome, Proof, Refusal, Request, RequestFrame, ResponseFrame, Sign, Welcome,
+    write_frame,
 };
 
 /// A key of a test, made of repeated bytes.
@@ -57,7 +58,7 @@ pub fn bundle(mode: &str) -> Bundle {
         [("agent", "did:key", "EdDSA"), ("web", "did:web:agent.example.com", "EdDSA"), ("p256", "did:key", "ES256")]
     {
         text.push_str(&format!(
-            "[[identities]]\nname = \"{name}\"\ndid = \"{did}\"\nalgorithm = \"{algorithm}\"\nmax_validity_seconds = 600\n\
+            "[[identities]]\nname = \"{name}\"\nenvironment = \"test\"\ndid = \"{did}\"\nalgorithm = \"{algorithm}\"\nmax_validity_seconds = 600\n\
              callers = {{ uids = [1000] }}\n\
              [[identities.rules]]\nname = \"any\"\nactions = [\"*\"]\ntargets = [\"*\"]\nresources = [\"*\"]\n"
         ));
@@ -168,14 +169,20 @@ impl Window {
 
     /// Asks and reads the answer.
     pub fn ask(&mut self, request: Request) -> io::Result<Result<Answer, Refusal>> {
+        self.ask_recorded(request).map(|(answer, _)| answer)
+    }
+
+    /// Asks and reads the answer and the event that goes with it.
+    pub fn ask_recorded(&mut self, request: Request) -> io::Result<(Result<Answer, Refusal>, Event)> {
         self.next += 1;
         self.send(&frame(&RequestFrame { id: self.next, request }))?;
         let response: ResponseFrame = cbor::from_slice(&self.read()?).map_err(io::Error::other)?;
         assert_eq!(response.id, self.next);
-        Ok(match response.outcome {
+        let answer = match response.outcome {
             Outcome::Done(answer) => Ok(answer),
             Outcome::Refused(refusal) => Err(refusal),
-        })
+        };
+        Ok((answer, response.event))
     }
 
     /// Whether the other side has closed, as it must after a wrong frame.
@@ -183,6 +190,9 @@ impl Window {
         matches!(self.stream.read(&mut [0; 64]), Ok(0)) || self.stream.write_all(&[0; 1]).is_err()
     }
 }
+
+/// The event of the record that goes with an answer, if something was decided.
+pub type Event = Option<Vec<u8>>;
 
 /// The bytes of a frame.
 pub fn frame<T: minicbor::Encode<()>>(message: &T) -> Vec<u8> {
@@ -193,7 +203,7 @@ pub fn frame<T: minicbor::Encode<()>>(message: &T) -> Vec<u8> {
 
 /// For identity `name`, as asked by uid 1000.
 pub fn of(name: &str) -> Describe {
-    Describe { caller: Caller::Unix { uid: 1000, gid: 1000 }, identity: Some(name.into()) }
+    Describe { caller: Seen::ids(1000, 1000), identity: Some(name.into()) }
 }
 
 /// A request for a token that every rule of [`bundle`] allows.
@@ -207,5 +217,6 @@ pub fn sign(name: &str) -> Request {
         payload: "{}".into(),
         audience: None,
         validity_seconds: None,
+        proof: None,
     })
 }

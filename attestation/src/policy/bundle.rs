@@ -1,9 +1,9 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use identity::{Algorithm, Did, PublicKey, json};
 use serde::{Deserialize, Serialize};
 
-use super::{Pattern, PolicyDigest};
+use super::{Callers, Limit, Pattern, PolicyDigest, ProvenCaller, Rule};
 use crate::Error;
 
 /// A bundle's canonical form is at most this long, so that it fits through the window with a document beside it.
@@ -20,8 +20,14 @@ pub struct Bundle {
     pub mode: Mode,
     /// The Ed25519 key that the proxy proves on every connection.
     pub proxy_key: MultikeyText,
-    /// The key whose signature orders what callers may not: rotation, for now.
+    /// The key whose signature orders what callers may not: rotation, and the annex.
     pub operator_key: MultikeyText,
+    /// Callers that prove themselves to the enclave, by key or by measurement.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub callers: Vec<ProvenCaller>,
+    /// What resources are. The first whose pattern matches counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resources: Vec<ResourceLabels>,
     /// The identities to give birth to.
     pub identities: Vec<IdentityPolicy>,
 }
@@ -55,96 +61,41 @@ impl From<MultikeyText> for String {
     }
 }
 
+/// What the resources of a pattern are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResourceLabels {
+    /// Which resources.
+    pub pattern: Pattern,
+    /// Their environment: identities of another one cannot sign for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<String>,
+}
+
 /// One identity: its DID, its kind of key, who may use it, and for what.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IdentityPolicy {
     /// Lowercase letters, digits, `-`, `_` and `.`; at most 63.
     pub name: String,
+    /// The one environment that its key is for, such as `staging`.
+    pub environment: String,
     /// `did:key`, for one that follows from the key, or a whole `did:web:...`.
     pub did: String,
     /// `EdDSA` or `ES256`.
     pub algorithm: Algorithm,
     /// The longest validity of anything signed, in seconds; at most a day.
     pub max_validity_seconds: u32,
-    /// Who may ask for signatures, as the proxy asserts them.
+    /// Who may ask for signatures.
     pub callers: Callers,
     /// Who may rotate the key without an order of the operator. Nobody, if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation_callers: Option<Callers>,
+    /// How much may be signed in a time, whatever the rule.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<Limit>,
     /// What may be signed. The first rule that allows decides; without one nothing is.
     pub rules: Vec<Rule>,
-}
-
-/// Callers by what the proxy saw of them. Any one match is enough.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Callers {
-    /// User ids of Unix socket peers.
-    #[serde(default)]
-    pub uids: Vec<u32>,
-    /// Effective group ids of Unix socket peers.
-    #[serde(default)]
-    pub gids: Vec<u32>,
-    /// Names of callers on localhost, each with a token of its own in the proxy's configuration.
-    #[serde(default)]
-    pub names: Vec<String>,
-}
-
-/// Allows signatures whose intent, payload and audience all match.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Rule {
-    /// Decisions name it.
-    pub name: String,
-    /// Accepted actions.
-    pub actions: Vec<Pattern>,
-    /// Accepted targets.
-    pub targets: Vec<Pattern>,
-    /// Accepted resources.
-    pub resources: Vec<Pattern>,
-    /// Accepted audiences; if given, a request must name one. If left out, any audience or none is accepted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub audiences: Option<Vec<Pattern>>,
-    /// A shorter limit than the identity's, in seconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_validity_seconds: Option<u32>,
-    /// Payload members that must be there, by RFC 6901 pointer, and what they must be.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub payload: BTreeMap<String, Constraint>,
-    /// Whether the payload may hold top-level members that `payload` does not name.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub payload_closed: bool,
-}
-
-/// What a payload member must be; every member that is given must hold.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Constraint {
-    /// Exactly one of these.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub one_of: Option<Vec<Scalar>>,
-    /// An integer, and not below.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub min: Option<i64>,
-    /// An integer, and not above.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max: Option<i64>,
-    /// A string that matches.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pattern: Option<Pattern>,
-}
-
-/// A JSON value without members.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Scalar {
-    /// `true` or `false`.
-    Bool(bool),
-    /// A safe integer.
-    Integer(i64),
-    /// A string.
-    Text(String),
 }
 
 impl Bundle {
@@ -201,11 +152,17 @@ impl Bundle {
                 "the operator's key must not be the proxy's: the proxy could order what only the operator may",
             ));
         }
+        self.check_callers()?;
+        if let Some(label) =
+            self.resources.iter().find(|label| label.environment.as_deref().is_some_and(|e| check_name(e).is_err()))
+        {
+            return Err(malformed(format!("resources {:?}: its environment is not a name", label.pattern)));
+        }
         if self.identities.is_empty() || self.identities.len() > 64 {
             return Err(malformed("1 to 64 identities"));
         }
         for (index, identity) in self.identities.iter().enumerate() {
-            identity.check().map_err(|why| malformed(format!("identity {:?}: {why}", identity.name)))?;
+            identity.check(self).map_err(|why| malformed(format!("identity {:?}: {why}", identity.name)))?;
             let twin =
                 |other: &IdentityPolicy| other.name == identity.name || (other.did != "did:key" && other.did == identity.did);
             if self.identities[..index].iter().any(twin) {
@@ -217,6 +174,39 @@ impl Bundle {
         }
         Ok(())
     }
+
+    fn check_callers(&self) -> Result<(), Error> {
+        for (index, caller) in self.callers.iter().enumerate() {
+            caller.check().map_err(|why| malformed(format!("caller {:?}: {why}", caller.name)))?;
+            let twin = |other: &ProvenCaller| {
+                other.name == caller.name
+                    || (caller.key.is_some() && other.key == caller.key)
+                    || (caller.enclave.is_some() && other.enclave == caller.enclave)
+            };
+            if self.callers[..index].iter().any(twin) {
+                return Err(malformed(format!("caller {:?}: another one has this name, key or enclave", caller.name)));
+            }
+            if [Some(&self.proxy_key), Some(&self.operator_key)].contains(&caller.key.as_ref()) {
+                return Err(malformed(format!("caller {:?}: its key is the proxy's or the operator's", caller.name)));
+            }
+            let mut environments =
+                self.identities.iter().filter(|i| i.callers.proven.contains(&caller.name)).map(|i| &i.environment);
+            if let Some(one) = environments.next()
+                && let Some(other) = environments.find(|other| *other != one)
+            {
+                return Err(malformed(format!(
+                    "caller {:?}: one key for {one} and {other}; whoever takes it in the one has the other. Give it a key for each",
+                    caller.name
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the resource is, if any label matches.
+    pub fn labels(&self, resource: &str) -> Option<&ResourceLabels> {
+        self.resources.iter().find(|label| label.pattern.matches(resource))
+    }
 }
 
 impl IdentityPolicy {
@@ -225,8 +215,9 @@ impl IdentityPolicy {
         self.algorithm == algorithm && (self.did == did.as_str() || (self.did == "did:key" && did.embedded_key().is_some()))
     }
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self, bundle: &Bundle) -> Result<(), String> {
         check_name(&self.name)?;
+        check_name(&self.environment).map_err(|why| format!("environment: {why}"))?;
         match self.did.as_str() {
             "did:key" => {}
             web if web.starts_with("did:web:") => {
@@ -235,19 +226,33 @@ impl IdentityPolicy {
             _ => return Err("did is neither \"did:key\" nor a did:web".into()),
         }
         check_validity(self.max_validity_seconds)?;
-        self.callers.check()?;
-        if self.callers == Callers::default() {
+        self.callers.check(&bundle.callers)?;
+        if self.callers.is_empty() {
             return Err("callers name nobody, so nobody could use it".into());
         }
         if let Some(callers) = &self.rotation_callers {
-            callers.check()?;
+            callers.check(&bundle.callers)?;
         }
+        self.limits.iter().try_for_each(Limit::check)?;
         if self.rules.is_empty() || self.rules.len() > 256 {
             return Err("1 to 256 rules".into());
         }
         let mut names = BTreeSet::new();
         for rule in &self.rules {
             rule.check().map_err(|why| format!("rule {:?}: {why}", rule.name))?;
+            let foreign = |label: &&ResourceLabels| {
+                label.environment.as_ref().is_some_and(|other| *other != self.environment)
+                    && rule.resources.iter().any(|resource| label.pattern.covers(resource))
+            };
+            if let Some(label) = bundle.resources.iter().find(foreign) {
+                return Err(format!(
+                    "rule {:?} reaches {:?}, which is of {}, with a key for {}: give each environment an identity of its own",
+                    rule.name,
+                    label.pattern,
+                    label.environment.as_deref().unwrap_or_default(),
+                    self.environment
+                ));
+            }
             if !names.insert(&rule.name) {
                 return Err(format!("two rules are called {:?}", rule.name));
             }
@@ -256,53 +261,7 @@ impl IdentityPolicy {
     }
 }
 
-impl Callers {
-    fn check(&self) -> Result<(), String> {
-        // The overflow id stands for every user that a user namespace cannot name (user_namespaces(7)).
-        if self.uids.contains(&65534) || self.gids.contains(&65534) {
-            return Err("65534 is nobody in particular and cannot be a caller".into());
-        }
-        self.names.iter().try_for_each(|name| check_name(name))
-    }
-}
-
-impl Rule {
-    fn check(&self) -> Result<(), String> {
-        check_name(&self.name)?;
-        if self.actions.is_empty() || self.targets.is_empty() || self.resources.is_empty() {
-            return Err("actions, targets and resources each need a pattern; \"*\" matches any".into());
-        }
-        if self.audiences.as_ref().is_some_and(Vec::is_empty) {
-            return Err("an empty list of audiences matches none; leave it out to accept any".into());
-        }
-        if let Some(seconds) = self.max_validity_seconds {
-            check_validity(seconds)?;
-        }
-        for (pointer, constraint) in &self.payload {
-            if !pointer.starts_with('/') {
-                return Err(format!("{pointer:?} is not an RFC 6901 pointer such as \"/amount\""));
-            }
-            constraint.check().map_err(|why| format!("{pointer:?}: {why}"))?;
-        }
-        Ok(())
-    }
-}
-
-impl Constraint {
-    fn check(&self) -> Result<(), &'static str> {
-        let scalars = self.one_of.iter().flatten();
-        let integers = scalars.filter_map(|scalar| if let Scalar::Integer(n) = scalar { Some(*n) } else { None });
-        if integers.chain(self.min).chain(self.max).any(|n| n.unsigned_abs() > json::MAX_SAFE_INTEGER) {
-            return Err("an integer is beyond 2^53-1");
-        }
-        if self.min.zip(self.max).is_some_and(|(min, max)| min > max) {
-            return Err("min is above max");
-        }
-        Ok(())
-    }
-}
-
-fn check_name(name: &str) -> Result<(), String> {
+pub(super) fn check_name(name: &str) -> Result<(), String> {
     let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
     if name.is_empty() || name.len() > 63 || !name.bytes().all(good) {
         return Err("a name has 1 to 63 lowercase letters, digits, '-', '_' or '.'".into());
@@ -310,10 +269,10 @@ fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn check_validity(seconds: u32) -> Result<(), String> {
+pub(super) fn check_validity(seconds: u32) -> Result<(), String> {
     if (1..=MAX_VALIDITY_SECONDS).contains(&seconds) { Ok(()) } else { Err("max_validity_seconds is 1 to 86400".into()) }
 }
 
-fn malformed(why: impl Into<String>) -> Error {
+pub(super) fn malformed(why: impl Into<String>) -> Error {
     Error::PolicyMalformed(why.into())
 }

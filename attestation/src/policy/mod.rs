@@ -1,12 +1,17 @@
-//! The policy bundle that PCR16 commits to: who may ask for which signature. TOML for people, RFC 8785 JSON for digests.
+//! The policy bundle that PCR16 commits to: who may ask for which signature; and the annex that the operator may change. TOML
+//! for people, RFC 8785 JSON for digests. What is decided by them is the enclave's.
 
+mod annex;
 mod bundle;
-mod decision;
+mod callers;
 mod pattern;
+mod rule;
 
-pub use bundle::{Bundle, Callers, Constraint, IdentityPolicy, MAX_BYTES, Mode, MultikeyText, Rule, Scalar};
-pub use decision::{Allowed, Asked, Caller, Denied};
+pub use annex::{Annex, AssertedCaller};
+pub use bundle::{Bundle, IdentityPolicy, MAX_BYTES, Mode, MultikeyText, ResourceLabels};
+pub use callers::{Approver, Callers, PeerEnclave, ProvenCaller};
 pub use pattern::Pattern;
+pub use rule::{Constraint, Limit, Period, Rule, Scalar};
 
 #[cfg(test)]
 mod tests;

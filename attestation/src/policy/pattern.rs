@@ -15,6 +15,18 @@ impl Pattern {
     }
 }
 
+impl Pattern {
+    /// Whether everything that `other` matches matches here too.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self.0.strip_suffix('*'), other.0.strip_suffix('*')) {
+            (Some(ours), Some(theirs)) => theirs.starts_with(ours),
+            (Some(ours), None) => other.0.starts_with(ours),
+            (None, Some(_)) => false,
+            (None, None) => self.0 == other.0,
+        }
+    }
+}
+
 impl TryFrom<String> for Pattern {
     type Error = &'static str;
 
@@ -46,6 +58,9 @@ mod tests {
         assert!(!pattern("pay*").unwrap().matches("repay"));
         assert!(pattern("*").unwrap().matches(""));
         assert!(!pattern("").unwrap().matches("x"));
+        let covers = |one: &str, other: &str| pattern(one).unwrap().covers(&pattern(other).unwrap());
+        assert!(covers("*", "a*") && covers("a*", "a*") && covers("a*", "ab*") && covers("a*", "ab") && covers("a", "a"));
+        assert!(!covers("ab*", "a*") && !covers("a", "a*") && !covers("a", "b") && !covers("ab*", "a"));
         for bad in ["*x", "a*b", "**"] {
             assert!(pattern(bad).is_err(), "{bad}");
         }

@@ -1,5 +1,3 @@
-use identity::{Intent, Payload};
-
 use super::*;
 use crate::Error;
 
@@ -8,13 +6,17 @@ version = 1
 mode = "production"
 proxy_key = "PROXY"
 operator_key = "OPERATOR"
+callers = [{ name = "robot", key = "ROBOT" }, { name = "peer", enclave = { pcr0 = "00", pcr1 = "11", pcr2 = "22" } }]
+resources = [{ pattern = "https://prod.example/*", environment = "production" }]
 
 [[identities]]
 name = "payer"
+environment = "staging"
+limits = [{ per = "day", max = 1000, amount = "/amount" }]
 did = "did:web:agent.example.com"
 algorithm = "EdDSA"
 max_validity_seconds = 3600
-callers = { uids = [1000], gids = [2000], names = ["crew"] }
+callers = { uids = [1000], gids = [2000], names = ["crew"], proven = ["robot", "peer"] }
 rotation_callers = { uids = [1001] }
 
 [[identities.rules]]
@@ -44,7 +46,9 @@ fn key(byte: u8) -> String {
 }
 
 fn toml() -> String {
-    TOML.replace("PROXY", &key(1)).replace("OPERATOR", &key(100))
+    let digit = |d: &str| (format!("\"{d}{d}\""), format!("\"{}\"", d.repeat(96)));
+    let text = TOML.replace("PROXY", &key(1)).replace("OPERATOR", &key(100)).replace("ROBOT", &key(60));
+    ["0", "1", "2"].iter().map(|d| digit(d)).fold(text, |text, (short, long)| text.replace(&short, &long))
 }
 
 #[test]
@@ -70,7 +74,7 @@ fn a_canonical_form_has_one_spelling() {
         text.replace(",\"mode\"", ", \"mode\""),
         format!(" {text}"),
         text.replacen("\"mode\":\"production\",", "", 1),
-        text.replacen("{\"identities\"", "{\"extra\":1,\"identities\"", 1),
+        text.replacen("\"identities\":", "\"extra\":1,\"identities\":", 1),
         text.replacen("\"uids\":[1000]", "\"uids\":[1000.0]", 1),
     ] {
         assert_ne!(other, text);
@@ -94,7 +98,7 @@ fn mistakes_in_a_bundle_are_named() {
         ("algorithm = \"EdDSA\"", "algorithm = \"RS256\"", "unknown variant"),
         ("max_validity_seconds = 3600", "max_validity_seconds = 0", "1 to 86400"),
         ("max_validity_seconds = 3600", "max_validity_seconds = 86401", "1 to 86400"),
-        ("{ uids = [1000], gids = [2000], names = [\"crew\"] }", "{}", "nobody"),
+        ("{ uids = [1000], gids = [2000], names = [\"crew\"], proven = [\"robot\", \"peer\"] }", "{}", "nobody"),
         ("uids = [1000]", "uids = [65534]", "65534"),
         ("uids = [1000]", "uids = [-1]", "invalid value"),
         ("actions = [\"transfer\"]", "actions = []", "each need a pattern"),
@@ -105,101 +109,58 @@ fn mistakes_in_a_bundle_are_named() {
         ("min = 1", "min = 9007199254740992", "2^53-1"),
         ("min = 1", "min = 1.5", "invalid type"),
         ("name = \"reports\"", "name = \"small-transfers\"", "two rules"),
+        ("environment = \"staging\"", "", "missing field `environment`"),
+        ("environment = \"staging\"", "environment = \"Staging\"", "environment: a name"),
+        ("environment = \"production\"", "environment = \"\"", "not a name"),
+        ("\"https://bank.example/*\"", "\"https://prod.example/pay/*\"", "give each environment an identity of its own"),
+        ("proven = [\"robot\", \"peer\"]", "proven = [\"nobody\"]", "no [[callers]] is called so"),
+        ("name = \"robot\"", "name = \"peer\"", "this name, key or enclave"),
+        ("name = \"robot\", key", "name = \"robot\", enclave", "invalid type"),
+        ("name = \"robot\", ", "name = \"robot\", enclave = { pcr0 = \"x\" }, ", "lowercase hex"),
+        ("per = \"day\"", "per = \"week\"", "unknown variant"),
+        ("max = 1000, amount", "max = 0, amount", "1 to 2^53-1"),
+        ("amount = \"/amount\"", "amount = \"amount\"", "RFC 6901"),
     ] {
         let text = toml().replacen(from, to, 1);
         assert_ne!(text, toml(), "{from}");
         let Err(Error::PolicyMalformed(why)) = Bundle::from_toml(&text) else { panic!("{to}") };
         assert!(why.contains(says), "{to}: {why}");
     }
-    let one_key = TOML.replace("PROXY", &proxy).replace("OPERATOR", &proxy);
+    let one_key = toml().replace(&key(100), &proxy);
     assert!(Bundle::from_toml(&one_key).unwrap_err().to_string().contains("operator's key must not be the proxy's"));
 }
 
-struct Ask {
-    action: &'static str,
-    target: &'static str,
-    resource: &'static str,
-    payload: &'static str,
-    audience: Option<&'static str>,
-    validity: Option<u32>,
-    caller: Caller,
-}
-
-fn transfer() -> Ask {
-    Ask {
-        action: "transfer",
-        target: "account_1",
-        resource: "https://bank.example/v1",
-        payload: "{\"amount\":100,\"currency\":\"EUR\",\"note\":{\"text\":\"re: x\"}}",
-        audience: Some("https://bank.example"),
-        validity: None,
-        caller: Caller::Unix { uid: 1000, gid: 1 },
+#[test]
+fn a_callers_key_is_its_own_and_of_one_environment() {
+    for (from, to) in [(key(60), key(1)), (key(60), key(100))] {
+        let Err(Error::PolicyMalformed(why)) = Bundle::from_toml(&toml().replace(&from, &to)) else { panic!("accepted") };
+        assert!(why.contains("the proxy's or the operator's") || why.contains("operator's key must not"), "{why}");
     }
-}
-
-fn decide(ask: &Ask) -> Result<(String, u32), &'static str> {
-    let bundle = Bundle::from_toml(&toml()).unwrap();
-    let intent = Intent::new(ask.action.into(), ask.target.into(), ask.resource.into()).unwrap();
-    let payload = Payload::parse(ask.payload.as_bytes()).unwrap();
-    let asked = Asked { intent: &intent, payload: &payload, audience: ask.audience, validity_seconds: ask.validity };
-    let decision = bundle.identities[0].decide(&ask.caller, &asked);
-    decision.map(|allowed| (allowed.rule.to_owned(), allowed.validity_seconds)).map_err(|denied| denied.code())
+    let two = toml()
+        + "[[identities]]\nname = \"deployer\"\nenvironment = \"production\"\ndid = \"did:key\"\nalgorithm = \"EdDSA\"\n\
+           max_validity_seconds = 60\ncallers = { proven = [\"robot\"] }\n\
+           [[identities.rules]]\nname = \"r\"\nactions = [\"*\"]\ntargets = [\"*\"]\nresources = [\"*\"]\n";
+    let Err(Error::PolicyMalformed(why)) = Bundle::from_toml(&two) else { panic!("accepted") };
+    assert!(why.contains("one key for staging and production"), "{why}");
+    assert!(Bundle::from_toml(&two.replace("environment = \"production\"\ndid", "environment = \"staging\"\ndid")).is_ok());
 }
 
 #[test]
-fn every_part_of_a_rule_decides() {
-    let allowed = |validity| Ok(("small-transfers".to_owned(), validity));
-    assert_eq!(decide(&transfer()), allowed(60));
-    assert_eq!(decide(&Ask { validity: Some(1), ..transfer() }), allowed(1));
-    assert_eq!(decide(&Ask { caller: Caller::Unix { uid: 7, gid: 2000 }, ..transfer() }), allowed(60));
-    assert_eq!(decide(&Ask { caller: Caller::Named("crew".into()), ..transfer() }), allowed(60));
-    assert_eq!(decide(&Ask { action: "report", target: "", resource: "", ..transfer() }), Ok(("reports".to_owned(), 300)));
-
-    for (ask, code) in [
-        (Ask { caller: Caller::Unix { uid: 7, gid: 7 }, ..transfer() }, "caller_not_allowed"),
-        (Ask { caller: Caller::Named("other".into()), ..transfer() }, "caller_not_allowed"),
-        (Ask { action: "transfers", ..transfer() }, "intent_action_not_in_allowlist"),
-        (Ask { target: "acct", ..transfer() }, "intent_target_pattern_violation"),
-        (Ask { resource: "https://bank.example.evil/", ..transfer() }, "intent_resource_out_of_scope"),
-        (Ask { payload: "{\"currency\":\"EUR\",\"note\":{\"text\":\"re: x\"}}", ..transfer() }, "intent_missing_required_field"),
-        (
-            Ask { payload: "{\"amount\":101,\"currency\":\"EUR\",\"note\":{\"text\":\"re: x\"}}", ..transfer() },
-            "payload_field_out_of_bounds",
-        ),
-        (
-            Ask { payload: "{\"amount\":0,\"currency\":\"EUR\",\"note\":{\"text\":\"re: x\"}}", ..transfer() },
-            "payload_field_out_of_bounds",
-        ),
-        (
-            Ask { payload: "{\"amount\":\"1\",\"currency\":\"EUR\",\"note\":{\"text\":\"re: x\"}}", ..transfer() },
-            "payload_field_out_of_bounds",
-        ),
-        (
-            Ask { payload: "{\"amount\":1,\"currency\":\"USD\",\"note\":{\"text\":\"re: x\"}}", ..transfer() },
-            "payload_field_out_of_bounds",
-        ),
-        (
-            Ask { payload: "{\"amount\":1,\"currency\":\"EUR\",\"note\":{\"text\":\"x\"}}", ..transfer() },
-            "payload_field_out_of_bounds",
-        ),
-        (
-            Ask { payload: "{\"amount\":1,\"currency\":\"EUR\",\"note\":{\"text\":\"re: x\"},\"to\":1}", ..transfer() },
-            "payload_field_out_of_bounds",
-        ),
-        (Ask { audience: None, ..transfer() }, "audience_not_allowed"),
-        (Ask { audience: Some("https://bank.example/"), ..transfer() }, "audience_not_allowed"),
-        (Ask { validity: Some(61), ..transfer() }, "validity_exceeds_policy"),
-        (Ask { action: "report", validity: Some(3601), ..transfer() }, "validity_exceeds_policy"),
+fn mistakes_in_an_annex_are_named() {
+    let good = "version = 1\n[[callers]]\nname = \"crew\"\nuid = 7\n";
+    assert!(Annex::from_toml(good).is_ok());
+    for (from, to, says) in [
+        ("version = 1", "version = 0", "1 or more"),
+        ("version = 1", "version = 1\ncolour = 1", "unknown field"),
+        ("name = \"crew\"", "name = \"Crew\"", "name has"),
+        ("uid = 7", "uid = 65534", "65534"),
+        ("uid = 7", "gid = 65534", "65534"),
+        ("uid = 7", "", "an executable alone"),
+        ("uid = 7", "unit = \"\"", "empty"),
+        ("uid = 7", "pod = \"a\\nb\"", "control"),
+        ("uid = 7", "uid = 7\nexecutables = [\"AA\"]", "hex"),
     ] {
-        assert_eq!(decide(&ask), Err(code));
+        let Err(Error::PolicyMalformed(why)) = Annex::from_toml(&good.replace(from, to)) else { panic!("{to}") };
+        assert!(why.contains(says), "{to}: {why}");
     }
-}
-
-#[test]
-fn rotation_has_a_permission_of_its_own() {
-    let bundle = Bundle::from_toml(&toml()).unwrap();
-    assert!(bundle.identities[0].may_rotate(&Caller::Unix { uid: 1001, gid: 1 }));
-    assert!(!bundle.identities[0].may_rotate(&Caller::Unix { uid: 1000, gid: 1 }));
-    let without = Bundle::from_toml(&toml().replace("rotation_callers = { uids = [1001] }", "")).unwrap();
-    assert!(!without.identities[0].may_rotate(&Caller::Unix { uid: 1001, gid: 1 }));
 }

@@ -17,11 +17,11 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::caller::{Caller, TurnedAway};
+use crate::caller::{Admission, Caller, TurnedAway};
 use crate::config::Localhost;
 use crate::link::Link;
 use crate::metrics::Metrics;
-use attestation::policy::Bundle;
+use ::identity::caller::Seen;
 
 pub(crate) use problem::Problem;
 pub(crate) use verify::MAX_VERIFYING;
@@ -29,7 +29,7 @@ pub(crate) use verify::MAX_VERIFYING;
 /// What every handler has at hand.
 pub(crate) struct App {
     pub(crate) link: Link,
-    pub(crate) policy: Bundle,
+    pub(crate) admission: Admission,
     pub(crate) localhost: Option<Localhost>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) verifying: Arc<Semaphore>,
@@ -39,7 +39,7 @@ pub(crate) struct App {
 #[derive(Debug, Clone)]
 pub(crate) enum Peer {
     /// A Unix socket, and whom the kernel saw there.
-    Unix(Result<Caller, TurnedAway>),
+    Unix(Result<Seen, TurnedAway>),
     /// Localhost: the headers tell.
     Localhost,
 }
@@ -110,12 +110,12 @@ impl FromRequestParts<Arc<App>> for Anyone {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        let caller = match (parts.extensions.get::<Peer>(), &app.localhost) {
-            (Some(Peer::Unix(caller)), _) => caller.clone(),
-            (Some(Peer::Localhost), Some(localhost)) => Caller::of_headers(&parts.headers, localhost, &app.policy),
+        let seen = match (parts.extensions.get::<Peer>(), &app.localhost) {
+            (Some(Peer::Unix(seen)), _) => seen.clone(),
+            (Some(Peer::Localhost), Some(localhost)) => Caller::of_headers(&parts.headers, localhost),
             _ => Err(TurnedAway::CallerUnknown),
         };
-        Ok(Self(caller?))
+        Ok(Self(Caller::of(seen?, &app.admission)))
     }
 }
 
@@ -124,10 +124,10 @@ impl FromRequestParts<Arc<App>> for Admitted {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         let Anyone(caller) = Anyone::from_request_parts(parts, app).await?;
-        if caller.admitted {
-            Ok(Self(caller))
-        } else {
-            Err(Problem::new(403, "caller_not_allowed", "the policy names no identity for this caller"))
-        }
+        if caller.admitted { Ok(Self(caller)) } else { Err(not_admitted()) }
     }
+}
+
+fn not_admitted() -> Problem {
+    Problem::new(403, "caller_not_allowed", "the policy names no identity for this caller")
 }

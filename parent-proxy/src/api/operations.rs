@@ -30,6 +30,9 @@ pub(crate) async fn ready(State(app): State<Arc<App>>, Anyone(caller): Anyone) -
     let Answer::Status(status) = app.link.request(Request::Status).await? else {
         return Err(LinkError::Nonsense.into());
     };
+    if !app.link.is_recording() {
+        return Err(LinkError::Unrecorded.into());
+    }
     match status.cannot_sign {
         None => Ok(Json(json!({"status": "ready"}))),
         Some(code) => Err(Problem::new(503, code, "the enclave cannot sign now")),

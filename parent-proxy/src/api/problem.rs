@@ -23,6 +23,9 @@ pub(crate) struct Problem {
     code: Cow<'static, str>,
     /// What happened, for people.
     detail: String,
+    /// When the same may be asked again, in seconds: the header Retry-After.
+    #[serde(skip)]
+    retry_after: Option<u32>,
 }
 
 impl Problem {
@@ -34,7 +37,14 @@ impl Problem {
             status,
             code,
             detail: detail.into(),
+            retry_after: if status == 503 { Some(1) } else { None },
         }
+    }
+
+    /// The same, and when it may be asked again.
+    pub(crate) fn after(mut self, seconds: Option<u32>) -> Self {
+        self.retry_after = seconds.or(self.retry_after);
+        self
     }
 
     /// The stable name, for metrics: response extensions carry it.
@@ -50,8 +60,8 @@ impl IntoResponse for Problem {
         let mut response = (status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -66,6 +76,7 @@ impl From<LinkError> for Problem {
         match error {
             LinkError::Unavailable => Self::new(503, "enclave_unavailable", error.to_string()),
             LinkError::Busy => Self::new(503, "busy", error.to_string()),
+            LinkError::Unrecorded => Self::new(503, "record_failed", error.to_string()),
             LinkError::Timeout => Self::new(504, "enclave_timeout", error.to_string()),
             LinkError::Nonsense => Self::new(502, "enclave_nonsense", error.to_string()),
             LinkError::Refused(refusal) => {
@@ -76,8 +87,9 @@ impl From<LinkError> for Problem {
                     Kind::Conflict => 409,
                     Kind::Unavailable => 503,
                     Kind::Internal => 500,
+                    Kind::Limited => 429,
                 };
-                Self::new(status, refusal.code, refusal.message)
+                Self::new(status, refusal.code, refusal.message).after(refusal.retry_after)
             }
         }
     }
@@ -94,6 +106,7 @@ impl From<TurnedAway> for Problem {
     fn from(why: TurnedAway) -> Self {
         let (status, detail) = match why {
             TurnedAway::CallerUnknown => (403, "the kernel could not say who is calling"),
+            TurnedAway::CallerGone => (403, "the process that connected has ended"),
             TurnedAway::TokenInvalid => (401, "a caller on localhost shows its token: Authorization: Bearer ..."),
             TurnedAway::ForeignHost => (403, "the Host header is not that of this server"),
             TurnedAway::ForeignOrigin => (403, "requests of web pages are not answered"),

@@ -3,14 +3,15 @@ use std::time::Instant;
 
 use axum::Json;
 use axum::extract::State;
+use data_encoding::BASE64URL_NOPAD;
 use identity::{Intent, Payload, UnixSeconds};
-use protocol::{Answer, Describe, Request, Sign};
+use protocol::{Answer, CallerProof, Describe, Request, Sign};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::body::Strict;
-use super::{Admitted, App, Problem};
+use super::{Anyone, App, Problem};
 use crate::link::LinkError;
 use crate::metrics::Signed;
 
@@ -40,6 +41,28 @@ pub(crate) struct SignRequest {
     /// Name of the identity. May be left out by a caller that may use only one.
     #[serde(default)]
     identity: Option<String>,
+    /// The caller's own signature over this request, if the policy names it with a key: then the enclave knows that it asked.
+    #[serde(default)]
+    proof: Option<Proof>,
+}
+
+/// A caller's own signature over its request.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Proof {
+    /// A compact JWS of type `anchorhold-request+jwt` over boot, key version and the digest of the request.
+    jws: String,
+    /// The attestation document of the caller's enclave, base64url, whose public key signed.
+    #[serde(default)]
+    attestation: Option<String>,
+}
+
+impl Proof {
+    fn decode(self) -> Result<CallerProof, Problem> {
+        let document = self.attestation.map(|text| BASE64URL_NOPAD.decode(text.as_bytes())).transpose();
+        let document = document.map_err(|_| Problem::from(identity::Error::Base64("the attestation document")))?;
+        Ok(CallerProof { jws: self.jws, document })
+    }
 }
 
 /// An intent in its two forms.
@@ -107,6 +130,7 @@ pub(crate) struct SignResponse {
         (status = 413, body = Problem, content_type = "application/problem+json", description = "Larger than 32 KiB"),
         (status = 415, body = Problem, content_type = "application/problem+json", description = "Not application/json"),
         (status = 422, body = Problem, content_type = "application/problem+json", description = "JSON, but not acceptable"),
+        (status = 429, body = Problem, content_type = "application/problem+json", description = "A rate or a budget is used up; Retry-After says when to ask again"),
         (status = 500, body = Problem, content_type = "application/problem+json", description = "The enclave is at fault"),
         (status = 503, body = Problem, content_type = "application/problem+json", description = "The enclave cannot sign now; Retry-After says when to ask again"),
         (status = 504, body = Problem, content_type = "application/problem+json", description = "The enclave did not answer in time"),
@@ -114,10 +138,14 @@ pub(crate) struct SignResponse {
 )]
 pub(crate) async fn sign(
     State(app): State<Arc<App>>,
-    Admitted(caller): Admitted,
+    Anyone(caller): Anyone,
     Strict(request): Strict<SignRequest, MAX_BODY>,
 ) -> Result<Json<SignResponse>, Problem> {
     let begin = Instant::now();
+    // Whoever proves itself to the enclave need not be one whom this side knows.
+    if !caller.admitted && request.proof.is_none() {
+        return Err(super::not_admitted());
+    }
     let (format, label) = match request.format {
         Format::VouchJwt => (protocol::Format::VouchJwt, "vouch-jwt"),
         Format::VouchCredential => (protocol::Format::VouchCredential, "vouch-credential"),
@@ -131,6 +159,7 @@ pub(crate) async fn sign(
         payload: serde_json::to_string(&request.payload).map_err(|error| Problem::new(422, "json_shape", error.to_string()))?,
         audience: request.audience,
         validity_seconds: request.validity_seconds,
+        proof: request.proof.map(Proof::decode).transpose()?,
     };
     let Answer::Signed(signed) = app.link.request(Request::Sign(sign)).await? else {
         return Err(LinkError::Nonsense.into());

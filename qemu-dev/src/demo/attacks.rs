@@ -32,14 +32,30 @@ pub(super) fn all(accepted: &Accepted, state: &State) -> Result<Vec<Attack>, Err
     other_image[0].pcr0.0[0] ^= 1;
     let wider = wider_policy(state)?;
     let other_policy = [wider.digest()];
-    let swapped_policy =
-        Evidence::new(parsed.document().to_vec(), parsed.key().clone(), wider.canonical(), parsed.possession().to_vec());
+    let swapped_policy = Evidence::new(
+        parsed.document().to_vec(),
+        parsed.key().clone(),
+        wider.canonical(),
+        parsed.record().to_vec(),
+        parsed.possession().to_vec(),
+    );
     let mut renamed = parsed.key().clone();
     renamed.version += 1;
-    let renamed = Evidence::new(parsed.document().to_vec(), renamed, parsed.bundle().to_vec(), parsed.possession().to_vec());
+    let renamed = Evidence::new(
+        parsed.document().to_vec(),
+        renamed,
+        parsed.bundle().to_vec(),
+        parsed.record().to_vec(),
+        parsed.possession().to_vec(),
+    );
     let other = Evidence::parse(&accepted.other_evidence)?;
-    let borrowed =
-        Evidence::new(parsed.document().to_vec(), parsed.key().clone(), parsed.bundle().to_vec(), other.possession().to_vec());
+    let borrowed = Evidence::new(
+        parsed.document().to_vec(),
+        parsed.key().clone(),
+        parsed.bundle().to_vec(),
+        parsed.record().to_vec(),
+        other.possession().to_vec(),
+    );
     let now = u64::try_from(accepted.at.0).unwrap_or_default();
     let foreign_root = MockRoot::from_der(&Authority::new(now, &mut os_random).root_der())?;
 

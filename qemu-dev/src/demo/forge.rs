@@ -21,5 +21,12 @@ pub(super) fn replace(bytes: &mut [u8], from: &[u8], to: &[u8]) {
 
 /// The evidence with another document.
 pub(super) fn document(evidence: &Evidence, document: Vec<u8>) -> Vec<u8> {
-    Evidence::new(document, evidence.key().clone(), evidence.bundle().to_vec(), evidence.possession().to_vec()).to_vec()
+    Evidence::new(
+        document,
+        evidence.key().clone(),
+        evidence.bundle().to_vec(),
+        evidence.record().to_vec(),
+        evidence.possession().to_vec(),
+    )
+    .to_vec()
 }

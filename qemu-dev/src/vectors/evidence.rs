@@ -6,10 +6,11 @@ use attestation::policy::{Bundle, PolicyDigest};
 use attestation::{Attested, Binding, Evidence, KeyDescription, Measurements, MockRoot, POSSESSION_TAG, Possession};
 use data_encoding::HEXLOWER;
 use ed25519_dalek::Signer as _;
+use identity::caller::Seen;
 use identity::cose::{self, Purpose};
 use identity::credential::{self, Content};
 use identity::token::{self, Claims, Vouch};
-use identity::{Did, Digest, Intent, KeyId, Message, Payload, PublicKey, Signature, Signer, Tee, UnixSeconds, cbor, did};
+use identity::{Caller, Did, Digest, Intent, KeyId, Message, Payload, PublicKey, Signature, Signer, Tee, UnixSeconds, cbor, did};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -72,6 +73,8 @@ struct Parts {
     key: KeyDescription,
     bound: KeyDescription,
     bundle: Vec<u8>,
+    record: Vec<u8>,
+    bound_record: Vec<u8>,
     committed: PolicyDigest,
     user_data: Option<Vec<u8>>,
     public_key: Option<Vec<u8>>,
@@ -79,6 +82,11 @@ struct Parts {
     proven_by: u8,
     purpose: Purpose,
     encoding: Encoding,
+}
+
+/// The key of the record.
+fn record_spki() -> Vec<u8> {
+    KnownKey::new(7).1.to_spki()
 }
 
 struct Maker {
@@ -140,6 +148,8 @@ impl Maker {
             bound: key.clone(),
             key,
             bundle: self.bundle.canonical(),
+            record: record_spki(),
+            bound_record: record_spki(),
             committed: self.bundle.digest(),
             user_data: None,
             public_key: None,
@@ -160,8 +170,8 @@ impl Maker {
 
     /// The evidence of these parts. `possession.document` is that of the document, unless it was set.
     fn seal(&self, mut parts: Parts) -> Vec<u8> {
-        let user_data =
-            parts.user_data.clone().unwrap_or_else(|| Binding::new(&parts.bound, &self.bundle.digest()).user_data().to_vec());
+        let binding = Binding::new(&parts.bound, &self.bundle.digest(), &parts.bound_record);
+        let user_data = parts.user_data.clone().unwrap_or_else(|| binding.user_data().to_vec());
         let public_key = parts.public_key.clone().unwrap_or_else(|| parts.key.spki.clone());
         if let Some(register) = parts.fields.pcrs.iter_mut().find(|(index, _)| *index == 16) {
             register.1 = parts.committed.pcr16();
@@ -173,7 +183,7 @@ impl Maker {
         }
         let document = sign_payload(&signed, &self.chain);
         let proof = cose::sign(parts.purpose, &cbor::to_vec(&parts.possession), &KnownKey::new(parts.proven_by));
-        Evidence::new(document, parts.key, parts.bundle, proof.expect("a signature")).to_vec()
+        Evidence::new(document, parts.key, parts.bundle, parts.record, proof.expect("a signature")).to_vec()
     }
 
     /// An evidence file; and the case of it alone, with everything else as it should be.
@@ -246,6 +256,18 @@ impl Maker {
         self.sealed("an identity under another's name", "identity_not_in_policy", swapped);
         let other = KnownKey::new(3).1.to_spki();
         self.sealed("another key in the document", "binding_mismatch", Parts { public_key: Some(other), ..self.agent() });
+        self.sealed(
+            "another record key in the file",
+            "binding_mismatch",
+            Parts { record: KnownKey::new(8).1.to_spki(), ..self.agent() },
+        );
+        self.sealed("no record key in the file", "binding_mismatch", Parts { record: Vec::new(), ..self.agent() });
+        let no_key = || vec![0x30, 0x00];
+        self.sealed(
+            "a record key that is none, bound as such",
+            "key_invalid",
+            Parts { record: no_key(), bound_record: no_key(), ..self.agent() },
+        );
         self.sealed("other user_data in the document", "binding_mismatch", Parts { user_data: Some(vec![1]), ..self.agent() });
     }
 
@@ -289,7 +311,7 @@ impl Maker {
             *last ^= 1;
         }
         let (bundle, possession) = (good.bundle().to_vec(), good.possession().to_vec());
-        let wrong = Evidence::new(document, good.key().clone(), bundle, possession).to_vec();
+        let wrong = Evidence::new(document, good.key().clone(), bundle, good.record().to_vec(), possession).to_vec();
         let file = file_name("evidence", "a document that was changed", "cbor");
         self.file(&file, wrong);
         self.case("a document that was changed", json!({"evidence": file}), json!({}), "document_signature_invalid");
@@ -442,8 +464,9 @@ impl Maker {
             nbf: seconds,
             exp: seconds + 300,
             jti: Uuid::from_bytes([0x44; 16]),
-            binding: Binding::new(&parts.key, &self.bundle.digest()).digest(),
+            binding: Binding::new(&parts.key, &self.bundle.digest(), &parts.record).digest(),
             tee: Tee::Mock,
+            caller: Caller::Asserted(Seen::ids(1000, 1000)),
             vouch: Vouch {
                 version: "1.0".into(),
                 payload: Payload::parse(b"{\"amount\":100}").expect("an object"),
@@ -527,6 +550,7 @@ impl Maker {
             audience: None,
             binding: claims.binding,
             tee: Tee::Mock,
+            caller: Caller::Asserted(Seen::ids(1000, 1000)),
         };
         let sign = |content: &Content, key: &KnownKey| {
             credential::sign(content.clone(), &kid, key).map(|signed| signed.to_string()).expect("a credential")
@@ -573,7 +597,7 @@ fn policy(seconds: &str) -> String {
     let (proxy, operator) = (KnownKey::new(0x10).1.to_multikey(), KnownKey::new(0x11).1.to_multikey());
     let identity = |name: &str, did: &str| {
         format!(
-            "[[identities]]\nname = \"{name}\"\ndid = \"{did}\"\nalgorithm = \"EdDSA\"\nmax_validity_seconds = {seconds}\n\
+            "[[identities]]\nname = \"{name}\"\nenvironment = \"test\"\ndid = \"{did}\"\nalgorithm = \"EdDSA\"\nmax_validity_seconds = {seconds}\n\
              callers = {{ uids = [1000] }}\n\
              [[identities.rules]]\nname = \"all\"\nactions = [\"*\"]\ntargets = [\"*\"]\nresources = [\"*\"]\n"
         )

@@ -9,13 +9,14 @@ use attestation::policy::Bundle;
 use attestation::{Evidence, KeyDescription, POSSESSION_TAG, Possession};
 use eif::Parts;
 use fuzzing::{AT, DID, KEY, KID, claims, documents, expected, intent, sign_parts};
+use identity::caller::Seen;
 use identity::cose::{self, Purpose};
 use identity::credential::{self, Content};
 use identity::succession::{self, Order, Statement, Version};
 use identity::{Payload, PublicKey, Tee, cbor, did, sha256, token};
 use minicbor::Encode;
 use protocol::{
-    Caller, Describe, ExitReason, Format, Hello, Outcome, Proof, Refusal, Request, RequestFrame, ResponseFrame, Sign, Welcome,
+    Describe, ExitReason, Format, Hello, Outcome, Proof, Refusal, Request, RequestFrame, ResponseFrame, Sign, Welcome,
     write_frame,
 };
 use serde_json::json;
@@ -68,7 +69,7 @@ fn from_vectors(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
     };
     let proven = Possession { tag: POSSESSION_TAG.into(), nonce: vec![1; 32], document: [2; 32] };
     let possession = cose::sign(Purpose::POSSESSION, &cbor::to_vec(&proven), &*KEY)?;
-    let evidence = Evidence::new(good.ok_or("no vector is good")?, key, bundle, possession);
+    let evidence = Evidence::new(good.ok_or("no vector is good")?, key, bundle, KEY.public().to_spki(), possession);
     corpus.add("evidence", "evidence", &evidence.to_vec())?;
     Ok(())
 }
@@ -120,6 +121,7 @@ fn identity(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
         audience: claims().aud,
         binding: sha256(b"user_data"),
         tee: Tee::Mock,
+        caller: claims().caller,
     };
     let credential = serde_json::to_vec(&credential::sign(content, &KID, &*KEY)?)?;
     credential::verify(&credential, &expected())?;
@@ -171,8 +173,8 @@ fn texts(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
 }
 
 fn window(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
-    let hello = Hello { version: 1, boot_id: [1; 16], challenge: [2; 32] };
-    let of = || Describe { caller: Caller::Unix { uid: 1000, gid: 1000 }, identity: Some("agent".into()) };
+    let hello = Hello { version: protocol::VERSION, boot_id: [1; 16], challenge: [2; 32] };
+    let of = || Describe { caller: Seen::ids(1000, 1000), identity: Some("agent".into()) };
     let sign = Sign {
         of: of(),
         format: Format::VouchJwt,
@@ -182,21 +184,24 @@ fn window(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
         payload: "{\"amount\":1}".into(),
         audience: None,
         validity_seconds: Some(60),
+        proof: Some(protocol::CallerProof { jws: "a.b.c".into(), document: Some(vec![1]) }),
     };
     let requests = [
         Request::Status,
         Request::Provision { bundle: vec![1, 2, 3] },
         Request::Sign(sign),
         Request::Attest { of: of(), nonce: vec![1; 32] },
-        Request::Describe(Describe { caller: Caller::Named("crew".into()), identity: None }),
+        Request::Annex { signed: vec![1, 2] },
+        Request::Records { from: 7 },
+        Request::Describe(Describe { caller: Seen::named("crew"), identity: None }),
     ];
     let mut all = Vec::new();
     for (id, request) in (0..).zip(requests) {
         write_frame(&RequestFrame { id, request }, &mut all)?;
     }
     corpus.add("frames", "requests", &all)?;
-    let refusal = || Refusal { kind: protocol::Kind::Denied, code: "not_allowed".into(), message: "no".into() };
-    let refused = ResponseFrame { id: 1, outcome: Outcome::Refused(refusal()) };
+    let refusal = || Refusal { kind: protocol::Kind::Denied, code: "not_allowed".into(), message: "no".into(), retry_after: Some(1) };
+    let refused = ResponseFrame { id: 1, outcome: Outcome::Refused(refusal()), event: Some(b"{}".to_vec()) };
     corpus.add("frames", "refused", &frame(&refused)?)?;
     corpus.add("frames", "hello", &frame(&hello)?)?;
     corpus.add("frames", "proof", &frame(&Proof::new(&hello, &*KEY)?)?)?;

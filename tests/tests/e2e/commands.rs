@@ -29,7 +29,7 @@ fn wrong_usage_exits_64() {
         ("anchorhold", &["attest", "--nonce", "xyz", "-o", "/dev/null"]),
         ("anchorhold", &["sign", "--action", "a", "--payload", "{1}"]),
         ("anchorhold", &["sign", "--action", "a", "--payload", "{}", "--endpoint", "ftp://x"]),
-        ("anchorhold", &["policy", "/nonexistent"]),
+        ("anchorhold", &["policy", "check", "/nonexistent"]),
         ("anchorhold", &["serve", "--enclave", "unix:///x"]),
         ("anchorhold-verify", &["document", "/nonexistent"]),
         ("anchorhold-verify", &["document", "/dev/null", "--root", "x"]),
@@ -206,13 +206,13 @@ fn the_verifier_speaks_to_people_too() {
 fn a_policy_is_shown_with_the_register_that_it_makes() {
     let files = Files::make();
     let policy = files.running.state.policy();
-    let output = run("anchorhold", &["policy", policy.to_str().unwrap()]);
+    let output = run("anchorhold", &["policy", "digest", policy.to_str().unwrap()]);
     let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
     let everything = files.everything();
     let (_, verdict) = files.verify("token", &everything.iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!(shown["pcr16"], verdict["pcrs"]["16"]);
     assert_eq!(shown["digest"], verdict["key"]["policy"]);
-    let canonical = run("anchorhold", &["policy", "--canonical", policy.to_str().unwrap()]).stdout;
+    let canonical = run("anchorhold", &["policy", "digest", "--canonical", policy.to_str().unwrap()]).stdout;
     assert_eq!(text(&canonical), shown["canonical"].as_str().unwrap());
 }
 

@@ -58,7 +58,7 @@ fn the_evidence_file_is_the_documented_bytes() {
         .collect();
     let documented = data_encoding::HEXLOWER.decode(hex.as_bytes()).unwrap();
     let key = KeyDescription { name: "agent".into(), did: "did:key".into(), kid: "kid".into(), version: 1, spki: b"01".to_vec() };
-    let evidence = Evidence::new(vec![0xd0, 0xd1], key, b"{}".to_vec(), vec![0x84, 0x84]);
+    let evidence = Evidence::new(vec![0xd0, 0xd1], key, b"{}".to_vec(), b"02".to_vec(), vec![0x84, 0x84]);
     assert_eq!(data_encoding::HEXLOWER.encode(&evidence.to_vec()), hex);
     assert_eq!(Evidence::parse(&documented).unwrap(), evidence);
 }

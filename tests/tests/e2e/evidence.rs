@@ -59,6 +59,11 @@ fn describe(name: &str, did: &Did, key: &TestKey) -> KeyDescription {
     }
 }
 
+fn record_spki() -> Vec<u8> {
+    let key = ed25519_dalek::SigningKey::from_bytes(&[77; 32]);
+    identity::PublicKey::Ed25519(key.verifying_key()).to_spki()
+}
+
 impl Parts {
     fn root(&self) -> MockRoot {
         self.nsm.root().clone()
@@ -71,14 +76,14 @@ impl Parts {
             self.nsm.extend_pcr(16, committed.digest().digest().as_bytes()).unwrap();
             self.nsm.lock_pcrs(32).unwrap();
         }
-        let binding = Binding::new(&self.description, &self.bundle.digest());
+        let binding = Binding::new(&self.description, &self.bundle.digest(), &record_spki());
         let document = self.nsm.attest(self.public_key.as_deref(), Some(binding.user_data()), Some(NONCE)).unwrap();
         let verified = verify_mock(&document, &root, at()).unwrap();
         if self.possession.document == [0; 32] {
             self.possession.document = attestation::Attested::document(&verified).payload_digest().0;
         }
         let possession = cose::sign(Purpose::POSSESSION, &cbor::to_vec(&self.possession), &self.signs_possession).unwrap();
-        let evidence = Evidence::new(document, self.description, self.bundle.canonical(), possession).to_vec();
+        let evidence = Evidence::new(document, self.description, self.bundle.canonical(), record_spki(), possession).to_vec();
         Evidence::parse(&evidence)?.verify(&verified, &Expectations { nonce: Some(NONCE), ..Expectations::default() }, at())
     }
 
@@ -151,6 +156,7 @@ fn a_token_names_the_binding_and_the_kind_of_tee_that_the_evidence_proves() {
             jti: "6f1c5b3e-0b6b-4f7e-9c55-1d0c86d3b1aa".parse().unwrap(),
             binding: attested.binding(),
             tee: Tee::Mock,
+            caller: identity::Caller::Asserted(identity::caller::Seen::ids(1000, 1000)),
             vouch: Vouch {
                 version: "1.0".into(),
                 payload: Payload::default(),
@@ -200,7 +206,7 @@ fn images_and_policies_are_accepted_from_a_list_and_never_in_part() {
 #[test]
 fn an_evidence_file_has_one_encoding() {
     let good = parts();
-    let root_free = Evidence::new(vec![1, 2, 3], good.description, good.bundle.canonical(), vec![4]).to_vec();
+    let root_free = Evidence::new(vec![1, 2, 3], good.description, good.bundle.canonical(), record_spki(), vec![4]).to_vec();
     assert!(Evidence::parse(&root_free).is_ok());
     for length in 0..root_free.len() {
         assert_eq!(Evidence::parse(&root_free[..length]).unwrap_err().code(), "evidence_malformed");

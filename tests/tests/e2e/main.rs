@@ -16,6 +16,7 @@ mod image_file;
 mod interop;
 mod localhost;
 mod lockdown;
+mod record;
 mod rotation;
 mod sockets;
 mod specification;

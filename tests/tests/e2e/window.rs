@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use attestation::{Document, Pcr};
-use enclave::{Nsm, NsmError};
+use enclave::{Nsm, NsmError, PeerVerifier};
 use harness::window::{InProcess, OPERATOR, PROXY, TestKey, Window, bundle, frame, of, sign};
+use identity::caller::Seen;
 use identity::{Digest, Tee, cbor};
-use protocol::{Answer, Caller, Describe, Kind, MAX_FRAME, Proof, Request, RequestFrame};
+use protocol::{Answer, Describe, Kind, MAX_FRAME, Proof, Request, RequestFrame};
 use qemu_dev::authority::Authority;
 use qemu_dev::nsm::{Encoding, MockNsm, os_random};
 
@@ -79,7 +80,7 @@ fn a_connection_that_cannot_prove_the_proxys_key_gets_nothing() {
     // Another version.
     let (mut window, hello) = Window::open(&enclave.socket).unwrap();
     let mut proof = Proof::new(&hello, &TestKey::new(PROXY)).unwrap();
-    proof.version = 2;
+    proof.version = protocol::VERSION - 1;
     window.send(&frame(&proof)).unwrap();
     assert_eq!(code(window.welcome()), "version_unknown");
 
@@ -121,7 +122,7 @@ fn a_policy_is_given_once_and_by_the_proxy_that_it_names() {
     // Nor is a request that waited in a queue while the policy came.
     let stranger = TestKey::new(9);
     for request in [sign("agent"), Request::Rotate(rotate("agent", None)), Request::Describe(of("agent"))] {
-        let refused = enclave.enclave.handle(request, identity::Signer::public_key(&stranger)).unwrap_err();
+        let refused = enclave.enclave.handle(request, identity::Signer::public_key(&stranger)).outcome.unwrap_err();
         assert_eq!(refused.code(), "proxy_key_mismatch");
     }
     assert!(enclave.powered_off.lock().unwrap().is_empty());
@@ -135,10 +136,10 @@ fn the_enclave_checks_callers_and_sizes_itself() {
         change(&mut sign);
         Request::Sign(sign)
     };
-    let stranger = Describe { caller: Caller::Unix { uid: 7, gid: 7 }, identity: Some("agent".into()) };
+    let stranger = Describe { caller: Seen::ids(7, 7), identity: Some("agent".into()) };
     for (request, expected) in [
-        (with(&|s| s.of.caller = Caller::Unix { uid: 7, gid: 1000 }), "caller_not_allowed"),
-        (with(&|s| s.of.caller = Caller::Named("1000".into())), "caller_not_allowed"),
+        (with(&|s| s.of.caller = Seen::ids(7, 1000)), "caller_not_allowed"),
+        (with(&|s| s.of.caller = Seen::named("1000")), "caller_not_allowed"),
         (with(&|s| s.of.identity = None), "identity_required"),
         (with(&|s| s.of.identity = Some("nobody".into())), "unknown_identity"),
         (with(&|s| s.action = String::new()), "intent_invalid"),
@@ -180,6 +181,9 @@ impl Nsm for SaidToBeHardware {
     }
     fn verify_own(&self, document: &[u8]) -> Result<Document, attestation::Error> {
         self.0.verify_own(document)
+    }
+    fn peers(&self) -> PeerVerifier {
+        self.0.peers()
     }
 }
 
@@ -274,6 +278,9 @@ impl Nsm for Faulty {
     }
     fn verify_own(&self, document: &[u8]) -> Result<Document, attestation::Error> {
         self.nsm.verify_own(document)
+    }
+    fn peers(&self) -> PeerVerifier {
+        self.nsm.peers()
     }
 }
 

@@ -1,0 +1,133 @@
+use identity::caller::Seen;
+use identity::cose::{self, Purpose, Sign1};
+use identity::record::AnnexId;
+use identity::{Digest, PublicKey, Signer, json, sha256};
+use serde::{Deserialize, Serialize};
+
+use super::bundle::{check_name, malformed};
+use crate::Error;
+
+/// What changes often, signed by the operator key that the bundle names: a COSE_Sign1 for [`Purpose::ANNEX`] over RFC 8785 JSON.
+///
+/// It widens nothing that the bundle does not leave to it: callers by the names that the bundle admits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Annex {
+    /// Rises; within a boot the enclave takes none that is lower than the last one.
+    pub version: u32,
+    /// Asserted callers by what the parent must have seen of them. Several of one name: any of them.
+    #[serde(default)]
+    pub callers: Vec<AssertedCaller>,
+}
+
+/// A caller by what the parent must have seen: everything that is given must hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AssertedCaller {
+    /// The name that the bundle admits.
+    pub name: String,
+    /// Effective user id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// Effective group id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
+    /// SHA-256 of the executable: any of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub executables: Vec<Digest<32>>,
+    /// systemd unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// Uid of the Kubernetes pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// 64 hex digits of the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// Security label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// Name of the socket in the sidecar's configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<String>,
+}
+
+impl Annex {
+    /// Reads what people write. Unknown keys are errors.
+    pub fn from_toml(text: &str) -> Result<Self, Error> {
+        let annex: Self = toml::from_str(text).map_err(|error| malformed(error.to_string()))?;
+        annex.check()?;
+        Ok(annex)
+    }
+
+    /// Signs it with the operator's key.
+    pub fn sign<S: Signer>(&self, operator: &S) -> Result<Vec<u8>, S::Error> {
+        cose::sign(Purpose::ANNEX, &json::canonical(self)?, operator)
+    }
+
+    /// Verifies the operator's signature, and reads the canonical form and nothing else.
+    pub fn verify(signed: &[u8], operator: &PublicKey) -> Result<Self, Error> {
+        let canonical = cose::verify(Purpose::ANNEX, signed, operator)?;
+        let annex: Self = json::parse_as(canonical).map_err(|error| malformed(error.to_string()))?;
+        annex.check()?;
+        if json::canonical(&annex)? == canonical { Ok(annex) } else { Err(malformed("not in canonical form")) }
+    }
+
+    /// The canonical bytes within a signed annex; nothing is verified.
+    pub fn unverified_canonical(signed: &[u8]) -> Result<&[u8], Error> {
+        Ok(Sign1::parse(signed)?.payload)
+    }
+
+    /// Version and digest, as records name it.
+    pub fn id(&self) -> Result<AnnexId, Error> {
+        Ok(AnnexId { digest: sha256(&json::canonical(self)?), version: self.version })
+    }
+
+    /// Whether a caller of this name is what the parent saw.
+    pub fn describes(&self, name: &str, seen: &Seen) -> bool {
+        self.callers.iter().any(|caller| caller.name == name && caller.is(seen))
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        if self.version == 0 {
+            return Err(malformed("the version of an annex is 1 or more"));
+        }
+        for caller in &self.callers {
+            caller.check().map_err(|why| malformed(format!("caller {:?}: {why}", caller.name)))?;
+        }
+        Ok(())
+    }
+}
+
+impl AssertedCaller {
+    fn is(&self, seen: &Seen) -> bool {
+        fn holds<T: PartialEq>(wanted: &Option<T>, seen: &Option<T>) -> bool {
+            wanted.is_none() || wanted == seen
+        }
+        holds(&self.uid, &seen.uid)
+            && holds(&self.gid, &seen.gid)
+            && holds(&self.unit, &seen.unit)
+            && holds(&self.pod, &seen.pod)
+            && holds(&self.container, &seen.container)
+            && holds(&self.label, &seen.label)
+            && holds(&self.socket, &seen.socket)
+            && (self.executables.is_empty() || seen.executable.is_some_and(|seen| self.executables.contains(&seen)))
+    }
+
+    fn check(&self) -> Result<(), String> {
+        check_name(&self.name)?;
+        if [self.uid, self.gid].contains(&Some(65534)) {
+            return Err("65534 is nobody in particular and cannot be a caller".into());
+        }
+        let anchors = [&self.unit, &self.pod, &self.container, &self.label, &self.socket];
+        if self.uid.is_none() && self.gid.is_none() && anchors.iter().all(|anchor| anchor.is_none()) {
+            return Err("an executable alone says little: whoever may run it may also steer it. Give uid, gid, unit, pod, \
+                        container, label or socket too"
+                .into());
+        }
+        if anchors.into_iter().flatten().any(|text| text.is_empty() || text.chars().any(char::is_control)) {
+            return Err("a text is empty or holds control characters".into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,143 @@
+/// A decision not to sign.
+///
+/// Of several rules, the one that came furthest speaks. The codes are those of the Vouch specification where it has one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+#[non_exhaustive]
+pub enum Denied {
+    /// The caller is not among the identity's callers.
+    #[error("this caller may not use this identity")]
+    CallerNotAllowed,
+    /// The key is for one environment, the resource of another.
+    #[error("the key is for {key}, the resource is of {resource}")]
+    EnvironmentMismatch {
+        /// The identity's environment.
+        key: String,
+        /// The resource's.
+        resource: String,
+    },
+    /// No rule accepts the action.
+    #[error("no rule accepts this action")]
+    IntentActionNotInAllowlist,
+    /// No rule that accepts the action accepts the target.
+    #[error("rule {0} does not accept this target")]
+    IntentTargetPatternViolation(String),
+    /// No rule that accepts action and target accepts the resource.
+    #[error("rule {0} does not accept this resource")]
+    IntentResourceOutOfScope(String),
+    /// The payload lacks a member that the rule wants.
+    #[error("rule {rule} wants the payload member {pointer}")]
+    IntentMissingRequiredField {
+        /// The rule.
+        rule: String,
+        /// RFC 6901 pointer.
+        pointer: String,
+    },
+    /// A payload member is not as the rule wants it, or is one that it does not want.
+    #[error("rule {rule} does not accept the payload member {pointer}")]
+    PayloadFieldOutOfBounds {
+        /// The rule.
+        rule: String,
+        /// RFC 6901 pointer.
+        pointer: String,
+    },
+    /// The rule is for callers that sign their requests.
+    #[error("rule {0} is for proven callers: sign the request with the caller's own key")]
+    CallerNotProven(String),
+    /// The rule wants an audience, or another one.
+    #[error("rule {0} does not accept this audience, or wants one")]
+    AudienceNotAllowed(String),
+    /// The validity asked for is longer than the policy allows.
+    #[error("rule {rule} allows at most {max_seconds} s of validity")]
+    ValidityExceedsPolicy {
+        /// The rule.
+        rule: String,
+        /// What it allows.
+        max_seconds: u32,
+    },
+    /// Too many requests in a time.
+    #[error("{} allows {max} in a {per}", of(rule))]
+    RateLimitExceeded {
+        /// The rule; none if it is the identity's own limit.
+        rule: Option<String>,
+        /// What it allows.
+        max: u64,
+        /// In which time.
+        per: &'static str,
+        /// When it may be tried again, in seconds from now.
+        retry_after: Option<u32>,
+    },
+    /// A sum over a payload member is used up.
+    #[error("{} allows a sum of {max} over {amount} in a {per}", of(rule))]
+    BudgetExceeded {
+        /// The rule; none if it is the identity's own limit.
+        rule: Option<String>,
+        /// RFC 6901 pointer to the member.
+        amount: String,
+        /// What it allows.
+        max: u64,
+        /// In which time.
+        per: &'static str,
+        /// When this amount may be tried again, in seconds from now; none if it is more than is ever allowed.
+        retry_after: Option<u32>,
+    },
+    /// A limit sums over a payload member that is not there, or is no integer of 0 or more.
+    #[error("{} wants an integer of 0 or more at {amount}", of(rule))]
+    AmountMissing {
+        /// The rule; none if it is the identity's own limit.
+        rule: Option<String>,
+        /// RFC 6901 pointer to the member.
+        amount: String,
+    },
+}
+
+fn of(rule: &Option<String>) -> String {
+    rule.as_ref().map_or_else(|| "the identity".into(), |rule| format!("rule {rule}"))
+}
+
+impl Denied {
+    /// The stable snake_case name of this refusal.
+    pub fn code(&self) -> &'static str {
+        self.into()
+    }
+
+    /// The rule that refused; none if no rule was reached.
+    pub fn rule(&self) -> Option<&str> {
+        match self {
+            Self::CallerNotAllowed | Self::EnvironmentMismatch { .. } | Self::IntentActionNotInAllowlist => None,
+            Self::IntentTargetPatternViolation(rule)
+            | Self::IntentResourceOutOfScope(rule)
+            | Self::IntentMissingRequiredField { rule, .. }
+            | Self::PayloadFieldOutOfBounds { rule, .. }
+            | Self::CallerNotProven(rule)
+            | Self::AudienceNotAllowed(rule)
+            | Self::ValidityExceedsPolicy { rule, .. } => Some(rule),
+            Self::RateLimitExceeded { rule, .. } | Self::BudgetExceeded { rule, .. } | Self::AmountMissing { rule, .. } => {
+                rule.as_deref()
+            }
+        }
+    }
+
+    /// When the same may be tried again, in seconds from now.
+    pub fn retry_after(&self) -> Option<u32> {
+        match self {
+            Self::RateLimitExceeded { retry_after, .. } | Self::BudgetExceeded { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// How far the rule got: the later, the more it has to say.
+    pub(crate) fn stage(&self) -> u8 {
+        match self {
+            Self::CallerNotAllowed | Self::EnvironmentMismatch { .. } => 0,
+            Self::IntentActionNotInAllowlist => 1,
+            Self::IntentTargetPatternViolation(_) => 2,
+            Self::IntentResourceOutOfScope(_) => 3,
+            Self::IntentMissingRequiredField { .. } | Self::PayloadFieldOutOfBounds { .. } => 4,
+            Self::CallerNotProven(_) => 5,
+            Self::AudienceNotAllowed(_) => 6,
+            Self::ValidityExceedsPolicy { .. } => 7,
+            Self::RateLimitExceeded { .. } | Self::BudgetExceeded { .. } | Self::AmountMissing { .. } => 8,
+        }
+    }
+}

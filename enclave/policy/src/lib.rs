@@ -1,0 +1,15 @@
+//! What a policy bundle decides: who may have which signature, and how many of them. Pure: the time comes in, and what was
+//! counted stays with whoever asks.
+//!
+//! The enclave decides by this; the sidecar's `policy` commands explain by it.
+#![forbid(unsafe_code)]
+
+mod denied;
+mod limits;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+pub use crate::denied::Denied;
+pub use crate::limits::Usage;
+pub use crate::rules::{Accepted, Asked, accept, admits, may_rotate};

@@ -1,0 +1,121 @@
+//! Rates and budgets: how much was used in the last minute, hour or day.
+
+use std::collections::BTreeMap;
+
+use attestation::policy::{IdentityPolicy, Limit, Period, Rule};
+use identity::{Payload, UnixSeconds};
+
+use crate::Denied;
+
+/// A period is counted in so many parts. One more is kept: of the oldest, nobody knows which end of it was used.
+const PARTS: i64 = 60;
+const KEPT: usize = 61;
+
+/// What was used of the limits of one identity since the enclave booted.
+#[derive(Debug, Clone, Default)]
+pub struct Usage {
+    /// By rule, `None` for the identity's own limits; and by the limit's place there.
+    windows: BTreeMap<(Option<String>, usize), Window>,
+}
+
+impl Usage {
+    /// Counts one request that `rule` accepts, if the limits of the rule and of the identity leave room for it. If one of them
+    /// does not, none is touched.
+    pub fn take(&mut self, now: UnixSeconds, policy: &IdentityPolicy, rule: &Rule, payload: &Payload) -> Result<(), Denied> {
+        let of_rule = rule.limits.iter().enumerate().map(|(place, limit)| (Some(&rule.name), place, limit));
+        let of_identity = policy.limits.iter().enumerate().map(|(place, limit)| (None, place, limit));
+        let limits: Vec<(Option<&String>, usize, &Limit)> = of_rule.chain(of_identity).collect();
+        let mut taken = Vec::with_capacity(limits.len());
+        for (rule, place, limit) in &limits {
+            let wanted = wanted(limit, payload)
+                .ok_or_else(|| Denied::AmountMissing { rule: rule.cloned(), amount: limit.amount.clone().unwrap_or_default() })?;
+            let window = self.windows.entry((rule.cloned(), *place)).or_insert_with(|| Window::new(limit.per, now));
+            window.advance(now);
+            if window.sum.checked_add(wanted).is_none_or(|sum| sum > limit.max) {
+                return Err(exceeded(limit, rule.cloned(), window.retry_after(wanted, limit.max)));
+            }
+            taken.push(wanted);
+        }
+        for ((rule, place, _), wanted) in limits.iter().zip(taken) {
+            if let Some(window) = self.windows.get_mut(&(rule.cloned(), *place)) {
+                window.add(wanted);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn wanted(limit: &Limit, payload: &Payload) -> Option<u64> {
+    match &limit.amount {
+        None => Some(1),
+        Some(pointer) => payload.pointer(pointer)?.as_u64(),
+    }
+}
+
+fn exceeded(limit: &Limit, rule: Option<String>, retry_after: Option<u32>) -> Denied {
+    let (max, per) = (limit.max, name(limit.per));
+    match &limit.amount {
+        None => Denied::RateLimitExceeded { rule, max, per, retry_after },
+        Some(amount) => Denied::BudgetExceeded { rule, amount: amount.clone(), max, per, retry_after },
+    }
+}
+
+fn name(period: Period) -> &'static str {
+    match period {
+        Period::Minute => "minute",
+        Period::Hour => "hour",
+        Period::Day => "day",
+    }
+}
+
+/// The sum over the last period, to the sixtieth part of it, rounded to the strict side.
+#[derive(Debug, Clone)]
+struct Window {
+    part_seconds: i64,
+    /// The part of time that is now; never goes back.
+    at: i64,
+    parts: [u64; KEPT],
+    sum: u64,
+}
+
+impl Window {
+    fn new(period: Period, now: UnixSeconds) -> Self {
+        let part_seconds = period.seconds() / PARTS;
+        Self { part_seconds, at: now.0.div_euclid(part_seconds), parts: [0; KEPT], sum: 0 }
+    }
+
+    fn advance(&mut self, now: UnixSeconds) {
+        let now = now.0.div_euclid(self.part_seconds);
+        // After a whole period nothing is left of it.
+        self.at = self.at.max(now - KEPT as i64);
+        while self.at < now {
+            self.at += 1;
+            let place = self.place(self.at);
+            self.sum -= self.parts[place];
+            self.parts[place] = 0;
+        }
+    }
+
+    fn add(&mut self, amount: u64) {
+        let place = self.place(self.at);
+        self.parts[place] += amount;
+        self.sum += amount;
+    }
+
+    /// Seconds until so much of what was used is forgotten that `wanted` fits.
+    fn retry_after(&self, wanted: u64, max: u64) -> Option<u32> {
+        let room = max.checked_sub(wanted)?;
+        let mut sum = self.sum;
+        for parts in 1..=KEPT as i64 {
+            sum -= self.parts[self.place(self.at + parts)];
+            if sum <= room {
+                return u32::try_from(parts * self.part_seconds).ok();
+            }
+        }
+        None
+    }
+
+    fn place(&self, part: i64) -> usize {
+        usize::try_from(part.rem_euclid(KEPT as i64)).unwrap_or(0)
+    }
+}

@@ -1,0 +1,149 @@
+use attestation::policy::{Annex, Bundle, Callers, Constraint, IdentityPolicy, Pattern, Rule, Scalar};
+use identity::{Caller, Intent, Payload};
+use serde_json::Value;
+
+use crate::Denied;
+
+/// Validity when a request names none and the policy allows that much, in seconds. The Vouch paper's.
+const DEFAULT_VALIDITY_SECONDS: u32 = 300;
+
+/// What is asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// The intent.
+    pub intent: &'a Intent,
+    /// The payload.
+    pub payload: &'a Payload,
+    /// The audience, if any.
+    pub audience: Option<&'a str>,
+    /// The validity, if the caller named one. Positive.
+    pub validity_seconds: Option<u32>,
+}
+
+/// A rule that accepts a request, as far as counts and approvals do not matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepted<'a> {
+    /// The rule.
+    pub rule: &'a Rule,
+    /// For how long the signature is to be valid.
+    pub validity_seconds: u32,
+}
+
+/// Whether this caller may use the identity at all.
+pub fn admits(policy: &IdentityPolicy, annex: Option<&Annex>, caller: &Caller) -> bool {
+    among(&policy.callers, annex, caller)
+}
+
+/// Whether this caller may rotate the key without an order of the operator.
+pub fn may_rotate(policy: &IdentityPolicy, annex: Option<&Annex>, caller: &Caller) -> bool {
+    policy.rotation_callers.as_ref().is_some_and(|callers| among(callers, annex, caller))
+}
+
+fn among(callers: &Callers, annex: Option<&Annex>, caller: &Caller) -> bool {
+    match caller {
+        Caller::Asserted(seen) => callers.admit(seen, annex),
+        Caller::Proven(proven) => callers.proven.contains(&proven.name),
+    }
+}
+
+/// Finds the rule that accepts. Default is deny; the first rule that accepts owns the request.
+pub fn accept<'a>(
+    bundle: &Bundle,
+    policy: &'a IdentityPolicy,
+    annex: Option<&Annex>,
+    caller: &Caller,
+    asked: &Asked<'_>,
+) -> Result<Accepted<'a>, Denied> {
+    if !admits(policy, annex, caller) {
+        return Err(Denied::CallerNotAllowed);
+    }
+    if let Some(other) = bundle.labels(asked.intent.resource()).and_then(|label| label.environment.as_ref())
+        && *other != policy.environment
+    {
+        return Err(Denied::EnvironmentMismatch { key: policy.environment.clone(), resource: other.clone() });
+    }
+    let proven = matches!(caller, Caller::Proven(_));
+    let mut denied = Denied::IntentActionNotInAllowlist;
+    for rule in &policy.rules {
+        match decide(rule, asked, proven, policy.max_validity_seconds) {
+            Ok(validity_seconds) => return Ok(Accepted { rule, validity_seconds }),
+            Err(why) if why.stage() > denied.stage() => denied = why,
+            Err(_) => {}
+        }
+    }
+    Err(denied)
+}
+
+fn decide(rule: &Rule, asked: &Asked<'_>, proven: bool, identity_max: u32) -> Result<u32, Denied> {
+    if !any(&rule.actions, asked.intent.action()) {
+        return Err(Denied::IntentActionNotInAllowlist);
+    }
+    if !any(&rule.targets, asked.intent.target()) {
+        return Err(Denied::IntentTargetPatternViolation(rule.name.clone()));
+    }
+    if !any(&rule.resources, asked.intent.resource()) {
+        return Err(Denied::IntentResourceOutOfScope(rule.name.clone()));
+    }
+    check_payload(rule, asked.payload)?;
+    if rule.proven && !proven {
+        return Err(Denied::CallerNotProven(rule.name.clone()));
+    }
+    if let Some(audiences) = &rule.audiences
+        && !asked.audience.is_some_and(|audience| any(audiences, audience))
+    {
+        return Err(Denied::AudienceNotAllowed(rule.name.clone()));
+    }
+    let max_seconds = rule.max_validity_seconds.map_or(identity_max, |own| own.min(identity_max));
+    let validity = asked.validity_seconds.unwrap_or(DEFAULT_VALIDITY_SECONDS.min(max_seconds));
+    if validity > max_seconds {
+        return Err(Denied::ValidityExceedsPolicy { rule: rule.name.clone(), max_seconds });
+    }
+    Ok(validity)
+}
+
+fn check_payload(rule: &Rule, payload: &Payload) -> Result<(), Denied> {
+    for (pointer, constraint) in &rule.payload {
+        let Some(value) = payload.pointer(pointer) else {
+            return Err(Denied::IntentMissingRequiredField { rule: rule.name.clone(), pointer: pointer.clone() });
+        };
+        if !holds(constraint, value) {
+            return Err(out_of_bounds(rule, pointer.clone()));
+        }
+    }
+    if rule.payload_closed {
+        let named = |name: &str| rule.payload.keys().any(|pointer| first_segment(pointer) == name);
+        if let Some(other) = payload.names().find(|name| !named(name)) {
+            return Err(out_of_bounds(rule, format!("/{other}")));
+        }
+    }
+    Ok(())
+}
+
+fn out_of_bounds(rule: &Rule, pointer: String) -> Denied {
+    Denied::PayloadFieldOutOfBounds { rule: rule.name.clone(), pointer }
+}
+
+fn holds(constraint: &Constraint, value: &Value) -> bool {
+    let integer = value.as_i64();
+    constraint.one_of.as_ref().is_none_or(|list| list.iter().any(|scalar| is(scalar, value)))
+        && constraint.min.is_none_or(|min| integer.is_some_and(|n| n >= min))
+        && constraint.max.is_none_or(|max| integer.is_some_and(|n| n <= max))
+        && constraint.pattern.as_ref().is_none_or(|pattern| value.as_str().is_some_and(|text| pattern.matches(text)))
+}
+
+fn is(scalar: &Scalar, value: &Value) -> bool {
+    match scalar {
+        Scalar::Bool(expected) => value.as_bool() == Some(*expected),
+        Scalar::Integer(expected) => value.as_i64() == Some(*expected),
+        Scalar::Text(expected) => value.as_str() == Some(expected),
+    }
+}
+
+fn any(patterns: &[Pattern], text: &str) -> bool {
+    patterns.iter().any(|pattern| pattern.matches(text))
+}
+
+fn first_segment(pointer: &str) -> String {
+    let rest = pointer.strip_prefix('/').unwrap_or(pointer);
+    rest[..rest.find('/').unwrap_or(rest.len())].replace("~1", "/").replace("~0", "~")
+}

@@ -1,0 +1,305 @@
+use attestation::policy::{Annex, Bundle};
+use identity::caller::{Proven, Seen};
+use identity::{Caller, Intent, Payload, UnixSeconds};
+
+use crate::*;
+
+const TOML: &str = r#"
+version = 1
+mode = "production"
+proxy_key = "PROXY"
+operator_key = "OPERATOR"
+callers = [{ name = "robot", key = "ROBOT" }]
+resources = [{ pattern = "https://prod.example/*", environment = "production" }]
+
+[[identities]]
+name = "payer"
+environment = "staging"
+did = "did:web:agent.example.com"
+algorithm = "EdDSA"
+max_validity_seconds = 3600
+callers = { uids = [1000], gids = [2000], names = ["crew"], proven = ["robot"] }
+rotation_callers = { uids = [1001] }
+limits = [{ per = "hour", max = 6 }]
+
+[[identities.rules]]
+name = "small-transfers"
+actions = ["transfer"]
+targets = ["account_*"]
+resources = ["https://bank.example/*"]
+audiences = ["https://bank.example"]
+max_validity_seconds = 60
+payload_closed = true
+limits = [{ per = "minute", max = 3 }, { per = "day", max = 250, amount = "/amount" }]
+
+[identities.rules.payload]
+"/amount" = { min = 1, max = 100 }
+"/currency" = { one_of = ["EUR", "CHF"] }
+"/note/text" = { pattern = "re: *" }
+
+[[identities.rules]]
+name = "reports"
+actions = ["report"]
+targets = ["*"]
+resources = ["*"]
+
+[[identities.rules]]
+name = "large"
+actions = ["large"]
+targets = ["*"]
+resources = ["*"]
+proven = true
+"#;
+
+fn key(byte: u8) -> String {
+    // Multiples of the base point would need a secret; any point of large order serves as a public key here.
+    (byte..).find_map(|b| identity::PublicKey::ed25519(&[b; 32]).ok()).unwrap().to_multikey()
+}
+
+fn toml() -> String {
+    TOML.replace("PROXY", &key(1)).replace("OPERATOR", &key(100)).replace("ROBOT", &key(60))
+}
+
+struct Ask {
+    action: &'static str,
+    target: &'static str,
+    resource: &'static str,
+    payload: &'static str,
+    audience: Option<&'static str>,
+    validity: Option<u32>,
+    caller: Caller,
+}
+
+fn transfer() -> Ask {
+    Ask {
+        action: "transfer",
+        target: "account_1",
+        resource: "https://bank.example/v1",
+        payload: "{\"amount\":100,\"currency\":\"EUR\",\"note\":{\"text\":\"re: x\"}}",
+        audience: Some("https://bank.example"),
+        validity: None,
+        caller: unix(1000, 1),
+    }
+}
+
+fn unix(uid: u32, gid: u32) -> Caller {
+    Caller::Asserted(Seen::ids(uid, gid))
+}
+
+fn robot() -> Caller {
+    Caller::Proven(Proven { key: String::new(), measurement: None, name: "robot".into() })
+}
+
+fn with<T>(ask: &Ask, decide: impl FnOnce(&Bundle, &Asked<'_>) -> T) -> T {
+    let bundle = Bundle::from_toml(&toml()).unwrap();
+    let intent = Intent::new(ask.action.into(), ask.target.into(), ask.resource.into()).unwrap();
+    let payload = Payload::parse(ask.payload.as_bytes()).unwrap();
+    let asked = Asked { intent: &intent, payload: &payload, audience: ask.audience, validity_seconds: ask.validity };
+    decide(&bundle, &asked)
+}
+
+fn decide(ask: &Ask) -> Result<(String, u32), &'static str> {
+    with(ask, |bundle, asked| {
+        let decision = accept(bundle, &bundle.identities[0], None, &ask.caller, asked);
+        decision.map(|it| (it.rule.name.clone(), it.validity_seconds)).map_err(|denied| denied.code())
+    })
+}
+
+#[test]
+fn every_part_of_a_rule_decides() {
+    let allowed = |validity| Ok(("small-transfers".to_owned(), validity));
+    assert_eq!(decide(&transfer()), allowed(60));
+    assert_eq!(decide(&Ask { validity: Some(1), ..transfer() }), allowed(1));
+    assert_eq!(decide(&Ask { caller: unix(7, 2000), ..transfer() }), allowed(60));
+    assert_eq!(decide(&Ask { caller: Caller::Asserted(Seen::named("crew")), ..transfer() }), allowed(60));
+    assert_eq!(decide(&Ask { action: "report", target: "", resource: "", ..transfer() }), Ok(("reports".to_owned(), 300)));
+
+    for (ask, code) in [
+        (Ask { caller: unix(7, 7), ..transfer() }, "caller_not_allowed"),
+        (Ask { caller: Caller::Asserted(Seen::named("other")), ..transfer() }, "caller_not_allowed"),
+        (Ask { action: "transfers", ..transfer() }, "intent_action_not_in_allowlist"),
+        (Ask { target: "acct", ..transfer() }, "intent_target_pattern_violation"),
+        (Ask { resource: "https://bank.example.evil/", ..transfer() }, "intent_resource_out_of_scope"),
+        (Ask { payload: "{\"currency\":\"EUR\",\"note\":{\"text\":\"re: x\"}}", ..transfer() }, "intent_missing_required_field"),
+        (
+            Ask { payload: "{\"amount\":101,\"currency\":\"EUR\",\"note\":{\"text\":\"re: x\"}}", ..transfer() },
+            "payload_field_out_of_bounds",
+        ),
+        (
+            Ask { payload: "{\"amount\":0,\"currency\":\"EUR\",\"note\":{\"text\":\"re: x\"}}", ..transfer() },
+            "payload_field_out_of_bounds",
+        ),
+        (
+            Ask { payload: "{\"amount\":\"1\",\"currency\":\"EUR\",\"note\":{\"text\":\"re: x\"}}", ..transfer() },
+            "payload_field_out_of_bounds",
+        ),
+        (
+            Ask { payload: "{\"amount\":1,\"currency\":\"USD\",\"note\":{\"text\":\"re: x\"}}", ..transfer() },
+            "payload_field_out_of_bounds",
+        ),
+        (
+            Ask { payload: "{\"amount\":1,\"currency\":\"EUR\",\"note\":{\"text\":\"x\"}}", ..transfer() },
+            "payload_field_out_of_bounds",
+        ),
+        (
+            Ask { payload: "{\"amount\":1,\"currency\":\"EUR\",\"note\":{\"text\":\"re: x\"},\"to\":1}", ..transfer() },
+            "payload_field_out_of_bounds",
+        ),
+        (Ask { audience: None, ..transfer() }, "audience_not_allowed"),
+        (Ask { audience: Some("https://bank.example/"), ..transfer() }, "audience_not_allowed"),
+        (Ask { validity: Some(61), ..transfer() }, "validity_exceeds_policy"),
+        (Ask { action: "report", validity: Some(3601), ..transfer() }, "validity_exceeds_policy"),
+        (Ask { action: "report", resource: "https://prod.example/x", ..transfer() }, "environment_mismatch"),
+        (Ask { action: "large", ..transfer() }, "caller_not_proven"),
+    ] {
+        assert_eq!(decide(&ask), Err(code));
+    }
+}
+
+#[test]
+fn a_proven_caller_is_one_that_the_identity_names() {
+    assert_eq!(decide(&Ask { action: "large", caller: robot(), ..transfer() }), Ok(("large".to_owned(), 300)));
+    let other = Caller::Proven(Proven { key: String::new(), measurement: None, name: "other".into() });
+    assert_eq!(decide(&Ask { action: "large", caller: other, ..transfer() }), Err("caller_not_allowed"));
+    // What the parent only asserts is no proof, whatever name it gives.
+    let asserted = Caller::Asserted(Seen::named("robot"));
+    assert_eq!(decide(&Ask { action: "large", caller: asserted, ..transfer() }), Err("caller_not_allowed"));
+}
+
+#[test]
+fn rotation_has_a_permission_of_its_own() {
+    let bundle = Bundle::from_toml(&toml()).unwrap();
+    assert!(may_rotate(&bundle.identities[0], None, &unix(1001, 1)));
+    assert!(!may_rotate(&bundle.identities[0], None, &unix(1000, 1)));
+    let without = Bundle::from_toml(&toml().replace("rotation_callers = { uids = [1001] }", "")).unwrap();
+    assert!(!may_rotate(&without.identities[0], None, &unix(1001, 1)));
+}
+
+#[test]
+fn the_annex_says_what_the_parent_must_have_seen_of_a_name() {
+    let executable = "aa".repeat(32);
+    let annex = format!(
+        "version = 1\n[[callers]]\nname = \"crew\"\nuid = 7\nunit = \"crew.service\"\nexecutables = [\"{executable}\"]\n\
+         [[callers]]\nname = \"crew\"\npod = \"p\"\ncontainer = \"c\"\nlabel = \"l\"\nsocket = \"s\"\ngid = 8\n\
+         [[callers]]\nname = \"others\"\nuid = 9\n"
+    );
+    let annex = Annex::from_toml(&annex).unwrap();
+    let bundle = Bundle::from_toml(&toml()).unwrap();
+    let admitted = |seen: &Seen| admits(&bundle.identities[0], Some(&annex), &Caller::Asserted(seen.clone()));
+    let exact = Seen { unit: Some("crew.service".into()), executable: Some(identity::Digest([0xaa; 32])), ..Seen::ids(7, 7) };
+    assert!(admitted(&exact));
+    assert!(!admits(&bundle.identities[0], None, &Caller::Asserted(exact.clone())));
+    let in_pod = Seen {
+        pod: Some("p".into()),
+        container: Some("c".into()),
+        label: Some("l".into()),
+        socket: Some("s".into()),
+        ..Seen::ids(1, 8)
+    };
+    assert!(admitted(&in_pod));
+    for seen in [
+        Seen { uid: Some(8), ..exact.clone() },
+        Seen { uid: None, ..exact.clone() },
+        Seen { unit: None, ..exact.clone() },
+        Seen { unit: Some("crew.service2".into()), ..exact.clone() },
+        Seen { executable: None, ..exact.clone() },
+        Seen { executable: Some(identity::Digest([0xab; 32])), ..exact },
+        Seen { pod: None, ..in_pod.clone() },
+        Seen { container: None, ..in_pod.clone() },
+        Seen { label: None, ..in_pod.clone() },
+        Seen { socket: None, ..in_pod.clone() },
+        Seen { gid: Some(7), ..in_pod },
+        Seen::ids(9, 9),
+    ] {
+        assert!(!admitted(&seen), "{seen:?}");
+    }
+}
+
+/// What comes of requests for so much at these seconds.
+fn used(asks: &[(i64, Ask)]) -> Vec<Result<(), (&'static str, Option<u32>)>> {
+    let mut usage = Usage::default();
+    let take = |(now, ask): &(i64, Ask)| {
+        with(ask, |bundle, asked| {
+            let policy = &bundle.identities[0];
+            let accepted = accept(bundle, policy, None, &ask.caller, asked).unwrap();
+            let taken = usage.take(UnixSeconds(*now), policy, accepted.rule, asked.payload);
+            taken.map_err(|denied| (denied.code(), denied.retry_after()))
+        })
+    };
+    asks.iter().map(take).collect()
+}
+
+const SMALL: &str = "{\"amount\":1,\"currency\":\"EUR\",\"note\":{\"text\":\"re: x\"}}";
+
+fn small() -> Ask {
+    Ask { payload: SMALL, ..transfer() }
+}
+
+fn report() -> Ask {
+    Ask { action: "report", target: "", resource: "", payload: "{}", ..transfer() }
+}
+
+#[test]
+fn a_rate_holds_in_every_minute_however_requests_are_placed() {
+    let rate = |retry| Err(("rate_limit_exceeded", Some(retry)));
+    assert_eq!(
+        used(&[(1000, small()), (1030, small()), (1059, small()), (1059, small()), (1060, small()), (1061, small())]),
+        // The first one is forgotten when a minute has passed for certain, whatever fraction of its second it came in.
+        [Ok(()), Ok(()), Ok(()), rate(2), rate(1), Ok(())]
+    );
+    // Time that seems to go back changes nothing.
+    assert_eq!(used(&[(1000, small()), (900, small()), (1000, small()), (900, small())])[3], rate(61));
+    // After a long silence nothing is left.
+    assert_eq!(used(&[(1000, small()), (1000, small()), (1000, small()), (90_000, small())])[3], Ok(()));
+    assert_eq!(used(&[(-5, small()), (-5, small()), (-5, small()), (0, small())])[3], rate(56));
+}
+
+#[test]
+fn a_budget_sums_the_payload_and_is_touched_by_what_is_allowed_only() {
+    let budget = |retry| Err(("budget_exceeded", retry));
+    let day = 24 * 60 * 60;
+    assert_eq!(
+        used(&[
+            (0, transfer()),
+            (100, transfer()),
+            (200, transfer()),
+            (300, small()),
+            (day + 1439, transfer()),
+            (day + 1440, transfer())
+        ]),
+        // 100, 100, not 100, 1; then the first two are of yesterday, to the part of the day.
+        [Ok(()), Ok(()), budget(Some(61 * 1440)), Ok(()), budget(Some(1440)), Ok(())]
+    );
+}
+
+#[test]
+fn an_identitys_own_limit_counts_whatever_the_rule() {
+    let six: Vec<(i64, Ask)> = (0..7).map(|n| (n * 100, if n % 2 == 0 { small() } else { report() })).collect();
+    let results = used(&six);
+    assert!(results[..6].iter().all(Result::is_ok));
+    assert_eq!(results[6], Err(("rate_limit_exceeded", Some(3060))));
+}
+
+#[test]
+fn an_amount_must_be_there_and_must_be_one() {
+    for (payload, good) in [
+        ("{\"a\":0}", true),
+        ("{\"a\":9}", true),
+        ("{\"a\":11}", false),
+        ("{}", false),
+        ("{\"a\":-1}", false),
+        ("{\"a\":\"1\"}", false),
+        ("{\"a\":null}", false),
+    ] {
+        let limited =
+            toml().replace("limits = [{ per = \"hour\", max = 6 }]", "limits = [{ per = \"hour\", max = 10, amount = \"/a\" }]");
+        let bundle = Bundle::from_toml(&limited).unwrap();
+        let policy = &bundle.identities[0];
+        let taken = Usage::default().take(UnixSeconds(0), policy, &policy.rules[1], &Payload::parse(payload.as_bytes()).unwrap());
+        assert_eq!(taken.is_ok(), good, "{payload}");
+        if payload == "{\"a\":11}" {
+            // More than is ever allowed: there is no use in waiting.
+            assert_eq!(taken.unwrap_err().retry_after(), None);
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What a policy brings to life: identities, the annex, the record.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use attestation::policy::{Annex, Bundle, IdentityPolicy};
+use identity::caller::Seen;
+use identity::record::{AnnexId, Decision, Verdict};
+use identity::{Caller, Digest};
+use policy::Denied;
+use protocol::Describe;
+
+use crate::Error;
+use crate::identities::Identity;
+use crate::proofs::{Peers, Spent};
+use crate::record::Record;
+
+pub(crate) struct Cell {
+    pub(crate) bundle: Bundle,
+    pub(crate) canonical: Vec<u8>,
+    pub(crate) policy: Digest<48>,
+    pub(crate) record: Record,
+    pub(crate) spent: Mutex<Spent>,
+    pub(crate) peers: Mutex<Peers>,
+    identities: BTreeMap<String, RwLock<Option<Identity>>>,
+    annex: RwLock<Option<Arc<(Annex, AnnexId)>>>,
+}
+
+impl Cell {
+    pub(crate) fn new(bundle: Bundle, canonical: Vec<u8>, identities: Vec<Identity>, record: Record) -> Self {
+        let named = |identity: Identity| (identity.policy.name.clone(), RwLock::new(Some(identity)));
+        Self {
+            policy: bundle.digest().digest(),
+            bundle,
+            canonical,
+            record,
+            spent: Mutex::default(),
+            peers: Mutex::default(),
+            identities: identities.into_iter().map(named).collect(),
+            annex: RwLock::new(None),
+        }
+    }
+
+    /// The annex in force.
+    pub(crate) fn annex(&self) -> Option<Arc<(Annex, AnnexId)>> {
+        self.annex.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn annex_id(&self) -> Option<AnnexId> {
+        self.annex().map(|annex| annex.1)
+    }
+
+    /// Takes an annex of the operator, unless it is older than the one in force. The same one again is no news and no error.
+    pub(crate) fn load_annex(&self, signed: &[u8]) -> Result<(), Error> {
+        let annex = Annex::verify(signed, &self.bundle.operator_key.0)?;
+        let id = annex.id()?;
+        let mut current = self.annex.write().unwrap_or_else(PoisonError::into_inner);
+        match current.as_ref().map(|current| current.1) {
+            Some(known) if id.version < known.version || (id.version == known.version && id != known) => {
+                Err(Error::AnnexOutdated { version: id.version, known: known.version })
+            }
+            _ => {
+                *current = Some(Arc::new((annex, id)));
+                Ok(())
+            }
+        }
+    }
+
+    /// The identity that is meant: the one named, or the only one that the caller may use.
+    pub(crate) fn find(&self, of: &Describe) -> Result<&RwLock<Option<Identity>>, Error> {
+        let annex = self.annex();
+        self.find_for(of.identity.as_deref(), |identity| identity.callers.admit(&of.caller, annex.as_ref().map(|annex| &annex.0)))
+    }
+
+    /// The same, for whoever says which identities are usable.
+    pub(crate) fn find_for(
+        &self,
+        name: Option<&str>,
+        usable: impl Fn(&&IdentityPolicy) -> bool,
+    ) -> Result<&RwLock<Option<Identity>>, Error> {
+        if let Some(name) = name {
+            return self.identities.get(name).ok_or(Error::UnknownIdentity);
+        }
+        let mut usable = self.bundle.identities.iter().filter(usable);
+        match (usable.next(), usable.count()) {
+            (Some(one), 0) => self.identities.get(&one.name).ok_or(Error::UnknownIdentity),
+            (None, _) => Err(Denied::CallerNotAllowed.into()),
+            (Some(_), others) => Err(Error::IdentityRequired(others + 1)),
+        }
+    }
+
+    /// Refuses callers that may not use this identity at all.
+    pub(crate) fn admit(&self, identity: &Identity, seen: &Seen) -> Result<(), Error> {
+        let (annex, caller) = (self.annex(), Caller::Asserted(seen.clone()));
+        if policy::admits(&identity.policy, annex.as_ref().map(|annex| &annex.0), &caller) {
+            Ok(())
+        } else {
+            Err(Denied::CallerNotAllowed.into())
+        }
+    }
+
+    /// A decision of which nothing is known but what it is about: allowed, unless something is in the way.
+    pub(crate) fn decision(&self, event_type: &str, rule: &str) -> Decision {
+        Decision {
+            action: None,
+            agent_id: None,
+            annex: None,
+            approvals: Vec::new(),
+            binding: None,
+            caller: None,
+            delegated_by: None,
+            delegation_chain: Vec::new(),
+            did: None,
+            environment: None,
+            event_type: event_type.to_owned(),
+            expires_at: None,
+            key_version: None,
+            policy_decision: Verdict::Allow,
+            policy_digest: self.policy,
+            policy_id: rule.to_owned(),
+            refusal: None,
+            request_digest: None,
+            resource: None,
+            target: None,
+            timestamp: None,
+            token_id: None,
+        }
+    }
+
+    /// Wipes every key.
+    pub(crate) fn wipe(&self) {
+        for slot in self.identities.values() {
+            *slot.write().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        self.record.wipe();
+    }
+}

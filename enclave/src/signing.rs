@@ -1,0 +1,179 @@
+//! One signature: who asks, for what, whether the policy allows it, and then the token or the credential.
+
+use identity::record::{Decision, agent_id};
+use identity::request;
+use identity::token::{Claims, Vouch};
+use identity::{Caller, Intent, Payload, Signer, Tee, credential, token};
+use policy::Asked;
+use protocol::{Format, Sign, Signed};
+use uuid::Uuid;
+
+use crate::cell::Cell;
+use crate::enclave::{lock, read};
+use crate::identities::{Identity, Version};
+use crate::{Enclave, Error, Nsm};
+
+/// Base64url makes four bytes of three, and the rest of a token is far below 8 KiB, so this fits through the window.
+const MAX_PAYLOAD: usize = 32 * 1024;
+const MAX_AUDIENCE: usize = 1024;
+
+impl<N: Nsm> Enclave<N> {
+    /// Decides and signs; what is known so far of the decision is written down as it becomes known.
+    pub(crate) fn sign(&self, cell: &Cell, sign: Sign, decision: &mut Decision) -> Result<Signed, Error> {
+        decision.caller = Some(Caller::Asserted(sign.of.caller.clone()));
+        let intent = Intent::new(sign.action, sign.target, sign.resource)?;
+        decision.action = Some(intent.action().to_owned());
+        decision.target = Some(intent.target().to_owned()).filter(|target| !target.is_empty());
+        decision.resource = Some(intent.resource().to_owned());
+        if sign.payload.len() > MAX_PAYLOAD {
+            return Err(Error::PayloadTooLarge);
+        }
+        let payload = Payload::parse(sign.payload.as_bytes())?;
+        check_audience(sign.audience.as_deref())?;
+        if sign.validity_seconds == Some(0) {
+            return Err(Error::ValidityInvalid);
+        }
+        let claimed = sign.proof.as_ref().map(|proof| self.claimed(cell, proof)).transpose()?;
+        let slot = match &claimed {
+            Some(claimed) => {
+                cell.find_for(sign.of.identity.as_deref(), |identity| identity.callers.proven.contains(&claimed.name))?
+            }
+            None => cell.find(&sign.of)?,
+        };
+        let slot = read(slot);
+        let identity = slot.as_ref().ok_or(Error::Halted)?;
+        describe(identity, decision);
+        let request = request::Request {
+            audience: sign.audience.as_deref(),
+            delegation: None,
+            format: name(sign.format),
+            identity: &identity.policy.name,
+            intent: &intent,
+            payload: &payload,
+            validity_seconds: sign.validity_seconds,
+        };
+        let digest = request.digest()?;
+        decision.request_digest = Some(digest);
+        let now = self.now()?;
+        let version = &identity.current;
+        let caller = match (claimed, &sign.proof) {
+            (Some(claimed), Some(proof)) => {
+                Caller::Proven(self.proven(cell, claimed, &proof.jws, digest, version.description.version, now)?)
+            }
+            _ => Caller::Asserted(sign.of.caller),
+        };
+        decision.caller = Some(caller.clone());
+        let asked = Asked {
+            intent: &intent,
+            payload: &payload,
+            audience: sign.audience.as_deref(),
+            validity_seconds: sign.validity_seconds,
+        };
+        let annex = cell.annex();
+        let annex = annex.as_ref().map(|annex| &annex.0);
+        let accepted = policy::accept(&cell.bundle, &identity.policy, annex, &caller, &asked)?;
+        decision.policy_id = accepted.rule.name.clone();
+        if !(accepted.rule.limits.is_empty() && identity.policy.limits.is_empty()) {
+            lock(&identity.usage).take(now.earliest, &identity.policy, accepted.rule, &payload)?;
+        }
+        let mut id = [0; 16];
+        self.entropy.fill(&mut id)?;
+        let content = Content {
+            id: uuid::Builder::from_random_bytes(id).into_uuid(),
+            now: now.earliest.0,
+            validity_seconds: i64::from(accepted.validity_seconds),
+            intent,
+            payload,
+            audience: sign.audience,
+            tee: N::TEE,
+            caller,
+        };
+        let (signature_id, expires_at) = (content.id.to_string(), content.now + content.validity_seconds);
+        let signed = match sign.format {
+            Format::VouchJwt => content.token(version)?,
+            Format::VouchCredential => content.credential(version)?,
+        };
+        decision.token_id = Some(signature_id.clone());
+        decision.expires_at = Some(identity::UnixSeconds(expires_at));
+        Ok(Signed {
+            signed,
+            did: version.did.to_string(),
+            signature_id,
+            expires_at,
+            key_version: version.description.version,
+            identity: identity.policy.name.clone(),
+            rule: accepted.rule.name.clone(),
+        })
+    }
+}
+
+/// Writes down whose key it is about.
+pub(crate) fn describe(identity: &Identity, decision: &mut Decision) {
+    let version = &identity.current;
+    let agent = agent_id(&identity.policy.name, version.key.public_key());
+    decision.delegation_chain = vec![agent.clone()];
+    decision.agent_id = Some(agent);
+    decision.did = Some(version.did.clone());
+    decision.environment = Some(identity.policy.environment.clone());
+    decision.key_version = Some(version.description.version);
+    decision.binding = Some(version.binding_digest);
+}
+
+fn name(format: Format) -> &'static str {
+    match format {
+        Format::VouchJwt => "vouch-jwt",
+        Format::VouchCredential => "vouch-credential",
+    }
+}
+
+/// What is about to be signed.
+struct Content {
+    id: Uuid,
+    now: i64,
+    validity_seconds: i64,
+    intent: Intent,
+    payload: Payload,
+    audience: Option<String>,
+    tee: Tee,
+    caller: Caller,
+}
+
+impl Content {
+    fn token(self, version: &Version) -> Result<String, Error> {
+        let claims = Claims {
+            iss: version.did.clone(),
+            sub: version.did.clone(),
+            aud: self.audience,
+            iat: self.now,
+            nbf: self.now,
+            exp: self.now + self.validity_seconds,
+            jti: self.id,
+            binding: version.binding_digest,
+            tee: self.tee,
+            caller: self.caller,
+            vouch: Vouch { version: "1.0".into(), payload: self.payload, intent: self.intent },
+        };
+        token::sign(&claims, &version.kid, &version.key)
+    }
+
+    fn credential(self, version: &Version) -> Result<String, Error> {
+        let content = credential::Content {
+            id: self.id,
+            issuer: version.did.clone(),
+            valid_from: identity::UnixSeconds(self.now),
+            valid_until: identity::UnixSeconds(self.now + self.validity_seconds),
+            intent: self.intent,
+            payload: self.payload,
+            audience: self.audience,
+            binding: version.binding_digest,
+            tee: self.tee,
+            caller: self.caller,
+        };
+        Ok(credential::sign(content, &version.kid, &version.key)?.to_string())
+    }
+}
+
+fn check_audience(audience: Option<&str>) -> Result<(), Error> {
+    let good = |text: &str| !text.is_empty() && text.len() <= MAX_AUDIENCE && !text.chars().any(char::is_control);
+    if audience.is_none_or(good) { Ok(()) } else { Err(Error::AudienceInvalid) }
+}

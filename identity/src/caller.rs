@@ -1,0 +1,84 @@
+//! Who asked for a signature, and how sure that is.
+
+use minicbor::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use crate::Digest;
+
+/// Who asked. Tokens and records say it in the same words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "strength", rename_all = "lowercase")]
+pub enum Caller {
+    /// The parent says so: this proves what the policy allowed, not the agent's will.
+    Asserted(Seen),
+    /// The caller's own key signed this very request.
+    Proven(Proven),
+}
+
+/// What the parent says that it saw of a caller. Every member may be missing: it could not be seen, or there is none.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Encode, Decode)]
+#[serde(deny_unknown_fields)]
+#[cbor(array)]
+pub struct Seen {
+    /// 64 hex digits of the container, from its cgroup.
+    #[n(0)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// SHA-256 of the executable, if the caller cannot write to it.
+    #[cbor(n(1), with = "crate::digest::option")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub executable: Option<Digest<32>>,
+    /// Effective group id at connect(2).
+    #[n(2)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
+    /// Security label (SO_PEERSEC).
+    #[n(3)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// On localhost, the name whose token was shown.
+    #[n(4)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Uid of the Kubernetes pod, from its cgroup.
+    #[n(5)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// Name of the socket, where there are several.
+    #[n(6)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<String>,
+    /// Effective user id at connect(2).
+    #[n(7)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// systemd unit, from its cgroup.
+    #[n(8)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+}
+
+/// A caller that the policy names with a key, or with the measurement of an enclave whose key it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Proven {
+    /// RFC 7638 thumbprint of the key that signed the request.
+    pub key: String,
+    /// PCR0 of the enclave in which the key lives, by its attestation document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measurement: Option<Digest<48>>,
+    /// Its name in the policy.
+    pub name: String,
+}
+
+impl Seen {
+    /// A peer of a Unix socket of which nothing is known but its ids.
+    pub fn ids(uid: u32, gid: u32) -> Self {
+        Self { uid: Some(uid), gid: Some(gid), ..Self::default() }
+    }
+
+    /// Somebody on localhost who showed the token of this name.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self { name: Some(name.into()), ..Self::default() }
+    }
+}

@@ -1,0 +1,555 @@
+//! The decision record: one event for each decision of an enclave, chained, and signed by the record key of that boot.
+//!
+//! An event is one line of RFC 8785 JSON. Its `signature` is base64url of the CBOR array `[path, head]`: `head` is a COSE_Sign1
+//! for [`Purpose::RECORD`] over [`Head`], whose root is that of an RFC 9162 Merkle tree over the events of one batch, and `path`
+//! leads there from this event. The leaf is the event without its `signature`. `previous` is the leaf hash of the event before.
+
+use data_encoding::BASE64URL_NOPAD;
+use minicbor::bytes::ByteArray;
+use minicbor::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use crate::cose::{self, Purpose};
+use crate::{Caller, Did, Digest, Error, PublicKey, Signer, UnixSeconds, cbor, json, merkle, sha256};
+
+/// A line is never longer: 64 KiB.
+pub const MAX_LINE: usize = 64 * 1024;
+/// One signature covers at most so many events.
+pub const MAX_BATCH: usize = 64;
+
+/// What was decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// It was done.
+    Allow,
+    /// It was refused.
+    Deny,
+    /// It waits for an approval.
+    Pending,
+}
+
+/// What an enclave decided, before it has its place in the record. Members that are `null` or missing: there was none, or the
+/// request did not get so far.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Decision {
+    /// `intent.action`.
+    pub action: Option<String>,
+    /// `agent:<name>:<ed25519 or p256>:<SHA-256 of the SubjectPublicKeyInfo>`.
+    pub agent_id: Option<String>,
+    /// Version and digest of the annex in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub annex: Option<AnnexId>,
+    /// Those who approved it: name and thumbprint of each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<Approval>,
+    /// The binding of the key version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binding: Option<Digest<32>>,
+    /// Who asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<Caller>,
+    /// On whose behalf: the first of the chain, if there is more than the agent itself.
+    pub delegated_by: Option<String>,
+    /// From whom it was delegated, in order, down to the agent.
+    pub delegation_chain: Vec<String>,
+    /// The agent's DID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub did: Option<Did>,
+    /// The environment that its policy binds the agent to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<String>,
+    /// `enclave.boot`, `token.sign`, `token.exchange`, `key.rotate`, `key.attest`, `approval.grant`, `annex.load`.
+    pub event_type: String,
+    /// End of validity of what was signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<UnixSeconds>,
+    /// Version of the key that signed, or would have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_version: Option<u32>,
+    /// The decision.
+    pub policy_decision: Verdict,
+    /// Digest of the policy bundle.
+    pub policy_digest: Digest<48>,
+    /// The rule that decided, `@`, and the first 16 digits of the bundle's digest.
+    pub policy_id: String,
+    /// Why it was refused: the code that the caller was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<String>,
+    /// SHA-256 of the request in its canonical form.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_digest: Option<Digest<32>>,
+    /// `intent.resource`.
+    pub resource: Option<String>,
+    /// `intent.target`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// When, by the NSM; at the earliest. `null` while the time is not known.
+    pub timestamp: Option<UnixSeconds>,
+    /// `jti` of the token, or the UUID of the credential.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_id: Option<String>,
+}
+
+/// Which annex was in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AnnexId {
+    /// SHA-256 of its canonical bytes.
+    pub digest: Digest<32>,
+    /// Its version.
+    pub version: u32,
+}
+
+/// Who approved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Approval {
+    /// RFC 7638 thumbprint of the approver's key.
+    pub key: String,
+    /// Its name in the policy.
+    pub name: String,
+}
+
+/// An event: a decision with its place in the record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// What was decided.
+    #[serde(flatten)]
+    pub decision: Decision,
+    /// The boot of the enclave that decided.
+    pub boot_id: Digest<16>,
+    /// Leaf hash of the event before; zeros for the first of a boot.
+    pub previous: Digest<32>,
+    /// 0 for the first of a boot.
+    pub sequence: u64,
+}
+
+/// What the record key signs: one batch.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Head {
+    /// The boot.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub boot_id: [u8; 16],
+    /// Sequence number of the first event.
+    #[n(1)]
+    pub first: u64,
+    /// Number of events.
+    #[n(2)]
+    pub size: u64,
+    /// Root of their tree.
+    #[cbor(n(3), with = "minicbor::bytes")]
+    pub root: [u8; 32],
+}
+
+#[derive(Encode, Decode)]
+#[cbor(array)]
+struct Proof {
+    #[n(0)]
+    path: Vec<ByteArray<32>>,
+    #[cbor(n(1), with = "minicbor::bytes")]
+    head: Vec<u8>,
+}
+
+/// `agent:<name>:<ed25519 or p256>:<SHA-256 of the SubjectPublicKeyInfo, hex>`.
+pub fn agent_id(name: &str, key: &PublicKey) -> String {
+    let kind = match key {
+        PublicKey::Ed25519(_) => "ed25519",
+        PublicKey::P256(_) => "p256",
+    };
+    format!("agent:{name}:{kind}:{}", sha256(&key.to_spki()))
+}
+
+/// Where a record stands: what the next event of a boot follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tail {
+    boot_id: Digest<16>,
+    next: u64,
+    previous: Digest<32>,
+}
+
+/// Events that have their place and wait for their signature.
+#[derive(Debug)]
+pub struct Batch {
+    boot_id: Digest<16>,
+    first: u64,
+    leaves: Vec<Digest<32>>,
+    texts: Vec<Vec<u8>>,
+}
+
+impl Tail {
+    /// Of a boot that has decided nothing yet.
+    pub fn new(boot_id: [u8; 16]) -> Self {
+        Self { boot_id: Digest(boot_id), next: 0, previous: Digest([0; 32]) }
+    }
+
+    /// Gives decisions their places. Every batch that is made must be signed, and none may be left out.
+    pub fn append(&mut self, decisions: Vec<Decision>) -> Result<Batch, Error> {
+        let mut batch = Batch { boot_id: self.boot_id, first: self.next, leaves: Vec::new(), texts: Vec::new() };
+        for decision in decisions {
+            let event = Event { decision, boot_id: self.boot_id, previous: self.previous, sequence: self.next };
+            let text = json::canonical(&event)?;
+            self.previous = merkle::leaf(&text);
+            self.next += 1;
+            batch.leaves.push(self.previous);
+            batch.texts.push(text);
+        }
+        Ok(batch)
+    }
+}
+
+impl Batch {
+    /// Signs; gives the lines, without line ends.
+    pub fn sign<S: Signer>(self, signer: &S) -> Result<Vec<Vec<u8>>, S::Error> {
+        let root = merkle::root(&self.leaves).0;
+        let head = Head { boot_id: self.boot_id.0, first: self.first, size: self.leaves.len() as u64, root };
+        let head = cose::sign(Purpose::RECORD, &cbor::to_vec(&head), signer)?;
+        let line = |(index, text): (usize, &Vec<u8>)| {
+            let path = merkle::path(index, &self.leaves).into_iter().map(|hash| hash.0.into()).collect();
+            with_signature(text, &Proof { path, head: head.clone() })
+        };
+        Ok(self.texts.iter().enumerate().map(line).collect())
+    }
+}
+
+const MEMBER: &[u8] = b",\"signature\":\"";
+
+/// Puts the signature where RFC 8785 wants it: of the members after `sequence` only `target`, `timestamp` and `token_id` come
+/// later, and `sequence` is always there.
+fn with_signature(text: &[u8], proof: &Proof) -> Vec<u8> {
+    let at = after_sequence(text).unwrap_or(text.len());
+    let mut line = Vec::with_capacity(text.len() + 512);
+    line.extend_from_slice(&text[..at]);
+    line.extend_from_slice(MEMBER);
+    line.extend_from_slice(BASE64URL_NOPAD.encode(&cbor::to_vec(proof)).as_bytes());
+    line.push(b'"');
+    line.extend_from_slice(&text[at..]);
+    line
+}
+
+/// The end of the member `sequence`. Its name can stand in no string of the canonical text as such: quotes are escaped there.
+fn after_sequence(text: &[u8]) -> Option<usize> {
+    const NAME: &[u8] = b",\"sequence\":";
+    let begin = text.windows(NAME.len()).position(|window| window == NAME)? + NAME.len();
+    Some(begin + text[begin..].iter().position(|b| !b.is_ascii_digit())?)
+}
+
+/// Follows a record line by line.
+#[derive(Debug)]
+pub struct Reader {
+    keys: Vec<PublicKey>,
+    boots: Vec<Boot>,
+    verified: Option<(Vec<u8>, Head)>,
+}
+
+/// What was read of one boot.
+#[derive(Debug, Clone)]
+pub struct Boot {
+    /// Its id.
+    pub id: Digest<16>,
+    /// Sequence number of the first event that was read; what came before it is not known.
+    pub first: u64,
+    /// Sequence number of the last one.
+    pub last: u64,
+    key: PublicKey,
+    leaf: Digest<32>,
+}
+
+impl Reader {
+    /// Reads what any of these keys signed; each boot has one of its own.
+    pub fn new(keys: Vec<PublicKey>) -> Self {
+        Self { keys, boots: Vec::new(), verified: None }
+    }
+
+    /// The boots that were read, in the order of the record.
+    pub fn boots(&self) -> &[Boot] {
+        &self.boots
+    }
+
+    /// Verifies the next line: its form, its signature over every member, and that it follows the one before.
+    pub fn next(&mut self, line: &[u8]) -> Result<Event, Error> {
+        let (event, leaf, key) = self.event(line)?;
+        let earlier = self.boots.iter().position(|boot| boot.id == event.boot_id);
+        let current = self.boots.len().checked_sub(1);
+        match earlier {
+            Some(index) if Some(index) == current => self.boots[index].follow(&event, leaf, &key)?,
+            Some(_) => return Err(Error::RecordInvalid("an event of a boot that had ended")),
+            None if self.boots.iter().any(|boot| boot.key == key) => {
+                return Err(Error::RecordInvalid("a key signed for two boots"));
+            }
+            None if event.sequence == 0 && event.previous != Digest([0; 32]) => {
+                return Err(Error::RecordInvalid("the first event of a boot follows another one"));
+            }
+            None if event.sequence > 0 && current.is_some() => {
+                return Err(Error::RecordGap { from: 0, to: event.sequence - 1 });
+            }
+            None => self.boots.push(Boot { id: event.boot_id, first: event.sequence, last: event.sequence, key, leaf }),
+        }
+        Ok(event)
+    }
+
+    fn event(&mut self, line: &[u8]) -> Result<(Event, Digest<32>, PublicKey), Error> {
+        if line.len() > MAX_LINE {
+            return Err(Error::RecordInvalid("a line of more than 64 KiB"));
+        }
+        let value = json::parse(line)?;
+        if json::canonical(&value)? != line {
+            return Err(Error::RecordInvalid("a line is not in its canonical form"));
+        }
+        let serde_json::Value::Object(mut object) = value else {
+            return Err(Error::RecordInvalid("a line is not an object"));
+        };
+        let Some(serde_json::Value::String(signature)) = object.remove("signature") else {
+            return Err(Error::RecordInvalid("a line has no signature"));
+        };
+        let text = json::canonical(&object)?;
+        let event: Event = serde_json::from_value(object.into()).map_err(|error| Error::JsonShape(error.to_string()))?;
+        if json::canonical(&event)? != text {
+            return Err(Error::RecordInvalid("a line holds a member that no event has"));
+        }
+        let proof = BASE64URL_NOPAD.decode(signature.as_bytes()).map_err(|_| Error::Base64("a record's signature"))?;
+        let proof: Proof = cbor::from_slice(&proof)?;
+        let (head, key) = self.head(&proof.head)?;
+        let path: Vec<Digest<32>> = proof.path.iter().map(|hash| Digest(**hash)).collect();
+        let leaf = merkle::leaf(&text);
+        let index = event.sequence.checked_sub(head.first);
+        let root = index.and_then(|index| merkle::root_of(leaf, index, head.size, &path));
+        if head.boot_id != event.boot_id.0 || root != Some(Digest(head.root)) {
+            return Err(Error::SignatureInvalid);
+        }
+        Ok((event, leaf, key))
+    }
+
+    /// The events of one batch have one signature, which is verified once.
+    fn head(&mut self, bytes: &[u8]) -> Result<(Head, PublicKey), Error> {
+        if let Some((known, head)) = &self.verified
+            && known == bytes
+            && let Some(boot) = self.boots.last().filter(|boot| boot.id.0 == head.boot_id)
+        {
+            return Ok((head.clone(), boot.key.clone()));
+        }
+        let good = |key: &&PublicKey| cose::verify(Purpose::RECORD, bytes, key).is_ok();
+        let key = self.keys.iter().find(good).ok_or(Error::SignatureInvalid)?;
+        let head: Head = cbor::from_slice(cose::verify(Purpose::RECORD, bytes, key)?)?;
+        self.verified = Some((bytes.to_vec(), head.clone()));
+        Ok((head, key.clone()))
+    }
+}
+
+impl Boot {
+    fn follow(&mut self, event: &Event, leaf: Digest<32>, key: &PublicKey) -> Result<(), Error> {
+        if event.sequence <= self.last {
+            return Err(Error::RecordInvalid("an event stands twice, or out of its order"));
+        }
+        if event.sequence > self.last + 1 {
+            return Err(Error::RecordGap { from: self.last + 1, to: event.sequence - 1 });
+        }
+        if event.previous != self.leaf || *key != self.key {
+            return Err(Error::RecordInvalid("an event does not follow the one before it"));
+        }
+        (self.last, self.leaf) = (event.sequence, leaf);
+        Ok(())
+    }
+}
+
+/// Which boot and place an event claims, before anything is verified: to sort lines, never to trust.
+pub fn unverified_place(line: &[u8]) -> Result<(Digest<16>, u64), Error> {
+    #[derive(Deserialize)]
+    struct Place {
+        boot_id: Digest<16>,
+        sequence: u64,
+    }
+    let place: Place = serde_json::from_slice(line).map_err(|error| Error::JsonShape(error.to_string()))?;
+    Ok((place.boot_id, place.sequence))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::caller::{Proven, Seen};
+    use crate::message::tests::TestKey;
+
+    fn decision(n: i64) -> Decision {
+        let key = TestKey::ed25519(7);
+        Decision {
+            action: Some("write".into()),
+            agent_id: Some(agent_id("code-reviewer", key.public_key())),
+            annex: Some(AnnexId { digest: sha256(b"annex"), version: 3 }),
+            approvals: vec![Approval { key: key.public_key().thumbprint(), name: "alice".into() }],
+            binding: Some(sha256(b"binding")),
+            caller: Some(Caller::Asserted(Seen { executable: Some(sha256(b"exe")), ..Seen::ids(1000, 1000) })),
+            delegated_by: Some("user:sre-oncall".into()),
+            delegation_chain: vec!["user:sre-oncall".into(), "agent:code-reviewer".into()],
+            did: Some(Did::key(key.public_key())),
+            environment: Some("staging".into()),
+            event_type: "token.sign".into(),
+            expires_at: Some(UnixSeconds(n + 300)),
+            key_version: Some(1),
+            policy_decision: Verdict::Allow,
+            policy_digest: Digest([4; 48]),
+            policy_id: "comments@0123456789abcdef".into(),
+            refusal: Some("x".into()),
+            request_digest: Some(sha256(b"request")),
+            resource: Some("a \" and ,\"sequence\":7".into()),
+            target: Some("42".into()),
+            timestamp: Some(UnixSeconds(n)),
+            token_id: Some("id".into()),
+        }
+    }
+
+    fn lines(key: &TestKey, boot: u8, batches: &[usize]) -> Vec<Vec<u8>> {
+        let mut tail = Tail::new([boot; 16]);
+        let mut lines = Vec::new();
+        for size in batches {
+            let decisions = (0..*size).map(|n| decision(1000 + n as i64)).collect();
+            lines.extend(tail.append(decisions).unwrap().sign(key).unwrap());
+        }
+        lines
+    }
+
+    fn read(keys: &[&TestKey], lines: &[Vec<u8>]) -> Result<usize, Error> {
+        let mut reader = Reader::new(keys.iter().map(|key| key.public_key().clone()).collect());
+        lines.iter().try_for_each(|line| reader.next(line).map(|_| ())).map(|()| reader.boots().len())
+    }
+
+    #[test]
+    fn a_record_reads_whatever_its_batches() {
+        let (a, b) = (TestKey::ed25519(1), TestKey::ed25519(2));
+        let one = lines(&a, 1, &[1, 3, 1, 8, 2]);
+        let two = lines(&b, 2, &[1, 1]);
+        assert_eq!(read(&[&a], &one), Ok(1));
+        assert_eq!(read(&[&b, &a], &[&one[..], &two[..]].concat()), Ok(2));
+        assert_eq!(read(&[&b, &a], &one[4..]), Ok(1));
+        assert_eq!(read(&[&b], &one), Err(Error::SignatureInvalid));
+        assert_eq!(read(&[&a, &b], &[&one[..], &two[1..]].concat()), Err(Error::RecordGap { from: 0, to: 0 }));
+        assert_eq!(
+            read(&[&a, &b], &[&one[..], &two[..], &one[..]].concat()),
+            Err(Error::RecordInvalid("an event of a boot that had ended"))
+        );
+        assert_eq!(
+            read(&[&a], &[&one[..], &lines(&a, 2, &[1])[..]].concat()),
+            Err(Error::RecordInvalid("a key signed for two boots"))
+        );
+        let event = Reader::new(vec![a.public_key().clone()]).next(&one[0]).unwrap();
+        assert_eq!((event.decision, event.sequence, event.boot_id), (decision(1000), 0, Digest([1; 16])));
+        assert_eq!(unverified_place(&one[5]), Ok((Digest([1; 16]), 5)));
+        // As with the lines of another program that writes RFC 8785.
+        let value: serde_json::Value = serde_json::from_slice(&one[7]).unwrap();
+        assert_eq!(json::canonical(&value).unwrap(), one[7]);
+    }
+
+    #[test]
+    fn what_is_taken_out_or_swapped_is_found() {
+        let key = TestKey::ed25519(1);
+        let good = lines(&key, 1, &[1, 3, 1, 8, 2]);
+        for at in 1..good.len() - 1 {
+            let mut less = good.clone();
+            less.remove(at);
+            assert_eq!(read(&[&key], &less), Err(Error::RecordGap { from: at as u64, to: at as u64 }));
+            let mut swapped = good.clone();
+            swapped.swap(at, at + 1);
+            assert!(read(&[&key], &swapped).is_err(), "{at}");
+            let mut twice = good.clone();
+            twice.insert(at, good[at].clone());
+            assert_eq!(read(&[&key], &twice), Err(Error::RecordInvalid("an event stands twice, or out of its order")));
+        }
+        // Two histories of one boot by the same key: as if an enclave had forked.
+        let mut tail = Tail::new([1; 16]);
+        let other = tail.append(vec![decision(5)]).unwrap().sign(&key).unwrap();
+        let second = tail.append(vec![decision(6)]).unwrap().sign(&key).unwrap();
+        assert_eq!(
+            read(&[&key], &[&good[..1], &second[..]].concat()),
+            Err(Error::RecordInvalid("an event does not follow the one before it"))
+        );
+        assert_eq!(read(&[&key], &[other, second].concat()), Ok(1));
+    }
+
+    #[test]
+    fn every_member_of_every_event_is_signed() {
+        let key = TestKey::ed25519(1);
+        let good = lines(&key, 1, &[1, 5]);
+        let mut changes = 0;
+        for at in 0..good.len() {
+            let value: serde_json::Value = serde_json::from_slice(&good[at]).unwrap();
+            let mut changed = Vec::new();
+            variants(&value, &mut changed);
+            for other in changed {
+                let mut lines = good.clone();
+                lines[at] = json::canonical(&other).unwrap();
+                assert!(read(&[&key], &lines).is_err(), "{other}");
+                changes += 1;
+            }
+        }
+        assert!(changes > 6 * 60, "{changes}");
+    }
+
+    /// The value with each of its leaves changed, each of its members left out, and a member more.
+    fn variants(value: &serde_json::Value, out: &mut Vec<serde_json::Value>) {
+        use serde_json::Value;
+        match value {
+            Value::Object(map) => {
+                for (name, member) in map {
+                    let mut less = map.clone();
+                    less.remove(name);
+                    out.push(less.into());
+                    let mut inner = Vec::new();
+                    variants(member, &mut inner);
+                    out.extend(inner.into_iter().map(|new| {
+                        let mut map = map.clone();
+                        map.insert(name.clone(), new);
+                        Value::Object(map)
+                    }));
+                }
+                let mut more = map.clone();
+                more.insert("admin".into(), Value::Bool(true));
+                out.push(more.into());
+            }
+            Value::Array(items) => {
+                for at in 0..items.len() {
+                    let mut less = items.clone();
+                    less.remove(at);
+                    out.push(less.into());
+                    let mut inner = Vec::new();
+                    variants(&items[at], &mut inner);
+                    out.extend(inner.into_iter().map(|new| {
+                        let mut items = items.clone();
+                        items[at] = new;
+                        Value::Array(items)
+                    }));
+                }
+            }
+            Value::String(text) => out.extend([format!("{text}x").into(), text.chars().rev().collect::<String>().into()]),
+            Value::Number(number) => out.push((number.as_u64().unwrap() + 1).into()),
+            Value::Bool(bit) => out.push((!bit).into()),
+            Value::Null => out.push("x".into()),
+        }
+        if let Value::String(text) = value
+            && text.chars().eq(text.chars().rev())
+        {
+            out.pop();
+        }
+    }
+
+    #[test]
+    fn lines_of_another_form_are_refused() {
+        let key = TestKey::ed25519(1);
+        let good = lines(&key, 1, &[1]).remove(0);
+        let text = String::from_utf8(good).unwrap();
+        let proven = Caller::Proven(Proven { key: "k".into(), measurement: None, name: "n".into() });
+        assert!(serde_json::to_string(&proven).unwrap().contains("\"strength\":\"proven\""));
+        for other in [
+            format!(" {text}"),
+            format!("{text}\n"),
+            text.replacen("\"sequence\":0", "\"sequence\":00", 1),
+            text.replacen("{\"action\"", "{\"action\":\"x\",\"action\"", 1),
+            "[]".into(),
+            "{}".into(),
+            String::new(),
+            "x".repeat(MAX_LINE + 1),
+        ] {
+            assert!(read(&[&key], &[other.into_bytes()]).is_err());
+        }
+    }
+}

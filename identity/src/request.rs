@@ -1,0 +1,156 @@
+//! A request for a signature in the form in which it is hashed, and the caller's own signature over that hash.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Digest, Error, Intent, Payload, PublicKey, Signer, UnixSeconds, json, jws, sha256};
+
+/// The `typ` of a [`Proof`].
+pub const TYPE: &str = "anchorhold-request+jwt";
+/// A proof holds for at most this long after the enclave first sees it, in seconds.
+pub const MAX_PROOF_SECONDS: i64 = 60;
+
+/// A request as its caller wrote it. Its digest is SHA-256 of the RFC 8785 form, members that were left out being left out, the
+/// identity and the format always named, and the intent always in its full form.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Request<'a> {
+    /// For whom the result is made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audience: Option<&'a str>,
+    /// The token that shows on whose behalf it is asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delegation: Option<&'a str>,
+    /// `vouch-jwt` and the like.
+    pub format: &'a str,
+    /// Name of the identity.
+    pub identity: &'a str,
+    /// Action, target, resource.
+    pub intent: &'a Intent,
+    /// The caller's JSON.
+    pub payload: &'a Payload,
+    /// The validity, if it was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validity_seconds: Option<u32>,
+}
+
+impl Request<'_> {
+    /// SHA-256 of the RFC 8785 form.
+    pub fn digest(&self) -> Result<Digest<32>, Error> {
+        Ok(sha256(&json::canonical(self)?))
+    }
+}
+
+/// What a caller with a key of its own signs for each request: a compact JWS of type [`TYPE`], `kid` being the RFC 7638
+/// thumbprint of its key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Proof {
+    /// The boot of the enclave that is asked, so that no other one takes it.
+    pub boot_id: Digest<16>,
+    /// Not to be taken after this time, in seconds since 1970.
+    pub exp: i64,
+    /// Unique for each request; a proof works once.
+    pub jti: uuid::Uuid,
+    /// The version of the identity's key that shall sign.
+    pub key_version: u32,
+    /// [`Request::digest`].
+    pub request: Digest<32>,
+}
+
+impl Proof {
+    /// Signs the proof.
+    pub fn sign<S: Signer>(&self, signer: &S) -> Result<String, S::Error> {
+        jws::sign(TYPE, self, &signer.public_key().thumbprint(), signer)
+    }
+
+    /// Verifies the caller's signature, and that it has not run out; what it is for is the enclave's to compare.
+    pub fn verify(jws: &str, key: &PublicKey, latest: UnixSeconds) -> Result<Self, Error> {
+        let proof: Self = jws::verify(TYPE, jws, &key.thumbprint(), key)?;
+        if latest.0 > proof.exp {
+            return Err(Error::Expired);
+        }
+        if proof.exp > latest.0.saturating_add(MAX_PROOF_SECONDS) {
+            return Err(Error::ProofTooLong);
+        }
+        Ok(proof)
+    }
+
+    /// The thumbprint that a proof names, before anything is verified: to find the key.
+    pub fn unverified_kid(jws: &str) -> Result<String, Error> {
+        jws::unverified_kid(jws)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::tests::both;
+
+    fn proof() -> Proof {
+        Proof {
+            boot_id: Digest([1; 16]),
+            exp: 1060,
+            jti: uuid::Uuid::from_bytes([2; 16]),
+            key_version: 1,
+            request: sha256(b"request"),
+        }
+    }
+
+    #[test]
+    fn a_request_has_one_digest_and_every_member_counts() {
+        let intent = Intent::new("a".into(), String::new(), "r".into()).unwrap();
+        let payload = Payload::parse(b"{\"b\":1,\"a\":\"\\u00e9\"}").unwrap();
+        let request = Request {
+            audience: None,
+            delegation: None,
+            format: "vouch-jwt",
+            identity: "agent",
+            intent: &intent,
+            payload: &payload,
+            validity_seconds: None,
+        };
+        let text = "{\"format\":\"vouch-jwt\",\"identity\":\"agent\",\"intent\":{\"action\":\"a\",\"resource\":\"r\",\"target\":\"\"},\
+                    \"payload\":{\"a\":\"é\",\"b\":1}}";
+        assert_eq!(request.digest(), Ok(sha256(text.as_bytes())));
+        let other = Intent::new("a".into(), "r".into(), String::new()).unwrap();
+        let empty = Payload::default();
+        let digests = [
+            request,
+            Request { audience: Some("x"), ..request },
+            Request { delegation: Some("x"), ..request },
+            Request { format: "vouch-credential", ..request },
+            Request { identity: "x", ..request },
+            Request { intent: &other, ..request },
+            Request { payload: &empty, ..request },
+            Request { validity_seconds: Some(1), ..request },
+        ]
+        .map(|request| request.digest().unwrap());
+        for (index, digest) in digests.iter().enumerate() {
+            assert!(!digests[..index].contains(digest));
+        }
+    }
+
+    #[test]
+    fn a_proof_is_of_one_key_and_lasts_a_minute() {
+        let [ed, p256] = both();
+        for key in [&ed, &p256] {
+            let jws = proof().sign(key).unwrap();
+            let verify = |at| Proof::verify(&jws, key.public_key(), UnixSeconds(at)).map_err(|error| error.code());
+            assert_eq!(verify(1000), Ok(proof()));
+            assert_eq!(verify(1060), Ok(proof()));
+            assert_eq!(verify(1061), Err("expired"));
+            assert_eq!(verify(999), Err("proof_too_long"));
+            assert_eq!(Proof::unverified_kid(&jws), Ok(key.public_key().thumbprint()));
+        }
+        let jws = proof().sign(&ed).unwrap();
+        assert_eq!(Proof::verify(&jws, p256.public_key(), UnixSeconds(1000)), Err(Error::AlgorithmMismatch));
+        let other = crate::message::tests::TestKey::ed25519(9);
+        assert_eq!(Proof::verify(&jws, other.public_key(), UnixSeconds(1000)), Err(Error::KeyIdMismatch));
+        // A token of an identity is no proof, whatever it says.
+        let token = jws::sign("vouch+jwt", &proof(), &ed.public_key().thumbprint(), &ed).unwrap();
+        assert_eq!(Proof::verify(&token, ed.public_key(), UnixSeconds(1000)).unwrap_err().code(), "token_malformed");
+        for bad in ["", "a", "e30.e30.", &"a".repeat(jws::MAX_BYTES + 1)] {
+            assert!(Proof::verify(bad, ed.public_key(), UnixSeconds(1000)).is_err());
+            assert!(Proof::unverified_kid(bad).is_err());
+        }
+    }
+}

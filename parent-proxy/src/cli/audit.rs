@@ -1,0 +1,131 @@
+//! Checks a decision record.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+
+use attestation::Evidence;
+use clap::{Args, Subcommand};
+use identity::PublicKey;
+use identity::record::{MAX_LINE, Reader, Verdict};
+use serde_json::json;
+
+use super::{Failure, print_json};
+use crate::Error;
+use crate::config::read_bounded;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Audit {
+    /// Verify that files hold what enclaves wrote, whole and in order. Exit code 1: they do not
+    Verify(Verify),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Verify {
+    /// The files of a record, oldest first
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// The record key of a boot, as `anchorhold-verify evidence --json` names it in key.record_key; may be repeated
+    #[arg(long, value_name = "MULTIKEY", required_unless_present = "evidence")]
+    record_key: Vec<String>,
+    /// Take the record key of this evidence. It is not judged here: anchorhold-verify does that; may be repeated
+    #[arg(long, value_name = "FILE")]
+    evidence: Vec<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Default)]
+struct Counts {
+    events: u64,
+    allowed: u64,
+    refused: u64,
+}
+
+impl Audit {
+    pub(super) fn run(self, out: &mut impl Write) -> Result<(), Failure> {
+        let Self::Verify(verify) = self;
+        verify.run(out)
+    }
+}
+
+impl Verify {
+    fn run(self, out: &mut impl Write) -> Result<(), Failure> {
+        let mut reader = Reader::new(self.keys()?);
+        let mut counts = Counts::default();
+        for file in &self.files {
+            let read = counts.read(&mut reader, file);
+            if let Err(Failure::Refused(why)) = &read
+                && self.json
+            {
+                print_json(out, &json!({"verdict": "refused", "error": why, "events": counts.events}))?;
+            }
+            read?;
+        }
+        let boots = reader.boots().iter();
+        let boots: Vec<_> = boots.map(|boot| json!({"boot_id": boot.id, "first": boot.first, "last": boot.last})).collect();
+        if self.json {
+            let facts = json!({
+                "verdict": "good", "events": counts.events, "allowed": counts.allowed, "refused": counts.refused, "boots": boots,
+                "unchecked": self.unchecked(),
+            });
+            return print_json(out, &facts);
+        }
+        writeln!(
+            out,
+            "good: {} events ({} allowed, {} refused), every member of each signed, none missing in between",
+            counts.events, counts.allowed, counts.refused
+        )?;
+        for boot in reader.boots() {
+            writeln!(out, "boot {}: events {} to {}", boot.id, boot.first, boot.last)?;
+        }
+        for what in self.unchecked() {
+            writeln!(out, "not checked: {what}")?;
+        }
+        Ok(())
+    }
+
+    fn unchecked(&self) -> Vec<&'static str> {
+        let mut unchecked = vec!["whether events were cut off at the end of a boot"];
+        if !self.evidence.is_empty() {
+            unchecked.push("the evidence that the record key was taken from; anchorhold-verify evidence judges it");
+        }
+        unchecked
+    }
+
+    fn keys(&self) -> Result<Vec<PublicKey>, Failure> {
+        let named =
+            |text: &String| PublicKey::from_multikey(text).map_err(|error| Failure::Usage(format!("--record-key: {error}")));
+        let from = |file: &PathBuf| {
+            let wrong = |error: String| Failure::Usage(format!("{}: {error}", file.display()));
+            let evidence = Evidence::parse(&read_bounded(file)?).map_err(|error| wrong(error.to_string()))?;
+            PublicKey::from_spki(evidence.record()).map_err(|error| wrong(error.to_string()))
+        };
+        self.record_key.iter().map(named).chain(self.evidence.iter().map(from)).collect()
+    }
+}
+
+impl Counts {
+    fn read(&mut self, reader: &mut Reader, file: &Path) -> Result<(), Failure> {
+        let io = |source| Error::File { file: file.into(), source };
+        let mut lines = BufReader::new(File::open(file).map_err(io)?);
+        for number in 1.. {
+            let mut line = Vec::new();
+            let read = lines.by_ref().take(MAX_LINE as u64 + 2).read_until(b'\n', &mut line).map_err(io)?;
+            if read == 0 {
+                break;
+            }
+            let refused = |why: String| Failure::Refused(format!("{} line {number}: {why}", file.display()));
+            let whole = line.strip_suffix(b"\n").ok_or_else(|| refused("the line is cut".into()))?;
+            let event = reader.next(whole).map_err(|error| refused(format!("{}: {error}", error.code())))?;
+            self.events += 1;
+            match event.decision.policy_decision {
+                Verdict::Allow => self.allowed += 1,
+                Verdict::Deny => self.refused += 1,
+                Verdict::Pending => {}
+            }
+        }
+        Ok(())
+    }
+}

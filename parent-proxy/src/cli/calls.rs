@@ -1,0 +1,239 @@
+//! The commands that talk to a running sidecar.
+
+use std::io::Read;
+use std::path::PathBuf;
+
+use clap::Args;
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE};
+use identity::request::{MAX_PROOF_SECONDS, Proof, Request};
+use identity::succession::Order;
+use identity::{Digest, Intent, Payload};
+use serde_json::{Map, Value, json};
+use zeroize::Zeroizing;
+
+use super::Failure;
+use crate::config::{default_socket, read_bounded};
+use crate::{Client, Error, KeyFile, Target};
+
+/// Where the sidecar is.
+#[derive(Debug, Args)]
+pub(super) struct Connection {
+    /// The sidecar: unix:///path or http://127.0.0.1:PORT [default: the default socket]
+    #[arg(long, env = "ANCHORHOLD_ENDPOINT_SOCKET", value_name = "URI")]
+    endpoint: Option<Target>,
+    /// The file with this caller's token, for localhost
+    #[arg(long, env = "ANCHORHOLD_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Named {
+    /// Name of the identity; may be left out if you may use only one
+    #[arg(long, value_name = "NAME")]
+    identity: Option<String>,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Sign {
+    /// What is to be done
+    #[arg(long)]
+    action: String,
+    /// What it is done to
+    #[arg(long, default_value = "")]
+    target: String,
+    /// Where
+    #[arg(long, default_value = "")]
+    resource: String,
+    /// A JSON object; `-` reads it from standard input
+    #[arg(long, value_name = "JSON")]
+    payload: String,
+    /// For whom it is made
+    #[arg(long, value_name = "TEXT")]
+    audience: Option<String>,
+    /// vouch-jwt or vouch-credential
+    #[arg(long, default_value = "vouch-jwt")]
+    format: String,
+    /// Validity in seconds
+    #[arg(long, value_name = "N")]
+    validity_seconds: Option<u32>,
+    /// This caller's own key: signs the request, so that the enclave itself knows who asks. The policy must name it
+    #[arg(long, value_name = "FILE")]
+    caller_key: Option<PathBuf>,
+    /// Print the whole answer as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    named: Named,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Rotate {
+    /// The operator's key; signs the order that a caller without permission of its own needs. Needs --identity
+    #[arg(long, value_name = "FILE")]
+    operator_key: Option<PathBuf>,
+    #[command(flatten)]
+    named: Named,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Attest {
+    /// The verifier's challenge, 16 to 64 bytes
+    #[arg(long, value_name = "HEX")]
+    nonce: String,
+    /// Where to write the evidence file; an older one is replaced
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    #[command(flatten)]
+    named: Named,
+}
+
+impl Connection {
+    fn target(&self) -> Result<Target, Error> {
+        self.endpoint.clone().map_or_else(|| default_socket().map(Target::Unix), Ok)
+    }
+
+    pub(super) fn uri(&self) -> Result<String, Error> {
+        Ok(match self.target()? {
+            Target::Unix(path) => format!("unix://{}", path.display()),
+            Target::Localhost(authority) => format!("http://{authority}"),
+        })
+    }
+
+    fn client(&self) -> Result<Client, Error> {
+        let read = |file: &PathBuf| -> Result<_, Error> {
+            let bytes = Zeroizing::new(read_bounded(file)?);
+            Ok(Zeroizing::new(String::from_utf8_lossy(&bytes).trim().to_owned()))
+        };
+        Ok(Client::new(self.target()?, self.token_file.as_ref().map(read).transpose()?))
+    }
+}
+
+impl Named {
+    pub(super) async fn describe(&self) -> Result<Value, Failure> {
+        let path = match &self.identity {
+            None => "/identity".to_owned(),
+            Some(name) if name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) => {
+                format!("/identity?identity={name}")
+            }
+            Some(_) => return Err(Failure::Usage("--identity is not a name that a policy can hold".into())),
+        };
+        answer(&self.connection.client()?.call(&path, None).await?)
+    }
+
+    /// A request body that names the identity, where one was given.
+    fn body(&self) -> Map<String, Value> {
+        self.identity.iter().map(|name| ("identity".to_owned(), json!(name))).collect()
+    }
+}
+
+impl Sign {
+    pub(super) async fn send(&self) -> Result<Value, Failure> {
+        let mut text = self.payload.clone();
+        if text == "-" {
+            text.clear();
+            std::io::stdin().take(1 << 20).read_to_string(&mut text)?;
+        }
+        let payload = identity::json::parse(text.as_bytes()).map_err(|error| Failure::Usage(format!("--payload: {error}")))?;
+        let mut body = self.named.body();
+        body.insert("payload".into(), payload);
+        body.insert("intent".into(), json!({"action": self.action, "target": self.target, "resource": self.resource}));
+        body.insert("format".into(), json!(self.format));
+        if let Some(audience) = &self.audience {
+            body.insert("audience".into(), json!(audience));
+        }
+        if let Some(seconds) = self.validity_seconds {
+            body.insert("validity_seconds".into(), json!(seconds));
+        }
+        if let Some(file) = &self.caller_key {
+            let jws = self.proof(&KeyFile::read(file)?, &body).await?;
+            body.insert("proof".into(), json!({ "jws": jws }));
+        }
+        answer(&self.named.connection.client()?.call("/sign", Some(&Value::Object(body))).await?)
+    }
+
+    /// This caller's signature over the request, for the key and the boot of now, by this host's clock.
+    async fn proof(&self, key: &KeyFile, body: &Map<String, Value>) -> Result<String, Failure> {
+        let now = self.named.describe().await?;
+        let odd = || Failure::Usage("the sidecar described its identity in another way than expected".into());
+        let name = now["name"].as_str().ok_or_else(odd)?;
+        if self.named.identity.as_ref().is_some_and(|wanted| wanted != name) {
+            return Err(Failure::Usage("the sidecar described another identity than the one asked for".into()));
+        }
+        let wrong = |error: identity::Error| Failure::Usage(error.to_string());
+        let intent = Intent::new(self.action.clone(), self.target.clone(), self.resource.clone()).map_err(wrong)?;
+        let payload = Payload::parse(body["payload"].to_string().as_bytes()).map_err(wrong)?;
+        let request = Request {
+            audience: self.audience.as_deref(),
+            delegation: None,
+            format: &self.format,
+            identity: name,
+            intent: &intent,
+            payload: &payload,
+            validity_seconds: self.validity_seconds,
+        };
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(|_| Failure::Usage("the operating system gave no randomness".into()))?;
+        let proof = Proof {
+            boot_id: Digest::from_hex(now["boot_id"].as_str().ok_or_else(odd)?).map_err(wrong)?,
+            exp: in_seconds(MAX_PROOF_SECONDS / 2),
+            jti: uuid::Builder::from_random_bytes(random).into_uuid(),
+            key_version: now["key_version"].as_u64().and_then(|n| n.try_into().ok()).ok_or_else(odd)?,
+            request: request.digest().map_err(wrong)?,
+        };
+        proof.sign(key).map_err(wrong)
+    }
+}
+
+impl Rotate {
+    pub(super) async fn send(&self) -> Result<Value, Failure> {
+        let mut body = self.named.body();
+        if let Some(file) = &self.operator_key {
+            let order = self.order(&KeyFile::read(file)?).await?;
+            body.insert("order".into(), json!(BASE64URL_NOPAD.encode(&order)));
+        }
+        answer(&self.named.connection.client()?.call("/rotate", Some(&Value::Object(body))).await?)
+    }
+
+    /// An order for the key of now, good for five minutes by this host's clock.
+    pub(super) async fn order(&self, operator: &KeyFile) -> Result<Vec<u8>, Failure> {
+        let Some(wanted) = &self.named.identity else {
+            return Err(Failure::Usage("--operator-key needs --identity: the sidecar shall not choose what you sign for".into()));
+        };
+        let now = self.named.describe().await?;
+        if now["name"] != wanted.as_str() {
+            return Err(Failure::Usage("the sidecar described another identity than the one asked for".into()));
+        }
+        let odd = || Failure::Usage("the sidecar described its identity in another way than expected".into());
+        let boot_id = now["boot_id"].as_str().and_then(|hex| HEXLOWER.decode(hex.as_bytes()).ok());
+        let order = Order {
+            identity: now["name"].as_str().ok_or_else(odd)?.to_owned(),
+            boot_id: boot_id.and_then(|bytes| bytes.try_into().ok()).ok_or_else(odd)?,
+            version: now["key_version"].as_u64().and_then(|n| n.try_into().ok()).ok_or_else(odd)?,
+            not_after: in_seconds(300),
+        };
+        order.sign(operator).map_err(|error| Failure::Usage(error.to_string()))
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the signer's own clock, for something that shall not live long")]
+fn in_seconds(seconds: i64) -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX).saturating_add(seconds)
+}
+
+impl Attest {
+    pub(super) async fn fetch(&self) -> Result<(), Failure> {
+        HEXLOWER_PERMISSIVE.decode(self.nonce.as_bytes()).map_err(|_| Failure::Usage("--nonce is not hex".into()))?;
+        let mut body = self.named.body();
+        body.insert("nonce".into(), json!(self.nonce));
+        let evidence = self.named.connection.client()?.call("/attestation", Some(&Value::Object(body))).await?;
+        let written = std::fs::write(&self.output, evidence);
+        Ok(written.map_err(|source| Error::File { file: self.output.clone(), source })?)
+    }
+}
+
+fn answer(bytes: &[u8]) -> Result<Value, Failure> {
+    identity::json::parse(bytes).map_err(|error| Failure::Usage(format!("the sidecar's answer: {error}")))
+}

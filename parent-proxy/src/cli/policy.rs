@@ -1,0 +1,300 @@
+//! A policy bundle on the operator's desk: is it good, what would it decide, does it decide what it should.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use attestation::policy::{Annex, Bundle, IdentityPolicy, Mode};
+use clap::{Args, Subcommand};
+use identity::caller::{Proven, Seen};
+use identity::{Caller, Intent, Payload};
+use policy::Asked;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Failure, print_json};
+use crate::Error;
+use crate::config::read_bounded;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Policy {
+    /// Check a bundle; says what is wrong, and what is better done otherwise
+    Check {
+        /// The bundle, TOML or canonical
+        file: PathBuf,
+    },
+    /// Print a bundle's digest, PCR16 and canonical form
+    Digest {
+        /// The bundle, TOML or canonical
+        file: PathBuf,
+        /// Print only the canonical bytes
+        #[arg(long)]
+        canonical: bool,
+    },
+    /// Say whether a request would be allowed, and by which rule; limits are not counted. Exit code 1: it would not
+    Explain(Box<Explain>),
+    /// Run a table of requests with the decisions that they should get (docs/policy.md). Exit code 1: one differs
+    Test {
+        /// The table, TOML
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Explain {
+    /// The bundle, TOML or canonical
+    file: PathBuf,
+    /// The annex, TOML, unsigned
+    #[arg(long, value_name = "FILE")]
+    annex: Option<PathBuf>,
+    /// Name of the identity; may be left out if there is only one
+    #[arg(long, value_name = "NAME")]
+    identity: Option<String>,
+    /// User id of the caller
+    #[arg(long, value_name = "N")]
+    uid: Option<u32>,
+    /// Effective group id of the caller
+    #[arg(long, value_name = "N")]
+    gid: Option<u32>,
+    /// The caller on localhost who showed the token of this name
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// A caller that proved itself to be the one that the bundle calls so
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["uid", "gid", "name"])]
+    proven: Option<String>,
+    /// What is to be done
+    #[arg(long)]
+    action: String,
+    /// What it is done to
+    #[arg(long, default_value = "")]
+    target: String,
+    /// Where
+    #[arg(long, default_value = "")]
+    resource: String,
+    /// A JSON object
+    #[arg(long, value_name = "JSON", default_value = "{}")]
+    payload: String,
+    /// For whom it is made
+    #[arg(long, value_name = "TEXT")]
+    audience: Option<String>,
+    /// Validity in seconds
+    #[arg(long, value_name = "N")]
+    validity_seconds: Option<u32>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// A request and what should come of it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    /// Says what it is about.
+    name: String,
+    identity: Option<String>,
+    #[serde(default)]
+    caller: Seen,
+    proven: Option<String>,
+    action: String,
+    #[serde(default)]
+    target: String,
+    #[serde(default)]
+    resource: String,
+    #[serde(default)]
+    payload: serde_json::Map<String, Value>,
+    audience: Option<String>,
+    validity_seconds: Option<u32>,
+    /// `allow`, or the code of the refusal.
+    expect: String,
+    /// The rule that should decide.
+    rule: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    /// The bundle, beside the table.
+    policy: PathBuf,
+    /// The annex in TOML, beside the table.
+    annex: Option<PathBuf>,
+    tests: Vec<Row>,
+}
+
+/// What came of a request.
+struct Explained {
+    decision: &'static str,
+    rule: Option<String>,
+    says: String,
+}
+
+impl Policy {
+    pub(super) fn run(self, out: &mut impl Write) -> Result<(), Failure> {
+        match self {
+            Self::Check { file } => check(out, &file),
+            Self::Digest { file, canonical } => digest(out, &file, canonical),
+            Self::Explain(explain) => explain.run(out),
+            Self::Test { file } => test(out, &file),
+        }
+    }
+}
+
+fn read(file: &Path) -> Result<Bundle, Failure> {
+    Ok(Bundle::from_either(&read_bounded(file)?).map_err(|source| Error::Policy { file: file.into(), source })?)
+}
+
+pub(super) fn read_annex(file: &Path) -> Result<Annex, Failure> {
+    let wrong = |source| Error::Policy { file: file.into(), source };
+    let text = String::from_utf8(read_bounded(file)?).map_err(|_| Failure::Usage(format!("{}: not UTF-8", file.display())))?;
+    Ok(Annex::from_toml(&text).map_err(wrong)?)
+}
+
+fn check(out: &mut impl Write, file: &Path) -> Result<(), Failure> {
+    let bundle = read(file)?;
+    let rules: usize = bundle.identities.iter().map(|identity| identity.rules.len()).sum();
+    writeln!(out, "good: {} identities, {rules} rules, digest {}", bundle.identities.len(), bundle.digest().digest())?;
+    for advice in bundle.identities.iter().flat_map(|identity| advice(&bundle, identity)) {
+        writeln!(out, "advice: {advice}")?;
+    }
+    Ok(())
+}
+
+/// What is allowed and still better done otherwise.
+fn advice(bundle: &Bundle, identity: &IdentityPolicy) -> Vec<String> {
+    let mut advice = Vec::new();
+    let name = &identity.name;
+    if bundle.mode == Mode::Development {
+        return advice;
+    }
+    let any =
+        |patterns: &[attestation::policy::Pattern]| patterns.iter().any(|pattern| pattern.matches("") && pattern.matches("x"));
+    for rule in &identity.rules {
+        if any(&rule.actions) && any(&rule.targets) && any(&rule.resources) {
+            advice.push(format!("{name}: rule {:?} allows any action on any target of any resource", rule.name));
+        }
+        if rule.limits.is_empty() && identity.limits.is_empty() {
+            advice.push(format!("{name}: rule {:?} has no limit; whoever takes over the caller may have any number", rule.name));
+        }
+        if rule.audiences.is_none() {
+            advice.push(format!("{name}: rule {:?} asks for no audience; what it allows can be shown to anybody", rule.name));
+        }
+    }
+    if identity.callers.uids.contains(&0) {
+        advice
+            .push(format!("{name}: uid 0 is a caller; root of the host needs no permission to pretend to be another one either"));
+    }
+    advice
+}
+
+fn digest(out: &mut impl Write, file: &Path, canonical: bool) -> Result<(), Failure> {
+    let bundle = read(file)?;
+    if canonical {
+        return Ok(out.write_all(&bundle.canonical())?);
+    }
+    let digest = bundle.digest();
+    let facts = json!({
+        "digest": digest.digest(),
+        "pcr16": digest.pcr16(),
+        "canonical": String::from_utf8_lossy(&bundle.canonical()),
+    });
+    print_json(out, &facts)
+}
+
+impl Explain {
+    fn run(self, out: &mut impl Write) -> Result<(), Failure> {
+        let bundle = read(&self.file)?;
+        let annex = self.annex.as_deref().map(read_annex).transpose()?;
+        let payload =
+            identity::json::parse(self.payload.as_bytes()).map_err(|error| Failure::Usage(format!("--payload: {error}")))?;
+        let Value::Object(payload) = payload else { return Err(Failure::Usage("--payload: not an object".into())) };
+        let row = Row {
+            name: String::new(),
+            identity: self.identity,
+            caller: Seen { uid: self.uid, gid: self.gid, name: self.name, ..Seen::default() },
+            proven: self.proven,
+            action: self.action,
+            target: self.target,
+            resource: self.resource,
+            payload,
+            audience: self.audience,
+            validity_seconds: self.validity_seconds,
+            expect: String::new(),
+            rule: None,
+        };
+        let explained = row.explain(&bundle, annex.as_ref())?;
+        if self.json {
+            let facts = json!({"decision": explained.decision, "rule": explained.rule, "detail": explained.says});
+            print_json(out, &facts)?;
+        } else {
+            writeln!(out, "{}: {}", explained.decision, explained.says)?;
+        }
+        if explained.decision == "allow" { Ok(()) } else { Err(Failure::Refused(explained.decision.to_owned())) }
+    }
+}
+
+impl Row {
+    fn explain(&self, bundle: &Bundle, annex: Option<&Annex>) -> Result<Explained, Failure> {
+        let wrong = |error: identity::Error| Failure::Usage(error.to_string());
+        let intent = Intent::new(self.action.clone(), self.target.clone(), self.resource.clone()).map_err(wrong)?;
+        let payload = serde_json::to_vec(&self.payload).unwrap_or_default();
+        let payload = Payload::parse(&payload).map_err(wrong)?;
+        let identity = match (&self.identity, &bundle.identities[..]) {
+            (Some(name), _) => {
+                bundle.identity(name).ok_or_else(|| Failure::Usage(format!("the bundle has no identity {name:?}")))?
+            }
+            (None, [one]) => one,
+            (None, _) => return Err(Failure::Usage("the bundle has several identities; name one".into())),
+        };
+        let caller = match &self.proven {
+            Some(name) => Caller::Proven(Proven { key: String::new(), measurement: None, name: name.clone() }),
+            None => Caller::Asserted(self.caller.clone()),
+        };
+        let asked = Asked {
+            intent: &intent,
+            payload: &payload,
+            audience: self.audience.as_deref(),
+            validity_seconds: self.validity_seconds,
+        };
+        Ok(match policy::accept(bundle, identity, annex, &caller, &asked) {
+            Ok(accepted) => Explained {
+                decision: "allow",
+                rule: Some(accepted.rule.name.clone()),
+                says: format!("rule {:?} of {}, for {} s", accepted.rule.name, identity.name, accepted.validity_seconds),
+            },
+            Err(denied) => {
+                Explained { decision: denied.code(), rule: denied.rule().map(str::to_owned), says: denied.to_string() }
+            }
+        })
+    }
+}
+
+fn test(out: &mut impl Write, file: &Path) -> Result<(), Failure> {
+    let text = String::from_utf8(read_bounded(file)?).map_err(|_| Failure::Usage(format!("{}: not UTF-8", file.display())))?;
+    let table: Table = toml::from_str(&text).map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?;
+    let beside = |path: &Path| file.parent().unwrap_or(Path::new(".")).join(path);
+    let bundle = read(&beside(&table.policy))?;
+    let annex = table.annex.as_deref().map(|path| read_annex(&beside(path))).transpose()?;
+    let mut failed = 0;
+    for row in &table.tests {
+        let named = |failure| match failure {
+            Failure::Usage(why) => Failure::Usage(format!("test {:?}: {why}", row.name)),
+            other => other,
+        };
+        let explained = row.explain(&bundle, annex.as_ref()).map_err(named)?;
+        let as_expected = explained.decision == row.expect && (row.rule.is_none() || row.rule == explained.rule);
+        if as_expected {
+            writeln!(out, "ok      {}: {}", row.name, explained.decision)?;
+        } else {
+            failed += 1;
+            let by = row.rule.as_ref().map(|rule| format!(" by rule {rule:?}")).unwrap_or_default();
+            writeln!(
+                out,
+                "FAILED  {}: expected {}{by}, and it is {}: {}",
+                row.name, row.expect, explained.decision, explained.says
+            )?;
+        }
+    }
+    match failed {
+        0 if table.tests.is_empty() => Err(Failure::Usage(format!("{}: there is no test in it", file.display()))),
+        0 => Ok(()),
+        _ => Err(Failure::Refused(format!("{failed} of {} tests failed", table.tests.len()))),
+    }
+}

@@ -1,0 +1,340 @@
+//! What can be seen of the peer of a Unix socket, in an order that leaves no gap between looking and believing.
+//!
+//! The kernel's snapshot of connect(2) comes first: uid, gid, pidfd. Everything under `/proc` comes after it, and is believed
+//! only if the process still lives when all has been read. docs/callers.md says what each attribute is worth.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use identity::Digest;
+use identity::caller::Seen;
+use nix::sys::socket::{getsockopt, sockopt};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, readlinkat, statat};
+use rustix::process::geteuid;
+use sha2::{Digest as _, Sha256};
+use tokio::net::UnixStream;
+use tracing::debug;
+
+use crate::caller::TurnedAway;
+
+/// Larger executables are not measured.
+const MAX_EXECUTABLE: u64 = 512 << 20;
+/// Digests that are kept.
+const MAX_CACHED: usize = 256;
+/// Files under `/proc` that are read here are short.
+const MAX_PROC: u64 = 64 * 1024;
+
+/// Looks at peers, and remembers executables that could not have changed.
+#[derive(Debug, Default)]
+pub(crate) struct Inspector {
+    digests: Mutex<BTreeMap<Version, Digest<32>>>,
+}
+
+/// A version of a file's content: device, inode, change time, size.
+type Version = (u64, u64, i64, i64, u64);
+
+/// The process that connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Connected {
+    pub(crate) pid: i32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+impl Connected {
+    /// SO_PEERCRED: the process that called connect(2), with its effective ids of that moment.
+    pub(crate) fn of(stream: &UnixStream) -> Result<Self, TurnedAway> {
+        let peer = stream.peer_cred().map_err(|_| TurnedAway::CallerUnknown)?;
+        // The overflow ids stand for "cannot be named here"; a pid of 0 is one that cannot be seen from here.
+        let pid = peer.pid().filter(|pid| *pid > 0).ok_or(TurnedAway::CallerUnknown)?;
+        if [peer.uid(), peer.gid()].contains(&OVERFLOW_ID) {
+            return Err(TurnedAway::CallerUnknown);
+        }
+        Ok(Self { pid, uid: peer.uid(), gid: peer.gid() })
+    }
+}
+
+/// User and group id that stand for "cannot be named here" (user_namespaces(7)).
+const OVERFLOW_ID: u32 = 65534;
+
+impl Inspector {
+    /// Sees what there is to see. `measure`: whether the executable matters to anybody. What cannot be seen is left out; a
+    /// process that is gone is turned away.
+    pub(crate) fn see(
+        &self,
+        stream: &impl AsFd,
+        peer: Connected,
+        socket: Option<&str>,
+        measure: bool,
+    ) -> Result<Seen, TurnedAway> {
+        let mut seen = Seen { socket: socket.map(str::to_owned), ..Seen::ids(peer.uid, peer.gid) };
+        // Without a pidfd (before Linux 6.5) nothing under /proc is certain to be of this process.
+        let Ok(pidfd) = getsockopt(stream, sockopt::PeerPidfd) else { return Ok(seen) };
+        let process = Process::open(peer.pid);
+        if let Ok(process) = &process {
+            (seen.unit, seen.pod, seen.container) = process.cgroup();
+            if measure {
+                seen.executable = self.executable(process, peer);
+            }
+        }
+        // Its number cannot have been given to another process while this one was alive.
+        if lives(pidfd.as_fd()) { Ok(seen) } else { Err(TurnedAway::CallerGone) }
+    }
+
+    /// The digest of what the process runs, if that says anything: not of an interpreter, not of a file that the caller could
+    /// write, not if it is traced, not from another user namespace, where what a process seems to run is its own choice.
+    fn executable(&self, process: &Process, peer: Connected) -> Option<Digest<32>> {
+        let why = match self.measured(process, peer) {
+            Ok(digest) => return Some(digest),
+            Err(why) => why,
+        };
+        debug!(pid = peer.pid, why, "the caller's executable was not measured");
+        None
+    }
+
+    fn measured(&self, process: &Process, peer: Connected) -> Result<Digest<32>, &'static str> {
+        if !process.is_in_our_user_namespace() {
+            return Err("another user namespace, or one that cannot be seen");
+        }
+        if process.is_traced() {
+            return Err("traced");
+        }
+        let path = readlinkat(&process.folder, "exe", Vec::new()).map_err(|_| "its path cannot be seen")?;
+        if is_interpreter(path.to_bytes()) {
+            return Err("an interpreter: pin uid, unit, container or socket instead");
+        }
+        let mut file = File::from(
+            openat(&process.folder, "exe", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|_| "it cannot be opened")?,
+        );
+        let metadata = file.metadata().map_err(|_| "it cannot be looked at")?;
+        if !metadata.is_file() || metadata.len() > MAX_EXECUTABLE {
+            return Err("no file, or too large a one");
+        }
+        let foreign = peer.uid != 0 && metadata.uid() == peer.uid;
+        if foreign || metadata.mode() & 0o022 != 0 {
+            return Err("the caller could write to it");
+        }
+        let version = (metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec(), metadata.len());
+        // Only root could change it, and not without a new change time.
+        let guarded = metadata.uid() == 0;
+        let known = if guarded { self.digests().get(&version).copied() } else { None };
+        let digest = match known {
+            Some(digest) => digest,
+            None => sha256_of(&mut file, metadata.len())?,
+        };
+        let again = statat(&process.folder, "exe", AtFlags::empty()).map_err(|_| "it is gone")?;
+        if (again.st_dev, again.st_ino) != (metadata.dev(), metadata.ino()) {
+            return Err("it changed while it was read");
+        }
+        if guarded {
+            let mut digests = self.digests();
+            if digests.len() >= MAX_CACHED {
+                digests.clear();
+            }
+            digests.insert(version, digest);
+        }
+        Ok(digest)
+    }
+
+    fn digests(&self) -> std::sync::MutexGuard<'_, BTreeMap<Version, Digest<32>>> {
+        self.digests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A directory of `/proc`, which stays that of one process even when its number is given away.
+struct Process {
+    folder: OwnedFd,
+}
+
+impl Process {
+    fn open(pid: i32) -> rustix::io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(format!("/proc/{pid}"), flags, Mode::empty())?;
+        Ok(Self { folder })
+    }
+
+    fn read(&self, name: &str) -> Option<String> {
+        let opened = openat(&self.folder, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        let mut text = String::new();
+        File::from(opened).take(MAX_PROC).read_to_string(&mut text).ok()?;
+        Some(text)
+    }
+
+    fn is_in_our_user_namespace(&self) -> bool {
+        let theirs = statat(&self.folder, "ns/user", AtFlags::empty());
+        let ours = rustix::fs::stat("/proc/self/ns/user");
+        matches!((theirs, ours), (Ok(theirs), Ok(ours)) if (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino))
+    }
+
+    fn is_traced(&self) -> bool {
+        let status = self.read("status").unwrap_or_default();
+        status.lines().find_map(|line| line.strip_prefix("TracerPid:")).is_none_or(|tracer| tracer.trim() != "0")
+    }
+
+    /// systemd unit, pod uid, container id.
+    fn cgroup(&self) -> (Option<String>, Option<String>, Option<String>) {
+        self.read("cgroup").map(|text| of_cgroup(&text)).unwrap_or_default()
+    }
+}
+
+fn lives(pidfd: BorrowedFd<'_>) -> bool {
+    // A pidfd becomes readable when its process ends (pidfd_open(2)).
+    let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
+    matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0))
+}
+
+pub(crate) fn sha256_of(file: &mut File, length: u64) -> Result<Digest<32>, &'static str> {
+    let mut hash = Sha256::new();
+    let mut chunk = vec![0; 256 * 1024];
+    let mut left = length + 1;
+    while left > 0 {
+        let read = file.by_ref().take(left).read(&mut chunk).map_err(|_| "it cannot be read")?;
+        if read == 0 {
+            break;
+        }
+        hash.update(&chunk[..read]);
+        left -= read as u64;
+    }
+    if left == 1 { Ok(Digest(hash.finalize().into())) } else { Err("its size changed while it was read") }
+}
+
+/// Unit, pod and container of the lines of `/proc/<pid>/cgroup` (cgroups(7)). The outermost unit counts: what lies below it can
+/// be named by whoever runs in it. Lines that contradict each other say nothing.
+fn of_cgroup(text: &str) -> (Option<String>, Option<String>, Option<String>) {
+    let paths: Vec<&str> = text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).filter(|path| *path != "/").collect();
+    let unit = agreed(paths.iter().filter_map(|path| unit(path)));
+    let pod = agreed(paths.iter().flat_map(|path| path.split('/').filter_map(pod_uid)));
+    let container = agreed(paths.iter().flat_map(|path| path.split('/').filter_map(container_id)));
+    (unit, pod, container)
+}
+
+fn agreed(mut found: impl Iterator<Item = String>) -> Option<String> {
+    let first = found.next()?;
+    if found.all(|other| other == first) { Some(first) } else { None }
+}
+
+fn unit(path: &str) -> Option<String> {
+    if path.split('/').any(|part| part == "..") {
+        return None;
+    }
+    let is_unit = |part: &&str| part.ends_with(".service") || part.ends_with(".scope");
+    path.split('/').find(is_unit).filter(|part| part.len() <= 255).map(str::to_owned)
+}
+
+/// `pod` and a UUID, with `_` for `-` where systemd made the cgroup.
+fn pod_uid(part: &str) -> Option<String> {
+    let from = part.rfind("pod")? + 3;
+    let uid = part.get(from..from + 36)?.replace('_', "-");
+    let end = part.get(from + 36..)?;
+    let whole = end.is_empty() || end.starts_with('.');
+    let shaped = uid.bytes().enumerate().all(|(at, b)| match at {
+        8 | 13 | 18 | 23 => b == b'-',
+        _ => b.is_ascii_digit() || (b'a'..=b'f').contains(&b),
+    });
+    (whole && shaped).then_some(uid)
+}
+
+/// 64 hex digits, alone or after a runtime's name and before `.scope`.
+fn container_id(part: &str) -> Option<String> {
+    let part = part.strip_suffix(".scope").unwrap_or(part);
+    let id = part.get(part.len().checked_sub(64)?..)?;
+    let before = &part[..part.len() - 64];
+    let bounded = before.is_empty() || before.ends_with('-') || before.ends_with(':');
+    let hex = id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    (bounded && hex).then(|| id.to_owned())
+}
+
+/// Whether a program runs whatever its arguments name, so that its own digest says nothing of what it does.
+pub(crate) fn is_interpreter(path: &[u8]) -> bool {
+    const NAMES: [&str; 31] = [
+        "python", "pypy", "node", "nodejs", "deno", "bun", "bash", "sh", "dash", "ash", "zsh", "ksh", "fish", "busybox",
+        "toybox", "perl", "ruby", "php", "lua", "java", "dotnet", "mono", "tclsh", "wish", "guile", "Rscript", "erl", "beam.smp",
+        "julia", "env", "ld",
+    ];
+    let name = Path::new(std::str::from_utf8(path).unwrap_or_default()).file_name().and_then(|name| name.to_str());
+    let name = name.unwrap_or_default().trim_end_matches(" (deleted)");
+    // Versions and architectures: python3.11, lua5.4, qemu-x86_64, ld-linux-x86-64.so.2.
+    let stem = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-');
+    NAMES.contains(&stem)
+        || NAMES.contains(&name)
+        || name.starts_with("qemu-")
+        || name.starts_with("ld-")
+        || name.starts_with("ld.so")
+}
+
+/// Whether the process can look at callers of other users: CAP_SYS_PTRACE (capabilities(7)), or it is root.
+pub(crate) fn sees_other_users() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).map(str::trim);
+    let bits = effective.and_then(|hex| u64::from_str_radix(hex, 16).ok());
+    bits.map_or(geteuid().is_root(), |bits| bits & (1 << 19) != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cgroups_of_systemd_kubernetes_and_docker_are_understood() {
+        let id = "0123456789abcdef".repeat(4);
+        let uid = "3a1e6a4c-9d5e-4b7a-8c2f-0d1e2f3a4b5c";
+        let under = uid.replace('-', "_");
+        let some = |text: &str| Some(text.to_owned());
+        for (text, expected) in [
+            ("0::/system.slice/crew.service\n".to_owned(), (some("crew.service"), None, None)),
+            ("0::/system.slice/crew.service/inner.service\n".to_owned(), (some("crew.service"), None, None)),
+            // What a user's own manager calls its units is that user's choice.
+            (
+                "0::/user.slice/user-7.slice/user@7.service/app.slice/crew.service\n".to_owned(),
+                (some("user@7.service"), None, None),
+            ),
+            ("0::/user.slice/user-7.slice/session-1.scope\n".to_owned(), (some("session-1.scope"), None, None)),
+            (
+                format!(
+                    "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{under}.slice/cri-containerd-{id}.scope\n"
+                ),
+                (some(&format!("cri-containerd-{id}.scope")), some(uid), some(&id)),
+            ),
+            (format!("0::/kubepods/besteffort/pod{uid}/{id}\n"), (None, some(uid), some(&id))),
+            (format!("12:cpu:/docker/{id}\n11:memory:/docker/{id}\n0::/\n"), (None, None, some(&id))),
+            // Two that contradict each other.
+            (format!("12:cpu:/docker/{id}\n11:memory:/docker/{}\n", "f".repeat(64)), (None, None, None)),
+            (format!("0::/kubepods/pod{uid}/pod{}/{id}\n", uid.replace('3', "4")), (None, None, some(&id))),
+            ("0::/../../system.slice/crew.service\n".to_owned(), (None, None, None)),
+            ("0::/\n".to_owned(), (None, None, None)),
+            (String::new(), (None, None, None)),
+            (format!("0::/x{id}\n"), (None, None, None)),
+            (format!("0::/pod{uid}x\n"), (None, None, None)),
+            (format!("0::/pod{}\n", uid.to_uppercase()), (None, None, None)),
+        ] {
+            assert_eq!(of_cgroup(&text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn interpreters_are_known_by_whatever_version() {
+        for name in [
+            "/usr/bin/python3.11",
+            "/bin/sh",
+            "/usr/bin/node",
+            "busybox",
+            "/lib64/ld-linux-x86-64.so.2",
+            "/usr/bin/perl5.36 (deleted)",
+            "/usr/bin/qemu-x86_64",
+            "/x/java",
+            "lua5.4",
+            "/usr/bin/env",
+        ] {
+            assert!(is_interpreter(name.as_bytes()), "{name}");
+        }
+        for name in ["/usr/bin/agent", "/opt/shell", "/usr/bin/pythonic", "/usr/bin/anchorhold", ""] {
+            assert!(!is_interpreter(name.as_bytes()), "{name}");
+        }
+    }
+}
