@@ -31,7 +31,7 @@ const MAX_WAIT: Duration = Duration::from_secs(8);
 /// Accepting may fail so many times in a row: half a minute.
 const MAX_ACCEPT_FAILURES: u32 = 600;
 /// Answers are written when so many have gathered, or none is left to make; one signature covers their events.
-const BATCH: usize = 8;
+const BATCH: usize = 16;
 const READ_BYTES: usize = 64 * 1024;
 
 /// Where the window is.

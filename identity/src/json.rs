@@ -63,6 +63,19 @@ impl Payload {
         self.0.keys().map(String::as_str)
     }
 
+    /// Whether every name in it, however deep, is below U+E000: then the order of bytes, in which it is kept, is also that of
+    /// UTF-16 code units, which RFC 8785 wants.
+    pub(crate) fn is_in_canonical_order(&self) -> bool {
+        fn good(value: &Value) -> bool {
+            match value {
+                Value::Object(map) => map.iter().all(|(name, value)| name.chars().all(|c| c < '\u{e000}') && good(value)),
+                Value::Array(items) => items.iter().all(good),
+                _ => true,
+            }
+        }
+        self.0.iter().all(|(name, value)| name.chars().all(|c| c < '\u{e000}') && good(value))
+    }
+
     /// The object as a JSON value.
     pub fn into_value(self) -> Value {
         Value::Object(self.0)

@@ -126,6 +126,150 @@ pub struct Event {
     pub sequence: u64,
 }
 
+/// An event as it is written: all members in the order of RFC 8785, so that nothing has to be sorted.
+#[derive(Serialize)]
+struct Written<'a> {
+    action: &'a Option<String>,
+    agent_id: &'a Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    annex: &'a Option<AnnexId>,
+    #[serde(skip_serializing_if = "<[Approval]>::is_empty")]
+    approvals: &'a [Approval],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    binding: &'a Option<Digest<32>>,
+    boot_id: Digest<16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    caller: Option<WrittenCaller<'a>>,
+    delegated_by: &'a Option<String>,
+    delegation_chain: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    did: &'a Option<Did>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    environment: &'a Option<String>,
+    event_type: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: &'a Option<UnixSeconds>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_version: &'a Option<u32>,
+    policy_decision: Verdict,
+    policy_digest: &'a Digest<48>,
+    policy_id: &'a str,
+    previous: Digest<32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refusal: &'a Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_digest: &'a Option<Digest<32>>,
+    resource: &'a Option<String>,
+    sequence: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: &'a Option<String>,
+    timestamp: &'a Option<UnixSeconds>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_id: &'a Option<String>,
+}
+
+/// The members of a caller; `strength` stands among them.
+#[derive(Serialize)]
+struct WrittenCaller<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    executable: Option<Digest<32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    label: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    measurement: Option<Digest<48>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    socket: Option<&'a str>,
+    strength: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unit: Option<&'a str>,
+}
+
+impl<'a> WrittenCaller<'a> {
+    fn of(caller: &'a Caller) -> Self {
+        let none = Self {
+            container: None,
+            executable: None,
+            gid: None,
+            key: None,
+            label: None,
+            measurement: None,
+            name: None,
+            pod: None,
+            socket: None,
+            strength: "asserted",
+            uid: None,
+            unit: None,
+        };
+        match caller {
+            Caller::Asserted(seen) => Self {
+                container: seen.container.as_deref(),
+                executable: seen.executable,
+                gid: seen.gid,
+                label: seen.label.as_deref(),
+                name: seen.name.as_deref(),
+                pod: seen.pod.as_deref(),
+                socket: seen.socket.as_deref(),
+                uid: seen.uid,
+                unit: seen.unit.as_deref(),
+                ..none
+            },
+            Caller::Proven(proven) => Self {
+                key: Some(&proven.key),
+                measurement: proven.measurement,
+                name: Some(&proven.name),
+                strength: "proven",
+                ..none
+            },
+        }
+    }
+}
+
+/// The canonical form of an event without its signature.
+fn write(d: &Decision, boot_id: Digest<16>, previous: Digest<32>, sequence: u64) -> Result<Vec<u8>, Error> {
+    let written = Written {
+        action: &d.action,
+        agent_id: &d.agent_id,
+        annex: &d.annex,
+        approvals: &d.approvals,
+        binding: &d.binding,
+        boot_id,
+        caller: d.caller.as_ref().map(WrittenCaller::of),
+        delegated_by: &d.delegated_by,
+        delegation_chain: &d.delegation_chain,
+        did: &d.did,
+        environment: &d.environment,
+        event_type: &d.event_type,
+        expires_at: &d.expires_at,
+        key_version: &d.key_version,
+        policy_decision: d.policy_decision,
+        policy_digest: &d.policy_digest,
+        policy_id: &d.policy_id,
+        previous,
+        refusal: &d.refusal,
+        request_digest: &d.request_digest,
+        resource: &d.resource,
+        sequence,
+        target: &d.target,
+        timestamp: &d.timestamp,
+        token_id: &d.token_id,
+    };
+    let mut text = Vec::with_capacity(2048);
+    serde_json::to_writer(&mut text, &written).map_err(|error| Error::JsonShape(error.to_string()))?;
+    Ok(text)
+}
+
 /// What the record key signs: one batch.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(array)]
@@ -189,8 +333,7 @@ impl Tail {
     pub fn append(&mut self, decisions: Vec<Decision>) -> Result<Batch, Error> {
         let mut batch = Batch { boot_id: self.boot_id, first: self.next, leaves: Vec::new(), texts: Vec::new() };
         for decision in decisions {
-            let event = Event { decision, boot_id: self.boot_id, previous: self.previous, sequence: self.next };
-            let text = json::canonical(&event)?;
+            let text = write(&decision, self.boot_id, self.previous, self.next)?;
             self.previous = merkle::leaf(&text);
             self.next += 1;
             batch.leaves.push(self.previous);
@@ -529,6 +672,53 @@ mod tests {
             && text.chars().eq(text.chars().rev())
         {
             out.pop();
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_canonical_whoever_asked() {
+        let seen = Seen {
+            container: Some("c\u{7f}\u{1}\"".into()),
+            executable: Some(sha256(b"x")),
+            label: Some("l".into()),
+            name: Some("n".into()),
+            pod: Some("p".into()),
+            socket: Some("s".into()),
+            unit: Some("é\u{10000}\u{e000}/".into()),
+            ..Seen::ids(1, 2)
+        };
+        let proven = Proven { key: "k".into(), measurement: Some(Digest([1; 48])), name: "n".into() };
+        for caller in [None, Some(Caller::Asserted(seen)), Some(Caller::Proven(proven)), Some(Caller::Asserted(Seen::default()))]
+        {
+            for full in [true, false] {
+                let mut decision = Decision { caller: caller.clone(), ..decision(7) };
+                if !full {
+                    decision = Decision {
+                        action: None,
+                        agent_id: None,
+                        annex: None,
+                        approvals: Vec::new(),
+                        binding: None,
+                        delegated_by: None,
+                        delegation_chain: Vec::new(),
+                        did: None,
+                        environment: None,
+                        expires_at: None,
+                        key_version: None,
+                        refusal: None,
+                        request_digest: None,
+                        resource: None,
+                        target: None,
+                        timestamp: None,
+                        token_id: None,
+                        ..decision
+                    };
+                }
+                let (boot_id, previous) = (Digest([1; 16]), Digest([2; 32]));
+                let written = write(&decision, boot_id, previous, 9).unwrap();
+                let event = Event { decision, boot_id, previous, sequence: 9 };
+                assert_eq!(written, json::canonical(&event).unwrap());
+            }
         }
     }
 

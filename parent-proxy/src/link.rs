@@ -30,6 +30,8 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_LAST: Duration = Duration::from_millis(500);
 /// Requests under way on one connection.
 const MAX_PENDING: usize = 1024;
+/// Requests that gather on one connection before the next one is used; the enclave answers so many at once.
+const GATHERED: usize = 16;
 /// Bytes that wait to be written to one connection; callers that went away leave theirs here.
 const MAX_WAITING_BYTES: usize = 1 << 20;
 /// An enclave that takes nothing for so long is not there.
@@ -166,11 +168,21 @@ impl Link {
         if decides && !self.shared.recorder.is_good() {
             return Err(LinkError::Unrecorded);
         }
-        self.shared.request(request, self.next.fetch_add(1, Ordering::Relaxed)).await
+        let first = self.shared.gathering().unwrap_or_else(|| self.next.fetch_add(1, Ordering::Relaxed));
+        self.shared.request(request, first).await
     }
 }
 
 impl Shared {
+    /// The first connection on which few requests are under way: those that travel together share a signature of the record.
+    fn gathering(&self) -> Option<usize> {
+        let few = |slot: &RwLock<Option<Arc<Live>>>| {
+            let live = slot.read().unwrap_or_else(PoisonError::into_inner);
+            live.as_ref().is_some_and(|live| lock(&live.pending).waiting.len() < GATHERED)
+        };
+        self.slots.iter().position(few)
+    }
+
     async fn request(&self, request: Request, first: usize) -> Result<Answer, LinkError> {
         let slots = &self.slots;
         let mut refused = LinkError::Unavailable;
@@ -374,6 +386,8 @@ impl Live {
             std::mem::swap(&mut *lock(&self.out), &mut batch);
             if batch.is_empty() {
                 self.wake.notified().await;
+                // Whoever else is ready adds its request first: one write, and one signature of the record, for all of them.
+                tokio::task::yield_now().await;
                 continue;
             }
             if !matches!(timeout(WRITE_DEADLINE, writer.write_all(&batch)).await, Ok(Ok(()))) {
