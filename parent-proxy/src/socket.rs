@@ -57,7 +57,8 @@ impl Socket {
         let refuse = |why: String| Error::Socket { path: named.path.clone(), why };
         let folder = named.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let foreign = named.uid.is_some_and(|uid| uid != geteuid().as_raw()) || named.gid.is_some();
-        prepare_folder(folder, foreign).map_err(&refuse)?;
+        // The socket's own mode lets in whom it should; its directory may be either kind, as long as nobody else can change it.
+        prepare_folder(folder, foreign).or_else(|why| prepare_folder(folder, !foreign).map_err(|_| why)).map_err(&refuse)?;
         let mut socket = Self::bind_with(&named.path, if named.gid.is_some() { 0o117 } else { 0o177 }).map_err(&refuse)?;
         std::os::unix::fs::lchown(&named.path, named.uid, named.gid).map_err(|error| refuse(error.to_string()))?;
         socket.name = Some(named.name.clone());

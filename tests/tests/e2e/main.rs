@@ -4,6 +4,7 @@
 mod api;
 mod bad_input;
 mod by_hand;
+mod bypasses;
 mod callers;
 mod commands;
 mod demo;
