@@ -104,6 +104,11 @@ impl Admission {
         own || self.admits(&Seen::ids(uid, gid)) || self.annex().is_some_and(described)
     }
 
+    /// Whether callers of some identity prove themselves.
+    pub(crate) fn expects_proofs(&self) -> bool {
+        !self.policy.callers.is_empty()
+    }
+
     /// Whether anybody is named by executable.
     pub(crate) fn measures(&self) -> bool {
         self.annex().is_some_and(|annex| annex.callers.iter().any(|caller| !caller.executables.is_empty()))

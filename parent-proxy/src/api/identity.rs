@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
 use super::body::Strict;
-use super::{Admitted, App, Problem};
+use super::{Admitted, Anyone, App, Problem};
 use crate::caller::Caller;
 use crate::link::LinkError;
 
@@ -89,9 +89,13 @@ pub(crate) struct VersionResponse {
 ))]
 pub(crate) async fn identity(
     State(app): State<Arc<App>>,
-    Admitted(caller): Admitted,
+    Anyone(caller): Anyone,
     which: Result<Query<Which>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<IdentityResponse>, Problem> {
+    // The enclave lets anybody see whose key it is where callers prove themselves: they sign for this boot and version.
+    if !caller.admitted && !app.admission.expects_proofs() {
+        return Err(super::not_admitted());
+    }
     let description = describe(&app, caller, which).await?;
     Ok(Json(respond(description)?))
 }

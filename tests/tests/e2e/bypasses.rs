@@ -263,8 +263,17 @@ fn a_caller_with_a_key_proves_itself_whoever_it_is() {
     };
     assert_eq!(sign(&[]).status.code(), Some(1), "the sidecar's own user is no caller here");
     let signed = sign(&["--caller-key", key.to_str().unwrap()]);
-    // Who may not even look cannot find out for which boot and version to sign.
-    assert_eq!(signed.status.code(), Some(1), "{}", String::from_utf8_lossy(&signed.stderr));
+    assert_eq!(signed.status.code(), Some(0), "{}", String::from_utf8_lossy(&signed.stderr));
+    let answer: serde_json::Value = serde_json::from_slice(&signed.stdout).unwrap();
+    let claims = identity::token::unverified_claims(answer["vouch_token"].as_str().unwrap()).unwrap();
+    let identity::Caller::Proven(proven) = claims.caller else { panic!("not proven") };
+    let thumbprint = identity::Signer::public_key(&KeyFile::read(&key).unwrap()).thumbprint();
+    assert_eq!((proven.name.as_str(), proven.key), ("agent", thumbprint));
+    // Another key, and the key for another request, prove nothing.
+    let stranger = running.state.folder().join("stranger.key");
+    KeyFile::create(&stranger).unwrap();
+    let refused = sign(&["--caller-key", stranger.to_str().unwrap()]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("proof_invalid"));
 }
 
 #[test]

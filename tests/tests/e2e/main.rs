@@ -17,6 +17,7 @@ mod image_file;
 mod interop;
 mod localhost;
 mod lockdown;
+mod proofs;
 mod record;
 mod rotation;
 mod sockets;
