@@ -335,4 +335,17 @@ mod tests {
         });
         assert_eq!(counts, (194, 310));
     }
+
+    #[test]
+    fn what_the_second_opinion_says_is_passed_on() {
+        let because = |error: webpki::Error| broken(&error);
+        assert_eq!(because(webpki::Error::InvalidSignatureForPublicKey), Error::ChainSignature);
+        let violated = Error::ChainPath("a name constraint is violated");
+        assert_eq!(because(webpki::Error::NameConstraintViolation), violated);
+        let context = webpki::RequiredEkuNotFoundContext { required: webpki::KeyUsage::server_auth(), present: Vec::new() };
+        let purpose = Error::ChainPath("the leaf's key is for another purpose");
+        assert_eq!(because(webpki::Error::RequiredEkuNotFoundContext(context)), purpose);
+        let other = Error::ChainPath("a certificate is not as RFC 5280 wants it");
+        assert_eq!(because(webpki::Error::BadDer), other);
+    }
 }

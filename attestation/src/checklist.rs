@@ -135,3 +135,20 @@ fn wrap(text: &mut String, indent: &str, sentence: &str) {
     }
     text.push('\n');
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_as_long_as_they_may_be_and_no_longer() {
+        let wrapped = |sentence: &str| {
+            let mut text = String::from("\n");
+            wrap(&mut text, "  - ", sentence);
+            text
+        };
+        let (long, rest) = ("a".repeat(WIDTH - 4 - 2), "b");
+        assert_eq!(wrapped(&format!("{long} {rest}")), format!("\n  - {long} {rest}\n"));
+        assert_eq!(wrapped(&format!("{long}a {rest}")), format!("\n  - {long}a\n    {rest}\n"));
+    }
+}

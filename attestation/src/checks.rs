@@ -239,3 +239,20 @@ impl Checks {
         self.done
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use strum::IntoEnumIterator;
+
+    use super::*;
+
+    #[test]
+    fn an_archive_and_a_mock_change_what_some_steps_mean() {
+        let (archive, mock) = ([Step::Validity, Step::Age], [Step::DocumentSignature, Step::Binding, Step::Policy]);
+        for step in Step::iter() {
+            assert_eq!(step.special_meaning(true, false).is_some(), archive.contains(&step), "{step:?}");
+            assert_eq!(step.special_meaning(false, true).is_some(), mock.contains(&step), "{step:?}");
+            assert_eq!(step.special_meaning(false, false), None, "{step:?}");
+        }
+    }
+}

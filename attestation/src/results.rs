@@ -199,3 +199,73 @@ impl VerifierKey {
         Ok(format!("{signed}.{signature}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use identity::Digest;
+
+    use super::*;
+    use crate::judge::{Archive, Check};
+
+    fn verdict(kind: &'static str) -> Verdict {
+        let check = |step| Check { step, outcome: Outcome::Passed, against: String::new(), meaning: None };
+        Verdict {
+            verdict: kind,
+            unchecked: Vec::new(),
+            root: Digest([0; 32]),
+            module_id: String::new(),
+            timestamp: UnixSeconds(0),
+            pcrs: Map::new(),
+            nonce: None,
+            user_data: None,
+            public_key: None,
+            certificates: Vec::new(),
+            anchor_digest: Digest([0; 32]),
+            archive: None,
+            checks: vec![check(Step::Nonce), check(Step::Measurements)],
+            key: None,
+            claims: None,
+        }
+    }
+
+    #[test]
+    fn only_what_is_genuine_and_complete_and_fresh_is_affirmed() {
+        assert_eq!(accepted_status(&verdict("genuine")), "affirming");
+        let archive = Archive { anchor: "rfc3161", time: UnixSeconds(0), witness: String::new() };
+        let incomplete = [
+            Verdict { unchecked: vec![crate::Unchecked::Policy], ..verdict("genuine") },
+            Verdict { archive: Some(archive), ..verdict("genuine") },
+            Verdict { checks: Vec::new(), ..verdict("genuine") },
+        ];
+        for verdict in incomplete {
+            assert_eq!(accepted_status(&verdict), "none", "{verdict:?}");
+        }
+        assert_eq!(accepted_status(&verdict("debug")), "contraindicated");
+        assert_eq!(accepted_status(&verdict("mock")), "contraindicated");
+        let vector = accepted_vector(&verdict("genuine"));
+        assert_eq!(Value::Object(vector), json!({"hardware": 2, "executables": 3}));
+        let vector = accepted_vector(&verdict("mock"));
+        assert_eq!(Value::Object(vector), json!({"hardware": 97}));
+    }
+
+    #[test]
+    fn a_signed_result_is_a_jwt_of_the_verifiers_key() {
+        // RFC 8410 section 10.3.
+        let pem = b"-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
+        let key = VerifierKey::from_pem(pem).unwrap();
+        let signed = key.sign_ear(&json!({"a": 1})).unwrap();
+        let parts: Vec<Vec<u8>> = signed.split('.').map(|part| BASE64URL_NOPAD.decode(part.as_bytes()).unwrap()).collect();
+        let header: Value = serde_json::from_slice(&parts[0]).unwrap();
+        let public = PublicKey::from_jwk(&identity::Jwk {
+            kty: "OKP".into(),
+            crv: "Ed25519".into(),
+            x: "Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE".into(),
+            ..identity::Jwk::default()
+        })
+        .unwrap();
+        assert_eq!(header, json!({"alg": "EdDSA", "typ": "eat+jwt", "kid": public.thumbprint()}));
+        assert_eq!(parts[1], b"{\"a\":1}");
+        let (signed, _) = signed.rsplit_once('.').unwrap();
+        public.verify_bytes(signed.as_bytes(), &parts[2]).unwrap();
+    }
+}

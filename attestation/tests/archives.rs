@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use attestation::anchor::{TimeAnchor, TimeStamp, anchored_digest};
+use attestation::anchor::{Anchored, TimeAnchor, TimeStamp, anchored_digest};
 use attestation::judge::{Case, Outcome, Step, Subject, judge};
 use attestation::{Error, Evidence, MockRoot};
 use identity::{UnixSeconds, parse_rfc3339, sha256};
@@ -187,4 +187,36 @@ fn roots_are_read_from_pem_one_or_more_in_each() {
     assert_eq!(with(&[broken]).unwrap_err(), Error::TimestampUntrusted("a root is no certificate in PEM"));
     assert_eq!(TimeStamp::new(&[0; 65537], &[b""]).unwrap_err(), Error::TimestampMalformed("longer than 64 KiB"));
     assert_ne!(TimeStamp::new(&[0; 65536], &[b""]).unwrap_err(), Error::TimestampMalformed("longer than 64 KiB"));
+}
+
+/// A witness who says whatever it is told.
+#[derive(Debug)]
+struct Says(UnixSeconds);
+
+impl TimeAnchor for Says {
+    fn kind(&self) -> &'static str {
+        "says"
+    }
+
+    fn prove(&self, _: &identity::Digest<32>) -> Result<Anchored, Error> {
+        Ok(Anchored { time: self.0, witness: "nobody".into() })
+    }
+}
+
+#[test]
+fn a_token_that_was_made_after_its_witness_saw_it_is_refused() {
+    let made = UnixSeconds(1_767_225_600);
+    let (evidence, root) = (file("cases/evidence/good.cbor"), MockRoot::from_pem(&file("cases/root.pem")).unwrap());
+    let judged = |token: &str, seen: UnixSeconds| {
+        let token = String::from_utf8(file(&format!("cases/tokens/{token}.jwt"))).unwrap();
+        let witness = Says(seen);
+        let subject = Subject::Token { token: &token, evidence: &evidence };
+        let case = Case { anchor: Some(&witness), allow_mock: Some(&root), inspect: true, ..Case::new(subject, LATER) };
+        judge(&case).map(|_| ()).map_err(|refusal| refusal.code())
+    };
+    // Valid from 31 s after the document on, and from 30 s; a skew of 30 s is forgiven.
+    assert_eq!(judged("of-the-future", made), Err("anchor_too_early"));
+    assert_eq!(judged("of-the-future", made.plus(1)), Ok(()));
+    assert_eq!(judged("almost-of-the-future", made), Ok(()));
+    assert_eq!(judged("good", made), Ok(()));
 }

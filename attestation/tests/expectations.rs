@@ -147,3 +147,39 @@ fn a_denied_certificate_is_named_as_verdicts_write_it() {
         assert!(policy(issuer, "01").is_err(), "{issuer}");
     }
 }
+
+#[test]
+fn an_evidence_file_is_written_as_it_was_read() {
+    let bytes = file("evidence/good.cbor");
+    let evidence = Evidence::parse(&bytes).unwrap();
+    assert_eq!(evidence.to_vec(), bytes);
+    let record = identity::PublicKey::from_spki(evidence.record()).unwrap();
+    let (evidence, document) = self::evidence("evidence/good.cbor");
+    assert_eq!(evidence.verify(&document, &Expectations::default(), AT).unwrap().record_key(), &record);
+}
+
+#[test]
+fn a_bundle_must_be_among_those_of_the_verifiers_policy_and_among_those_given() {
+    use attestation::judge::{Case, Subject, judge};
+    let (bytes, root) = (file("evidence/good.cbor"), MockRoot::from_pem(&file("root.pem")).unwrap());
+    let digest = |name: &str| Bundle::from_either(&file(name)).unwrap().digest();
+    let listing = |digest: PolicyDigest| {
+        let text = format!("version = 1\n[[bundles]]\nlabel = \"b\"\ndigest = \"{}\"\n", digest.digest());
+        AppraisalPolicy::from_toml(text.as_bytes()).unwrap()
+    };
+    let judged = |listed: &AppraisalPolicy, given: &[PolicyDigest]| {
+        let case = Case {
+            appraisal: Some(listed),
+            policies: given,
+            allow_mock: Some(&root),
+            inspect: true,
+            ..Case::new(Subject::Evidence(&bytes), AT)
+        };
+        judge(&case).map(|_| ()).map_err(|refusal| refusal.code())
+    };
+    let (good, other) = (digest("policy.toml"), digest("policy-other.toml"));
+    assert_eq!(judged(&listing(good), &[]), Ok(()));
+    assert_eq!(judged(&listing(good), &[good]), Ok(()));
+    assert_eq!(judged(&listing(other), &[good]), Err("policy_mismatch"));
+    assert_eq!(judged(&listing(good), &[other]), Err("policy_mismatch"));
+}

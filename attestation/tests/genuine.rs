@@ -154,3 +154,29 @@ fn every_cut_and_every_flipped_byte_of_a_genuine_document_is_refused() {
         assert!(verify_genuine(&changed, seconds(ms)).is_err(), "byte {at}");
     }
 }
+
+#[test]
+fn the_command_says_of_a_document_what_it_is() {
+    let Some(folder) = folder() else { return };
+    let run = |(name, ms): (&str, i64), more: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_anchorhold-verify"))
+            .arg("document")
+            .arg(folder.join(format!("{name}.bin")))
+            .args(["--inspect", "--at", &seconds(ms).to_string()])
+            .args(more)
+            .output()
+            .unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, says) = run(GENUINE[3], &[]);
+    assert!(
+        code == 0 && says.starts_with("ACCEPTED as genuine: signed by AWS Nitro hardware, for a production enclave\n"),
+        "{says}"
+    );
+    assert_eq!(run(DEBUG[0], &[]).0, 1);
+    let (code, says) = run(DEBUG[0], &["--allow-debug"]);
+    assert!(
+        code == 0 && says.starts_with("ACCEPTED as debug: signed by AWS Nitro hardware, but for an enclave in DEBUG"),
+        "{says}"
+    );
+}

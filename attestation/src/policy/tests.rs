@@ -164,3 +164,91 @@ fn mistakes_in_an_annex_are_named() {
         assert!(why.contains(says), "{to}: {why}");
     }
 }
+
+/// The canonical form with something changed.
+fn changed(change: impl FnOnce(&mut serde_json::Value)) -> Result<Bundle, Error> {
+    let mut value = serde_json::from_slice(&Bundle::from_toml(&toml()).unwrap().canonical()).unwrap();
+    change(&mut value);
+    Bundle::from_canonical(&identity::json::canonical(&value).unwrap())
+}
+
+#[test]
+fn a_bundle_has_its_largest_sizes_and_no_larger_ones() {
+    use serde_json::{Value, json};
+    assert_eq!(MAX_BYTES, 32_768);
+    let identities = |n: usize| {
+        changed(|bundle| {
+            let one = json!({
+                "name": "x", "environment": "e", "did": "did:key", "algorithm": "EdDSA", "max_validity_seconds": 1,
+                "callers": {"uids": [1], "gids": [], "names": []},
+                "rules": [{"name": "r", "actions": ["a"], "targets": ["t"], "resources": ["r"]}]
+            });
+            let named = |index: usize| {
+                let mut identity = one.clone();
+                identity["name"] = format!("i{index}").into();
+                identity
+            };
+            bundle["identities"] = Value::Array((0..n).map(named).collect());
+        })
+    };
+    assert!(identities(64).is_ok(), "several may be did:key");
+    assert!(identities(65).unwrap_err().to_string().contains("1 to 64"));
+    assert!(identities(0).unwrap_err().to_string().contains("1 to 64"));
+    let rules = |n: usize| {
+        changed(|bundle| {
+            let rule = |index| json!({"name": format!("r{index}"), "actions": ["a"], "targets": ["t"], "resources": ["r"]});
+            bundle["identities"][0]["rules"] = Value::Array((0..n).map(rule).collect());
+        })
+    };
+    assert!(rules(256).is_ok());
+    assert!(rules(257).unwrap_err().to_string().contains("1 to 256"));
+    assert!(rules(0).unwrap_err().to_string().contains("1 to 256"));
+    let padded = |n: usize| changed(|bundle| bundle["identities"][0]["rules"][0]["targets"] = json!(["x".repeat(n)]));
+    let room = MAX_BYTES - padded(0).unwrap().canonical().len();
+    assert_eq!(padded(room).unwrap().canonical().len(), MAX_BYTES);
+    assert!(padded(room + 1).unwrap_err().to_string().contains("longer than 32 KiB"));
+    // The same at the other door, where white space does not count.
+    let spaced = |n: usize| Bundle::from_toml(&toml().replace("account_*", &"x".repeat(n)));
+    assert!(spaced(room).is_ok());
+    assert!(spaced(room + 1).unwrap_err().to_string().contains("longer than 32 KiB"));
+}
+
+#[test]
+fn names_and_domains_are_given_once_and_every_list_of_a_rule_is_needed() {
+    use serde_json::json;
+    let two = |name: &str, did: &str| {
+        changed(|bundle| {
+            let mut other = bundle["identities"][0].clone();
+            (other["name"], other["did"]) = (name.into(), did.into());
+            other["callers"]["proven"] = json!(["robot"]);
+            bundle["identities"].as_array_mut().unwrap().push(other);
+        })
+        .is_ok()
+    };
+    assert!(two("other", "did:web:other.example") && two("other", "did:key"));
+    assert!(!two("payer", "did:web:other.example") && !two("other", "did:web:agent.example.com") && !two("payer", "did:key"));
+    for list in ["actions", "targets", "resources"] {
+        let without = changed(|bundle| bundle["identities"][0]["rules"][0][list] = json!([]));
+        assert!(without.unwrap_err().to_string().contains("each need a pattern"), "{list}");
+    }
+    for (did, good) in
+        [("did:key", true), ("did:web:x.example", true), ("web:x.example", false), ("did:keyx", false), ("", false)]
+    {
+        assert_eq!(changed(|bundle| bundle["identities"][0]["did"] = did.into()).is_ok(), good, "{did}");
+    }
+    let other = changed(|bundle| bundle["identities"][0]["did"] = "did:key:z6Mk".into());
+    assert!(other.unwrap_err().to_string().contains("neither"));
+}
+
+#[test]
+fn bounds_of_a_payload_member_may_meet_and_reach_the_safe_integers() {
+    use serde_json::json;
+    const MAX: i64 = (1 << 53) - 1;
+    let bounds = |constraint: serde_json::Value| {
+        changed(|bundle| bundle["identities"][0]["rules"][0]["payload"]["/amount"] = constraint).is_ok()
+    };
+    assert!(
+        bounds(json!({"min": 5, "max": 5})) && bounds(json!({"min": -MAX, "max": MAX})) && bounds(json!({"one_of": [MAX, -MAX]}))
+    );
+    assert!(!bounds(json!({"min": 6, "max": 5})));
+}
