@@ -41,6 +41,11 @@ impl Cell {
         }
     }
 
+    /// All identities.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = &RwLock<Option<Identity>>> {
+        self.identities.values()
+    }
+
     /// The annex in force.
     pub(crate) fn annex(&self) -> Option<Arc<(Annex, AnnexId)>> {
         self.annex.read().unwrap_or_else(PoisonError::into_inner).clone()

@@ -150,6 +150,9 @@ impl<N: Nsm> Enclave<N> {
             Request::Sign(sign) => {
                 self.recorded("token.sign", "default", |cell, decision| self.sign(cell, sign, decision).map(Answer::Signed))
             }
+            Request::Exchange(exchange) => self.recorded("token.exchange", "delegation", |cell, decision| {
+                self.exchange(cell, exchange, decision).map(Answer::Signed)
+            }),
             Request::Attest { of, nonce } => self.recorded("key.attest", "callers", |cell, decision| {
                 let evidence = self.attest(cell, &of, &nonce, decision)?;
                 Ok(Answer::Evidence(protocol::Evidence { evidence }))

@@ -59,6 +59,9 @@ pub enum Error {
     /// A caller's own signature over its request is not good, or not for this request.
     #[error("the caller's proof is not good: {0}")]
     ProofInvalid(&'static str),
+    /// What is delegated can be signed as a token only.
+    #[error("on somebody's behalf only tokens are signed (vouch-jwt)")]
+    DelegationFormat,
     /// Too many proofs of the last minute are remembered.
     #[error("too many proofs came within a minute")]
     ProofsFull,
@@ -143,6 +146,7 @@ impl Error {
             | Self::Attestation(_)
             | Self::IdentityRequired(_)
             | Self::ValidityInvalid
+            | Self::DelegationFormat
             | Self::AudienceInvalid
             | Self::NonceSize
             | Self::PayloadTooLarge => Kind::Invalid,

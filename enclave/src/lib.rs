@@ -7,6 +7,7 @@
 pub mod boot;
 mod cell;
 mod clock;
+mod delegation;
 mod enclave;
 mod entropy;
 mod error;

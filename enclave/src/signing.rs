@@ -9,6 +9,7 @@ use protocol::{Format, Sign, Signed};
 use uuid::Uuid;
 
 use crate::cell::Cell;
+use crate::delegation::Behalf;
 use crate::enclave::{lock, read};
 use crate::identities::{Identity, Version};
 use crate::{Enclave, Error, Nsm};
@@ -45,7 +46,7 @@ impl<N: Nsm> Enclave<N> {
         describe(identity, decision);
         let request = request::Request {
             audience: sign.audience.as_deref(),
-            delegation: None,
+            delegation: sign.delegation.as_deref(),
             format: name(sign.format),
             identity: &identity.policy.name,
             intent: &intent,
@@ -63,11 +64,21 @@ impl<N: Nsm> Enclave<N> {
             _ => Caller::Asserted(sign.of.caller),
         };
         decision.caller = Some(caller.clone());
+        let behalf = sign.delegation.as_deref().map(|token| self.behalf(cell, identity, token, now)).transpose()?;
+        let left = behalf.as_ref().map(|behalf| {
+            behalf.note(decision);
+            behalf.check(&intent, now.latest)
+        });
+        let left = left.transpose()?;
+        if behalf.is_some() && sign.format != Format::VouchJwt {
+            return Err(Error::DelegationFormat);
+        }
         let asked = Asked {
             intent: &intent,
             payload: &payload,
             audience: sign.audience.as_deref(),
             validity_seconds: sign.validity_seconds,
+            delegated: behalf.is_some(),
         };
         let annex = cell.annex();
         let annex = annex.as_ref().map(|annex| &annex.0);
@@ -81,12 +92,14 @@ impl<N: Nsm> Enclave<N> {
         let content = Content {
             id: uuid::Builder::from_random_bytes(id).into_uuid(),
             now: now.earliest.0,
-            validity_seconds: i64::from(accepted.validity_seconds),
+            // Time can only shorten.
+            validity_seconds: i64::from(left.map_or(accepted.validity_seconds, |left| left.min(accepted.validity_seconds))),
             intent,
             payload,
             audience: sign.audience,
             tee: N::TEE,
             caller,
+            behalf,
         };
         let (signature_id, expires_at) = (content.id.to_string(), content.now + content.validity_seconds);
         let signed = match sign.format {
@@ -103,6 +116,7 @@ impl<N: Nsm> Enclave<N> {
             key_version: version.description.version,
             identity: identity.policy.name.clone(),
             rule: accepted.rule.name.clone(),
+            scope: None,
         })
     }
 }
@@ -111,7 +125,7 @@ impl<N: Nsm> Enclave<N> {
 pub(crate) fn describe(identity: &Identity, decision: &mut Decision) {
     let version = &identity.current;
     let agent = agent_id(&identity.policy.name, version.key.public_key());
-    decision.delegation_chain = vec![agent.clone()];
+    decision.delegation_chain = vec![format!("agent:{}", identity.policy.name)];
     decision.agent_id = Some(agent);
     decision.did = Some(version.did.clone());
     decision.environment = Some(identity.policy.environment.clone());
@@ -136,13 +150,21 @@ struct Content {
     audience: Option<String>,
     tee: Tee,
     caller: Caller,
+    behalf: Option<Behalf>,
 }
 
 impl Content {
     fn token(self, version: &Version) -> Result<String, Error> {
+        let scope = self.behalf.as_ref().map(|_| self.intent.action().to_owned());
+        let (sub, act, delegation_chain) = match self.behalf {
+            Some(behalf) => (behalf.sub, Some(behalf.act), behalf.chain),
+            None => (version.did.to_string(), None, Vec::new()),
+        };
         let claims = Claims {
             iss: version.did.clone(),
-            sub: version.did.clone(),
+            sub,
+            act,
+            scope,
             aud: self.audience,
             iat: self.now,
             nbf: self.now,
@@ -151,7 +173,7 @@ impl Content {
             binding: version.binding_digest,
             tee: self.tee,
             caller: self.caller,
-            vouch: Vouch { version: "1.0".into(), payload: self.payload, intent: self.intent },
+            vouch: Vouch { version: "1.0".into(), payload: self.payload, intent: self.intent, delegation_chain },
         };
         token::sign(&claims, &version.kid, &version.key)
     }
@@ -173,7 +195,7 @@ impl Content {
     }
 }
 
-fn check_audience(audience: Option<&str>) -> Result<(), Error> {
+pub(crate) fn check_audience(audience: Option<&str>) -> Result<(), Error> {
     let good = |text: &str| !text.is_empty() && text.len() <= MAX_AUDIENCE && !text.chars().any(char::is_control);
     if audience.is_none_or(good) { Ok(()) } else { Err(Error::AudienceInvalid) }
 }

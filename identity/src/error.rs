@@ -95,6 +95,18 @@ pub enum Error {
     /// Not a time that RFC 3339 can write with whole seconds.
     #[error("not an RFC 3339 time in whole seconds, UTC")]
     TimeInvalid,
+    /// A delegation that this one may not take up.
+    #[error("the delegation cannot be taken up: {0}")]
+    DelegationInvalid(&'static str),
+    /// More scope is wanted than was given.
+    #[error("the scope exceeds that of the token that it is taken from")]
+    ScopeExceedsParent,
+    /// Another resource is wanted than was given.
+    #[error("the resource is not within that of the token that it is taken from")]
+    ResourceExceedsParent,
+    /// Not a scope (RFC 6749 section 3.3), or one of more than 64 words.
+    #[error("not a scope")]
+    ScopeInvalid,
     /// A caller's proof holds for longer than a minute.
     #[error("a proof of a request holds for at most 60 seconds")]
     ProofTooLong,

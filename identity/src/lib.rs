@@ -7,6 +7,7 @@ pub mod caller;
 pub mod cbor;
 pub mod cose;
 pub mod credential;
+pub mod delegation;
 pub mod did;
 mod digest;
 mod error;

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::delegation::{Act, MAX_DEPTH};
 use crate::{Caller, Did, Digest, Error, Intent, KeyId, Payload, PublicKey, SKEW_SECONDS, Signer, UnixSeconds, json, jws};
 
 /// The `typ` of a Vouch token.
@@ -28,8 +29,14 @@ pub enum Tee {
 pub struct Claims {
     /// Issuer: the identity's DID.
     pub iss: Did,
-    /// Subject: the same DID.
-    pub sub: Did,
+    /// On whose behalf; without `act` the same DID.
+    pub sub: String,
+    /// Who acts for `sub`: the outermost is the issuer (RFC 8693 section 4.1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub act: Option<Act>,
+    /// What it is limited to (RFC 8693 section 4.2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
     /// For whom it was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aud: Option<String>,
@@ -61,6 +68,32 @@ pub struct Vouch {
     pub payload: Payload,
     /// What the caller wanted it for.
     pub intent: Intent,
+    /// The tokens by which it was delegated, oldest first; at most five.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub delegation_chain: Vec<Link>,
+}
+
+/// A token by which something was delegated, as Vouch has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    /// Who issued it.
+    pub iss: String,
+    /// On whose behalf.
+    pub sub: String,
+    /// JSON of what it was for: `{"resource", "scope"}`.
+    pub intent: String,
+    /// When.
+    pub iat: i64,
+    /// The first 64 characters of its signature.
+    pub sig: String,
+}
+
+impl Link {
+    pub(crate) fn new(iss: &str, sub: &str, scope: &str, resource: &str, iat: i64, signature: &str) -> Self {
+        let intent = serde_json::json!({ "resource": resource, "scope": scope }).to_string();
+        Self { iss: iss.into(), sub: sub.into(), intent, iat, sig: signature.chars().take(64).collect() }
+    }
 }
 
 /// Signs `claims` with the key called `kid`.
@@ -85,8 +118,13 @@ pub struct Expected<'a> {
 pub fn verify(token: &str, expected: &Expected<'_>) -> Result<Claims, Error> {
     let kid = KeyId::of(expected.did, expected.key)?;
     let claims: Claims = jws::verify(TYPE, token, kid.as_str(), expected.key)?;
-    if claims.iss != *expected.did || claims.sub != *expected.did {
+    let acts = claims.act.as_ref().map_or(&claims.sub, |act| &act.sub);
+    if claims.iss != *expected.did || acts != expected.did.as_str() {
         return Err(Error::IssuerMismatch);
+    }
+    let links = claims.vouch.delegation_chain.len();
+    if claims.act.as_ref().map_or(0, Act::depth) > MAX_DEPTH || links > MAX_DEPTH || claims.act.is_some() != (links > 0) {
+        return Err(Error::DelegationInvalid("its chain and its actors do not belong together"));
     }
     if claims.vouch.version != "1.0" {
         return Err(Error::TokenMalformed("vouch.version is not 1.0"));
@@ -144,7 +182,9 @@ mod tests {
         let did = Did::key(key.public_key());
         Claims {
             iss: did.clone(),
-            sub: did,
+            sub: did.to_string(),
+            act: None,
+            scope: None,
             aud: Some("https://bank.example".into()),
             iat: 1000,
             nbf: 1000,
@@ -157,6 +197,7 @@ mod tests {
                 version: "1.0".into(),
                 payload: Payload::parse(b"{\"amount\":100,\"nested\":{\"x\":[1,null,\"y\"]}}").unwrap(),
                 intent: Intent::new("authorization".into(), String::new(), String::new()).unwrap(),
+                delegation_chain: Vec::new(),
             },
         }
     }
@@ -263,7 +304,7 @@ mod tests {
             verify(&sign(&claims, &kid, &key).unwrap(), &expected(&key, &good.iss)).map(|_| ()).map_err(|e| e.code())
         };
         assert_eq!(check(&|_| ()), Ok(()));
-        assert_eq!(check(&|c| c.sub = Did::key(other.public_key())), Err("issuer_mismatch"));
+        assert_eq!(check(&|c| c.sub = Did::key(other.public_key()).to_string()), Err("issuer_mismatch"));
         assert_eq!(check(&|c| c.iss = Did::key(other.public_key())), Err("issuer_mismatch"));
         assert_eq!(check(&|c| c.exp = 1070), Err("expired"));
         assert_eq!(check(&|c| c.exp = 1071), Ok(()));

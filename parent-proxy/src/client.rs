@@ -77,6 +77,15 @@ impl Client {
 
     /// `GET`, or `POST` with a JSON body. Gives the body of a 200.
     pub async fn call(&self, path: &str, body: Option<&Value>) -> Result<Vec<u8>, ClientError> {
+        self.send(path, body.map(|body| ("application/json", body.to_string()))).await
+    }
+
+    /// `POST` with a form. Gives the body of a 200.
+    pub async fn post_form(&self, path: &str, form: String) -> Result<Vec<u8>, ClientError> {
+        self.send(path, Some(("application/x-www-form-urlencoded", form))).await
+    }
+
+    async fn send(&self, path: &str, body: Option<(&str, String)>) -> Result<Vec<u8>, ClientError> {
         let (status, bytes) = match &self.target {
             Target::Unix(socket) => self.exchange(UnixStream::connect(socket).await, "localhost", path, body).await,
             Target::Localhost(authority) => self.exchange(TcpStream::connect(authority).await, authority, path, body).await,
@@ -86,8 +95,10 @@ impl Client {
             return Ok(bytes);
         }
         let problem: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-        let text = |name: &str| problem[name].as_str().unwrap_or("unknown").to_owned();
-        Err(ClientError::Refused { status, code: text("code"), detail: text("detail") })
+        let text = |name: &str| problem[name].as_str().map(str::to_owned);
+        let detail = text("detail").or_else(|| text("error_description"));
+        let unknown = || "unknown".to_owned();
+        Err(ClientError::Refused { status, code: text("code").unwrap_or_else(unknown), detail: detail.unwrap_or_else(unknown) })
     }
 
     async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
@@ -95,7 +106,7 @@ impl Client {
         stream: std::io::Result<S>,
         host: &str,
         path: &str,
-        body: Option<&Value>,
+        body: Option<(&str, String)>,
     ) -> Result<(u16, Vec<u8>), String> {
         let stream = stream.map_err(|error| error.to_string())?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
@@ -106,9 +117,7 @@ impl Client {
         }
         let request = match body {
             None => request.body(Full::default()),
-            Some(body) => {
-                request.method("POST").header("content-type", "application/json").body(Full::new(Bytes::from(body.to_string())))
-            }
+            Some((kind, body)) => request.method("POST").header("content-type", kind).body(Full::new(Bytes::from(body))),
         };
         let request = request.map_err(|error| error.to_string())?;
         let response = sender.send_request(request).await.map_err(|error| error.to_string())?;

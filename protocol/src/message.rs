@@ -87,6 +87,9 @@ pub enum Request {
         #[n(0)]
         from: u64,
     },
+    /// Take up a delegation (RFC 8693). The answer is [`Answer::Signed`].
+    #[n(8)]
+    Exchange(#[n(0)] Exchange),
 }
 
 /// Answers, one kind for each kind of request.
@@ -167,6 +170,30 @@ pub struct Sign {
     /// The caller's own signature over the request, if it has a key.
     #[n(8)]
     pub proof: Option<CallerProof>,
+    /// A token of this identity's own that shows on whose behalf it is asked.
+    #[n(9)]
+    pub delegation: Option<String>,
+}
+
+/// A token exchange (RFC 8693 section 2.1); the actor is the caller's identity.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Exchange {
+    /// Which identity, for whom.
+    #[n(0)]
+    pub of: Describe,
+    /// `subject_token`.
+    #[n(1)]
+    pub subject_token: String,
+    /// `scope`.
+    #[n(2)]
+    pub scope: Option<String>,
+    /// `resource`.
+    #[n(3)]
+    pub resource: Option<String>,
+    /// `audience`.
+    #[n(4)]
+    pub audience: Option<String>,
 }
 
 /// What a caller with a key of its own shows, end to end.
@@ -218,6 +245,9 @@ pub struct Signed {
     /// The rule that allowed it.
     #[n(6)]
     pub rule: String,
+    /// What remains of a delegated scope.
+    #[n(7)]
+    pub scope: Option<String>,
 }
 
 /// An evidence file.
@@ -407,6 +437,7 @@ mod tests {
             audience: None,
             validity_seconds: Some(60),
             proof: None,
+            delegation: None,
         };
         RequestFrame { id: 7, request: Request::Sign(sign) }
     }

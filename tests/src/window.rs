@@ -28,6 +28,11 @@ impl TestKey {
         let public = PublicKey::Ed25519(key.verifying_key());
         Self { key, public }
     }
+
+    /// Signs whatever it is: what an issuer outside does.
+    pub fn sign_bytes(&self, bytes: &[u8]) -> Signature {
+        ed25519_dalek::Signer::sign(&self.key, bytes).to_bytes()
+    }
 }
 
 impl Signer for TestKey {
@@ -218,5 +223,6 @@ pub fn sign(name: &str) -> Request {
         audience: None,
         validity_seconds: None,
         proof: None,
+        delegation: None,
     })
 }

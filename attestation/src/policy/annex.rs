@@ -4,6 +4,7 @@ use identity::record::AnnexId;
 use identity::{Digest, PublicKey, Signer, json, sha256};
 use serde::{Deserialize, Serialize};
 
+use super::Issuer;
 use super::bundle::{check_name, malformed};
 use crate::Error;
 
@@ -18,6 +19,13 @@ pub struct Annex {
     /// Asserted callers by what the parent must have seen of them. Several of one name: any of them.
     #[serde(default)]
     pub callers: Vec<AssertedCaller>,
+    /// Issuers outside whose tokens identities may take up, as far as the bundle lets each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub issuers: Vec<Issuer>,
+    /// What is not believed any more: the `jti` of a token, the first 64 characters of its signature, an issuer, a subject or an
+    /// actor.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revoked: Vec<String>,
 }
 
 /// A caller by what the parent must have seen: everything that is given must hold.
@@ -94,6 +102,12 @@ impl Annex {
         }
         for caller in &self.callers {
             caller.check().map_err(|why| malformed(format!("caller {:?}: {why}", caller.name)))?;
+        }
+        for (index, issuer) in self.issuers.iter().enumerate() {
+            issuer.check().map_err(|why| malformed(format!("issuer {:?}: {why}", issuer.name)))?;
+            if self.issuers[..index].iter().any(|other| other.name == issuer.name || other.iss == issuer.iss) {
+                return Err(malformed(format!("issuer {:?}: another one has this name or iss", issuer.name)));
+            }
         }
         Ok(())
     }

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use identity::{Algorithm, Did, PublicKey, json};
 use serde::{Deserialize, Serialize};
 
-use super::{Callers, Limit, Pattern, PolicyDigest, ProvenCaller, Rule};
+use super::{Callers, Delegation, Limit, Pattern, PolicyDigest, ProvenCaller, Rule};
 use crate::Error;
 
 /// A bundle's canonical form is at most this long, so that it fits through the window with a document beside it.
@@ -91,6 +91,9 @@ pub struct IdentityPolicy {
     /// Who may rotate the key without an order of the operator. Nobody, if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation_callers: Option<Callers>,
+    /// On whose behalf it may act. On nobody's, if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delegation: Option<Delegation>,
     /// How much may be signed in a time, whatever the rule.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<Limit>,
@@ -234,6 +237,7 @@ impl IdentityPolicy {
             callers.check(&bundle.callers)?;
         }
         self.limits.iter().try_for_each(Limit::check)?;
+        self.delegation.iter().try_for_each(Delegation::check)?;
         if self.rules.is_empty() || self.rules.len() > 256 {
             return Err("1 to 256 rules".into());
         }

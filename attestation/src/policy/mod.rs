@@ -4,12 +4,14 @@
 mod annex;
 mod bundle;
 mod callers;
+mod delegation;
 mod pattern;
 mod rule;
 
 pub use annex::{Annex, AssertedCaller};
 pub use bundle::{Bundle, IdentityPolicy, MAX_BYTES, Mode, MultikeyText, ResourceLabels};
 pub use callers::{Approver, Callers, PeerEnclave, ProvenCaller};
+pub use delegation::{Delegation, Issuer};
 pub use pattern::Pattern;
 pub use rule::{Constraint, Limit, Period, Rule, Scalar};
 

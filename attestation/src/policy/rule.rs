@@ -33,6 +33,9 @@ pub struct Rule {
     /// Whether it is for proven callers only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub proven: bool,
+    /// Whether it is for what is asked on somebody's behalf only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub delegated: bool,
     /// How much it allows in a time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<Limit>,

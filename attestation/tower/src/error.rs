@@ -41,6 +41,9 @@ pub enum Error {
     /// The token was used before.
     #[error("the token was used before; each is good for one call")]
     Replayed,
+    /// The token is good, and nobody has delegated to its agent what the call needs.
+    #[error("the token's scope does not hold what this call needs")]
+    InsufficientScope,
     /// The token is good, but its issuer is not one of those that may call.
     #[error("calls of this issuer are not accepted")]
     IssuerNotAccepted,
@@ -98,7 +101,7 @@ impl Error {
             | Self::LifetimeTooLong { .. }
             | Self::Replayed
             | Self::ChallengeStale { .. } => 401,
-            Self::IssuerNotAccepted | Self::EvidenceForm(_) | Self::Evidence(_) => 403,
+            Self::InsufficientScope | Self::IssuerNotAccepted | Self::EvidenceForm(_) | Self::Evidence(_) => 403,
             Self::ReplayCacheFull | Self::KeysFull | Self::Busy | Self::NoRandomness => 503,
             Self::BodyTooSlow => 408,
             Self::BodyTooLong => 413,

@@ -8,19 +8,26 @@ use axum::response::{IntoResponse, Response};
 use futures_util::future::Either;
 use tower::{Layer, Service};
 
-use crate::{Error, Guard};
+use crate::{Admitted, Error, Guard};
 
 /// A layer that lets a call through only with a token that the guard admits (`Authorization: Bearer TOKEN`). The handler finds
 /// [`Admitted`](crate::Admitted) among the call's extensions. Others get a problem (RFC 9457) with 401, 403 or 503.
 #[derive(Clone)]
 pub struct RequireToken {
     guard: Arc<Guard>,
+    scope: Option<Arc<str>>,
 }
 
 impl RequireToken {
     /// Of this guard.
     pub fn new(guard: Arc<Guard>) -> Self {
-        Self { guard }
+        Self { guard, scope: None }
+    }
+
+    /// The same, for delegated tokens only whose scope holds this word (RFC 8693): somebody lets the agent do this.
+    #[must_use]
+    pub fn scope(self, word: &str) -> Self {
+        Self { scope: Some(word.into()), ..self }
     }
 }
 
@@ -28,7 +35,7 @@ impl<S> Layer<S> for RequireToken {
     type Service = TokenService<S>;
 
     fn layer(&self, inner: S) -> TokenService<S> {
-        TokenService { guard: Arc::clone(&self.guard), inner }
+        TokenService { guard: Arc::clone(&self.guard), scope: self.scope.clone(), inner }
     }
 }
 
@@ -36,6 +43,7 @@ impl<S> Layer<S> for RequireToken {
 #[derive(Clone)]
 pub struct TokenService<S> {
     guard: Arc<Guard>,
+    scope: Option<Arc<str>>,
     inner: S,
 }
 
@@ -52,7 +60,8 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        match bearer(request.headers()).and_then(|token| self.guard.admit(token)) {
+        let admitted = bearer(request.headers()).and_then(|token| self.guard.admit(token));
+        match admitted.and_then(|admitted| has_scope(self.scope.as_deref(), admitted)) {
             Ok(admitted) => {
                 request.extensions_mut().insert(admitted);
                 Either::Right(self.inner.call(request))
@@ -60,6 +69,12 @@ where
             Err(error) => Either::Left(ready(Ok(error.into_response()))),
         }
     }
+}
+
+fn has_scope(wanted: Option<&str>, admitted: Admitted) -> Result<Admitted, Error> {
+    let claims = admitted.claims();
+    let has = |word: &str| claims.act.is_some() && claims.scope.iter().any(|scope| scope.split(' ').any(|own| own == word));
+    if wanted.is_none_or(has) { Ok(admitted) } else { Err(Error::InsufficientScope) }
 }
 
 /// The one Bearer token of a call (RFC 6750 section 2.1); the scheme's name has no case (RFC 9110 section 11.1).

@@ -44,6 +44,21 @@ pub enum Denied {
     /// The rule is for callers that sign their requests.
     #[error("rule {0} is for proven callers: sign the request with the caller's own key")]
     CallerNotProven(String),
+    /// The rule is for what is asked on somebody's behalf.
+    #[error("rule {0} is for what is asked on somebody's behalf: bring a delegation")]
+    NotDelegated(String),
+    /// The identity may not take up tokens of this issuer.
+    #[error("this identity may not act for whom {0:?} speaks")]
+    UntrustedPrincipal(String),
+    /// The token, one before it, or somebody in it was revoked.
+    #[error("the delegation was revoked")]
+    DelegationRevoked,
+    /// Nothing of the scope is left that this identity may have.
+    #[error("this identity may not have that scope")]
+    ScopeNotAllowed,
+    /// The identity may not act for this resource.
+    #[error("this identity may not act for that resource")]
+    TargetNotAllowed,
     /// The rule wants an audience, or another one.
     #[error("rule {0} does not accept this audience, or wants one")]
     AudienceNotAllowed(String),
@@ -104,12 +119,19 @@ impl Denied {
     /// The rule that refused; none if no rule was reached.
     pub fn rule(&self) -> Option<&str> {
         match self {
-            Self::CallerNotAllowed | Self::EnvironmentMismatch { .. } | Self::IntentActionNotInAllowlist => None,
+            Self::CallerNotAllowed
+            | Self::EnvironmentMismatch { .. }
+            | Self::IntentActionNotInAllowlist
+            | Self::UntrustedPrincipal(_)
+            | Self::DelegationRevoked
+            | Self::ScopeNotAllowed
+            | Self::TargetNotAllowed => None,
             Self::IntentTargetPatternViolation(rule)
             | Self::IntentResourceOutOfScope(rule)
             | Self::IntentMissingRequiredField { rule, .. }
             | Self::PayloadFieldOutOfBounds { rule, .. }
             | Self::CallerNotProven(rule)
+            | Self::NotDelegated(rule)
             | Self::AudienceNotAllowed(rule)
             | Self::ValidityExceedsPolicy { rule, .. } => Some(rule),
             Self::RateLimitExceeded { rule, .. } | Self::BudgetExceeded { rule, .. } | Self::AmountMissing { rule, .. } => {
@@ -134,10 +156,16 @@ impl Denied {
             Self::IntentTargetPatternViolation(_) => 2,
             Self::IntentResourceOutOfScope(_) => 3,
             Self::IntentMissingRequiredField { .. } | Self::PayloadFieldOutOfBounds { .. } => 4,
-            Self::CallerNotProven(_) => 5,
+            Self::CallerNotProven(_) | Self::NotDelegated(_) => 5,
             Self::AudienceNotAllowed(_) => 6,
             Self::ValidityExceedsPolicy { .. } => 7,
-            Self::RateLimitExceeded { .. } | Self::BudgetExceeded { .. } | Self::AmountMissing { .. } => 8,
+            Self::RateLimitExceeded { .. }
+            | Self::BudgetExceeded { .. }
+            | Self::AmountMissing { .. }
+            | Self::UntrustedPrincipal(_)
+            | Self::DelegationRevoked
+            | Self::ScopeNotAllowed
+            | Self::TargetNotAllowed => 8,
         }
     }
 }

@@ -18,6 +18,8 @@ pub struct Asked<'a> {
     pub audience: Option<&'a str>,
     /// The validity, if the caller named one. Positive.
     pub validity_seconds: Option<u32>,
+    /// Whether it is asked on somebody's behalf.
+    pub delegated: bool,
 }
 
 /// A rule that accepts a request, as far as counts and approvals do not matter.
@@ -87,6 +89,9 @@ fn decide(rule: &Rule, asked: &Asked<'_>, proven: bool, identity_max: u32) -> Re
     check_payload(rule, asked.payload)?;
     if rule.proven && !proven {
         return Err(Denied::CallerNotProven(rule.name.clone()));
+    }
+    if rule.delegated && !asked.delegated {
+        return Err(Denied::NotDelegated(rule.name.clone()));
     }
     if let Some(audiences) = &rule.audiences
         && !asked.audience.is_some_and(|audience| any(audiences, audience))

@@ -94,7 +94,8 @@ fn with<T>(ask: &Ask, decide: impl FnOnce(&Bundle, &Asked<'_>) -> T) -> T {
     let bundle = Bundle::from_toml(&toml()).unwrap();
     let intent = Intent::new(ask.action.into(), ask.target.into(), ask.resource.into()).unwrap();
     let payload = Payload::parse(ask.payload.as_bytes()).unwrap();
-    let asked = Asked { intent: &intent, payload: &payload, audience: ask.audience, validity_seconds: ask.validity };
+    let asked =
+        Asked { intent: &intent, payload: &payload, audience: ask.audience, validity_seconds: ask.validity, delegated: false };
     decide(&bundle, &asked)
 }
 

@@ -5,6 +5,7 @@ mod identity;
 mod operations;
 mod problem;
 mod sign;
+mod token;
 mod verify;
 
 use std::sync::Arc;
@@ -56,6 +57,7 @@ struct Description;
 fn described() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
     OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(sign::sign))
+        .routes(routes!(token::token))
         .routes(routes!(identity::identity))
         .routes(routes!(identity::did_document))
         .routes(routes!(identity::jwks))
@@ -84,8 +86,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 
 /// The name of a path for metrics: one of the API's own, or `other`.
 pub(crate) fn route(path: &str) -> &'static str {
-    const ROUTES: [&str; 11] = [
+    const ROUTES: [&str; 12] = [
         "/sign",
+        "/token",
         "/identity",
         "/.well-known/did.json",
         "/.well-known/jwks.json",

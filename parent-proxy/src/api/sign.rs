@@ -41,6 +41,9 @@ pub(crate) struct SignRequest {
     /// Name of the identity. May be left out by a caller that may use only one.
     #[serde(default)]
     identity: Option<String>,
+    /// A token from `POST /token`, to ask on somebody's behalf: within its scope, resource and time.
+    #[serde(default)]
+    delegation: Option<String>,
     /// The caller's own signature over this request, if the policy names it with a key: then the enclave knows that it asked.
     #[serde(default)]
     proof: Option<Proof>,
@@ -160,6 +163,7 @@ pub(crate) async fn sign(
         audience: request.audience,
         validity_seconds: request.validity_seconds,
         proof: request.proof.map(Proof::decode).transpose()?,
+        delegation: request.delegation,
     };
     let Answer::Signed(signed) = app.link.request(Request::Sign(sign)).await? else {
         return Err(LinkError::Nonsense.into());

@@ -1,7 +1,7 @@
 //! The commands that talk to a running sidecar.
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE};
@@ -58,9 +58,33 @@ pub(super) struct Sign {
     /// Validity in seconds
     #[arg(long, value_name = "N")]
     validity_seconds: Option<u32>,
+    /// Ask on somebody's behalf, with a token from `anchorhold exchange`
+    #[arg(long, value_name = "FILE")]
+    delegation: Option<PathBuf>,
     /// This caller's own key: signs the request, so that the enclave itself knows who asks. The policy must name it
     #[arg(long, value_name = "FILE")]
     caller_key: Option<PathBuf>,
+    /// Print the whole answer as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    named: Named,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExchangeToken {
+    /// The token of whoever delegates; `-` reads standard input
+    #[arg(long, value_name = "FILE")]
+    subject_token: PathBuf,
+    /// Words, each of the subject token's scope [default: all that the policy allows]
+    #[arg(long, value_name = "WORDS")]
+    scope: Option<String>,
+    /// What the new token is limited to [default: what the subject token is limited to]
+    #[arg(long, value_name = "URI")]
+    resource: Option<String>,
+    /// For whom it is made
+    #[arg(long, value_name = "TEXT")]
+    audience: Option<String>,
     /// Print the whole answer as JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -146,6 +170,9 @@ impl Sign {
         if let Some(seconds) = self.validity_seconds {
             body.insert("validity_seconds".into(), json!(seconds));
         }
+        if let Some(file) = &self.delegation {
+            body.insert("delegation".into(), json!(read_token(file)?));
+        }
         if let Some(file) = &self.caller_key {
             let jws = self.proof(&KeyFile::read(file)?, &body).await?;
             body.insert("proof".into(), json!({ "jws": jws }));
@@ -164,9 +191,10 @@ impl Sign {
         let wrong = |error: identity::Error| Failure::Usage(error.to_string());
         let intent = Intent::new(self.action.clone(), self.target.clone(), self.resource.clone()).map_err(wrong)?;
         let payload = Payload::parse(body["payload"].to_string().as_bytes()).map_err(wrong)?;
+        let delegation = self.delegation.as_deref().map(read_token).transpose()?;
         let request = Request {
             audience: self.audience.as_deref(),
-            delegation: None,
+            delegation: delegation.as_deref(),
             format: &self.format,
             identity: name,
             intent: &intent,
@@ -183,6 +211,38 @@ impl Sign {
             request: request.digest().map_err(wrong)?,
         };
         proof.sign(key).map_err(wrong)
+    }
+}
+
+fn read_token(file: &Path) -> Result<String, Failure> {
+    let bytes = if file == Path::new("-") {
+        let mut bytes = Vec::new();
+        std::io::stdin().take(1 << 20).read_to_end(&mut bytes)?;
+        bytes
+    } else {
+        read_bounded(file)?
+    };
+    Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
+}
+
+impl ExchangeToken {
+    pub(super) async fn send(&self) -> Result<Value, Failure> {
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.append_pair("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange");
+        form.append_pair("subject_token_type", "urn:ietf:params:oauth:token-type:jwt");
+        form.append_pair("subject_token", &read_token(&self.subject_token)?);
+        let optional = [
+            ("scope", &self.scope),
+            ("resource", &self.resource),
+            ("audience", &self.audience),
+            ("identity", &self.named.identity),
+        ];
+        for (name, value) in optional {
+            if let Some(value) = value {
+                form.append_pair(name, value);
+            }
+        }
+        answer(&self.named.connection.client()?.post_form("/token", form.finish()).await?)
     }
 }
 

@@ -20,7 +20,7 @@ mod audit;
 mod calls;
 mod policy;
 
-use calls::{Attest, Connection, Named, Rotate, Sign};
+use calls::{Attest, Connection, ExchangeToken, Named, Rotate, Sign};
 
 /// Signatures for AI agents, from keys that only an enclave holds.
 ///
@@ -41,6 +41,8 @@ enum Command {
     Serve(Box<Serve>),
     /// Ask for a signature; prints the token
     Sign(Sign),
+    /// Take up what somebody delegated (RFC 8693); prints the token
+    Exchange(ExchangeToken),
     /// Say who the identity is
     Identity(Named),
     /// Replace the identity's key
@@ -173,6 +175,13 @@ fn run(command: Command) -> Result<(), Failure> {
                 Some(token) if !json => writeln!(out, "{token}")?,
                 _ if json => print_json(&mut out, &answer)?,
                 _ => print_json(&mut out, &answer["credential"])?,
+            }
+        }
+        Command::Exchange(exchange) => {
+            let answer = block_on(exchange.send())??;
+            match answer["access_token"].as_str() {
+                Some(token) if !exchange.json => writeln!(out, "{token}")?,
+                _ => print_json(&mut out, &answer)?,
             }
         }
         Command::Identity(named) => print_json(&mut out, &block_on(named.describe())??)?,

@@ -79,6 +79,9 @@ pub(super) struct Explain {
     /// Validity in seconds
     #[arg(long, value_name = "N")]
     validity_seconds: Option<u32>,
+    /// Asked on somebody's behalf
+    #[arg(long)]
+    delegated: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -103,6 +106,9 @@ struct Row {
     payload: serde_json::Map<String, Value>,
     audience: Option<String>,
     validity_seconds: Option<u32>,
+    /// Asked on somebody's behalf.
+    #[serde(default)]
+    delegated: bool,
     /// `allow`, or the code of the refusal.
     expect: String,
     /// The rule that should decide.
@@ -216,6 +222,7 @@ impl Explain {
             payload,
             audience: self.audience,
             validity_seconds: self.validity_seconds,
+            delegated: self.delegated,
             expect: String::new(),
             rule: None,
         };
@@ -252,6 +259,7 @@ impl Row {
             payload: &payload,
             audience: self.audience.as_deref(),
             validity_seconds: self.validity_seconds,
+            delegated: self.delegated,
         };
         Ok(match policy::accept(bundle, identity, annex, &caller, &asked) {
             Ok(accepted) => Explained {

@@ -458,7 +458,9 @@ impl Maker {
         debug_assert_eq!(parts.key.spki, key.1.to_spki());
         Claims {
             iss: did.clone(),
-            sub: did.clone(),
+            sub: did.to_string(),
+            act: None,
+            scope: None,
             aud: None,
             iat: seconds,
             nbf: seconds,
@@ -471,6 +473,7 @@ impl Maker {
                 version: "1.0".into(),
                 payload: Payload::parse(b"{\"amount\":100}").expect("an object"),
                 intent: Intent::new("pay".into(), "bob".into(), "account".into()).expect("an intent"),
+                delegation_chain: Vec::new(),
             },
         }
     }

@@ -56,7 +56,9 @@ pub fn expected() -> Expected<'static> {
 pub fn claims() -> Claims {
     Claims {
         iss: DID.clone(),
-        sub: DID.clone(),
+        sub: DID.to_string(),
+        act: None,
+        scope: None,
         aud: Some("https://tools.example".into()),
         iat: AT.0,
         nbf: AT.0,
@@ -69,6 +71,7 @@ pub fn claims() -> Claims {
             version: "1.0".into(),
             payload: Payload::parse(b"{\"amount\":100,\"nested\":{\"x\":[1,null,\"y\"]}}").expect("an object"),
             intent: intent(),
+            delegation_chain: Vec::new(),
         },
     }
 }

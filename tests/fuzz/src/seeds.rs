@@ -185,6 +185,7 @@ fn window(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
         audience: None,
         validity_seconds: Some(60),
         proof: Some(protocol::CallerProof { jws: "a.b.c".into(), document: Some(vec![1]) }),
+        delegation: Some("a.b.c".into()),
     };
     let requests = [
         Request::Status,

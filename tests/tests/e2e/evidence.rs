@@ -148,7 +148,9 @@ fn a_token_names_the_binding_and_the_kind_of_tee_that_the_evidence_proves() {
     let token = |change: &dyn Fn(&mut Claims)| {
         let mut claims = Claims {
             iss: attested.did().clone(),
-            sub: attested.did().clone(),
+            sub: attested.did().to_string(),
+            act: None,
+            scope: None,
             aud: None,
             iat: at().0,
             nbf: at().0,
@@ -161,6 +163,7 @@ fn a_token_names_the_binding_and_the_kind_of_tee_that_the_evidence_proves() {
                 version: "1.0".into(),
                 payload: Payload::default(),
                 intent: Intent::new("a".into(), String::new(), String::new()).unwrap(),
+                delegation_chain: Vec::new(),
             },
         };
         change(&mut claims);

@@ -7,6 +7,7 @@ mod by_hand;
 mod bypasses;
 mod callers;
 mod commands;
+mod delegation;
 mod demo;
 mod docs;
 mod evidence;

@@ -1,0 +1,220 @@
+//! On whose behalf an identity acts: token exchange (RFC 8693), and signatures under what was exchanged.
+
+use attestation::policy::{Delegation, Pattern};
+use identity::delegation::{Act, Subject};
+use identity::record::Decision;
+use identity::token::{self, Claims, Expected, Link, Vouch};
+use identity::{Caller, Did, Intent, Payload, PublicKey, UnixSeconds};
+use policy::Denied;
+use protocol::{Exchange, Signed};
+
+use crate::cell::Cell;
+use crate::clock::Bounds;
+use crate::enclave::read;
+use crate::identities::Identity;
+use crate::signing::{check_audience, describe};
+use crate::{Enclave, Error, Nsm};
+
+/// For whom, through whom, and within what.
+pub(crate) struct Behalf {
+    pub(crate) sub: String,
+    pub(crate) act: Act,
+    pub(crate) chain: Vec<Link>,
+    scope: Vec<String>,
+    resource: String,
+    exp: i64,
+}
+
+/// What an exchanged token is asked for with: its caller acts, and its scope says how.
+const ACTION: &str = "act";
+/// A validity that nobody named, in seconds.
+const DEFAULT_SECONDS: i64 = 300;
+
+impl<N: Nsm> Enclave<N> {
+    /// Takes up a delegation: the answer is a token by which the caller's identity acts for the subject.
+    pub(crate) fn exchange(&self, cell: &Cell, exchange: Exchange, decision: &mut Decision) -> Result<Signed, Error> {
+        decision.caller = Some(Caller::Asserted(exchange.of.caller.clone()));
+        decision.action = Some(ACTION.into());
+        decision.policy_id = "delegation".into();
+        check_audience(exchange.audience.as_deref())?;
+        let slot = read(cell.find(&exchange.of)?);
+        let identity = slot.as_ref().ok_or(Error::Halted)?;
+        describe(identity, decision);
+        cell.admit(identity, &exchange.of.caller)?;
+        let now = self.now()?;
+        let (subject, from) = self.subject(cell, &exchange.subject_token, now)?;
+        let policy = &identity.policy;
+        let allowed = policy.delegation.as_ref().filter(|delegation| delegation.from.contains(&from));
+        let allowed = allowed.ok_or(Denied::UntrustedPrincipal(from))?;
+        let (did, agent) = (identity.current.did.as_str(), format!("agent:{}", policy.name));
+        let act = subject.act_by(did, &agent, allowed.depth())?;
+        let scope = granted_scope(&subject, exchange.scope.as_deref(), allowed)?;
+        let resource = subject.narrow_resource(exchange.resource.as_deref())?;
+        if !any(&allowed.resources, &resource) {
+            return Err(Denied::TargetNotAllowed.into());
+        }
+        if let Some(other) = cell.bundle.labels(&resource).and_then(|label| label.environment.clone())
+            && other != policy.environment
+        {
+            return Err(Denied::EnvironmentMismatch { key: policy.environment.clone(), resource: other }.into());
+        }
+        decision.resource = Some(resource.clone());
+        let longest =
+            i64::from(allowed.max_validity_seconds.unwrap_or(policy.max_validity_seconds).min(policy.max_validity_seconds));
+        let exp = subject.exp.min(now.earliest.0 + longest.min(DEFAULT_SECONDS));
+        if exp <= now.latest.0 {
+            return Err(identity::Error::Expired.into());
+        }
+        let mut chain = subject.chain;
+        chain.push(subject.link);
+        let intent = Intent::new(ACTION.into(), String::new(), resource)?;
+        let mut id = [0; 16];
+        self.entropy.fill(&mut id)?;
+        let version = &identity.current;
+        let claims = Claims {
+            iss: version.did.clone(),
+            sub: subject.sub,
+            act: Some(act),
+            scope: Some(scope.join(" ")),
+            aud: exchange.audience,
+            iat: now.earliest.0,
+            nbf: now.earliest.0,
+            exp,
+            jti: uuid::Builder::from_random_bytes(id).into_uuid(),
+            binding: version.binding_digest,
+            tee: N::TEE,
+            caller: Caller::Asserted(exchange.of.caller),
+            vouch: Vouch { version: "1.0".into(), payload: Payload::default(), intent, delegation_chain: chain },
+        };
+        note(&claims, decision);
+        decision.token_id = Some(claims.jti.to_string());
+        decision.expires_at = Some(UnixSeconds(exp));
+        Ok(Signed {
+            signed: token::sign(&claims, &version.kid, &version.key)?,
+            did: version.did.to_string(),
+            signature_id: claims.jti.to_string(),
+            expires_at: exp,
+            key_version: version.description.version,
+            identity: policy.name.clone(),
+            rule: "delegation".into(),
+            scope: claims.scope,
+        })
+    }
+
+    /// What a token of this identity's own lets it ask for.
+    pub(crate) fn behalf(&self, cell: &Cell, identity: &Identity, token: &str, now: Bounds) -> Result<Behalf, Error> {
+        let (claims, of) =
+            self.own_token(cell, token, now)?.ok_or(identity::Error::DelegationInvalid("not a token of this identity"))?;
+        let act = claims.act.clone().filter(|_| of == identity.policy.name);
+        let act = act.ok_or(identity::Error::DelegationInvalid("not a token by which this identity acts for somebody"))?;
+        let subject = Subject::of(&claims, token)?;
+        check_revoked(cell, &subject)?;
+        Ok(Behalf {
+            sub: claims.sub,
+            act,
+            chain: claims.vouch.delegation_chain,
+            scope: subject.scope.unwrap_or_default(),
+            resource: subject.resource,
+            exp: claims.exp,
+        })
+    }
+
+    /// Verifies a subject token; gives its authority and the name by which the policy knows its issuer.
+    fn subject(&self, cell: &Cell, token: &str, now: Bounds) -> Result<(Subject, String), Error> {
+        if let Some((claims, of)) = self.own_token(cell, token, now)? {
+            let subject = Subject::of(&claims, token)?;
+            if subject.act.is_none() {
+                // A token about the agent itself hands nothing on.
+                return Err(identity::Error::DelegationInvalid("nobody's authority is in it").into());
+            }
+            check_revoked(cell, &subject)?;
+            return Ok((subject, of));
+        }
+        let iss = Subject::unverified_issuer(token)?;
+        let annex = cell.annex();
+        let issuer = annex.as_ref().and_then(|annex| annex.0.issuers.iter().find(|issuer| issuer.iss == iss));
+        let issuer = issuer.ok_or(Denied::UntrustedPrincipal(printable(&iss)))?;
+        let keys: Vec<PublicKey> = issuer.keys.iter().map(|key| key.0.clone()).collect();
+        let subject = Subject::verify(token, &keys, now.latest)?;
+        check_revoked(cell, &subject)?;
+        Ok((subject, issuer.name.clone()))
+    }
+
+    /// A token of one of our own identities, by any version of its key of this boot; `None` for one of somebody else.
+    fn own_token(&self, cell: &Cell, token: &str, now: Bounds) -> Result<Option<(Claims, String)>, Error> {
+        let Ok(claimed) = token::unverified_key(token) else { return Ok(None) };
+        for slot in cell.slots() {
+            let slot = read(slot);
+            let identity = slot.as_ref().ok_or(Error::Halted)?;
+            let versions = identity.versions();
+            let Some(version) =
+                versions.iter().find(|version| version.did == claimed.iss && version.binding == claimed.binding.0)
+            else {
+                continue;
+            };
+            let (key, did) = (PublicKey::from_spki(&version.spki)?, Did::parse(&version.did)?);
+            let audience = token::unverified_claims(token)?.aud;
+            let expected = Expected { key: &key, did: &did, at: now.latest, audience: audience.as_deref() };
+            return Ok(Some((token::verify(token, &expected)?, identity.policy.name.clone())));
+        }
+        Ok(None)
+    }
+}
+
+impl Behalf {
+    /// Whether what is asked lies within it, and for how long at most it may be valid.
+    pub(crate) fn check(&self, intent: &Intent, now: UnixSeconds) -> Result<u32, Error> {
+        if !self.scope.iter().any(|word| word == intent.action()) {
+            return Err(identity::Error::ScopeExceedsParent.into());
+        }
+        if !identity::delegation::is_within(intent.resource(), &self.resource) {
+            return Err(identity::Error::ResourceExceedsParent.into());
+        }
+        u32::try_from(self.exp - now.0).ok().filter(|left| *left > 0).ok_or_else(|| identity::Error::Expired.into())
+    }
+
+    /// Writes down for whom it is.
+    pub(crate) fn note(&self, decision: &mut Decision) {
+        decision.delegated_by = Some(self.sub.clone());
+        decision.delegation_chain = principals(&self.sub, &self.act);
+    }
+}
+
+fn note(claims: &Claims, decision: &mut Decision) {
+    decision.delegated_by = Some(claims.sub.clone());
+    decision.delegation_chain = claims.act.as_ref().map(|act| principals(&claims.sub, act)).unwrap_or_default();
+}
+
+/// The subject, and then who acts, oldest first.
+fn principals(sub: &str, act: &Act) -> Vec<String> {
+    let mut newest_first: Vec<String> = act.actors().map(|act| act.agent.clone().unwrap_or_else(|| act.sub.clone())).collect();
+    newest_first.push(sub.to_owned());
+    newest_first.reverse();
+    newest_first
+}
+
+fn granted_scope(subject: &Subject, wanted: Option<&str>, allowed: &Delegation) -> Result<Vec<String>, Error> {
+    let scope = subject.narrow_scope(wanted)?;
+    let permitted = |word: &String| any(&allowed.scopes, word);
+    // Who names a scope gets it or nothing; who does not, what there is for it.
+    let scope: Vec<String> = match wanted {
+        Some(_) if scope.iter().all(permitted) => scope,
+        Some(_) => return Err(Denied::ScopeNotAllowed.into()),
+        None => scope.into_iter().filter(permitted).collect(),
+    };
+    if scope.is_empty() { Err(Denied::ScopeNotAllowed.into()) } else { Ok(scope) }
+}
+
+fn check_revoked(cell: &Cell, subject: &Subject) -> Result<(), Error> {
+    let revoked = cell.annex().is_some_and(|annex| subject.ids().any(|id| annex.0.revoked.iter().any(|revoked| revoked == id)));
+    if revoked { Err(Denied::DelegationRevoked.into()) } else { Ok(()) }
+}
+
+fn any(patterns: &[Pattern], text: &str) -> bool {
+    patterns.iter().any(|pattern| pattern.matches(text))
+}
+
+/// A name that a stranger chose, for a message.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(128).collect()
+}

@@ -1,0 +1,495 @@
+//! On whose behalf: a user, an incident coordinator, a reviewer, as the seed of this project has them; and every fault of a chain.
+
+use std::sync::Arc;
+
+use attestation::policy::{Annex, Bundle};
+use axum::Router;
+use axum::body::Body;
+use axum::http::Request as HttpRequest;
+use axum::routing::post as route;
+use data_encoding::BASE64URL_NOPAD;
+use guard::{Admitted, Guard, RequireToken, Requirements};
+use harness::window::{InProcess, OPERATOR, PROXY, TestKey, Window, bundle};
+use harness::{Connection, Running, post};
+use identity::caller::Seen;
+use identity::record::{Reader, Verdict};
+use identity::token::unverified_claims;
+use identity::{Digest, PublicKey, Signer};
+use parent_proxy::KeyFile;
+use protocol::{Answer, Describe, Exchange, Format, Request, Sign};
+use qemu_dev::authority::Authority;
+use qemu_dev::nsm::{Encoding, MockNsm, os_random};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+const IDP: u8 = 50;
+const ISS: &str = "https://idp.example";
+
+/// A JWT as an identity provider writes it.
+fn jwt(key: &TestKey, header: &Value, claims: &Value) -> String {
+    let part = |value: &Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
+    let signed = format!("{}.{}", part(header), part(claims));
+    format!("{signed}.{}", BASE64URL_NOPAD.encode(&key.sign_bytes(signed.as_bytes())))
+}
+
+fn header() -> Value {
+    json!({"alg": "EdDSA", "typ": "JWT"})
+}
+
+/// What the user signed over to the coordinator.
+fn claims() -> Value {
+    let now = harness::now().0;
+    json!({
+        "iss": ISS, "sub": "user:sre-oncall", "aud": "agent:incident-coordinator", "iat": now, "exp": now + 600, "jti": "grant-1",
+        "scope": "read comment deploy", "resource": "mcp://github", "may_act": {"sub": "agent:incident-coordinator"},
+        "email": "sre@example.com"
+    })
+}
+
+fn annex(version: u32, revoked: &[&str]) -> Annex {
+    let text = format!(
+        "version = {version}\nrevoked = {revoked:?}\n[[issuers]]\nname = \"corp\"\niss = \"{ISS}\"\nkeys = [\"{}\"]\n",
+        TestKey::new(IDP).public_key().to_multikey()
+    );
+    Annex::from_toml(&text).unwrap()
+}
+
+/// Four agents; each may take up what the one before has.
+fn agents() -> Value {
+    let agent = |name: &str, from: &[&str], scopes: &[&str]| {
+        json!({
+            "name": name, "environment": "test", "did": "did:key", "algorithm": "EdDSA", "max_validity_seconds": 600,
+            "callers": {"uids": [1000], "gids": [], "names": []},
+            "delegation": {"from": from, "scopes": scopes, "resources": ["mcp://github*"]},
+            "rules": [{"name": "comments", "actions": ["comment"], "targets": ["*"], "resources": ["mcp://github/*"], "delegated": true}]
+        })
+    };
+    json!([
+        agent("incident-coordinator", &["corp"], &["read", "comment"]),
+        agent("code-reviewer", &["corp", "incident-coordinator"], &["comment"]),
+        agent("third", &["code-reviewer"], &["comment"]),
+        agent("incident-coordinator-2", &["third", "code-reviewer"], &["*"])
+    ])
+}
+
+struct Setting {
+    window: Window,
+    record: PublicKey,
+    _enclave: InProcess<MockNsm>,
+}
+
+fn setting() -> Setting {
+    let clock = Box::new(|| harness::now().0.unsigned_abs() * 1000);
+    let authority = Authority::new(harness::now().0.unsigned_abs(), &mut os_random);
+    let nsm = MockNsm::new(authority, &[Digest([1; 48]), Digest([2; 48]), Digest([3; 48])], clock, Encoding::Definite).unwrap();
+    let enclave = InProcess::boot(nsm);
+    let mut policy: Value = serde_json::from_slice(&bundle("development").canonical()).unwrap();
+    policy["identities"] = agents();
+    let policy = Bundle::from_canonical(&identity::json::canonical(&policy).unwrap()).unwrap();
+    let mut window = Window::connect(&enclave.socket, &TestKey::new(PROXY)).unwrap().unwrap();
+    window.ask(Request::Provision { bundle: policy.canonical() }).unwrap().unwrap();
+    let attest = Request::Attest { of: of("code-reviewer"), nonce: vec![7; 32] };
+    let Answer::Evidence(evidence) = window.ask(attest).unwrap().unwrap() else { panic!("no evidence") };
+    let record = attestation::Evidence::parse(&evidence.evidence).unwrap().record().to_vec();
+    let mut setting = Setting { window, record: PublicKey::from_spki(&record).unwrap(), _enclave: enclave };
+    setting.load(&annex(1, &[]), OPERATOR).unwrap();
+    setting
+}
+
+fn of(name: &str) -> Describe {
+    Describe { caller: Seen::ids(1000, 1000), identity: Some(name.into()) }
+}
+
+impl Setting {
+    fn load(&mut self, annex: &Annex, by: u8) -> Result<(), String> {
+        let signed = annex.sign(&TestKey::new(by)).unwrap();
+        self.window.ask(Request::Annex { signed }).unwrap().map(|_| ()).map_err(|refusal| refusal.code)
+    }
+
+    fn ask(&mut self, request: Request) -> (Result<String, String>, identity::record::Decision) {
+        let (answer, event) = self.window.ask_recorded(request).unwrap();
+        let event = Reader::new(vec![self.record.clone()]).next(&event.unwrap()).unwrap().decision;
+        match answer {
+            Ok(Answer::Signed(signed)) => (Ok(signed.signed), event),
+            Ok(other) => panic!("{other:?}"),
+            Err(refusal) => {
+                assert_eq!((event.policy_decision, event.refusal.as_deref()), (Verdict::Deny, Some(refusal.code.as_str())));
+                (Err(refusal.code), event)
+            }
+        }
+    }
+
+    fn exchange_for(&mut self, actor: &str, token: &str, change: impl FnOnce(&mut Exchange)) -> Result<String, String> {
+        let mut exchange = Exchange { of: of(actor), subject_token: token.into(), scope: None, resource: None, audience: None };
+        change(&mut exchange);
+        self.ask(Request::Exchange(exchange)).0
+    }
+
+    fn exchange(&mut self, actor: &str, token: &str) -> Result<String, String> {
+        self.exchange_for(actor, token, |_| ())
+    }
+
+    fn sign(
+        &mut self,
+        actor: &str,
+        delegation: Option<&str>,
+        change: impl FnOnce(&mut Sign),
+    ) -> (Result<String, String>, identity::record::Decision) {
+        let mut sign = Sign {
+            of: of(actor),
+            format: Format::VouchJwt,
+            action: "comment".into(),
+            target: "42".into(),
+            resource: "mcp://github/pull_request/comment".into(),
+            payload: "{}".into(),
+            audience: None,
+            validity_seconds: None,
+            proof: None,
+            delegation: delegation.map(str::to_owned),
+        };
+        change(&mut sign);
+        self.ask(Request::Sign(sign))
+    }
+}
+
+#[test]
+fn a_user_a_coordinator_and_a_reviewer_act_for_one_another() {
+    let mut setting = setting();
+    let user = jwt(&TestKey::new(IDP), &header(), &claims());
+    let first = setting.exchange("incident-coordinator", &user).unwrap();
+    let coordinator = unverified_claims(&first).unwrap();
+    assert_eq!((coordinator.sub.as_str(), coordinator.scope.as_deref()), ("user:sre-oncall", Some("read comment")));
+    let act = coordinator.act.clone().unwrap();
+    assert_eq!(
+        (act.sub.as_str(), act.agent.as_deref(), act.act),
+        (coordinator.iss.as_str(), Some("agent:incident-coordinator"), None)
+    );
+    let second = setting
+        .exchange_for("code-reviewer", &first, |exchange| {
+            exchange.scope = Some("comment".into());
+            exchange.resource = Some("mcp://github/pull_request".into());
+        })
+        .unwrap();
+    let reviewer = unverified_claims(&second).unwrap();
+    let act = reviewer.act.clone().unwrap();
+    assert_eq!((act.sub.as_str(), act.act.unwrap().sub.as_str()), (reviewer.iss.as_str(), coordinator.iss.as_str()));
+    assert_eq!((reviewer.scope.as_deref(), reviewer.vouch.intent.resource()), (Some("comment"), "mcp://github/pull_request"));
+    assert!(reviewer.exp <= coordinator.exp && reviewer.exp <= harness::now().0 + 301);
+    // Vouch's chain: who issued, for whom, and the first 64 characters of each signature.
+    let chain = &reviewer.vouch.delegation_chain;
+    let signature = |token: &str| token.rsplit_once('.').unwrap().1[..64].to_owned();
+    assert_eq!((chain.len(), chain[0].iss.as_str(), &chain[0].sig), (2, ISS, &signature(&user)));
+    assert_eq!((chain[1].iss.as_str(), &chain[1].sig), (coordinator.iss.as_str(), &signature(&first)));
+    assert_eq!(
+        serde_json::from_str::<Value>(&chain[0].intent).unwrap(),
+        json!({"resource": "mcp://github", "scope": "read comment deploy"})
+    );
+
+    let (signed, event) = setting.sign("code-reviewer", Some(&second), |_| ());
+    let token = unverified_claims(&signed.unwrap()).unwrap();
+    assert_eq!((token.sub.as_str(), token.act, token.scope.as_deref()), ("user:sre-oncall", reviewer.act, Some("comment")));
+    // The seed's event.
+    assert_eq!(event.delegated_by.as_deref(), Some("user:sre-oncall"));
+    assert_eq!(event.delegation_chain, ["user:sre-oncall", "agent:incident-coordinator", "agent:code-reviewer"]);
+    assert!(event.agent_id.unwrap().starts_with("agent:code-reviewer:ed25519:"));
+    assert_eq!((event.action.as_deref(), event.policy_decision), (Some("comment"), Verdict::Allow));
+}
+
+#[test]
+fn what_is_delegated_only_narrows() {
+    let mut setting = setting();
+    let user = jwt(&TestKey::new(IDP), &header(), &claims());
+    let first = setting.exchange("incident-coordinator", &user).unwrap();
+    let with = |scope: Option<&str>, resource: Option<&str>| {
+        let (scope, resource) = (scope.map(str::to_owned), resource.map(str::to_owned));
+        move |exchange: &mut Exchange| (exchange.scope, exchange.resource) = (scope, resource)
+    };
+    let code = |result: Result<String, String>| result.unwrap_err();
+    for scope in ["deploy", "comment deploy", "x"] {
+        // The user gave it, and the coordinator may not have it; or nobody gave it.
+        let refused = code(setting.exchange_for("incident-coordinator", &user, with(Some(scope), None)));
+        assert_eq!(refused, if scope == "x" { "scope_exceeds_parent" } else { "scope_not_allowed" }, "{scope}");
+        assert_eq!(
+            code(setting.exchange_for("code-reviewer", &first, with(Some(scope), None))),
+            "scope_exceeds_parent",
+            "{scope}"
+        );
+    }
+    assert_eq!(code(setting.exchange_for("code-reviewer", &first, with(Some("read"), None))), "scope_not_allowed");
+    assert_eq!(code(setting.exchange_for("code-reviewer", &first, with(Some("\"\""), None))), "scope_invalid");
+    for resource in
+        ["mcp://gitlab", "mcp://github.evil", "mcp:/", "mcp://github/../x", "mcp://github/%2e", "mcp://github/a?b", "https://x"]
+    {
+        assert_eq!(
+            code(setting.exchange_for("code-reviewer", &first, with(None, Some(resource)))),
+            "resource_exceeds_parent",
+            "{resource}"
+        );
+    }
+    let narrow = setting.exchange_for("code-reviewer", &first, with(Some("comment"), Some("mcp://github/pull_request"))).unwrap();
+    assert_eq!(
+        setting.sign("code-reviewer", Some(&narrow), |sign| sign.resource = "mcp://github/issue".into()).0,
+        Err("resource_exceeds_parent".into())
+    );
+    assert_eq!(
+        setting.sign("code-reviewer", Some(&narrow), |sign| sign.action = "read".into()).0,
+        Err("scope_exceeds_parent".into())
+    );
+    assert_eq!(
+        setting.sign("code-reviewer", Some(&narrow), |sign| sign.format = Format::VouchCredential).0,
+        Err("delegation_format".into())
+    );
+    assert_eq!(setting.sign("code-reviewer", None, |_| ()).0, Err("not_delegated".into()));
+    // Neither another's token, nor the coordinator's, nor the user's.
+    for other in [&first, &user, &"x".to_owned()] {
+        assert_eq!(setting.sign("code-reviewer", Some(other), |_| ()).0, Err("delegation_invalid".into()));
+    }
+    // A shorter grant shortens what is taken from it.
+    let mut short = claims();
+    short["exp"] = json!(harness::now().0 + 40);
+    let brief = setting.exchange("incident-coordinator", &jwt(&TestKey::new(IDP), &header(), &short)).unwrap();
+    let brief = setting.exchange("code-reviewer", &brief).unwrap();
+    assert!(unverified_claims(&brief).unwrap().exp <= harness::now().0 + 40);
+    let signed = setting.sign("code-reviewer", Some(&brief), |sign| sign.validity_seconds = Some(600)).0.unwrap();
+    assert!(unverified_claims(&signed).unwrap().exp <= harness::now().0 + 41);
+}
+
+#[test]
+fn every_fault_of_a_subject_token_is_refused_with_its_code() {
+    let mut setting = setting();
+    let key = TestKey::new(IDP);
+    let now = harness::now().0;
+    let changed = |name: &str, value: Value| {
+        let mut claims = claims();
+        if value.is_null() {
+            claims.as_object_mut().unwrap().remove(name);
+        } else {
+            claims[name] = value;
+        }
+        jwt(&key, &header(), &claims)
+    };
+    let good = jwt(&key, &header(), &claims());
+    let (body, _) = good.rsplit_once('.').unwrap();
+    let actor = |sub: &str, inner: Value| json!({"sub": sub, "act": inner});
+    let deep = (0..6).fold(json!({"sub": "a0"}), |inner, n| actor(&format!("a{}", n + 1), inner));
+    let cases = [
+        (format!("{body}."), "token_malformed"),
+        (body.to_owned(), "token_malformed"),
+        (format!("{good}x"), "base64"),
+        (jwt(&TestKey::new(51), &header(), &claims()), "signature_invalid"),
+        (jwt(&key, &json!({"alg": "none"}), &claims()), "algorithm_mismatch"),
+        (jwt(&key, &json!({"alg": "ES256"}), &claims()), "algorithm_mismatch"),
+        (jwt(&key, &json!({"alg": "EdDSA", "crit": ["exp"]}), &claims()), "token_malformed"),
+        (changed("iss", json!("https://other.example")), "untrusted_principal"),
+        (changed("exp", Value::Null), "json_shape"),
+        (changed("exp", json!(now - 40)), "expired"),
+        (changed("nbf", json!(now + 60)), "not_yet_valid"),
+        (changed("iat", json!(now + 60)), "not_yet_valid"),
+        (changed("aud", json!("agent:somebody-else")), "delegation_invalid"),
+        (changed("aud", json!(["a", "b"])), "delegation_invalid"),
+        (changed("may_act", json!({"sub": "agent:somebody-else"})), "delegation_invalid"),
+        (changed("sub", json!("agent:incident-coordinator")), "delegation_invalid"),
+        (changed("act", json!({"sub": "x", "agent": "agent:incident-coordinator"})), "delegation_invalid"),
+        (changed("act", deep), "delegation_invalid"),
+        (changed("scope", Value::Null), "scope_not_allowed"),
+        (changed("scope", json!("deploy")), "scope_not_allowed"),
+        (changed("resource", json!("https://elsewhere.example")), "target_not_allowed"),
+        (changed("resource", Value::Null), "target_not_allowed"),
+        ("x".repeat(17 * 1024), "token_malformed"),
+        (String::new(), "token_malformed"),
+    ];
+    for (token, code) in cases {
+        assert_eq!(setting.exchange("incident-coordinator", &token).unwrap_err(), code, "{token:.80}");
+    }
+    // One that is good for nobody in particular, and for several of whom this is one.
+    let mut open = claims();
+    open.as_object_mut().unwrap().retain(|name, _| !["aud", "may_act"].contains(&name.as_str()));
+    assert!(setting.exchange("incident-coordinator", &jwt(&key, &header(), &open)).is_ok());
+    open["aud"] = json!(["x", "agent:code-reviewer"]);
+    assert!(setting.exchange("code-reviewer", &jwt(&key, &header(), &open)).is_ok());
+    // Who is not let act for that issuer, and who may not use the identity at all.
+    assert_eq!(setting.exchange("third", &good).unwrap_err(), "untrusted_principal");
+    let stranger = |exchange: &mut Exchange| exchange.of.caller = Seen::ids(7, 7);
+    assert_eq!(setting.exchange_for("incident-coordinator", &good, stranger).unwrap_err(), "caller_not_allowed");
+}
+
+#[test]
+fn a_chain_has_no_loop_and_ends_at_five_and_a_revoked_link_breaks_it() {
+    let mut setting = setting();
+    let key = TestKey::new(IDP);
+    let user = jwt(&key, &header(), &claims());
+    let first = setting.exchange("incident-coordinator", &user).unwrap();
+    let second = setting.exchange("code-reviewer", &first).unwrap();
+    let third = setting.exchange("third", &second).unwrap();
+    let fourth = setting.exchange("incident-coordinator-2", &third).unwrap();
+    assert_eq!(unverified_claims(&fourth).unwrap().act.unwrap().depth(), 4);
+    assert_eq!(setting.exchange("incident-coordinator-2", &fourth).unwrap_err(), "untrusted_principal");
+    // Four act already at the issuer: the fifth may, the sixth may not.
+    let mut deep = claims();
+    let act = (0..3).fold(json!({"sub": "a"}), |inner, n| json!({"sub": format!("b{n}"), "act": inner}));
+    deep["act"] = act;
+    let fifth = setting.exchange("incident-coordinator", &jwt(&key, &header(), &deep)).unwrap();
+    assert_eq!(setting.exchange("code-reviewer", &fifth).unwrap_err(), "delegation_invalid");
+    // A token that names itself as an earlier actor.
+    let mut twice = claims();
+    twice["aud"] = json!("agent:code-reviewer");
+    twice["may_act"] = json!({"sub": "agent:code-reviewer"});
+    twice["act"] = json!({"sub": unverified_claims(&second).unwrap().iss.to_string()});
+    assert_eq!(setting.exchange("code-reviewer", &jwt(&key, &header(), &twice)).unwrap_err(), "delegation_invalid");
+
+    // Revoked in the annex: the user's grant by its id or signature, the user, an actor in between.
+    let signature = user.rsplit_once('.').unwrap().1[..64].to_owned();
+    let actor = unverified_claims(&first).unwrap().iss.to_string();
+    for (version, revoked) in (2..).zip(["user:sre-oncall", &signature, &actor]) {
+        setting.load(&annex(version, &[revoked]), OPERATOR).unwrap();
+        assert_eq!(setting.exchange("third", &second).unwrap_err(), "delegation_revoked", "{revoked}");
+        assert_eq!(setting.sign("code-reviewer", Some(&second), |_| ()).0, Err("delegation_revoked".into()), "{revoked}");
+    }
+    setting.load(&annex(5, &["grant-1"]), OPERATOR).unwrap();
+    assert_eq!(setting.exchange("incident-coordinator", &user).unwrap_err(), "delegation_revoked");
+    // An annex rises, and is the operator's.
+    assert_eq!(setting.load(&annex(4, &[]), OPERATOR), Err("annex_outdated".into()));
+    assert_eq!(setting.load(&annex(5, &[]), OPERATOR), Err("annex_outdated".into()));
+    assert_eq!(setting.load(&annex(6, &[]), PROXY), Err("signature_invalid".into()));
+    setting.load(&annex(6, &[]), OPERATOR).unwrap();
+    assert!(setting.exchange("third", &second).is_ok());
+}
+
+/// The sidecar with these agents.
+fn running() -> Running {
+    Running::prepared(
+        |state| {
+            let signed = annex(1, &[]).sign(&KeyFile::read(&state.operator_key()).unwrap()).unwrap();
+            std::fs::write(state.folder().join("annex.cose"), signed).unwrap();
+            let base = state.development_policy(&[("agent", "did:key", "EdDSA")]).unwrap();
+            let mut policy: Value = serde_json::from_slice(&Bundle::from_toml(&base).unwrap().canonical()).unwrap();
+            policy["identities"] = agents();
+            let own = rustix::process::geteuid().as_raw();
+            for identity in policy["identities"].as_array_mut().unwrap() {
+                identity["callers"]["uids"] = json!([own]);
+            }
+            String::from_utf8(identity::json::canonical(&policy).unwrap()).unwrap()
+        },
+        "annex = \"annex.cose\"\n",
+        &[],
+    )
+}
+
+fn form(running: &Running, fields: &[(&str, &str)]) -> harness::Answer {
+    let mut body = form_urlencoded::Serializer::new(String::new());
+    body.extend_pairs(fields);
+    let body = body.finish();
+    let head = format!(
+        "POST /token HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-www-form-urlencoded\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    Connection::open(&running.socket).unwrap().request(&[head.as_bytes(), body.as_bytes()].concat()).unwrap()
+}
+
+const GRANT: (&str, &str) = ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange");
+const KIND: (&str, &str) = ("subject_token_type", "urn:ietf:params:oauth:token-type:jwt");
+
+#[test]
+fn tokens_are_exchanged_as_the_rfc_says_and_a_tool_enforces_their_scope() {
+    let running = running();
+    let user = jwt(&TestKey::new(IDP), &header(), &claims());
+    let subject = ("subject_token", user.as_str());
+    let coordinator = ("identity", "incident-coordinator");
+    let answer = form(&running, &[GRANT, KIND, subject, coordinator, ("audience", "")]);
+    assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
+    assert_eq!(answer.header("cache-control").as_deref(), Some("no-store"));
+    let answer = answer.json();
+    assert_eq!((answer["token_type"].as_str(), answer["scope"].as_str()), (Some("Bearer"), Some("read comment")));
+    assert_eq!(answer["issued_token_type"], "urn:ietf:params:oauth:token-type:access_token");
+    assert!((1..=300).contains(&answer["expires_in"].as_i64().unwrap()));
+    let first = answer["access_token"].as_str().unwrap().to_owned();
+
+    let wrong = |fields: &[(&str, &str)]| {
+        let answer = form(&running, fields);
+        let body = answer.json();
+        (answer.status, body["error"].as_str().unwrap().to_owned(), body["code"].as_str().unwrap().to_owned())
+    };
+    let is = |status: u16, error: &str, code: &str| (status, error.to_owned(), code.to_owned());
+    assert_eq!(wrong(&[KIND, subject, coordinator]), is(400, "invalid_request", "grant_type"));
+    assert_eq!(wrong(&[("grant_type", "password"), KIND, subject]), is(400, "unsupported_grant_type", "grant_type"));
+    assert_eq!(wrong(&[GRANT, subject, coordinator]), is(400, "invalid_request", "subject_token_type"));
+    assert_eq!(wrong(&[GRANT, KIND, coordinator]), is(400, "invalid_request", "subject_token"));
+    assert_eq!(wrong(&[GRANT, KIND, subject, subject]), is(400, "invalid_request", "parameter_twice"));
+    assert_eq!(wrong(&[GRANT, KIND, subject, coordinator, ("actor_token", "x")]), is(400, "invalid_request", "actor_token"));
+    assert_eq!(
+        wrong(&[GRANT, KIND, subject, coordinator, ("requested_token_type", "urn:ietf:params:oauth:token-type:saml2")]),
+        is(400, "invalid_request", "requested_token_type")
+    );
+    assert_eq!(wrong(&[GRANT, KIND, subject]), is(400, "invalid_request", "identity_required"));
+    assert_eq!(wrong(&[GRANT, KIND, subject, ("identity", "nobody")]), is(403, "unauthorized_client", "unknown_identity"));
+    assert_eq!(wrong(&[GRANT, KIND, subject, coordinator, ("scope", "x")]), is(400, "invalid_scope", "scope_exceeds_parent"));
+    assert_eq!(
+        wrong(&[GRANT, KIND, subject, coordinator, ("resource", "https://x")]),
+        is(400, "invalid_target", "resource_exceeds_parent")
+    );
+    assert_eq!(wrong(&[GRANT, KIND, ("subject_token", "x"), coordinator]), is(400, "invalid_grant", "token_malformed"));
+    assert_eq!(post(&running.socket, "/token", &json!({})).unwrap().json()["code"], "content_type_not_form");
+
+    let reviewer = ("identity", "code-reviewer");
+    let second = form(&running, &[GRANT, KIND, ("subject_token", &first), reviewer, ("scope", "comment")]).json();
+    let delegation = second["access_token"].as_str().unwrap().to_owned();
+    let sign = |delegation: Option<&str>, identity: &str| {
+        let mut request = json!({
+            "payload": {"tool": "comment"}, "identity": identity, "audience": "https://tools.example",
+            "intent": {"action": "comment", "target": "42", "resource": "mcp://github/pull_request/comment"}
+        });
+        if let Some(delegation) = delegation {
+            request["delegation"] = json!(delegation);
+        }
+        let answer = post(&running.socket, "/sign", &request).unwrap();
+        (answer.status, answer.json())
+    };
+    assert_eq!(sign(None, "code-reviewer").1["code"], "not_delegated");
+    let (status, signed) = sign(Some(&delegation), "code-reviewer");
+    assert_eq!(status, 200, "{signed}");
+
+    // A tool server that lets through what is delegated with this scope, and nothing else.
+    let files = running.verifier();
+    let measured = &files.measurements[0];
+    let policy = format!(
+        "version = 1\n[[images]]\nlabel = \"i\"\nregisters = {{ PCR0 = \"{}\", PCR1 = \"{}\", PCR2 = \"{}\" }}\n[[bundles]]\nlabel = \"b\"\ndigest = \"{}\"\n",
+        measured.pcr0,
+        measured.pcr1,
+        measured.pcr2,
+        files.bundle.digest().digest()
+    );
+    let mut required =
+        Requirements::new("https://tools.example", attestation::AppraisalPolicy::from_toml(policy.as_bytes()).unwrap());
+    required.mock_root = Some(files.root.clone());
+    let guard = Arc::new(Guard::new(required).unwrap());
+    let handler = async |admitted: Admitted| {
+        let claims = admitted.claims();
+        let actors: Vec<_> =
+            claims.act.iter().flat_map(|act| act.actors()).map(|act| act.agent.clone().unwrap_or_default()).collect();
+        format!("{} through {}", claims.sub, actors.join(", "))
+    };
+    let server = |scope: &str| {
+        let layer = RequireToken::new(Arc::clone(&guard)).scope(scope);
+        Router::new().route("/tool", route(handler)).layer(layer)
+    };
+    let call = |scope: &str, token: &str| {
+        let request = HttpRequest::post("/tool").header("authorization", format!("Bearer {token}")).body(Body::empty()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let response = server(scope).oneshot(request).await.unwrap();
+            let status = response.status().as_u16();
+            let body = axum::body::to_bytes(response.into_body(), 1 << 16).await.unwrap();
+            (status, String::from_utf8(body.to_vec()).unwrap())
+        })
+    };
+    let attest = json!({"nonce": guard.challenge().unwrap(), "identity": "code-reviewer"});
+    guard.learn(&post(&running.socket, "/attestation", &attest).unwrap().body).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let (_, signed) = sign(Some(&delegation), "code-reviewer");
+    let token = signed["vouch_token"].as_str().unwrap();
+    let (status, says) = call("deploy", token);
+    assert!(status == 403 && says.contains("insufficient_scope"), "{status} {says}");
+    let (_, signed) = sign(Some(&delegation), "code-reviewer");
+    let (status, says) = call("comment", signed["vouch_token"].as_str().unwrap());
+    assert_eq!((status, says.as_str()), (200, "user:sre-oncall through agent:code-reviewer, agent:incident-coordinator"));
+}
