@@ -11,6 +11,7 @@ use policy::Denied;
 use protocol::Describe;
 
 use crate::Error;
+use crate::approvals::Approvals;
 use crate::identities::Identity;
 use crate::proofs::{Peers, Spent};
 use crate::record::Record;
@@ -22,6 +23,7 @@ pub(crate) struct Cell {
     pub(crate) record: Record,
     pub(crate) spent: Mutex<Spent>,
     pub(crate) peers: Mutex<Peers>,
+    pub(crate) approvals: Mutex<Approvals>,
     identities: BTreeMap<String, RwLock<Option<Identity>>>,
     annex: RwLock<Option<Arc<(Annex, AnnexId)>>>,
 }
@@ -36,6 +38,7 @@ impl Cell {
             record,
             spent: Mutex::default(),
             peers: Mutex::default(),
+            approvals: Mutex::default(),
             identities: identities.into_iter().map(named).collect(),
             annex: RwLock::new(None),
         }

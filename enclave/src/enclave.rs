@@ -147,9 +147,11 @@ impl<N: Nsm> Enclave<N> {
                 cell.load_annex(&signed)?;
                 Ok(Answer::Status(self.status()))
             }),
-            Request::Sign(sign) => {
-                self.recorded("token.sign", "default", |cell, decision| self.sign(cell, sign, decision).map(Answer::Signed))
-            }
+            Request::Sign(sign) => self.recorded("token.sign", "default", |cell, decision| self.sign(cell, sign, decision)),
+            Request::Waiting { id } => (self.cell().and_then(|cell| self.waiting(cell, id)).map(Answer::Waiting), None),
+            Request::Approve { jws } => self.recorded("approval.grant", "approvers", |cell, decision| {
+                self.approve(cell, &jws, decision).map(Answer::Waiting)
+            }),
             Request::Exchange(exchange) => self.recorded("token.exchange", "delegation", |cell, decision| {
                 self.exchange(cell, exchange, decision).map(Answer::Signed)
             }),

@@ -62,6 +62,12 @@ pub enum Error {
     /// What is delegated can be signed as a token only.
     #[error("on somebody's behalf only tokens are signed (vouch-jwt)")]
     DelegationFormat,
+    /// No such request waits: it never did, it was approved and signed, or it waited too long.
+    #[error("no such request waits for an approval")]
+    ApprovalUnknown,
+    /// An approval is not good, or not for what waits.
+    #[error("the approval is not good: {0}")]
+    ApprovalInvalid(&'static str),
     /// Too many proofs of the last minute are remembered.
     #[error("too many proofs came within a minute")]
     ProofsFull,
@@ -153,11 +159,12 @@ impl Error {
             Self::Denied(Denied::RateLimitExceeded { .. } | Denied::BudgetExceeded { .. }) => Kind::Limited,
             Self::Denied(_)
             | Self::ProofInvalid(_)
+            | Self::ApprovalInvalid(_)
             | Self::ProxyKeyMismatch
             | Self::DevelopmentBundle
             | Self::RotationNotAllowed
             | Self::OrderInvalid(_) => Kind::Denied,
-            Self::UnknownIdentity => Kind::NotFound,
+            Self::UnknownIdentity | Self::ApprovalUnknown => Kind::NotFound,
             Self::AlreadyProvisioned | Self::RotatedMeanwhile | Self::AnnexOutdated { .. } => Kind::Conflict,
             Self::NotProvisioned
             | Self::ClockNotAnchored

@@ -4,6 +4,7 @@
 //! the operating system's randomness. Nothing in here is a mock, and nothing in here asks for the date.
 #![forbid(unsafe_code)]
 
+mod approvals;
 pub mod boot;
 mod cell;
 mod clock;

@@ -1,14 +1,17 @@
 //! One signature: who asks, for what, whether the policy allows it, and then the token or the credential.
 
-use identity::record::{Decision, agent_id};
+use attestation::policy::ApprovalRule;
+use identity::record::{Decision, Verdict, agent_id};
 use identity::request;
-use identity::token::{Claims, Vouch};
-use identity::{Caller, Intent, Payload, Signer, Tee, credential, token};
+use identity::token::{Claims, Link, Vouch};
+use identity::{Caller, Digest, Intent, Payload, Signer, Tee, credential, token};
 use policy::Asked;
-use protocol::{Format, Sign, Signed};
+use protocol::{Answer, Format, Sign, Signed, Waiting};
 use uuid::Uuid;
 
+use crate::approvals::Spent;
 use crate::cell::Cell;
+use crate::clock::Bounds;
 use crate::delegation::Behalf;
 use crate::enclave::{lock, read};
 use crate::identities::{Identity, Version};
@@ -20,7 +23,7 @@ const MAX_AUDIENCE: usize = 1024;
 
 impl<N: Nsm> Enclave<N> {
     /// Decides and signs; what is known so far of the decision is written down as it becomes known.
-    pub(crate) fn sign(&self, cell: &Cell, sign: Sign, decision: &mut Decision) -> Result<Signed, Error> {
+    pub(crate) fn sign(&self, cell: &Cell, sign: Sign, decision: &mut Decision) -> Result<Answer, Error> {
         decision.caller = Some(Caller::Asserted(sign.of.caller.clone()));
         let intent = Intent::new(sign.action, sign.target, sign.resource)?;
         decision.action = Some(intent.action().to_owned());
@@ -70,7 +73,7 @@ impl<N: Nsm> Enclave<N> {
             behalf.check(&intent, now.latest)
         });
         let left = left.transpose()?;
-        if behalf.is_some() && sign.format != Format::VouchJwt {
+        if (behalf.is_some() || sign.approval.is_some()) && sign.format != Format::VouchJwt {
             return Err(Error::DelegationFormat);
         }
         let asked = Asked {
@@ -84,6 +87,17 @@ impl<N: Nsm> Enclave<N> {
         let annex = annex.as_ref().map(|annex| &annex.0);
         let accepted = policy::accept(&cell.bundle, &identity.policy, annex, &caller, &asked)?;
         decision.policy_id = accepted.rule.name.clone();
+        let mut approved = None;
+        if let Some(wanted) = &accepted.rule.approval {
+            match self.approval(cell, identity, wanted, &request, digest, &caller, sign.approval, now)? {
+                Spent::Approved(by) => approved = Some(by),
+                Spent::Waits(waiting) => {
+                    decision.policy_decision = Verdict::Pending;
+                    return Ok(Answer::Waiting(waiting));
+                }
+            }
+        }
+        decision.approvals = approved.iter().map(|approved| approved.by.clone()).collect();
         if !(accepted.rule.limits.is_empty() && identity.policy.limits.is_empty()) {
             lock(&identity.usage).take(now.earliest, &identity.policy, accepted.rule, &payload)?;
         }
@@ -100,6 +114,7 @@ impl<N: Nsm> Enclave<N> {
             tee: N::TEE,
             caller,
             behalf,
+            approval: approved.map(|approved| approved.link(version.did.as_str(), digest)),
         };
         let (signature_id, expires_at) = (content.id.to_string(), content.now + content.validity_seconds);
         let signed = match sign.format {
@@ -108,7 +123,7 @@ impl<N: Nsm> Enclave<N> {
         };
         decision.token_id = Some(signature_id.clone());
         decision.expires_at = Some(identity::UnixSeconds(expires_at));
-        Ok(Signed {
+        Ok(Answer::Signed(Signed {
             signed,
             did: version.did.to_string(),
             signature_id,
@@ -117,7 +132,37 @@ impl<N: Nsm> Enclave<N> {
             identity: identity.policy.name.clone(),
             rule: accepted.rule.name.clone(),
             scope: None,
-        })
+        }))
+    }
+
+    /// Lets the request wait, or finds that it was approved.
+    #[expect(clippy::too_many_arguments, reason = "all that an approval is for")]
+    fn approval(
+        &self,
+        cell: &Cell,
+        identity: &Identity,
+        wanted: &ApprovalRule,
+        request: &request::Request<'_>,
+        digest: Digest<32>,
+        caller: &Caller,
+        id: Option<[u8; 16]>,
+        now: Bounds,
+    ) -> Result<Spent, Error> {
+        if let Some(id) = id {
+            return lock(&cell.approvals).spend(id, caller, digest, now.latest);
+        }
+        let mut id = [0; 16];
+        self.entropy.fill(&mut id)?;
+        let waiting = Waiting {
+            id,
+            boot_id: self.boot_id(),
+            request: digest.0,
+            expires_at: now.latest.0 + i64::from(wanted.seconds),
+            approved: false,
+            canonical: request.canonical()?,
+            by: wanted.by.clone(),
+        };
+        lock(&cell.approvals).wait(&identity.policy.name, caller, waiting, now.latest).map(Spent::Waits)
     }
 }
 
@@ -151,15 +196,17 @@ struct Content {
     tee: Tee,
     caller: Caller,
     behalf: Option<Behalf>,
+    approval: Option<Link>,
 }
 
 impl Content {
     fn token(self, version: &Version) -> Result<String, Error> {
         let scope = self.behalf.as_ref().map(|_| self.intent.action().to_owned());
-        let (sub, act, delegation_chain) = match self.behalf {
+        let (sub, act, mut delegation_chain) = match self.behalf {
             Some(behalf) => (behalf.sub, Some(behalf.act), behalf.chain),
             None => (version.did.to_string(), None, Vec::new()),
         };
+        delegation_chain.extend(self.approval);
         let claims = Claims {
             iss: version.did.clone(),
             sub,

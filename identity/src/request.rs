@@ -39,6 +39,11 @@ fn in_order<S: serde::Serializer>(intent: &&Intent, serializer: S) -> Result<S::
 }
 
 impl Request<'_> {
+    /// The RFC 8785 form.
+    pub fn canonical(&self) -> Result<String, Error> {
+        String::from_utf8(json::canonical(self)?).map_err(|_| Error::JsonShape("not UTF-8".into()))
+    }
+
     /// SHA-256 of the RFC 8785 form.
     pub fn digest(&self) -> Result<Digest<32>, Error> {
         // The members stand in their order already.
@@ -88,6 +93,36 @@ impl Proof {
     /// The thumbprint that a proof names, before anything is verified: to find the key.
     pub fn unverified_kid(jws: &str) -> Result<String, Error> {
         jws::unverified_kid(jws)
+    }
+}
+
+/// The `typ` of an [`Approval`].
+pub const APPROVAL_TYPE: &str = "anchorhold-approval+jwt";
+
+/// What an approver signs: a compact JWS of type [`APPROVAL_TYPE`], `kid` being the RFC 7638 thumbprint of its key. It is for one
+/// request that waits in one boot, and works once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Approval {
+    /// Id of the request that waits.
+    pub approval: Digest<16>,
+    /// The boot of the enclave in which it waits.
+    pub boot_id: Digest<16>,
+    /// Not to be taken after this time, in seconds since 1970.
+    pub exp: i64,
+    /// [`Request::digest`] of what is approved.
+    pub request: Digest<32>,
+}
+
+impl Approval {
+    /// Signs the approval.
+    pub fn sign<S: Signer>(&self, signer: &S) -> Result<String, S::Error> {
+        jws::sign(APPROVAL_TYPE, self, &signer.public_key().thumbprint(), signer)
+    }
+
+    /// Verifies the approver's signature; what it is for is the enclave's to compare.
+    pub fn verify(jws: &str, key: &PublicKey) -> Result<Self, Error> {
+        jws::verify(APPROVAL_TYPE, jws, &key.thumbprint(), key)
     }
 }
 
@@ -169,6 +204,12 @@ mod tests {
         // A token of an identity is no proof, whatever it says.
         let token = jws::sign("vouch+jwt", &proof(), &ed.public_key().thumbprint(), &ed).unwrap();
         assert_eq!(Proof::verify(&token, ed.public_key(), UnixSeconds(1000)).unwrap_err().code(), "token_malformed");
+        // Nor is an approval, nor the other way round.
+        let approval = Approval { approval: Digest([3; 16]), boot_id: Digest([1; 16]), exp: 1060, request: sha256(b"request") };
+        let signed = approval.sign(&ed).unwrap();
+        assert_eq!(Approval::verify(&signed, ed.public_key()), Ok(approval));
+        assert!(Proof::verify(&signed, ed.public_key(), UnixSeconds(1000)).is_err());
+        assert!(Approval::verify(&jws, ed.public_key()).is_err() && Approval::verify(&signed, other.public_key()).is_err());
         for bad in ["", "a", "e30.e30.", &"a".repeat(jws::MAX_BYTES + 1)] {
             assert!(Proof::verify(bad, ed.public_key(), UnixSeconds(1000)).is_err());
             assert!(Proof::unverified_kid(bad).is_err());

@@ -73,7 +73,10 @@ pub struct Vouch {
     pub delegation_chain: Vec<Link>,
 }
 
-/// A token by which something was delegated, as Vouch has it.
+/// What the issuer of an approval's link begins with; nobody outside may be called so.
+pub const APPROVER: &str = "approver:";
+
+/// A token by which something was delegated, or an approval, as Vouch has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Link {
@@ -93,6 +96,18 @@ impl Link {
     pub(crate) fn new(iss: &str, sub: &str, scope: &str, resource: &str, iat: i64, signature: &str) -> Self {
         let intent = serde_json::json!({ "resource": resource, "scope": scope }).to_string();
         Self { iss: iss.into(), sub: sub.into(), intent, iat, sig: signature.chars().take(64).collect() }
+    }
+
+    /// The link of an approval: the approver lets `sub` do what has this digest.
+    pub fn approval(approver: &str, sub: &str, request: Digest<32>, iat: i64, signature: &str) -> Self {
+        let intent = serde_json::json!({ "approves": request }).to_string();
+        let iss = format!("{APPROVER}{approver}");
+        Self { iss, sub: sub.into(), intent, iat, sig: signature.chars().take(64).collect() }
+    }
+
+    /// Whether it is an approval, and no token.
+    pub fn is_approval(&self) -> bool {
+        self.iss.starts_with(APPROVER)
     }
 }
 
@@ -122,8 +137,12 @@ pub fn verify(token: &str, expected: &Expected<'_>) -> Result<Claims, Error> {
     if claims.iss != *expected.did || acts != expected.did.as_str() {
         return Err(Error::IssuerMismatch);
     }
-    let links = claims.vouch.delegation_chain.len();
-    if claims.act.as_ref().map_or(0, Act::depth) > MAX_DEPTH || links > MAX_DEPTH || claims.act.is_some() != (links > 0) {
+    let links = claims.vouch.delegation_chain.iter().filter(|link| !link.is_approval()).count();
+    if claims.act.as_ref().map_or(0, Act::depth) > MAX_DEPTH
+        || links > MAX_DEPTH
+        || claims.vouch.delegation_chain.len() > 2 * MAX_DEPTH
+        || claims.act.is_some() != (links > 0)
+    {
         return Err(Error::DelegationInvalid("its chain and its actors do not belong together"));
     }
     if claims.vouch.version != "1.0" {

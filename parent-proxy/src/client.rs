@@ -75,7 +75,7 @@ impl Client {
         Self { target, token }
     }
 
-    /// `GET`, or `POST` with a JSON body. Gives the body of a 200.
+    /// `GET`, or `POST` with a JSON body. Gives the body of a 200 or 202.
     pub async fn call(&self, path: &str, body: Option<&Value>) -> Result<Vec<u8>, ClientError> {
         self.send(path, body.map(|body| ("application/json", body.to_string()))).await
     }
@@ -91,7 +91,7 @@ impl Client {
             Target::Localhost(authority) => self.exchange(TcpStream::connect(authority).await, authority, path, body).await,
         }
         .map_err(|why| ClientError::Unreachable { target: self.describe(), why })?;
-        if status == 200 {
+        if [200, 202].contains(&status) {
             return Ok(bytes);
         }
         let problem: Value = serde_json::from_slice(&bytes).unwrap_or_default();

@@ -164,7 +164,8 @@ impl Link {
 
     /// Sends a request over the next connection that takes it, and waits for its answer.
     pub(crate) async fn request(&self, request: Request) -> Result<Answer, LinkError> {
-        let decides = !matches!(request, Request::Status | Request::Describe(_) | Request::Records { .. });
+        let decides =
+            !matches!(request, Request::Status | Request::Describe(_) | Request::Records { .. } | Request::Waiting { .. });
         if decides && !self.shared.recorder.is_good() {
             return Err(LinkError::Unrecorded);
         }

@@ -18,5 +18,5 @@ pub use frame::{FrameBuffer, MAX_FRAME, write_frame};
 pub use hello::{Hello, Proof, VERSION, Welcome};
 pub use message::{
     Answer, CallerProof, Describe, Description, Evidence, Exchange, Format, Kind, Outcome, Records, Refusal, Request,
-    RequestFrame, ResponseFrame, Rotate, Rotated, Sign, Signed, Status, VersionFacts,
+    RequestFrame, ResponseFrame, Rotate, Rotated, Sign, Signed, Status, VersionFacts, Waiting,
 };

@@ -90,6 +90,20 @@ pub enum Request {
     /// Take up a delegation (RFC 8693). The answer is [`Answer::Signed`].
     #[n(8)]
     Exchange(#[n(0)] Exchange),
+    /// Show a request that waits for an approval.
+    #[n(9)]
+    Waiting {
+        /// Its id.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        id: [u8; 16],
+    },
+    /// Approve a request that waits. The answer is [`Answer::Waiting`].
+    #[n(10)]
+    Approve {
+        /// [`identity::request::Approval`] as a compact JWS.
+        #[n(0)]
+        jws: String,
+    },
 }
 
 /// Answers, one kind for each kind of request.
@@ -113,6 +127,9 @@ pub enum Answer {
     /// To [`Request::Records`].
     #[n(5)]
     Records(#[n(0)] Records),
+    /// A request waits: to [`Request::Sign`] where the rule wants an approval, to [`Request::Waiting`] and [`Request::Approve`].
+    #[n(6)]
+    Waiting(#[n(0)] Waiting),
 }
 
 /// Which identity is meant, and for whom.
@@ -173,6 +190,36 @@ pub struct Sign {
     /// A token of this identity's own that shows on whose behalf it is asked.
     #[n(9)]
     pub delegation: Option<String>,
+    /// Id of the approval that it waited for.
+    #[cbor(n(10), with = "minicbor::bytes")]
+    pub approval: Option<[u8; 16]>,
+}
+
+/// A request that waits for an approval: all that its digest is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Waiting {
+    /// Random.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub id: [u8; 16],
+    /// The boot in which it waits.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub boot_id: [u8; 16],
+    /// Digest of the request.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub request: [u8; 32],
+    /// It waits until then, seconds since 1970.
+    #[n(3)]
+    pub expires_at: i64,
+    /// Whether it was approved.
+    #[n(4)]
+    pub approved: bool,
+    /// The request in its canonical form: RFC 8785 JSON.
+    #[n(5)]
+    pub canonical: String,
+    /// Names of those who may approve it.
+    #[n(6)]
+    pub by: Vec<String>,
 }
 
 /// A token exchange (RFC 8693 section 2.1); the actor is the caller's identity.
@@ -438,6 +485,7 @@ mod tests {
             validity_seconds: Some(60),
             proof: None,
             delegation: None,
+            approval: None,
         };
         RequestFrame { id: 7, request: Request::Sign(sign) }
     }

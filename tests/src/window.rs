@@ -224,5 +224,6 @@ pub fn sign(name: &str) -> Request {
         validity_seconds: None,
         proof: None,
         delegation: None,
+        approval: None,
     })
 }

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use identity::{Algorithm, Did, PublicKey, json};
 use serde::{Deserialize, Serialize};
 
-use super::{Callers, Delegation, Limit, Pattern, PolicyDigest, ProvenCaller, Rule};
+use super::{Approver, Callers, Delegation, Limit, Pattern, PolicyDigest, ProvenCaller, Rule};
 use crate::Error;
 
 /// A bundle's canonical form is at most this long, so that it fits through the window with a document beside it.
@@ -25,6 +25,9 @@ pub struct Bundle {
     /// Callers that prove themselves to the enclave, by key or by measurement.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub callers: Vec<ProvenCaller>,
+    /// Who may approve what a rule wants approved.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvers: Vec<Approver>,
     /// What resources are. The first whose pattern matches counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub resources: Vec<ResourceLabels>,
@@ -203,7 +206,27 @@ impl Bundle {
                 )));
             }
         }
-        Ok(())
+        self.check_approvers()
+    }
+
+    fn check_approvers(&self) -> Result<(), Error> {
+        for (index, approver) in self.approvers.iter().enumerate() {
+            let wrong = |why: &str| malformed(format!("approver {:?}: {why}", approver.name));
+            check_name(&approver.name).map_err(|why| wrong(&why))?;
+            if self.approvers[..index].iter().any(|other| other.name == approver.name || other.key == approver.key) {
+                return Err(wrong("another one has this name or key"));
+            }
+            let callers = self.callers.iter().filter_map(|caller| caller.key.as_ref());
+            if callers.chain([&self.proxy_key]).any(|key| *key == approver.key) {
+                return Err(wrong("its key is a caller's or the proxy's: it would approve what it asks for itself"));
+            }
+        }
+        let wanted = self.identities.iter().flat_map(|identity| &identity.rules).filter_map(|rule| rule.approval.as_ref());
+        match wanted.flat_map(|approval| &approval.by).find(|name| !self.approvers.iter().any(|approver| approver.name == **name))
+        {
+            Some(name) => Err(malformed(format!("approval by {name:?}, and no [[approvers]] is called so"))),
+            None => Ok(()),
+        }
     }
 
     /// What the resource is, if any label matches.

@@ -54,6 +54,11 @@ impl Delegation {
 impl Issuer {
     pub(super) fn check(&self) -> Result<(), String> {
         check_name(&self.name)?;
+        if self.iss.starts_with(identity::token::APPROVER)
+            || self.iss.starts_with("did:") && identity::Did::parse(&self.iss).is_err()
+        {
+            return Err("its iss is kept for approvers, or is no DID".into());
+        }
         if self.iss.is_empty() || self.keys.is_empty() || self.keys.len() > 16 {
             return Err("an issuer has an iss and 1 to 16 keys".into());
         }

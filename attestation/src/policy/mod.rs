@@ -13,7 +13,7 @@ pub use bundle::{Bundle, IdentityPolicy, MAX_BYTES, Mode, MultikeyText, Resource
 pub use callers::{Approver, Callers, PeerEnclave, ProvenCaller};
 pub use delegation::{Delegation, Issuer};
 pub use pattern::Pattern;
-pub use rule::{Constraint, Limit, Period, Rule, Scalar};
+pub use rule::{ApprovalRule, Constraint, Limit, Period, Rule, Scalar};
 
 #[cfg(test)]
 mod tests;

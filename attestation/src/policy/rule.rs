@@ -36,9 +36,22 @@ pub struct Rule {
     /// Whether it is for what is asked on somebody's behalf only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub delegated: bool,
+    /// Who must approve each request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalRule>,
     /// How much it allows in a time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<Limit>,
+}
+
+/// A request waits until one of these approves it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApprovalRule {
+    /// Names of approvers of the bundle.
+    pub by: Vec<String>,
+    /// For how long it waits, in seconds; at most an hour.
+    pub seconds: u32,
 }
 
 /// How much is allowed in a time, counted within one boot on the NSM's time: requests, or the sum of a payload member.
@@ -137,6 +150,9 @@ impl Rule {
                 return Err(not_a_pointer(pointer));
             }
             constraint.check().map_err(|why| format!("{pointer:?}: {why}"))?;
+        }
+        if self.approval.as_ref().is_some_and(|approval| approval.by.is_empty() || !(1..=3600).contains(&approval.seconds)) {
+            return Err("approval: by names approvers, and seconds is 1 to 3600".into());
         }
         self.limits.iter().try_for_each(Limit::check)
     }

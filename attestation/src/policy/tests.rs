@@ -252,3 +252,166 @@ fn bounds_of_a_payload_member_may_meet_and_reach_the_safe_integers() {
     );
     assert!(!bounds(json!({"min": 6, "max": 5})));
 }
+
+/// A signer of this test.
+struct Operator(aws_lc_rs::signature::Ed25519KeyPair, identity::PublicKey);
+
+impl Operator {
+    fn new(seed: u8) -> Self {
+        use aws_lc_rs::signature::KeyPair;
+        let pair = aws_lc_rs::signature::Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
+        let public = identity::PublicKey::ed25519(pair.public_key().as_ref()).unwrap();
+        Self(pair, public)
+    }
+}
+
+impl identity::Signer for Operator {
+    type Error = identity::Error;
+
+    fn public_key(&self) -> &identity::PublicKey {
+        &self.1
+    }
+
+    fn sign(&self, message: &identity::Message) -> Result<identity::Signature, identity::Error> {
+        Ok(self.0.sign(message.as_bytes()).as_ref().try_into().unwrap())
+    }
+}
+
+#[test]
+fn an_annex_is_the_operators_and_has_one_spelling() {
+    let annex = Annex::from_toml("version = 3\nrevoked = [\"x\"]\n[[callers]]\nname = \"crew\"\nuid = 7\n").unwrap();
+    let (operator, other) = (Operator::new(1), Operator::new(2));
+    let signed = annex.sign(&operator).unwrap();
+    assert_eq!(Annex::verify(&signed, &operator.1), Ok(annex.clone()));
+    assert_eq!(Annex::verify(&signed, &other.1).unwrap_err().code(), "signature_invalid");
+    let canonical = Annex::unverified_canonical(&signed).unwrap();
+    assert_eq!(canonical, identity::json::canonical(&annex).unwrap());
+    assert_eq!(annex.id().unwrap(), identity::record::AnnexId { digest: identity::sha256(canonical), version: 3 });
+    let sign = |text: &str| identity::cose::sign(identity::cose::Purpose::ANNEX, text.as_bytes(), &operator).unwrap();
+    let text = std::str::from_utf8(canonical).unwrap();
+    assert!(Annex::verify(&sign(text), &operator.1).is_ok());
+    for wrong in [
+        text.replace(",\"version\"", ", \"version\""),
+        text.replace("\"version\":3", "\"version\":0"),
+        "{}".into(),
+        String::new(),
+    ] {
+        assert_eq!(Annex::verify(&sign(&wrong), &operator.1).unwrap_err().code(), "policy_malformed", "{wrong}");
+    }
+    // Another statement of the operator is no annex.
+    let order = identity::cose::sign(identity::cose::Purpose::ROTATION_ORDER, canonical, &operator).unwrap();
+    assert_eq!(Annex::verify(&order, &operator.1).unwrap_err().code(), "signature_invalid");
+}
+
+#[test]
+fn everything_that_an_annex_says_of_a_caller_must_have_been_seen() {
+    use identity::caller::Seen;
+    let text = format!(
+        "version = 1\n[[callers]]\nname = \"crew\"\nuid = 7\ngid = 8\nunit = \"u\"\npod = \"p\"\ncontainer = \"c\"\nlabel = \"l\"\nsocket = \"s\"\n\
+         executables = [\"{}\", \"{}\"]\n[[callers]]\nname = \"loose\"\ngid = 9\n",
+        "aa".repeat(32),
+        "bb".repeat(32)
+    );
+    let annex = Annex::from_toml(&text).unwrap();
+    let text = |text: &str| Some(text.to_owned());
+    let exact = Seen {
+        unit: text("u"),
+        pod: text("p"),
+        container: text("c"),
+        label: text("l"),
+        socket: text("s"),
+        executable: Some(Digest([0xbb; 32])),
+        ..Seen::ids(7, 8)
+    };
+    assert!(annex.describes("crew", &exact) && !annex.describes("loose", &exact) && !annex.describes("other", &exact));
+    assert!(annex.describes("crew", &Seen { executable: Some(Digest([0xaa; 32])), ..exact.clone() }));
+    assert!(annex.describes("loose", &Seen::ids(1, 9)) && !annex.describes("crew", &Seen::ids(1, 9)));
+    for other in [
+        Seen { uid: Some(9), ..exact.clone() },
+        Seen { gid: None, ..exact.clone() },
+        Seen { unit: None, ..exact.clone() },
+        Seen { pod: text("x"), ..exact.clone() },
+        Seen { container: None, ..exact.clone() },
+        Seen { label: text(""), ..exact.clone() },
+        Seen { socket: None, ..exact.clone() },
+        Seen { executable: None, ..exact.clone() },
+        Seen { executable: Some(Digest([0xcc; 32])), ..exact.clone() },
+    ] {
+        assert!(!annex.describes("crew", &other), "{other:?}");
+    }
+    let callers = |text: &str| toml::from_str::<Callers>(text).unwrap();
+    assert!(callers("names = [\"crew\"]").admit(&exact, Some(&annex)) && !callers("names = [\"crew\"]").admit(&exact, None));
+    assert!(callers("uids = [7]").admit(&exact, None) && callers("gids = [8]").admit(&exact, None));
+    assert!(!callers("uids = [8]\ngids = [7]\nproven = [\"crew\"]").admit(&exact, None));
+    assert!(
+        callers("names = [\"x\"]").admit(&Seen::named("x"), None) && !callers("names = [\"x\"]").admit(&Seen::named("y"), None)
+    );
+}
+
+#[test]
+fn issuers_delegations_and_approvals_have_their_bounds() {
+    use serde_json::json;
+    let rule = |member: &str, value: serde_json::Value| {
+        changed(|bundle| bundle["identities"][0]["rules"][0][member] = value).map(|_| ())
+    };
+    let with = |delegation: serde_json::Value| changed(|bundle| bundle["identities"][0]["delegation"] = delegation);
+    let good = json!({"from": ["corp"], "scopes": ["a"], "resources": ["*"]});
+    assert_eq!(with(good.clone()).unwrap().identities[0].delegation.as_ref().unwrap().depth(), 5);
+    for (member, value, fine) in [
+        ("max_depth", json!(1), true),
+        ("max_depth", json!(5), true),
+        ("max_depth", json!(0), false),
+        ("max_depth", json!(6), false),
+        ("from", json!([]), false),
+        ("from", json!(["Corp"]), false),
+        ("scopes", json!([]), false),
+        ("resources", json!([]), false),
+        ("max_validity_seconds", json!(0), false),
+    ] {
+        let mut other = good.clone();
+        other[member] = value;
+        assert_eq!(with(other.clone()).is_ok(), fine, "{other}");
+    }
+    let mut three = good;
+    three["max_depth"] = json!(3);
+    assert_eq!(with(three).unwrap().identities[0].delegation.as_ref().unwrap().depth(), 3);
+
+    assert!(rule("approval", json!({"by": ["alice"], "seconds": 60})).unwrap_err().to_string().contains("no [[approvers]]"));
+    let approving = |name: &str, key: String, seconds: u32| {
+        changed(|bundle| {
+            bundle["approvers"] = json!([{"name": "bob", "key": self::key(140)}, {"name": name, "key": key}]);
+            bundle["identities"][0]["rules"][0]["approval"] = json!({"by": ["alice"], "seconds": seconds});
+        })
+        .map(|_| ())
+    };
+    assert_eq!(approving("alice", key(160), 1), Ok(()));
+    assert_eq!(approving("alice", key(160), 3600), Ok(()));
+    for (name, key, seconds) in [
+        ("alice", key(160), 0),
+        ("alice", key(160), 3601),
+        ("alice", key(140), 60),
+        ("bob", key(160), 60),
+        ("Alice", key(160), 60),
+        ("alice", key(1), 60),
+        ("alice", key(60), 60),
+    ] {
+        assert!(approving(name, key, seconds).is_err(), "{name} {seconds}");
+    }
+    // The operator may approve, too.
+    assert_eq!(approving("alice", key(100), 60), Ok(()));
+    assert!(rule("approval", json!({"by": [], "seconds": 60})).is_err());
+
+    let issuer = |name: &str, iss: &str, keys: usize| {
+        let keys: Vec<String> = (0..keys).map(|n| format!("\"{}\"", key(u8::try_from(n).unwrap()))).collect();
+        let text = format!(
+            "version = 1\n[[issuers]]\nname = \"corp\"\niss = \"https://a\"\nkeys = [\"{}\"]\n[[issuers]]\nname = \"{name}\"\niss = \"{iss}\"\nkeys = [{}]\n",
+            key(1),
+            keys.join(",")
+        );
+        Annex::from_toml(&text).is_ok()
+    };
+    assert!(issuer("other", "https://b", 1) && issuer("other", "https://b", 16) && issuer("other", "did:web:x.example", 1));
+    assert!(!issuer("other", "https://b", 0) && !issuer("other", "https://b", 17) && !issuer("other", "", 1));
+    assert!(!issuer("corp", "https://b", 1) && !issuer("other", "https://a", 1) && !issuer("Other", "https://b", 1));
+    assert!(!issuer("other", "approver:alice", 1) && !issuer("other", "did:nothing", 1));
+}

@@ -1,5 +1,6 @@
 //! The HTTP API. Handlers turn typed requests into window requests and back; what a caller sees of an error is made here.
 
+mod approvals;
 mod body;
 mod identity;
 mod operations;
@@ -58,6 +59,7 @@ fn described() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
     OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(sign::sign))
         .routes(routes!(token::token))
+        .routes(routes!(approvals::show, approvals::approve))
         .routes(routes!(identity::identity))
         .routes(routes!(identity::did_document))
         .routes(routes!(identity::jwks))
@@ -100,6 +102,9 @@ pub(crate) fn route(path: &str) -> &'static str {
         "/metrics",
         "/openapi.json",
     ];
+    if path.starts_with("/approvals/") {
+        return "/approvals/{id}";
+    }
     ROUTES.into_iter().find(|route| *route == path).unwrap_or("other")
 }
 

@@ -3,6 +3,8 @@ use std::time::Instant;
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use data_encoding::BASE64URL_NOPAD;
 use identity::{Intent, Payload, UnixSeconds};
 use protocol::{Answer, CallerProof, Describe, Request, Sign};
@@ -10,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::approvals::{self, WaitingResponse};
 use super::body::Strict;
 use super::{Anyone, App, Problem};
 use crate::link::LinkError;
@@ -44,6 +47,9 @@ pub(crate) struct SignRequest {
     /// A token from `POST /token`, to ask on somebody's behalf: within its scope, resource and time.
     #[serde(default)]
     delegation: Option<String>,
+    /// Id of the approval that this very request waited for.
+    #[serde(default)]
+    approval: Option<String>,
     /// The caller's own signature over this request, if the policy names it with a key: then the enclave knows that it asked.
     #[serde(default)]
     proof: Option<Proof>,
@@ -125,6 +131,7 @@ pub(crate) struct SignResponse {
     request_body = SignRequest,
     responses(
         (status = 200, body = SignResponse),
+        (status = 202, body = WaitingResponse, description = "The rule wants an approval; ask again with its id when it was given"),
         (status = 400, body = Problem, content_type = "application/problem+json", description = "Not JSON"),
         (status = 401, body = Problem, content_type = "application/problem+json", description = "Localhost: no token"),
         (status = 403, body = Problem, content_type = "application/problem+json", description = "The policy does not allow it"),
@@ -143,7 +150,7 @@ pub(crate) async fn sign(
     State(app): State<Arc<App>>,
     Anyone(caller): Anyone,
     Strict(request): Strict<SignRequest, MAX_BODY>,
-) -> Result<Json<SignResponse>, Problem> {
+) -> Result<Response, Problem> {
     let begin = Instant::now();
     // Whoever proves itself to the enclave need not be one whom this side knows.
     if !caller.admitted && request.proof.is_none() {
@@ -164,9 +171,14 @@ pub(crate) async fn sign(
         validity_seconds: request.validity_seconds,
         proof: request.proof.map(Proof::decode).transpose()?,
         delegation: request.delegation,
+        approval: request.approval.as_deref().map(approvals::id).transpose()?,
     };
-    let Answer::Signed(signed) = app.link.request(Request::Sign(sign)).await? else {
-        return Err(LinkError::Nonsense.into());
+    let signed = match app.link.request(Request::Sign(sign)).await? {
+        Answer::Signed(signed) => signed,
+        Answer::Waiting(waiting) => {
+            return Ok((StatusCode::ACCEPTED, Json(WaitingResponse::from(waiting))).into_response());
+        }
+        _ => return Err(LinkError::Nonsense.into()),
     };
     tracing::debug!(identity = signed.identity, rule = signed.rule, signature_id = signed.signature_id, "signed");
     app.metrics.sign_seconds.observe(begin.elapsed().as_secs_f64());
@@ -186,5 +198,5 @@ pub(crate) async fn sign(
             response.credential = Some(credential);
         }
     }
-    Ok(Json(response))
+    Ok(Json(response).into_response())
 }

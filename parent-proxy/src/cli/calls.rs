@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE};
-use identity::request::{MAX_PROOF_SECONDS, Proof, Request};
+use identity::request::{Approval, MAX_PROOF_SECONDS, Proof, Request};
 use identity::succession::Order;
 use identity::{Digest, Intent, Payload};
 use serde_json::{Map, Value, json};
@@ -61,6 +61,9 @@ pub(super) struct Sign {
     /// Ask on somebody's behalf, with a token from `anchorhold exchange`
     #[arg(long, value_name = "FILE")]
     delegation: Option<PathBuf>,
+    /// Id of the approval that this very request waited for
+    #[arg(long, value_name = "ID")]
+    approval: Option<String>,
     /// This caller's own key: signs the request, so that the enclave itself knows who asks. The policy must name it
     #[arg(long, value_name = "FILE")]
     caller_key: Option<PathBuf>,
@@ -90,6 +93,17 @@ pub(super) struct ExchangeToken {
     pub(super) json: bool,
     #[command(flatten)]
     named: Named,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Approve {
+    /// Id of the request that waits
+    id: String,
+    /// The approver's key; without it, the request is only shown
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    #[command(flatten)]
+    connection: Connection,
 }
 
 #[derive(Debug, Args)]
@@ -173,6 +187,9 @@ impl Sign {
         if let Some(file) = &self.delegation {
             body.insert("delegation".into(), json!(read_token(file)?));
         }
+        if let Some(id) = &self.approval {
+            body.insert("approval".into(), json!(id));
+        }
         if let Some(file) = &self.caller_key {
             let jws = self.proof(&KeyFile::read(file)?, &body).await?;
             body.insert("proof".into(), json!({ "jws": jws }));
@@ -243,6 +260,25 @@ impl ExchangeToken {
             }
         }
         answer(&self.named.connection.client()?.post_form("/token", form.finish()).await?)
+    }
+}
+
+impl Approve {
+    /// Shows what waits, and approves exactly that.
+    pub(super) async fn send(&self) -> Result<Value, Failure> {
+        let id = Digest::<16>::from_hex(&self.id).map_err(|error| Failure::Usage(format!("ID: {error}")))?;
+        let (client, path) = (self.connection.client()?, format!("/approvals/{id}"));
+        let shown = answer(&client.call(&path, None).await?)?;
+        let Some(file) = &self.key else { return Ok(shown) };
+        let wrong = |error: identity::Error| Failure::Usage(error.to_string());
+        let waiting = &shown["approval"];
+        // What is signed is what is shown, whatever digest the sidecar says that it has.
+        let request = identity::sha256(&identity::json::canonical(&waiting["request"]).map_err(wrong)?);
+        let boot_id = waiting["boot_id"].as_str().unwrap_or_default();
+        let approval =
+            Approval { approval: id, boot_id: Digest::from_hex(boot_id).map_err(wrong)?, exp: in_seconds(60), request };
+        let jws = approval.sign(&KeyFile::read(file)?).map_err(wrong)?;
+        answer(&client.call(&path, Some(&json!({ "approval": jws }))).await?)
     }
 }
 

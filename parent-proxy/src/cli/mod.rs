@@ -20,7 +20,7 @@ mod audit;
 mod calls;
 mod policy;
 
-use calls::{Attest, Connection, ExchangeToken, Named, Rotate, Sign};
+use calls::{Approve, Attest, Connection, ExchangeToken, Named, Rotate, Sign};
 
 /// Signatures for AI agents, from keys that only an enclave holds.
 ///
@@ -43,6 +43,8 @@ enum Command {
     Sign(Sign),
     /// Take up what somebody delegated (RFC 8693); prints the token
     Exchange(ExchangeToken),
+    /// Look at a request that waits for an approval, and approve it
+    Approve(Approve),
     /// Say who the identity is
     Identity(Named),
     /// Replace the identity's key
@@ -173,6 +175,10 @@ fn run(command: Command) -> Result<(), Failure> {
             let (answer, json) = (block_on(sign.send())??, sign.json);
             match answer["vouch_token"].as_str() {
                 Some(token) if !json => writeln!(out, "{token}")?,
+                _ if answer.get("approval").is_some() => {
+                    print_json(&mut out, &answer)?;
+                    return Err(Failure::Refused("it waits for an approval; ask again with --approval".into()));
+                }
                 _ if json => print_json(&mut out, &answer)?,
                 _ => print_json(&mut out, &answer["credential"])?,
             }
@@ -184,6 +190,7 @@ fn run(command: Command) -> Result<(), Failure> {
                 _ => print_json(&mut out, &answer)?,
             }
         }
+        Command::Approve(approve) => print_json(&mut out, &block_on(approve.send())??)?,
         Command::Identity(named) => print_json(&mut out, &block_on(named.describe())??)?,
         Command::Rotate(rotate) => print_json(&mut out, &block_on(rotate.send())??)?,
         Command::Attest(attest) => block_on(attest.fetch())??,

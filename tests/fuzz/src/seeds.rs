@@ -186,6 +186,7 @@ fn window(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
         validity_seconds: Some(60),
         proof: Some(protocol::CallerProof { jws: "a.b.c".into(), document: Some(vec![1]) }),
         delegation: Some("a.b.c".into()),
+        approval: Some([1; 16]),
     };
     let requests = [
         Request::Status,

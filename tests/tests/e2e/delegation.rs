@@ -146,6 +146,7 @@ impl Setting {
             validity_seconds: None,
             proof: None,
             delegation: delegation.map(str::to_owned),
+            approval: None,
         };
         change(&mut sign);
         self.ask(Request::Sign(sign))

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod api;
+mod approvals;
 mod bad_input;
 mod by_hand;
 mod bypasses;

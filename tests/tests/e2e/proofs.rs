@@ -103,6 +103,7 @@ impl Setting {
             validity_seconds: None,
             proof: Some(CallerProof { jws, document }),
             delegation: None,
+            approval: None,
         };
         let (answer, event) = self.window.ask_recorded(protocol::Request::Sign(sign)).unwrap();
         let event = Reader::new(vec![self.record.clone()]).next(&event.unwrap()).unwrap().decision;

@@ -1,0 +1,107 @@
+//! Requests that wait for an approval, and their approval. The enclave checks the approver's key; knowing the id is enough to look.
+
+use std::sync::Arc;
+
+use ::identity::{Digest, UnixSeconds};
+use axum::Json;
+use axum::extract::{Path, State};
+use protocol::{Answer, Request, Waiting};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::body::Strict;
+use super::{Anyone, App, Problem};
+use crate::link::LinkError;
+
+/// A request waits for an approval.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct WaitingResponse {
+    /// What waits.
+    approval: WaitingFacts,
+}
+
+/// What waits, and what an approver signs.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct WaitingFacts {
+    /// Random, hex.
+    #[schema(value_type = String)]
+    id: Digest<16>,
+    /// The boot in which it waits, hex.
+    #[schema(value_type = String)]
+    boot_id: Digest<16>,
+    /// SHA-256 of the request's RFC 8785 form, hex.
+    #[schema(value_type = String)]
+    request_digest: Digest<32>,
+    /// The request, in full.
+    #[schema(value_type = Object)]
+    request: Value,
+    /// Names of those who may approve it.
+    approvers: Vec<String>,
+    /// Whether one of them has.
+    approved: bool,
+    /// It waits until then, RFC 3339.
+    #[schema(value_type = String, format = DateTime)]
+    expires_at: UnixSeconds,
+}
+
+impl From<Waiting> for WaitingResponse {
+    fn from(waiting: Waiting) -> Self {
+        let approval = WaitingFacts {
+            id: Digest(waiting.id),
+            boot_id: Digest(waiting.boot_id),
+            request_digest: Digest(waiting.request),
+            request: serde_json::from_str(&waiting.canonical).unwrap_or_default(),
+            approvers: waiting.by,
+            approved: waiting.approved,
+            expires_at: UnixSeconds(waiting.expires_at),
+        };
+        Self { approval }
+    }
+}
+
+/// An approver's signature.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ApprovalRequest {
+    /// A compact JWS of type `anchorhold-approval+jwt`.
+    approval: String,
+}
+
+pub(super) fn id(text: &str) -> Result<[u8; 16], Problem> {
+    Digest::<16>::from_hex(text).map(|id| id.0).map_err(|error| Problem::new(422, "approval_id", error.to_string()))
+}
+
+/// Look at a request that waits
+#[utoipa::path(get, path = "/approvals/{id}", params(("id" = String, Path, description = "Hex")), responses(
+    (status = 200, body = WaitingResponse),
+    (status = "default", body = Problem, content_type = "application/problem+json"),
+))]
+pub(crate) async fn show(
+    State(app): State<Arc<App>>,
+    _: Anyone,
+    Path(text): Path<String>,
+) -> Result<Json<WaitingResponse>, Problem> {
+    match app.link.request(Request::Waiting { id: id(&text)? }).await? {
+        Answer::Waiting(waiting) => Ok(Json(waiting.into())),
+        _ => Err(LinkError::Nonsense.into()),
+    }
+}
+
+/// Approve a request that waits
+#[utoipa::path(post, path = "/approvals/{id}", request_body = ApprovalRequest, params(("id" = String, Path, description = "Hex")), responses(
+    (status = 200, body = WaitingResponse),
+    (status = "default", body = Problem, content_type = "application/problem+json"),
+))]
+pub(crate) async fn approve(
+    State(app): State<Arc<App>>,
+    _: Anyone,
+    Path(text): Path<String>,
+    Strict(request): Strict<ApprovalRequest, 8192>,
+) -> Result<Json<WaitingResponse>, Problem> {
+    id(&text)?;
+    match app.link.request(Request::Approve { jws: request.approval }).await? {
+        Answer::Waiting(waiting) => Ok(Json(waiting.into())),
+        _ => Err(LinkError::Nonsense.into()),
+    }
+}

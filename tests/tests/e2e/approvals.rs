@@ -1,0 +1,230 @@
+//! Requests that wait for somebody's approval.
+
+use std::process::Command;
+
+use attestation::policy::Bundle;
+use harness::window::{InProcess, PROXY, TestKey, Window, bundle};
+use harness::{Running, get, post, program};
+use identity::caller::Seen;
+use identity::record::{Reader, Verdict};
+use identity::request::Approval;
+use identity::token::unverified_claims;
+use identity::{Digest, PublicKey, Signer, sha256};
+use parent_proxy::KeyFile;
+use protocol::{Answer, Describe, Format, Request, Sign, Waiting};
+use qemu_dev::authority::Authority;
+use qemu_dev::nsm::{Encoding, MockNsm, os_random};
+use serde_json::{Value, json};
+
+const ALICE: u8 = 60;
+const BOB: u8 = 61;
+
+struct Setting {
+    window: Window,
+    record: PublicKey,
+    enclave: InProcess<MockNsm>,
+}
+
+/// Deployments of `agent` wait for Alice, for a few seconds; Bob approves other things.
+fn setting(seconds: u32) -> Setting {
+    let clock = Box::new(|| harness::now().0.unsigned_abs() * 1000);
+    let authority = Authority::new(harness::now().0.unsigned_abs(), &mut os_random);
+    let nsm = MockNsm::new(authority, &[Digest([1; 48]), Digest([2; 48]), Digest([3; 48])], clock, Encoding::Definite).unwrap();
+    let enclave = InProcess::boot(nsm);
+    let mut policy: Value = serde_json::from_slice(&bundle("development").canonical()).unwrap();
+    let key = |byte| TestKey::new(byte).public_key().to_multikey();
+    policy["approvers"] = json!([{"name": "alice", "key": key(ALICE)}, {"name": "bob", "key": key(BOB)}]);
+    policy["identities"][0]["callers"]["uids"] = json!([1000, 1001]);
+    policy["identities"][0]["rules"][0]["approval"] = json!({"by": ["alice"], "seconds": seconds});
+    let policy = Bundle::from_canonical(&identity::json::canonical(&policy).unwrap()).unwrap();
+    let mut window = Window::connect(&enclave.socket, &TestKey::new(PROXY)).unwrap().unwrap();
+    window.ask(Request::Provision { bundle: policy.canonical() }).unwrap().unwrap();
+    let attest =
+        Request::Attest { of: Describe { caller: Seen::ids(1000, 1000), identity: Some("agent".into()) }, nonce: vec![7; 32] };
+    let Answer::Evidence(evidence) = window.ask(attest).unwrap().unwrap() else { panic!("no evidence") };
+    let record = attestation::Evidence::parse(&evidence.evidence).unwrap().record().to_vec();
+    Setting { window, record: PublicKey::from_spki(&record).unwrap(), enclave }
+}
+
+impl Setting {
+    fn ask(&mut self, request: Request) -> (Result<Answer, String>, identity::record::Decision) {
+        let (answer, event) = self.window.ask_recorded(request).unwrap();
+        let event = Reader::new(vec![self.record.clone()]).next(&event.unwrap()).unwrap().decision;
+        (answer.map_err(|refusal| format!("{}: {}", refusal.code, refusal.message)), event)
+    }
+
+    fn sign(
+        &mut self,
+        uid: u32,
+        amount: u32,
+        approval: Option<[u8; 16]>,
+    ) -> (Result<Answer, String>, identity::record::Decision) {
+        self.ask(Request::Sign(Sign {
+            of: Describe { caller: Seen::ids(uid, 1000), identity: Some("agent".into()) },
+            format: Format::VouchJwt,
+            action: "deploy".into(),
+            target: "x".into(),
+            resource: "r".into(),
+            payload: format!("{{\"amount\":{amount}}}"),
+            audience: None,
+            validity_seconds: None,
+            proof: None,
+            delegation: None,
+            approval,
+        }))
+    }
+
+    fn wait(&mut self, uid: u32, amount: u32) -> Waiting {
+        let (answer, event) = self.sign(uid, amount, None);
+        assert_eq!((event.policy_decision, event.token_id), (Verdict::Pending, None));
+        let Ok(Answer::Waiting(waiting)) = answer else { panic!("{answer:?}") };
+        assert_eq!(Some(Digest(waiting.request)), event.request_digest);
+        assert_eq!(sha256(waiting.canonical.as_bytes()).0, waiting.request);
+        waiting
+    }
+
+    fn approval(&self, waiting: &Waiting) -> Approval {
+        Approval {
+            approval: Digest(waiting.id),
+            boot_id: Digest(self.enclave.enclave.boot_id()),
+            exp: harness::now().0 + 60,
+            request: Digest(waiting.request),
+        }
+    }
+
+    fn approve(&mut self, approval: &Approval, by: u8) -> Result<(), String> {
+        let jws = approval.sign(&TestKey::new(by)).unwrap();
+        let (answer, event) = self.ask(Request::Approve { jws });
+        assert_eq!(event.event_type, "approval.grant");
+        assert_eq!(event.policy_decision == Verdict::Allow, answer.is_ok());
+        answer.map(|_| ())
+    }
+}
+
+#[test]
+fn a_request_waits_is_approved_once_and_its_token_says_by_whom() {
+    let mut setting = setting(60);
+    let waiting = setting.wait(1000, 1);
+    // Asking again finds what waits already.
+    assert_eq!(setting.wait(1000, 1).id, waiting.id);
+    let (answer, event) = setting.sign(1000, 1, Some(waiting.id));
+    assert!(matches!(answer, Ok(Answer::Waiting(still)) if !still.approved));
+    assert_eq!(event.policy_decision, Verdict::Pending);
+    let approval = setting.approval(&waiting);
+    setting.approve(&approval, ALICE).unwrap();
+    assert!(setting.approve(&approval, ALICE).unwrap_err().contains("approved before"));
+    // For another request, and for another caller, it is nothing.
+    assert!(setting.sign(1000, 2, Some(waiting.id)).0.unwrap_err().contains("another request"));
+    assert!(setting.sign(1001, 1, Some(waiting.id)).0.unwrap_err().contains("another caller"));
+    let (answer, event) = setting.sign(1000, 1, Some(waiting.id));
+    let Ok(Answer::Signed(signed)) = answer else { panic!("{answer:?}") };
+    let claims = unverified_claims(&signed.signed).unwrap();
+    let link = &claims.vouch.delegation_chain[0];
+    let signature = approval.sign(&TestKey::new(ALICE)).unwrap();
+    assert_eq!((link.iss.as_str(), link.sub.as_str()), ("approver:alice", claims.iss.as_str()));
+    assert_eq!(link.sig, signature.rsplit_once('.').unwrap().1[..64]);
+    assert_eq!(link.intent, format!("{{\"approves\":\"{}\"}}", Digest(waiting.request)));
+    assert_eq!(
+        (event.approvals[0].name.as_str(), &event.approvals[0].key),
+        ("alice", &TestKey::new(ALICE).public_key().thumbprint())
+    );
+    let key = claims.iss.embedded_key().unwrap();
+    let expected = identity::token::Expected { key: &key, did: &claims.iss, at: harness::now(), audience: None };
+    assert_eq!(identity::token::verify(&signed.signed, &expected), Ok(claims.clone()));
+    // It worked once.
+    assert!(setting.sign(1000, 1, Some(waiting.id)).0.unwrap_err().starts_with("approval_unknown"));
+    assert!(setting.approve(&approval, ALICE).unwrap_err().starts_with("approval_unknown"));
+}
+
+#[test]
+fn an_approval_of_another_kind_is_refused() {
+    let mut setting = setting(60);
+    let waiting = setting.wait(1000, 1);
+    let other = setting.wait(1000, 2);
+    let good = setting.approval(&waiting);
+    let wrong = [
+        (good.clone(), BOB, "does not name this approver"),
+        (good.clone(), 77, "no approver with this key"),
+        (good.clone(), PROXY, "no approver with this key"),
+        (Approval { boot_id: Digest([9; 16]), ..good.clone() }, ALICE, "another boot"),
+        (Approval { request: Digest(other.request), ..good.clone() }, ALICE, "another request"),
+        (Approval { approval: Digest(other.id), ..good.clone() }, ALICE, "another request"),
+        (Approval { approval: Digest([9; 16]), ..good.clone() }, ALICE, "no such request"),
+        (Approval { exp: harness::now().0 - 3, ..good.clone() }, ALICE, "too late"),
+    ];
+    for (approval, by, says) in wrong {
+        let refused = setting.approve(&approval, by).unwrap_err();
+        assert!(refused.contains(says), "{says}: {refused}");
+    }
+    for jws in ["", "a.b.c"] {
+        assert!(setting.ask(Request::Approve { jws: jws.into() }).0.unwrap_err().starts_with("approval_invalid"));
+    }
+    // Signed by Bob in Alice's name.
+    let jws = good.sign(&TestKey::new(ALICE)).unwrap();
+    let forged = good.sign(&TestKey::new(BOB)).unwrap();
+    let jws = format!("{}.{}", jws.rsplit_once('.').unwrap().0, forged.rsplit_once('.').unwrap().1);
+    assert!(setting.ask(Request::Approve { jws }).0.unwrap_err().contains("signature or form"));
+    // None of it approved anything.
+    assert!(matches!(setting.sign(1000, 1, Some(waiting.id)).0, Ok(Answer::Waiting(still)) if !still.approved));
+    assert!(setting.sign(1000, 1, Some([9; 16])).0.unwrap_err().starts_with("approval_unknown"));
+}
+
+#[test]
+fn what_waits_too_long_is_gone_and_only_so_many_wait() {
+    let mut setting = setting(2);
+    let waiting = setting.wait(1000, 1);
+    let approval = setting.approval(&waiting);
+    setting.approve(&approval, ALICE).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(4200));
+    assert!(setting.sign(1000, 1, Some(waiting.id)).0.unwrap_err().contains("too late"));
+    let answer = setting.window.ask(Request::Waiting { id: waiting.id }).unwrap();
+    assert_eq!(answer.unwrap_err().code, "approval_unknown");
+    let mut setting = self::setting(60);
+    for amount in 0..32 {
+        setting.wait(1000, amount);
+    }
+    assert!(setting.sign(1000, 99, None).0.unwrap_err().starts_with("busy"));
+}
+
+#[test]
+fn an_approver_approves_what_is_shown_with_the_command() {
+    let alice = harness::private_folder();
+    let file = alice.path().join("alice.key");
+    let key = KeyFile::create(&file).unwrap().public_key().to_multikey();
+    let running = Running::prepared(
+        |state| {
+            let base = state.development_policy(&[("agent", "did:key", "EdDSA")]).unwrap();
+            let approver = format!("[[approvers]]\nname = \"alice\"\nkey = \"{key}\"\n\n[[identities]]");
+            base.replacen("[[identities]]", &approver, 1).replacen(
+                "name = \"anything\"",
+                "name = \"anything\"\napproval = { by = [\"alice\"], seconds = 60 }",
+                1,
+            )
+        },
+        "",
+        &[],
+    );
+    let request = json!({"payload": {"env": "production"}, "intent": {"action": "deploy", "target": "x", "resource": "r"}});
+    let answer = post(&running.socket, "/sign", &request).unwrap();
+    assert_eq!(answer.status, 202);
+    let waiting = answer.json()["approval"].clone();
+    let id = waiting["id"].as_str().unwrap();
+    assert_eq!((&waiting["request"]["payload"], &waiting["approvers"]), (&request["payload"], &json!(["alice"])));
+    let approve = |more: &[&str]| {
+        let mut command = Command::new(program("anchorhold"));
+        command.args(["approve", id, "--endpoint"]).arg(format!("unix://{}", running.socket.display())).args(more);
+        let output = command.output().unwrap();
+        (output.status.code().unwrap(), serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default())
+    };
+    // Looking approves nothing.
+    assert_eq!(approve(&[]).1["approval"]["approved"], false);
+    let (code, shown) = approve(&["--key", file.to_str().unwrap()]);
+    assert_eq!((code, &shown["approval"]["approved"]), (0, &json!(true)));
+    assert_eq!(approve(&["--key", file.to_str().unwrap()]).0, 1);
+    let mut again = request.clone();
+    again["approval"] = json!(id);
+    assert_eq!(post(&running.socket, "/sign", &again).unwrap().status, 200);
+    assert_eq!(post(&running.socket, "/sign", &again).unwrap().code(), "approval_unknown");
+    assert_eq!(get(&running.socket, "/approvals/x").unwrap().code(), "approval_id");
+    assert_eq!(get(&running.socket, &format!("/approvals/{id}")).unwrap().code(), "approval_unknown");
+}
