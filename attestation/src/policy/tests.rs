@@ -251,6 +251,8 @@ fn bounds_of_a_payload_member_may_meet_and_reach_the_safe_integers() {
         bounds(json!({"min": 5, "max": 5})) && bounds(json!({"min": -MAX, "max": MAX})) && bounds(json!({"one_of": [MAX, -MAX]}))
     );
     assert!(!bounds(json!({"min": 6, "max": 5})));
+    let validity = |seconds: u32| changed(|bundle| bundle["identities"][0]["max_validity_seconds"] = json!(seconds)).is_ok();
+    assert!(validity(1) && validity(86_400) && !validity(86_401) && !validity(0));
 }
 
 /// A signer of this test.

@@ -122,9 +122,11 @@ fn pinned(pin: &str, uid: u32, programs: &Programs) -> Running {
             let key = identity::Signer::public_key(&caller).to_multikey();
             let text = state.development_policy(&[("agent", "did:key", "EdDSA")]).unwrap();
             let own = format!("callers = {{ uids = [{}] }}", geteuid().as_raw());
-            text.replacen(&own, "callers = { names = [\"agent\"], proven = [\"agent\"] }", 1)
-                .replacen("rotation_callers", "rotation_callers", 1)
-                .replacen("\n[[identities]]", &format!("\n[[callers]]\nname = \"agent\"\nkey = \"{key}\"\n\n[[identities]]"), 1)
+            text.replacen(&own, "callers = { names = [\"agent\"], proven = [\"agent\"] }", 1).replacen(
+                "\n[[identities]]",
+                &format!("\n[[callers]]\nname = \"agent\"\nkey = \"{key}\"\n\n[[identities]]"),
+                1,
+            )
         },
         &format!("annex = \"annex.cose\"\n{socket}"),
         &[],

@@ -108,7 +108,7 @@ fn every_decision_stands_in_the_record_before_it_is_known() {
         assert!(line.get(member).is_some(), "{member}");
     }
     let agent = format!("agent:agent:ed25519:{}", identity::sha256(&claims.iss.embedded_key().unwrap().to_spki()));
-    assert_eq!((line["agent_id"].as_str(), line["delegation_chain"][0].as_str()), (Some(agent.as_str()), Some(agent.as_str())));
+    assert_eq!((line["agent_id"].as_str(), line["delegation_chain"][0].as_str()), (Some(agent.as_str()), Some("agent:agent")));
     // The digest of the request is that of its canonical form, which its caller can make too.
     let canonical = "{\"audience\":\"https://bank.example\",\"format\":\"vouch-jwt\",\"identity\":\"agent\",\"intent\":{\"action\":\
                      \"transfer\",\"resource\":\"mcp://bank\",\"target\":\"bob\"},\"payload\":{\"amount\":1}}";
