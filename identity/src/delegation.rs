@@ -268,3 +268,280 @@ fn part(token: &str, index: usize) -> Result<Vec<u8>, Error> {
     let text = token.split('.').nth(index).ok_or(Error::TokenMalformed("not three parts"))?;
     BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| Error::Base64("a subject token"))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::Signer;
+    use crate::message::tests::{TestKey, both};
+
+    const AT: UnixSeconds = UnixSeconds(1000);
+
+    fn jwt(key: &TestKey, header: &Value, claims: &Value) -> String {
+        let part = |value: &Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
+        let signed = format!("{}.{}", part(header), part(claims));
+        let signature = key.sign(&Message::jws(&signed)).unwrap();
+        format!("{signed}.{}", BASE64URL_NOPAD.encode(&signature))
+    }
+
+    fn claims() -> Value {
+        json!({
+            "iss": "https://idp", "sub": "user:a", "exp": 1100, "nbf": 990, "iat": 980, "jti": "j", "scope": "b a b", "resource": "x://y",
+            "aud": ["one", "two"], "may_act": {"sub": "agent:one"}, "act": {"sub": "s2", "act": {"sub": "s1"}}, "other": [1]
+        })
+    }
+
+    fn subject(change: &dyn Fn(&mut Value)) -> Subject {
+        let [key, _] = both();
+        let mut claims = claims();
+        change(&mut claims);
+        Subject::verify(&jwt(&key, &json!({"alg": "EdDSA"}), &claims), &[key.public_key().clone()], AT).unwrap()
+    }
+
+    #[test]
+    fn a_foreign_token_says_what_it_allows() {
+        for key in both() {
+            let alg = key.public_key().algorithm().as_str();
+            let token = jwt(&key, &json!({"alg": alg, "typ": "JWT", "kid": "any"}), &claims());
+            let subject = Subject::verify(&token, &[key.public_key().clone()], AT).unwrap();
+            assert_eq!(Subject::unverified_issuer(&token), Ok("https://idp".into()));
+            assert_eq!((subject.iss.as_str(), subject.sub.as_str(), subject.exp), ("https://idp", "user:a", 1100));
+            assert_eq!(subject.scope, Some(vec!["b".into(), "a".into()]));
+            assert_eq!((subject.resource.as_str(), subject.jti.as_deref()), ("x://y", Some("j")));
+            assert_eq!((subject.aud.len(), subject.may_act.as_deref()), (2, Some("agent:one")));
+            assert_eq!(subject.act.as_ref().unwrap().depth(), 2);
+            let signature = token.rsplit_once('.').unwrap().1;
+            let link = &subject.link;
+            assert_eq!((link.iss.as_str(), link.sub.as_str(), link.iat), ("https://idp", "user:a", 980));
+            assert_eq!(
+                (link.sig.as_str(), link.intent.as_str()),
+                (&signature[..64], "{\"resource\":\"x://y\",\"scope\":\"b a b\"}")
+            );
+            let ids: Vec<&str> = subject.ids().collect();
+            assert_eq!(ids, ["https://idp", "user:a", &signature[..64], "s2", "s1", "j"]);
+        }
+        let one = subject(&|claims| claims["aud"] = "one".into());
+        assert_eq!(one.aud, ["one"]);
+        let bare =
+            subject(&|claims| claims.as_object_mut().unwrap().retain(|name, _| ["iss", "sub", "exp"].contains(&name.as_str())));
+        assert_eq!((bare.aud.len(), bare.scope, bare.resource.as_str(), bare.link.iat), (0, None, "", 1100));
+    }
+
+    #[test]
+    fn keys_are_found_by_their_id_where_there_are_several() {
+        let keys = [TestKey::ed25519(1), TestKey::ed25519(2)];
+        let public: Vec<PublicKey> = keys.iter().map(|key| key.public_key().clone()).collect();
+        let verify = |kid: Option<String>, by: usize| {
+            let header = kid.map_or_else(|| json!({"alg": "EdDSA"}), |kid| json!({"alg": "EdDSA", "kid": kid}));
+            Subject::verify(&jwt(&keys[by], &header, &claims()), &public, AT).map(|_| ()).map_err(|error| error.code())
+        };
+        let (print, multikey) = (public[1].thumbprint(), public[1].to_multikey());
+        for kid in [print.clone(), multikey.clone(), format!("did:web:x#{print}"), format!("did:key:{multikey}#{multikey}")] {
+            assert_eq!(verify(Some(kid.clone()), 1), Ok(()), "{kid}");
+            assert_eq!(verify(Some(kid), 0), Err("signature_invalid"));
+        }
+        assert_eq!(verify(None, 0), Ok(()));
+        assert_eq!(verify(None, 1), Err("signature_invalid"), "without an id the first one is meant");
+        assert_eq!(verify(Some("nobody's".into()), 1), Err("algorithm_mismatch"));
+        assert_eq!(verify(Some(format!("x{print}")), 1), Err("algorithm_mismatch"));
+    }
+
+    #[test]
+    fn what_is_no_good_token_is_refused() {
+        let [key, p256] = both();
+        let keys = [key.public_key().clone()];
+        let verify = |token: &str| Subject::verify(token, &keys, AT).map(|_| ()).map_err(|error| error.code());
+        let header = json!({"alg": "EdDSA"});
+        let good = jwt(&key, &header, &claims());
+        assert_eq!(verify(&good), Ok(()));
+        let (signed, _) = good.rsplit_once('.').unwrap();
+        assert_eq!(verify(&format!("{signed}.")), Err("token_malformed"));
+        assert_eq!(verify(signed), Err("token_malformed"));
+        assert_eq!(verify(&format!("{good}.x")), Err("token_malformed"));
+        assert_eq!(verify(&jwt(&p256, &header, &claims())), Err("signature_invalid"));
+        assert_eq!(verify(&jwt(&p256, &json!({"alg": "ES256"}), &claims())), Err("algorithm_mismatch"));
+        assert_eq!(verify(&jwt(&key, &json!({"alg": "none"}), &claims())), Err("algorithm_mismatch"));
+        assert_eq!(verify(&jwt(&key, &json!({"alg": "EdDSA", "crit": []}), &claims())), Err("token_malformed"));
+        let with = |name: &str, value: Value| {
+            let mut claims = claims();
+            claims[name] = value;
+            verify(&jwt(&key, &header, &claims))
+        };
+        assert_eq!(with("exp", 970.into()), Err("expired"));
+        assert_eq!(with("exp", 971.into()), Ok(()));
+        assert_eq!(with("nbf", 1031.into()), Err("not_yet_valid"));
+        assert_eq!(with("nbf", 1030.into()), Ok(()));
+        assert_eq!(with("sub", Value::Null), Err("json_shape"));
+        assert_eq!(with("scope", "\"".into()), Err("scope_invalid"));
+        let deep = |n: usize| (1..n).fold(json!({"sub": "a"}), |inner, _| json!({"sub": "b", "act": inner}));
+        assert_eq!(with("act", deep(5)), Ok(()));
+        assert_eq!(with("act", deep(6)), Err("delegation_invalid"));
+        let long = |n: usize| verify(&format!("{}.e30.e30", "a".repeat(n)));
+        assert_ne!(long(MAX_BYTES - 8), Err("token_malformed"));
+        assert_eq!(long(MAX_BYTES - 7), Err("token_malformed"));
+        assert!(Subject::unverified_issuer(&format!("{}.e30.e30", "a".repeat(MAX_BYTES - 7))).is_err());
+        assert_eq!(MAX_BYTES, 16_384);
+    }
+
+    #[test]
+    fn scopes_are_sets_of_words_and_only_shrink() {
+        let subject = subject(&|_| ());
+        assert_eq!(subject.narrow_scope(None), Ok(vec!["b".to_owned(), "a".to_owned()]));
+        assert_eq!(subject.narrow_scope(Some("a")), Ok(vec!["a".to_owned()]));
+        assert_eq!(subject.narrow_scope(Some(" a  b ")), Ok(vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(subject.narrow_scope(Some("a c")), Err(Error::ScopeExceedsParent));
+        assert_eq!(subject.narrow_scope(Some("a\\")), Err(Error::ScopeInvalid));
+        let none = self::subject(&|claims| drop(claims.as_object_mut().unwrap().remove("scope")));
+        assert_eq!(none.narrow_scope(None), Ok(Vec::new()));
+        assert_eq!(none.narrow_scope(Some("a")), Err(Error::ScopeExceedsParent));
+        let many = |n: usize| words(&(0..n).map(|n| n.to_string()).collect::<Vec<_>>().join(" ")).map(|words| words.len());
+        assert_eq!((many(64), many(65)), (Ok(64), Err(Error::ScopeInvalid)));
+        for good in ["!", "#", "[", "]", "~", "a:b/c"] {
+            assert!(words(good).is_ok(), "{good}");
+        }
+        for bad in ["\"", "\\", "\u{7f}", "é", "a\tb"] {
+            assert_eq!(words(bad), Err(Error::ScopeInvalid), "{bad}");
+        }
+    }
+
+    #[test]
+    fn resources_lie_below_one_another_at_a_slash() {
+        for (wanted, granted, within) in [
+            ("x://y", "x://y", true),
+            ("x://y/", "x://y", true),
+            ("x://y", "x://y/", true),
+            ("x://y/z", "x://y", true),
+            ("x://y/z/w", "x://y/", true),
+            ("anything", "", true),
+            ("x://yz", "x://y", false),
+            ("x://", "x://y", false),
+            ("", "x://y", false),
+            ("x://y/../z", "x://y", false),
+            ("x://y/./z", "x://y", false),
+            ("x://y/%2e", "x://y", false),
+            ("x://y/a?b", "x://y", false),
+            ("x://y/a#b", "x://y", false),
+            ("x://y/a\\b", "x://y", false),
+            ("x://y/a..b", "x://y", true),
+        ] {
+            assert_eq!(is_within(wanted, granted), within, "{wanted} {granted}");
+        }
+        let subject = subject(&|_| ());
+        assert_eq!(subject.narrow_resource(None), Ok("x://y".into()));
+        assert_eq!(subject.narrow_resource(Some("x://y/z")), Ok("x://y/z".into()));
+        assert_eq!(subject.narrow_resource(Some("x://z")), Err(Error::ResourceExceedsParent));
+    }
+
+    #[test]
+    fn who_acts_is_meant_is_new_and_is_not_one_too_many() {
+        let open =
+            |claims: &mut Value| claims.as_object_mut().unwrap().retain(|name, _| !["aud", "may_act"].contains(&name.as_str()));
+        let act = subject(&open).act_by("did:x", "agent:one", 5).unwrap();
+        assert_eq!((act.sub.as_str(), act.agent.as_deref(), act.depth()), ("did:x", Some("agent:one"), 3));
+        assert_eq!(act.actors().map(|act| act.sub.as_str()).collect::<Vec<_>>(), ["did:x", "s2", "s1"]);
+        assert!(subject(&open).act_by("did:x", "agent:one", 3).is_ok());
+        assert!(subject(&open).act_by("did:x", "agent:one", 2).is_err());
+        let five = |claims: &mut Value| {
+            open(claims);
+            claims["act"] = (1..5).fold(json!({"sub": "a"}), |inner, n| json!({"sub": format!("b{n}"), "act": inner}));
+        };
+        assert!(subject(&five).act_by("did:x", "agent:one", 9).is_err(), "never more than five");
+        for (name, value, did, agent, good) in [
+            ("may_act", json!({"sub": "agent:one"}), "did:x", "agent:one", true),
+            ("may_act", json!({"sub": "did:x"}), "did:x", "agent:one", true),
+            ("may_act", json!({"sub": "did:y"}), "did:x", "agent:one", false),
+            ("aud", json!("did:x"), "did:x", "agent:one", true),
+            ("aud", json!(["x", "agent:one"]), "did:x", "agent:one", true),
+            ("aud", json!(["x"]), "did:x", "agent:one", false),
+            ("sub", json!("did:x"), "did:x", "agent:one", false),
+            ("sub", json!("agent:one"), "did:x", "agent:one", false),
+            ("act", json!({"sub": "did:x"}), "did:x", "agent:one", false),
+            ("act", json!({"sub": "s", "agent": "agent:one"}), "did:x", "agent:one", false),
+            ("act", json!({"sub": "s", "agent": "agent:two"}), "did:x", "agent:one", true),
+        ] {
+            let subject = subject(&|claims| {
+                open(claims);
+                claims[name] = value.clone();
+            });
+            assert_eq!(subject.act_by(did, agent, 5).is_ok(), good, "{name} {value}");
+        }
+    }
+
+    #[test]
+    fn a_token_of_ours_hands_on_what_it_has() {
+        let [key, _] = both();
+        let did = crate::Did::key(key.public_key());
+        let act = Act { act: None, agent: Some("agent:one".into()), sub: did.to_string() };
+        let claims = Claims {
+            iss: did.clone(),
+            sub: "user:a".into(),
+            act: Some(act.clone()),
+            scope: Some("a b".into()),
+            aud: Some("two".into()),
+            iat: 900,
+            nbf: 900,
+            exp: 1100,
+            jti: uuid::Uuid::from_bytes([1; 16]),
+            binding: crate::sha256(b"x"),
+            tee: crate::Tee::Mock,
+            caller: crate::Caller::Asserted(crate::caller::Seen::ids(1, 1)),
+            vouch: crate::token::Vouch {
+                version: "1.0".into(),
+                payload: crate::Payload::default(),
+                intent: crate::Intent::new("act".into(), String::new(), "x://y".into()).unwrap(),
+                delegation_chain: vec![Link::new("https://idp", "user:a", "a b", "x://y", 800, &"s".repeat(86))],
+            },
+        };
+        let kid = crate::KeyId::of(&did, key.public_key()).unwrap();
+        let token = crate::token::sign(&claims, &kid, &key).unwrap();
+        let expected = crate::token::Expected { key: key.public_key(), did: &did, at: AT, audience: Some("two") };
+        let verify = |claims: &Claims| {
+            let token = crate::token::sign(claims, &kid, &key).unwrap();
+            crate::token::verify(&token, &expected).map(|_| ()).map_err(|error| error.code())
+        };
+        assert_eq!(verify(&claims), Ok(()));
+        let subject = Subject::of(&claims, &token).unwrap();
+        assert_eq!((subject.iss.as_str(), subject.sub.as_str(), subject.exp), (did.as_str(), "user:a", 1100));
+        assert_eq!((subject.act, subject.aud, subject.resource.as_str()), (Some(act), vec!["two".to_owned()], "x://y"));
+        assert_eq!((subject.scope.unwrap().len(), subject.chain.len(), subject.may_act), (2, 1, None));
+        assert_eq!(subject.jti.as_deref(), Some("01010101-0101-0101-0101-010101010101"));
+        assert_eq!((subject.link.iat, subject.link.sig.len()), (900, 64));
+        assert!(Subject::of(&claims, "no token").is_err());
+
+        // Actors and chain belong together; approvals are no tokens.
+        let change = |change: &dyn Fn(&mut Claims)| {
+            let mut claims = claims.clone();
+            change(&mut claims);
+            verify(&claims)
+        };
+        let approval = Link::approval("alice", did.as_str(), crate::sha256(b"r"), 1000, &"s".repeat(86));
+        assert!(approval.is_approval() && !claims.vouch.delegation_chain[0].is_approval());
+        assert_eq!((approval.iss.as_str(), approval.sig.len()), ("approver:alice", 64));
+        let refused = Err("delegation_invalid");
+        assert_eq!(change(&|c| c.vouch.delegation_chain.clear()), refused);
+        assert_eq!(change(&|c| c.vouch.delegation_chain = vec![approval.clone()]), refused);
+        assert_eq!(change(&|c| c.vouch.delegation_chain.push(approval.clone())), Ok(()));
+        let links = |links: usize, approvals: usize| {
+            change(&|c| {
+                c.vouch.delegation_chain = vec![c.vouch.delegation_chain[0].clone(); links];
+                c.vouch.delegation_chain.extend(vec![approval.clone(); approvals]);
+            })
+        };
+        assert_eq!((links(5, 5), links(6, 0), links(5, 6)), (Ok(()), refused, refused));
+        let own = |c: &mut Claims| (c.act, c.sub) = (None, did.to_string());
+        assert_eq!(change(&|c| own(c)), refused);
+        assert_eq!(change(&|c| (own(c), c.vouch.delegation_chain.clear()).1), Ok(()));
+        assert_eq!(change(&|c| (own(c), c.vouch.delegation_chain = vec![approval.clone()]).1), Ok(()));
+        assert_eq!(change(&|c| c.act.as_mut().unwrap().sub = "did:x".into()), Err("issuer_mismatch"));
+        let deep = |n: usize| {
+            change(&|c| {
+                let inner = (1..n)
+                    .fold(None, |inner: Option<Box<Act>>, _| Some(Box::new(Act { act: inner, agent: None, sub: "s".into() })));
+                c.act = Some(Act { act: inner, agent: None, sub: did.to_string() });
+            })
+        };
+        assert_eq!((deep(5), deep(6)), (Ok(()), refused));
+    }
+}
