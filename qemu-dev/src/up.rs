@@ -139,6 +139,10 @@ Paste this into another terminal: sign, fetch evidence for a challenge of your o
 
   cargo run --release --bin anchorhold-verify -- token token.txt --evidence evidence.cbor --nonce $NONCE \
     --measurements {folder}/measurements.json --policy {folder}/policy.toml --allow-mock --root {folder}/mock-root.pem
+
+Whatever was decided stands in a signed record, refusals too:
+
+  cargo run --release --bin anchorhold -- audit verify {folder}/record/*.jsonl --evidence evidence.cbor
 "#
     )
 }
