@@ -150,5 +150,7 @@ mod tests {
         let (long, rest) = ("a".repeat(WIDTH - 4 - 2), "b");
         assert_eq!(wrapped(&format!("{long} {rest}")), format!("\n  - {long} {rest}\n"));
         assert_eq!(wrapped(&format!("{long}a {rest}")), format!("\n  - {long}a\n    {rest}\n"));
+        let word = "w".repeat(WIDTH);
+        assert_eq!(wrapped(&word), format!("\n  - {word}\n"), "no line is left empty before a word that is too long for any");
     }
 }

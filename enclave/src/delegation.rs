@@ -37,12 +37,18 @@ impl<N: Nsm> Enclave<N> {
         decision.action = Some(ACTION.into());
         decision.policy_id = "delegation".into();
         check_audience(exchange.audience.as_deref())?;
-        let slot = read(cell.find(&exchange.of)?);
-        let identity = slot.as_ref().ok_or(Error::Halted)?;
-        describe(identity, decision);
-        cell.admit(identity, &exchange.of.caller)?;
+        let slot = cell.find(&exchange.of)?;
+        {
+            let identity = read(slot);
+            let identity = identity.as_ref().ok_or(Error::Halted)?;
+            describe(identity, decision);
+            cell.admit(identity, &exchange.of.caller)?;
+        }
         let now = self.now()?;
+        // Other identities are looked at here, so none is held.
         let (subject, from) = self.subject(cell, &exchange.subject_token, now)?;
+        let slot = read(slot);
+        let identity = slot.as_ref().ok_or(Error::Halted)?;
         let policy = &identity.policy;
         let allowed = policy.delegation.as_ref().filter(|delegation| delegation.from.contains(&from));
         let allowed = allowed.ok_or(Denied::UntrustedPrincipal(from))?;
@@ -101,24 +107,6 @@ impl<N: Nsm> Enclave<N> {
         })
     }
 
-    /// What a token of this identity's own lets it ask for.
-    pub(crate) fn behalf(&self, cell: &Cell, identity: &Identity, token: &str, now: Bounds) -> Result<Behalf, Error> {
-        let (claims, of) =
-            self.own_token(cell, token, now)?.ok_or(identity::Error::DelegationInvalid("not a token of this identity"))?;
-        let act = claims.act.clone().filter(|_| of == identity.policy.name);
-        let act = act.ok_or(identity::Error::DelegationInvalid("not a token by which this identity acts for somebody"))?;
-        let subject = Subject::of(&claims, token)?;
-        check_revoked(cell, &subject)?;
-        Ok(Behalf {
-            sub: claims.sub,
-            act,
-            chain: claims.vouch.delegation_chain,
-            scope: subject.scope.unwrap_or_default(),
-            resource: subject.resource,
-            exp: claims.exp,
-        })
-    }
-
     /// Verifies a subject token; gives its authority and the name by which the policy knows its issuer.
     fn subject(&self, cell: &Cell, token: &str, now: Bounds) -> Result<(Subject, String), Error> {
         if let Some((claims, of)) = self.own_token(cell, token, now)? {
@@ -141,7 +129,7 @@ impl<N: Nsm> Enclave<N> {
     }
 
     /// A token of one of our own identities, by any version of its key of this boot; `None` for one of somebody else.
-    fn own_token(&self, cell: &Cell, token: &str, now: Bounds) -> Result<Option<(Claims, String)>, Error> {
+    pub(crate) fn own_token(&self, cell: &Cell, token: &str, now: Bounds) -> Result<Option<(Claims, String)>, Error> {
         let Ok(claimed) = token::unverified_key(token) else { return Ok(None) };
         for slot in cell.slots() {
             let slot = read(slot);
@@ -162,6 +150,23 @@ impl<N: Nsm> Enclave<N> {
 }
 
 impl Behalf {
+    /// What a token of this identity's own lets it ask for; `own` is what was verified of it.
+    pub(crate) fn of(cell: &Cell, identity: &Identity, token: &str, own: Option<(Claims, String)>) -> Result<Self, Error> {
+        let (claims, of) = own.ok_or(identity::Error::DelegationInvalid("not a token of this identity"))?;
+        let act = claims.act.clone().filter(|_| of == identity.policy.name);
+        let act = act.ok_or(identity::Error::DelegationInvalid("not a token by which this identity acts for somebody"))?;
+        let subject = Subject::of(&claims, token)?;
+        check_revoked(cell, &subject)?;
+        Ok(Self {
+            sub: claims.sub,
+            act,
+            chain: claims.vouch.delegation_chain,
+            scope: subject.scope.unwrap_or_default(),
+            resource: subject.resource,
+            exp: claims.exp,
+        })
+    }
+
     /// Whether what is asked lies within it, and for how long at most it may be valid.
     pub(crate) fn check(&self, intent: &Intent, now: UnixSeconds) -> Result<u32, Error> {
         if !self.scope.iter().any(|word| word == intent.action()) {

@@ -44,6 +44,14 @@ impl<N: Nsm> Enclave<N> {
             }
             None => cell.find(&sign.of)?,
         };
+        // Whoever holds one identity asks for no other: with writers in between, two of them could wait for each other.
+        let own = match &sign.delegation {
+            Some(token) => {
+                describe(read(slot).as_ref().ok_or(Error::Halted)?, decision);
+                self.own_token(cell, token, self.now()?)?
+            }
+            None => None,
+        };
         let slot = read(slot);
         let identity = slot.as_ref().ok_or(Error::Halted)?;
         describe(identity, decision);
@@ -67,7 +75,7 @@ impl<N: Nsm> Enclave<N> {
             _ => Caller::Asserted(sign.of.caller),
         };
         decision.caller = Some(caller.clone());
-        let behalf = sign.delegation.as_deref().map(|token| self.behalf(cell, identity, token, now)).transpose()?;
+        let behalf = sign.delegation.as_deref().map(|token| Behalf::of(cell, identity, token, own)).transpose()?;
         let left = behalf.as_ref().map(|behalf| {
             behalf.note(decision);
             behalf.check(&intent, now.latest)
