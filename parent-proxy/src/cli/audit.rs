@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use attestation::Evidence;
 use clap::{Args, Subcommand};
 use identity::PublicKey;
-use identity::record::{MAX_LINE, Reader, Verdict};
+use identity::record::{MAX_LINE, Reader, Verdict, unverified_place};
 use serde_json::json;
 
 use super::{Failure, print_json};
@@ -54,15 +54,16 @@ impl Verify {
     fn run(self, out: &mut impl Write) -> Result<(), Failure> {
         let mut reader = Reader::new(self.keys()?);
         let mut counts = Counts::default();
-        for file in &self.files {
-            let read = counts.read(&mut reader, file);
-            if let Err(Failure::Refused(why)) = &read
-                && self.json
-            {
-                print_json(out, &json!({"verdict": "refused", "error": why, "events": counts.events}))?;
-            }
-            read?;
+        let mut read = self.files.iter().try_for_each(|file| counts.read(&mut reader, file));
+        if read.is_ok() && counts.events == 0 {
+            read = Err(Failure::Refused("there is no event in it".into()));
         }
+        if let Err(Failure::Refused(why)) = &read
+            && self.json
+        {
+            print_json(out, &json!({"verdict": "refused", "error": why, "events": counts.events}))?;
+        }
+        read?;
         let boots = reader.boots().iter();
         let boots: Vec<_> = boots.map(|boot| json!({"boot_id": boot.id, "first": boot.first, "last": boot.last})).collect();
         if self.json {
@@ -118,7 +119,12 @@ impl Counts {
             }
             let refused = |why: String| Failure::Refused(format!("{} line {number}: {why}", file.display()));
             let whole = line.strip_suffix(b"\n").ok_or_else(|| refused("the line is cut".into()))?;
-            let event = reader.next(whole).map_err(|error| refused(format!("{}: {error}", error.code())))?;
+            let event = reader.next(whole).map_err(|error| {
+                let other_boot =
+                    matches!(error, identity::Error::SignatureInvalid).then(|| unverified_place(whole).ok()).flatten();
+                let hint = other_boot.map(|(boot, _)| format!(", or the key of boot {boot} was not given")).unwrap_or_default();
+                refused(format!("{}: {error}{hint}", error.code()))
+            })?;
             self.events += 1;
             match event.decision.policy_decision {
                 Verdict::Allow => self.allowed += 1,

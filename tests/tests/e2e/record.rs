@@ -311,6 +311,8 @@ fn what_is_changed_in_a_record_is_found_by_the_command() {
         (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
     };
     assert_eq!(verdict(&good).0, 0);
+    let (code, says) = verdict(&[]);
+    assert!(code == 1 && says.contains("there is no event in it"), "{says}");
     for (at, line) in good.iter().enumerate() {
         let event: Value = serde_json::from_slice(line).unwrap();
         for (name, value) in event.as_object().unwrap() {
