@@ -82,3 +82,38 @@ impl Seen {
         Self { name: Some(name.into()), ..Self::default() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{cbor, sha256};
+
+    #[test]
+    fn a_caller_is_written_with_what_is_known_of_it_and_read_back() {
+        let seen = Seen { executable: Some(sha256(b"x")), unit: Some("u".into()), ..Seen::ids(7, 8) };
+        let cases = [
+            (Caller::Asserted(Seen::ids(7, 8)), json!({"strength": "asserted", "uid": 7, "gid": 8})),
+            (Caller::Asserted(Seen::named("crew")), json!({"strength": "asserted", "name": "crew"})),
+            (
+                Caller::Asserted(seen.clone()),
+                json!({"strength": "asserted", "uid": 7, "gid": 8, "unit": "u", "executable": sha256(b"x")}),
+            ),
+            (
+                Caller::Proven(Proven { key: "k".into(), measurement: Some(Digest([1; 48])), name: "n".into() }),
+                json!({"strength": "proven", "key": "k", "measurement": Digest([1; 48]), "name": "n"}),
+            ),
+        ];
+        for (caller, form) in cases {
+            assert_eq!(serde_json::to_value(&caller).unwrap(), form);
+            assert_eq!(serde_json::from_value::<Caller>(form).unwrap(), caller);
+        }
+        for wrong in [json!({"uid": 7}), json!({"strength": "certain"}), json!({"strength": "asserted", "root": true})] {
+            assert!(serde_json::from_value::<Caller>(wrong).is_err());
+        }
+        for seen in [seen, Seen::default()] {
+            assert_eq!(cbor::from_slice::<Seen>(&cbor::to_vec(&seen)), Ok(seen));
+        }
+    }
+}
