@@ -115,6 +115,7 @@ impl<N: Nsm> Enclave<N> {
                 // A token about the agent itself hands nothing on.
                 return Err(identity::Error::DelegationInvalid("nobody's authority is in it").into());
             }
+            check_exchanged(&claims)?;
             check_revoked(cell, &subject)?;
             return Ok((subject, of));
         }
@@ -155,6 +156,11 @@ impl Behalf {
         let (claims, of) = own.ok_or(identity::Error::DelegationInvalid("not a token of this identity"))?;
         let act = claims.act.clone().filter(|_| of == identity.policy.name);
         let act = act.ok_or(identity::Error::DelegationInvalid("not a token by which this identity acts for somebody"))?;
+        check_exchanged(&claims)?;
+        if claims.iss != identity.current.did {
+            // The actor that it names would not be the issuer of what is signed under it.
+            return Err(identity::Error::DelegationInvalid("the identity has another DID since; exchange again").into());
+        }
         let subject = Subject::of(&claims, token)?;
         check_revoked(cell, &subject)?;
         Ok(Self {
@@ -183,6 +189,14 @@ impl Behalf {
         decision.delegated_by = Some(self.sub.clone());
         decision.delegation_chain = principals(&self.sub, &self.act);
     }
+}
+
+/// What was signed for a tool under a delegation is no delegation itself.
+fn check_exchanged(claims: &Claims) -> Result<(), Error> {
+    if claims.vouch.intent.action() == ACTION {
+        return Ok(());
+    }
+    Err(identity::Error::DelegationInvalid("it was signed, not exchanged").into())
 }
 
 fn note(claims: &Claims, decision: &mut Decision) {

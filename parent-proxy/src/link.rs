@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use attestation::policy::Bundle;
+use attestation::policy::{Annex, Bundle};
 use identity::cbor;
 use protocol::{
     Answer, Endpoint, FrameBuffer, Hello, Outcome, Proof, Refusal, Request, RequestFrame, ResponseFrame, Status, Welcome,
@@ -296,7 +296,8 @@ impl Shared {
             }
         }
         let annex = self.annex.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(signed) = annex {
+        let digest = |signed: &[u8]| Annex::unverified_canonical(signed).ok().map(|canonical| identity::sha256(canonical).0);
+        if let Some(signed) = annex.filter(|signed| known.annex.is_none() || known.annex != digest(signed)) {
             match ask(Request::Annex { signed: signed.to_vec() }).await {
                 Err(ConnectError::Refused(refusal)) => warn!(%refusal, "the enclave does not take the annex"),
                 other => drop(other?),

@@ -13,6 +13,7 @@ use harness::window::{InProcess, OPERATOR, PROXY, TestKey, Window, bundle};
 use harness::{Connection, Running, post};
 use identity::caller::Seen;
 use identity::record::{Reader, Verdict};
+use identity::succession::Order;
 use identity::token::unverified_claims;
 use identity::{Digest, PublicKey, Signer};
 use parent_proxy::KeyFile;
@@ -194,6 +195,31 @@ fn a_user_a_coordinator_and_a_reviewer_act_for_one_another() {
     assert_eq!(event.delegation_chain, ["user:sre-oncall", "agent:incident-coordinator", "agent:code-reviewer"]);
     assert!(event.agent_id.unwrap().starts_with("agent:code-reviewer:ed25519:"));
     assert_eq!((event.action.as_deref(), event.policy_decision), (Some("comment"), Verdict::Allow));
+}
+
+#[test]
+fn what_was_signed_hands_nothing_on_and_a_rotated_actor_exchanges_again() {
+    let mut setting = setting();
+    let user = jwt(&TestKey::new(IDP), &header(), &claims());
+    let first = setting.exchange("incident-coordinator", &user).unwrap();
+    let signed = setting.sign("incident-coordinator", Some(&first), |_| ()).0.unwrap();
+    assert_eq!(unverified_claims(&signed).unwrap().act.unwrap().depth(), 1);
+    assert_eq!(setting.exchange("code-reviewer", &signed).unwrap_err(), "delegation_invalid");
+    assert_eq!(setting.sign("incident-coordinator", Some(&signed), |_| ()).0, Err("delegation_invalid".into()));
+
+    let of = of("incident-coordinator");
+    let Answer::Description(before) = setting.window.ask(Request::Describe(of.clone())).unwrap().unwrap() else { panic!() };
+    let not_after = harness::now().0 + 60;
+    let order = Order { identity: "incident-coordinator".into(), boot_id: before.boot_id, version: 1, not_after };
+    let order = Some(order.sign(&TestKey::new(OPERATOR)).unwrap());
+    setting.window.ask(Request::Rotate(protocol::Rotate { of, order })).unwrap().unwrap();
+    // What it has of before would name an actor that is not the issuer of now.
+    assert_eq!(setting.sign("incident-coordinator", Some(&first), |_| ()).0, Err("delegation_invalid".into()));
+    // Others may still take up what the old key gave, in its time; and the new key takes up the user's grant.
+    assert!(setting.exchange("code-reviewer", &first).is_ok());
+    let again = setting.exchange("incident-coordinator", &user).unwrap();
+    let signed = unverified_claims(&setting.sign("incident-coordinator", Some(&again), |_| ()).0.unwrap()).unwrap();
+    assert_eq!(signed.act.unwrap().sub, signed.iss.to_string());
 }
 
 #[test]
