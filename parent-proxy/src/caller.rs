@@ -9,17 +9,20 @@ use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use identity::caller::Seen;
 use subtle::ConstantTimeEq;
 
+use crate::accounts::Account;
 use crate::config::Localhost;
 
 /// A caller as this process saw it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Caller {
     /// Its claim towards the enclave.
     pub(crate) claim: Seen,
     /// Whether any identity of the policy names it.
     pub(crate) admitted: bool,
-    /// Whether it is this process' own user, or root.
-    pub(crate) own: bool,
+    /// Whether it may see how the sidecar does: its own user, root, and whom the configuration names.
+    pub(crate) operator: bool,
+    /// What it takes of this process.
+    pub(crate) account: Arc<Account>,
 }
 
 /// Why a caller is turned away.
@@ -36,13 +39,14 @@ pub(crate) enum TurnedAway {
     ForeignHost,
     /// A browser sent it from some page.
     ForeignOrigin,
+    /// It connects too often, or has too many connections.
+    TooManyConnections,
 }
 
 impl Caller {
     /// Whoever this is what was seen of.
-    pub(crate) fn of(claim: Seen, admission: &Admission) -> Self {
-        let own = claim.uid.is_some_and(|uid| uid == 0 || uid == rustix::process::geteuid().as_raw());
-        Self { admitted: admission.admits(&claim), own, claim }
+    pub(crate) fn of(claim: Seen, account: Arc<Account>, admission: &Admission, operators: &Operators) -> Self {
+        Self { admitted: admission.admits(&claim), operator: operators.include(&claim), account, claim }
     }
 
     /// A request on localhost: for this host, from no web page, with a token of a caller.
@@ -63,6 +67,22 @@ impl Caller {
         }
         let name = found.ok_or(TurnedAway::TokenInvalid)?.clone();
         Ok(Seen::named(name))
+    }
+}
+
+/// Who may see how the sidecar does.
+#[derive(Debug, Default)]
+pub(crate) struct Operators {
+    /// Beside root and the sidecar's own user.
+    pub(crate) uids: Vec<u32>,
+    /// On localhost.
+    pub(crate) names: Vec<String>,
+}
+
+impl Operators {
+    fn include(&self, seen: &Seen) -> bool {
+        let own = |uid| uid == 0 || uid == rustix::process::geteuid().as_raw() || self.uids.contains(&uid);
+        seen.uid.is_some_and(own) || seen.name.as_ref().is_some_and(|name| self.names.contains(name))
     }
 }
 

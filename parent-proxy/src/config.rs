@@ -2,16 +2,18 @@
 
 use std::io::Read;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use attestation::policy::Bundle;
+use governor::Quota;
 use protocol::Endpoint;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::{Error, RecordConfig};
+use crate::{Error, Limits, RecordConfig};
 
 /// What the file may say; every member can also come from the environment or a flag.
 #[derive(Debug, Default, Deserialize)]
@@ -32,6 +34,41 @@ pub(crate) struct File {
     #[serde(default)]
     pub(crate) sockets: Vec<AgentSocket>,
     pub(crate) localhost: Option<LocalhostFile>,
+    #[serde(default)]
+    pub(crate) operator_uids: Vec<u32>,
+    #[serde(default)]
+    pub(crate) limits: LimitsFile,
+}
+
+/// What each caller may take of the sidecar.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct LimitsFile {
+    requests_per_second: u32,
+    burst: Option<u32>,
+    connections: usize,
+}
+
+impl Default for LimitsFile {
+    fn default() -> Self {
+        Self { requests_per_second: 1000, burst: None, connections: 256 }
+    }
+}
+
+impl LimitsFile {
+    fn finish(self) -> Result<Limits, Error> {
+        let rate = NonZeroU32::new(self.requests_per_second);
+        let burst = self.burst.unwrap_or(self.requests_per_second.saturating_mul(2));
+        let quota = match (rate, NonZeroU32::new(burst)) {
+            (Some(rate), Some(burst)) => Some(Quota::per_second(rate).allow_burst(burst)),
+            (None, _) if self.burst.is_none() => None,
+            _ => return Err(Error::Config("limits: burst is 1 or more, and needs requests_per_second".into())),
+        };
+        if !(1..=4096).contains(&self.connections) {
+            return Err(Error::Config("limits: connections is 1 to 4096".into()));
+        }
+        Ok(Limits { quota, connections: self.connections })
+    }
 }
 
 /// A socket for one agent, beside the one for all.
@@ -60,6 +97,8 @@ pub(crate) struct LocalhostFile {
 struct LocalhostCallerFile {
     name: String,
     token_file: PathBuf,
+    #[serde(default)]
+    operator: bool,
 }
 
 /// How logs are written.
@@ -95,6 +134,10 @@ pub struct Config {
     pub annex: Option<PathBuf>,
     /// Sockets for one agent each.
     pub sockets: Vec<AgentSocket>,
+    /// Users who may read the metrics, beside the sidecar's own and root.
+    pub operator_uids: Vec<u32>,
+    /// What each caller may take.
+    pub limits: Limits,
     /// How the decision record is kept.
     pub record: RecordConfig,
     /// A TCP listener, only where asked for.
@@ -117,6 +160,8 @@ pub struct LocalhostCaller {
     pub name: String,
     /// At least 32 characters.
     pub token: Zeroizing<String>,
+    /// Whether it may read the metrics.
+    pub operator: bool,
 }
 
 impl File {
@@ -160,6 +205,8 @@ impl File {
         }
         Ok(Config {
             record,
+            operator_uids: self.operator_uids,
+            limits: self.limits.finish()?,
             annex: self.annex,
             sockets: self.sockets,
             enclave: enclave.parse().map_err(|error| Error::Config(format!("enclave {enclave:?}: {error}")))?,
@@ -205,7 +252,7 @@ impl LocalhostCallerFile {
         if token.len() < 32 || !token.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(Error::KeyFile { file, why: "a token has at least 32 printable characters and no spaces" });
         }
-        Ok(LocalhostCaller { name: self.name, token })
+        Ok(LocalhostCaller { name: self.name, token, operator: self.operator })
     }
 }
 

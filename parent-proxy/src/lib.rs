@@ -3,6 +3,7 @@
 //! In the eyes of the enclave and of verifiers this program is hostile. It keeps no key of an identity, decides nothing that
 //! the enclave does not decide again, and what it says of a caller is marked as its claim.
 
+mod accounts;
 mod api;
 mod caller;
 pub mod cli;
@@ -19,7 +20,9 @@ mod peer;
 mod record;
 mod server;
 mod socket;
+mod turns;
 
+pub use crate::accounts::Limits;
 pub use crate::api::openapi;
 pub use crate::client::{Client, ClientError, Target};
 pub use crate::config::{AgentSocket, Config, Localhost, LocalhostCaller, LogFormat};

@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::KeyFile;
+use crate::accounts::TooMuch;
 use crate::connect::{self, Stream};
 use crate::metrics::Metrics;
 use crate::record::{Recorder, Release};
@@ -30,8 +31,9 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_LAST: Duration = Duration::from_millis(500);
 /// Requests under way on one connection.
 const MAX_PENDING: usize = 1024;
-/// Requests that gather on one connection before the next one is used; the enclave answers so many at once.
-const GATHERED: usize = 16;
+/// Requests that gather on one connection before the next one is used, and as many as callers have under way together: the enclave
+/// answers so many at once.
+pub(crate) const GATHERED: usize = 16;
 /// Bytes that wait to be written to one connection; callers that went away leave theirs here.
 const MAX_WAITING_BYTES: usize = 1 << 20;
 /// An enclave that takes nothing for so long is not there.
@@ -46,6 +48,9 @@ pub(crate) enum LinkError {
     /// Too many requests are under way.
     #[error("too many requests are under way; try again")]
     Busy,
+    /// This caller asked too often.
+    #[error("this caller asks more often than the sidecar lets one; ask again later")]
+    TooOften(TooMuch),
     /// What is decided could not be written down, so nothing is.
     #[error("the decision record cannot be written; nothing is signed until it can")]
     Unrecorded,

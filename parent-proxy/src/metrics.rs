@@ -1,5 +1,9 @@
 //! Prometheus metrics: base units, `_total` and `_seconds`, labels of bounded number only.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{LazyLock, Mutex, PoisonError};
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -8,6 +12,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+
+/// What is remembered of a resource: enough to know it again, under a key of this process.
+pub(crate) fn fingerprint(resource: &str) -> u64 {
+    static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    KEY.hash_one(resource)
+}
 
 /// Route as in the API's description, never the path that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -27,9 +37,34 @@ pub(crate) struct Refused {
     pub(crate) code: String,
 }
 
+/// The enclave's refusals, by the identity that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Denied {
+    pub(crate) identity: String,
+    pub(crate) code: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Limited {
+    pub(crate) limit: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Named {
+    pub(crate) identity: String,
+}
+
+/// Resources that are remembered of one identity; beyond them each one counts as new.
+const MAX_RESOURCES: usize = 16 * 1024;
+
 /// All that is counted.
 pub(crate) struct Metrics {
     registry: Registry,
+    /// Fingerprints of the resources for which each identity has signed.
+    resources: Mutex<BTreeMap<String, BTreeSet<u64>>>,
+    pub(crate) denials: Family<Denied, Counter>,
+    pub(crate) limited: Family<Limited, Counter>,
+    pub(crate) new_resources: Family<Named, Counter>,
     pub(crate) requests: Family<Handled, Counter>,
     pub(crate) signatures: Family<Signed, Counter>,
     pub(crate) refusals: Family<Refused, Counter>,
@@ -47,6 +82,10 @@ impl Metrics {
         let mut registry = Registry::with_prefix("anchorhold");
         let buckets = [0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 1.0];
         let metrics = Self {
+            resources: Mutex::default(),
+            denials: Family::default(),
+            limited: Family::default(),
+            new_resources: Family::default(),
             requests: Family::default(),
             signatures: Family::default(),
             refusals: Family::default(),
@@ -64,6 +103,17 @@ impl Metrics {
         registry.register("requests", "HTTP requests answered", metrics.requests.clone());
         registry.register("signatures", "Signatures handed out", metrics.signatures.clone());
         registry.register("refusals", "Requests that the enclave or the sidecar refused, by code", metrics.refusals.clone());
+        registry.register("denials", "Requests that the enclave refused, by identity and code", metrics.denials.clone());
+        registry.register(
+            "limited",
+            "Times that a caller had to wait: requests, connections, or requests waiting for their turn",
+            metrics.limited.clone(),
+        );
+        registry.register(
+            "new_resources",
+            "Resources for which an identity signed for the first time since the sidecar started",
+            metrics.new_resources.clone(),
+        );
         registry.register("sign_duration_seconds", "From a parsed sign request to its answer", metrics.sign_seconds.clone());
         registry.register("enclave_connections", "Connections to the enclave that work", metrics.enclave_connections.clone());
         registry.register("enclave_boots", "Boots of the enclave that were seen", metrics.enclave_boots.clone());
@@ -76,6 +126,23 @@ impl Metrics {
             metrics.record_failing.clone(),
         );
         Self { registry, ..metrics }
+    }
+
+    /// Counts a resource that this identity has not signed for before.
+    pub(crate) fn note_resource(&self, identity: &str, resource: u64) {
+        let mut resources = self.resources.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = match resources.get_mut(identity) {
+            Some(known) => known,
+            None => resources.entry(identity.to_owned()).or_default(),
+        };
+        if known.contains(&resource) {
+            return;
+        }
+        if known.len() < MAX_RESOURCES {
+            known.insert(resource);
+        }
+        drop(resources);
+        self.new_resources.get_or_create(&Named { identity: identity.to_owned() }).inc();
     }
 
     /// The text that Prometheus scrapes.

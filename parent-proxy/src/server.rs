@@ -19,19 +19,22 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
 use tracing::{debug, error, info, warn};
 
-use crate::api::{App, MAX_VERIFYING, Peer, Problem, route, router};
-use crate::caller::{Admission, TurnedAway};
+use crate::accounts::Accounts;
+use crate::api::{App, Known, MAX_VERIFYING, Peer, Problem, route, router};
+use crate::caller::{Admission, Operators, TurnedAway};
 use crate::config::read_bounded;
 use crate::exit_reasons::ExitReasons;
-use crate::link::Link;
-use crate::metrics::{Handled, Metrics, Refused};
+use crate::link::{GATHERED, Link};
+use crate::metrics::{Handled, Limited, Metrics, Refused};
 use crate::one_writer::OneWriter;
 use crate::peer::{Connected, Inspector, sees_other_users};
 use crate::record::Recorder;
 use crate::socket::Socket;
+use crate::turns::Turns;
 use crate::{Config, Error, KeyFile};
 
 /// Connections of callers whom the policy names; more are closed at once.
@@ -40,8 +43,14 @@ const MAX_CALLERS: usize = 4096;
 const MAX_STRANGERS: usize = 64;
 /// Connections on localhost, where nobody is known before the first request.
 const MAX_LOCALHOST: usize = 512;
-/// For a request's head to arrive, and for a connection to lie idle.
+/// For a request's head to arrive, for a caller to take what is written to it, and for a connection to lie idle.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The same for those who are turned away.
+const SHORT_PATIENCE: Duration = Duration::from_secs(2);
+/// Connections of those who are told that they have too many.
+const MAX_TURNED_AWAY: usize = 64;
+/// Requests under way that wait for the NSM.
+const MAX_ATTESTING: usize = 4;
 /// The head and the buffer of one connection.
 const MAX_HEAD: usize = 16 * 1024;
 
@@ -89,8 +98,22 @@ pub async fn run(config: Config) -> Result<(), Error> {
             "without CAP_SYS_PTRACE the executables of other users' processes cannot be seen; callers named by them are refused"
         );
     }
-    let verifying = Arc::new(Semaphore::new(MAX_VERIFYING));
-    let app = Arc::new(App { link, admission, localhost, metrics, verifying });
+    let names = localhost.iter().flat_map(|localhost| &localhost.callers).filter(|caller| caller.operator);
+    let operators = Operators { uids: config.operator_uids, names: names.map(|caller| caller.name.clone()).collect() };
+    let identities = admission.policy().identities.iter().map(|identity| identity.name.clone()).collect();
+    // One for each connection, so that who asks too much waits, and costs nothing meanwhile.
+    let waiting = config.limits.connections;
+    let app = Arc::new(App {
+        link,
+        admission,
+        operators,
+        accounts: Accounts::new(config.limits, identities),
+        signing: Turns::new(GATHERED, waiting),
+        attesting: Turns::new(MAX_ATTESTING, waiting),
+        verifying: Turns::new(MAX_VERIFYING, waiting),
+        localhost,
+        metrics,
+    });
     let server = Arc::new(Server {
         router: router(Arc::clone(&app)),
         app,
@@ -98,6 +121,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
         callers: Arc::new(Semaphore::new(MAX_CALLERS)),
         strangers: Arc::new(Semaphore::new(MAX_STRANGERS)),
         localhost: Arc::new(Semaphore::new(MAX_LOCALHOST)),
+        turned_away: Arc::new(Semaphore::new(MAX_TURNED_AWAY)),
         stopping: watch::Sender::new(false),
         open: watch::Sender::new(0),
     });
@@ -178,6 +202,7 @@ struct Server {
     callers: Arc<Semaphore>,
     strangers: Arc<Semaphore>,
     localhost: Arc<Semaphore>,
+    turned_away: Arc<Semaphore>,
     stopping: watch::Sender<bool>,
     open: watch::Sender<usize>,
 }
@@ -210,6 +235,10 @@ impl Server {
     /// Finds out who connected, first of all by what costs nothing.
     fn meet(self: &Arc<Self>, stream: UnixStream, socket: Option<&str>) {
         let connected = Connected::of(&stream);
+        if connected.as_ref().is_ok_and(|peer| self.app.accounts.connects(peer.uid, socket).is_err()) {
+            self.turn_away(stream);
+            return;
+        }
         let known = connected.as_ref().is_ok_and(|peer| self.app.admission.may_admit(peer.uid, peer.gid));
         let places = if known { &self.callers } else { &self.strangers };
         let Ok(place) = Arc::clone(places).try_acquire_owned() else { return };
@@ -219,11 +248,33 @@ impl Server {
                 Ok(peer) => {
                     let measure = known && server.app.admission.measures();
                     let (stream, seen) = server.inspect(stream, peer, socket, measure).await;
-                    server.serve(OneWriter::new(stream, peer.pid), Peer::Unix(seen), place).await;
+                    match seen {
+                        Ok(seen) => server.welcome(stream, peer.pid, seen, place).await,
+                        Err(why) => server.serve(stream, Peer::Nobody(why), place).await,
+                    }
                 }
-                Err(why) => server.serve(stream, Peer::Unix(Err(why)), place).await,
+                Err(why) => server.serve(stream, Peer::Nobody(why), place).await,
             }
         });
+    }
+
+    async fn welcome(self: Arc<Self>, stream: UnixStream, pid: i32, seen: Seen, place: OwnedSemaphorePermit) {
+        let account = self.app.accounts.of(&seen);
+        match self.app.accounts.hold(&account) {
+            Some(held) => {
+                let peer = Peer::Unix(Arc::new(Known { seen, account }));
+                self.serve(OneWriter::new(stream, pid), peer, (place, held)).await;
+            }
+            None => self.turn_away(stream),
+        }
+    }
+
+    /// Answers once that it is too much, if a place is left for that.
+    fn turn_away(self: &Arc<Self>, stream: UnixStream) {
+        self.app.metrics.limited.get_or_create(&Limited { limit: "connections" }).inc();
+        if let Ok(place) = Arc::clone(&self.turned_away).try_acquire_owned() {
+            tokio::spawn(Arc::clone(self).serve(stream, Peer::Nobody(TurnedAway::TooManyConnections), place));
+        }
     }
 
     /// Reading an executable may take a while; nobody else waits for it.
@@ -245,12 +296,13 @@ impl Server {
         (Arc::try_unwrap(shared).expect("the other holder has ended"), seen)
     }
 
-    async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-        self: Arc<Self>,
-        stream: S,
-        peer: Peer,
-        _place: OwnedSemaphorePermit,
-    ) {
+    /// `_places` are given back at the end.
+    async fn serve<S: AsyncRead + AsyncWrite + Send + 'static, P: Send>(self: Arc<Self>, stream: S, peer: Peer, _places: P) {
+        // Who is turned away has one answer, and soon.
+        let nobody = matches!(peer, Peer::Nobody(_));
+        let patience = if nobody { SHORT_PATIENCE } else { PATIENCE };
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(patience));
         self.app.metrics.connections.inc();
         self.open.send_modify(|open| *open += 1);
         let this = &self;
@@ -267,8 +319,9 @@ impl Server {
             }
         });
         let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(MAX_HEAD).pipeline_flush(true);
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        builder.timer(TokioTimer::new()).header_read_timeout(patience).max_buf_size(MAX_HEAD);
+        builder.keep_alive(!nobody);
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(Box::pin(stream)), service));
         let mut stopping = self.stopping.subscribe();
         let ended = tokio::select! {
             ended = &mut connection => ended,

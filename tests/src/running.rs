@@ -38,6 +38,12 @@ impl Running {
         Self::with(&[("agent", "did:key", "EdDSA")])
     }
 
+    /// The same, without limits of each caller.
+    pub fn unlimited() -> Self {
+        let policy = |state: &State| state.development_policy(&[("agent", "did:key", "EdDSA")]).expect("a policy");
+        Self::prepared(policy, "[limits]\nrequests_per_second = 0\nconnections = 2000\n", &[])
+    }
+
     /// These identities: name, DID, algorithm.
     pub fn with(identities: &[(&str, &str, &str)]) -> Self {
         Self::prepared(|state| state.development_policy(identities).expect("a policy"), "", &[])

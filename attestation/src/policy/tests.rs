@@ -120,6 +120,8 @@ fn mistakes_in_a_bundle_are_named() {
         ("per = \"day\"", "per = \"week\"", "unknown variant"),
         ("max = 1000, amount", "max = 0, amount", "1 to 2^53-1"),
         ("amount = \"/amount\"", "amount = \"amount\"", "RFC 6901"),
+        ("name = \"robot\"", "name = \"Robot\"", "name has"),
+        ("max = 1000, amount", "max = 9007199254740992, amount", "1 to 2^53-1"),
     ] {
         let text = toml().replacen(from, to, 1);
         assert_ne!(text, toml(), "{from}");
@@ -143,6 +145,56 @@ fn a_callers_key_is_its_own_and_of_one_environment() {
     let Err(Error::PolicyMalformed(why)) = Bundle::from_toml(&two) else { panic!("accepted") };
     assert!(why.contains("one key for staging and production"), "{why}");
     assert!(Bundle::from_toml(&two.replace("environment = \"production\"\ndid", "environment = \"staging\"\ndid")).is_ok());
+}
+
+#[test]
+fn a_caller_shares_neither_key_nor_enclave_with_another() {
+    use serde_json::json;
+    let enclave = |digit: &str| json!({"pcr0": digit.repeat(96), "pcr1": "1".repeat(96), "pcr2": "2".repeat(96)});
+    let with = |callers: serde_json::Value| {
+        changed(|bundle| {
+            bundle["callers"] = callers;
+            bundle["identities"][0]["callers"]["proven"] = json!(["robot"]);
+        })
+        .map(|_| ())
+        .map_err(|error| error.to_string())
+    };
+    let robot = json!({"name": "robot", "key": key(60)});
+    assert_eq!(with(json!([robot, {"name": "other", "key": key(140)}])), Ok(()));
+    assert_eq!(with(json!([robot, {"name": "one", "enclave": enclave("a")}, {"name": "two", "enclave": enclave("b")}])), Ok(()));
+    let both = json!([robot, {"name": "other", "key": key(140), "enclave": enclave("a")}]);
+    assert!(with(both).unwrap_err().contains("either key or enclave"));
+    for twins in [
+        json!([robot, {"name": "other", "key": key(60)}]),
+        json!([robot, {"name": "one", "enclave": enclave("a")}, {"name": "two", "enclave": enclave("a")}]),
+        json!([robot, {"name": "robot", "key": key(140)}]),
+    ] {
+        assert!(with(twins.clone()).unwrap_err().contains("this name, key or enclave"), "{twins}");
+    }
+}
+
+#[test]
+fn the_first_label_that_matches_a_resource_counts() {
+    let bundle = changed(|bundle| {
+        bundle["resources"] = serde_json::json!([
+            {"pattern": "https://prod.example/*", "environment": "production"},
+            {"pattern": "https://*", "environment": "staging"},
+        ]);
+    })
+    .unwrap();
+    let environment = |resource: &str| bundle.labels(resource).and_then(|label| label.environment.clone());
+    assert_eq!(environment("https://prod.example/a").as_deref(), Some("production"));
+    assert_eq!(environment("https://a.example").as_deref(), Some("staging"));
+    assert_eq!(environment("ftp://a.example"), None);
+}
+
+#[test]
+fn periods_and_names_have_their_lengths() {
+    assert_eq!([Period::Minute, Period::Hour, Period::Day].map(Period::seconds), [60, 3600, 86400]);
+    let named = |length: usize| changed(|bundle| bundle["identities"][0]["name"] = "a".repeat(length).into()).is_ok();
+    assert!(named(63) && named(1) && !named(64) && !named(0));
+    let limited = |max: u64| changed(|bundle| bundle["identities"][0]["limits"][0]["max"] = max.into()).is_ok();
+    assert!(limited(1) && limited((1 << 53) - 1) && !limited(0) && !limited(1 << 53));
 }
 
 #[test]
@@ -386,6 +438,14 @@ fn issuers_delegations_and_approvals_have_their_bounds() {
         })
         .map(|_| ())
     };
+    let alone = |approver: &str| {
+        changed(|bundle| {
+            bundle["approvers"] = json!([{"name": approver, "key": key(140)}]);
+            bundle["identities"][0]["rules"][0]["approval"] = json!({"by": ["alice"], "seconds": 60});
+        })
+        .is_ok()
+    };
+    assert!(alone("alice") && !alone("bob"));
     assert_eq!(approving("alice", key(160), 1), Ok(()));
     assert_eq!(approving("alice", key(160), 3600), Ok(()));
     for (name, key, seconds) in [

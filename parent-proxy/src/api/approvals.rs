@@ -79,10 +79,10 @@ pub(super) fn id(text: &str) -> Result<[u8; 16], Problem> {
 ))]
 pub(crate) async fn show(
     State(app): State<Arc<App>>,
-    _: Anyone,
+    Anyone(caller): Anyone,
     Path(text): Path<String>,
 ) -> Result<Json<WaitingResponse>, Problem> {
-    match app.link.request(Request::Waiting { id: id(&text)? }).await? {
+    match app.ask(&caller.account, Request::Waiting { id: id(&text)? }).await? {
         Answer::Waiting(waiting) => Ok(Json(waiting.into())),
         _ => Err(LinkError::Nonsense.into()),
     }
@@ -95,12 +95,12 @@ pub(crate) async fn show(
 ))]
 pub(crate) async fn approve(
     State(app): State<Arc<App>>,
-    _: Anyone,
+    Anyone(caller): Anyone,
     Path(text): Path<String>,
     Strict(request): Strict<ApprovalRequest, 8192>,
 ) -> Result<Json<WaitingResponse>, Problem> {
     id(&text)?;
-    match app.link.request(Request::Approve { jws: request.approval }).await? {
+    match app.ask(&caller.account, Request::Approve { jws: request.approval }).await? {
         Answer::Waiting(waiting) => Ok(Json(waiting.into())),
         _ => Err(LinkError::Nonsense.into()),
     }

@@ -158,7 +158,7 @@ pub(crate) async fn attestation(
     let nonce = HEXLOWER_PERMISSIVE.decode(request.nonce.as_bytes());
     let nonce = nonce.map_err(|_| Problem::new(422, "nonce_not_hex", "the nonce is not hex"))?;
     let of = Describe { caller: caller.claim, identity: request.identity };
-    let Answer::Evidence(evidence) = app.link.request(Request::Attest { of, nonce }).await? else {
+    let Answer::Evidence(evidence) = app.ask(&caller.account, Request::Attest { of, nonce }).await? else {
         return Err(LinkError::Nonsense.into());
     };
     let kind = HeaderValue::from_static("application/vnd.anchorhold.evidence+cbor");
@@ -202,7 +202,7 @@ pub(crate) async fn rotate(
     let order = request.order.map(|text| BASE64URL_NOPAD.decode(text.as_bytes())).transpose();
     let order = order.map_err(|_| Problem::from(identity::Error::Base64("the order")))?;
     let of = Describe { caller: caller.claim, identity: request.identity };
-    let Answer::Rotated(rotated) = app.link.request(Request::Rotate(Rotate { of, order })).await? else {
+    let Answer::Rotated(rotated) = app.ask(&caller.account, Request::Rotate(Rotate { of, order })).await? else {
         return Err(LinkError::Nonsense.into());
     };
     tracing::info!(identity = rotated.description.name, "key rotated");
@@ -217,7 +217,7 @@ async fn describe(
 ) -> Result<Description, Problem> {
     let Query(which) = which.map_err(|error| Problem::new(422, "query_invalid", error.body_text()))?;
     let of = Describe { caller: caller.claim, identity: which.identity };
-    match app.link.request(Request::Describe(of)).await? {
+    match app.ask(&caller.account, Request::Describe(of)).await? {
         Answer::Description(description) if !description.versions.is_empty() => Ok(description),
         _ => Err(LinkError::Nonsense.into()),
     }

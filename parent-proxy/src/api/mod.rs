@@ -10,38 +10,97 @@ mod token;
 mod verify;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use tokio::sync::Semaphore;
+use protocol::{Answer, Request};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::caller::{Admission, Caller, TurnedAway};
+use crate::accounts::{Account, Accounts};
+use crate::caller::{Admission, Caller, Operators, TurnedAway};
 use crate::config::Localhost;
-use crate::link::Link;
-use crate::metrics::Metrics;
+use crate::link::{Link, LinkError};
+use crate::metrics::{Denied, Limited, Metrics};
+use crate::turns::{Crowded, Turn, Turns};
 use ::identity::caller::Seen;
 
 pub(crate) use problem::Problem;
 pub(crate) use verify::MAX_VERIFYING;
+
+/// Before a caller hears that it asks too often.
+const REFUSED_AFTER: Duration = Duration::from_millis(100);
 
 /// What every handler has at hand.
 pub(crate) struct App {
     pub(crate) link: Link,
     pub(crate) admission: Admission,
     pub(crate) localhost: Option<Localhost>,
+    pub(crate) operators: Operators,
+    pub(crate) accounts: Accounts,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) verifying: Arc<Semaphore>,
+    /// At the enclave.
+    pub(crate) signing: Arc<Turns>,
+    /// At what waits for the NSM.
+    pub(crate) attesting: Arc<Turns>,
+    /// At this process' own verifier.
+    pub(crate) verifying: Arc<Turns>,
+}
+
+impl App {
+    /// Sends a request to the enclave when it is this caller's turn.
+    pub(crate) async fn ask(&self, account: &Account, request: Request) -> Result<Answer, LinkError> {
+        let (turns, identity) = match &request {
+            Request::Attest { of, .. } => (&self.attesting, of.identity.as_deref()),
+            Request::Rotate(rotate) => (&self.attesting, rotate.of.identity.as_deref()),
+            Request::Sign(sign) => (&self.signing, sign.of.identity.as_deref()),
+            Request::Exchange(exchange) => (&self.signing, exchange.of.identity.as_deref()),
+            Request::Describe(of) => (&self.signing, of.identity.as_deref()),
+            _ => (&self.signing, None),
+        };
+        let label = self.accounts.label(identity);
+        let _turn = self.turn(turns, account, identity).await?;
+        let answer = self.link.request(request).await;
+        if let Err(LinkError::Refused(refusal)) = &answer {
+            let denied = Denied { identity: label.to_owned(), code: refusal.code.clone() };
+            self.metrics.denials.get_or_create(&denied).inc();
+        }
+        answer
+    }
+
+    /// A turn, if the account has a request left in this time.
+    pub(crate) async fn turn(&self, turns: &Arc<Turns>, account: &Account, identity: Option<&str>) -> Result<Turn, LinkError> {
+        let counted = |limit| self.metrics.limited.get_or_create(&Limited { limit }).inc();
+        if let Err(much) = self.accounts.take(account, identity) {
+            counted("requests");
+            // Whoever does not wait by itself is made to: refusing it again and again would be work.
+            tokio::time::sleep(REFUSED_AFTER).await;
+            return Err(LinkError::TooOften(much));
+        }
+        turns.take(account.id).await.map_err(|Crowded| {
+            counted("waiting");
+            LinkError::Busy
+        })
+    }
+}
+
+/// Whom the kernel saw.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) seen: Seen,
+    pub(crate) account: Arc<Account>,
 }
 
 /// Where a connection came from; the server puts it into each request.
 #[derive(Debug, Clone)]
 pub(crate) enum Peer {
-    /// A Unix socket, and whom the kernel saw there.
-    Unix(Result<Seen, TurnedAway>),
+    /// A Unix socket.
+    Unix(Arc<Known>),
+    /// Nobody who will be answered.
+    Nobody(TurnedAway),
     /// Localhost: the headers tell.
     Localhost,
 }
@@ -118,12 +177,17 @@ impl FromRequestParts<Arc<App>> for Anyone {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        let seen = match (parts.extensions.get::<Peer>(), &app.localhost) {
-            (Some(Peer::Unix(seen)), _) => seen.clone(),
-            (Some(Peer::Localhost), Some(localhost)) => Caller::of_headers(&parts.headers, localhost),
-            _ => Err(TurnedAway::CallerUnknown),
+        let (seen, account) = match (parts.extensions.get::<Peer>(), &app.localhost) {
+            (Some(Peer::Unix(known)), _) => (known.seen.clone(), Arc::clone(&known.account)),
+            (Some(Peer::Localhost), Some(localhost)) => {
+                let seen = Caller::of_headers(&parts.headers, localhost)?;
+                let account = app.accounts.of(&seen);
+                (seen, account)
+            }
+            (Some(Peer::Nobody(why)), _) => return Err((*why).into()),
+            _ => return Err(TurnedAway::CallerUnknown.into()),
         };
-        Ok(Self(Caller::of(seen?, &app.admission)))
+        Ok(Self(Caller::of(seen, account, &app.admission, &app.operators)))
     }
 }
 

@@ -10,7 +10,6 @@ use protocol::{Answer, Request};
 use serde_json::{Value, json};
 
 use super::{Anyone, App, Problem};
-use crate::caller::Caller;
 use crate::link::LinkError;
 
 /// Whether this process lives
@@ -26,7 +25,9 @@ pub(crate) async fn health(_: Anyone) -> Json<Value> {
     (status = 503, body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn ready(State(app): State<Arc<App>>, Anyone(caller): Anyone) -> Result<Json<Value>, Problem> {
-    for_operators(&caller)?;
+    if !(caller.admitted || caller.operator) {
+        return Err(super::not_admitted());
+    }
     let Answer::Status(status) = app.link.request(Request::Status).await? else {
         return Err(LinkError::Nonsense.into());
     };
@@ -45,7 +46,9 @@ pub(crate) async fn ready(State(app): State<Arc<App>>, Anyone(caller): Anyone) -
     (status = 403, body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn metrics(State(app): State<Arc<App>>, Anyone(caller): Anyone) -> Result<impl IntoResponse, Problem> {
-    for_operators(&caller)?;
+    if !caller.operator {
+        return Err(Problem::new(403, "caller_not_allowed", "metrics are for those who run the sidecar"));
+    }
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(CONTENT_TYPE, kind)], app.metrics.text()))
 }
@@ -55,11 +58,4 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>, Anyone(caller): Anyone)
 pub(crate) async fn openapi(_: Anyone) -> impl IntoResponse {
     static TEXT: LazyLock<String> = LazyLock::new(super::openapi);
     ([(CONTENT_TYPE, "application/json")], TEXT.as_str())
-}
-
-fn for_operators(caller: &Caller) -> Result<(), Problem> {
-    if caller.admitted || caller.own {
-        return Ok(());
-    }
-    Err(Problem::new(403, "caller_not_allowed", "this is for callers and for the sidecar's own user"))
 }

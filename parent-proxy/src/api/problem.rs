@@ -76,6 +76,7 @@ impl From<LinkError> for Problem {
         match error {
             LinkError::Unavailable => Self::new(503, "enclave_unavailable", error.to_string()),
             LinkError::Busy => Self::new(503, "busy", error.to_string()),
+            LinkError::TooOften(much) => Self::new(429, "too_many_requests", error.to_string()).after(Some(much.retry_after)),
             LinkError::Unrecorded => Self::new(503, "record_failed", error.to_string()),
             LinkError::Timeout => Self::new(504, "enclave_timeout", error.to_string()),
             LinkError::Nonsense => Self::new(502, "enclave_nonsense", error.to_string()),
@@ -110,8 +111,9 @@ impl From<TurnedAway> for Problem {
             TurnedAway::TokenInvalid => (401, "a caller on localhost shows its token: Authorization: Bearer ..."),
             TurnedAway::ForeignHost => (403, "the Host header is not that of this server"),
             TurnedAway::ForeignOrigin => (403, "requests of web pages are not answered"),
+            TurnedAway::TooManyConnections => (429, "this caller connects too often, or has too many connections open"),
         };
         let code: &'static str = why.into();
-        Self::new(status, code, detail)
+        Self::new(status, code, detail).after((status == 429).then_some(1))
     }
 }

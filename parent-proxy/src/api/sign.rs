@@ -16,7 +16,7 @@ use super::approvals::{self, WaitingResponse};
 use super::body::Strict;
 use super::{Anyone, App, Problem};
 use crate::link::LinkError;
-use crate::metrics::Signed;
+use crate::metrics::{Signed, fingerprint};
 
 /// A larger body is refused; what fits here also fits through the window.
 const MAX_BODY: usize = 32 * 1024;
@@ -173,7 +173,8 @@ pub(crate) async fn sign(
         delegation: request.delegation,
         approval: request.approval.as_deref().map(approvals::id).transpose()?,
     };
-    let signed = match app.link.request(Request::Sign(sign)).await? {
+    let resource = fingerprint(&sign.resource);
+    let signed = match app.ask(&caller.account, Request::Sign(sign)).await? {
         Answer::Signed(signed) => signed,
         Answer::Waiting(waiting) => {
             return Ok((StatusCode::ACCEPTED, Json(WaitingResponse::from(waiting))).into_response());
@@ -181,6 +182,7 @@ pub(crate) async fn sign(
         _ => return Err(LinkError::Nonsense.into()),
     };
     tracing::debug!(identity = signed.identity, rule = signed.rule, signature_id = signed.signature_id, "signed");
+    app.metrics.note_resource(&signed.identity, resource);
     app.metrics.sign_seconds.observe(begin.elapsed().as_secs_f64());
     app.metrics.signatures.get_or_create(&Signed { identity: signed.identity, format: label }).inc();
     let mut response = SignResponse {

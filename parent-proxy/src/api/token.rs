@@ -108,7 +108,15 @@ impl IntoResponse for Refused {
 impl From<LinkError> for Refused {
     fn from(error: LinkError) -> Self {
         let text = error.to_string();
-        let LinkError::Refused(refusal) = error else { return Self::new("temporarily_unavailable", "enclave_unavailable", text) };
+        let refusal = match error {
+            LinkError::Refused(refusal) => refusal,
+            LinkError::TooOften(much) => {
+                let mut refused = Self::new("temporarily_unavailable", "too_many_requests", text);
+                refused.retry_after = Some(much.retry_after);
+                return refused;
+            }
+            _ => return Self::new("temporarily_unavailable", "enclave_unavailable", text),
+        };
         let error = match (refusal.code.as_str(), refusal.kind) {
             ("scope_exceeds_parent" | "scope_not_allowed" | "scope_invalid", _) => "invalid_scope",
             ("resource_exceeds_parent" | "target_not_allowed" | "environment_mismatch" | "audience_invalid", _) => {
@@ -228,7 +236,7 @@ impl Form {
 )]
 pub(crate) async fn token(State(app): State<Arc<App>>, Admitted(caller): Admitted, form: Form) -> Result<Response, Refused> {
     let exchange = form.exchange(|identity| Describe { caller: caller.claim, identity })?;
-    let Answer::Signed(signed) = app.link.request(Request::Exchange(exchange)).await? else {
+    let Answer::Signed(signed) = app.ask(&caller.account, Request::Exchange(exchange)).await? else {
         return Err(LinkError::Nonsense.into());
     };
     let issued = ::identity::token::unverified_claims(&signed.signed).map_or(signed.expires_at, |claims| claims.iat);

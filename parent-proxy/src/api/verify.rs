@@ -6,14 +6,12 @@ use attestation::policy::{Bundle, PolicyDigest};
 use attestation::results::{self, About};
 use attestation::{AppraisalPolicy, Measurements, MockRoot};
 use axum::Json;
-use axum::extract::FromRequestParts;
-use axum::http::request::Parts;
+use axum::extract::State;
 
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use identity::{UnixSeconds, did};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
 use super::body::Strict;
@@ -116,10 +114,11 @@ pub(crate) enum Form {
     (status = "default", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn verify(
-    _: Admitted,
-    Turn(turn): Turn,
+    State(app): State<Arc<App>>,
+    Admitted(caller): Admitted,
     Strict(request): Strict<VerifyRequest, MAX_BODY>,
 ) -> Result<Json<Value>, Problem> {
+    let turn = app.turn(&app.verifying, &caller.account, None).await?;
     // A millisecond of arithmetic, during which other callers shall not wait.
     let verdict = tokio::task::spawn_blocking(move || {
         let verdict = answer(request);
@@ -128,18 +127,6 @@ pub(crate) async fn verify(
     })
     .await;
     verdict.unwrap_or_else(|error| Err(Problem::new(500, "verifier_failed", error.to_string()))).map(Json)
-}
-
-/// One of a few turns at verifying; who finds none asks again.
-pub(crate) struct Turn(OwnedSemaphorePermit);
-
-impl FromRequestParts<Arc<App>> for Turn {
-    type Rejection = Problem;
-
-    async fn from_request_parts(_: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        let turn = Arc::clone(&app.verifying).try_acquire_owned();
-        turn.map(Self).map_err(|_| Problem::new(503, "busy", "too many verifications are under way; try again"))
-    }
 }
 
 fn answer(request: VerifyRequest) -> Result<Value, Problem> {

@@ -240,6 +240,8 @@ impl Serve {
             record_sync_ms: file.record_sync_ms,
             record_rotate_bytes: file.record_rotate_bytes,
             localhost: file.localhost,
+            operator_uids: file.operator_uids,
+            limits: file.limits,
         };
         merged.finish()
     }

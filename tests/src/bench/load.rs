@@ -76,7 +76,8 @@ async fn run(socket: &Path, request: &[u8], load: &Load) -> Vec<Duration> {
                     }
                     let begin = Instant::now();
                     stream.write_all(&request).await.expect("a request goes out");
-                    exchange(&mut stream, &mut buffer).await;
+                    let status = exchange(&mut stream, &mut buffer).await;
+                    assert_eq!(status, 200, "{}", String::from_utf8_lossy(&buffer));
                     times.push(begin.elapsed());
                 }
                 times
@@ -90,20 +91,47 @@ async fn run(socket: &Path, request: &[u8], load: &Load) -> Vec<Duration> {
     all
 }
 
-/// Reads one whole answer, whose length the head says.
-async fn exchange(stream: &mut UnixStream, buffer: &mut [u8]) {
+/// Sends `request` over and over on all connections; gives how many were done and how many refused.
+pub(crate) fn flood(socket: &Path, request: &[u8], connections: usize, seconds: f64) -> (u64, u64) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let end = Instant::now() + Duration::from_secs_f64(seconds);
+        let one = |request: Vec<u8>, socket: std::path::PathBuf| async move {
+            let mut stream = UnixStream::connect(&socket).await.expect("a connection");
+            let mut buffer = vec![0; 8192];
+            let (mut done, mut refused) = (0, 0);
+            while Instant::now() < end {
+                stream.write_all(&request).await.expect("a request goes out");
+                match exchange(&mut stream, &mut buffer).await {
+                    200 => done += 1,
+                    _ => refused += 1,
+                }
+            }
+            (done, refused)
+        };
+        let clients: Vec<_> = (0..connections).map(|_| tokio::spawn(one(request.to_owned(), socket.to_owned()))).collect();
+        let mut all = (0, 0);
+        for client in clients {
+            let (done, refused) = client.await.expect("a client");
+            all = (all.0 + done, all.1 + refused);
+        }
+        all
+    })
+}
+
+/// Reads one whole answer, whose length the head says, and gives its status.
+async fn exchange(stream: &mut UnixStream, buffer: &mut [u8]) -> u16 {
     let mut filled = 0;
     loop {
         let read = stream.read(&mut buffer[filled..]).await.expect("an answer");
         assert!(read > 0, "the server closed the connection");
         filled += read;
         let Some(head) = buffer[..filled].windows(4).position(|window| window == b"\r\n\r\n") else { continue };
-        assert!(buffer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&buffer[..filled]));
         let text = std::str::from_utf8(&buffer[..head]).expect("a head of text");
         let length = text.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next());
         let length: usize = length.and_then(|length| length.parse().ok()).unwrap_or(0);
         if filled >= head + 4 + length {
-            return;
+            return text.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod image;
 mod load;
+mod overload;
 mod process;
 mod verifying;
 
@@ -23,12 +24,17 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.get(1).map(String::as_str) {
         Some("bare-server") => return load::bare_server(Path::new(&arguments[2])),
+        Some("flood") => {
+            let number = |index: usize| arguments[index].parse::<f64>().expect("a number");
+            return overload::flood(Path::new(&arguments[2]), number(3) as usize, number(4));
+        }
         Some("hold-connections") => return hold_connections(Path::new(&arguments[2])),
         Some("image") => return image::figures(),
-        Some("verify") => return verifying::figures(&Running::start(), strict_verification()),
+        Some("overload") => return overload::figures(),
+        Some("verify") => return verifying::figures(&start(""), strict_verification()),
         Some("--help" | "-h") => {
             println!(
-                "anchorhold-bench [--signatures N]\nanchorhold-bench verify\nanchorhold-bench image\n\nPrints every figure of docs/benchmarks.md beside its baseline. N is for the memory test, 1000000 if left out. `verify` prints those of the verifier alone. `image` prints those of the image, which tests/run has built, under QEMU."
+                "anchorhold-bench [--signatures N]\nanchorhold-bench verify\nanchorhold-bench overload\nanchorhold-bench image\n\nPrints every figure of docs/benchmarks.md beside its baseline. N is for the memory test, 1000000 if left out. `verify` prints those of the verifier alone. `overload` prints those of a caller beside one that asks for ten times what there is. `image` prints those of the image, which tests/run has built, under QEMU."
             );
             return;
         }
@@ -42,7 +48,7 @@ fn main() {
         "anchorhold-bench, {} cores, client on the same cores\n",
         std::thread::available_parallelism().map_or(0, usize::from)
     );
-    let running = Running::start();
+    let running = start("");
     idle(&running);
     latency(&running);
     let baseline = baseline();
@@ -50,6 +56,14 @@ fn main() {
     paced(&running, rate / 2.0);
     verifying::figures(&running, baseline.verify);
     memory(&running, signatures);
+    drop(running);
+    overload::figures();
+}
+
+/// As one starts it, without a limit for each caller: what is measured is what it can do.
+fn start(more: &str) -> Running {
+    let policy = |state: &qemu_dev::State| state.development_policy(&[("agent", "did:key", "EdDSA")]).expect("a policy");
+    Running::prepared(policy, &format!("[limits]\nrequests_per_second = 0\nconnections = 512\n{more}"), &[])
 }
 
 /// Opens as many connections as it gets, up to 200, says how many were answered, and holds them until its input ends. Tests run

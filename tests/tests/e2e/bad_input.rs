@@ -134,7 +134,7 @@ fn a_slow_head_is_given_up() {
 
 #[test]
 fn a_thousand_idle_connections_do_not_keep_others_out() {
-    let running = Running::start();
+    let running = Running::unlimited();
     let mut idle: Vec<Connection> = (0..1000).map(|_| Connection::open(&running.socket).unwrap()).collect();
     assert_eq!(sign(&running, b"{\"payload\":{},\"intent\":\"a\"}").status, 200);
     // Each of them still works.

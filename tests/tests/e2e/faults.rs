@@ -30,7 +30,7 @@ fn while_the_enclave_is_away_requests_get_503_with_retry_after_and_a_new_boot_is
 
 #[test]
 fn an_enclave_killed_in_the_middle_of_requests_leaves_none_without_an_answer() {
-    let mut running = Running::start();
+    let mut running = Running::unlimited();
     let (stop, good, away) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         for _ in 0..8 {

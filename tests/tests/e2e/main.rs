@@ -17,6 +17,7 @@ mod guard;
 mod image;
 mod image_file;
 mod interop;
+mod limits;
 mod localhost;
 mod lockdown;
 mod proofs;
