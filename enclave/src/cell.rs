@@ -7,7 +7,7 @@ use attestation::policy::{Annex, Bundle, IdentityPolicy};
 use identity::caller::Seen;
 use identity::record::{AnnexId, Decision, Verdict};
 use identity::{Caller, Digest};
-use policy::Denied;
+use policy::{Denied, Rego};
 use protocol::Describe;
 
 use crate::Error;
@@ -20,6 +20,7 @@ pub(crate) struct Cell {
     pub(crate) bundle: Bundle,
     pub(crate) canonical: Vec<u8>,
     pub(crate) policy: Digest<48>,
+    pub(crate) rego: Option<Rego>,
     pub(crate) record: Record,
     pub(crate) spent: Mutex<Spent>,
     pub(crate) peers: Mutex<Peers>,
@@ -29,10 +30,11 @@ pub(crate) struct Cell {
 }
 
 impl Cell {
-    pub(crate) fn new(bundle: Bundle, canonical: Vec<u8>, identities: Vec<Identity>, record: Record) -> Self {
+    pub(crate) fn new(bundle: Bundle, canonical: Vec<u8>, rego: Option<Rego>, identities: Vec<Identity>, record: Record) -> Self {
         let named = |identity: Identity| (identity.policy.name.clone(), RwLock::new(Some(identity)));
         Self {
             policy: bundle.digest().digest(),
+            rego,
             bundle,
             canonical,
             record,

@@ -8,6 +8,7 @@ use identity::cose::{self, Purpose};
 use identity::record::{Decision, Verdict};
 use identity::succession::Order;
 use identity::{Caller, PublicKey, Tee, cbor};
+use policy::Rego;
 use protocol::{Answer, Describe, Description, Records, Request, Rotate, Rotated, Status};
 use zeroize::Zeroizing;
 
@@ -243,12 +244,13 @@ impl<N: Nsm> Enclave<N> {
         if bundle.proxy_key.0 != *proxy_key {
             return Err(Error::ProxyKeyMismatch);
         }
-        let cell = self.commit(bundle, canonical.to_vec()).map_err(|error| self.halt(error))?;
+        let rego = Rego::load(&bundle).map_err(|error| attestation::Error::PolicyMalformed(error.to_string()))?;
+        let cell = self.commit(bundle, canonical.to_vec(), rego).map_err(|error| self.halt(error))?;
         // `provisioning` is held and the cell was empty, so it still is.
         self.cell.set(cell).map_err(|_| Error::AlreadyProvisioned)
     }
 
-    fn commit(&self, bundle: Bundle, canonical: Vec<u8>) -> Result<Cell, Error> {
+    fn commit(&self, bundle: Bundle, canonical: Vec<u8>, rego: Option<Rego>) -> Result<Cell, Error> {
         let policy = bundle.digest();
         {
             let mut nsm = lock(&self.nsm);
@@ -273,7 +275,7 @@ impl<N: Nsm> Enclave<N> {
             Identity::new(described, &bundle, &record_spki, key)
         };
         let identities = bundle.identities.iter().map(born).collect::<Result<Vec<_>, Error>>()?;
-        let cell = Cell::new(bundle, canonical, identities, record);
+        let cell = Cell::new(bundle, canonical, rego, identities, record);
         cell.record.seal(vec![self.dated(&cell, cell.decision("enclave.boot", "bundle"))])?;
         Ok(cell)
     }

@@ -93,10 +93,10 @@ impl<N: Nsm> Enclave<N> {
         };
         let annex = cell.annex();
         let annex = annex.as_ref().map(|annex| &annex.0);
-        let accepted = policy::accept(&cell.bundle, &identity.policy, annex, &caller, &asked)?;
+        let accepted = policy::accept(&cell.bundle, cell.rego.as_ref(), &identity.policy, annex, &caller, &asked)?;
         decision.policy_id = accepted.rule.name.clone();
         let mut approved = None;
-        if let Some(wanted) = &accepted.rule.approval {
+        if let Some(wanted) = accepted.approval {
             match self.approval(cell, identity, wanted, &request, digest, &caller, sign.approval, now)? {
                 Spent::Approved(by) => approved = Some(by),
                 Spent::Waits(waiting) => {

@@ -577,10 +577,41 @@ mod tests {
         );
         let event = Reader::new(vec![a.public_key().clone()]).next(&one[0]).unwrap();
         assert_eq!((event.decision, event.sequence, event.boot_id), (decision(1000), 0, Digest([1; 16])));
+        // A boot whose first lines are missing is refused as often as it is shown.
+        let mut reader = Reader::new(vec![a.public_key().clone(), b.public_key().clone()]);
+        one.iter().for_each(|line| assert!(reader.next(line).is_ok()));
+        for _ in 0..2 {
+            assert_eq!(reader.next(&two[1]), Err(Error::RecordGap { from: 0, to: 0 }));
+        }
         assert_eq!(unverified_place(&one[5]), Ok((Digest([1; 16]), 5)));
         // As with the lines of another program that writes RFC 8785.
         let value: serde_json::Value = serde_json::from_slice(&one[7]).unwrap();
         assert_eq!(json::canonical(&value).unwrap(), one[7]);
+    }
+
+    #[test]
+    fn an_agent_is_named_by_its_key() {
+        for (key, kind) in crate::message::tests::both().iter().zip(["ed25519", "p256"]) {
+            let fingerprint = sha256(&key.public_key().to_spki());
+            assert_eq!(agent_id("a", key.public_key()), format!("agent:a:{kind}:{fingerprint}"));
+        }
+    }
+
+    #[test]
+    fn the_first_event_of_a_boot_follows_none() {
+        let key = TestKey::ed25519(1);
+        let mut tail = Tail { previous: Digest([9; 32]), ..Tail::new([1; 16]) };
+        let line = tail.append(vec![decision(1)]).unwrap().sign(&key).unwrap();
+        assert_eq!(read(&[&key], &line), Err(Error::RecordInvalid("the first event of a boot follows another one")));
+    }
+
+    #[test]
+    fn a_line_has_at_most_64_kib() {
+        let key = TestKey::ed25519(1);
+        let read = |length| read(&[&key], &["x".repeat(length).into_bytes()]).unwrap_err();
+        let longer = Error::RecordInvalid("a line of more than 64 KiB");
+        assert_ne!(read(MAX_LINE), longer);
+        assert_eq!(read(MAX_LINE + 1), longer);
     }
 
     #[test]

@@ -156,6 +156,7 @@ mod tests {
         };
         let text = "{\"format\":\"vouch-jwt\",\"identity\":\"agent\",\"intent\":{\"action\":\"a\",\"resource\":\"r\",\"target\":\"\"},\
                     \"payload\":{\"a\":\"é\",\"b\":1}}";
+        assert_eq!(request.canonical().as_deref(), Ok(text));
         assert_eq!(request.digest(), Ok(sha256(text.as_bytes())));
         // Names beyond the basic plane sort otherwise in UTF-16 than in UTF-8; both ways must give the canonical form.
         for names in [
@@ -210,6 +211,9 @@ mod tests {
         assert_eq!(Approval::verify(&signed, ed.public_key()), Ok(approval));
         assert!(Proof::verify(&signed, ed.public_key(), UnixSeconds(1000)).is_err());
         assert!(Approval::verify(&jws, ed.public_key()).is_err() && Approval::verify(&signed, other.public_key()).is_err());
+        let longer = Error::TokenMalformed("longer than 64 KiB");
+        assert_ne!(Proof::unverified_kid(&"a".repeat(jws::MAX_BYTES)), Err(longer.clone()));
+        assert_eq!(Proof::unverified_kid(&"a".repeat(jws::MAX_BYTES + 1)), Err(longer));
         for bad in ["", "a", "e30.e30.", &"a".repeat(jws::MAX_BYTES + 1)] {
             assert!(Proof::verify(bad, ed.public_key(), UnixSeconds(1000)).is_err());
             assert!(Proof::unverified_kid(bad).is_err());

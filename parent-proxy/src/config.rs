@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use attestation::policy::Bundle;
 use governor::Quota;
+use policy::Rego;
 use protocol::Endpoint;
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -210,7 +211,7 @@ impl File {
             annex: self.annex,
             sockets: self.sockets,
             enclave: enclave.parse().map_err(|error| Error::Config(format!("enclave {enclave:?}: {error}")))?,
-            policy: Bundle::from_either(&text).map_err(|source| Error::Policy { file: policy, source })?,
+            policy: read_policy(policy, &text)?,
             proxy_key: self.proxy_key.ok_or_else(|| missing("proxy_key"))?,
             socket: self.socket.map_or_else(default_socket, Ok)?,
             connections,
@@ -261,6 +262,19 @@ impl LocalhostCallerFile {
 pub(crate) fn is_private(file: &Path, mode: u32) -> bool {
     let handed_over = std::env::var_os("CREDENTIALS_DIRECTORY").is_some_and(|folder| file.starts_with(folder));
     mode & if handed_over { 0o037 } else { 0o077 } == 0
+}
+
+/// A policy that the enclave will take.
+fn read_policy(file: PathBuf, text: &[u8]) -> Result<Bundle, Error> {
+    let bundle = Bundle::from_either(text).map_err(|source| Error::Policy { file: file.clone(), source })?;
+    load_rego(&file, &bundle)?;
+    Ok(bundle)
+}
+
+/// Compiles the Rego of a bundle, as the enclave will.
+pub(crate) fn load_rego(file: &Path, policy: &Bundle) -> Result<Option<Rego>, Error> {
+    let wrong = |error: policy::RegoError| attestation::Error::PolicyMalformed(error.to_string());
+    Rego::load(policy).map_err(|error| Error::Policy { file: file.into(), source: wrong(error) })
 }
 
 /// Reads a file of at most 1 MiB; no file of ours is longer.

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use identity::{Algorithm, Did, PublicKey, json};
 use serde::{Deserialize, Serialize};
 
-use super::{Approver, Callers, Delegation, Limit, Pattern, PolicyDigest, ProvenCaller, Rule};
+use super::{Approver, Callers, Delegation, Limit, Pattern, PolicyDigest, ProvenCaller, Rego, Rule};
 use crate::Error;
 
 /// A bundle's canonical form is at most this long, so that it fits through the window with a document beside it.
@@ -31,6 +31,9 @@ pub struct Bundle {
     /// What resources are. The first whose pattern matches counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub resources: Vec<ResourceLabels>,
+    /// What every signature must pass beside the rules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rego: Option<Rego>,
     /// The identities to give birth to.
     pub identities: Vec<IdentityPolicy>,
 }
@@ -73,6 +76,9 @@ pub struct ResourceLabels {
     /// Their environment: identities of another one cannot sign for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub environment: Option<String>,
+    /// Their type, such as `pull_request`: Rego sees it.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
 }
 
 /// One identity: its DID, its kind of key, who may use it, and for what.
@@ -83,6 +89,9 @@ pub struct IdentityPolicy {
     pub name: String,
     /// The one environment that its key is for, such as `staging`.
     pub environment: String,
+    /// Its role, such as `reviewer`: Rego sees it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
     /// `did:key`, for one that follows from the key, or a whole `did:web:...`.
     pub did: String,
     /// `EdDSA` or `ES256`.
@@ -164,6 +173,10 @@ impl Bundle {
         {
             return Err(malformed(format!("resources {:?}: its environment is not a name", label.pattern)));
         }
+        if let Some(label) = self.resources.iter().find(|label| label.kind.as_deref().is_some_and(|t| check_name(t).is_err())) {
+            return Err(malformed(format!("resources {:?}: its type is not a name", label.pattern)));
+        }
+        self.rego.iter().try_for_each(Rego::check).map_err(|why| malformed(format!("rego: {why}")))?;
         if self.identities.is_empty() || self.identities.len() > 64 {
             return Err(malformed("1 to 64 identities"));
         }
@@ -221,7 +234,8 @@ impl Bundle {
                 return Err(wrong("its key is a caller's or the proxy's: it would approve what it asks for itself"));
             }
         }
-        let wanted = self.identities.iter().flat_map(|identity| &identity.rules).filter_map(|rule| rule.approval.as_ref());
+        let of_rules = self.identities.iter().flat_map(|identity| &identity.rules).filter_map(|rule| rule.approval.as_ref());
+        let wanted = of_rules.chain(self.rego.iter().filter_map(|rego| rego.approval.as_ref()));
         match wanted.flat_map(|approval| &approval.by).find(|name| !self.approvers.iter().any(|approver| approver.name == **name))
         {
             Some(name) => Err(malformed(format!("approval by {name:?}, and no [[approvers]] is called so"))),
@@ -244,6 +258,7 @@ impl IdentityPolicy {
     fn check(&self, bundle: &Bundle) -> Result<(), String> {
         check_name(&self.name)?;
         check_name(&self.environment).map_err(|why| format!("environment: {why}"))?;
+        self.role.iter().try_for_each(|role| check_name(role).map_err(|why| format!("role: {why}")))?;
         match self.did.as_str() {
             "did:key" => {}
             web if web.starts_with("did:web:") => {

@@ -6,6 +6,7 @@ mod bundle;
 mod callers;
 mod delegation;
 mod pattern;
+mod rego;
 mod rule;
 
 pub use annex::{Annex, AssertedCaller};
@@ -13,6 +14,7 @@ pub use bundle::{Bundle, IdentityPolicy, MAX_BYTES, Mode, MultikeyText, Resource
 pub use callers::{Approver, Callers, PeerEnclave, ProvenCaller};
 pub use delegation::{Delegation, Issuer};
 pub use pattern::Pattern;
+pub use rego::Rego;
 pub use rule::{ApprovalRule, Constraint, Limit, Period, Rule, Scalar};
 
 #[cfg(test)]

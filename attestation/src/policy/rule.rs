@@ -54,6 +54,15 @@ pub struct ApprovalRule {
     pub seconds: u32,
 }
 
+impl ApprovalRule {
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.by.is_empty() || !(1..=3600).contains(&self.seconds) {
+            return Err("approval: by names approvers, and seconds is 1 to 3600".into());
+        }
+        Ok(())
+    }
+}
+
 /// How much is allowed in a time, counted within one boot on the NSM's time: requests, or the sum of a payload member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -151,9 +160,7 @@ impl Rule {
             }
             constraint.check().map_err(|why| format!("{pointer:?}: {why}"))?;
         }
-        if self.approval.as_ref().is_some_and(|approval| approval.by.is_empty() || !(1..=3600).contains(&approval.seconds)) {
-            return Err("approval: by names approvers, and seconds is 1 to 3600".into());
-        }
+        self.approval.iter().try_for_each(ApprovalRule::check)?;
         self.limits.iter().try_for_each(Limit::check)
     }
 }

@@ -70,6 +70,18 @@ pub enum Denied {
         /// What it allows.
         max_seconds: u32,
     },
+    /// The Rego module does not allow it.
+    #[error("the policy in Rego, {0}, does not allow it")]
+    PolicyDenied(String),
+    /// The Rego module took more than 10 ms or 16 MiB.
+    #[error("the policy in Rego came to no decision in its time and memory: {0}")]
+    PolicyTimeout(String),
+    /// The Rego module failed.
+    #[error("the policy in Rego failed: {0}")]
+    PolicyFailed(String),
+    /// What the Rego module would see is longer than 8 KiB.
+    #[error("the policy in Rego is not asked about more than 8 KiB")]
+    PolicyInputTooLarge,
     /// Too many requests in a time.
     #[error("{} allows {max} in a {per}", of(rule))]
     RateLimitExceeded {
@@ -126,6 +138,7 @@ impl Denied {
             | Self::DelegationRevoked
             | Self::ScopeNotAllowed
             | Self::TargetNotAllowed => None,
+            Self::PolicyDenied(_) | Self::PolicyTimeout(_) | Self::PolicyFailed(_) | Self::PolicyInputTooLarge => Some("rego"),
             Self::IntentTargetPatternViolation(rule)
             | Self::IntentResourceOutOfScope(rule)
             | Self::IntentMissingRequiredField { rule, .. }
@@ -165,7 +178,11 @@ impl Denied {
             | Self::UntrustedPrincipal(_)
             | Self::DelegationRevoked
             | Self::ScopeNotAllowed
-            | Self::TargetNotAllowed => 8,
+            | Self::TargetNotAllowed
+            | Self::PolicyDenied(_)
+            | Self::PolicyTimeout(_)
+            | Self::PolicyFailed(_)
+            | Self::PolicyInputTooLarge => 8,
         }
     }
 }

@@ -6,10 +6,12 @@
 
 mod denied;
 mod limits;
+mod rego;
 mod rules;
 #[cfg(test)]
 mod tests;
 
 pub use crate::denied::Denied;
 pub use crate::limits::Usage;
+pub use crate::rego::{Rego, RegoError};
 pub use crate::rules::{Accepted, Asked, accept, admits, may_rotate};

@@ -1,8 +1,8 @@
-use attestation::policy::{Annex, Bundle, Callers, Constraint, IdentityPolicy, Pattern, Rule, Scalar};
+use attestation::policy::{Annex, ApprovalRule, Bundle, Callers, Constraint, IdentityPolicy, Pattern, Rule, Scalar};
 use identity::{Caller, Intent, Payload};
 use serde_json::Value;
 
-use crate::Denied;
+use crate::{Denied, Rego};
 
 /// Validity when a request names none and the policy allows that much, in seconds. The Vouch paper's.
 const DEFAULT_VALIDITY_SECONDS: u32 = 300;
@@ -29,6 +29,8 @@ pub struct Accepted<'a> {
     pub rule: &'a Rule,
     /// For how long the signature is to be valid.
     pub validity_seconds: u32,
+    /// Who must approve it first, by the rule or by Rego.
+    pub approval: Option<&'a ApprovalRule>,
 }
 
 /// Whether this caller may use the identity at all.
@@ -48,9 +50,11 @@ fn among(callers: &Callers, annex: Option<&Annex>, caller: &Caller) -> bool {
     }
 }
 
-/// Finds the rule that accepts. Default is deny; the first rule that accepts owns the request.
+/// Finds the rule that accepts, and asks Rego then, if there is a module. Default is deny; the first rule that accepts owns the
+/// request.
 pub fn accept<'a>(
     bundle: &Bundle,
+    rego: Option<&'a Rego>,
     policy: &'a IdentityPolicy,
     annex: Option<&Annex>,
     caller: &Caller,
@@ -68,7 +72,10 @@ pub fn accept<'a>(
     let mut denied = Denied::IntentActionNotInAllowlist;
     for rule in &policy.rules {
         match decide(rule, asked, proven, policy.max_validity_seconds) {
-            Ok(validity_seconds) => return Ok(Accepted { rule, validity_seconds }),
+            Ok(validity_seconds) => {
+                let by_rego = rego.map(|rego| rego.decide(bundle, policy, caller, asked)).transpose()?.flatten();
+                return Ok(Accepted { rule, validity_seconds, approval: rule.approval.as_ref().or(by_rego) });
+            }
             Err(why) if why.stage() > denied.stage() => denied = why,
             Err(_) => {}
         }

@@ -101,7 +101,7 @@ fn with<T>(ask: &Ask, decide: impl FnOnce(&Bundle, &Asked<'_>) -> T) -> T {
 
 fn decide(ask: &Ask) -> Result<(String, u32), &'static str> {
     with(ask, |bundle, asked| {
-        let decision = accept(bundle, &bundle.identities[0], None, &ask.caller, asked);
+        let decision = accept(bundle, None, &bundle.identities[0], None, &ask.caller, asked);
         decision.map(|it| (it.rule.name.clone(), it.validity_seconds)).map_err(|denied| denied.code())
     })
 }
@@ -222,7 +222,7 @@ fn used(asks: &[(i64, Ask)]) -> Vec<Result<(), (&'static str, Option<u32>)>> {
     let take = |(now, ask): &(i64, Ask)| {
         with(ask, |bundle, asked| {
             let policy = &bundle.identities[0];
-            let accepted = accept(bundle, policy, None, &ask.caller, asked).unwrap();
+            let accepted = accept(bundle, None, policy, None, &ask.caller, asked).unwrap();
             let taken = usage.take(UnixSeconds(*now), policy, accepted.rule, asked.payload);
             taken.map_err(|denied| (denied.code(), denied.retry_after()))
         })
@@ -303,4 +303,177 @@ fn an_amount_must_be_there_and_must_be_one() {
             assert_eq!(taken.unwrap_err().retry_after(), None);
         }
     }
+}
+
+/// The policy of the paper that this project begins with, as it stands there.
+const SEED: &str = r#"package agent.authz
+default allow = false
+allow if {
+input.agent.role == "reviewer"
+input.action == "comment"
+input.resource.type == "pull_request"
+}
+allow if {
+input.agent.role == "deployer"
+input.action == "deploy"
+input.resource.env == "staging"
+}
+require_approval if {
+input.action == "deploy"
+input.resource.env == "production"
+}
+"#;
+
+/// A bundle with this module: a reviewer, and deployers of staging and of production.
+fn with_rego(module: &str, approval: bool) -> Bundle {
+    let identity = |name: &str, role: &str, environment: &str| {
+        format!(
+            "[[identities]]\nname = \"{name}\"\nrole = \"{role}\"\nenvironment = \"{environment}\"\ndid = \"did:key\"\nalgorithm = \"EdDSA\"\n\
+             max_validity_seconds = 300\ncallers = {{ uids = [1] }}\n[[identities.rules]]\nname = \"any\"\nactions = [\"*\"]\ntargets = [\"*\"]\n\
+             resources = [\"*\"]\n"
+        )
+    };
+    let package = module.lines().next().unwrap().replace("package ", "data.");
+    let approval = if approval { "approval = { by = [\"alice\"], seconds = 60 }\n" } else { "" };
+    // Without labels of an environment, rules may reach everywhere; the environment of a resource is Rego's to see.
+    let text = format!(
+        "version = 1\nmode = \"production\"\nproxy_key = \"{}\"\noperator_key = \"{}\"\n\
+         approvers = [{{ name = \"alice\", key = \"{}\" }}]\n\
+         resources = [{{ pattern = \"pr:*\", type = \"pull_request\" }}, {{ pattern = \"staging:*\", environment = \"staging\" }}, {{ pattern = \"production:*\", environment = \"production\" }}]\n\
+         [rego]\nentrypoint = \"{package}\"\n{approval}module = '''\n{module}'''\n{}{}{}",
+        key(1),
+        key(100),
+        key(140),
+        identity("reviewer", "reviewer", "staging"),
+        identity("deployer", "deployer", "staging"),
+        identity("shipper", "deployer", "production"),
+    )
+    .replace("resources = [\"*\"]", "resources = [\"pr:*\", \"repo:*\", \"ENV:*\"]");
+    let mut parts = text.split("ENV:*").collect::<Vec<_>>().into_iter();
+    let first = parts.next().unwrap().to_owned();
+    let text = parts.zip(["staging:*", "staging:*", "production:*"]).fold(first, |text, (part, own)| text + own + part);
+    Bundle::from_toml(&text).unwrap()
+}
+
+fn asks(bundle: &Bundle, identity: &str, action: &str, resource: &str, payload: &str) -> Result<bool, &'static str> {
+    let rego = Rego::load(bundle).unwrap();
+    let intent = Intent::new(action.into(), String::new(), resource.into()).unwrap();
+    let payload = Payload::parse(payload.as_bytes()).unwrap();
+    let asked = Asked { intent: &intent, payload: &payload, audience: None, validity_seconds: None, delegated: false };
+    let caller = Caller::Asserted(Seen::ids(1, 1));
+    let accepted = accept(bundle, rego.as_ref(), bundle.identity(identity).unwrap(), None, &caller, &asked);
+    accepted.map(|accepted| accepted.approval.is_some()).map_err(|denied| denied.code())
+}
+
+#[test]
+fn the_policy_of_the_paper_decides_as_it_says() {
+    let bundle = with_rego(SEED, true);
+    for (identity, action, resource, expected) in [
+        ("reviewer", "comment", "pr:1", Ok(false)),
+        ("reviewer", "comment", "repo:1", Err("policy_denied")),
+        ("reviewer", "merge", "pr:1", Err("policy_denied")),
+        ("deployer", "comment", "pr:1", Err("policy_denied")),
+        ("deployer", "deploy", "staging:web", Ok(false)),
+        ("reviewer", "deploy", "staging:web", Err("policy_denied")),
+        ("shipper", "deploy", "production:web", Ok(true)),
+        ("deployer", "deploy", "production:web", Err("environment_mismatch")),
+    ] {
+        assert_eq!(asks(&bundle, identity, action, resource, "{}"), expected, "{identity} {action} {resource}");
+    }
+    // An approval that nobody can give is none.
+    assert_eq!(asks(&with_rego(SEED, false), "shipper", "deploy", "production:web", "{}"), Err("policy_denied"));
+    // A rule that does not accept is not overruled.
+    let narrow = Bundle::from_canonical(
+        &String::from_utf8(bundle.canonical()).unwrap().replace("pr:*\",\"repo", "pr:2\",\"repo").into_bytes(),
+    );
+    assert_eq!(asks(&narrow.unwrap(), "reviewer", "comment", "pr:1", "{}"), Err("intent_resource_out_of_scope"));
+}
+
+#[test]
+fn rego_sees_what_is_asked() {
+    let module = r#"package all
+allow if {
+    input.agent == {"name": "reviewer", "role": "reviewer", "environment": "staging"}
+    input.action == "a"
+    input.target == ""
+    input.resource == {"id": "pr:1", "type": "pull_request"}
+    input.payload.n == 7
+    input.caller == {"strength": "asserted", "uid": 1, "gid": 1}
+    input.delegated == false
+    not input.audience
+}
+"#;
+    let bundle = with_rego(module, false);
+    assert_eq!(asks(&bundle, "reviewer", "a", "pr:1", "{\"n\":7}"), Ok(false));
+    assert_eq!(asks(&bundle, "reviewer", "a", "pr:1", "{\"n\":8}"), Err("policy_denied"));
+}
+
+#[test]
+fn rego_has_ten_milliseconds_and_eight_kibibytes_to_read() {
+    // Work without end in sight, only if the payload asks for it.
+    let slow = r#"package slow
+default allow = false
+xs := [x | x := input.payload.xs[_]]
+allow if { count({[a, b, c, d] | a := xs[_]; b := xs[_]; c := xs[_]; d := xs[_]; a * b * c * d == 7}) == 7 }
+"#;
+    let many: Vec<String> = (0..200).map(|n| n.to_string()).collect();
+    let bundle = with_rego(slow, false);
+    assert_eq!(asks(&bundle, "reviewer", "a", "pr:1", "{\"xs\":[1]}"), Err("policy_denied"));
+    assert_eq!(asks(&bundle, "reviewer", "a", "pr:1", &format!("{{\"xs\":[{}]}}", many.join(","))), Err("policy_timeout"));
+    // And goes on afterwards.
+    assert_eq!(asks(&bundle, "reviewer", "a", "pr:1", "{}"), Err("policy_denied"));
+    let long = format!("{{\"x\":\"{}\"}}", "y".repeat(8 * 1024));
+    assert_eq!(asks(&bundle, "reviewer", "a", "pr:1", &long), Err("policy_input_too_large"));
+}
+
+#[test]
+fn a_module_that_is_none_or_could_not_be_held_is_refused_when_it_is_loaded() {
+    for (module, says) in [
+        ("package a\nallow {", "`if` keyword is required"),
+        ("package a\nallow if {", "rego"),
+        ("package a\nallow if { x }\n", "x"),
+        ("package a\nallow if { http.send({}) }\n", "http"),
+        ("package a\nallow if { time.now_ns() > 1 }\n", "time"),
+        ("package a\nallow if { count(numbers.range(1, 1000000000)) > 1 }\n", "numbers"),
+        ("package a\nallow if { rand.intn(\"x\", 2) == 1 }\n", "rand"),
+        ("package a\nallow if { numbers [ \"range\" ] }\n", "numbers"),
+        ("package a\nallow if { data.a.deny }\ndeny if { data.a.allow }\n", "recurs"),
+    ] {
+        let error = Rego::load(&with_rego(module, false)).unwrap_err().to_string();
+        assert!(error.to_lowercase().contains(says) && !error.contains('\n'), "{module}: {error}");
+    }
+    let other = with_rego("package a.b\nallow if true\n", false);
+    let text = String::from_utf8(other.canonical()).unwrap().replace("data.a.b", "data.a.c");
+    let error = Rego::load(&Bundle::from_canonical(text.as_bytes()).unwrap()).unwrap_err();
+    assert!(error.to_string().contains("the module is of data.a.b"), "{error}");
+    // A word in a comment or a text is no builtin.
+    assert!(Rego::load(&with_rego("package a\n# numbers\nallow if input.action == \"numbers\"\n", false)).is_ok());
+    assert!(Rego::load(&Bundle::from_toml(&toml()).unwrap()).unwrap().is_none());
+}
+
+#[test]
+fn several_decisions_at_once_do_not_disturb_each_other() {
+    let bundle = with_rego(SEED, false);
+    let rego = Rego::load(&bundle).unwrap().unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let (bundle, rego) = (&bundle, &rego);
+            scope.spawn(move || {
+                for n in 0..200 {
+                    let action = if (thread + n) % 2 == 0 { "comment" } else { "merge" };
+                    let intent = Intent::new(action.into(), String::new(), "pr:1".into()).unwrap();
+                    let payload = Payload::default();
+                    let asked =
+                        Asked { intent: &intent, payload: &payload, audience: None, validity_seconds: None, delegated: false };
+                    let caller = Caller::Asserted(Seen::ids(1, 1));
+                    let accepted = accept(bundle, Some(rego), &bundle.identities[0], None, &caller, &asked);
+                    match accepted {
+                        // On a busy machine ten milliseconds can pass.
+                        Err(Denied::PolicyTimeout(_)) => {}
+                        accepted => assert_eq!(accepted.is_ok(), action == "comment"),
+                    }
+                }
+            });
+        }
+    });
 }

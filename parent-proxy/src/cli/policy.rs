@@ -7,7 +7,7 @@ use attestation::policy::{Annex, Bundle, IdentityPolicy, Mode};
 use clap::{Args, Subcommand};
 use identity::caller::{Proven, Seen};
 use identity::{Caller, Intent, Payload};
-use policy::Asked;
+use policy::{Asked, Rego};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -109,7 +109,7 @@ struct Row {
     /// Asked on somebody's behalf.
     #[serde(default)]
     delegated: bool,
-    /// `allow`, or the code of the refusal.
+    /// `allow`, `approve` (allowed once approved), or the code of the refusal.
     expect: String,
     /// The rule that should decide.
     rule: Option<String>,
@@ -147,6 +147,11 @@ fn read(file: &Path) -> Result<Bundle, Failure> {
     Ok(Bundle::from_either(&read_bounded(file)?).map_err(|source| Error::Policy { file: file.into(), source })?)
 }
 
+/// Compiles and tries the Rego of a bundle, if it has any.
+fn load(file: &Path, bundle: &Bundle) -> Result<Option<Rego>, Failure> {
+    Ok(crate::config::load_rego(file, bundle)?)
+}
+
 pub(super) fn read_annex(file: &Path) -> Result<Annex, Failure> {
     let wrong = |source| Error::Policy { file: file.into(), source };
     let text = String::from_utf8(read_bounded(file)?).map_err(|_| Failure::Usage(format!("{}: not UTF-8", file.display())))?;
@@ -155,6 +160,7 @@ pub(super) fn read_annex(file: &Path) -> Result<Annex, Failure> {
 
 fn check(out: &mut impl Write, file: &Path) -> Result<(), Failure> {
     let bundle = read(file)?;
+    load(file, &bundle)?;
     let rules: usize = bundle.identities.iter().map(|identity| identity.rules.len()).sum();
     writeln!(out, "good: {} identities, {rules} rules, digest {}", bundle.identities.len(), bundle.digest().digest())?;
     for advice in bundle.identities.iter().flat_map(|identity| advice(&bundle, identity)) {
@@ -226,19 +232,24 @@ impl Explain {
             expect: String::new(),
             rule: None,
         };
-        let explained = row.explain(&bundle, annex.as_ref())?;
+        let rego = load(&self.file, &bundle)?;
+        let explained = row.explain(&bundle, rego.as_ref(), annex.as_ref())?;
         if self.json {
             let facts = json!({"decision": explained.decision, "rule": explained.rule, "detail": explained.says});
             print_json(out, &facts)?;
         } else {
             writeln!(out, "{}: {}", explained.decision, explained.says)?;
         }
-        if explained.decision == "allow" { Ok(()) } else { Err(Failure::Refused(explained.decision.to_owned())) }
+        if ["allow", "approve"].contains(&explained.decision) {
+            Ok(())
+        } else {
+            Err(Failure::Refused(explained.decision.to_owned()))
+        }
     }
 }
 
 impl Row {
-    fn explain(&self, bundle: &Bundle, annex: Option<&Annex>) -> Result<Explained, Failure> {
+    fn explain(&self, bundle: &Bundle, rego: Option<&Rego>, annex: Option<&Annex>) -> Result<Explained, Failure> {
         let wrong = |error: identity::Error| Failure::Usage(error.to_string());
         let intent = Intent::new(self.action.clone(), self.target.clone(), self.resource.clone()).map_err(wrong)?;
         let payload = serde_json::to_vec(&self.payload).unwrap_or_default();
@@ -261,12 +272,14 @@ impl Row {
             validity_seconds: self.validity_seconds,
             delegated: self.delegated,
         };
-        Ok(match policy::accept(bundle, identity, annex, &caller, &asked) {
-            Ok(accepted) => Explained {
-                decision: "allow",
-                rule: Some(accepted.rule.name.clone()),
-                says: format!("rule {:?} of {}, for {} s", accepted.rule.name, identity.name, accepted.validity_seconds),
-            },
+        Ok(match policy::accept(bundle, rego, identity, annex, &caller, &asked) {
+            Ok(accepted) => {
+                let approval = accepted.approval.map(|approval| format!(", once approved by {}", approval.by.join(" or ")));
+                let (rule, seconds) = (&accepted.rule.name, accepted.validity_seconds);
+                let says = format!("rule {rule:?} of {}, for {seconds} s{}", identity.name, approval.unwrap_or_default());
+                let decision = if accepted.approval.is_some() { "approve" } else { "allow" };
+                Explained { decision, rule: Some(rule.clone()), says }
+            }
             Err(denied) => {
                 Explained { decision: denied.code(), rule: denied.rule().map(str::to_owned), says: denied.to_string() }
             }
@@ -279,6 +292,7 @@ fn test(out: &mut impl Write, file: &Path) -> Result<(), Failure> {
     let table: Table = toml::from_str(&text).map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?;
     let beside = |path: &Path| file.parent().unwrap_or(Path::new(".")).join(path);
     let bundle = read(&beside(&table.policy))?;
+    let rego = load(&beside(&table.policy), &bundle)?;
     let annex = table.annex.as_deref().map(|path| read_annex(&beside(path))).transpose()?;
     let mut failed = 0;
     for row in &table.tests {
@@ -286,7 +300,7 @@ fn test(out: &mut impl Write, file: &Path) -> Result<(), Failure> {
             Failure::Usage(why) => Failure::Usage(format!("test {:?}: {why}", row.name)),
             other => other,
         };
-        let explained = row.explain(&bundle, annex.as_ref()).map_err(named)?;
+        let explained = row.explain(&bundle, rego.as_ref(), annex.as_ref()).map_err(named)?;
         let as_expected = explained.decision == row.expect && (row.rule.is_none() || row.rule == explained.rule);
         if as_expected {
             writeln!(out, "ok      {}: {}", row.name, explained.decision)?;

@@ -27,6 +27,11 @@ struct Setting {
 
 /// Deployments of `agent` wait for Alice, for a few seconds; Bob approves other things.
 fn setting(seconds: u32) -> Setting {
+    let approval = json!({"by": ["alice"], "seconds": seconds});
+    setting_with(|policy| policy["identities"][0]["rules"][0]["approval"] = approval)
+}
+
+fn setting_with(change: impl FnOnce(&mut Value)) -> Setting {
     let clock = Box::new(|| harness::now().0.unsigned_abs() * 1000);
     let authority = Authority::new(harness::now().0.unsigned_abs(), &mut os_random);
     let nsm = MockNsm::new(authority, &[Digest([1; 48]), Digest([2; 48]), Digest([3; 48])], clock, Encoding::Definite).unwrap();
@@ -35,7 +40,7 @@ fn setting(seconds: u32) -> Setting {
     let key = |byte| TestKey::new(byte).public_key().to_multikey();
     policy["approvers"] = json!([{"name": "alice", "key": key(ALICE)}, {"name": "bob", "key": key(BOB)}]);
     policy["identities"][0]["callers"]["uids"] = json!([1000, 1001]);
-    policy["identities"][0]["rules"][0]["approval"] = json!({"by": ["alice"], "seconds": seconds});
+    change(&mut policy);
     let policy = Bundle::from_canonical(&identity::json::canonical(&policy).unwrap()).unwrap();
     let mut window = Window::connect(&enclave.socket, &TestKey::new(PROXY)).unwrap().unwrap();
     window.ask(Request::Provision { bundle: policy.canonical() }).unwrap().unwrap();
@@ -227,4 +232,58 @@ fn an_approver_approves_what_is_shown_with_the_command() {
     assert_eq!(post(&running.socket, "/sign", &again).unwrap().code(), "approval_unknown");
     assert_eq!(get(&running.socket, "/approvals/x").unwrap().code(), "approval_id");
     assert_eq!(get(&running.socket, &format!("/approvals/{id}")).unwrap().code(), "approval_unknown");
+}
+
+#[test]
+fn what_rego_wants_approved_waits_and_what_it_denies_is_recorded_as_its_decision() {
+    let module = "package agent.authz\ndefault allow = false\nallow if {\ninput.agent.role == \"deployer\"\ninput.action == \"deploy\"\n\
+                  input.resource.env == \"staging\"\n}\nrequire_approval if {\ninput.action == \"deploy\"\ninput.resource.env == \"production\"\n}\n";
+    let rego = |approval: Value| json!({"module": module, "entrypoint": "data.agent.authz", "approval": approval});
+    let with = |environment: &'static str, approval: Value| {
+        setting_with(move |policy| {
+            policy["rego"] = rego(approval);
+            policy["identities"][0]["environment"] = environment.into();
+            policy["identities"][0]["role"] = "deployer".into();
+            policy["resources"] = json!([{"pattern": "r", "environment": environment}]);
+        })
+    };
+    let by_alice = || json!({"by": ["alice"], "seconds": 60});
+    let mut production = with("production", by_alice());
+    let waiting = production.wait(1000, 1);
+    assert_eq!(waiting.by, ["alice"]);
+    assert!(production.approve(&production.approval(&waiting), BOB).is_err());
+    assert_eq!(production.approve(&production.approval(&waiting), ALICE), Ok(()));
+    assert!(matches!(production.sign(1000, 1, Some(waiting.id)).0, Ok(Answer::Signed(_))));
+
+    let mut staging = with("staging", by_alice());
+    let (answer, event) = staging.sign(1000, 1, None);
+    assert!(matches!(answer, Ok(Answer::Signed(_))) && event.policy_id.starts_with("any@"), "{}", event.policy_id);
+
+    let mut elsewhere = with("test", by_alice());
+    let (answer, event) = elsewhere.sign(1000, 1, None);
+    assert!(answer.unwrap_err().starts_with("policy_denied: "));
+    assert_eq!((event.policy_decision, event.refusal.as_deref()), (Verdict::Deny, Some("policy_denied")));
+    assert!(event.policy_id.starts_with("rego@"), "{}", event.policy_id);
+}
+
+#[test]
+fn a_policy_whose_rego_is_none_is_refused_before_the_enclave_commits_to_it() {
+    let nsm = MockNsm::new(
+        Authority::new(harness::now().0.unsigned_abs(), &mut os_random),
+        &[Digest([1; 48]), Digest([2; 48]), Digest([3; 48])],
+        Box::new(|| harness::now().0.unsigned_abs() * 1000),
+        Encoding::Definite,
+    );
+    let enclave = InProcess::boot(nsm.unwrap());
+    let mut window = Window::connect(&enclave.socket, &TestKey::new(PROXY)).unwrap().unwrap();
+    let good: Value = serde_json::from_slice(&bundle("development").canonical()).unwrap();
+    let with = |module: &str| {
+        let mut policy = good.clone();
+        policy["rego"] = json!({"module": module, "entrypoint": "data.a"});
+        identity::json::canonical(&policy).unwrap()
+    };
+    let refused = window.ask(Request::Provision { bundle: with("package a\nallow if {") }).unwrap().unwrap_err();
+    assert_eq!(refused.code, "policy_malformed");
+    // Nothing was touched: a good one is taken.
+    window.ask(Request::Provision { bundle: with("package a\nallow if true\n") }).unwrap().unwrap();
 }

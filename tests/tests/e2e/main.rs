@@ -20,6 +20,7 @@ mod interop;
 mod limits;
 mod localhost;
 mod lockdown;
+mod policy_schema;
 mod proofs;
 mod record;
 mod rotation;

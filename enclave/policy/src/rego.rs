@@ -1,0 +1,184 @@
+//! The operator's Rego module: run in this process, within a time and a memory.
+
+use std::num::NonZeroU32;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use attestation::policy::{ApprovalRule, Bundle, IdentityPolicy};
+use identity::Caller;
+use regorus::utils::limits::{ExecutionTimerConfig, LimitError, check_global_memory_limit, set_global_memory_limit};
+use regorus::{Engine, Value};
+use serde_json::json;
+
+use crate::{Asked, Denied};
+
+/// For one decision.
+const TIME: Duration = Duration::from_millis(10);
+/// For finding out whether the module is one at all, on however slow a machine.
+const TIME_TO_LOAD: Duration = Duration::from_secs(2);
+/// What may be allocated beyond what was in use when the module was loaded, in bytes.
+const MEMORY: u64 = 16 << 20;
+/// The input as JSON, in bytes. One call can make as much as the product of its two halves of it, which are the 16 MiB.
+const MAX_INPUT: usize = 8 * 1024;
+/// Steps between two looks at the clock.
+const STEPS: NonZeroU32 = NonZeroU32::new(32).expect("not zero");
+/// Engines that lie ready.
+const MAX_IDLE: usize = 16;
+/// Builtins that make something large of something small in one step, before any limit can stop them; and chance, which no record
+/// could explain.
+const REFUSED: [&str; 2] = ["numbers", "rand"];
+
+/// A module that was found to be good.
+pub struct Rego {
+    idle: Mutex<Vec<Engine>>,
+    fresh: Engine,
+    entrypoint: String,
+    approval: Option<ApprovalRule>,
+}
+
+impl std::fmt::Debug for Rego {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rego").field("entrypoint", &self.entrypoint).finish_non_exhaustive()
+    }
+}
+
+/// The module of a bundle is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("rego: {0}")]
+pub struct RegoError(String);
+
+/// What a module said: `allow` and `require_approval`, each false unless it is true.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Said {
+    allow: bool,
+    require_approval: bool,
+}
+
+impl Rego {
+    /// Compiles the module of a bundle, if it has one, and runs it once. From now on this process is watched for what it allocates.
+    pub fn load(bundle: &Bundle) -> Result<Option<Self>, RegoError> {
+        let Some(described) = &bundle.rego else { return Ok(None) };
+        let wrong = |error: String| RegoError(error.lines().collect::<Vec<_>>().join(" "));
+        if let Some(word) = refused_word(&described.module) {
+            return Err(RegoError(format!("the builtins of {word:?} are not to be had here")));
+        }
+        let mut engine = Engine::new();
+        engine.set_rego_v0(false);
+        let package =
+            engine.add_policy("policy.rego".into(), described.module.clone()).map_err(|error| wrong(error.to_string()))?;
+        if package != described.entrypoint {
+            return Err(RegoError(format!("the module is of {package}, and the entrypoint is {}", described.entrypoint)));
+        }
+        limit_memory();
+        let mut this = Self {
+            idle: Mutex::default(),
+            fresh: engine,
+            entrypoint: described.entrypoint.clone(),
+            approval: described.approval.clone(),
+        };
+        let mut trial = this.fresh.clone();
+        trial.set_execution_timer_config(ExecutionTimerConfig { limit: TIME_TO_LOAD, check_interval: STEPS });
+        this.run(&mut trial, TRIAL).map_err(|denied| wrong(denied.to_string()))?;
+        this.fresh.set_execution_timer_config(ExecutionTimerConfig { limit: TIME, check_interval: STEPS });
+        Ok(Some(this))
+    }
+
+    /// Whether the module allows it; if so, who must approve it first.
+    pub(crate) fn decide(
+        &self,
+        bundle: &Bundle,
+        identity: &IdentityPolicy,
+        caller: &Caller,
+        asked: &Asked<'_>,
+    ) -> Result<Option<&ApprovalRule>, Denied> {
+        let input = input(bundle, identity, caller, asked)?;
+        let idle = self.idle().pop();
+        let mut engine = idle.unwrap_or_else(|| self.fresh.clone());
+        // One that came to no end is not used again.
+        let said = self.run(&mut engine, &input)?;
+        let mut idle = self.idle();
+        if idle.len() < MAX_IDLE {
+            idle.push(engine);
+        }
+        match (said, &self.approval) {
+            (Said { allow: true, .. }, _) => Ok(None),
+            (Said { require_approval: true, .. }, Some(approval)) => Ok(Some(approval)),
+            _ => Err(Denied::PolicyDenied(self.entrypoint.clone())),
+        }
+    }
+
+    fn run(&self, engine: &mut Engine, input: &str) -> Result<Said, Denied> {
+        let results = Value::from_json_str(input).and_then(|input| {
+            engine.set_input(input);
+            engine.eval_query(self.entrypoint.clone(), false)
+        });
+        let results = results.map_err(|error| match error.downcast_ref::<LimitError>() {
+            Some(limit) => Denied::PolicyTimeout(limit.to_string()),
+            None => Denied::PolicyFailed(error.to_string()),
+        })?;
+        let value = results.result.first().and_then(|result| result.expressions.first()).map(|expression| &expression.value);
+        let is = |name: &str| value.is_some_and(|value| value[name] == Value::Bool(true));
+        Ok(Said { allow: is("allow"), require_approval: is("require_approval") })
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Engine>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What every module sees, once, before anything is decided by it.
+const TRIAL: &str =
+    r#"{"agent":{"name":""},"action":"","target":"","resource":{"id":""},"payload":{},"caller":{},"delegated":false}"#;
+
+/// The input document, in the terms that OPA's users expect.
+fn input(bundle: &Bundle, identity: &IdentityPolicy, caller: &Caller, asked: &Asked<'_>) -> Result<String, Denied> {
+    let label = bundle.labels(asked.intent.resource());
+    let mut input = json!({
+        "agent": {"name": identity.name, "environment": identity.environment},
+        "action": asked.intent.action(),
+        "target": asked.intent.target(),
+        "resource": {"id": asked.intent.resource()},
+        "payload": asked.payload,
+        "caller": caller,
+        "delegated": asked.delegated,
+    });
+    let mut add = |object: Option<&str>, name: &str, value: Option<serde_json::Value>| {
+        if let Some(value) = value {
+            match object {
+                Some(object) => input[object][name] = value,
+                None => input[name] = value,
+            }
+        }
+    };
+    add(Some("agent"), "role", identity.role.clone().map(Into::into));
+    add(Some("resource"), "type", label.and_then(|label| label.kind.clone()).map(Into::into));
+    add(Some("resource"), "env", label.and_then(|label| label.environment.clone()).map(Into::into));
+    add(None, "audience", asked.audience.map(Into::into));
+    add(None, "validity_seconds", asked.validity_seconds.map(Into::into));
+    let text = input.to_string();
+    if text.len() > MAX_INPUT { Err(Denied::PolicyInputTooLarge) } else { Ok(text) }
+}
+
+/// A word that stands for builtins which are refused, if the module has one outside of comments and strings.
+fn refused_word(module: &str) -> Option<&'static str> {
+    let code: Vec<&str> = module.lines().map(|line| line.split('#').next().unwrap_or_default()).collect();
+    let code = code.join("\n");
+    // What stands in quotes may be anything; an escaped quote or a raw string can only make more of it count as code.
+    let outside: String = code.split('"').step_by(2).collect::<Vec<_>>().join(" ");
+    let words = |text: &str| text.split(|c: char| !(c.is_alphanumeric() || c == '_')).map(str::to_owned).collect::<Vec<_>>();
+    let words = words(&outside);
+    REFUSED.into_iter().find(|refused| words.iter().any(|word| word == refused))
+}
+
+/// Once in a process: what is in use now, and 16 MiB.
+fn limit_memory() {
+    static LIMIT: OnceLock<()> = OnceLock::new();
+    LIMIT.get_or_init(|| {
+        set_global_memory_limit(Some(0));
+        let used = match check_global_memory_limit() {
+            Err(LimitError::MemoryLimitExceeded { usage, .. }) => usage,
+            _ => 0,
+        };
+        set_global_memory_limit(Some(used + MEMORY));
+    });
+}

@@ -1,0 +1,132 @@
+//! The published JSON Schema of the policy bundle says what the program says.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use attestation::policy::Bundle;
+use harness::window::TestKey;
+use identity::Signer;
+use serde_json::{Value, json};
+
+/// A bundle with every member that there is.
+fn full() -> Value {
+    let key = |byte| TestKey::new(byte).public_key().to_multikey();
+    let (measurement, limit) = ("0".repeat(96), json!({"per": "day", "max": 7, "amount": "/amount"}));
+    let approval = json!({"by": ["alice"], "seconds": 60});
+    let callers = json!({"uids": [1], "gids": [2], "names": ["crew"], "proven": ["robot", "peer"]});
+    json!({
+        "version": 1,
+        "mode": "production",
+        "proxy_key": key(1),
+        "operator_key": key(2),
+        "callers": [
+            {"name": "robot", "key": key(3)},
+            {"name": "peer", "enclave": {"pcr0": measurement, "pcr1": measurement, "pcr2": measurement}},
+        ],
+        "approvers": [{"name": "alice", "key": key(4)}],
+        "resources": [{"pattern": "pr:*", "environment": "staging", "type": "pull_request"}],
+        "rego": {"module": "package a.b\nallow if true\n", "entrypoint": "data.a.b", "approval": approval},
+        "identities": [{
+            "name": "agent", "environment": "staging", "role": "reviewer", "did": "did:web:a.example", "algorithm": "EdDSA",
+            "max_validity_seconds": 60, "callers": callers, "rotation_callers": callers, "limits": [limit],
+            "delegation": {"from": ["corp"], "scopes": ["a"], "resources": ["*"], "max_depth": 5, "max_validity_seconds": 60},
+            "rules": [{
+                "name": "one", "actions": ["a"], "targets": ["*"], "resources": ["r*"], "audiences": ["x"], "max_validity_seconds": 60,
+                "payload": {"/amount": {"one_of": [1, "x", true], "min": 1, "max": 2, "pattern": "x*"}},
+                "payload_closed": true, "proven": true, "delegated": true, "approval": approval, "limits": [limit],
+            }],
+        }],
+    })
+}
+
+fn pointers(value: &Value, at: &str, out: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => map.iter().for_each(|(name, inner)| {
+            let here = format!("{at}/{}", name.replace('/', "~1"));
+            out.push(here.clone());
+            pointers(inner, &here, out);
+        }),
+        Value::Array(list) => list.iter().enumerate().for_each(|(index, inner)| pointers(inner, &format!("{at}/{index}"), out)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_schema_of_a_policy_accepts_what_the_program_accepts() {
+    let full = full();
+    let mut bundles = vec![("full".to_owned(), full.clone())];
+    let mut places = Vec::new();
+    pointers(&full, "", &mut places);
+    for place in &places {
+        // Each member left out, of another type, empty, negative, and with a stranger beside it.
+        for (how, value) in
+            [("null", json!(null)), ("[]", json!([])), ("{}", json!({})), ("-1", json!(-1)), ("''", json!("")), ("true", json!(true))]
+        {
+            let mut other = full.clone();
+            *other.pointer_mut(place).unwrap() = value;
+            bundles.push((format!("{place} = {how}"), other));
+        }
+        let (parent, name) = place.rsplit_once('/').unwrap();
+        let mut less = full.clone();
+        less.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(&name.replace("~1", "/"));
+        bundles.push((format!("{place} left out"), less));
+        let mut more = full.clone();
+        if let Some(object) = more.pointer_mut(place).unwrap().as_object_mut() {
+            object.insert("stranger".into(), json!(1));
+            bundles.push((format!("{place} with a stranger"), more));
+        }
+    }
+    for (place, value) in [
+        ("/version", json!(2)),
+        ("/mode", json!("prod")),
+        ("/identities/0/name", json!("A")),
+        ("/identities/0/name", json!("a".repeat(64))),
+        ("/identities/0/did", json!("did:ion:x")),
+        ("/identities/0/algorithm", json!("RS256")),
+        ("/identities/0/max_validity_seconds", json!(86401)),
+        ("/identities/0/callers/uids/0", json!(65534)),
+        ("/identities/0/rules/0/actions/0", json!("a*b")),
+        ("/identities/0/rules/0/approval/seconds", json!(3601)),
+        ("/identities/0/delegation/max_depth", json!(6)),
+        ("/rego/entrypoint", json!("a.b")),
+        ("/callers/1/enclave/pcr0", json!("00")),
+        ("/identities/0/limits/0/max", json!(1_u64 << 53)),
+        ("/identities/0/limits/0/amount", json!("amount")),
+    ] {
+        let mut other = full.clone();
+        *other.pointer_mut(place).unwrap() = value.clone();
+        bundles.push((format!("{place} = {value}"), other));
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut python = Command::new(root.join("interop/.venv-trace-0.6.0/bin/python"))
+        .arg(root.join("interop/policy_schema.py"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let given = json!({"schema": root.join("../attestation/policy.schema.json"), "bundles": bundles});
+    python.stdin.take().unwrap().write_all(given.to_string().as_bytes()).unwrap();
+    let output = python.wait_with_output().unwrap();
+    let answers: Vec<(String, bool)> = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answers.len(), bundles.len());
+    // What one member says of another is beyond a schema.
+    let beyond = |place: &str| {
+        ["is called so", "nobody", "operator's key", "min is above max", "null"].iter().any(|word| place.contains(word))
+    };
+    let (mut good, mut bad) = (0, 0);
+    for ((name, bundle), (_, by_schema)) in bundles.iter().zip(answers) {
+        let by_program = identity::json::canonical(bundle).map_err(|error| error.to_string()).and_then(|bytes| {
+            let bundle: Bundle = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+            Bundle::from_canonical(&bundle.canonical()).map(|_| ()).map_err(|error| error.to_string())
+        });
+        match (&by_program, by_schema) {
+            (Ok(()), true) => good += 1,
+            (Err(_), false) => bad += 1,
+            (Err(why), true) if beyond(why) => bad += 1,
+            (Ok(()), false) if name.ends_with("= null") => good += 1,
+            _ => panic!("{name}: program {by_program:?}, schema {by_schema}"),
+        }
+    }
+    assert!(good > 10 && bad > 150, "{good} {bad}");
+}
