@@ -2,6 +2,7 @@
 
 use attestation::policy::{Delegation, Pattern};
 use identity::delegation::{Act, Subject};
+use identity::grants::Grants;
 use identity::record::Decision;
 use identity::token::{self, Claims, Expected, Link, Vouch};
 use identity::{Caller, Did, Intent, Payload, PublicKey, UnixSeconds};
@@ -147,6 +148,90 @@ impl<N: Nsm> Enclave<N> {
             return Ok(Some((token::verify(token, &expected)?, identity.policy.name.clone())));
         }
         Ok(None)
+    }
+}
+
+/// What grants of others let an identity do.
+pub(crate) struct Granted {
+    pub(crate) grants: Grants,
+    /// The name by which the policy knows who granted first.
+    from: String,
+}
+
+impl<N: Nsm> Enclave<N> {
+    /// Verifies grants, root first. The root is an issuer of the annex, or an identity of ours; who else granted, its DID or the annex
+    /// gives the key of.
+    pub(crate) fn granted(&self, cell: &Cell, text: &str, now: Bounds) -> Result<Granted, Error> {
+        let root = Grants::unverified_root(text)?;
+        let annex = cell.annex();
+        let issuers = annex.as_ref().map(|annex| annex.0.issuers.as_slice()).unwrap_or_default();
+        let listed = |did: &Did| issuers.iter().find(|issuer| issuer.iss == did.as_str());
+        let own = |did: &Did| {
+            cell.slots().find_map(|slot| {
+                let slot = read(slot);
+                let identity = slot.as_ref()?;
+                let versions = identity.versions();
+                let keys = versions.iter().filter(|version| version.did == did.as_str());
+                let keys: Vec<PublicKey> = keys.filter_map(|version| PublicKey::from_spki(&version.spki).ok()).collect();
+                (!keys.is_empty()).then(|| (identity.policy.name.clone(), keys))
+            })
+        };
+        let keys_of = |did: &Did| match listed(did) {
+            Some(issuer) => issuer.keys.iter().map(|key| key.0.clone()).collect(),
+            None => own(did).map(|own| own.1).unwrap_or_default(),
+        };
+        let from = listed(&root).map(|issuer| issuer.name.clone()).or_else(|| own(&root).map(|own| own.0));
+        let from = from.ok_or_else(|| Denied::UntrustedPrincipal(root.to_string()))?;
+        let grants = Grants::verify(text, now.latest, keys_of)?;
+        let revoked = annex.as_ref().map(|annex| annex.0.revoked.as_slice()).unwrap_or_default();
+        if grants.ids().any(|id| revoked.iter().any(|revoked| revoked == id)) {
+            return Err(Denied::DelegationRevoked.into());
+        }
+        for status in grants.status() {
+            let known = annex.as_ref().and_then(|annex| annex.0.status(status));
+            if known.ok_or_else(|| Denied::StatusUnknown(printable(&status.list)))?? {
+                return Err(Denied::DelegationRevoked.into());
+            }
+        }
+        Ok(Granted { grants, from })
+    }
+}
+
+impl Granted {
+    /// Whether this identity may do this by them, from when on, and for how many seconds at most; and writes down for whom.
+    pub(crate) fn check(
+        &self,
+        identity: &Identity,
+        intent: &Intent,
+        now: Bounds,
+        decision: &mut Decision,
+    ) -> Result<(UnixSeconds, u32), Error> {
+        let name = |did: &Did| did.to_string();
+        decision.delegated_by = Some(name(self.grants.root()));
+        let agent = format!("agent:{}", identity.policy.name);
+        let before = [self.grants.root()].into_iter().chain(self.grants.between()).map(name);
+        decision.delegation_chain = before.chain([agent]).collect();
+        let policy = &identity.policy;
+        let allowed = policy.delegation.as_ref().filter(|delegation| delegation.from.contains(&self.from));
+        let allowed = allowed.ok_or_else(|| Denied::UntrustedPrincipal(self.from.clone()))?;
+        if *self.grants.delegatee() != identity.current.did {
+            return Err(identity::Error::SubjectIssuerMismatch.into());
+        }
+        if self.grants.depth() >= allowed.depth() {
+            return Err(identity::Error::DelegationInvalid("too many act for one another").into());
+        }
+        // One that was made in this moment may begin a little after the earliest time that it can be now.
+        let (from, until) = self.grants.allow(intent, now.latest)?;
+        let from = UnixSeconds(from.0.max(now.earliest.0));
+        if !any(&allowed.scopes, intent.action()) {
+            return Err(Denied::ScopeNotAllowed.into());
+        }
+        if !any(&allowed.resources, intent.resource()) {
+            return Err(Denied::TargetNotAllowed.into());
+        }
+        let longest = allowed.max_validity_seconds.unwrap_or(u32::MAX);
+        let left = u32::try_from(until.0 - now.latest.0).ok().filter(|left| *left > 0);
+        left.map(|left| (from, left.min(longest))).ok_or_else(|| identity::Error::OutsideValidityWindow.into())
     }
 }
 

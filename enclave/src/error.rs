@@ -60,7 +60,9 @@ pub enum Error {
     #[error("the caller's proof is not good: {0}")]
     ProofInvalid(&'static str),
     /// What is delegated can be signed as a token only.
-    #[error("on somebody's behalf only tokens are signed (vouch-jwt)")]
+    #[error(
+        "under a token or an approval only tokens are signed (vouch-jwt), under grants only credentials, and a grant is one (vouch-credential)"
+    )]
     DelegationFormat,
     /// No such request waits: it never did, it was approved and signed, or it waited too long.
     #[error("no such request waits for an approval")]

@@ -25,7 +25,8 @@ impl<N: Nsm> Enclave<N> {
     /// Decides and signs; what is known so far of the decision is written down as it becomes known.
     pub(crate) fn sign(&self, cell: &Cell, sign: Sign, decision: &mut Decision) -> Result<Answer, Error> {
         decision.caller = Some(Caller::Asserted(sign.of.caller.clone()));
-        let intent = Intent::new(sign.action, sign.target, sign.resource)?;
+        let delegatee = sign.delegatee.as_deref().map(identity::Did::parse).transpose()?;
+        let intent = Intent::new(sign.action, sign.target, sign.resource)?.granted_to(delegatee);
         decision.action = Some(intent.action().to_owned());
         decision.target = Some(intent.target().to_owned()).filter(|target| !target.is_empty());
         decision.resource = Some(intent.resource().to_owned());
@@ -45,13 +46,16 @@ impl<N: Nsm> Enclave<N> {
             None => cell.find(&sign.of)?,
         };
         // Whoever holds one identity asks for no other: with writers in between, two of them could wait for each other.
-        let own = match &sign.delegation {
-            Some(token) => {
-                describe(read(slot).as_ref().ok_or(Error::Halted)?, decision);
-                self.own_token(cell, token, self.now()?)?
+        let mut own = None;
+        let mut granted = None;
+        if let Some(shown) = &sign.delegation {
+            describe(read(slot).as_ref().ok_or(Error::Halted)?, decision);
+            if shown.starts_with('[') {
+                granted = Some(self.granted(cell, shown, self.now()?)?);
+            } else {
+                own = self.own_token(cell, shown, self.now()?)?;
             }
-            None => None,
-        };
+        }
         let slot = read(slot);
         let identity = slot.as_ref().ok_or(Error::Halted)?;
         describe(identity, decision);
@@ -75,13 +79,18 @@ impl<N: Nsm> Enclave<N> {
             _ => Caller::Asserted(sign.of.caller),
         };
         decision.caller = Some(caller.clone());
-        let behalf = sign.delegation.as_deref().map(|token| Behalf::of(cell, identity, token, own)).transpose()?;
+        let token = sign.delegation.as_deref().filter(|_| granted.is_none());
+        let behalf = token.map(|token| Behalf::of(cell, identity, token, own)).transpose()?;
+        let under = granted.as_ref().map(|granted| granted.check(identity, &intent, now, decision)).transpose()?;
         let left = behalf.as_ref().map(|behalf| {
             behalf.note(decision);
             behalf.check(&intent, now.latest)
         });
-        let left = left.transpose()?;
-        if (behalf.is_some() || sign.approval.is_some()) && sign.format != Format::VouchJwt {
+        let left = left.transpose()?.or(under.map(|under| under.1));
+        let is_grant = granted.is_some() || intent.delegatee().is_some();
+        if (behalf.is_some() || sign.approval.is_some()) && sign.format != Format::VouchJwt
+            || is_grant && sign.format != Format::VouchCredential
+        {
             return Err(Error::DelegationFormat);
         }
         let asked = Asked {
@@ -89,7 +98,7 @@ impl<N: Nsm> Enclave<N> {
             payload: &payload,
             audience: sign.audience.as_deref(),
             validity_seconds: sign.validity_seconds,
-            delegated: behalf.is_some(),
+            delegated: behalf.is_some() || granted.is_some(),
         };
         let annex = cell.annex();
         let annex = annex.as_ref().map(|annex| &annex.0);
@@ -111,9 +120,11 @@ impl<N: Nsm> Enclave<N> {
         }
         let mut id = [0; 16];
         self.entropy.fill(&mut id)?;
+        let delegation_chain = granted.as_ref().map(|granted| granted.grants.links(&intent)).unwrap_or_default();
         let content = Content {
+            delegation_chain,
             id: uuid::Builder::from_random_bytes(id).into_uuid(),
-            now: now.earliest.0,
+            now: under.map_or(now.earliest, |under| under.0).0,
             // Time can only shorten.
             validity_seconds: i64::from(left.map_or(accepted.validity_seconds, |left| left.min(accepted.validity_seconds))),
             intent,
@@ -195,6 +206,7 @@ fn name(format: Format) -> &'static str {
 
 /// What is about to be signed.
 struct Content {
+    delegation_chain: Vec<credential::Grant>,
     id: Uuid,
     now: i64,
     validity_seconds: i64,
@@ -240,6 +252,7 @@ impl Content {
             valid_from: identity::UnixSeconds(self.now),
             valid_until: identity::UnixSeconds(self.now + self.validity_seconds),
             intent: self.intent,
+            delegation_chain: self.delegation_chain,
             payload: self.payload,
             audience: self.audience,
             binding: version.binding_digest,

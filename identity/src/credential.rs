@@ -28,6 +28,8 @@ pub struct Content {
     pub valid_until: UnixSeconds,
     /// Action, target and resource, none of them empty.
     pub intent: Intent,
+    /// The grants under which it is made, root first.
+    pub delegation_chain: Vec<Grant>,
     /// The caller's JSON.
     pub payload: Payload,
     /// `proof.domain`.
@@ -38,6 +40,24 @@ pub struct Content {
     pub tee: Tee,
     /// Who asked for it: `provenance.caller`.
     pub caller: Caller,
+}
+
+/// A grant under which a credential is made, as Vouch has it: who granted what to whom, and the credential that says so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Grant {
+    /// Who granted.
+    pub issuer: Did,
+    /// To whom.
+    pub subject: Did,
+    /// What the subject does with it.
+    pub intent: Intent,
+    /// Begin of the grant's validity.
+    pub valid_from: UnixSeconds,
+    /// Its end.
+    pub valid_until: UnixSeconds,
+    /// The first 64 characters of the grant's `proofValue`.
+    pub parent_proof_value: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -61,6 +81,8 @@ struct Subject {
     id: Did,
     vouch_version: String,
     intent: Intent,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    delegation_chain: Vec<Grant>,
     payload: Payload,
     provenance: Provenance,
 }
@@ -119,6 +141,7 @@ pub fn sign<S: Signer>(content: Content, kid: &KeyId, signer: &S) -> Result<Valu
             id: content.issuer,
             vouch_version: "1.0".into(),
             intent: content.intent,
+            delegation_chain: content.delegation_chain,
             payload: content.payload,
             provenance: Provenance {
                 caller: content.caller,
@@ -177,6 +200,7 @@ pub fn verify(text: &[u8], expected: &Expected<'_>) -> Result<Content, Error> {
         valid_from: wire.valid_from,
         valid_until: wire.valid_until,
         intent: subject.intent,
+        delegation_chain: subject.delegation_chain,
         payload: subject.payload,
         audience: proof.domain,
         binding: subject.provenance.runtime_attestation.binding,
@@ -204,14 +228,23 @@ pub fn canonical(text: &[u8]) -> Result<Vec<u8>, Error> {
 }
 
 fn check_form(context: &[String], types: &[String], proof: &Proof) -> Result<(), Error> {
-    if context != CONTEXTS || types != TYPES {
+    if !has_form(context, types) {
         return Err(malformed("@context or type is not that of a Vouch credential"));
     }
-    let suite = (proof.r#type.as_str(), proof.cryptosuite.as_str(), proof.proof_purpose.as_str());
-    if suite != ("DataIntegrityProof", CRYPTOSUITE, "assertionMethod") {
+    if !is_assertion(&proof.r#type, &proof.cryptosuite, &proof.proof_purpose) {
         return Err(malformed("the proof is not an eddsa-jcs-2022 assertion"));
     }
     Ok(())
+}
+
+/// Whether it is a Vouch credential by its `@context` and `type`.
+pub(crate) fn has_form(context: &[String], types: &[String]) -> bool {
+    context == CONTEXTS && types == TYPES
+}
+
+/// Whether a proof is of the one kind that is taken.
+pub(crate) fn is_assertion(kind: &str, cryptosuite: &str, purpose: &str) -> bool {
+    (kind, cryptosuite, purpose) == ("DataIntegrityProof", CRYPTOSUITE, "assertionMethod")
 }
 
 fn check_intent(intent: &Intent) -> Result<(), Error> {
@@ -222,14 +255,19 @@ fn check_intent(intent: &Intent) -> Result<(), Error> {
 }
 
 fn proof_value(proof: &Proof) -> Result<Vec<u8>, Error> {
-    let digits = proof.proof_value.as_deref().and_then(|value| value.strip_prefix('z')).filter(|digits| digits.len() <= 90);
+    decode_proof_value(proof.proof_value.as_deref().unwrap_or_default())
+}
+
+/// The signature in a `proofValue`.
+pub(crate) fn decode_proof_value(value: &str) -> Result<Vec<u8>, Error> {
+    let digits = value.strip_prefix('z').filter(|digits| digits.len() <= 90);
     digits
         .and_then(|digits| bs58::decode(digits).into_vec().ok())
         .ok_or_else(|| malformed("proofValue is not base58btc of a signature"))
 }
 
 /// The 64 bytes that are signed. `options` is the proof without its value; it takes the document's `@context`.
-fn message(document: &Map<String, Value>, options: &Map<String, Value>) -> Result<Message, Error> {
+pub(crate) fn message(document: &Map<String, Value>, options: &Map<String, Value>) -> Result<Message, Error> {
     let mut options = options.clone();
     if let Some(context) = document.get("@context") {
         options.insert("@context".into(), context.clone());
@@ -265,6 +303,7 @@ mod tests {
             valid_from: UnixSeconds(1_795_225_251),
             valid_until: UnixSeconds(1_795_225_551),
             intent: Intent::new("transfer".into(), "account_123".into(), "https://bank.example/v1/transfers".into()).unwrap(),
+            delegation_chain: Vec::new(),
             payload: Payload::parse(b"{\"amount\":100}").unwrap(),
             audience: Some("https://bank.example".into()),
             binding: sha256(b"user_data"),

@@ -104,6 +104,15 @@ pub enum Error {
     /// Another resource is wanted than was given.
     #[error("the resource is not within that of the token that it is taken from")]
     ResourceExceedsParent,
+    /// A grant is not by the one to whom the grant before it was given.
+    #[error("a grant is not by whom the one before it was given to")]
+    SubjectIssuerMismatch,
+    /// A grant is not valid now, or not within the one before it.
+    #[error("outside of the time for which it was granted")]
+    OutsideValidityWindow,
+    /// The entry or the list of a credential's status is not as the standard has it.
+    #[error("not a usable status: {0}")]
+    StatusInvalid(&'static str),
     /// Not a scope (RFC 6749 section 3.3), or one of more than 64 words.
     #[error("not a scope")]
     ScopeInvalid,

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::{Did, Error};
 
 /// What a caller wants a signature for: an action on a target within a resource.
 ///
@@ -12,6 +12,8 @@ pub struct Intent {
     action: String,
     target: String,
     resource: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delegatee: Option<Did>,
 }
 
 const MAX_BYTES: usize = 1024;
@@ -30,7 +32,17 @@ impl Intent {
                 return Err(Error::IntentInvalid("a field holds control characters"));
             }
         }
-        Ok(Self { action, target, resource })
+        Ok(Self { action, target, resource, delegatee: None })
+    }
+
+    /// The same, as a grant: what this one may do from now on. Vouch has it so.
+    pub fn granted_to(self, delegatee: Option<Did>) -> Self {
+        Self { delegatee, ..self }
+    }
+
+    /// To whom it is granted, if it is a grant.
+    pub fn delegatee(&self) -> Option<&Did> {
+        self.delegatee.as_ref()
     }
 
     /// What is to be done; never empty.
@@ -50,7 +62,7 @@ impl Intent {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "an intent is a string or {action, target, resource}")]
+#[serde(untagged, expecting = "an intent is a string or {action, target, resource, delegatee?}")]
 enum Form {
     Action(String),
     Full(Full),
@@ -64,6 +76,8 @@ struct Full {
     target: String,
     #[serde(default)]
     resource: String,
+    #[serde(default)]
+    delegatee: Option<Did>,
 }
 
 impl TryFrom<Form> for Intent {
@@ -72,7 +86,9 @@ impl TryFrom<Form> for Intent {
     fn try_from(form: Form) -> Result<Self, Error> {
         match form {
             Form::Action(action) => Self::new(action, String::new(), String::new()),
-            Form::Full(full) => Self::new(full.action, full.target, full.resource),
+            Form::Full(full) => {
+                Self::new(full.action, full.target, full.resource).map(|intent| intent.granted_to(full.delegatee))
+            }
         }
     }
 }
@@ -87,6 +103,11 @@ mod tests {
         assert_eq!((short.action(), short.target(), short.resource()), ("authorization", "", ""));
         let full: Intent = serde_json::from_str("{\"action\":\"a\",\"target\":\"t\",\"resource\":\"r\"}").unwrap();
         assert_eq!((full.action(), full.target(), full.resource()), ("a", "t", "r"));
+        let grant: Intent = serde_json::from_str("{\"action\":\"a\",\"delegatee\":\"did:web:a.example\"}").unwrap();
+        assert_eq!(grant.delegatee().map(Did::as_str), Some("did:web:a.example"));
+        assert_eq!(serde_json::to_value(&grant).unwrap()["delegatee"], "did:web:a.example");
+        assert!(serde_json::to_value(&full).unwrap().get("delegatee").is_none());
+        assert!(serde_json::from_str::<Intent>("{\"action\":\"a\",\"delegatee\":\"me\"}").is_err());
         let long = format!("\"{}\"", "a".repeat(1025));
         for odd in ["\"\"", "null", "[]", "1", "{}", "{\"action\":\"a\",\"x\":1}", "\"a\\nb\"", "{\"action\":1}", &long] {
             assert!(serde_json::from_str::<Intent>(odd).is_err(), "{odd}");

@@ -34,8 +34,9 @@ pub struct Request<'a> {
 }
 
 fn in_order<S: serde::Serializer>(intent: &&Intent, serializer: S) -> Result<S::Ok, S::Error> {
-    let members = [("action", intent.action()), ("resource", intent.resource()), ("target", intent.target())];
-    serializer.collect_map(members)
+    let delegatee = intent.delegatee().map(|did| ("delegatee", did.as_str()));
+    let rest = [("resource", intent.resource()), ("target", intent.target())];
+    serializer.collect_map([("action", intent.action())].into_iter().chain(delegatee).chain(rest))
 }
 
 impl Request<'_> {
@@ -129,6 +130,7 @@ impl Approval {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Did;
     use crate::message::tests::both;
 
     fn proof() -> Proof {
@@ -177,6 +179,7 @@ mod tests {
             Request { format: "vouch-credential", ..request },
             Request { identity: "x", ..request },
             Request { intent: &other, ..request },
+            Request { intent: &intent.clone().granted_to(Did::parse("did:web:a.example").ok()), ..request },
             Request { payload: &empty, ..request },
             Request { validity_seconds: Some(1), ..request },
         ]

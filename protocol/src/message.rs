@@ -187,12 +187,15 @@ pub struct Sign {
     /// The caller's own signature over the request, if it has a key.
     #[n(8)]
     pub proof: Option<CallerProof>,
-    /// A token of this identity's own that shows on whose behalf it is asked.
+    /// On whose behalf it is asked: a token of this identity's own, or a JSON array of grants, root first.
     #[n(9)]
     pub delegation: Option<String>,
     /// Id of the approval that it waited for.
     #[cbor(n(10), with = "minicbor::bytes")]
     pub approval: Option<[u8; 16]>,
+    /// `intent.delegatee`: to whom it is granted, if it is a grant.
+    #[n(11)]
+    pub delegatee: Option<String>,
 }
 
 /// A request that waits for an approval: all that its digest is made of.
@@ -486,6 +489,7 @@ mod tests {
             proof: None,
             delegation: None,
             approval: None,
+            delegatee: None,
         };
         RequestFrame { id: 7, request: Request::Sign(sign) }
     }

@@ -225,5 +225,6 @@ pub fn sign(name: &str) -> Request {
         proof: None,
         delegation: None,
         approval: None,
+        delegatee: None,
     })
 }

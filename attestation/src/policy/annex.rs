@@ -1,6 +1,8 @@
 use identity::caller::Seen;
 use identity::cose::{self, Purpose, Sign1};
+use identity::grants::Status;
 use identity::record::AnnexId;
+use identity::status::StatusList;
 use identity::{Digest, PublicKey, Signer, json, sha256};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +28,19 @@ pub struct Annex {
     /// actor.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub revoked: Vec<String>,
+    /// Bitstring Status Lists of other issuers, as the operator has fetched and checked them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub status_lists: Vec<ListedStatus>,
+}
+
+/// A Bitstring Status List.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListedStatus {
+    /// Its credential, as `statusListCredential` names it.
+    pub id: String,
+    /// `credentialSubject.encodedList` of that credential.
+    pub encoded: String,
 }
 
 /// A caller by what the parent must have seen: everything that is given must hold.
@@ -109,7 +124,19 @@ impl Annex {
                 return Err(malformed(format!("issuer {:?}: another one has this name or iss", issuer.name)));
             }
         }
+        for (index, list) in self.status_lists.iter().enumerate() {
+            StatusList::decode(&list.encoded).map_err(|error| malformed(format!("status list {:?}: {error}", list.id)))?;
+            if self.status_lists[..index].iter().any(|other| other.id == list.id) {
+                return Err(malformed(format!("status list {:?}: given twice", list.id)));
+            }
+        }
         Ok(())
+    }
+
+    /// Whether this entry of a status list is set; `None` if the list is not here.
+    pub fn status(&self, status: &Status) -> Option<Result<bool, identity::Error>> {
+        let list = self.status_lists.iter().find(|list| list.id == status.list)?;
+        Some(StatusList::decode(&list.encoded).and_then(|list| list.is_set(status.index)))
     }
 }
 

@@ -9,7 +9,7 @@ mod pattern;
 mod rego;
 mod rule;
 
-pub use annex::{Annex, AssertedCaller};
+pub use annex::{Annex, AssertedCaller, ListedStatus};
 pub use bundle::{Bundle, IdentityPolicy, MAX_BYTES, Mode, MultikeyText, ResourceLabels};
 pub use callers::{Approver, Callers, PeerEnclave, ProvenCaller};
 pub use delegation::{Delegation, Issuer};

@@ -36,6 +36,9 @@ pub struct Rule {
     /// Whether it is for what is asked on somebody's behalf only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub delegated: bool,
+    /// DIDs to which what it accepts may be granted. If given, the rule is for grants only; if left out, for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delegatees: Option<Vec<Pattern>>,
     /// Who must approve each request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<ApprovalRule>,
@@ -150,6 +153,9 @@ impl Rule {
         }
         if self.audiences.as_ref().is_some_and(Vec::is_empty) {
             return Err("an empty list of audiences matches none; leave it out to accept any".into());
+        }
+        if self.delegatees.as_ref().is_some_and(Vec::is_empty) {
+            return Err("an empty list of delegatees matches none; leave it out for a rule that grants nothing".into());
         }
         if let Some(seconds) = self.max_validity_seconds {
             check_validity(seconds)?;

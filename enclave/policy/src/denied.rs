@@ -47,6 +47,12 @@ pub enum Denied {
     /// The rule is for what is asked on somebody's behalf.
     #[error("rule {0} is for what is asked on somebody's behalf: bring a delegation")]
     NotDelegated(String),
+    /// The rule grants nothing, or nothing to this one, or only grants.
+    #[error("rule {0} does not accept this delegatee, or is for grants only")]
+    DelegateeNotAllowed(String),
+    /// Whether a grant was revoked is not known: the annex does not have the list.
+    #[error("whether it was revoked is not known: the annex has no status list {0:?}")]
+    StatusUnknown(String),
     /// The identity may not take up tokens of this issuer.
     #[error("this identity may not act for whom {0:?} speaks")]
     UntrustedPrincipal(String),
@@ -136,6 +142,7 @@ impl Denied {
             | Self::IntentActionNotInAllowlist
             | Self::UntrustedPrincipal(_)
             | Self::DelegationRevoked
+            | Self::StatusUnknown(_)
             | Self::ScopeNotAllowed
             | Self::TargetNotAllowed => None,
             Self::PolicyDenied(_) | Self::PolicyTimeout(_) | Self::PolicyFailed(_) | Self::PolicyInputTooLarge => Some("rego"),
@@ -145,6 +152,7 @@ impl Denied {
             | Self::PayloadFieldOutOfBounds { rule, .. }
             | Self::CallerNotProven(rule)
             | Self::NotDelegated(rule)
+            | Self::DelegateeNotAllowed(rule)
             | Self::AudienceNotAllowed(rule)
             | Self::ValidityExceedsPolicy { rule, .. } => Some(rule),
             Self::RateLimitExceeded { rule, .. } | Self::BudgetExceeded { rule, .. } | Self::AmountMissing { rule, .. } => {
@@ -169,7 +177,7 @@ impl Denied {
             Self::IntentTargetPatternViolation(_) => 2,
             Self::IntentResourceOutOfScope(_) => 3,
             Self::IntentMissingRequiredField { .. } | Self::PayloadFieldOutOfBounds { .. } => 4,
-            Self::CallerNotProven(_) | Self::NotDelegated(_) => 5,
+            Self::CallerNotProven(_) | Self::NotDelegated(_) | Self::DelegateeNotAllowed(_) => 5,
             Self::AudienceNotAllowed(_) => 6,
             Self::ValidityExceedsPolicy { .. } => 7,
             Self::RateLimitExceeded { .. }
@@ -177,6 +185,7 @@ impl Denied {
             | Self::AmountMissing { .. }
             | Self::UntrustedPrincipal(_)
             | Self::DelegationRevoked
+            | Self::StatusUnknown(_)
             | Self::ScopeNotAllowed
             | Self::TargetNotAllowed
             | Self::PolicyDenied(_)

@@ -153,6 +153,7 @@ fn input(bundle: &Bundle, identity: &IdentityPolicy, caller: &Caller, asked: &As
     add(Some("agent"), "role", identity.role.clone().map(Into::into));
     add(Some("resource"), "type", label.and_then(|label| label.kind.clone()).map(Into::into));
     add(Some("resource"), "env", label.and_then(|label| label.environment.clone()).map(Into::into));
+    add(None, "delegatee", asked.intent.delegatee().map(|did| did.as_str().into()));
     add(None, "audience", asked.audience.map(Into::into));
     add(None, "validity_seconds", asked.validity_seconds.map(Into::into));
     let text = input.to_string();

@@ -100,6 +100,14 @@ fn decide(rule: &Rule, asked: &Asked<'_>, proven: bool, identity_max: u32) -> Re
     if rule.delegated && !asked.delegated {
         return Err(Denied::NotDelegated(rule.name.clone()));
     }
+    let grants = match (&rule.delegatees, asked.intent.delegatee()) {
+        (None, None) => true,
+        (Some(delegatees), Some(to)) => any(delegatees, to.as_str()),
+        _ => false,
+    };
+    if !grants {
+        return Err(Denied::DelegateeNotAllowed(rule.name.clone()));
+    }
     if let Some(audiences) = &rule.audiences
         && !asked.audience.is_some_and(|audience| any(audiences, audience))
     {

@@ -29,6 +29,7 @@ use crate::turns::{Crowded, Turn, Turns};
 use ::identity::caller::Seen;
 
 pub(crate) use problem::Problem;
+pub(crate) use sign::shown;
 pub(crate) use verify::MAX_VERIFYING;
 
 /// Before a caller hears that it asks too often.

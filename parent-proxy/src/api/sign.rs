@@ -44,9 +44,11 @@ pub(crate) struct SignRequest {
     /// Name of the identity. May be left out by a caller that may use only one.
     #[serde(default)]
     identity: Option<String>,
-    /// A token from `POST /token`, to ask on somebody's behalf: within its scope, resource and time.
+    /// To ask on somebody's behalf: a token from `POST /token`, within its scope, resource and time; or, for a `vouch-credential`, an
+    /// array of the grants (credentials) by which it was granted, root first.
     #[serde(default)]
-    delegation: Option<String>,
+    #[schema(value_type = Option<DelegationSchema>)]
+    delegation: Option<Value>,
     /// Id of the approval that this very request waited for.
     #[serde(default)]
     approval: Option<String>,
@@ -74,6 +76,28 @@ impl Proof {
     }
 }
 
+/// A token, or grants.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes a delegation to OpenAPI")]
+enum DelegationSchema {
+    Token(String),
+    Grants(Vec<Value>),
+}
+
+/// What the enclave is shown: a token as it is, grants as canonical JSON.
+pub(crate) fn shown(delegation: &Value) -> Result<String, identity::Error> {
+    match delegation {
+        Value::String(token) => Ok(token.clone()),
+        Value::Array(_) => String::from_utf8(identity::json::canonical(delegation)?).map_err(|_| odd()),
+        _ => Err(odd()),
+    }
+}
+
+fn odd() -> identity::Error {
+    identity::Error::JsonShape("delegation is a token, or an array of credentials".into())
+}
+
 /// An intent in its two forms.
 #[derive(ToSchema)]
 #[serde(untagged)]
@@ -87,6 +111,8 @@ enum IntentSchema {
         target: Option<String>,
         /// Where.
         resource: Option<String>,
+        /// To whom it is granted: a DID. Then what is signed is a grant, a `vouch-credential`.
+        delegatee: Option<String>,
     },
 }
 
@@ -170,7 +196,8 @@ pub(crate) async fn sign(
         audience: request.audience,
         validity_seconds: request.validity_seconds,
         proof: request.proof.map(Proof::decode).transpose()?,
-        delegation: request.delegation,
+        delegation: request.delegation.as_ref().map(shown).transpose()?,
+        delegatee: request.intent.delegatee().map(ToString::to_string),
         approval: request.approval.as_deref().map(approvals::id).transpose()?,
     };
     let resource = fingerprint(&sign.resource);

@@ -49,6 +49,9 @@ pub(super) struct Sign {
     /// A JSON object; `-` reads it from standard input
     #[arg(long, value_name = "JSON")]
     payload: String,
+    /// To whom it is granted: a DID. Then a grant is signed; needs --format vouch-credential
+    #[arg(long, value_name = "DID")]
+    delegatee: Option<String>,
     /// For whom it is made
     #[arg(long, value_name = "TEXT")]
     audience: Option<String>,
@@ -58,7 +61,7 @@ pub(super) struct Sign {
     /// Validity in seconds
     #[arg(long, value_name = "N")]
     validity_seconds: Option<u32>,
-    /// Ask on somebody's behalf, with a token from `anchorhold exchange`
+    /// Ask on somebody's behalf: a token from `anchorhold exchange`, or a JSON array of grants, root first
     #[arg(long, value_name = "FILE")]
     delegation: Option<PathBuf>,
     /// Id of the approval that this very request waited for
@@ -176,7 +179,11 @@ impl Sign {
         let payload = identity::json::parse(text.as_bytes()).map_err(|error| Failure::Usage(format!("--payload: {error}")))?;
         let mut body = self.named.body();
         body.insert("payload".into(), payload);
-        body.insert("intent".into(), json!({"action": self.action, "target": self.target, "resource": self.resource}));
+        let mut intent = json!({"action": self.action, "target": self.target, "resource": self.resource});
+        if let Some(delegatee) = &self.delegatee {
+            intent["delegatee"] = json!(delegatee);
+        }
+        body.insert("intent".into(), intent);
         body.insert("format".into(), json!(self.format));
         if let Some(audience) = &self.audience {
             body.insert("audience".into(), json!(audience));
@@ -185,7 +192,7 @@ impl Sign {
             body.insert("validity_seconds".into(), json!(seconds));
         }
         if let Some(file) = &self.delegation {
-            body.insert("delegation".into(), json!(read_token(file)?));
+            body.insert("delegation".into(), read_delegation(file)?);
         }
         if let Some(id) = &self.approval {
             body.insert("approval".into(), json!(id));
@@ -206,9 +213,11 @@ impl Sign {
             return Err(Failure::Usage("the sidecar described another identity than the one asked for".into()));
         }
         let wrong = |error: identity::Error| Failure::Usage(error.to_string());
+        let delegatee = self.delegatee.as_deref().map(identity::Did::parse).transpose().map_err(wrong)?;
         let intent = Intent::new(self.action.clone(), self.target.clone(), self.resource.clone()).map_err(wrong)?;
+        let intent = intent.granted_to(delegatee);
         let payload = Payload::parse(body["payload"].to_string().as_bytes()).map_err(wrong)?;
-        let delegation = self.delegation.as_deref().map(read_token).transpose()?;
+        let delegation = body.get("delegation").map(crate::api::shown).transpose().map_err(wrong)?;
         let request = Request {
             audience: self.audience.as_deref(),
             delegation: delegation.as_deref(),
@@ -229,6 +238,15 @@ impl Sign {
         };
         proof.sign(key).map_err(wrong)
     }
+}
+
+/// A token, or grants.
+fn read_delegation(file: &Path) -> Result<Value, Failure> {
+    let text = read_token(file)?;
+    if text.starts_with('[') {
+        return identity::json::parse(text.as_bytes()).map_err(|error| Failure::Usage(format!("--delegation: {error}")));
+    }
+    Ok(text.into())
 }
 
 fn read_token(file: &Path) -> Result<String, Failure> {

@@ -549,6 +549,7 @@ impl Maker {
             valid_from: at,
             valid_until: at.plus(300),
             intent: claims.vouch.intent,
+            delegation_chain: Vec::new(),
             payload: claims.vouch.payload,
             audience: None,
             binding: claims.binding,

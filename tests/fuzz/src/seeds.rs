@@ -117,7 +117,8 @@ fn identity(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
         valid_from: AT,
         valid_until: AT.plus(300),
         intent: intent(),
-        payload: Payload::parse(b"{\"amount\":100}")?,
+        delegation_chain: Vec::new(),
+            payload: Payload::parse(b"{\"amount\":100}")?,
         audience: claims().aud,
         binding: sha256(b"user_data"),
         tee: Tee::Mock,
@@ -186,8 +187,8 @@ fn window(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
         validity_seconds: Some(60),
         proof: Some(protocol::CallerProof { jws: "a.b.c".into(), document: Some(vec![1]) }),
         delegation: Some("a.b.c".into()),
-        approval: Some([1; 16]),
-    };
+        approval: Some([1; 16]), delegatee: None,
+};
     let requests = [
         Request::Status,
         Request::Provision { bundle: vec![1, 2, 3] },

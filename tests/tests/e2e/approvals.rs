@@ -76,6 +76,7 @@ impl Setting {
             proof: None,
             delegation: None,
             approval,
+            delegatee: None,
         }))
     }
 

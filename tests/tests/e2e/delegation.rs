@@ -148,6 +148,7 @@ impl Setting {
             proof: None,
             delegation: delegation.map(str::to_owned),
             approval: None,
+            delegatee: None,
         };
         change(&mut sign);
         self.ask(Request::Sign(sign))

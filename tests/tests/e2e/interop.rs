@@ -17,7 +17,7 @@ pub(crate) fn python(name: &str) -> Option<PathBuf> {
 }
 
 /// Runs a script on a JSON input; it must print one JSON object.
-fn ask(python: &Path, script: &str, input: &Value) -> Value {
+pub(crate) fn ask(python: &Path, script: &str, input: &Value) -> Value {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop").join(script);
     let output = Command::new(python).arg(script).arg(input.to_string()).output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);

@@ -13,6 +13,7 @@ mod demo;
 mod docs;
 mod evidence;
 mod faults;
+mod grants;
 mod guard;
 mod image;
 mod image_file;

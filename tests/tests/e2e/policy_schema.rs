@@ -34,7 +34,7 @@ fn full() -> Value {
             "rules": [{
                 "name": "one", "actions": ["a"], "targets": ["*"], "resources": ["r*"], "audiences": ["x"], "max_validity_seconds": 60,
                 "payload": {"/amount": {"one_of": [1, "x", true], "min": 1, "max": 2, "pattern": "x*"}},
-                "payload_closed": true, "proven": true, "delegated": true, "approval": approval, "limits": [limit],
+                "payload_closed": true, "proven": true, "delegated": true, "delegatees": ["did:key:*"], "approval": approval, "limits": [limit],
             }],
         }],
     })
@@ -60,9 +60,14 @@ fn the_schema_of_a_policy_accepts_what_the_program_accepts() {
     pointers(&full, "", &mut places);
     for place in &places {
         // Each member left out, of another type, empty, negative, and with a stranger beside it.
-        for (how, value) in
-            [("null", json!(null)), ("[]", json!([])), ("{}", json!({})), ("-1", json!(-1)), ("''", json!("")), ("true", json!(true))]
-        {
+        for (how, value) in [
+            ("null", json!(null)),
+            ("[]", json!([])),
+            ("{}", json!({})),
+            ("-1", json!(-1)),
+            ("''", json!("")),
+            ("true", json!(true)),
+        ] {
             let mut other = full.clone();
             *other.pointer_mut(place).unwrap() = value;
             bundles.push((format!("{place} = {how}"), other));
@@ -124,7 +129,8 @@ fn the_schema_of_a_policy_accepts_what_the_program_accepts() {
             (Ok(()), true) => good += 1,
             (Err(_), false) => bad += 1,
             (Err(why), true) if beyond(why) => bad += 1,
-            (Ok(()), false) if name.ends_with("= null") => good += 1,
+            // TOML has no null; and where every member may be left out, serde reads an empty list as well.
+            (Ok(()), false) if name.ends_with("= null") || name.ends_with("= []") => good += 1,
             _ => panic!("{name}: program {by_program:?}, schema {by_schema}"),
         }
     }

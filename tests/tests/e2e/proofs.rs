@@ -104,6 +104,7 @@ impl Setting {
             proof: Some(CallerProof { jws, document }),
             delegation: None,
             approval: None,
+            delegatee: None,
         };
         let (answer, event) = self.window.ask_recorded(protocol::Request::Sign(sign)).unwrap();
         let event = Reader::new(vec![self.record.clone()]).next(&event.unwrap()).unwrap().decision;
