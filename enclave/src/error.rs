@@ -64,6 +64,9 @@ pub enum Error {
         "under a token or an approval only tokens are signed (vouch-jwt), under grants only credentials, and a grant is one (vouch-credential)"
     )]
     DelegationFormat,
+    /// An envelope holds nothing but action, resource, agent, principal and time.
+    #[error("an envelope has no place for a payload, an audience or a validity")]
+    EnvelopeHasNoPlace,
     /// No such request waits: it never did, it was approved and signed, or it waited too long.
     #[error("no such request waits for an approval")]
     ApprovalUnknown,
@@ -157,6 +160,7 @@ impl Error {
             | Self::DelegationFormat
             | Self::AudienceInvalid
             | Self::NonceSize
+            | Self::EnvelopeHasNoPlace
             | Self::PayloadTooLarge => Kind::Invalid,
             Self::Denied(Denied::RateLimitExceeded { .. } | Denied::BudgetExceeded { .. }) => Kind::Limited,
             Self::Denied(_)

@@ -1,6 +1,7 @@
 //! One signature: who asks, for what, whether the policy allows it, and then the token or the credential.
 
 use attestation::policy::ApprovalRule;
+use identity::envelope::Envelope;
 use identity::record::{Decision, Verdict, agent_id};
 use identity::request;
 use identity::token::{Claims, Link, Vouch};
@@ -88,10 +89,18 @@ impl<N: Nsm> Enclave<N> {
         });
         let left = left.transpose()?.or(under.map(|under| under.1));
         let is_grant = granted.is_some() || intent.delegatee().is_some();
-        if (behalf.is_some() || sign.approval.is_some()) && sign.format != Format::VouchJwt
-            || is_grant && sign.format != Format::VouchCredential
-        {
+        let fits = match sign.format {
+            Format::VouchJwt => !is_grant,
+            Format::VouchCredential => behalf.is_none() && sign.approval.is_none(),
+            Format::Envelope => !is_grant && sign.approval.is_none(),
+        };
+        if !fits {
             return Err(Error::DelegationFormat);
+        }
+        if sign.format == Format::Envelope
+            && !(payload.names().next().is_none() && sign.audience.is_none() && sign.validity_seconds.is_none())
+        {
+            return Err(Error::EnvelopeHasNoPlace);
         }
         let asked = Asked {
             intent: &intent,
@@ -135,10 +144,12 @@ impl<N: Nsm> Enclave<N> {
             behalf,
             approval: approved.map(|approved| approved.link(version.did.as_str(), digest)),
         };
-        let (signature_id, expires_at) = (content.id.to_string(), content.now + content.validity_seconds);
+        let seconds = if sign.format == Format::Envelope { 0 } else { content.validity_seconds };
+        let (signature_id, expires_at) = (content.id.to_string(), content.now + seconds);
         let signed = match sign.format {
             Format::VouchJwt => content.token(version)?,
             Format::VouchCredential => content.credential(version)?,
+            Format::Envelope => content.envelope(&identity.policy.name, version)?,
         };
         decision.token_id = Some(signature_id.clone());
         decision.expires_at = Some(identity::UnixSeconds(expires_at));
@@ -201,6 +212,7 @@ fn name(format: Format) -> &'static str {
     match format {
         Format::VouchJwt => "vouch-jwt",
         Format::VouchCredential => "vouch-credential",
+        Format::Envelope => "envelope",
     }
 }
 
@@ -243,6 +255,17 @@ impl Content {
             vouch: Vouch { version: "1.0".into(), payload: self.payload, intent: self.intent, delegation_chain },
         };
         token::sign(&claims, &version.kid, &version.key)
+    }
+
+    fn envelope(self, name: &str, version: &Version) -> Result<String, Error> {
+        let envelope = Envelope {
+            action: self.intent.action().to_owned(),
+            agent_id: agent_id(name, version.key.public_key()),
+            delegated_by: self.behalf.map(|behalf| behalf.sub),
+            resource: self.intent.resource().to_owned(),
+            timestamp: self.now,
+        };
+        envelope.sign(&version.kid, &version.key)
     }
 
     fn credential(self, version: &Version) -> Result<String, Error> {

@@ -7,7 +7,7 @@ use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
 
 use crate::token::{Claims, Link};
-use crate::{Error, Message, PublicKey, UnixSeconds, json};
+use crate::{Error, Intent, Message, PublicKey, UnixSeconds, json};
 
 /// So many may act for one another (RFC 8693 section 4.1 sets no bound; Vouch does).
 pub const MAX_DEPTH: usize = 5;
@@ -90,6 +90,43 @@ struct Foreign {
     aud: Option<Audience>,
     may_act: Option<MayAct>,
     act: Option<Act>,
+    vouch: Option<ForeignVouch>,
+}
+
+/// What a Vouch token of other software says beside: what it is for, and the tokens before it.
+#[derive(Deserialize)]
+struct ForeignVouch {
+    intent: Option<Intent>,
+    #[serde(default)]
+    delegation_chain: Vec<Link>,
+}
+
+impl ForeignVouch {
+    /// The chain, if each link is signed, and was given to the one who issued the next, the last one to `iss`.
+    fn chain(&self, iss: &str, iat: i64) -> Result<Vec<Link>, Error> {
+        let links = &self.delegation_chain;
+        if links.len() >= MAX_DEPTH {
+            return Err(Error::DelegationInvalid("more than five act for one another"));
+        }
+        let next = links.iter().skip(1).map(|link| (link.iss.as_str(), link.iat)).chain([(iss, iat)]);
+        for (link, (issuer, at)) in links.iter().zip(next) {
+            if link.sig.is_empty() || link.is_approval() {
+                return Err(Error::DelegationInvalid("a link of its chain is not signed"));
+            }
+            if link.sub != issuer {
+                return Err(Error::SubjectIssuerMismatch);
+            }
+            if link.iat > at {
+                return Err(Error::OutsideValidityWindow);
+            }
+        }
+        let mut issuers: Vec<&str> = links.iter().map(|link| link.iss.as_str()).chain([iss]).collect();
+        issuers.sort_unstable();
+        if issuers.windows(2).any(|two| two[0] == two[1]) {
+            return Err(Error::DelegationInvalid("a loop"));
+        }
+        Ok(links.clone())
+    }
 }
 
 #[derive(Deserialize)]
@@ -140,9 +177,17 @@ impl Subject {
         if claims.act.as_ref().is_some_and(|act| act.depth() > MAX_DEPTH) {
             return Err(Error::DelegationInvalid("more than five act for one another"));
         }
-        let scope = claims.scope.as_deref().map(words).transpose()?;
-        let said = claims.scope.clone().unwrap_or_default();
-        let link = Link::new(&claims.iss, &claims.sub, &said, &claims.resource, claims.iat.unwrap_or(claims.exp), signature);
+        // A Vouch token says what it is for in its intent: its action is its scope.
+        let intent = claims.vouch.as_ref().and_then(|vouch| vouch.intent.as_ref());
+        let said = claims.scope.clone().or_else(|| intent.map(|intent| intent.action().to_owned()));
+        let resource = match intent {
+            Some(intent) if claims.resource.is_empty() => intent.resource().to_owned(),
+            _ => claims.resource,
+        };
+        let scope = said.as_deref().map(words).transpose()?;
+        let iat = claims.iat.unwrap_or(claims.exp);
+        let chain = claims.vouch.as_ref().map(|vouch| vouch.chain(&claims.iss, iat)).transpose()?.unwrap_or_default();
+        let link = Link::new(&claims.iss, &claims.sub, &said.unwrap_or_default(), &resource, iat, signature);
         Ok(Self {
             iss: claims.iss,
             sub: claims.sub,
@@ -154,10 +199,10 @@ impl Subject {
                 Some(Audience::Several(several)) => several,
             },
             scope,
-            resource: claims.resource,
+            resource,
             exp: claims.exp,
             jti: claims.jti,
-            chain: Vec::new(),
+            chain,
             link,
         })
     }
@@ -298,6 +343,50 @@ mod tests {
         let mut claims = claims();
         change(&mut claims);
         Subject::verify(&jwt(&key, &json!({"alg": "EdDSA"}), &claims), &[key.public_key().clone()], AT).unwrap()
+    }
+
+    #[test]
+    fn a_vouch_token_of_other_software_brings_its_intent_and_its_chain() {
+        let link =
+            |iss: &str, sub: &str, iat: i64, sig: &str| json!({"iss": iss, "sub": sub, "intent": "{}", "iat": iat, "sig": sig});
+        let with = |scope: Option<&str>, chain: Value| {
+            let [key, _] = both();
+            let mut claims = json!({
+                "iss": "did:key:b", "sub": "user:a", "exp": 1100, "iat": 980, "jti": "j",
+                "vouch": {"version": "1.0", "payload": {}, "delegation_chain": chain,
+                          "intent": {"action": "read", "target": "t", "resource": "x://y/z"}},
+            });
+            scope.iter().for_each(|scope| claims["scope"] = json!(scope));
+            Subject::verify(
+                &jwt(&key, &json!({"alg": "EdDSA", "typ": "JWT", "kid": "k"}), &claims),
+                &[key.public_key().clone()],
+                AT,
+            )
+        };
+        let good =
+            with(None, json!([link("user:a", "did:key:c", 900, "s1"), link("did:key:c", "did:key:b", 950, "s2")])).unwrap();
+        assert_eq!((good.scope.as_deref(), good.resource.as_str()), (Some(&["read".to_owned()][..]), "x://y/z"));
+        assert_eq!(good.chain.len(), 2);
+        assert!(["s1", "s2", "did:key:c"].iter().all(|id| good.ids().any(|known| known == *id)), "each can be revoked");
+        assert_eq!(with(Some("a b"), json!([])).unwrap().scope.unwrap(), ["a", "b"]);
+        for (chain, code) in [
+            (json!([link("user:a", "did:key:b", 900, "")]), "delegation_invalid"),
+            (json!([link("approver:x", "did:key:b", 900, "s")]), "delegation_invalid"),
+            (json!([link("user:a", "did:key:x", 900, "s")]), "subject_issuer_mismatch"),
+            (json!([link("user:a", "did:key:c", 900, "s"), link("did:key:d", "did:key:b", 900, "s")]), "subject_issuer_mismatch"),
+            (json!([link("user:a", "did:key:b", 981, "s")]), "outside_validity_window"),
+            (json!([link("user:a", "did:key:c", 951, "s"), link("did:key:c", "did:key:b", 950, "s")]), "outside_validity_window"),
+            (json!([link("did:key:b", "did:key:b", 900, "s")]), "delegation_invalid"),
+            (json!([link("user:a", "user:a", 900, "s"), link("user:a", "did:key:b", 900, "s")]), "delegation_invalid"),
+            (json!([{"iss": "user:a"}]), "json_shape"),
+        ] {
+            assert_eq!(with(None, chain.clone()).unwrap_err().code(), code, "{chain}");
+        }
+        let long: Vec<Value> = (0..5)
+            .map(|n| link(&format!("i{n}"), &if n == 4 { "did:key:b".to_owned() } else { format!("i{}", n + 1) }, 900, "s"))
+            .collect();
+        assert_eq!(with(None, json!(long[1..])).map(|subject| subject.chain.len()), Ok(4));
+        assert_eq!(with(None, json!(long)).unwrap_err().code(), "delegation_invalid");
     }
 
     #[test]
@@ -490,7 +579,7 @@ mod tests {
             vouch: crate::token::Vouch {
                 version: "1.0".into(),
                 payload: crate::Payload::default(),
-                intent: crate::Intent::new("act".into(), String::new(), "x://y".into()).unwrap(),
+                intent: Intent::new("act".into(), String::new(), "x://y".into()).unwrap(),
                 delegation_chain: vec![Link::new("https://idp", "user:a", "a b", "x://y", 800, &"s".repeat(86))],
             },
         };

@@ -10,6 +10,7 @@ pub mod credential;
 pub mod delegation;
 pub mod did;
 mod digest;
+pub mod envelope;
 mod error;
 pub mod grants;
 mod intent;

@@ -211,7 +211,7 @@ impl File {
             annex: self.annex,
             sockets: self.sockets,
             enclave: enclave.parse().map_err(|error| Error::Config(format!("enclave {enclave:?}: {error}")))?,
-            policy: read_policy(policy, &text)?,
+            policy: read_policy(&policy, &text)?,
             proxy_key: self.proxy_key.ok_or_else(|| missing("proxy_key"))?,
             socket: self.socket.map_or_else(default_socket, Ok)?,
             connections,
@@ -265,9 +265,9 @@ pub(crate) fn is_private(file: &Path, mode: u32) -> bool {
 }
 
 /// A policy that the enclave will take.
-fn read_policy(file: PathBuf, text: &[u8]) -> Result<Bundle, Error> {
-    let bundle = Bundle::from_either(text).map_err(|source| Error::Policy { file: file.clone(), source })?;
-    load_rego(&file, &bundle)?;
+fn read_policy(file: &Path, text: &[u8]) -> Result<Bundle, Error> {
+    let bundle = Bundle::from_either(text).map_err(|source| Error::Policy { file: file.into(), source })?;
+    load_rego(file, &bundle)?;
     Ok(bundle)
 }
 

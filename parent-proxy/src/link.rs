@@ -33,7 +33,7 @@ const BACKOFF_LAST: Duration = Duration::from_millis(500);
 const MAX_PENDING: usize = 1024;
 /// Requests that gather on one connection before the next one is used, and as many as callers have under way together: the enclave
 /// answers so many at once.
-pub(crate) const GATHERED: usize = 16;
+pub(crate) const GATHERED: usize = 8;
 /// Bytes that wait to be written to one connection; callers that went away leave theirs here.
 const MAX_WAITING_BYTES: usize = 1 << 20;
 /// An enclave that takes nothing for so long is not there.

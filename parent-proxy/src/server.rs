@@ -108,7 +108,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
         admission,
         operators,
         accounts: Accounts::new(config.limits, identities),
-        signing: Turns::new(GATHERED, waiting),
+        signing: Turns::new(GATHERED * config.connections, waiting),
         attesting: Turns::new(MAX_ATTESTING, waiting),
         verifying: Turns::new(MAX_VERIFYING, waiting),
         localhost,

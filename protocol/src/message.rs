@@ -154,6 +154,9 @@ pub enum Format {
     /// A Data Integrity credential.
     #[n(1)]
     VouchCredential,
+    /// A plain envelope, as a compact JWS.
+    #[n(2)]
+    Envelope,
 }
 
 /// What is to be signed. The enclave parses and checks all of it again.
@@ -274,7 +277,7 @@ pub struct Records {
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(array)]
 pub struct Signed {
-    /// The token, or the credential's JSON.
+    /// The token, the credential's JSON, or the envelope.
     #[n(0)]
     pub signed: String,
     /// The identity's DID.
@@ -283,7 +286,7 @@ pub struct Signed {
     /// `jti` of the token, or the UUID of the credential's id.
     #[n(2)]
     pub signature_id: String,
-    /// End of validity, seconds since 1970.
+    /// End of validity, seconds since 1970; an envelope has none, and this is its time.
     #[n(3)]
     pub expires_at: i64,
     /// Version of the key that signed.

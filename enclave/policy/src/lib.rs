@@ -13,5 +13,5 @@ mod tests;
 
 pub use crate::denied::Denied;
 pub use crate::limits::Usage;
-pub use crate::rego::{Rego, RegoError};
+pub use crate::rego::{Rego, RegoError, without_huge_pages};
 pub use crate::rules::{Accepted, Asked, accept, admits, may_rotate};

@@ -171,6 +171,13 @@ fn refused_word(module: &str) -> Option<&'static str> {
     REFUSED.into_iter().find(|refused| words.iter().any(|word| word == refused))
 }
 
+/// To be called first of all: the allocator asks the kernel for pages of 2 MiB, of each of which every thread would use a little. The
+/// image's kernel has none to give, and child processes inherit this.
+pub fn without_huge_pages() {
+    // Where it cannot be had, only memory is lost.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
+}
+
 /// Once in a process: what is in use now, and 16 MiB.
 fn limit_memory() {
     static LIMIT: OnceLock<()> = OnceLock::new();

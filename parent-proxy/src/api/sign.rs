@@ -125,6 +125,8 @@ enum Format {
     VouchJwt,
     /// A W3C credential with an eddsa-jcs-2022 proof.
     VouchCredential,
+    /// A JWS over action, agent, principal, resource and time, and nothing else.
+    Envelope,
 }
 
 /// A signature was made.
@@ -137,13 +139,17 @@ pub(crate) struct SignResponse {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     credential: Option<Value>,
+    /// The envelope, a compact JWS, for `envelope`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    envelope: Option<String>,
     /// Who signed.
     did: String,
     /// `jti` of the token, or the UUID in the credential's id.
     signature_id: String,
-    /// End of validity, RFC 3339.
-    #[schema(value_type = String, format = DateTime)]
-    expires_at: UnixSeconds,
+    /// End of validity, RFC 3339. An envelope has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Option<UnixSeconds>,
     /// Version of the key that signed.
     key_version: u32,
 }
@@ -185,6 +191,7 @@ pub(crate) async fn sign(
     let (format, label) = match request.format {
         Format::VouchJwt => (protocol::Format::VouchJwt, "vouch-jwt"),
         Format::VouchCredential => (protocol::Format::VouchCredential, "vouch-credential"),
+        Format::Envelope => (protocol::Format::Envelope, "envelope"),
     };
     let sign = Sign {
         of: Describe { caller: caller.claim, identity: request.identity },
@@ -215,13 +222,18 @@ pub(crate) async fn sign(
     let mut response = SignResponse {
         vouch_token: None,
         credential: None,
+        envelope: None,
         did: signed.did,
         signature_id: signed.signature_id,
-        expires_at: UnixSeconds(signed.expires_at),
+        expires_at: Some(UnixSeconds(signed.expires_at)),
         key_version: signed.key_version,
     };
     match request.format {
         Format::VouchJwt => response.vouch_token = Some(signed.signed),
+        Format::Envelope => {
+            response.envelope = Some(signed.signed);
+            response.expires_at = None;
+        }
         Format::VouchCredential => {
             let credential = identity::json::parse(signed.signed.as_bytes()).map_err(|_| LinkError::Nonsense)?;
             response.credential = Some(credential);

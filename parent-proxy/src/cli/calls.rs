@@ -55,7 +55,7 @@ pub(super) struct Sign {
     /// For whom it is made
     #[arg(long, value_name = "TEXT")]
     audience: Option<String>,
-    /// vouch-jwt or vouch-credential
+    /// vouch-jwt, vouch-credential or envelope
     #[arg(long, default_value = "vouch-jwt")]
     format: String,
     /// Validity in seconds

@@ -158,6 +158,7 @@ impl Failure {
 
 /// Runs the command that `args` names; the first of them is the program's own name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    ::policy::without_huge_pages();
     match Cli::try_parse_from(args) {
         Ok(cli) => run(cli.command).map_or_else(Failure::exit, |()| ExitCode::SUCCESS),
         Err(error) => {
@@ -173,7 +174,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Serve(serve) => return Ok(serve_until_stopped(serve.config()?)?),
         Command::Sign(sign) => {
             let (answer, json) = (block_on(sign.send())??, sign.json);
-            match answer["vouch_token"].as_str() {
+            match answer["vouch_token"].as_str().or(answer["envelope"].as_str()) {
                 Some(token) if !json => writeln!(out, "{token}")?,
                 _ if answer.get("approval").is_some() => {
                     print_json(&mut out, &answer)?;

@@ -10,7 +10,7 @@ use axum::routing::post as route;
 use data_encoding::BASE64URL_NOPAD;
 use guard::{Admitted, Guard, RequireToken, Requirements};
 use harness::window::{InProcess, OPERATOR, PROXY, TestKey, Window, bundle};
-use harness::{Connection, Running, post};
+use harness::{Connection, Running, get, post};
 use identity::caller::Seen;
 use identity::record::{Reader, Verdict};
 use identity::succession::Order;
@@ -412,6 +412,37 @@ fn form(running: &Running, fields: &[(&str, &str)]) -> harness::Answer {
         body.len()
     );
     Connection::open(&running.socket).unwrap().request(&[head.as_bytes(), body.as_bytes()].concat()).unwrap()
+}
+
+#[test]
+fn an_envelope_says_who_did_what_to_what_for_whom_and_when_and_nothing_else() {
+    let running = running();
+    let user = jwt(&TestKey::new(IDP), &header(), &claims());
+    let exchanged = form(&running, &[GRANT, KIND, ("subject_token", &user), ("identity", "incident-coordinator")]).json();
+    let token = exchanged["access_token"].as_str().unwrap();
+    let reviewer = form(&running, &[GRANT, KIND, ("subject_token", token), ("identity", "code-reviewer")]).json();
+    let body = json!({
+        "payload": {}, "intent": {"action": "comment", "target": "", "resource": "mcp://github/pr/1"}, "identity": "code-reviewer",
+        "format": "envelope", "delegation": reviewer["access_token"],
+    });
+    let answer = post(&running.socket, "/sign", &body).unwrap();
+    assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
+    let answer = answer.json();
+    assert!(answer.get("expires_at").is_none() && answer.get("vouch_token").is_none());
+    let described = get(&running.socket, "/identity?identity=code-reviewer").unwrap().json();
+    let key = PublicKey::from_multikey(described["public_key_multibase"].as_str().unwrap()).unwrap();
+    let kid = identity::KeyId::of(&identity::Did::key(&key), &key).unwrap();
+    let envelope = identity::envelope::Envelope::verify(answer["envelope"].as_str().unwrap(), &kid, &key).unwrap();
+    assert_eq!(envelope.agent_id, format!("agent:code-reviewer:ed25519:{}", identity::sha256(&key.to_spki())));
+    assert_eq!(envelope.delegated_by.as_deref(), Some("user:sre-oncall"));
+    assert_eq!((envelope.action.as_str(), envelope.resource.as_str()), ("comment", "mcp://github/pr/1"));
+    assert!((harness::now().0 - envelope.timestamp).abs() < 60);
+    for (member, value) in [("payload", json!({"a": 1})), ("audience", json!("x")), ("validity_seconds", json!(60))] {
+        let mut more = body.clone();
+        more[member] = value;
+        let refused = post(&running.socket, "/sign", &more).unwrap();
+        assert_eq!((refused.status, refused.code().as_str()), (422, "envelope_has_no_place"), "{member}");
+    }
 }
 
 const GRANT: (&str, &str) = ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange");

@@ -94,7 +94,8 @@ fn a_chain_of_grants_is_taken_up_handed_on_and_good_for_vouchs_own_verifier() {
         ask(&python, "vouch_grants.py", &input)
     };
     let first = granted(&coordinator, "read", None);
-    let hand_on = Ask { identity: "coordinator", grants: &[first.clone()], resource: "https://x/logs/app", to: Some(&worker) };
+    let hand_on =
+        Ask { identity: "coordinator", grants: std::slice::from_ref(&first), resource: "https://x/logs/app", to: Some(&worker) };
     let second = hand_on.sign(&running).unwrap();
     let both = [first.clone(), second.clone()];
     let act = Ask { identity: "worker", grants: &both, resource: "https://x/logs/app/1", to: None };
