@@ -118,7 +118,7 @@ fn identity(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
         valid_until: AT.plus(300),
         intent: intent(),
         delegation_chain: Vec::new(),
-            payload: Payload::parse(b"{\"amount\":100}")?,
+        payload: Payload::parse(b"{\"amount\":100}")?,
         audience: claims().aud,
         binding: sha256(b"user_data"),
         tee: Tee::Mock,
@@ -127,6 +127,28 @@ fn identity(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
     let credential = serde_json::to_vec(&credential::sign(content, &KID, &*KEY)?)?;
     credential::verify(&credential, &expected())?;
     corpus.add("credential", "credential", &credential)?;
+
+    let grant = |by: &str, to: &str, resource: &str| {
+        json!({
+            "@context": ["https://www.w3.org/ns/credentials/v2", "https://vouch-protocol.com/contexts/v1"], "id": "urn:uuid:1",
+            "type": ["VerifiableCredential", "VouchCredential"], "issuer": by, "validFrom": AT, "validUntil": AT.plus(60),
+            "credentialSubject": {
+                "id": by, "intent": {"action": "read", "target": "logs", "resource": resource, "delegatee": to},
+            },
+            "credentialStatus": {"type": "BitstringStatusListEntry", "statusListIndex": "7", "statusListCredential": "https://x/1"},
+            "proof": {
+                "type": "DataIntegrityProof", "cryptosuite": "eddsa-jcs-2022", "verificationMethod": format!("{by}#key-1"),
+                "proofPurpose": "assertionMethod", "proofValue": "z",
+            },
+        })
+    };
+    let chain = json!([
+        grant("did:web:a.example", "did:web:b.example", "https://x/logs"),
+        grant("did:web:b.example", "did:web:c.example", "https://x/logs/app"),
+    ]);
+    corpus.add("grants", "chain", chain.to_string().as_bytes())?;
+    corpus.add("grants", "list", b"uH4sIAAAAAAAAA-3BMQEAAADCoPVPbQwfoAAAAAAAAAAAAAAAAAAAAIC3AYbSVKsAQAAA")?;
+    corpus.add("grants", "token", token::sign(&claims(), &KID, &*KEY)?.as_bytes())?;
 
     let document = did::Document::new(DID.clone(), &[KEY.public().clone()])?;
     corpus.add("did_document", "document", document.to_json().to_string().as_bytes())?;
