@@ -161,7 +161,7 @@ pub(crate) struct Granted {
 impl<N: Nsm> Enclave<N> {
     /// Verifies grants, root first. The root is an issuer of the annex, or an identity of ours; who else granted, its DID or the annex
     /// gives the key of.
-    pub(crate) fn granted(&self, cell: &Cell, text: &str, now: Bounds) -> Result<Granted, Error> {
+    pub(crate) fn granted(&self, cell: &Cell, text: &str, now: Bounds, decision: &mut Decision) -> Result<Granted, Error> {
         let root = Grants::unverified_root(text)?;
         let annex = cell.annex();
         let issuers = annex.as_ref().map(|annex| annex.0.issuers.as_slice()).unwrap_or_default();
@@ -182,7 +182,9 @@ impl<N: Nsm> Enclave<N> {
         };
         let from = listed(&root).map(|issuer| issuer.name.clone()).or_else(|| own(&root).map(|own| own.0));
         let from = from.ok_or_else(|| Denied::UntrustedPrincipal(root.to_string()))?;
-        let grants = Grants::verify(text, now.latest, keys_of)?;
+        let granted = Granted { grants: Grants::verify(text, now.latest, keys_of)?, from };
+        granted.note(decision);
+        let grants = &granted.grants;
         let revoked = annex.as_ref().map(|annex| annex.0.revoked.as_slice()).unwrap_or_default();
         if grants.ids().any(|id| revoked.iter().any(|revoked| revoked == id)) {
             return Err(Denied::DelegationRevoked.into());
@@ -193,24 +195,22 @@ impl<N: Nsm> Enclave<N> {
                 return Err(Denied::DelegationRevoked.into());
             }
         }
-        Ok(Granted { grants, from })
+        Ok(granted)
     }
 }
 
 impl Granted {
-    /// Whether this identity may do this by them, from when on, and for how many seconds at most; and writes down for whom.
-    pub(crate) fn check(
-        &self,
-        identity: &Identity,
-        intent: &Intent,
-        now: Bounds,
-        decision: &mut Decision,
-    ) -> Result<(UnixSeconds, u32), Error> {
+    /// Writes down for whom it is, before the agent that stands there already.
+    pub(crate) fn note(&self, decision: &mut Decision) {
         let name = |did: &Did| did.to_string();
         decision.delegated_by = Some(name(self.grants.root()));
-        let agent = format!("agent:{}", identity.policy.name);
         let before = [self.grants.root()].into_iter().chain(self.grants.between()).map(name);
-        decision.delegation_chain = before.chain([agent]).collect();
+        let agent = std::mem::take(&mut decision.delegation_chain);
+        decision.delegation_chain = before.chain(agent.into_iter().last()).collect();
+    }
+
+    /// Whether this identity may do this by them, from when on, and for how many seconds at most.
+    pub(crate) fn check(&self, identity: &Identity, intent: &Intent, now: Bounds) -> Result<(UnixSeconds, u32), Error> {
         let policy = &identity.policy;
         let allowed = policy.delegation.as_ref().filter(|delegation| delegation.from.contains(&self.from));
         let allowed = allowed.ok_or_else(|| Denied::UntrustedPrincipal(self.from.clone()))?;
@@ -230,14 +230,24 @@ impl Granted {
             return Err(Denied::TargetNotAllowed.into());
         }
         let longest = allowed.max_validity_seconds.unwrap_or(u32::MAX);
-        let left = u32::try_from(until.0 - now.latest.0).ok().filter(|left| *left > 0);
-        left.map(|left| (from, left.min(longest))).ok_or_else(|| identity::Error::OutsideValidityWindow.into())
+        // Never past the grant's own end.
+        let left = (until.0 - from.0).min(i64::from(longest));
+        match u32::try_from(left) {
+            Ok(left) if left > 0 && now.latest < until => Ok((from, left)),
+            _ => Err(identity::Error::OutsideValidityWindow.into()),
+        }
     }
 }
 
 impl Behalf {
     /// What a token of this identity's own lets it ask for; `own` is what was verified of it.
-    pub(crate) fn of(cell: &Cell, identity: &Identity, token: &str, own: Option<(Claims, String)>) -> Result<Self, Error> {
+    pub(crate) fn of(
+        cell: &Cell,
+        identity: &Identity,
+        token: &str,
+        own: Option<(Claims, String)>,
+        decision: &mut Decision,
+    ) -> Result<Self, Error> {
         let (claims, of) = own.ok_or(identity::Error::DelegationInvalid("not a token of this identity"))?;
         let act = claims.act.clone().filter(|_| of == identity.policy.name);
         let act = act.ok_or(identity::Error::DelegationInvalid("not a token by which this identity acts for somebody"))?;
@@ -247,6 +257,8 @@ impl Behalf {
             return Err(identity::Error::DelegationInvalid("the identity has another DID since; exchange again").into());
         }
         let subject = Subject::of(&claims, token)?;
+        decision.delegated_by = Some(claims.sub.clone());
+        decision.delegation_chain = principals(&claims.sub, &act);
         check_revoked(cell, &subject)?;
         Ok(Self {
             sub: claims.sub,
@@ -267,12 +279,6 @@ impl Behalf {
             return Err(identity::Error::ResourceExceedsParent.into());
         }
         u32::try_from(self.exp - now.0).ok().filter(|left| *left > 0).ok_or_else(|| identity::Error::Expired.into())
-    }
-
-    /// Writes down for whom it is.
-    pub(crate) fn note(&self, decision: &mut Decision) {
-        decision.delegated_by = Some(self.sub.clone());
-        decision.delegation_chain = principals(&self.sub, &self.act);
     }
 }
 

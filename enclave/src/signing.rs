@@ -50,9 +50,17 @@ impl<N: Nsm> Enclave<N> {
         let mut own = None;
         let mut granted = None;
         if let Some(shown) = &sign.delegation {
-            describe(read(slot).as_ref().ok_or(Error::Halted)?, decision);
+            {
+                let identity = read(slot);
+                let identity = identity.as_ref().ok_or(Error::Halted)?;
+                describe(identity, decision);
+                // Nothing is verified for whom the identity does not admit.
+                if claimed.is_none() {
+                    cell.admit(identity, &sign.of.caller)?;
+                }
+            }
             if shown.starts_with('[') {
-                granted = Some(self.granted(cell, shown, self.now()?)?);
+                granted = Some(self.granted(cell, shown, self.now()?, decision)?);
             } else {
                 own = self.own_token(cell, shown, self.now()?)?;
             }
@@ -60,6 +68,7 @@ impl<N: Nsm> Enclave<N> {
         let slot = read(slot);
         let identity = slot.as_ref().ok_or(Error::Halted)?;
         describe(identity, decision);
+        granted.iter().for_each(|granted| granted.note(decision));
         let request = request::Request {
             audience: sign.audience.as_deref(),
             delegation: sign.delegation.as_deref(),
@@ -81,12 +90,9 @@ impl<N: Nsm> Enclave<N> {
         };
         decision.caller = Some(caller.clone());
         let token = sign.delegation.as_deref().filter(|_| granted.is_none());
-        let behalf = token.map(|token| Behalf::of(cell, identity, token, own)).transpose()?;
-        let under = granted.as_ref().map(|granted| granted.check(identity, &intent, now, decision)).transpose()?;
-        let left = behalf.as_ref().map(|behalf| {
-            behalf.note(decision);
-            behalf.check(&intent, now.latest)
-        });
+        let behalf = token.map(|token| Behalf::of(cell, identity, token, own, decision)).transpose()?;
+        let under = granted.as_ref().map(|granted| granted.check(identity, &intent, now)).transpose()?;
+        let left = behalf.as_ref().map(|behalf| behalf.check(&intent, now.latest));
         let left = left.transpose()?.or(under.map(|under| under.1));
         let is_grant = granted.is_some() || intent.delegatee().is_some();
         let fits = match sign.format {
@@ -98,7 +104,10 @@ impl<N: Nsm> Enclave<N> {
             return Err(Error::DelegationFormat);
         }
         if sign.format == Format::Envelope
-            && !(payload.names().next().is_none() && sign.audience.is_none() && sign.validity_seconds.is_none())
+            && !(payload.names().next().is_none()
+                && intent.target().is_empty()
+                && sign.audience.is_none()
+                && sign.validity_seconds.is_none())
         {
             return Err(Error::EnvelopeHasNoPlace);
         }
@@ -108,6 +117,7 @@ impl<N: Nsm> Enclave<N> {
             audience: sign.audience.as_deref(),
             validity_seconds: sign.validity_seconds,
             delegated: behalf.is_some() || granted.is_some(),
+            envelope: sign.format == Format::Envelope,
         };
         let annex = cell.annex();
         let annex = annex.as_ref().map(|annex| &annex.0);
@@ -145,12 +155,16 @@ impl<N: Nsm> Enclave<N> {
             approval: approved.map(|approved| approved.link(version.did.as_str(), digest)),
         };
         let seconds = if sign.format == Format::Envelope { 0 } else { content.validity_seconds };
-        let (signature_id, expires_at) = (content.id.to_string(), content.now + seconds);
+        let (mut signature_id, expires_at) = (content.id.to_string(), content.now + seconds);
         let signed = match sign.format {
             Format::VouchJwt => content.token(version)?,
             Format::VouchCredential => content.credential(version)?,
             Format::Envelope => content.envelope(&identity.policy.name, version)?,
         };
+        if sign.format == Format::Envelope {
+            // It has no id of its own: its signature is one.
+            signature_id = signed.rsplit('.').next().unwrap_or_default().chars().take(64).collect();
+        }
         decision.token_id = Some(signature_id.clone());
         decision.expires_at = Some(identity::UnixSeconds(expires_at));
         Ok(Answer::Signed(Signed {

@@ -179,11 +179,20 @@ impl Subject {
         }
         // A Vouch token says what it is for in its intent: its action is its scope.
         let intent = claims.vouch.as_ref().and_then(|vouch| vouch.intent.as_ref());
+        if intent.is_some_and(|intent| intent.action().contains(' ')) && claims.scope.is_none() {
+            return Err(Error::ScopeInvalid);
+        }
         let said = claims.scope.clone().or_else(|| intent.map(|intent| intent.action().to_owned()));
         let resource = match intent {
             Some(intent) if claims.resource.is_empty() => intent.resource().to_owned(),
             _ => claims.resource,
         };
+        // What was signed for one action is none of a stranger's to take up: it must say by whom, and for what.
+        if claims.vouch.is_some() && (claims.aud.is_none() && claims.may_act.is_none() || resource.is_empty()) {
+            return Err(Error::DelegationInvalid(
+                "a Vouch token that is handed on names who may act (aud or may_act), and a resource",
+            ));
+        }
         let scope = said.as_deref().map(words).transpose()?;
         let iat = claims.iat.unwrap_or(claims.exp);
         let chain = claims.vouch.as_ref().map(|vouch| vouch.chain(&claims.iss, iat)).transpose()?.unwrap_or_default();
@@ -352,7 +361,7 @@ mod tests {
         let with = |scope: Option<&str>, chain: Value| {
             let [key, _] = both();
             let mut claims = json!({
-                "iss": "did:key:b", "sub": "user:a", "exp": 1100, "iat": 980, "jti": "j",
+                "iss": "did:key:b", "sub": "user:a", "exp": 1100, "iat": 980, "jti": "j", "aud": "agent:one",
                 "vouch": {"version": "1.0", "payload": {}, "delegation_chain": chain,
                           "intent": {"action": "read", "target": "t", "resource": "x://y/z"}},
             });
@@ -382,6 +391,21 @@ mod tests {
         ] {
             assert_eq!(with(None, chain.clone()).unwrap_err().code(), code, "{chain}");
         }
+        // One that was made for a tool, or for no resource in particular, or whose action is no word.
+        let bare = |change: &dyn Fn(&mut Value)| {
+            let [key, _] = both();
+            let mut claims = json!({
+                "iss": "did:key:b", "sub": "user:a", "exp": 1100, "iat": 980, "aud": "agent:one",
+                "vouch": {"intent": {"action": "read", "target": "", "resource": "r"}},
+            });
+            change(&mut claims);
+            let token = jwt(&key, &json!({"alg": "EdDSA"}), &claims);
+            Subject::verify(&token, &[key.public_key().clone()], AT).map(|_| ()).map_err(|error| error.code())
+        };
+        assert_eq!(bare(&|_| ()), Ok(()));
+        assert_eq!(bare(&|claims| drop(claims.as_object_mut().unwrap().remove("aud"))), Err("delegation_invalid"));
+        assert_eq!(bare(&|claims| claims["vouch"]["intent"]["resource"] = "".into()), Err("delegation_invalid"));
+        assert_eq!(bare(&|claims| claims["vouch"]["intent"]["action"] = "do not merge".into()), Err("scope_invalid"));
         let long: Vec<Value> = (0..5)
             .map(|n| link(&format!("i{n}"), &if n == 4 { "did:key:b".to_owned() } else { format!("i{}", n + 1) }, 900, "s"))
             .collect();

@@ -17,6 +17,9 @@ pub enum Error {
     /// An object names a member twice, and readers disagree on which one counts (RFC 8259 section 4).
     #[error("JSON object holds the key {0:?} twice")]
     JsonDuplicateKey(String),
+    /// An object that some readers take for something else than an object.
+    #[error("JSON object holds a name that is kept for a reader's own use ($serde_json::private::)")]
+    JsonPrivateName,
     /// Nested deeper than is read here.
     #[error("JSON nested too deeply")]
     JsonTooDeep,

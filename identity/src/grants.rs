@@ -1,7 +1,7 @@
 //! Chains of credentials: a root grants something to somebody, who grants part of it to the next one, until somebody acts (Vouch,
 //! `fleet`). Each grant is a Vouch credential of its own whose intent names its `delegatee`.
 //!
-//! Clocks may differ by [`SKEW_SECONDS`] at a grant's begin; its end is its end. What is granted only narrows: the same action, a resource at or below the one granted, a validity within the grant's.
+//! Clocks may differ by [`SKEW_SECONDS`] at a grant's begin; its end is its end. What is granted only narrows: the same action and target, a resource at or below the one granted, a validity within the grant's.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -13,6 +13,8 @@ use crate::{Algorithm, Did, Error, Intent, PublicKey, SKEW_SECONDS, UnixSeconds,
 /// Grants before whoever acts: with it, five (see [`crate::delegation::MAX_DEPTH`]).
 pub const MAX_GRANTS: usize = 4;
 const MAX_BYTES: usize = 16 * 1024;
+/// Entries of one grant: for revocation and suspension.
+const MAX_STATUS: usize = 2;
 
 /// Grants that were verified, root first. There is at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +30,7 @@ struct Granted {
     valid_from: UnixSeconds,
     valid_until: UnixSeconds,
     proof_value: String,
+    /// What it says of the grants before it.
     chain: Vec<Grant>,
     status: Vec<Status>,
 }
@@ -78,6 +81,8 @@ struct WireStatus {
     r#type: String,
     status_list_index: String,
     status_list_credential: String,
+    #[serde(default)]
+    status_size: Option<u32>,
 }
 
 impl Grants {
@@ -103,6 +108,9 @@ impl Grants {
                 if grant.valid_from < parent.valid_from || grant.valid_until > parent.valid_until {
                     return Err(Error::OutsideValidityWindow);
                 }
+            }
+            if !grant.follows(&grants) {
+                return Err(Error::DelegationInvalid("a grant names other grants before it than those that are shown"));
             }
             if grant.issuer == grant.delegatee || grants.iter().any(|known| known.issuer == grant.delegatee) {
                 return Err(Error::DelegationInvalid("a loop"));
@@ -173,16 +181,8 @@ impl Grants {
 
     /// The `delegationChain` of what is signed under these grants.
     pub fn links(&self, intent: &Intent) -> Vec<Grant> {
-        let last = self.last();
-        let link = Grant {
-            issuer: last.issuer.clone(),
-            subject: last.delegatee.clone(),
-            intent: intent.clone(),
-            valid_from: last.valid_from,
-            valid_until: last.valid_until,
-            parent_proof_value: last.proof_value.chars().take(64).collect(),
-        };
-        last.chain.iter().cloned().chain([link]).collect()
+        let intents = self.0.iter().skip(1).map(|next| &next.intent).chain([intent]);
+        self.0.iter().zip(intents).map(|(grant, intent)| grant.link(intent)).collect()
     }
 
     fn first(&self) -> &Granted {
@@ -207,6 +207,12 @@ impl Granted {
             Some(key) => vec![key],
             None => keys_of(&wire.issuer),
         };
+        if let Some(expires) = proof.get("expires") {
+            let expires = expires.as_str().ok_or(Error::TimeInvalid).and_then(crate::parse_rfc3339)?;
+            if at >= expires {
+                return Err(Error::OutsideValidityWindow);
+            }
+        }
         let proof_value = verify_proof(&document, proof, &wire.issuer, &keys)?;
         if wire.credential_subject.id != wire.issuer {
             return Err(Error::IssuerMismatch);
@@ -216,15 +222,13 @@ impl Granted {
         }
         let Subject { intent, delegation_chain, .. } = wire.credential_subject;
         let delegatee = intent.delegatee().cloned().ok_or(Error::DelegationInvalid("a grant names no delegatee"))?;
-        if intent.resource().is_empty() {
+        if intent.resource().trim_end_matches('/').is_empty() {
             return Err(Error::CredentialIntentIncomplete);
-        }
-        if delegation_chain.len() > MAX_GRANTS {
-            return Err(Error::DelegationInvalid("1 to 4 grants"));
         }
         let status = match wire.credential_status {
             None => Vec::new(),
             Some(OneOrMore::One(one)) => vec![one.entry()?],
+            Some(OneOrMore::More(more)) if more.len() > MAX_STATUS => return Err(Error::StatusInvalid("more than two entries")),
             Some(OneOrMore::More(more)) => more.iter().map(WireStatus::entry).collect::<Result<_, _>>()?,
         };
         Ok(Self {
@@ -240,8 +244,30 @@ impl Granted {
         })
     }
 
+    /// As a link of the chain of what is done under it.
+    fn link(&self, intent: &Intent) -> Grant {
+        Grant {
+            issuer: self.issuer.clone(),
+            subject: self.delegatee.clone(),
+            intent: intent.clone(),
+            valid_from: self.valid_from,
+            valid_until: self.valid_until,
+            parent_proof_value: self.proof_value.chars().take(64).collect(),
+        }
+    }
+
+    /// Whether its own chain names exactly the grants that stand before it: nobody takes one out, so that it is not looked at.
+    fn follows(&self, before: &[Self]) -> bool {
+        let same = |(said, grant): (&Grant, &Self)| {
+            let link = grant.link(&said.intent);
+            *said == link
+        };
+        self.chain.len() == before.len() && self.chain.iter().zip(before).all(same)
+    }
+
     fn allows(&self, intent: &Intent) -> Result<(), Error> {
-        if intent.action() != self.intent.action() {
+        let other_target = !self.intent.target().is_empty() && intent.target() != self.intent.target();
+        if intent.action() != self.intent.action() || other_target {
             return Err(Error::ScopeExceedsParent);
         }
         if intent.resource().is_empty() || !is_within(intent.resource(), self.intent.resource()) {
@@ -277,6 +303,9 @@ impl WireStatus {
     fn entry(&self) -> Result<Status, Error> {
         if self.r#type != "BitstringStatusListEntry" {
             return Err(Error::StatusInvalid("its type is not BitstringStatusListEntry"));
+        }
+        if self.status_size.is_some_and(|bits| bits != 1) {
+            return Err(Error::StatusInvalid("its entries have more than one bit"));
         }
         let index = self.status_list_index.parse().map_err(|_| Error::StatusInvalid("statusListIndex is no number"))?;
         Ok(Status { list: self.status_list_credential.clone(), index })
@@ -329,10 +358,26 @@ mod tests {
         [1, 2, 3, 4, 5].map(TestKey::ed25519)
     }
 
+    /// A grant under others, as Vouch writes one: with a link for each.
+    fn under(before: &[Value], by: &TestKey, to: &Did, resource: &str, change: &dyn Fn(&mut Value)) -> Value {
+        grant(by, to, resource, &|document| {
+            let parent = before.last().unwrap();
+            let mut chain = parent["credentialSubject"]["delegationChain"].as_array().cloned().unwrap_or_default();
+            chain.push(json!({
+                "issuer": parent["issuer"], "subject": document["issuer"], "intent": document["credentialSubject"]["intent"],
+                "validFrom": parent["validFrom"], "validUntil": parent["validUntil"],
+                "parentProofValue": parent["proof"]["proofValue"].as_str().unwrap()[..64],
+            }));
+            document["credentialSubject"]["delegationChain"] = json!(chain);
+            change(document);
+        })
+    }
+
     /// From the first to the third, by way of the second.
     fn chain(first: &dyn Fn(&mut Value), second: &dyn Fn(&mut Value)) -> Result<Grants, Error> {
         let [a, b, c, ..] = keys();
-        verify(&[grant(&a, &did(&b), "https://x/logs", first), grant(&b, &did(&c), "https://x/logs/app", second)])
+        let first = grant(&a, &did(&b), "https://x/logs", first);
+        verify(&[first.clone(), under(&[first], &b, &did(&c), "https://x/logs/app", second)])
     }
 
     fn verify(grants: &[Value]) -> Result<Grants, Error> {
@@ -366,7 +411,7 @@ mod tests {
             assert_eq!(refused(intent("read", "https://x/logs/app"), at), "outside_validity_window");
         }
         let links = grants.links(&intent("read", "https://x/logs/app/1"));
-        assert_eq!((links.len(), &links[0].issuer, &links[0].subject), (1, &did(&b), &did(&c)));
+        assert_eq!((links.len(), &links[0].issuer, &links[1].issuer, &links[1].subject), (2, &did(&a), &did(&b), &did(&c)));
         assert_eq!(links[0].parent_proof_value.len(), 64);
         assert!(
             grants.ids().any(|id| id == links[0].parent_proof_value)
@@ -394,6 +439,8 @@ mod tests {
             ("/credentialSubject/intent/resource", "https://x/log".into(), "resource_exceeds_parent"),
             ("/credentialSubject/intent/resource", "".into(), "credential_intent_incomplete"),
             ("/credentialSubject/intent/action", "write".into(), "scope_exceeds_parent"),
+            ("/credentialSubject/intent/target", "other".into(), "scope_exceeds_parent"),
+            ("/credentialSubject/intent/resource", "/".into(), "credential_intent_incomplete"),
             ("/credentialSubject/intent/delegatee", json!(did(&a)), "delegation_invalid"),
             ("/credentialSubject/intent/delegatee", json!(did(&b)), "delegation_invalid"),
             ("/credentialSubject/id", json!(did(&a)), "issuer_mismatch"),
@@ -409,7 +456,23 @@ mod tests {
         };
         assert_eq!(chain(&keep, &no_delegatee).unwrap_err().code(), "delegation_invalid");
 
-        let good = [grant(&a, &did(&b), "https://x/logs", &keep), grant(&b, &did(&c), "https://x/logs/app", &keep)];
+        let first = grant(&a, &did(&b), "https://x/logs", &keep);
+        let good = [first.clone(), under(&[first], &b, &did(&c), "https://x/logs/app", &keep)];
+        // What it was given under is taken away, or is another one.
+        assert_eq!(verify(&good[1..]).unwrap_err().code(), "delegation_invalid");
+        let bare = grant(&b, &did(&c), "https://x/logs/app", &keep);
+        assert_eq!(verify(&[good[0].clone(), bare]).unwrap_err().code(), "delegation_invalid");
+        for pointer in ["issuer", "subject", "validFrom", "validUntil", "parentProofValue"] {
+            let forged = |document: &mut Value| {
+                let link = &mut document["credentialSubject"]["delegationChain"][0];
+                link[pointer] = match pointer {
+                    "issuer" | "subject" => json!(did(&d)),
+                    "validFrom" | "validUntil" => later(7),
+                    _ => "z".repeat(64).into(),
+                };
+            };
+            assert_eq!(chain(&keep, &forged).unwrap_err().code(), "delegation_invalid", "{pointer}");
+        }
         // An expiry that was changed after it was signed, no signature, an empty one, another one's.
         for (pointer, value, code) in [
             ("/1/validUntil", later(599), "signature_invalid"),
@@ -427,13 +490,20 @@ mod tests {
             assert_eq!(verify(changed.as_array().unwrap()).unwrap_err().code(), code, "{pointer} {value}");
         }
         // The wrong parent, and the wrong order.
-        let stranger = grant(&d, &did(&c), "https://x/logs/app", &keep);
+        let stranger = under(&good[..1], &d, &did(&c), "https://x/logs/app", &keep);
+        let expired = |document: &mut Value| document["proof"]["expires"] = later(0);
+        assert_eq!(chain(&keep, &expired).unwrap_err().code(), "outside_validity_window");
+        assert!(chain(&keep, &|document| document["proof"]["expires"] = later(1)).is_ok());
+        assert_eq!(chain(&keep, &|document| document["proof"]["expires"] = json!(7)).unwrap_err().code(), "time_invalid");
         assert_eq!(verify(&[good[0].clone(), stranger]).unwrap_err().code(), "subject_issuer_mismatch");
-        assert_eq!(verify(&[good[1].clone(), good[0].clone()]).unwrap_err().code(), "subject_issuer_mismatch");
+        assert_eq!(verify(&[good[1].clone(), good[0].clone()]).unwrap_err().code(), "delegation_invalid");
         // Too many, none, no array, too long.
-        let long: Vec<Value> = [(&a, &b), (&b, &c), (&c, &d), (&d, &e)].map(|(by, to)| grant(by, &did(to), "r", &keep)).into();
+        let mut long = vec![grant(&a, &did(&b), "r", &keep)];
+        for (by, to) in [(&b, &c), (&c, &d), (&d, &e)] {
+            long.push(under(&long, by, &did(to), "r", &keep));
+        }
         assert_eq!(verify(&long).map(|grants| grants.depth()), Ok(4));
-        let fifth = grant(&e, &did(&TestKey::ed25519(6)), "r", &keep);
+        let fifth = under(&long, &e, &did(&TestKey::ed25519(6)), "r", &keep);
         for bad in [[&long[..], &[fifth]].concat(), Vec::new(), vec![json!("x".repeat(MAX_BYTES))]] {
             assert_eq!(verify(&bad).unwrap_err().code(), "delegation_invalid");
         }
@@ -475,6 +545,10 @@ mod tests {
         };
         assert_eq!(with(entry("7")), Ok(vec![("https://x/1".into(), 7)]));
         assert_eq!(with(json!([entry("7"), entry("8")])).unwrap().len(), 2);
+        assert_eq!(with(json!([entry("7"), entry("8"), entry("9")])), Err("status_invalid"));
+        let mut wide = entry("7");
+        wide["statusSize"] = 2.into();
+        assert_eq!(with(wide), Err("status_invalid"));
         assert_eq!(with(entry("-1")), Err("status_invalid"));
         let mut other = entry("1");
         other["type"] = "RevocationList2020Status".into();

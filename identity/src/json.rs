@@ -99,6 +99,9 @@ impl<'de> Deserialize<'de> for Payload {
     }
 }
 
+/// Some readers, built with serde_json, take an object whose member begins so for something else than an object.
+const PRIVATE: &str = "$serde_json::private::";
+
 /// Builds a [`Value`] and leaves the typed reason of a refusal in `fault`.
 #[derive(Clone, Copy)]
 struct Strict<'a> {
@@ -189,6 +192,9 @@ impl<'de> Visitor<'de> for Strict<'_> {
             if map.contains_key(&name) {
                 return Err(self.refuse(Error::JsonDuplicateKey(name)));
             }
+            if name.starts_with(PRIVATE) {
+                return Err(self.refuse(Error::JsonPrivateName));
+            }
             let value = members.next_value_seed(inner)?;
             map.insert(name, value);
         }
@@ -204,6 +210,8 @@ mod tests {
     fn what_cannot_be_canonicalised_alike_everywhere_is_refused() {
         for (text, code) in [
             ("{\"a\":1.5}", "json_float"),
+            ("{\"a\":[{\"$serde_json::private::Number\":\"1e2000000000\"}]}", "json_private_name"),
+            ("{\"$serde_json::private::RawValue\":\"1\"}", "json_private_name"),
             ("{\"a\":1.0}", "json_float"),
             ("{\"a\":1e2}", "json_float"),
             ("[-0]", "json_float"),

@@ -10,7 +10,7 @@ use crate::Error;
 /// The least number of bits (section 6.1: so that an index tells little of whom it is about).
 const MIN_BYTES: usize = 131_072 / 8;
 /// The most that is unpacked.
-const MAX_BYTES: usize = 1 << 20;
+const MAX_BYTES: usize = 1 << 17;
 
 /// A list, unpacked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +26,7 @@ impl StatusList {
         let unpacked = GzDecoder::new(packed.as_slice()).take(MAX_BYTES as u64 + 1).read_to_end(&mut bits);
         unpacked.map_err(|_| invalid("encodedList is not gzip"))?;
         if !(MIN_BYTES..=MAX_BYTES).contains(&bits.len()) {
-            return Err(invalid("the list has less than 131072 bits, or more than 8 million"));
+            return Err(invalid("the list has less than 131072 bits, or more than a million"));
         }
         Ok(Self(bits))
     }

@@ -39,6 +39,9 @@ pub struct Rule {
     /// DIDs to which what it accepts may be granted. If given, the rule is for grants only; if left out, for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delegatees: Option<Vec<Pattern>>,
+    /// Whether it may be signed as a plain envelope, which has no target, no audience and no end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub envelope: bool,
     /// Who must approve each request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<ApprovalRule>,

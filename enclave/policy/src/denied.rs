@@ -50,6 +50,12 @@ pub enum Denied {
     /// The rule grants nothing, or nothing to this one, or only grants.
     #[error("rule {0} does not accept this delegatee, or is for grants only")]
     DelegateeNotAllowed(String),
+    /// The rule does not let it be signed as a plain envelope.
+    #[error("rule {0} allows no plain envelope")]
+    EnvelopeNotAllowed(String),
+    /// The rule wants one's approval, Rego another's.
+    #[error("the rule and the policy in Rego want approvals of different people")]
+    ApproversDiffer,
     /// Whether a grant was revoked is not known: the annex does not have the list.
     #[error("whether it was revoked is not known: the annex has no status list {0:?}")]
     StatusUnknown(String),
@@ -143,6 +149,7 @@ impl Denied {
             | Self::UntrustedPrincipal(_)
             | Self::DelegationRevoked
             | Self::StatusUnknown(_)
+            | Self::ApproversDiffer
             | Self::ScopeNotAllowed
             | Self::TargetNotAllowed => None,
             Self::PolicyDenied(_) | Self::PolicyTimeout(_) | Self::PolicyFailed(_) | Self::PolicyInputTooLarge => Some("rego"),
@@ -153,6 +160,7 @@ impl Denied {
             | Self::CallerNotProven(rule)
             | Self::NotDelegated(rule)
             | Self::DelegateeNotAllowed(rule)
+            | Self::EnvelopeNotAllowed(rule)
             | Self::AudienceNotAllowed(rule)
             | Self::ValidityExceedsPolicy { rule, .. } => Some(rule),
             Self::RateLimitExceeded { rule, .. } | Self::BudgetExceeded { rule, .. } | Self::AmountMissing { rule, .. } => {
@@ -177,7 +185,7 @@ impl Denied {
             Self::IntentTargetPatternViolation(_) => 2,
             Self::IntentResourceOutOfScope(_) => 3,
             Self::IntentMissingRequiredField { .. } | Self::PayloadFieldOutOfBounds { .. } => 4,
-            Self::CallerNotProven(_) | Self::NotDelegated(_) | Self::DelegateeNotAllowed(_) => 5,
+            Self::CallerNotProven(_) | Self::NotDelegated(_) | Self::DelegateeNotAllowed(_) | Self::EnvelopeNotAllowed(_) => 5,
             Self::AudienceNotAllowed(_) => 6,
             Self::ValidityExceedsPolicy { .. } => 7,
             Self::RateLimitExceeded { .. }
@@ -186,6 +194,7 @@ impl Denied {
             | Self::UntrustedPrincipal(_)
             | Self::DelegationRevoked
             | Self::StatusUnknown(_)
+            | Self::ApproversDiffer
             | Self::ScopeNotAllowed
             | Self::TargetNotAllowed
             | Self::PolicyDenied(_)

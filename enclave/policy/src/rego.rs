@@ -1,7 +1,7 @@
 //! The operator's Rego module: run in this process, within a time and a memory.
 
 use std::num::NonZeroU32;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use attestation::policy::{ApprovalRule, Bundle, IdentityPolicy};
@@ -16,7 +16,7 @@ use crate::{Asked, Denied};
 const TIME: Duration = Duration::from_millis(10);
 /// For finding out whether the module is one at all, on however slow a machine.
 const TIME_TO_LOAD: Duration = Duration::from_secs(2);
-/// What may be allocated beyond what was in use when the module was loaded, in bytes.
+/// What may be allocated beyond what was in use when a decision begins, in bytes.
 const MEMORY: u64 = 16 << 20;
 /// The input as JSON, in bytes. One call can make as much as the product of its two halves of it, which are the 16 MiB.
 const MAX_INPUT: usize = 8 * 1024;
@@ -24,9 +24,10 @@ const MAX_INPUT: usize = 8 * 1024;
 const STEPS: NonZeroU32 = NonZeroU32::new(32).expect("not zero");
 /// Engines that lie ready.
 const MAX_IDLE: usize = 16;
-/// Builtins that make something large of something small in one step, before any limit can stop them; and chance, which no record
-/// could explain.
-const REFUSED: [&str; 2] = ["numbers", "rand"];
+/// Builtins that make something large of something small in one step, before any limit can stop them, or that fail at odd formats; and
+/// chance, which no record could explain. The words are refused wherever they stand, in texts and comments too: a module has other
+/// words for what it means, and nobody can hide one of these behind a quote.
+const REFUSED: [&str; 8] = ["numbers", "rand", "bits", "units", "sprintf", "to_number", "unmarshal", "render_template"];
 
 /// A module that was found to be good.
 pub struct Rego {
@@ -69,7 +70,6 @@ impl Rego {
         if package != described.entrypoint {
             return Err(RegoError(format!("the module is of {package}, and the entrypoint is {}", described.entrypoint)));
         }
-        limit_memory();
         let mut this = Self {
             idle: Mutex::default(),
             fresh: engine,
@@ -101,13 +101,17 @@ impl Rego {
             idle.push(engine);
         }
         match (said, &self.approval) {
-            (Said { allow: true, .. }, _) => Ok(None),
             (Said { require_approval: true, .. }, Some(approval)) => Ok(Some(approval)),
+            (Said { allow: true, require_approval: false }, _) => Ok(None),
             _ => Err(Denied::PolicyDenied(self.entrypoint.clone())),
         }
     }
 
     fn run(&self, engine: &mut Engine, input: &str) -> Result<Said, Denied> {
+        // The limit is of the whole process, so decisions have turns.
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        limit_memory();
         let results = Value::from_json_str(input).and_then(|input| {
             engine.set_input(input);
             engine.eval_query(self.entrypoint.clone(), false)
@@ -141,6 +145,7 @@ fn input(bundle: &Bundle, identity: &IdentityPolicy, caller: &Caller, asked: &As
         "payload": asked.payload,
         "caller": caller,
         "delegated": asked.delegated,
+        "envelope": asked.envelope,
     });
     let mut add = |object: Option<&str>, name: &str, value: Option<serde_json::Value>| {
         if let Some(value) = value {
@@ -160,15 +165,10 @@ fn input(bundle: &Bundle, identity: &IdentityPolicy, caller: &Caller, asked: &As
     if text.len() > MAX_INPUT { Err(Denied::PolicyInputTooLarge) } else { Ok(text) }
 }
 
-/// A word that stands for builtins which are refused, if the module has one outside of comments and strings.
+/// A word that stands for builtins which are refused, if the module has one.
 fn refused_word(module: &str) -> Option<&'static str> {
-    let code: Vec<&str> = module.lines().map(|line| line.split('#').next().unwrap_or_default()).collect();
-    let code = code.join("\n");
-    // What stands in quotes may be anything; an escaped quote or a raw string can only make more of it count as code.
-    let outside: String = code.split('"').step_by(2).collect::<Vec<_>>().join(" ");
-    let words = |text: &str| text.split(|c: char| !(c.is_alphanumeric() || c == '_')).map(str::to_owned).collect::<Vec<_>>();
-    let words = words(&outside);
-    REFUSED.into_iter().find(|refused| words.iter().any(|word| word == refused))
+    let mut words = module.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+    words.find_map(|word| REFUSED.into_iter().find(|refused| word == *refused))
 }
 
 /// To be called first of all: the allocator asks the kernel for pages of 2 MiB, of each of which every thread would use a little. The
@@ -178,15 +178,12 @@ pub fn without_huge_pages() {
     let _ = rustix::thread::disable_transparent_huge_pages(true);
 }
 
-/// Once in a process: what is in use now, and 16 MiB.
+/// What is in use now, and 16 MiB.
 fn limit_memory() {
-    static LIMIT: OnceLock<()> = OnceLock::new();
-    LIMIT.get_or_init(|| {
-        set_global_memory_limit(Some(0));
-        let used = match check_global_memory_limit() {
-            Err(LimitError::MemoryLimitExceeded { usage, .. }) => usage,
-            _ => 0,
-        };
-        set_global_memory_limit(Some(used + MEMORY));
-    });
+    set_global_memory_limit(Some(0));
+    let used = match check_global_memory_limit() {
+        Err(LimitError::MemoryLimitExceeded { usage, .. }) => usage,
+        _ => 0,
+    };
+    set_global_memory_limit(Some(used + MEMORY));
 }

@@ -20,6 +20,8 @@ pub struct Asked<'a> {
     pub validity_seconds: Option<u32>,
     /// Whether it is asked on somebody's behalf.
     pub delegated: bool,
+    /// Whether a plain envelope is asked for.
+    pub envelope: bool,
 }
 
 /// A rule that accepts a request, as far as counts and approvals do not matter.
@@ -74,13 +76,29 @@ pub fn accept<'a>(
         match decide(rule, asked, proven, policy.max_validity_seconds) {
             Ok(validity_seconds) => {
                 let by_rego = rego.map(|rego| rego.decide(bundle, policy, caller, asked)).transpose()?.flatten();
-                return Ok(Accepted { rule, validity_seconds, approval: rule.approval.as_ref().or(by_rego) });
+                let approval = match (&rule.approval, by_rego) {
+                    (Some(of_rule), Some(of_rego)) => Some(stricter(of_rule, of_rego).ok_or(Denied::ApproversDiffer)?),
+                    (of_rule, of_rego) => of_rule.as_ref().or(of_rego),
+                };
+                return Ok(Accepted { rule, validity_seconds, approval });
             }
             Err(why) if why.stage() > denied.stage() => denied = why,
             Err(_) => {}
         }
     }
     Err(denied)
+}
+
+/// The one whose approvers the other accepts too.
+fn stricter<'a>(one: &'a ApprovalRule, other: &'a ApprovalRule) -> Option<&'a ApprovalRule> {
+    let within = |a: &ApprovalRule, b: &ApprovalRule| a.by.iter().all(|name| b.by.contains(name));
+    if within(one, other) {
+        Some(one)
+    } else if within(other, one) {
+        Some(other)
+    } else {
+        None
+    }
 }
 
 fn decide(rule: &Rule, asked: &Asked<'_>, proven: bool, identity_max: u32) -> Result<u32, Denied> {
@@ -99,6 +117,9 @@ fn decide(rule: &Rule, asked: &Asked<'_>, proven: bool, identity_max: u32) -> Re
     }
     if rule.delegated && !asked.delegated {
         return Err(Denied::NotDelegated(rule.name.clone()));
+    }
+    if asked.envelope && !rule.envelope {
+        return Err(Denied::EnvelopeNotAllowed(rule.name.clone()));
     }
     let grants = match (&rule.delegatees, asked.intent.delegatee()) {
         (None, None) => true,

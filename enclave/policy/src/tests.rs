@@ -94,8 +94,14 @@ fn with<T>(ask: &Ask, decide: impl FnOnce(&Bundle, &Asked<'_>) -> T) -> T {
     let bundle = Bundle::from_toml(&toml()).unwrap();
     let intent = Intent::new(ask.action.into(), ask.target.into(), ask.resource.into()).unwrap();
     let payload = Payload::parse(ask.payload.as_bytes()).unwrap();
-    let asked =
-        Asked { intent: &intent, payload: &payload, audience: ask.audience, validity_seconds: ask.validity, delegated: false };
+    let asked = Asked {
+        intent: &intent,
+        payload: &payload,
+        audience: ask.audience,
+        validity_seconds: ask.validity,
+        delegated: false,
+        envelope: false,
+    };
     decide(&bundle, &asked)
 }
 
@@ -359,7 +365,8 @@ fn asks(bundle: &Bundle, identity: &str, action: &str, resource: &str, payload: 
     let rego = Rego::load(bundle).unwrap();
     let intent = Intent::new(action.into(), String::new(), resource.into()).unwrap();
     let payload = Payload::parse(payload.as_bytes()).unwrap();
-    let asked = Asked { intent: &intent, payload: &payload, audience: None, validity_seconds: None, delegated: false };
+    let asked =
+        Asked { intent: &intent, payload: &payload, audience: None, validity_seconds: None, delegated: false, envelope: false };
     let caller = Caller::Asserted(Seen::ids(1, 1));
     let accepted = accept(bundle, rego.as_ref(), bundle.identity(identity).unwrap(), None, &caller, &asked);
     accepted.map(|accepted| accepted.approval.is_some()).map_err(|denied| denied.code())
@@ -380,6 +387,10 @@ fn the_policy_of_the_paper_decides_as_it_says() {
     ] {
         assert_eq!(asks(&bundle, identity, action, resource, "{}"), expected, "{identity} {action} {resource}");
     }
+    // Who wants an approval has it, allowed or not.
+    let both = with_rego("package a\nallow if true\nrequire_approval if input.resource.env == \"production\"\n", true);
+    assert_eq!(asks(&both, "shipper", "deploy", "production:web", "{}"), Ok(true));
+    assert_eq!(asks(&both, "deployer", "deploy", "staging:web", "{}"), Ok(false));
     // An approval that nobody can give is none.
     assert_eq!(asks(&with_rego(SEED, false), "shipper", "deploy", "production:web", "{}"), Err("policy_denied"));
     // A rule that does not accept is not overruled.
@@ -446,8 +457,13 @@ fn a_module_that_is_none_or_could_not_be_held_is_refused_when_it_is_loaded() {
     let text = String::from_utf8(other.canonical()).unwrap().replace("data.a.b", "data.a.c");
     let error = Rego::load(&Bundle::from_canonical(text.as_bytes()).unwrap()).unwrap_err();
     assert!(error.to_string().contains("the module is of data.a.b"), "{error}");
-    // A word in a comment or a text is no builtin.
-    assert!(Rego::load(&with_rego("package a\n# numbers\nallow if input.action == \"numbers\"\n", false)).is_ok());
+    // Nothing hides a word.
+    for module in [
+        "package a\nx := \"\\\"\"\nallow if { count(numbers.range(1, 2)) > 1 }\n",
+        "package a\n# https://x/#a \"\nallow if sprintf(\"%d\", [1]) == \"1\"\n",
+    ] {
+        assert!(Rego::load(&with_rego(module, false)).unwrap_err().to_string().contains("not to be had"));
+    }
     assert!(Rego::load(&Bundle::from_toml(&toml()).unwrap()).unwrap().is_none());
 }
 
@@ -455,25 +471,36 @@ fn a_module_that_is_none_or_could_not_be_held_is_refused_when_it_is_loaded() {
 fn several_decisions_at_once_do_not_disturb_each_other() {
     let bundle = with_rego(SEED, false);
     let rego = Rego::load(&bundle).unwrap().unwrap();
+    let decided = std::sync::atomic::AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for thread in 0..8 {
-            let (bundle, rego) = (&bundle, &rego);
+            let (bundle, rego, decided) = (&bundle, &rego, &decided);
             scope.spawn(move || {
                 for n in 0..200 {
                     let action = if (thread + n) % 2 == 0 { "comment" } else { "merge" };
                     let intent = Intent::new(action.into(), String::new(), "pr:1".into()).unwrap();
                     let payload = Payload::default();
-                    let asked =
-                        Asked { intent: &intent, payload: &payload, audience: None, validity_seconds: None, delegated: false };
+                    let asked = Asked {
+                        intent: &intent,
+                        payload: &payload,
+                        audience: None,
+                        validity_seconds: None,
+                        delegated: false,
+                        envelope: false,
+                    };
                     let caller = Caller::Asserted(Seen::ids(1, 1));
                     let accepted = accept(bundle, Some(rego), &bundle.identities[0], None, &caller, &asked);
                     match accepted {
                         // On a busy machine ten milliseconds can pass.
                         Err(Denied::PolicyTimeout(_)) => {}
-                        accepted => assert_eq!(accepted.is_ok(), action == "comment"),
+                        accepted => {
+                            assert_eq!(accepted.is_ok(), action == "comment");
+                            decided.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        }
                     }
                 }
             });
         }
     });
+    assert!(decided.into_inner() > 800);
 }

@@ -29,7 +29,14 @@ fn rego_has_sixteen_mebibytes() {
     let ask = |payload: String| {
         let intent = Intent::new("a".into(), String::new(), String::new()).unwrap();
         let payload = Payload::parse(payload.as_bytes()).unwrap();
-        let asked = Asked { intent: &intent, payload: &payload, audience: None, validity_seconds: None, delegated: false };
+        let asked = Asked {
+            intent: &intent,
+            payload: &payload,
+            audience: None,
+            validity_seconds: None,
+            delegated: false,
+            envelope: false,
+        };
         let caller = Caller::Asserted(Seen::ids(1, 1));
         accept(&bundle, rego.as_ref(), &bundle.identities[0], None, &caller, &asked).map(|_| ()).unwrap_err()
     };

@@ -211,7 +211,7 @@ pub(crate) async fn rotate(
 }
 
 async fn describe(
-    app: &App,
+    app: &Arc<App>,
     caller: Caller,
     which: Result<Query<Which>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Description, Problem> {

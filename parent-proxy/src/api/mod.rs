@@ -53,7 +53,7 @@ pub(crate) struct App {
 
 impl App {
     /// Sends a request to the enclave when it is this caller's turn.
-    pub(crate) async fn ask(&self, account: &Account, request: Request) -> Result<Answer, LinkError> {
+    pub(crate) async fn ask(self: &Arc<Self>, account: &Account, request: Request) -> Result<Answer, LinkError> {
         let (turns, identity) = match &request {
             Request::Attest { of, .. } => (&self.attesting, of.identity.as_deref()),
             Request::Rotate(rotate) => (&self.attesting, rotate.of.identity.as_deref()),
@@ -62,11 +62,18 @@ impl App {
             Request::Describe(of) => (&self.signing, of.identity.as_deref()),
             _ => (&self.signing, None),
         };
-        let label = self.accounts.label(identity);
-        let _turn = self.turn(turns, account, identity).await?;
-        let answer = self.link.request(request).await;
+        let label = self.accounts.label(identity).to_owned();
+        let turn = self.turn(turns, account, identity).await?;
+        let this = Arc::clone(self);
+        // A caller that goes away leaves its request at the enclave; its turn is not over before that one is.
+        let under_way = tokio::spawn(async move {
+            let answer = this.link.request(request).await;
+            drop(turn);
+            answer
+        });
+        let answer = under_way.await.unwrap_or(Err(LinkError::Unavailable));
         if let Err(LinkError::Refused(refusal)) = &answer {
-            let denied = Denied { identity: label.to_owned(), code: refusal.code.clone() };
+            let denied = Denied { identity: label, code: refusal.code.clone() };
             self.metrics.denials.get_or_create(&denied).inc();
         }
         answer

@@ -28,7 +28,7 @@ pub(crate) async fn ready(State(app): State<Arc<App>>, Anyone(caller): Anyone) -
     if !(caller.admitted || caller.operator) {
         return Err(super::not_admitted());
     }
-    let Answer::Status(status) = app.link.request(Request::Status).await? else {
+    let Answer::Status(status) = app.ask(&caller.account, Request::Status).await? else {
         return Err(LinkError::Nonsense.into());
     };
     if !app.link.is_recording() {

@@ -82,6 +82,9 @@ pub(super) struct Explain {
     /// Asked on somebody's behalf
     #[arg(long)]
     delegated: bool,
+    /// A plain envelope is asked for
+    #[arg(long)]
+    envelope: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -109,6 +112,9 @@ struct Row {
     /// Asked on somebody's behalf.
     #[serde(default)]
     delegated: bool,
+    /// A plain envelope is asked for.
+    #[serde(default)]
+    envelope: bool,
     /// `allow`, `approve` (allowed once approved), or the code of the refusal.
     expect: String,
     /// The rule that should decide.
@@ -229,6 +235,7 @@ impl Explain {
             audience: self.audience,
             validity_seconds: self.validity_seconds,
             delegated: self.delegated,
+            envelope: self.envelope,
             expect: String::new(),
             rule: None,
         };
@@ -271,6 +278,7 @@ impl Row {
             audience: self.audience.as_deref(),
             validity_seconds: self.validity_seconds,
             delegated: self.delegated,
+            envelope: self.envelope,
         };
         Ok(match policy::accept(bundle, rego, identity, annex, &caller, &asked) {
             Ok(accepted) => {

@@ -62,7 +62,7 @@ fn agents() -> Value {
             "name": name, "environment": "test", "did": "did:key", "algorithm": "EdDSA", "max_validity_seconds": 600,
             "callers": {"uids": [1000], "gids": [], "names": []},
             "delegation": {"from": from, "scopes": scopes, "resources": ["mcp://github*"]},
-            "rules": [{"name": "comments", "actions": ["comment"], "targets": ["*"], "resources": ["mcp://github/*"], "delegated": true}]
+            "rules": [{"name": "comments", "actions": ["comment"], "targets": ["*"], "resources": ["mcp://github/*"], "delegated": true, "envelope": true}]
         })
     };
     json!([
@@ -437,7 +437,10 @@ fn an_envelope_says_who_did_what_to_what_for_whom_and_when_and_nothing_else() {
     assert_eq!(envelope.delegated_by.as_deref(), Some("user:sre-oncall"));
     assert_eq!((envelope.action.as_str(), envelope.resource.as_str()), ("comment", "mcp://github/pr/1"));
     assert!((harness::now().0 - envelope.timestamp).abs() < 60);
-    for (member, value) in [("payload", json!({"a": 1})), ("audience", json!("x")), ("validity_seconds", json!(60))] {
+    let with_target = json!({"action": "comment", "target": "t", "resource": "mcp://github/pr/1"});
+    for (member, value) in
+        [("intent", with_target), ("payload", json!({"a": 1})), ("audience", json!("x")), ("validity_seconds", json!(60))]
+    {
         let mut more = body.clone();
         more[member] = value;
         let refused = post(&running.socket, "/sign", &more).unwrap();

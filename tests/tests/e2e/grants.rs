@@ -46,7 +46,7 @@ fn start(root: &Value) -> Running {
             |from: &str| format!("delegation = {{ from = [{from}], scopes = [\"read\"], resources = [\"https://x/*\"] }}\n");
         let mut parts = text.split("rotation_callers").collect::<Vec<_>>().into_iter();
         let first = parts.next().unwrap().to_owned();
-        let from = ["\"corp\"", "\"corp\"", "\"nobody\""];
+        let from = ["\"corp\"", "\"corp\", \"coordinator\"", "\"nobody\""];
         let text = parts.zip(from).fold(first, |text, (part, from)| format!("{text}{}rotation_callers{part}", delegation(from)));
         let rule = "[[identities.rules]]\nname = \"grants\"\nactions = [\"read\"]\ntargets = [\"*\"]\nresources = [\"*\"]\ndelegatees = [\"did:key:*\"]\n\n";
         text.replace("[[identities.rules]]\nname = \"anything\"", &format!("{rule}[[identities.rules]]\nname = \"anything\""))
@@ -122,7 +122,7 @@ fn a_chain_of_grants_is_taken_up_handed_on_and_good_for_vouchs_own_verifier() {
     assert_eq!(refused(&Ask { resource: "https://x/logs/other", ..act }), "resource_exceeds_parent");
     assert_eq!(refused(&Ask { to: Some(&coordinator), ..act }), "delegation_invalid");
     assert_eq!(refused(&Ask { to: Some("did:web:x.example"), ..hand_on }), "delegatee_not_allowed");
-    assert_eq!(refused(&Ask { grants: &both[1..], ..act }), "untrusted_principal");
+    assert_eq!(refused(&Ask { grants: &both[1..], ..act }), "delegation_invalid");
     assert_eq!(refused(&Ask { grants: &[granted(&worker, "write", None)], ..act }), "scope_exceeds_parent");
     let as_token = json!({"payload": {}, "intent": {"action": "read", "target": "logs", "resource": "https://x/logs/app", "delegatee": worker}, "identity": "coordinator"});
     assert_eq!(post(&running.socket, "/sign", &as_token).unwrap().code(), "delegation_format");

@@ -34,7 +34,7 @@ fn full() -> Value {
             "rules": [{
                 "name": "one", "actions": ["a"], "targets": ["*"], "resources": ["r*"], "audiences": ["x"], "max_validity_seconds": 60,
                 "payload": {"/amount": {"one_of": [1, "x", true], "min": 1, "max": 2, "pattern": "x*"}},
-                "payload_closed": true, "proven": true, "delegated": true, "delegatees": ["did:key:*"], "approval": approval, "limits": [limit],
+                "payload_closed": true, "proven": true, "delegated": true, "envelope": true, "delegatees": ["did:key:*"], "approval": approval, "limits": [limit],
             }],
         }],
     })
