@@ -21,6 +21,8 @@ const BODY: &str = r#"{"payload":{"action":"transfer","amount":100,"recipient":"
 const CONNECTIONS: usize = 32;
 
 fn main() {
+    // What is started inherits it, as under `anchorhold-dev up` and in the image, whose kernel has no huge pages.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.get(1).map(String::as_str) {
         Some("bare-server") => return load::bare_server(Path::new(&arguments[2])),
