@@ -96,8 +96,10 @@ static void fork_exec(const char *socket, const char *agent) {
     become(agent, "idle", NULL);
 }
 
-/* Writes the request, and then becomes the agent. */
+/* Writes the request, and then becomes the agent, before the sidecar looks: a race, so it is given others to look at first. */
 static void write_exec(const char *socket, const char *agent) {
+    for (int i = 0; i < 32; i++)
+        connected(socket);
     int fd = connected(socket);
     char number[16];
     snprintf(number, sizeof number, "%d", fd);
