@@ -1,8 +1,8 @@
 //! The operator's Rego module: run in this process, within a time and a memory.
 
 use std::num::NonZeroU32;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use attestation::policy::{ApprovalRule, Bundle, IdentityPolicy};
 use identity::Caller;
@@ -22,8 +22,6 @@ const MEMORY: u64 = 16 << 20;
 const MAX_INPUT: usize = 8 * 1024;
 /// Steps between two looks at the clock.
 const STEPS: NonZeroU32 = NonZeroU32::new(32).expect("not zero");
-/// Engines that lie ready.
-const MAX_IDLE: usize = 16;
 /// Builtins that make something large of something small in one step, before any limit can stop them, or that fail at odd formats; and
 /// chance, which no record could explain. The words are refused wherever they stand, in texts and comments too: a module has other
 /// words for what it means, and nobody can hide one of these behind a quote.
@@ -31,8 +29,10 @@ const REFUSED: [&str; 8] = ["numbers", "rand", "bits", "units", "sprintf", "to_n
 
 /// A module that was found to be good.
 pub struct Rego {
-    idle: Mutex<Vec<Engine>>,
+    /// What to copy when a decision came to no end.
     fresh: Engine,
+    engine: Mutex<Engine>,
+    rules: Rules,
     entrypoint: String,
     approval: Option<ApprovalRule>,
 }
@@ -47,6 +47,12 @@ impl std::fmt::Debug for Rego {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("rego: {0}")]
 pub struct RegoError(String);
+
+/// The paths of what is asked of a module.
+struct Rules {
+    allow: String,
+    require_approval: String,
+}
 
 /// What a module said: `allow` and `require_approval`, each false unless it is true.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,17 +76,13 @@ impl Rego {
         if package != described.entrypoint {
             return Err(RegoError(format!("the module is of {package}, and the entrypoint is {}", described.entrypoint)));
         }
-        let mut this = Self {
-            idle: Mutex::default(),
-            fresh: engine,
-            entrypoint: described.entrypoint.clone(),
-            approval: described.approval.clone(),
-        };
-        let mut trial = this.fresh.clone();
-        trial.set_execution_timer_config(ExecutionTimerConfig { limit: TIME_TO_LOAD, check_interval: STEPS });
-        this.run(&mut trial, TRIAL).map_err(|denied| wrong(denied.to_string()))?;
-        this.fresh.set_execution_timer_config(ExecutionTimerConfig { limit: TIME, check_interval: STEPS });
-        Ok(Some(this))
+        // Both rules are there then, whichever of them the module has.
+        let both = format!("package {}\nallow if false\nrequire_approval if false\n", package.trim_start_matches("data."));
+        engine.add_policy("both.rego".into(), both).map_err(|error| wrong(error.to_string()))?;
+        let rules = Rules { allow: format!("{package}.allow"), require_approval: format!("{package}.require_approval") };
+        run(&mut engine, &rules, TRIAL, TIME_TO_LOAD).map_err(|denied| wrong(denied.to_string()))?;
+        let (entrypoint, approval) = (described.entrypoint.clone(), described.approval.clone());
+        Ok(Some(Self { fresh: engine.clone(), engine: Mutex::new(engine), rules, entrypoint, approval }))
     }
 
     /// Whether the module allows it; if so, who must approve it first.
@@ -92,42 +94,43 @@ impl Rego {
         asked: &Asked<'_>,
     ) -> Result<Option<&ApprovalRule>, Denied> {
         let input = input(bundle, identity, caller, asked)?;
-        let idle = self.idle().pop();
-        let mut engine = idle.unwrap_or_else(|| self.fresh.clone());
-        // One that came to no end is not used again.
-        let said = self.run(&mut engine, &input)?;
-        let mut idle = self.idle();
-        if idle.len() < MAX_IDLE {
-            idle.push(engine);
+        let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = run(&mut engine, &self.rules, &input, TIME);
+        if said.is_err() {
+            *engine = self.fresh.clone();
         }
-        match (said, &self.approval) {
+        drop(engine);
+        match (said?, &self.approval) {
             (Said { require_approval: true, .. }, Some(approval)) => Ok(Some(approval)),
             (Said { allow: true, require_approval: false }, _) => Ok(None),
             _ => Err(Denied::PolicyDenied(self.entrypoint.clone())),
         }
     }
+}
 
-    fn run(&self, engine: &mut Engine, input: &str) -> Result<Said, Denied> {
-        // The limit is of the whole process, so decisions have turns.
-        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-        let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        limit_memory();
-        let results = Value::from_json_str(input).and_then(|input| {
-            engine.set_input(input);
-            engine.eval_query(self.entrypoint.clone(), false)
-        });
-        let results = results.map_err(|error| match error.downcast_ref::<LimitError>() {
-            Some(limit) => Denied::PolicyTimeout(limit.to_string()),
-            None => Denied::PolicyFailed(error.to_string()),
-        })?;
-        let value = results.result.first().and_then(|result| result.expressions.first()).map(|expression| &expression.value);
-        let is = |name: &str| value.is_some_and(|value| value[name] == Value::Bool(true));
-        Ok(Said { allow: is("allow"), require_approval: is("require_approval") })
-    }
+fn run(engine: &mut Engine, rules: &Rules, input: &str, time: Duration) -> Result<Said, Denied> {
+    let _turn = turn();
+    limit_memory();
+    let begin = Instant::now();
+    let said = Value::from_json_str(input).and_then(|input| {
+        engine.set_input(input);
+        let mut is_true = |rule: &String| {
+            let limit = time.saturating_sub(begin.elapsed());
+            engine.set_execution_timer_config(ExecutionTimerConfig { limit, check_interval: STEPS });
+            engine.eval_rule(rule.clone()).map(|value| value == Value::Bool(true))
+        };
+        Ok(Said { allow: is_true(&rules.allow)?, require_approval: is_true(&rules.require_approval)? })
+    });
+    said.map_err(|error| match error.downcast_ref::<LimitError>() {
+        Some(limit) => Denied::PolicyTimeout(limit.to_string()),
+        None => Denied::PolicyFailed(error.to_string()),
+    })
+}
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Engine>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// The limit of memory is of the whole process, so the decisions of it have turns.
+fn turn() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What every module sees, once, before anything is decided by it.
