@@ -20,6 +20,7 @@ use rustix::process::geteuid;
 use sha2::{Digest as _, Sha256};
 use tokio::net::UnixStream;
 use tracing::debug;
+use uds::UnixStreamExt;
 
 use crate::caller::TurnedAway;
 
@@ -27,6 +28,8 @@ use crate::caller::TurnedAway;
 const MAX_EXECUTABLE: u64 = 512 << 20;
 /// Digests that are kept.
 const MAX_CACHED: usize = 256;
+/// Bytes of a security label.
+const MAX_LABEL: usize = 255;
 /// Files under `/proc` that are read here are short.
 const MAX_PROC: u64 = 64 * 1024;
 
@@ -60,6 +63,18 @@ impl Connected {
     }
 }
 
+/// SO_PEERSEC: the label that the Linux security module gave the process, at connect(2). Where there is no such module, or the label
+/// is longer than [`MAX_LABEL`] or no text, there is none.
+fn label(stream: &impl AsFd) -> Option<String> {
+    let stream = std::os::unix::net::UnixStream::from(stream.as_fd().try_clone_to_owned().ok()?);
+    // Where no module answers, some kernels say that all of it was filled, and touch nothing.
+    let mut label = [0; MAX_LABEL];
+    let length = stream.initial_peer_selinux_context(&mut label).ok()?;
+    // Some modules count the end of the C string.
+    let label = label.get(..length)?.split(|byte| *byte == 0).next()?;
+    std::str::from_utf8(label).ok().filter(|label| !label.is_empty()).map(str::to_owned)
+}
+
 /// User and group id that stand for "cannot be named here" (user_namespaces(7)).
 const OVERFLOW_ID: u32 = 65534;
 
@@ -73,7 +88,8 @@ impl Inspector {
         socket: Option<&str>,
         measure: bool,
     ) -> Result<Seen, TurnedAway> {
-        let mut seen = Seen { socket: socket.map(str::to_owned), ..Seen::ids(peer.uid, peer.gid) };
+        let (socket, label) = (socket.map(str::to_owned), label(stream));
+        let mut seen = Seen { socket, label, ..Seen::ids(peer.uid, peer.gid) };
         // Without a pidfd (before Linux 6.5) nothing under /proc is certain to be of this process.
         let Ok(pidfd) = getsockopt(stream, sockopt::PeerPidfd) else { return Ok(seen) };
         let process = Process::open(peer.pid);
@@ -315,6 +331,17 @@ mod tests {
         ] {
             assert_eq!(of_cgroup(&text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_label_is_what_the_security_module_says_and_there_is_none_without_one() {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        // Before Linux 6.17 AppArmor has one for each process, and says none of a peer.
+        let own = std::fs::read_to_string("/proc/self/attr/current").unwrap_or_default();
+        let own = own.trim_end_matches(['\0', '\n']);
+        assert_eq!(label(&ours), label(&theirs));
+        assert!(label(&ours).is_none_or(|label| label == own), "{:?} is not {own:?}", label(&ours));
+        assert_eq!(label(&File::open("/proc/self/status").unwrap()), None, "no socket");
     }
 
     #[test]
