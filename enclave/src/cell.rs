@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use attestation::policy::{Annex, Bundle, IdentityPolicy};
-use identity::caller::Seen;
 use identity::record::{AnnexId, Decision, Verdict};
 use identity::{Caller, Digest};
 use policy::{Denied, Rego};
@@ -13,7 +12,7 @@ use protocol::Describe;
 use crate::Error;
 use crate::approvals::Approvals;
 use crate::identities::Identity;
-use crate::proofs::{Peers, Spent};
+use crate::proofs::{Claimed, Peers, Spent};
 use crate::record::Record;
 
 pub(crate) struct Cell {
@@ -82,8 +81,12 @@ impl Cell {
         self.find_for(of.identity.as_deref(), |identity| identity.callers.admit(&of.caller, annex.as_ref().map(|annex| &annex.0)))
     }
 
-    /// The same, for whoever says which identities are usable.
-    pub(crate) fn find_for(
+    /// The same, for a caller that says it can prove itself.
+    pub(crate) fn find_proven(&self, name: Option<&str>, claimed: &Claimed) -> Result<&RwLock<Option<Identity>>, Error> {
+        self.find_for(name, |identity| identity.callers.proven.contains(&claimed.name))
+    }
+
+    fn find_for(
         &self,
         name: Option<&str>,
         usable: impl Fn(&&IdentityPolicy) -> bool,
@@ -100,9 +103,9 @@ impl Cell {
     }
 
     /// Refuses callers that may not use this identity at all.
-    pub(crate) fn admit(&self, identity: &Identity, seen: &Seen) -> Result<(), Error> {
-        let (annex, caller) = (self.annex(), Caller::Asserted(seen.clone()));
-        if policy::admits(&identity.policy, annex.as_ref().map(|annex| &annex.0), &caller) {
+    pub(crate) fn admit(&self, identity: &Identity, caller: &Caller) -> Result<(), Error> {
+        let annex = self.annex();
+        if policy::admits(&identity.policy, annex.as_ref().map(|annex| &annex.0), caller) {
             Ok(())
         } else {
             Err(Denied::CallerNotAllowed.into())

@@ -4,6 +4,7 @@ use attestation::policy::{Delegation, Pattern};
 use identity::delegation::{Act, Subject};
 use identity::grants::Grants;
 use identity::record::Decision;
+use identity::request;
 use identity::token::{self, Claims, Expected, Link, Vouch};
 use identity::{Caller, Did, Intent, Payload, PublicKey, UnixSeconds};
 use policy::Denied;
@@ -38,18 +39,44 @@ impl<N: Nsm> Enclave<N> {
         decision.action = Some(ACTION.into());
         decision.policy_id = "delegation".into();
         check_audience(exchange.audience.as_deref())?;
-        let slot = cell.find(&exchange.of)?;
-        {
+        let claimed = exchange.proof.as_ref().map(|proof| self.claimed(cell, proof)).transpose()?;
+        let slot = match &claimed {
+            Some(claimed) => cell.find_proven(exchange.of.identity.as_deref(), claimed)?,
+            None => cell.find(&exchange.of)?,
+        };
+        let now = self.now()?;
+        let (caller, proven_for) = {
             let identity = read(slot);
             let identity = identity.as_ref().ok_or(Error::Halted)?;
             describe(identity, decision);
-            cell.admit(identity, &exchange.of.caller)?;
-        }
-        let now = self.now()?;
+            let request = request::Exchange {
+                audience: exchange.audience.as_deref(),
+                identity: &identity.policy.name,
+                resource: exchange.resource.as_deref(),
+                scope: exchange.scope.as_deref(),
+                subject_token: &exchange.subject_token,
+            };
+            let digest = request.digest()?;
+            decision.request_digest = Some(digest);
+            let (caller, proven_for) = match (claimed, &exchange.proof) {
+                (Some(claimed), Some(proof)) => {
+                    let version = identity.current.description.version;
+                    let proven = self.proven(cell, claimed, &proof.jws, digest, version, now)?;
+                    (Caller::Proven(proven), Some(version))
+                }
+                _ => (Caller::Asserted(exchange.of.caller.clone()), None),
+            };
+            cell.admit(identity, &caller)?;
+            (caller, proven_for)
+        };
+        decision.caller = Some(caller.clone());
         // Other identities are looked at here, so none is held.
         let (subject, from) = self.subject(cell, &exchange.subject_token, now)?;
         let slot = read(slot);
         let identity = slot.as_ref().ok_or(Error::Halted)?;
+        if proven_for.is_some_and(|version| version != identity.current.description.version) {
+            return Err(Error::ProofInvalid("for another version of the key"));
+        }
         let policy = &identity.policy;
         let allowed = policy.delegation.as_ref().filter(|delegation| delegation.from.contains(&from));
         let allowed = allowed.ok_or(Denied::UntrustedPrincipal(from))?;
@@ -90,7 +117,7 @@ impl<N: Nsm> Enclave<N> {
             jti: uuid::Builder::from_random_bytes(id).into_uuid(),
             binding: version.binding_digest,
             tee: N::TEE,
-            caller: Caller::Asserted(exchange.of.caller),
+            caller,
             vouch: Vouch { version: "1.0".into(), payload: Payload::default(), intent, delegation_chain: chain },
         };
         note(&claims, decision);

@@ -334,7 +334,7 @@ impl<N: Nsm> Enclave<N> {
             let identity = read(slot);
             let identity = identity.as_ref().ok_or(Error::Halted)?;
             crate::signing::describe(identity, decision);
-            cell.admit(identity, &of.caller)?;
+            cell.admit(identity, &Caller::Asserted(of.caller.clone()))?;
             (identity.current.description.clone(), identity.current.binding.clone())
         };
         let (bytes, document) = self.own_document(Some(&described.spki), Some(binding.user_data()), nonce, false)?;
@@ -354,7 +354,7 @@ impl<N: Nsm> Enclave<N> {
         let identity = slot.as_ref().ok_or(Error::Halted)?;
         // Whoever proves itself may be anybody, and must know for which boot and which version it signs.
         if identity.policy.callers.proven.is_empty() {
-            cell.admit(identity, &of.caller)?;
+            cell.admit(identity, &Caller::Asserted(of.caller.clone()))?;
         }
         Ok(self.description(identity))
     }

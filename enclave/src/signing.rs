@@ -41,9 +41,7 @@ impl<N: Nsm> Enclave<N> {
         }
         let claimed = sign.proof.as_ref().map(|proof| self.claimed(cell, proof)).transpose()?;
         let slot = match &claimed {
-            Some(claimed) => {
-                cell.find_for(sign.of.identity.as_deref(), |identity| identity.callers.proven.contains(&claimed.name))?
-            }
+            Some(claimed) => cell.find_proven(sign.of.identity.as_deref(), claimed)?,
             None => cell.find(&sign.of)?,
         };
         // Whoever holds one identity asks for no other: with writers in between, two of them could wait for each other.
@@ -56,7 +54,7 @@ impl<N: Nsm> Enclave<N> {
                 describe(identity, decision);
                 // Nothing is verified for whom the identity does not admit.
                 if claimed.is_none() {
-                    cell.admit(identity, &sign.of.caller)?;
+                    cell.admit(identity, &Caller::Asserted(sign.of.caller.clone()))?;
                 }
             }
             if shown.starts_with('[') {

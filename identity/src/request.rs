@@ -56,6 +56,41 @@ impl Request<'_> {
     }
 }
 
+/// A token exchange (RFC 8693 section 2.1) as its caller wrote it; its digest is made in the same way. No digest is that of a
+/// [`Request`] too: only an exchange has a `grant_type`.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Exchange<'a> {
+    /// For whom the new token is made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audience: Option<&'a str>,
+    /// Name of the identity that acts.
+    pub identity: &'a str,
+    /// What it is limited to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resource: Option<&'a str>,
+    /// What of the scope is wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<&'a str>,
+    /// The token of whoever delegates.
+    pub subject_token: &'a str,
+}
+
+/// `grant_type` of a token exchange (RFC 8693 section 2.1).
+pub const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+
+impl Exchange<'_> {
+    /// SHA-256 of the RFC 8785 form.
+    pub fn digest(&self) -> Result<Digest<32>, Error> {
+        #[derive(Serialize)]
+        struct Form<'a> {
+            grant_type: &'static str,
+            #[serde(flatten)]
+            exchange: &'a Exchange<'a>,
+        }
+        Ok(sha256(&json::canonical(&Form { grant_type: EXCHANGE, exchange: self })?))
+    }
+}
+
 /// What a caller with a key of its own signs for each request: a compact JWS of type [`TYPE`], `kid` being the RFC 7638
 /// thumbprint of its key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,7 +104,7 @@ pub struct Proof {
     pub jti: uuid::Uuid,
     /// The version of the identity's key that shall sign.
     pub key_version: u32,
-    /// [`Request::digest`].
+    /// [`Request::digest`], or [`Exchange::digest`].
     pub request: Digest<32>,
 }
 
@@ -184,6 +219,26 @@ mod tests {
             Request { validity_seconds: Some(1), ..request },
         ]
         .map(|request| request.digest().unwrap());
+        for (index, digest) in digests.iter().enumerate() {
+            assert!(!digests[..index].contains(digest));
+        }
+    }
+
+    #[test]
+    fn an_exchange_has_one_digest_and_every_member_counts() {
+        let exchange = Exchange { audience: None, identity: "agent", resource: None, scope: None, subject_token: "a.b.c" };
+        let text = "{\"grant_type\":\"urn:ietf:params:oauth:grant-type:token-exchange\",\"identity\":\"agent\",\"subject_token\":\"a.b.c\"}";
+        assert_eq!(exchange.digest(), Ok(sha256(text.as_bytes())));
+        let digests = [
+            exchange,
+            Exchange { audience: Some("x"), ..exchange },
+            Exchange { resource: Some("x"), ..exchange },
+            Exchange { scope: Some("x"), ..exchange },
+            Exchange { scope: Some(""), ..exchange },
+            Exchange { identity: "x", ..exchange },
+            Exchange { subject_token: "x", ..exchange },
+        ]
+        .map(|exchange| exchange.digest().unwrap());
         for (index, digest) in digests.iter().enumerate() {
             assert!(!digests[..index].contains(digest));
         }

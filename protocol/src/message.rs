@@ -247,6 +247,9 @@ pub struct Exchange {
     /// `audience`.
     #[n(4)]
     pub audience: Option<String>,
+    /// The caller's own signature over the request, if it has a key.
+    #[n(5)]
+    pub proof: Option<CallerProof>,
 }
 
 /// What a caller with a key of its own shows, end to end.

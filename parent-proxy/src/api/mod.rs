@@ -30,6 +30,7 @@ use ::identity::caller::Seen;
 
 pub(crate) use problem::Problem;
 pub(crate) use sign::shown;
+pub(crate) use token::JWT;
 pub(crate) use verify::MAX_VERIFYING;
 
 /// Before a caller hears that it asks too often.

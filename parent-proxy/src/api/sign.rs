@@ -69,11 +69,16 @@ pub(crate) struct Proof {
 }
 
 impl Proof {
-    fn decode(self) -> Result<CallerProof, Problem> {
-        let document = self.attestation.map(|text| BASE64URL_NOPAD.decode(text.as_bytes())).transpose();
-        let document = document.map_err(|_| Problem::from(identity::Error::Base64("the attestation document")))?;
-        Ok(CallerProof { jws: self.jws, document })
+    fn decode(self) -> Result<CallerProof, identity::Error> {
+        decode_proof(self.jws, self.attestation.as_deref())
     }
+}
+
+/// A proof, and the attestation document of the caller's enclave in base64url.
+pub(super) fn decode_proof(jws: String, attestation: Option<&str>) -> Result<CallerProof, identity::Error> {
+    let document = attestation.map(|text| BASE64URL_NOPAD.decode(text.as_bytes())).transpose();
+    let document = document.map_err(|_| identity::Error::Base64("the attestation document"))?;
+    Ok(CallerProof { jws, document })
 }
 
 /// A token, or grants.

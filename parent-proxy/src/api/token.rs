@@ -3,27 +3,28 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::identity::request::EXCHANGE;
 use axum::Json;
 use axum::extract::{FromRequest, Request as HttpRequest, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, Limited};
-use protocol::{Answer, Describe, Exchange, Kind, Request};
+use protocol::{Answer, CallerProof, Describe, Exchange, Kind, Request};
 use serde::Serialize;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
-use super::{Admitted, App, Problem};
+use super::sign::decode_proof;
+use super::{Anyone, App, Problem};
 use crate::link::LinkError;
 
 const MAX_BODY: usize = 32 * 1024;
 const PATIENCE: Duration = Duration::from_secs(10);
-const GRANT: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
-const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+pub(crate) const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 
-/// The parameters of RFC 8693 section 2.1, as a form. The actor is the caller's identity, so there is no `actor_token`.
+/// The parameters of RFC 8693 section 2.1, as a form. The actor is the caller's identity.
 #[derive(Debug, Default, ToSchema)]
 #[expect(dead_code, reason = "describes the form to OpenAPI")]
 pub(crate) struct TokenRequest {
@@ -43,6 +44,12 @@ pub(crate) struct TokenRequest {
     scope: Option<String>,
     /// Name of the identity that acts. May be left out by a caller that may use only one.
     identity: Option<String>,
+    /// The caller's own signature over this request, if it has a key: a JWS of type `anchorhold-request+jwt`.
+    actor_token: Option<String>,
+    /// `urn:ietf:params:oauth:token-type:jwt`, beside `actor_token`.
+    actor_token_type: Option<String>,
+    /// The attestation document of the caller's enclave, base64url, whose public key signed.
+    actor_attestation: Option<String>,
 }
 
 /// RFC 8693 section 2.2.1.
@@ -122,7 +129,7 @@ impl From<LinkError> for Refused {
             ("resource_exceeds_parent" | "target_not_allowed" | "environment_mismatch" | "audience_invalid", _) => {
                 "invalid_target"
             }
-            ("caller_not_allowed" | "caller_not_proven" | "unknown_identity", _) => "unauthorized_client",
+            ("caller_not_allowed" | "caller_not_proven" | "unknown_identity" | "proof_invalid", _) => "unauthorized_client",
             ("identity_required", _) => "invalid_request",
             (_, Kind::Unavailable | Kind::Internal | Kind::Limited) => "temporarily_unavailable",
             _ => "invalid_grant",
@@ -140,7 +147,7 @@ pub(crate) struct Form {
     values: std::collections::BTreeMap<String, String>,
 }
 
-const PARAMETERS: [&str; 10] = [
+const PARAMETERS: [&str; 11] = [
     "grant_type",
     "subject_token",
     "subject_token_type",
@@ -151,6 +158,7 @@ const PARAMETERS: [&str; 10] = [
     "identity",
     "actor_token",
     "actor_token_type",
+    "actor_attestation",
 ];
 
 impl<S: Sync> FromRequest<S> for Form {
@@ -188,7 +196,7 @@ impl Form {
 
     fn exchange(mut self, of: impl FnOnce(Option<String>) -> Describe) -> Result<Exchange, Refused> {
         match self.take("grant_type").as_deref() {
-            Some(GRANT) => {}
+            Some(EXCHANGE) => {}
             Some(_) => return Err(Refused::new("unsupported_grant_type", "grant_type", "only token exchange is done here")),
             None => return Err(Refused::new("invalid_request", "grant_type", "grant_type is missing")),
         }
@@ -200,13 +208,7 @@ impl Form {
         if self.take("requested_token_type").as_deref().is_some_and(|kind| !known(kind)) {
             return Err(Refused::new("invalid_request", "requested_token_type", "only JWTs are issued here"));
         }
-        if self.take("actor_token").is_some() || self.take("actor_token_type").is_some() {
-            return Err(Refused::new(
-                "invalid_request",
-                "actor_token",
-                "the actor is the caller's own identity; leave actor_token out",
-            ));
-        }
+        let proof = self.proof()?;
         let subject_token = self.take("subject_token");
         let missing = || Refused::new("invalid_request", "subject_token", "subject_token is missing");
         Ok(Exchange {
@@ -215,7 +217,26 @@ impl Form {
             scope: self.take("scope"),
             resource: self.take("resource"),
             audience: self.take("audience"),
+            proof,
         })
+    }
+
+    /// What a caller with a key of its own shows. RFC 8693 section 2.1: `actor_token` and its type stand together.
+    fn proof(&mut self) -> Result<Option<CallerProof>, Refused> {
+        let kind = self.take("actor_token_type");
+        let (jws, document) = (self.take("actor_token"), self.take("actor_attestation"));
+        match (jws, kind.as_deref()) {
+            (None, None) if document.is_none() => Ok(None),
+            (Some(jws), Some(JWT)) => match decode_proof(jws, document.as_deref()) {
+                Ok(proof) => Ok(Some(proof)),
+                Err(error) => Err(Refused::new("invalid_request", error.code(), error.to_string())),
+            },
+            _ => Err(Refused::new(
+                "invalid_request",
+                "actor_token",
+                "actor_token is the caller's own signature over this request, of the type urn:ietf:params:oauth:token-type:jwt",
+            )),
+        }
     }
 }
 
@@ -234,8 +255,12 @@ impl Form {
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(crate) async fn token(State(app): State<Arc<App>>, Admitted(caller): Admitted, form: Form) -> Result<Response, Refused> {
+pub(crate) async fn token(State(app): State<Arc<App>>, Anyone(caller): Anyone, form: Form) -> Result<Response, Refused> {
     let exchange = form.exchange(|identity| Describe { caller: caller.claim, identity })?;
+    // Whoever proves itself to the enclave need not be one whom this side knows.
+    if !caller.admitted && exchange.proof.is_none() {
+        return Err(Refused::new("unauthorized_client", "caller_not_allowed", "the policy names no identity for this caller"));
+    }
     let Answer::Signed(signed) = app.ask(&caller.account, Request::Exchange(exchange)).await? else {
         return Err(LinkError::Nonsense.into());
     };

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE};
-use identity::request::{Approval, MAX_PROOF_SECONDS, Proof, Request};
+use identity::request::{Approval, EXCHANGE, Exchange, MAX_PROOF_SECONDS, Proof, Request};
 use identity::succession::Order;
 use identity::{Digest, Intent, Payload};
 use serde_json::{Map, Value, json};
@@ -91,6 +91,9 @@ pub(super) struct ExchangeToken {
     /// For whom it is made
     #[arg(long, value_name = "TEXT")]
     audience: Option<String>,
+    /// This caller's own key: signs the request, so that the enclave itself knows who asks. The policy must name it
+    #[arg(long, value_name = "FILE")]
+    caller_key: Option<PathBuf>,
     /// Print the whole answer as JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -169,6 +172,33 @@ impl Named {
     }
 }
 
+impl Named {
+    /// This caller's signature over a request for the identity of this name, for its key and its boot of now, by this host's clock.
+    async fn proof(
+        &self,
+        key: &KeyFile,
+        digest: impl FnOnce(&str) -> Result<Digest<32>, identity::Error>,
+    ) -> Result<String, Failure> {
+        let now = self.describe().await?;
+        let odd = || Failure::Usage("the sidecar described its identity in another way than expected".into());
+        let name = now["name"].as_str().ok_or_else(odd)?;
+        if self.identity.as_ref().is_some_and(|wanted| wanted != name) {
+            return Err(Failure::Usage("the sidecar described another identity than the one asked for".into()));
+        }
+        let wrong = |error: identity::Error| Failure::Usage(error.to_string());
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(|_| Failure::Usage("the operating system gave no randomness".into()))?;
+        let proof = Proof {
+            boot_id: Digest::from_hex(now["boot_id"].as_str().ok_or_else(odd)?).map_err(wrong)?,
+            exp: in_seconds(MAX_PROOF_SECONDS / 2),
+            jti: uuid::Builder::from_random_bytes(random).into_uuid(),
+            key_version: now["key_version"].as_u64().and_then(|n| n.try_into().ok()).ok_or_else(odd)?,
+            request: digest(name).map_err(wrong)?,
+        };
+        proof.sign(key).map_err(wrong)
+    }
+}
+
 impl Sign {
     pub(super) async fn send(&self) -> Result<Value, Failure> {
         let mut text = self.payload.clone();
@@ -198,26 +228,18 @@ impl Sign {
             body.insert("approval".into(), json!(id));
         }
         if let Some(file) = &self.caller_key {
-            let jws = self.proof(&KeyFile::read(file)?, &body).await?;
+            let jws = self.named.proof(&KeyFile::read(file)?, |name| self.digest(name, &body)).await?;
             body.insert("proof".into(), json!({ "jws": jws }));
         }
         answer(&self.named.connection.client()?.call("/sign", Some(&Value::Object(body))).await?)
     }
 
-    /// This caller's signature over the request, for the key and the boot of now, by this host's clock.
-    async fn proof(&self, key: &KeyFile, body: &Map<String, Value>) -> Result<String, Failure> {
-        let now = self.named.describe().await?;
-        let odd = || Failure::Usage("the sidecar described its identity in another way than expected".into());
-        let name = now["name"].as_str().ok_or_else(odd)?;
-        if self.named.identity.as_ref().is_some_and(|wanted| wanted != name) {
-            return Err(Failure::Usage("the sidecar described another identity than the one asked for".into()));
-        }
-        let wrong = |error: identity::Error| Failure::Usage(error.to_string());
-        let delegatee = self.delegatee.as_deref().map(identity::Did::parse).transpose().map_err(wrong)?;
-        let intent = Intent::new(self.action.clone(), self.target.clone(), self.resource.clone()).map_err(wrong)?;
-        let intent = intent.granted_to(delegatee);
-        let payload = Payload::parse(body["payload"].to_string().as_bytes()).map_err(wrong)?;
-        let delegation = body.get("delegation").map(crate::api::shown).transpose().map_err(wrong)?;
+    /// The digest of the request, for the identity of this name.
+    fn digest(&self, name: &str, body: &Map<String, Value>) -> Result<Digest<32>, identity::Error> {
+        let delegatee = self.delegatee.as_deref().map(identity::Did::parse).transpose()?;
+        let intent = Intent::new(self.action.clone(), self.target.clone(), self.resource.clone())?.granted_to(delegatee);
+        let payload = Payload::parse(body["payload"].to_string().as_bytes())?;
+        let delegation = body.get("delegation").map(crate::api::shown).transpose()?;
         let request = Request {
             audience: self.audience.as_deref(),
             delegation: delegation.as_deref(),
@@ -227,16 +249,7 @@ impl Sign {
             payload: &payload,
             validity_seconds: self.validity_seconds,
         };
-        let mut random = [0; 16];
-        getrandom::fill(&mut random).map_err(|_| Failure::Usage("the operating system gave no randomness".into()))?;
-        let proof = Proof {
-            boot_id: Digest::from_hex(now["boot_id"].as_str().ok_or_else(odd)?).map_err(wrong)?,
-            exp: in_seconds(MAX_PROOF_SECONDS / 2),
-            jti: uuid::Builder::from_random_bytes(random).into_uuid(),
-            key_version: now["key_version"].as_u64().and_then(|n| n.try_into().ok()).ok_or_else(odd)?,
-            request: request.digest().map_err(wrong)?,
-        };
-        proof.sign(key).map_err(wrong)
+        request.digest()
     }
 }
 
@@ -263,9 +276,10 @@ fn read_token(file: &Path) -> Result<String, Failure> {
 impl ExchangeToken {
     pub(super) async fn send(&self) -> Result<Value, Failure> {
         let mut form = form_urlencoded::Serializer::new(String::new());
-        form.append_pair("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange");
-        form.append_pair("subject_token_type", "urn:ietf:params:oauth:token-type:jwt");
-        form.append_pair("subject_token", &read_token(&self.subject_token)?);
+        let subject_token = read_token(&self.subject_token)?;
+        form.append_pair("grant_type", EXCHANGE);
+        form.append_pair("subject_token_type", crate::api::JWT);
+        form.append_pair("subject_token", &subject_token);
         let optional = [
             ("scope", &self.scope),
             ("resource", &self.resource),
@@ -276,6 +290,20 @@ impl ExchangeToken {
             if let Some(value) = value {
                 form.append_pair(name, value);
             }
+        }
+        if let Some(file) = &self.caller_key {
+            let digest = |identity: &str| {
+                let exchange = Exchange {
+                    audience: self.audience.as_deref(),
+                    identity,
+                    resource: self.resource.as_deref(),
+                    scope: self.scope.as_deref(),
+                    subject_token: &subject_token,
+                };
+                exchange.digest()
+            };
+            form.append_pair("actor_token", &self.named.proof(&KeyFile::read(file)?, digest).await?);
+            form.append_pair("actor_token_type", crate::api::JWT);
         }
         answer(&self.named.connection.client()?.post_form("/token", form.finish()).await?)
     }

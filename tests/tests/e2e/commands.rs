@@ -14,11 +14,27 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn every_command_helps_and_the_help_is_the_one_written_down() {
     let cases = trycmd::TestCases::new();
+    let written = include_str!("../../cmd/help.trycmd");
     for name in ["anchorhold", "anchorhold-verify", "anchorhold-dev", "anchorhold-eif"] {
         cases.register_bin(name, program(name));
+        let mut commands = vec![vec![name.to_owned()]];
+        while let Some(command) = commands.pop() {
+            let case = format!("$ {} --help\n", command.join(" "));
+            assert!(written.contains(&case), "no case for {case}");
+            commands.extend(commands_of(&command));
+        }
     }
     cases.case(concat!(env!("CARGO_MANIFEST_DIR"), "/cmd/*.trycmd"));
     cases.run();
+}
+
+/// The commands that the help of this one lists.
+fn commands_of(command: &[String]) -> Vec<Vec<String>> {
+    let output = Command::new(program(&command[0])).args(&command[1..]).arg("--help").output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let names = listed.filter_map(|line| line.strip_prefix("  ")?.split(' ').next().filter(|name| !name.is_empty()));
+    names.filter(|name| *name != "help").map(|name| [command, &[name.to_owned()]].concat()).collect()
 }
 
 #[test]

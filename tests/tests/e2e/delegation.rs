@@ -10,14 +10,16 @@ use axum::routing::post as route;
 use data_encoding::BASE64URL_NOPAD;
 use guard::{Admitted, Guard, RequireToken, Requirements};
 use harness::window::{InProcess, OPERATOR, PROXY, TestKey, Window, bundle};
-use harness::{Connection, Running, get, post};
+use harness::{Connection, Running, get, post, program};
 use identity::caller::Seen;
 use identity::record::{Reader, Verdict};
+use identity::request::Proof;
 use identity::succession::Order;
 use identity::token::unverified_claims;
-use identity::{Digest, PublicKey, Signer};
+use identity::{Caller, Digest, PublicKey, Signer};
 use parent_proxy::KeyFile;
 use protocol::{Answer, Describe, Exchange, Format, Request, Sign};
+use qemu_dev::State;
 use qemu_dev::authority::Authority;
 use qemu_dev::nsm::{Encoding, MockNsm, os_random};
 use serde_json::{Value, json};
@@ -121,7 +123,8 @@ impl Setting {
     }
 
     fn exchange_for(&mut self, actor: &str, token: &str, change: impl FnOnce(&mut Exchange)) -> Result<String, String> {
-        let mut exchange = Exchange { of: of(actor), subject_token: token.into(), scope: None, resource: None, audience: None };
+        let mut exchange =
+            Exchange { of: of(actor), subject_token: token.into(), scope: None, resource: None, audience: None, proof: None };
         change(&mut exchange);
         self.ask(Request::Exchange(exchange)).0
     }
@@ -383,8 +386,18 @@ fn a_chain_has_no_loop_and_ends_at_five_and_a_revoked_link_breaks_it() {
     assert!(setting.exchange("third", &second).is_ok());
 }
 
-/// The sidecar with these agents.
+/// The sidecar with these agents, all of them this user's.
 fn running() -> Running {
+    running_for(|_, policy| {
+        let own = rustix::process::geteuid().as_raw();
+        for identity in policy["identities"].as_array_mut().unwrap() {
+            identity["callers"]["uids"] = json!([own]);
+        }
+    })
+}
+
+/// The sidecar with these agents, for callers of one's choice.
+fn running_for(callers: impl FnOnce(&State, &mut Value)) -> Running {
     Running::prepared(
         |state| {
             let signed = annex(1, &[]).sign(&KeyFile::read(&state.operator_key()).unwrap()).unwrap();
@@ -392,10 +405,7 @@ fn running() -> Running {
             let base = state.development_policy(&[("agent", "did:key", "EdDSA")]).unwrap();
             let mut policy: Value = serde_json::from_slice(&Bundle::from_toml(&base).unwrap().canonical()).unwrap();
             policy["identities"] = agents();
-            let own = rustix::process::geteuid().as_raw();
-            for identity in policy["identities"].as_array_mut().unwrap() {
-                identity["callers"]["uids"] = json!([own]);
-            }
+            callers(state, &mut policy);
             String::from_utf8(identity::json::canonical(&policy).unwrap()).unwrap()
         },
         "annex = \"annex.cose\"\n",
@@ -452,6 +462,77 @@ const GRANT: (&str, &str) = ("grant_type", "urn:ietf:params:oauth:grant-type:tok
 const KIND: (&str, &str) = ("subject_token_type", "urn:ietf:params:oauth:token-type:jwt");
 
 #[test]
+fn a_caller_with_a_key_takes_up_a_delegation_in_its_own_name() {
+    // Nobody may ask but a robot, and nobody else can in its name.
+    let running = running_for(|state, policy| {
+        let robot = KeyFile::create(&state.folder().join("robot.key")).unwrap();
+        policy["callers"] = json!([{"name": "robot", "key": robot.public_key().to_multikey()}]);
+        for identity in policy["identities"].as_array_mut().unwrap() {
+            identity["callers"] = json!({"uids": [4711], "gids": [], "names": [], "proven": ["robot"]});
+        }
+    });
+    let file = running.state.folder().join("robot.key");
+    let (user, actor) = (jwt(&TestKey::new(IDP), &header(), &claims()), "incident-coordinator");
+    let subject = running.folder().join("user.jwt");
+    std::fs::write(&subject, &user).unwrap();
+    let command = |more: &[&std::ffi::OsStr]| {
+        let mut command = std::process::Command::new(program("anchorhold"));
+        command.arg("exchange").args(["--identity", actor, "--subject-token"]).arg(&subject).arg("--endpoint");
+        command.arg(format!("unix://{}", running.socket.display())).args(["--scope", "comment"]).args(more);
+        command.output().unwrap()
+    };
+    let exchanged = command(&["--caller-key".as_ref(), file.as_os_str()]);
+    assert_eq!(exchanged.status.code(), Some(0), "{}", String::from_utf8_lossy(&exchanged.stderr));
+    let claims = unverified_claims(std::str::from_utf8(&exchanged.stdout).unwrap().trim()).unwrap();
+    let robot = KeyFile::read(&file).unwrap();
+    let Caller::Proven(proven) = &claims.caller else { panic!("{:?}", claims.caller) };
+    assert_eq!((proven.name.as_str(), &proven.key), ("robot", &robot.public_key().thumbprint()));
+    assert_eq!((claims.sub.as_str(), claims.scope.as_deref()), ("user:sre-oncall", Some("comment")));
+    assert!(!command(&[]).status.success());
+
+    let described = get(&running.socket, "/identity?identity=incident-coordinator").unwrap().json();
+    let proof = |change: &dyn Fn(&mut Proof), key: &KeyFile| {
+        let request = identity::request::Exchange {
+            audience: None,
+            identity: actor,
+            resource: None,
+            scope: Some("comment"),
+            subject_token: &user,
+        };
+        let mut jti = [0; 16];
+        os_random(&mut jti);
+        let mut proof = Proof {
+            boot_id: Digest::from_hex(described["boot_id"].as_str().unwrap()).unwrap(),
+            exp: harness::now().0 + 30,
+            jti: uuid::Uuid::from_bytes(jti),
+            key_version: 1,
+            request: request.digest().unwrap(),
+        };
+        change(&mut proof);
+        proof.sign(key).unwrap()
+    };
+    let ask = |proof: Option<&str>, scope: &str, identity: &str| {
+        let mut fields = vec![GRANT, KIND, ("subject_token", user.as_str()), ("identity", identity), ("scope", scope)];
+        fields.extend(proof.iter().flat_map(|proof| [("actor_token", *proof), ("actor_token_type", KIND.1)]));
+        let answer = form(&running, &fields);
+        let code = answer.json()["code"].as_str().map(str::to_owned);
+        (answer.status, code.unwrap_or_default())
+    };
+    let refused = |code: &str| (403, code.to_owned());
+    assert_eq!(ask(None, "comment", actor), refused("caller_not_allowed"));
+    let good = proof(&|_| (), &robot);
+    // What was signed is what is done, for whom it was signed, once.
+    assert_eq!(ask(Some(&good), "read comment", actor), refused("proof_invalid"));
+    assert_eq!(ask(Some(&good), "comment", "code-reviewer"), refused("proof_invalid"));
+    assert_eq!(ask(Some(&good), "comment", actor).0, 200);
+    assert_eq!(ask(Some(&good), "comment", actor), refused("proof_invalid"));
+    assert_eq!(ask(Some(&proof(&|proof| proof.key_version = 2, &robot)), "comment", actor), refused("proof_invalid"));
+    assert_eq!(ask(Some(&proof(&|proof| proof.boot_id = Digest([9; 16]), &robot)), "comment", actor), refused("proof_invalid"));
+    let stranger = KeyFile::create(&running.folder().join("stranger.key")).unwrap();
+    assert_eq!(ask(Some(&proof(&|_| (), &stranger)), "comment", actor), refused("proof_invalid"));
+}
+
+#[test]
 fn tokens_are_exchanged_as_the_rfc_says_and_a_tool_enforces_their_scope() {
     let running = running();
     let user = jwt(&TestKey::new(IDP), &header(), &claims());
@@ -477,7 +558,18 @@ fn tokens_are_exchanged_as_the_rfc_says_and_a_tool_enforces_their_scope() {
     assert_eq!(wrong(&[GRANT, subject, coordinator]), is(400, "invalid_request", "subject_token_type"));
     assert_eq!(wrong(&[GRANT, KIND, coordinator]), is(400, "invalid_request", "subject_token"));
     assert_eq!(wrong(&[GRANT, KIND, subject, subject]), is(400, "invalid_request", "parameter_twice"));
-    assert_eq!(wrong(&[GRANT, KIND, subject, coordinator, ("actor_token", "x")]), is(400, "invalid_request", "actor_token"));
+    for field in [("actor_token", "x"), ("actor_token_type", KIND.1), ("actor_attestation", "x")] {
+        assert_eq!(wrong(&[GRANT, KIND, subject, coordinator, field]), is(400, "invalid_request", "actor_token"));
+    }
+    let proof = [("actor_token", "x"), ("actor_token_type", KIND.1)];
+    assert_eq!(
+        wrong(&[&[GRANT, KIND, subject, coordinator], &proof[..]].concat()),
+        is(403, "unauthorized_client", "proof_invalid")
+    );
+    assert_eq!(
+        wrong(&[&[GRANT, KIND, subject, coordinator, ("actor_attestation", "=")], &proof[..]].concat()),
+        is(400, "invalid_request", "base64")
+    );
     assert_eq!(
         wrong(&[GRANT, KIND, subject, coordinator, ("requested_token_type", "urn:ietf:params:oauth:token-type:saml2")]),
         is(400, "invalid_request", "requested_token_type")
