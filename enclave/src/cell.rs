@@ -59,10 +59,14 @@ impl Cell {
         self.annex().map(|annex| annex.1)
     }
 
-    /// Takes an annex of the operator, unless it is older than the one in force. The same one again is no news and no error.
+    /// Takes an annex of the operator, unless it is older than the one in force or than the bundle wants. The same one again is no
+    /// news and no error.
     pub(crate) fn load_annex(&self, signed: &[u8]) -> Result<(), Error> {
         let annex = Annex::verify(signed, &self.bundle.operator_key.0)?;
         let id = annex.id()?;
+        if let Some(lowest) = self.bundle.annex_version.filter(|lowest| id.version < *lowest) {
+            return Err(Error::AnnexOutdated { version: id.version, known: lowest });
+        }
         let mut current = self.annex.write().unwrap_or_else(PoisonError::into_inner);
         match current.as_ref().map(|current| current.1) {
             Some(known) if id.version < known.version || (id.version == known.version && id != known) => {

@@ -76,12 +76,12 @@ pub enum Error {
     /// Too many proofs of the last minute are remembered.
     #[error("too many proofs came within a minute")]
     ProofsFull,
-    /// A later annex is in force.
-    #[error("the annex has version {version}, and version {known} is in force")]
+    /// A later annex is in force, or none as old is wanted.
+    #[error("the annex has version {version}, and version {known} is in force, or the lowest that the bundle takes")]
     AnnexOutdated {
         /// Of the one that was brought.
         version: u32,
-        /// Of the one in force.
+        /// Of the one in force, or the lowest that the bundle takes.
         known: u32,
     },
     /// The key was replaced while the NSM was asked.

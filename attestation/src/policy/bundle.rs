@@ -22,6 +22,9 @@ pub struct Bundle {
     pub proxy_key: MultikeyText,
     /// The key whose signature orders what callers may not: rotation, and the annex.
     pub operator_key: MultikeyText,
+    /// The lowest version of an annex that is taken, in any boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub annex_version: Option<u32>,
     /// Callers that prove themselves to the enclave, by key or by measurement.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub callers: Vec<ProvenCaller>,

@@ -82,21 +82,27 @@ struct Setting {
 }
 
 fn setting() -> Setting {
+    let mut setting = setting_with(|_| ());
+    setting.load(&annex(1, &[]), OPERATOR).unwrap();
+    setting
+}
+
+/// Without an annex, and with something else in its policy.
+fn setting_with(change: impl FnOnce(&mut Value)) -> Setting {
     let clock = Box::new(|| harness::now().0.unsigned_abs() * 1000);
     let authority = Authority::new(harness::now().0.unsigned_abs(), &mut os_random);
     let nsm = MockNsm::new(authority, &[Digest([1; 48]), Digest([2; 48]), Digest([3; 48])], clock, Encoding::Definite).unwrap();
     let enclave = InProcess::boot(nsm);
     let mut policy: Value = serde_json::from_slice(&bundle("development").canonical()).unwrap();
     policy["identities"] = agents();
+    change(&mut policy);
     let policy = Bundle::from_canonical(&identity::json::canonical(&policy).unwrap()).unwrap();
     let mut window = Window::connect(&enclave.socket, &TestKey::new(PROXY)).unwrap().unwrap();
     window.ask(Request::Provision { bundle: policy.canonical() }).unwrap().unwrap();
     let attest = Request::Attest { of: of("code-reviewer"), nonce: vec![7; 32] };
     let Answer::Evidence(evidence) = window.ask(attest).unwrap().unwrap() else { panic!("no evidence") };
     let record = attestation::Evidence::parse(&evidence.evidence).unwrap().record().to_vec();
-    let mut setting = Setting { window, record: PublicKey::from_spki(&record).unwrap(), _enclave: enclave };
-    setting.load(&annex(1, &[]), OPERATOR).unwrap();
-    setting
+    Setting { window, record: PublicKey::from_spki(&record).unwrap(), _enclave: enclave }
 }
 
 fn of(name: &str) -> Describe {
@@ -384,6 +390,14 @@ fn a_chain_has_no_loop_and_ends_at_five_and_a_revoked_link_breaks_it() {
     assert_eq!(setting.load(&annex(6, &[]), PROXY), Err("signature_invalid".into()));
     setting.load(&annex(6, &[]), OPERATOR).unwrap();
     assert!(setting.exchange("third", &second).is_ok());
+}
+
+#[test]
+fn an_annex_below_the_bundles_lowest_is_taken_in_no_boot() {
+    let mut setting = setting_with(|policy| policy["annex_version"] = json!(3));
+    for (version, taken) in [(2, Err("annex_outdated".into())), (1, Err("annex_outdated".into())), (3, Ok(())), (4, Ok(()))] {
+        assert_eq!(setting.load(&annex(version, &[]), OPERATOR), taken, "{version}");
+    }
 }
 
 /// The sidecar with these agents, all of them this user's.

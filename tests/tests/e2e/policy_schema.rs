@@ -19,7 +19,7 @@ fn full() -> Value {
         "version": 1,
         "mode": "production",
         "proxy_key": key(1),
-        "operator_key": key(2),
+        "operator_key": key(2), "annex_version": 3,
         "callers": [
             {"name": "robot", "key": key(3)},
             {"name": "peer", "enclave": {"pcr0": measurement, "pcr1": measurement, "pcr2": measurement}},
