@@ -403,6 +403,12 @@ mod tests {
             Subject::verify(&token, &[key.public_key().clone()], AT).map(|_| ()).map_err(|error| error.code())
         };
         assert_eq!(bare(&|_| ()), Ok(()));
+        // What the token itself is limited to goes before what its intent says.
+        let limited = |claims: &mut Value| {
+            claims["resource"] = "x://y/z".into();
+            claims["vouch"]["intent"]["resource"] = "".into();
+        };
+        assert_eq!(bare(&limited), Ok(()));
         assert_eq!(bare(&|claims| drop(claims.as_object_mut().unwrap().remove("aud"))), Err("delegation_invalid"));
         assert_eq!(bare(&|claims| claims["vouch"]["intent"]["resource"] = "".into()), Err("delegation_invalid"));
         assert_eq!(bare(&|claims| claims["vouch"]["intent"]["action"] = "do not merge".into()), Err("scope_invalid"));

@@ -410,6 +410,12 @@ mod tests {
         for at in [AT.0 - 91, until.0] {
             assert_eq!(refused(intent("read", "https://x/logs/app"), at), "outside_validity_window");
         }
+        // Clocks differ by at most half a minute.
+        assert!(grants.allow(&intent("read", "https://x/logs/app"), UnixSeconds(AT.0 - 90)).is_ok());
+        for (from, good) in [(30, true), (31, false)] {
+            let soon = |document: &mut Value| document["validFrom"] = json!(UnixSeconds(AT.0 + from));
+            assert_eq!(verify(&[grant(&a, &did(&b), "r", &soon)]).is_ok(), good, "{from}");
+        }
         let links = grants.links(&intent("read", "https://x/logs/app/1"));
         assert_eq!((links.len(), &links[0].issuer, &links[1].issuer, &links[1].subject), (2, &did(&a), &did(&b), &did(&c)));
         assert_eq!(links[0].parent_proof_value.len(), 64);
@@ -418,6 +424,11 @@ mod tests {
                 && grants.ids().any(|id| *id == format!("urn:uuid:{}", did(&a)))
         );
         let text = json!([grant(&a, &did(&b), "r", &keep)]).to_string();
+        let longest = text.clone() + &" ".repeat(MAX_BYTES - text.len());
+        assert!(Grants::verify(&longest, AT, |_| Vec::new()).is_ok());
+        assert_eq!(Grants::unverified_root(&longest), Ok(did(&a)));
+        let longer = Error::DelegationInvalid("longer than 16 KiB");
+        assert_eq!(Grants::unverified_root(&(longest + " ")), Err(longer));
         assert_eq!(Grants::unverified_root(&text), Ok(did(&a)));
     }
 

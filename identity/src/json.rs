@@ -207,6 +207,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_object_whose_names_sort_alike_in_bytes_and_in_utf_16_is_known() {
+        for (text, known) in [
+            ("{}", true),
+            ("{\"b\":1,\"a\":[{\"\u{d7ff}\":[]}]}", true),
+            ("{\"\u{e000}\":1}", false),
+            ("{\"\u{10000}\":1}", false),
+            ("{\"a\":[1,{\"\u{e000}\":1}]}", false),
+            ("{\"a\":{\"\u{10000}\":1}}", false),
+        ] {
+            assert_eq!(Payload::parse(text.as_bytes()).unwrap().is_in_canonical_order(), known, "{text}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_canonicalised_alike_everywhere_is_refused() {
         for (text, code) in [
             ("{\"a\":1.5}", "json_float"),

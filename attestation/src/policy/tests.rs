@@ -1,5 +1,6 @@
 use super::*;
 use crate::Error;
+use identity::grants::Status;
 
 const TOML: &str = r#"
 version = 1
@@ -215,6 +216,28 @@ fn mistakes_in_an_annex_are_named() {
         let Err(Error::PolicyMalformed(why)) = Annex::from_toml(&good.replace(from, to)) else { panic!("{to}") };
         assert!(why.contains(says), "{to}: {why}");
     }
+}
+
+#[test]
+fn an_annex_says_which_entries_of_its_status_lists_are_set() {
+    // The example of the standard, section 3.2, where none is set, and the same with the first bit.
+    let (none, first) = (
+        "uH4sIAAAAAAAAA-3BMQEAAADCoPVPbQwfoAAAAAAAAAAAAAAAAAAAAIC3AYbSVKsAQAAA",
+        "uH4sIAAAAAAACA-3BIQEAAAACIKc73RkWoAEAAAAAAAAAAAAAAAAAAADeBuRZQ2cAQAAA",
+    );
+    let lists = |ids: [&str; 2]| {
+        let list = |id: &str, encoded: &str| format!("[[status_lists]]\nid = \"{id}\"\nencoded = \"{encoded}\"\n");
+        Annex::from_toml(&format!("version = 1\n{}{}", list(ids[0], none), list(ids[1], first)))
+    };
+    let annex = lists(["https://a", "https://b"]).unwrap();
+    let status = |list: &str, index: u64| annex.status(&Status { list: list.into(), index });
+    assert_eq!(status("https://a", 0), Some(Ok(false)));
+    assert_eq!(status("https://b", 0), Some(Ok(true)));
+    assert_eq!(status("https://b", 1), Some(Ok(false)));
+    assert_eq!(status("https://c", 0), None);
+    assert_eq!(status("https://a", 131_072).unwrap().unwrap_err().code(), "status_invalid");
+    let Err(Error::PolicyMalformed(why)) = lists(["https://a", "https://a"]) else { panic!("twice") };
+    assert!(why.contains("given twice"), "{why}");
 }
 
 /// The canonical form with something changed.
