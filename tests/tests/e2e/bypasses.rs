@@ -262,6 +262,110 @@ fn every_bypass_does_to_every_pin_what_the_table_says() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Asks for a signature, and says what it was started with.
+const SHIMMED: &str = r#"
+import os, socket, sys
+# Python itself sets LC_CTYPE.
+print("has", sys.argv[1:], sorted(set(os.environ) - {"LC_CTYPE"}))
+s = socket.socket(socket.AF_UNIX); s.connect("SOCKET")
+b = b'{"payload":{},"intent":"a"}'
+s.sendall(b"POST /sign HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(b) + b)
+print(s.recv(4096)[9:12].decode())
+"#;
+
+#[test]
+fn a_shim_gives_its_group_to_one_program_as_root_wrote_it_down_and_to_nothing_else() {
+    if !geteuid().is_root() {
+        return harness::skipped("installing a setgid program needs root");
+    }
+    let programs = Programs::make();
+    let running = pinned("gid", 1, &programs);
+    let folder = harness::private_folder();
+    let at = |name: &str| folder.path().join(name);
+    let mode = |name: &str, mode: u32| std::fs::set_permissions(at(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    let write = |name: &str, text: &str| {
+        let _ = std::fs::remove_file(at(name));
+        std::fs::write(at(name), text).unwrap();
+        mode(name, 0o644);
+    };
+    let install = || {
+        let _ = std::fs::remove_file(at("agent"));
+        std::fs::copy(program("anchorhold-shim"), at("agent")).unwrap();
+        chown(at("agent"), Some(0), Some(GROUP)).unwrap();
+        mode("agent", 0o2755);
+    };
+    mode("", 0o755);
+    install();
+    write("agent.py", &SHIMMED.replace("SOCKET", running.socket.to_str().unwrap()));
+    let command =
+        |more: &str| format!("command = [\"/usr/bin/python3\", \"-I\", \"{}\", \"one\"]\n{more}", at("agent.py").display());
+    let good = command("environment = [\"LANG\", \"NAME=of root's\"]\n");
+    write("agent.toml", &good);
+    let preload = programs.at("preload.so");
+    // The C library loads nothing into a setgid program; where the group is not taken, it would.
+    let start_with = |before: &[&str], preload: &Path| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "1", "--regid", "1", "--clear-groups"]).args(before).args(["--", "env", "LANG=C", "EVIL=1"]);
+        command.arg(format!("LD_PRELOAD={}", preload.display())).arg(format!("PRELOADED_SOCKET={}", running.socket.display()));
+        let output = command.arg("PYTHONSTARTUP=/x").arg(at("agent")).arg("more").output().unwrap();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    let start = |before: &[&str]| start_with(before, &preload);
+    let signed = |arguments: &str, names: &str| (Some(0), format!("has [{arguments}] [{names}]\n200\n"), String::new());
+    assert_eq!(start(&[]), signed("'one'", "'LANG', 'NAME', 'PATH'"), "{}", running.log());
+    write("agent.toml", &command("arguments = true\n"));
+    assert_eq!(start(&[]), signed("'one', 'more'", "'PATH'"));
+    // Without the shim the same script has not the group.
+    let mut bare = Command::new("setpriv");
+    bare.args(["--reuid", "1", "--regid", "1", "--clear-groups", "--", "/usr/bin/python3", "-I"]).arg(at("agent.py"));
+    assert!(!passes(&mut bare).0);
+
+    let refused_with = |says: &str, preload: &Path| {
+        let (code, out, error) = start_with(&[], preload);
+        assert!(code == Some(64) && out.is_empty() && error.contains(says), "{says}: {code:?} {out} {error}");
+        write("agent.toml", &good);
+        mode("", 0o755);
+        chown(folder.path(), Some(0), Some(0)).unwrap();
+        install();
+    };
+    let refused = |says: &str| refused_with(says, &preload);
+    std::fs::remove_file(at("agent.toml")).unwrap();
+    refused("No such file");
+    chown(at("agent.toml"), Some(1), Some(1)).unwrap();
+    refused("not root's");
+    mode("agent.toml", 0o664);
+    refused("others than root could write");
+    mode("", 0o777);
+    refused("others than root could write");
+    mode("", 0o1777);
+    refused("others than root could write");
+    chown(folder.path(), Some(1), Some(1)).unwrap();
+    refused("not root's");
+    std::fs::rename(at("agent.toml"), at("other.toml")).unwrap();
+    std::os::unix::fs::symlink("other.toml", at("agent.toml")).unwrap();
+    refused("Too many levels of symbolic links");
+    std::fs::remove_file(at("agent.toml")).unwrap();
+    std::fs::create_dir(at("agent.toml")).unwrap();
+    let (code, _, error) = start(&[]);
+    assert!(code == Some(64) && error.contains("not a file"), "{error}");
+    std::fs::remove_dir(at("agent.toml")).unwrap();
+    write("agent.toml", "command = [\"python3\"]\n");
+    refused("absolute path");
+    write("agent.toml", &" ".repeat(64 * 1024 + 1));
+    refused("larger than 64 KiB");
+    mode("agent", 0o755);
+    refused_with("the group was not taken", Path::new(""));
+    let (code, _, error) = start_with(&["--no-new-privs"], Path::new(""));
+    assert!(code == Some(64) && error.contains("the group was not taken"), "{error}");
+    write("agent.toml", "command = [\"/nonexistent\"]\n");
+    let (code, _, error) = start(&[]);
+    assert!(code == Some(70) && error.contains("/nonexistent: No such file"), "{error}");
+}
+
 #[test]
 fn a_caller_with_a_key_proves_itself_whoever_it_is() {
     if !geteuid().is_root() {
