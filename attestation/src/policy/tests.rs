@@ -240,6 +240,28 @@ fn an_annex_says_which_entries_of_its_status_lists_are_set() {
     assert!(why.contains("given twice"), "{why}");
 }
 
+#[test]
+fn a_module_in_rego_has_its_size_and_the_name_of_its_package() {
+    use serde_json::json;
+    let check = |module: &str, entrypoint: &str| {
+        let rego = json!({"module": module, "entrypoint": entrypoint});
+        changed(|bundle| bundle["rego"] = rego).map(|_| ()).map_err(|error| error.to_string())
+    };
+    for good in ["data.agent.authz", "data.a", "data._", "data.A_1.b2"] {
+        assert_eq!(check("package a", good), Ok(()), "{good}");
+    }
+    for bad in
+        ["", "data", "data.", "agent.authz", "data.a..b", "data.a.", "data.1", "data.a-b", "data.a b", "data.é", "data.a[0]"]
+    {
+        assert!(check("package a", bad).unwrap_err().contains("entrypoint is a package"), "{bad}");
+    }
+    assert_eq!(check("m", "data.a"), Ok(()));
+    assert_eq!(check(&"m".repeat(24_576), "data.a"), Ok(()));
+    for bad in [0, 24_577] {
+        assert!(check(&"m".repeat(bad), "data.a").unwrap_err().contains("module has 1 to 24576 bytes"), "{bad}");
+    }
+}
+
 /// The canonical form with something changed.
 fn changed(change: impl FnOnce(&mut serde_json::Value)) -> Result<Bundle, Error> {
     let mut value = serde_json::from_slice(&Bundle::from_toml(&toml()).unwrap().canonical()).unwrap();
