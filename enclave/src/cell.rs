@@ -87,7 +87,20 @@ impl Cell {
 
     /// The same, for a caller that says it can prove itself.
     pub(crate) fn find_proven(&self, name: Option<&str>, claimed: &Claimed) -> Result<&RwLock<Option<Identity>>, Error> {
-        self.find_for(name, |identity| identity.callers.proven.contains(&claimed.name))
+        let usable = |identity: &&IdentityPolicy| identity.callers.proven.contains(&claimed.name);
+        // Nothing is spent on an identity that is not for it.
+        if name.and_then(|name| self.bundle.identity(name)).is_some_and(|named| !usable(&named)) {
+            return Err(Denied::CallerNotAllowed.into());
+        }
+        self.find_for(name, usable)
+    }
+
+    /// Refuses to decide without the annex that the bundle wants: what it revokes would be good.
+    pub(crate) fn check_annex(&self) -> Result<(), Error> {
+        match (self.bundle.annex_version, self.annex_id()) {
+            (Some(lowest), None) => Err(Error::AnnexRequired(lowest)),
+            _ => Ok(()),
+        }
     }
 
     fn find_for(

@@ -39,6 +39,7 @@ impl<N: Nsm> Enclave<N> {
         decision.action = Some(ACTION.into());
         decision.policy_id = "delegation".into();
         check_audience(exchange.audience.as_deref())?;
+        cell.check_annex()?;
         let claimed = exchange.proof.as_ref().map(|proof| self.claimed(cell, proof)).transpose()?;
         let slot = match &claimed {
             Some(claimed) => cell.find_proven(exchange.of.identity.as_deref(), claimed)?,
@@ -66,10 +67,10 @@ impl<N: Nsm> Enclave<N> {
                 }
                 _ => (Caller::Asserted(exchange.of.caller.clone()), None),
             };
+            decision.caller = Some(caller.clone());
             cell.admit(identity, &caller)?;
             (caller, proven_for)
         };
-        decision.caller = Some(caller.clone());
         // Other identities are looked at here, so none is held.
         let (subject, from) = self.subject(cell, &exchange.subject_token, now)?;
         let slot = read(slot);
@@ -77,6 +78,8 @@ impl<N: Nsm> Enclave<N> {
         if proven_for.is_some_and(|version| version != identity.current.description.version) {
             return Err(Error::ProofInvalid("for another version of the key"));
         }
+        // Its key may have been replaced meanwhile.
+        describe(identity, decision);
         let policy = &identity.policy;
         let allowed = policy.delegation.as_ref().filter(|delegation| delegation.from.contains(&from));
         let allowed = allowed.ok_or(Denied::UntrustedPrincipal(from))?;

@@ -84,6 +84,9 @@ pub enum Error {
         /// Of the one in force, or the lowest that the bundle takes.
         known: u32,
     },
+    /// The bundle wants an annex of at least this version, and none was brought.
+    #[error("the bundle wants an annex of version {0} or later, and none was brought")]
+    AnnexRequired(u32),
     /// The key was replaced while the NSM was asked.
     #[error("the key was rotated meanwhile; ask again")]
     RotatedMeanwhile,
@@ -178,6 +181,7 @@ impl Error {
             | Self::ClockRegressed
             | Self::Nsm(_)
             | Self::ProofsFull
+            | Self::AnnexRequired(_)
             | Self::Busy => Kind::Unavailable,
             Self::SelfCheckFailed
             | Self::NoRandomness

@@ -26,9 +26,18 @@ pub(crate) struct Claimed {
     measurement: Option<Digest<48>>,
 }
 
-/// Proofs that were used, by the time at which they run out.
-#[derive(Default)]
-pub(crate) struct Spent(BTreeSet<(i64, [u8; 32])>);
+/// Proofs that were used, by the time at which they run out, and the latest time at which any was: those that had run out by then
+/// are forgotten, and not taken, whatever the time is for whoever asks more slowly.
+pub(crate) struct Spent {
+    used: BTreeSet<(i64, [u8; 32])>,
+    latest: UnixSeconds,
+}
+
+impl Default for Spent {
+    fn default() -> Self {
+        Self { used: BTreeSet::new(), latest: UnixSeconds(i64::MIN) }
+    }
+}
 
 /// Keys of other enclaves, by the digest of the document that names them.
 #[derive(Default)]
@@ -104,6 +113,14 @@ impl<N: Nsm> Enclave<N> {
         if let Some(known) = lock(&cell.peers).0.get(&digest).filter(|peer| now.latest <= peer.until) {
             return Ok(known.clone());
         }
+        let bad = |_| Error::ProofInvalid("the caller's document is not good");
+        // What a document costs is spent on those only that may be for us.
+        if cell.bundle.callers.iter().all(|caller| caller.enclave.is_none()) {
+            return Err(Error::ProofInvalid("the policy names no enclave"));
+        }
+        if attestation::unverified_nonce(document).map_err(bad)?.as_deref() != Some(&self.boot_id()[..]) {
+            return Err(Error::ProofInvalid("the caller's document was made for another boot"));
+        }
         let document =
             (self.peers)(document, now.latest).map_err(|_| Error::ProofInvalid("the caller's document is not good"))?;
         if document.nonce.as_deref() != Some(&self.boot_id()[..]) {
@@ -135,12 +152,16 @@ fn runs(document: &Document, enclave: &PeerEnclave) -> bool {
 
 impl Spent {
     fn spend(&mut self, proof: &Proof, key: &PublicKey, latest: UnixSeconds) -> Result<(), Error> {
-        self.0 = self.0.split_off(&(latest.0, [0; 32]));
-        if self.0.len() >= MAX_SPENT {
+        self.latest = self.latest.max(latest);
+        if proof.exp < self.latest.0 {
+            return Err(Error::ProofInvalid("it came too late"));
+        }
+        self.used = self.used.split_off(&(self.latest.0, [0; 32]));
+        if self.used.len() >= MAX_SPENT {
             return Err(Error::ProofsFull);
         }
         let id = sha256(&[proof.jti.as_bytes(), &key.to_spki()[..]].concat());
-        if self.0.insert((proof.exp, id.0)) { Ok(()) } else { Err(Error::ProofInvalid("it was used before")) }
+        if self.used.insert((proof.exp, id.0)) { Ok(()) } else { Err(Error::ProofInvalid("it was used before")) }
     }
 }
 
@@ -151,5 +172,31 @@ impl Peers {
             self.0.clear();
         }
         self.0.insert(digest, peer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proof_is_forgotten_only_when_nobody_takes_it_any_more() {
+        let key = PublicKey::ed25519(&[1; 32]).unwrap();
+        let proof = |jti: u8, exp: i64| Proof {
+            boot_id: Digest([1; 16]),
+            exp,
+            jti: uuid::Uuid::from_bytes([jti; 16]),
+            key_version: 1,
+            request: sha256(b""),
+        };
+        let mut spent = Spent::default();
+        let mut spend = |jti, exp, at| spent.spend(&proof(jti, exp), &key, UnixSeconds(at)).map_err(|error| error.to_string());
+        assert_eq!(spend(1, 100, 100), Ok(()));
+        assert!(spend(1, 100, 100).unwrap_err().contains("used before"));
+        // Another one comes a second later; then the first again, by somebody for whom it is not later yet.
+        assert_eq!(spend(2, 130, 101), Ok(()));
+        assert!(spend(1, 100, 100).unwrap_err().contains("too late"));
+        assert!(spend(2, 130, 90).unwrap_err().contains("used before"));
+        assert_eq!(spend(3, 101, 90), Ok(()));
     }
 }

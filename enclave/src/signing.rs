@@ -39,6 +39,7 @@ impl<N: Nsm> Enclave<N> {
         if sign.validity_seconds == Some(0) {
             return Err(Error::ValidityInvalid);
         }
+        cell.check_annex()?;
         let claimed = sign.proof.as_ref().map(|proof| self.claimed(cell, proof)).transpose()?;
         let slot = match &claimed {
             Some(claimed) => cell.find_proven(sign.of.identity.as_deref(), claimed)?,

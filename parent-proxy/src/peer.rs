@@ -63,7 +63,7 @@ impl Connected {
     }
 }
 
-/// SO_PEERSEC: the label that the Linux security module gave the process, at connect(2). Where there is no such module, or the label
+/// SO_PEERSEC: the label that the Linux security module gave the socket which connected. Where there is no such module, or the label
 /// is longer than [`MAX_LABEL`] or no text, there is none.
 fn label(stream: &impl AsFd) -> Option<String> {
     let stream = std::os::unix::net::UnixStream::from(stream.as_fd().try_clone_to_owned().ok()?);
@@ -88,13 +88,14 @@ impl Inspector {
         socket: Option<&str>,
         measure: bool,
     ) -> Result<Seen, TurnedAway> {
-        let (socket, label) = (socket.map(str::to_owned), label(stream));
-        let mut seen = Seen { socket, label, ..Seen::ids(peer.uid, peer.gid) };
+        let mut seen = Seen { socket: socket.map(str::to_owned), ..Seen::ids(peer.uid, peer.gid) };
         // Without a pidfd (before Linux 6.5) nothing under /proc is certain to be of this process.
         let Ok(pidfd) = getsockopt(stream, sockopt::PeerPidfd) else { return Ok(seen) };
         let process = Process::open(peer.pid);
         if let Ok(process) = &process {
             (seen.unit, seen.pod, seen.container) = process.cgroup();
+            // A socket can be made under one label and used under another, so that both must be the same.
+            seen.label = label(stream).filter(|label| process.label().as_ref() == Some(label));
             if measure {
                 seen.executable = self.executable(process, peer);
             }
@@ -191,6 +192,11 @@ impl Process {
     fn is_traced(&self) -> bool {
         let status = self.read("status").unwrap_or_default();
         status.lines().find_map(|line| line.strip_prefix("TracerPid:")).is_none_or(|tracer| tracer.trim() != "0")
+    }
+
+    /// What the Linux security module says that it is now.
+    fn label(&self) -> Option<String> {
+        self.read("attr/current").map(|label| label.trim_end_matches(['\0', '\n']).to_owned())
     }
 
     /// systemd unit, pod uid, container id.
@@ -337,10 +343,9 @@ mod tests {
     fn a_label_is_what_the_security_module_says_and_there_is_none_without_one() {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         // Before Linux 6.17 AppArmor has one for each process, and says none of a peer.
-        let own = std::fs::read_to_string("/proc/self/attr/current").unwrap_or_default();
-        let own = own.trim_end_matches(['\0', '\n']);
+        let own = Process::open(std::process::id().cast_signed()).unwrap().label();
         assert_eq!(label(&ours), label(&theirs));
-        assert!(label(&ours).is_none_or(|label| label == own), "{:?} is not {own:?}", label(&ours));
+        assert!(label(&ours).is_none_or(|label| Some(&label) == own.as_ref()), "{:?} is not {own:?}", label(&ours));
         assert_eq!(label(&File::open("/proc/self/status").unwrap()), None, "no socket");
     }
 

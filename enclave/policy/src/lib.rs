@@ -6,6 +6,7 @@
 
 mod denied;
 mod limits;
+mod recursion;
 mod rego;
 mod rules;
 #[cfg(test)]

@@ -10,6 +10,7 @@ use regorus::utils::limits::{ExecutionTimerConfig, LimitError, check_global_memo
 use regorus::{Engine, Value};
 use serde_json::json;
 
+use crate::recursion::recursive;
 use crate::{Asked, Denied};
 
 /// For one decision.
@@ -76,6 +77,11 @@ impl Rego {
         if package != described.entrypoint {
             return Err(RegoError(format!("the module is of {package}, and the entrypoint is {}", described.entrypoint)));
         }
+        let ast = engine.get_ast_as_json().map_err(|error| wrong(error.to_string()))?;
+        let ast = serde_json::from_str(&ast).map_err(|_| RegoError("the module is nested too deeply".into()))?;
+        if let Some(function) = recursive(&ast) {
+            return Err(RegoError(format!("the function {function} would call itself, or stands under `with`")));
+        }
         // Both rules are there then, whichever of them the module has.
         let both = format!("package {}\nallow if false\nrequire_approval if false\n", package.trim_start_matches("data."));
         engine.add_policy("both.rego".into(), both).map_err(|error| wrong(error.to_string()))?;
@@ -94,7 +100,12 @@ impl Rego {
         asked: &Asked<'_>,
     ) -> Result<Option<&ApprovalRule>, Denied> {
         let input = input(bundle, identity, caller, asked)?;
-        let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut engine = self.engine.lock().unwrap_or_else(|poisoned| {
+            self.engine.clear_poison();
+            let mut engine = poisoned.into_inner();
+            *engine = self.fresh.clone();
+            engine
+        });
         let said = run(&mut engine, &self.rules, &input, TIME);
         if said.is_err() {
             *engine = self.fresh.clone();
@@ -114,17 +125,27 @@ fn run(engine: &mut Engine, rules: &Rules, input: &str, time: Duration) -> Resul
     let begin = Instant::now();
     let said = Value::from_json_str(input).and_then(|input| {
         engine.set_input(input);
-        let mut is_true = |rule: &String| {
+        let mut evaluate = |rule: &String| {
             let limit = time.saturating_sub(begin.elapsed());
             engine.set_execution_timer_config(ExecutionTimerConfig { limit, check_interval: STEPS });
-            engine.eval_rule(rule.clone()).map(|value| value == Value::Bool(true))
+            engine.eval_rule(rule.clone())
         };
-        Ok(Said { allow: is_true(&rules.allow)?, require_approval: is_true(&rules.require_approval)? })
+        Ok((evaluate(&rules.allow)?, evaluate(&rules.require_approval)?))
     });
-    said.map_err(|error| match error.downcast_ref::<LimitError>() {
+    let (allow, require_approval) = said.map_err(|error| match error.downcast_ref::<LimitError>() {
         Some(limit) => Denied::PolicyTimeout(limit.to_string()),
         None => Denied::PolicyFailed(error.to_string()),
-    })
+    })?;
+    Ok(Said { allow: is_true(&rules.allow, &allow)?, require_approval: is_true(&rules.require_approval, &require_approval)? })
+}
+
+/// A set of reasons, say, must not pass for a no, where a yes would protect.
+fn is_true(rule: &str, value: &Value) -> Result<bool, Denied> {
+    match value {
+        Value::Bool(said) => Ok(*said),
+        Value::Undefined => Ok(false),
+        _ => Err(Denied::PolicyFailed(format!("{rule} is neither true nor false"))),
+    }
 }
 
 /// The limit of memory is of the whole process, so the decisions of it have turns.

@@ -67,8 +67,8 @@ pub(super) struct Sign {
     /// Id of the approval that this very request waited for
     #[arg(long, value_name = "ID")]
     approval: Option<String>,
-    /// This caller's own key: signs the request, so that the enclave itself knows who asks. The policy must name it
-    #[arg(long, value_name = "FILE")]
+    /// This caller's own key: signs the request, so that the enclave itself knows who asks. The policy must name it. Needs --identity
+    #[arg(long, value_name = "FILE", requires = "identity")]
     caller_key: Option<PathBuf>,
     /// Print the whole answer as JSON
     #[arg(long)]
@@ -91,8 +91,8 @@ pub(super) struct ExchangeToken {
     /// For whom it is made
     #[arg(long, value_name = "TEXT")]
     audience: Option<String>,
-    /// This caller's own key: signs the request, so that the enclave itself knows who asks. The policy must name it
-    #[arg(long, value_name = "FILE")]
+    /// This caller's own key: signs the request, so that the enclave itself knows who asks. The policy must name it. Needs --identity
+    #[arg(long, value_name = "FILE", requires = "identity")]
     caller_key: Option<PathBuf>,
     /// Print the whole answer as JSON
     #[arg(long)]

@@ -395,9 +395,14 @@ fn a_chain_has_no_loop_and_ends_at_five_and_a_revoked_link_breaks_it() {
 #[test]
 fn an_annex_below_the_bundles_lowest_is_taken_in_no_boot() {
     let mut setting = setting_with(|policy| policy["annex_version"] = json!(3));
+    // Without any, what is revoked is not known, so nothing is signed or exchanged.
+    assert_eq!(setting.sign("code-reviewer", None, |_| ()).0, Err("annex_required".into()));
+    let user = jwt(&TestKey::new(IDP), &header(), &claims());
+    assert_eq!(setting.exchange("incident-coordinator", &user), Err("annex_required".into()));
     for (version, taken) in [(2, Err("annex_outdated".into())), (1, Err("annex_outdated".into())), (3, Ok(())), (4, Ok(()))] {
         assert_eq!(setting.load(&annex(version, &[]), OPERATOR), taken, "{version}");
     }
+    assert!(setting.exchange("incident-coordinator", &user).is_ok());
 }
 
 /// The sidecar with these agents, all of them this user's.
