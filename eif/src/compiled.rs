@@ -48,7 +48,9 @@ pub(crate) fn compile(which: Which, source: &Path, say: &dyn Fn(&str)) -> Result
     rust_flags.extend(maps.iter().map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())));
     let c_flags: Vec<String> = maps.iter().map(|(from, to)| format!("-ffile-prefix-map={}={to}", from.display())).collect();
     // Cargo sees no change of compiler, linker or C library outside of itself: each combination has a folder of its own.
-    let tools = [tool_version("rustc")?, tool_version("gcc")?, tool_version("ld")?, libc_sha256()?].join("\n");
+    // The same goes for the moment that C code says it was built at, which is none: the allocator of Rego has one in it.
+    let moment = "SOURCE_DATE_EPOCH=0".to_owned();
+    let tools = [tool_version("rustc")?, tool_version("gcc")?, tool_version("ld")?, libc_sha256()?, moment].join("\n");
     let key = data_encoding::HEXLOWER.encode(&Sha256::digest(tools)[..8]);
     let image = source.join("target/image");
     let folder = image.join(key);
@@ -56,6 +58,7 @@ pub(crate) fn compile(which: Which, source: &Path, say: &dyn Fn(&str)) -> Result
     cargo.current_dir(source).args(["build", "--locked", "--profile", "image", "--target", TARGET]);
     cargo.args(["--package", which.package(), "--bin", which.program(), "--target-dir"]).arg(&folder);
     cargo.env("CARGO_ENCODED_RUSTFLAGS", rust_flags.join("\u{1f}")).env("CFLAGS", c_flags.join(" "));
+    cargo.env("SOURCE_DATE_EPOCH", "0");
     Step::new("compiling the enclave program", cargo).run(say)?;
     let compiled = folder.join(TARGET).join("image").join(which.program());
     let unstripped = image.join(which.program());
