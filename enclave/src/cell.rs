@@ -11,6 +11,7 @@ use protocol::Describe;
 
 use crate::Error;
 use crate::approvals::Approvals;
+use crate::enclave::read;
 use crate::identities::Identity;
 use crate::proofs::{Claimed, Peers, Spent};
 use crate::record::Record;
@@ -117,6 +118,14 @@ impl Cell {
             (None, _) => Err(Denied::CallerNotAllowed.into()),
             (Some(_), others) => Err(Error::IdentityRequired(others + 1)),
         }
+    }
+
+    /// Whether this names an identity of the bundle, as a token's audience: by `agent:<name>`, or by the DID that it has now.
+    pub(crate) fn is_of(&self, audience: &str) -> bool {
+        let by_did =
+            |slot: &RwLock<Option<Identity>>| read(slot).as_ref().is_some_and(|own| own.current.did.as_str() == audience);
+        let by_name = audience.strip_prefix("agent:").is_some_and(|name| self.identities.contains_key(name));
+        by_name || self.slots().any(by_did)
     }
 
     /// Refuses callers that may not use this identity at all.

@@ -5,14 +5,14 @@ use identity::delegation::{Act, Subject};
 use identity::grants::Grants;
 use identity::record::Decision;
 use identity::request;
-use identity::token::{self, Claims, Expected, Link, Vouch};
+use identity::token::{self, Claims, EXCHANGE_ACTION, Expected, Link, Vouch};
 use identity::{Caller, Did, Intent, Payload, PublicKey, UnixSeconds};
-use policy::Denied;
+use policy::{AskedExchange, Denied};
 use protocol::{Exchange, Signed};
 
 use crate::cell::Cell;
 use crate::clock::Bounds;
-use crate::enclave::read;
+use crate::enclave::{lock, read};
 use crate::identities::Identity;
 use crate::signing::{check_audience, describe};
 use crate::{Enclave, Error, Nsm};
@@ -27,8 +27,6 @@ pub(crate) struct Behalf {
     exp: i64,
 }
 
-/// What an exchanged token is asked for with: its caller acts, and its scope says how.
-const ACTION: &str = "act";
 /// A validity that nobody named, in seconds.
 const DEFAULT_SECONDS: i64 = 300;
 
@@ -36,7 +34,7 @@ impl<N: Nsm> Enclave<N> {
     /// Takes up a delegation: the answer is a token by which the caller's identity acts for the subject.
     pub(crate) fn exchange(&self, cell: &Cell, exchange: Exchange, decision: &mut Decision) -> Result<Signed, Error> {
         decision.caller = Some(Caller::Asserted(exchange.of.caller.clone()));
-        decision.action = Some(ACTION.into());
+        decision.action = Some(EXCHANGE_ACTION.into());
         decision.policy_id = "delegation".into();
         check_audience(exchange.audience.as_deref())?;
         cell.check_annex()?;
@@ -72,6 +70,7 @@ impl<N: Nsm> Enclave<N> {
             (caller, proven_for)
         };
         // Other identities are looked at here, so none is held.
+        let audience_is_ours = exchange.audience.as_deref().is_some_and(|audience| cell.is_of(audience));
         let (subject, from) = self.subject(cell, &exchange.subject_token, now)?;
         let slot = read(slot);
         let identity = slot.as_ref().ok_or(Error::Halted)?;
@@ -87,24 +86,19 @@ impl<N: Nsm> Enclave<N> {
         let act = subject.act_by(did, &agent, allowed.depth())?;
         let scope = granted_scope(&subject, exchange.scope.as_deref(), allowed)?;
         let resource = subject.narrow_resource(exchange.resource.as_deref())?;
-        if !any(&allowed.resources, &resource) {
-            return Err(Denied::TargetNotAllowed.into());
-        }
-        if let Some(other) = cell.bundle.labels(&resource).and_then(|label| label.environment.clone())
-            && other != policy.environment
-        {
-            return Err(Denied::EnvironmentMismatch { key: policy.environment.clone(), resource: other }.into());
-        }
         decision.resource = Some(resource.clone());
+        let asked = AskedExchange { resource: &resource, audience: exchange.audience.as_deref(), audience_is_ours };
+        policy::accept_exchange(&cell.bundle, policy, allowed, &asked)?;
         let longest =
             i64::from(allowed.max_validity_seconds.unwrap_or(policy.max_validity_seconds).min(policy.max_validity_seconds));
         let exp = subject.exp.min(now.earliest.0 + longest.min(DEFAULT_SECONDS));
         if exp <= now.latest.0 {
             return Err(identity::Error::Expired.into());
         }
+        lock(&identity.usage).take_exchange(now.earliest, &identity.policy)?;
         let mut chain = subject.chain;
         chain.push(subject.link);
-        let intent = Intent::new(ACTION.into(), String::new(), resource)?;
+        let intent = Intent::new(EXCHANGE_ACTION.into(), String::new(), resource)?;
         let mut id = [0; 16];
         self.entropy.fill(&mut id)?;
         let version = &identity.current;
@@ -314,7 +308,7 @@ impl Behalf {
 
 /// What was signed for a tool under a delegation is no delegation itself.
 fn check_exchanged(claims: &Claims) -> Result<(), Error> {
-    if claims.vouch.intent.action() == ACTION {
+    if claims.is_exchanged() {
         return Ok(());
     }
     Err(identity::Error::DelegationInvalid("it was signed, not exchanged").into())

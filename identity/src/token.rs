@@ -58,6 +58,13 @@ pub struct Claims {
     pub vouch: Vouch,
 }
 
+impl Claims {
+    /// Whether a token exchange issued it (RFC 8693). No rule of a policy allowed what its scope names: it is for asking, not for doing.
+    pub fn is_exchanged(&self) -> bool {
+        self.vouch.intent.action() == EXCHANGE_ACTION
+    }
+}
+
 /// The member `vouch`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -73,6 +80,8 @@ pub struct Vouch {
     pub delegation_chain: Vec<Link>,
 }
 
+/// `intent.action` of what a token exchange issues, and of nothing else: an enclave signs no intent with it.
+pub const EXCHANGE_ACTION: &str = "act";
 /// What the issuer of an approval's link begins with; nobody outside may be called so.
 pub const APPROVER: &str = "approver:";
 

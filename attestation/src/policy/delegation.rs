@@ -13,6 +13,9 @@ pub struct Delegation {
     pub scopes: Vec<Pattern>,
     /// Resources for which it may act.
     pub resources: Vec<Pattern>,
+    /// For whom beside the identities of this bundle a token exchange may issue a token (`aud`). For nobody else, if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audiences: Option<Vec<Pattern>>,
     /// How many may act for one another, itself included; at most 5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_depth: Option<u8>,
@@ -42,6 +45,9 @@ impl Delegation {
     pub(super) fn check(&self) -> Result<(), String> {
         if self.from.is_empty() || self.scopes.is_empty() || self.resources.is_empty() {
             return Err("delegation: from, scopes and resources each need an entry".into());
+        }
+        if self.audiences.as_ref().is_some_and(Vec::is_empty) {
+            return Err("delegation: an empty list of audiences is that of this bundle's identities; leave it out".into());
         }
         if self.max_depth.is_some_and(|depth| !(1..=5).contains(&depth)) {
             return Err("delegation: max_depth is 1 to 5".into());

@@ -41,9 +41,12 @@ pub enum Error {
     /// The token was used before.
     #[error("the token was used before; each is good for one call")]
     Replayed,
-    /// The token is good, and nobody has delegated to its agent what the call needs.
-    #[error("the token's scope does not hold what this call needs")]
+    /// The token is good, and it was not signed for what the call needs on behalf of somebody who delegated that.
+    #[error("the token was not signed for what this call needs, on behalf of somebody who delegated it")]
     InsufficientScope,
+    /// A token exchange issued the token: no rule of the agent's policy allowed a deed by it.
+    #[error("this token came of a token exchange; sign with it as the delegation, and show what was signed")]
+    TokenExchanged,
     /// The token is good, but its issuer is not one of those that may call.
     #[error("calls of this issuer are not accepted")]
     IssuerNotAccepted,
@@ -101,7 +104,11 @@ impl Error {
             | Self::LifetimeTooLong { .. }
             | Self::Replayed
             | Self::ChallengeStale { .. } => 401,
-            Self::InsufficientScope | Self::IssuerNotAccepted | Self::EvidenceForm(_) | Self::Evidence(_) => 403,
+            Self::InsufficientScope
+            | Self::TokenExchanged
+            | Self::IssuerNotAccepted
+            | Self::EvidenceForm(_)
+            | Self::Evidence(_) => 403,
             Self::ReplayCacheFull | Self::KeysFull | Self::Busy | Self::NoRandomness => 503,
             Self::BodyTooSlow => 408,
             Self::BodyTooLong => 413,

@@ -10,7 +10,7 @@ use identity::{Did, UnixSeconds, did};
 use crate::challenge::{Challenge, Challenges};
 use crate::known::{Holder, Known, KnownKeys};
 use crate::replay::ReplayCache;
-use crate::{Admitted, Error, Requirements};
+use crate::{Admitted, Error, Purpose, Requirements};
 
 /// The time of the verifier.
 pub type Clock = Box<dyn Fn() -> UnixSeconds + Send + Sync>;
@@ -50,8 +50,14 @@ impl Guard {
         })
     }
 
-    /// Accepts a token once: it was signed by a key that is known, for this service, now, and was not used before.
+    /// Accepts a token once: it was signed by a key that is known, for this service, now, and was not used before. A token that a
+    /// token exchange issued is refused; [`Guard::admit_for`] accepts one where that is wanted.
     pub fn admit(&self, token: &str) -> Result<Admitted, Error> {
+        self.admit_for(token, &Purpose::default())
+    }
+
+    /// The same, for a call that wants more of its token, or less. What is refused for that is not used up.
+    pub fn admit_for(&self, token: &str, purpose: &Purpose) -> Result<Admitted, Error> {
         let now = self.now();
         let claimed = unverified_key(token).map_err(|error| Error::Token(error.into()))?;
         let known = self.keys.read().unwrap_or_else(PoisonError::into_inner).get(claimed, now);
@@ -61,6 +67,7 @@ impl Guard {
         let claims = known.signer.verify_token(token, now, Some(&self.requirements.audience)).map_err(Error::Token)?;
         let end = self.check_times(&claims, known.since, now)?;
         self.requirements.policy.check_issuer(&claims.iss).map_err(|_| Error::IssuerNotAccepted)?;
+        purpose.check(&claims)?;
         self.use_once(&claims, &known, end)?;
         Ok(Admitted::new(claims, known))
     }

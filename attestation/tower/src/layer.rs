@@ -8,26 +8,33 @@ use axum::response::{IntoResponse, Response};
 use futures_util::future::Either;
 use tower::{Layer, Service};
 
-use crate::{Admitted, Error, Guard};
+use crate::{Error, Guard, Purpose};
 
 /// A layer that lets a call through only with a token that the guard admits (`Authorization: Bearer TOKEN`). The handler finds
 /// [`Admitted`](crate::Admitted) among the call's extensions. Others get a problem (RFC 9457) with 401, 403 or 503.
 #[derive(Clone)]
 pub struct RequireToken {
     guard: Arc<Guard>,
-    scope: Option<Arc<str>>,
+    purpose: Purpose,
 }
 
 impl RequireToken {
     /// Of this guard.
     pub fn new(guard: Arc<Guard>) -> Self {
-        Self { guard, scope: None }
+        Self { guard, purpose: Purpose::default() }
     }
 
-    /// The same, for delegated tokens only whose scope holds this word (RFC 8693): somebody lets the agent do this.
+    /// The same, only for what was signed on somebody's behalf with this word as its action: [`Purpose::scope`].
     #[must_use]
     pub fn scope(self, word: &str) -> Self {
-        Self { scope: Some(word.into()), ..self }
+        Self { purpose: self.purpose.scope(word), ..self }
+    }
+
+    /// The same, and also for tokens that `POST /token` issued. No rule of the agent's policy allowed what is done by one: read
+    /// [`Purpose::delegated`] first.
+    #[must_use]
+    pub fn delegated(self) -> Self {
+        Self { purpose: self.purpose.delegated(), ..self }
     }
 }
 
@@ -35,7 +42,7 @@ impl<S> Layer<S> for RequireToken {
     type Service = TokenService<S>;
 
     fn layer(&self, inner: S) -> TokenService<S> {
-        TokenService { guard: Arc::clone(&self.guard), scope: self.scope.clone(), inner }
+        TokenService { guard: Arc::clone(&self.guard), purpose: self.purpose.clone(), inner }
     }
 }
 
@@ -43,7 +50,7 @@ impl<S> Layer<S> for RequireToken {
 #[derive(Clone)]
 pub struct TokenService<S> {
     guard: Arc<Guard>,
-    scope: Option<Arc<str>>,
+    purpose: Purpose,
     inner: S,
 }
 
@@ -60,8 +67,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let admitted = bearer(request.headers()).and_then(|token| self.guard.admit(token));
-        match admitted.and_then(|admitted| has_scope(self.scope.as_deref(), admitted)) {
+        match bearer(request.headers()).and_then(|token| self.guard.admit_for(token, &self.purpose)) {
             Ok(admitted) => {
                 request.extensions_mut().insert(admitted);
                 Either::Right(self.inner.call(request))
@@ -69,12 +75,6 @@ where
             Err(error) => Either::Left(ready(Ok(error.into_response()))),
         }
     }
-}
-
-fn has_scope(wanted: Option<&str>, admitted: Admitted) -> Result<Admitted, Error> {
-    let claims = admitted.claims();
-    let has = |word: &str| claims.act.is_some() && claims.scope.iter().any(|scope| scope.split(' ').any(|own| own == word));
-    if wanted.is_none_or(has) { Ok(admitted) } else { Err(Error::InsufficientScope) }
 }
 
 /// The one Bearer token of a call (RFC 6750 section 2.1); the scheme's name has no case (RFC 9110 section 11.1).

@@ -16,6 +16,9 @@ pub enum Denied {
         /// The resource's.
         resource: String,
     },
+    /// The action is that of a token exchange, which is asked for at `POST /token`; nothing is signed with it.
+    #[error("the action \"act\" is that of a token exchange; nothing is signed with it")]
+    ActionReserved,
     /// No rule accepts the action.
     #[error("no rule accepts this action")]
     IntentActionNotInAllowlist,
@@ -144,6 +147,7 @@ impl Denied {
     pub fn rule(&self) -> Option<&str> {
         match self {
             Self::CallerNotAllowed
+            | Self::ActionReserved
             | Self::EnvironmentMismatch { .. }
             | Self::IntentActionNotInAllowlist
             | Self::UntrustedPrincipal(_)
@@ -180,7 +184,7 @@ impl Denied {
     /// How far the rule got: the later, the more it has to say.
     pub(crate) fn stage(&self) -> u8 {
         match self {
-            Self::CallerNotAllowed | Self::EnvironmentMismatch { .. } => 0,
+            Self::CallerNotAllowed | Self::ActionReserved | Self::EnvironmentMismatch { .. } => 0,
             Self::IntentActionNotInAllowlist => 1,
             Self::IntentTargetPatternViolation(_) => 2,
             Self::IntentResourceOutOfScope(_) => 3,

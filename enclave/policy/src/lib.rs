@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod denied;
+mod exchange;
 mod limits;
 mod recursion;
 mod rego;
@@ -13,6 +14,7 @@ mod rules;
 mod tests;
 
 pub use crate::denied::Denied;
+pub use crate::exchange::{AskedExchange, accept_exchange};
 pub use crate::limits::Usage;
 pub use crate::rego::{Rego, RegoError, without_huge_pages};
 pub use crate::rules::{Accepted, Asked, accept, admits, may_rotate};

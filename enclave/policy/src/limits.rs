@@ -23,10 +23,20 @@ impl Usage {
     /// does not, none is touched.
     pub fn take(&mut self, now: UnixSeconds, policy: &IdentityPolicy, rule: &Rule, payload: &Payload) -> Result<(), Denied> {
         let of_rule = rule.limits.iter().enumerate().map(|(place, limit)| (Some(&rule.name), place, limit));
-        let of_identity = policy.limits.iter().enumerate().map(|(place, limit)| (None, place, limit));
-        let limits: Vec<(Option<&String>, usize, &Limit)> = of_rule.chain(of_identity).collect();
+        let limits: Vec<_> = of_rule.chain(of_identity(policy)).collect();
+        self.take_of(now, &limits, payload)
+    }
+
+    /// Counts one token exchange, if the identity's limits on the number of requests leave room for it. Limits over amounts do not
+    /// apply: an exchange has none.
+    pub fn take_exchange(&mut self, now: UnixSeconds, policy: &IdentityPolicy) -> Result<(), Denied> {
+        let limits: Vec<_> = of_identity(policy).filter(|(_, _, limit)| limit.amount.is_none()).collect();
+        self.take_of(now, &limits, &Payload::default())
+    }
+
+    fn take_of(&mut self, now: UnixSeconds, limits: &[Place<'_>], payload: &Payload) -> Result<(), Denied> {
         let mut taken = Vec::with_capacity(limits.len());
-        for (rule, place, limit) in &limits {
+        for (rule, place, limit) in limits {
             let wanted = wanted(limit, payload)
                 .ok_or_else(|| Denied::AmountMissing { rule: rule.cloned(), amount: limit.amount.clone().unwrap_or_default() })?;
             let window = self.windows.entry((rule.cloned(), *place)).or_insert_with(|| Window::new(limit.per, now));
@@ -43,6 +53,13 @@ impl Usage {
         }
         Ok(())
     }
+}
+
+/// A limit: of which rule, or of the identity; its place there.
+type Place<'a> = (Option<&'a String>, usize, &'a Limit);
+
+fn of_identity(policy: &IdentityPolicy) -> impl Iterator<Item = Place<'_>> {
+    policy.limits.iter().enumerate().map(|(place, limit)| (None, place, limit))
 }
 
 fn wanted(limit: &Limit, payload: &Payload) -> Option<u64> {

@@ -1,4 +1,5 @@
 use attestation::policy::{Annex, ApprovalRule, Bundle, Callers, Constraint, IdentityPolicy, Pattern, Rule, Scalar};
+use identity::token::EXCHANGE_ACTION;
 use identity::{Caller, Intent, Payload};
 use serde_json::Value;
 
@@ -65,11 +66,10 @@ pub fn accept<'a>(
     if !admits(policy, annex, caller) {
         return Err(Denied::CallerNotAllowed);
     }
-    if let Some(other) = bundle.labels(asked.intent.resource()).and_then(|label| label.environment.as_ref())
-        && *other != policy.environment
-    {
-        return Err(Denied::EnvironmentMismatch { key: policy.environment.clone(), resource: other.clone() });
+    if asked.intent.action() == EXCHANGE_ACTION {
+        return Err(Denied::ActionReserved);
     }
+    check_environment(bundle, policy, asked.intent.resource())?;
     let proven = matches!(caller, Caller::Proven(_));
     let mut denied = Denied::IntentActionNotInAllowlist;
     for rule in &policy.rules {
@@ -87,6 +87,16 @@ pub fn accept<'a>(
         }
     }
     Err(denied)
+}
+
+/// Refuses a resource of another environment than the key's.
+pub(crate) fn check_environment(bundle: &Bundle, policy: &IdentityPolicy, resource: &str) -> Result<(), Denied> {
+    match bundle.labels(resource).and_then(|label| label.environment.as_ref()) {
+        Some(other) if *other != policy.environment => {
+            Err(Denied::EnvironmentMismatch { key: policy.environment.clone(), resource: other.clone() })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The one whose approvers the other accepts too.
@@ -180,7 +190,7 @@ fn is(scalar: &Scalar, value: &Value) -> bool {
     }
 }
 
-fn any(patterns: &[Pattern], text: &str) -> bool {
+pub(crate) fn any(patterns: &[Pattern], text: &str) -> bool {
     patterns.iter().any(|pattern| pattern.matches(text))
 }
 

@@ -126,9 +126,14 @@ impl From<LinkError> for Refused {
         };
         let error = match (refusal.code.as_str(), refusal.kind) {
             ("scope_exceeds_parent" | "scope_not_allowed" | "scope_invalid", _) => "invalid_scope",
-            ("resource_exceeds_parent" | "target_not_allowed" | "environment_mismatch" | "audience_invalid", _) => {
-                "invalid_target"
-            }
+            (
+                "resource_exceeds_parent"
+                | "target_not_allowed"
+                | "environment_mismatch"
+                | "audience_invalid"
+                | "audience_not_allowed",
+                _,
+            ) => "invalid_target",
             ("caller_not_allowed" | "caller_not_proven" | "unknown_identity" | "proof_invalid", _) => "unauthorized_client",
             ("identity_required", _) => "invalid_request",
             (_, Kind::Unavailable | Kind::Internal | Kind::Limited) => "temporarily_unavailable",

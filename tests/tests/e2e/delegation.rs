@@ -393,6 +393,88 @@ fn a_chain_has_no_loop_and_ends_at_five_and_a_revoked_link_breaks_it() {
 }
 
 #[test]
+fn an_exchange_is_for_the_audiences_of_the_policy_and_within_the_counts_of_the_identity() {
+    let mut setting = setting_with(|policy| {
+        let identities = policy["identities"].as_array_mut().unwrap();
+        identities[0]["limits"] = json!([{"per": "day", "max": 4}, {"per": "day", "max": 1, "amount": "/amount"}]);
+        identities[1]["delegation"]["audiences"] = json!(["https://tools.example", "https://team.example/*"]);
+    });
+    setting.load(&annex(1, &[]), OPERATOR).unwrap();
+    let user = jwt(&TestKey::new(IDP), &header(), &claims());
+    let for_audience = |audience: &str| {
+        let audience = audience.to_owned();
+        move |exchange: &mut Exchange| exchange.audience = Some(audience)
+    };
+    // Without a list only for identities of this bundle. What is refused counts nothing.
+    for outside in
+        ["https://tools.example", "agent:nobody", "agent:", "did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK", "*"]
+    {
+        let refused = setting.exchange_for("incident-coordinator", &user, for_audience(outside));
+        assert_eq!(refused, Err("audience_not_allowed".into()), "{outside}");
+    }
+    let first = setting.exchange_for("incident-coordinator", &user, for_audience("agent:code-reviewer")).unwrap();
+    let Answer::Description(reviewer) = setting.window.ask(Request::Describe(of("code-reviewer"))).unwrap().unwrap() else {
+        panic!()
+    };
+    let did = &reviewer.versions[0].did;
+    let by_did = setting.exchange_for("incident-coordinator", &user, for_audience(did)).unwrap();
+    assert_eq!(unverified_claims(&by_did).unwrap().aud.as_ref(), Some(did));
+    for listed in ["https://tools.example", "https://team.example/a", "agent:third"] {
+        assert!(setting.exchange_for("code-reviewer", &first, for_audience(listed)).is_ok(), "{listed}");
+    }
+    for outside in ["https://tools.example/", "https://team.example", "https://TOOLS.example"] {
+        let refused = setting.exchange_for("code-reviewer", &first, for_audience(outside));
+        assert_eq!(refused, Err("audience_not_allowed".into()), "{outside}");
+    }
+    // Two of four are used; a signature is the third, an exchange the fourth, and amounts are none of an exchange's.
+    let own = setting.exchange("incident-coordinator", &user).unwrap();
+    let paid = |sign: &mut Sign| sign.payload = "{\"amount\":1}".into();
+    assert!(setting.sign("incident-coordinator", Some(&own), paid).0.is_ok());
+    assert_eq!(setting.exchange("incident-coordinator", &user), Err("rate_limit_exceeded".into()));
+    assert_eq!(setting.sign("incident-coordinator", Some(&own), paid).0, Err("rate_limit_exceeded".into()));
+}
+
+#[test]
+fn nothing_is_signed_with_the_action_of_an_exchange() {
+    let mut setting = setting_with(|policy| {
+        for identity in policy["identities"].as_array_mut().unwrap() {
+            let any = json!({"name": "any", "actions": ["*"], "targets": ["*"], "resources": ["*"], "envelope": true});
+            let grants =
+                json!({"name": "grants", "actions": ["act", "*"], "targets": ["*"], "resources": ["*"], "delegatees": ["*"]});
+            identity["rules"] = json!([any, grants]);
+            identity["delegation"]["scopes"] = json!(["*"]);
+        }
+    });
+    setting.load(&annex(1, &[]), OPERATOR).unwrap();
+    let mut wide = claims();
+    wide["scope"] = json!("act comment");
+    let user = jwt(&TestKey::new(IDP), &header(), &wide);
+    let own = setting.exchange("incident-coordinator", &user).unwrap();
+    let act = |sign: &mut Sign| sign.action = "act".into();
+    for delegation in [None, Some(own.as_str())] {
+        for format in [Format::VouchJwt, Format::VouchCredential, Format::Envelope] {
+            let (refused, event) = setting.sign("incident-coordinator", delegation, |sign| {
+                act(sign);
+                sign.format = format;
+                if format == Format::Envelope {
+                    sign.target = String::new();
+                }
+            });
+            let why =
+                if delegation.is_some() && format == Format::VouchCredential { "delegation_format" } else { "action_reserved" };
+            assert_eq!((refused, event.refusal.as_deref()), (Err(why.into()), Some(why)), "{format:?}");
+        }
+    }
+    let grant = |sign: &mut Sign| {
+        act(sign);
+        sign.format = Format::VouchCredential;
+        sign.delegatee = Some("did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK".into());
+    };
+    assert_eq!(setting.sign("incident-coordinator", None, grant).0, Err("action_reserved".into()));
+    assert!(setting.sign("incident-coordinator", Some(&own), |_| ()).0.is_ok());
+}
+
+#[test]
 fn an_annex_below_the_bundles_lowest_is_taken_in_no_boot() {
     let mut setting = setting_with(|policy| policy["annex_version"] = json!(3));
     // Without any, what is revoked is not known, so nothing is signed or exchanged.
@@ -409,6 +491,7 @@ fn an_annex_below_the_bundles_lowest_is_taken_in_no_boot() {
 fn running() -> Running {
     running_for(|_, policy| {
         let own = rustix::process::geteuid().as_raw();
+        policy["identities"][1]["delegation"]["audiences"] = json!(["https://tools.example"]);
         for identity in policy["identities"].as_array_mut().unwrap() {
             identity["callers"]["uids"] = json!([own]);
         }
@@ -641,28 +724,47 @@ fn tokens_are_exchanged_as_the_rfc_says_and_a_tool_enforces_their_scope() {
             claims.act.iter().flat_map(|act| act.actors()).map(|act| act.agent.clone().unwrap_or_default()).collect();
         format!("{} through {}", claims.sub, actors.join(", "))
     };
-    let server = |scope: &str| {
-        let layer = RequireToken::new(Arc::clone(&guard)).scope(scope);
-        Router::new().route("/tool", route(handler)).layer(layer)
-    };
-    let call = |scope: &str, token: &str| {
+    let call = |layer: RequireToken, token: &str| {
         let request = HttpRequest::post("/tool").header("authorization", format!("Bearer {token}")).body(Body::empty()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let response = server(scope).oneshot(request).await.unwrap();
+            let response = Router::new().route("/tool", route(handler)).layer(layer).oneshot(request).await.unwrap();
             let status = response.status().as_u16();
             let body = axum::body::to_bytes(response.into_body(), 1 << 16).await.unwrap();
             (status, String::from_utf8(body.to_vec()).unwrap())
         })
     };
+    let plain = || RequireToken::new(Arc::clone(&guard));
     let attest = json!({"nonce": guard.challenge().unwrap(), "identity": "code-reviewer"});
     guard.learn(&post(&running.socket, "/attestation", &attest).unwrap().body).unwrap();
     std::thread::sleep(std::time::Duration::from_millis(1100));
     let (_, signed) = sign(Some(&delegation), "code-reviewer");
     let token = signed["vouch_token"].as_str().unwrap();
-    let (status, says) = call("deploy", token);
+    let (status, says) = call(plain().scope("deploy"), token);
     assert!(status == 403 && says.contains("insufficient_scope"), "{status} {says}");
-    let (_, signed) = sign(Some(&delegation), "code-reviewer");
-    let (status, says) = call("comment", signed["vouch_token"].as_str().unwrap());
+    // A refusal did not use it up.
+    let (status, says) = call(plain().scope("comment"), token);
     assert_eq!((status, says.as_str()), (200, "user:sre-oncall through agent:code-reviewer, agent:incident-coordinator"));
+    assert!(call(plain(), token).1.contains("replayed"));
+
+    // What the exchange itself issued, for this very tool and with this very scope, does nothing, unless the tool says so.
+    let audience = ("audience", "https://tools.example");
+    let exchanged = || {
+        let fields = [GRANT, KIND, ("subject_token", first.as_str()), reviewer, ("scope", "comment"), audience];
+        form(&running, &fields).json()["access_token"].as_str().unwrap().to_owned()
+    };
+    let token = exchanged();
+    for layer in [plain(), plain().scope("comment"), plain().scope("act")] {
+        let (status, says) = call(layer, &token);
+        assert!(status == 403 && says.contains("token_exchanged"), "{status} {says}");
+    }
+    assert_eq!(guard.admit(&token).unwrap_err().code(), "token_exchanged");
+    let (status, says) = call(plain().scope("deploy").delegated(), &token);
+    assert!(status == 403 && says.contains("insufficient_scope"), "{status} {says}");
+    assert_eq!(call(plain().scope("comment").delegated(), &token).0, 200);
+    assert!(call(plain().delegated(), &token).1.contains("replayed"));
+    assert_eq!(call(plain().delegated(), &exchanged()).0, 200);
+    // Whoever opts in still gets what was signed.
+    let (_, signed) = sign(Some(&delegation), "code-reviewer");
+    assert_eq!(call(plain().scope("comment").delegated(), signed["vouch_token"].as_str().unwrap()).0, 200);
 }
