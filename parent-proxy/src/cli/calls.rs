@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE};
-use identity::request::{Approval, EXCHANGE, Exchange, MAX_PROOF_SECONDS, Proof, Request};
+use identity::request::{EXCHANGE, Exchange, MAX_PROOF_SECONDS, Proof, Request};
 use identity::succession::Order;
 use identity::{Digest, Intent, Payload};
 use serde_json::{Map, Value, json};
@@ -102,17 +102,6 @@ pub(super) struct ExchangeToken {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Approve {
-    /// Id of the request that waits
-    id: String,
-    /// The approver's key; without it, the request is only shown
-    #[arg(long, value_name = "FILE")]
-    key: Option<PathBuf>,
-    #[command(flatten)]
-    connection: Connection,
-}
-
-#[derive(Debug, Args)]
 pub(super) struct Rotate {
     /// The operator's key; signs the order that a caller without permission of its own needs. Needs --identity
     #[arg(long, value_name = "FILE")]
@@ -145,7 +134,7 @@ impl Connection {
         })
     }
 
-    fn client(&self) -> Result<Client, Error> {
+    pub(super) fn client(&self) -> Result<Client, Error> {
         let read = |file: &PathBuf| -> Result<_, Error> {
             let bytes = Zeroizing::new(read_bounded(file)?);
             Ok(Zeroizing::new(String::from_utf8_lossy(&bytes).trim().to_owned()))
@@ -309,25 +298,6 @@ impl ExchangeToken {
     }
 }
 
-impl Approve {
-    /// Shows what waits, and approves exactly that.
-    pub(super) async fn send(&self) -> Result<Value, Failure> {
-        let id = Digest::<16>::from_hex(&self.id).map_err(|error| Failure::Usage(format!("ID: {error}")))?;
-        let (client, path) = (self.connection.client()?, format!("/approvals/{id}"));
-        let shown = answer(&client.call(&path, None).await?)?;
-        let Some(file) = &self.key else { return Ok(shown) };
-        let wrong = |error: identity::Error| Failure::Usage(error.to_string());
-        let waiting = &shown["approval"];
-        // What is signed is what is shown, whatever digest the sidecar says that it has.
-        let request = identity::sha256(&identity::json::canonical(&waiting["request"]).map_err(wrong)?);
-        let boot_id = waiting["boot_id"].as_str().unwrap_or_default();
-        let approval =
-            Approval { approval: id, boot_id: Digest::from_hex(boot_id).map_err(wrong)?, exp: in_seconds(60), request };
-        let jws = approval.sign(&KeyFile::read(file)?).map_err(wrong)?;
-        answer(&client.call(&path, Some(&json!({ "approval": jws }))).await?)
-    }
-}
-
 impl Rotate {
     pub(super) async fn send(&self) -> Result<Value, Failure> {
         let mut body = self.named.body();
@@ -360,7 +330,7 @@ impl Rotate {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the signer's own clock, for something that shall not live long")]
-fn in_seconds(seconds: i64) -> i64 {
+pub(super) fn in_seconds(seconds: i64) -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX).saturating_add(seconds)
 }
@@ -376,6 +346,6 @@ impl Attest {
     }
 }
 
-fn answer(bytes: &[u8]) -> Result<Value, Failure> {
+pub(super) fn answer(bytes: &[u8]) -> Result<Value, Failure> {
     identity::json::parse(bytes).map_err(|error| Failure::Usage(format!("the sidecar's answer: {error}")))
 }

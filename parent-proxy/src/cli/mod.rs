@@ -16,11 +16,13 @@ pub use crate::config::default_socket;
 use crate::{Config, Error, KeyFile, LogFormat};
 
 mod annex;
+mod approve;
 mod audit;
 mod calls;
 mod policy;
 
-use calls::{Approve, Attest, Connection, ExchangeToken, Named, Rotate, Sign};
+use approve::Approve;
+use calls::{Attest, Connection, ExchangeToken, Named, Rotate, Sign};
 
 /// Signatures for AI agents, from keys that only an enclave holds.
 ///

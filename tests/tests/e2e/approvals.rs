@@ -1,6 +1,10 @@
 //! Requests that wait for somebody's approval.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 
 use attestation::policy::Bundle;
 use harness::window::{InProcess, PROXY, TestKey, Window, bundle};
@@ -224,9 +228,18 @@ fn an_approver_approves_what_is_shown_with_the_command() {
     };
     // Looking approves nothing.
     assert_eq!(approve(&[]).1["approval"]["approved"], false);
-    let (code, shown) = approve(&["--key", file.to_str().unwrap()]);
+    let key = ["--key", file.to_str().unwrap()];
+    let digest = approve(&[]).1["approval"]["request_digest"].as_str().unwrap().to_owned();
+    // Without a terminal nobody can be asked, and another digest than that of what waits is of something else.
+    assert_eq!(approve(&key).0, 64);
+    assert_eq!(approve(&[&key[..], &["--digest", &"0".repeat(64)]].concat()).0, 1);
+    assert_eq!(approve(&[&key[..], &["--digest", "x"]].concat()).0, 64);
+    assert_eq!(approve(&["--digest", &digest]).0, 64);
+    assert_eq!(approve(&[]).1["approval"]["approved"], false);
+    let with_digest = [&key[..], &["--digest", &digest]].concat();
+    let (code, shown) = approve(&with_digest);
     assert_eq!((code, &shown["approval"]["approved"]), (0, &json!(true)));
-    assert_eq!(approve(&["--key", file.to_str().unwrap()]).0, 1);
+    assert_eq!(approve(&with_digest).0, 1);
     let mut again = request.clone();
     again["approval"] = json!(id);
     assert_eq!(post(&running.socket, "/sign", &again).unwrap().status, 200);
@@ -234,6 +247,145 @@ fn an_approver_approves_what_is_shown_with_the_command() {
     assert_eq!(get(&running.socket, "/approvals/x").unwrap().code(), "approval_id");
     assert_eq!(get(&running.socket, &format!("/approvals/{id}")).unwrap().code(), "approval_unknown");
 }
+
+/// A sidecar that shows one request after the other, the last one for ever, and keeps what it is sent.
+struct Liar {
+    socket: PathBuf,
+    sent: Arc<Mutex<Vec<Value>>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Liar {
+    fn shows(answers: Vec<Value>) -> Self {
+        let folder = harness::private_folder();
+        let socket = folder.path().join("liar.sock");
+        let (listener, sent) = (UnixListener::bind(&socket).unwrap(), Arc::new(Mutex::new(Vec::new())));
+        let kept = Arc::clone(&sent);
+        std::thread::spawn(move || {
+            let mut answers = answers.into_iter();
+            let mut last = answers.next().unwrap();
+            for (served, stream) in listener.incoming().enumerate() {
+                let mut stream = BufReader::new(stream.unwrap());
+                let (mut head, mut length) = (String::new(), 0);
+                while !head.ends_with("\r\n\r\n") && stream.read_line(&mut head).unwrap() > 0 {}
+                for line in
+                    head.lines().filter_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:").map(str::to_owned))
+                {
+                    length = line.trim().parse().unwrap();
+                }
+                let mut body = vec![0; length];
+                stream.read_exact(&mut body).unwrap();
+                if head.starts_with("POST") {
+                    kept.lock().unwrap().push(serde_json::from_slice(&body).unwrap());
+                } else if served > 0 {
+                    last = answers.next().unwrap_or(last);
+                }
+                let body = last.to_string();
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
+                let _ = stream.get_mut().write_all((head + &body).as_bytes());
+            }
+        });
+        Self { socket, sent, _folder: folder }
+    }
+
+    fn sent(&self) -> Vec<Value> {
+        self.sent.lock().unwrap().clone()
+    }
+}
+
+/// What waits, as a sidecar shows it.
+fn waits(request: &Value) -> Value {
+    let digest = sha256(&identity::json::canonical(request).unwrap());
+    json!({"approval": {
+        "id": Digest([7; 16]), "boot_id": Digest([8; 16]), "request_digest": digest, "request": request, "approvers": ["alice"],
+        "approved": false, "expires_at": "2030-01-01T00:00:00Z",
+    }})
+}
+
+#[test]
+fn what_an_approver_signs_is_what_it_was_shown_whatever_the_sidecar_shows_later() {
+    let folder = harness::private_folder();
+    let file = folder.path().join("alice.key");
+    let alice = KeyFile::create(&file).unwrap();
+    let request = |amount: u64| json!({"format": "vouch-jwt", "identity": "agent", "payload": {"amount": amount}});
+    let (shown, other) = (waits(&request(1)), waits(&request(1_000_000)));
+    let id = Digest([7; 16]).to_string();
+    let arguments = |liar: &Liar, more: &[&str]| {
+        let mut arguments =
+            vec!["approve".to_owned(), id.clone(), "--endpoint".into(), format!("unix://{}", liar.socket.display())];
+        arguments.extend(more.iter().map(|&more| more.to_owned()));
+        arguments
+    };
+    let key = ["--key", file.to_str().unwrap()];
+    let signed_for = |liar: &Liar| {
+        let sent = liar.sent();
+        let jws = |sent: &Value| Approval::verify(sent["approval"].as_str().unwrap(), alice.public_key()).unwrap().request;
+        sent.iter().map(jws).collect::<Vec<_>>()
+    };
+    let digest_of = |amount| sha256(&identity::json::canonical(&request(amount)).unwrap());
+
+    // X is shown, then Y is served, then X again.
+    let liar = Liar::shows(vec![shown.clone(), other.clone(), shown.clone()]);
+    let run = |liar: &Liar, more: &[&str]| Command::new(program("anchorhold")).args(arguments(liar, more)).output().unwrap();
+    let looked: Value = serde_json::from_slice(&run(&liar, &[]).stdout).unwrap();
+    let digest = looked["approval"]["request_digest"].as_str().unwrap().to_owned();
+    assert_eq!(digest, digest_of(1).to_string());
+    let with_digest = [&key[..], &["--digest", &digest]].concat();
+    let refused = run(&liar, &with_digest);
+    assert_eq!((refused.status.code(), signed_for(&liar)), (Some(1), vec![]), "{}", String::from_utf8_lossy(&refused.stderr));
+    assert_eq!((run(&liar, &with_digest).status.code(), signed_for(&liar)), (Some(0), vec![digest_of(1)]));
+
+    // A digest that is not that of the request: refused, on looking too.
+    let mut lie = other.clone();
+    lie["approval"]["request_digest"] = shown["approval"]["request_digest"].clone();
+    let liar = Liar::shows(vec![lie]);
+    for more in [&[][..], &with_digest] {
+        assert_eq!((run(&liar, more).status.code(), signed_for(&liar)), (Some(1), vec![]), "{more:?}");
+    }
+
+    // On a terminal it is shown before anybody is asked, and only a yes signs.
+    let on_terminal = |liar: &Liar, typed: &str| {
+        let output = Command::new("python3")
+            .args(["-c", TERMINAL, typed])
+            .arg(program("anchorhold"))
+            .args(arguments(liar, &key))
+            .output()
+            .unwrap();
+        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let liar = Liar::shows(vec![other.clone(), shown.clone()]);
+    let (code, screen) = on_terminal(&liar, "no");
+    assert_eq!((code, signed_for(&liar)), (1, vec![]), "{screen}");
+    let at = |text: &str| screen.find(text).unwrap_or_else(|| panic!("{text}: {screen}"));
+    assert!(at("1000000") < at("Type yes"), "{screen}");
+    assert!(screen.contains(&digest_of(1_000_000).to_string()), "{screen}");
+    let (code, screen) = on_terminal(&liar, "yes");
+    assert_eq!((code, signed_for(&liar)), (0, vec![digest_of(1)]), "{screen}");
+    assert!(!screen.contains("1000000"), "{screen}");
+}
+
+/// Runs a command on a terminal of its own, types a line once it is asked, and prints the screen.
+const TERMINAL: &str = r#"
+import os, pty, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(sys.argv[2], sys.argv[2:])
+screen, typed = b"", False
+while True:
+    try:
+        read = os.read(terminal, 4096)
+    except OSError:
+        break
+    if not read:
+        break
+    screen += read
+    if b"Type yes: " in screen and not typed:
+        typed = True
+        os.write(terminal, sys.argv[1].encode() + b"\n")
+sys.stdout.buffer.write(screen)
+sys.stdout.flush()
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"#;
 
 #[test]
 fn what_rego_wants_approved_waits_and_what_it_denies_is_recorded_as_its_decision() {
