@@ -84,6 +84,9 @@ impl<N: Nsm> Enclave<N> {
         let allowed = allowed.ok_or(Denied::UntrustedPrincipal(from))?;
         let (did, agent) = (identity.current.did.as_str(), format!("agent:{}", policy.name));
         let act = subject.act_by(did, &agent, allowed.depth())?;
+        if cell.annex().is_some_and(|annex| annex.0.revoked.iter().any(|entry| act.names(entry))) {
+            return Err(Denied::DelegationRevoked.into());
+        }
         let scope = granted_scope(&subject, exchange.scope.as_deref(), allowed)?;
         let resource = subject.narrow_resource(exchange.resource.as_deref())?;
         decision.resource = Some(resource.clone());
@@ -210,7 +213,8 @@ impl<N: Nsm> Enclave<N> {
         granted.note(decision);
         let grants = &granted.grants;
         let revoked = annex.as_ref().map(|annex| annex.0.revoked.as_slice()).unwrap_or_default();
-        if grants.ids().any(|id| revoked.iter().any(|revoked| revoked == id)) {
+        let agents: Vec<String> = grants.dids().filter_map(|did| own(did)).map(|own| format!("agent:{}", own.0)).collect();
+        if grants.ids().chain(agents.iter().map(String::as_str)).any(|id| revoked.iter().any(|revoked| revoked == id)) {
             return Err(Denied::DelegationRevoked.into());
         }
         for status in grants.status() {
@@ -340,7 +344,7 @@ fn granted_scope(subject: &Subject, wanted: Option<&str>, allowed: &Delegation) 
 }
 
 fn check_revoked(cell: &Cell, subject: &Subject) -> Result<(), Error> {
-    let revoked = cell.annex().is_some_and(|annex| subject.ids().any(|id| annex.0.revoked.iter().any(|revoked| revoked == id)));
+    let revoked = cell.annex().is_some_and(|annex| annex.0.revoked.iter().any(|entry| subject.is_revoked_by(entry)));
     if revoked { Err(Denied::DelegationRevoked.into()) } else { Ok(()) }
 }
 

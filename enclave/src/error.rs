@@ -84,6 +84,9 @@ pub enum Error {
         /// Of the one in force, or the lowest that the bundle takes.
         known: u32,
     },
+    /// The annex revokes an agent that the bundle does not have: what was meant would go on.
+    #[error("the annex revokes {0:?}, and the bundle has no such agent")]
+    RevokedAgentUnknown(String),
     /// The bundle wants an annex of at least this version, and none was brought.
     #[error("the bundle wants an annex of version {0} or later, and none was brought")]
     AnnexRequired(u32),
@@ -164,6 +167,7 @@ impl Error {
             | Self::AudienceInvalid
             | Self::NonceSize
             | Self::EnvelopeHasNoPlace
+            | Self::RevokedAgentUnknown(_)
             | Self::PayloadTooLarge => Kind::Invalid,
             Self::Denied(Denied::RateLimitExceeded { .. } | Denied::BudgetExceeded { .. }) => Kind::Limited,
             Self::Denied(_)

@@ -162,7 +162,7 @@ impl<N: Nsm> Enclave<N> {
         };
         if sign.format == Format::Envelope {
             // It has no id of its own: its signature is one.
-            signature_id = signed.rsplit('.').next().unwrap_or_default().chars().take(64).collect();
+            signature_id = Envelope::id(&signed, version.key.public_key())?;
         }
         decision.token_id = Some(signature_id.clone());
         decision.expires_at = Some(identity::UnixSeconds(expires_at));

@@ -7,7 +7,7 @@ use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
 
 use crate::token::{Claims, Link};
-use crate::{Error, Intent, Message, PublicKey, UnixSeconds, json};
+use crate::{Digest, Error, Intent, Message, PublicKey, UnixSeconds, json, sha256};
 
 /// So many may act for one another (RFC 8693 section 4.1 sets no bound; Vouch does).
 pub const MAX_DEPTH: usize = 5;
@@ -40,6 +40,21 @@ impl Act {
     }
 }
 
+impl Act {
+    /// Whether one of the actors is called so, as `sub` or as `agent`.
+    pub fn names(&self, name: &str) -> bool {
+        self.actors().any(|act| act.sub == name || act.agent.as_deref() == Some(name))
+    }
+}
+
+/// Whether two texts are the beginnings of the same signature, base64url. Only its first half is looked at, `r` of ECDSA and `R` of
+/// EdDSA: whoever has an ECDSA signature `(r, s)` can make `(r, n - s)` of it, which verifies as well.
+fn is_same_signature(one: &str, other: &str) -> bool {
+    /// Characters that are all of the first 32 bytes: 252 of 256 bits.
+    const HALF: usize = 42;
+    one == other || one.get(..HALF).is_some_and(|half| other.get(..HALF) == Some(half))
+}
+
 /// The authority that a token shows: its claims, as far as delegation goes by them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subject {
@@ -65,6 +80,8 @@ pub struct Subject {
     pub chain: Vec<Link>,
     /// This token, as a link of the next one's chain.
     pub link: Link,
+    /// SHA-256 of what its issuer signed (`header.claims`): the same whatever the signature's bytes, of which ES256 has two.
+    pub digest: Digest<32>,
 }
 
 #[derive(Deserialize)]
@@ -213,12 +230,13 @@ impl Subject {
             jti: claims.jti,
             chain,
             link,
+            digest: sha256(signed.as_bytes()),
         })
     }
 
     /// The authority of a token of ours, which was verified.
     pub fn of(claims: &Claims, token: &str) -> Result<Self, Error> {
-        let signature = token.rsplit_once('.').map(|(_, signature)| signature).ok_or(Error::TokenMalformed("not three parts"))?;
+        let (signed, signature) = token.rsplit_once('.').ok_or(Error::TokenMalformed("not three parts"))?;
         let scope = claims.scope.clone().unwrap_or_default();
         let resource = claims.vouch.intent.resource();
         let link = Link::new(claims.iss.as_str(), &claims.sub, &scope, resource, claims.iat, signature);
@@ -234,14 +252,34 @@ impl Subject {
             jti: Some(claims.jti.to_string()),
             chain: claims.vouch.delegation_chain.clone(),
             link,
+            digest: sha256(signed.as_bytes()),
         })
     }
 
-    /// Everything by which it, or a token before it, could have been revoked.
-    pub fn ids(&self) -> impl Iterator<Item = &str> {
-        let links = self.chain.iter().chain([&self.link]).flat_map(|link| [link.iss.as_str(), &link.sub, &link.sig]);
-        let actors = self.act.iter().flat_map(Act::actors).map(|act| act.sub.as_str());
-        links.chain(actors).chain(self.jti.as_deref())
+    /// Whether an entry of a list of what is revoked means it, a token before it, or somebody in it: the `jti` or the digest of this
+    /// token; of any token the beginning of its signature, its issuer, its subject; an actor, by its `sub` or `agent`.
+    pub fn is_revoked_by(&self, entry: &str) -> bool {
+        let of_link = |link: &Link| link.iss == entry || link.sub == entry || is_same_signature(entry, &link.sig);
+        self.jti.as_deref() == Some(entry)
+            || self.digest.to_string() == entry
+            || self.links().any(of_link)
+            || self.act.as_ref().is_some_and(|act| act.names(entry))
+    }
+
+    /// Who issued this token and those before it, oldest first.
+    pub fn issuers(&self) -> impl Iterator<Item = &str> {
+        self.links().map(|link| link.iss.as_str())
+    }
+
+    fn links(&self) -> impl Iterator<Item = &Link> {
+        self.chain.iter().chain([&self.link])
+    }
+
+    /// Everybody whom it names as having acted or delegated: its subject, its actors, who issued and was given each token before it.
+    pub fn principals(&self) -> impl Iterator<Item = &str> {
+        let actors = self.act.iter().flat_map(Act::actors).flat_map(|act| [Some(act.sub.as_str()), act.agent.as_deref()]);
+        let chain = self.chain.iter().flat_map(|link| [link.iss.as_str(), &link.sub]);
+        actors.flatten().chain(chain).chain([self.sub.as_str()])
     }
 
     /// What remains of the scope for whoever asks for `wanted`; never more than it says.
@@ -329,7 +367,7 @@ mod tests {
 
     use super::*;
     use crate::Signer;
-    use crate::message::tests::{TestKey, both};
+    use crate::message::tests::{TestKey, both, twin};
 
     const AT: UnixSeconds = UnixSeconds(1000);
 
@@ -376,7 +414,8 @@ mod tests {
             with(None, json!([link("user:a", "did:key:c", 900, "s1"), link("did:key:c", "did:key:b", 950, "s2")])).unwrap();
         assert_eq!((good.scope.as_deref(), good.resource.as_str()), (Some(&["read".to_owned()][..]), "x://y/z"));
         assert_eq!(good.chain.len(), 2);
-        assert!(["s1", "s2", "did:key:c"].iter().all(|id| good.ids().any(|known| known == *id)), "each can be revoked");
+        assert!(["s1", "s2", "did:key:c"].iter().all(|id| good.is_revoked_by(id)), "each can be revoked");
+        assert!(!["s", "S1", "did:key", "i", ""].iter().any(|id| good.is_revoked_by(id)));
         assert_eq!(with(Some("a b"), json!([])).unwrap().scope.unwrap(), ["a", "b"]);
         for (chain, code) in [
             (json!([link("user:a", "did:key:b", 900, "")]), "delegation_invalid"),
@@ -420,6 +459,29 @@ mod tests {
     }
 
     #[test]
+    fn the_twin_of_a_revoked_ecdsa_signature_is_revoked_too() {
+        let [_, key] = both();
+        let token = jwt(&key, &json!({"alg": "ES256"}), &claims());
+        let twin = twin(&token, &key);
+        let read = |token: &str| Subject::verify(token, &[key.public_key().clone()], AT).unwrap();
+        // Both are good: honest issuers write either.
+        let (one, other) = (read(&token), read(&twin));
+        assert_ne!((&one.link.sig, &token), (&other.link.sig, &twin));
+        assert_eq!(one.digest, other.digest);
+        for subject in [&one, &other] {
+            for entry in [&one.link.sig, &other.link.sig, &one.digest.to_string()] {
+                assert!(subject.is_revoked_by(entry), "{entry}");
+            }
+        }
+        // And so is what was taken up from either of them.
+        let next =
+            |before: &Subject| Subject { chain: vec![before.link.clone()], ..subject(&|claims| claims["iss"] = "x".into()) };
+        assert!(next(&one).is_revoked_by(&other.link.sig) && next(&other).is_revoked_by(&one.link.sig));
+        let another = read(&jwt(&key, &json!({"alg": "ES256"}), &json!({"iss": "https://idp2", "sub": "b", "exp": 1100})));
+        assert!(![&one.link.sig, &other.link.sig, &one.digest.to_string()].iter().any(|entry| another.is_revoked_by(entry)));
+    }
+
+    #[test]
     fn a_foreign_token_says_what_it_allows() {
         for key in both() {
             let alg = key.public_key().algorithm().as_str();
@@ -438,8 +500,16 @@ mod tests {
                 (link.sig.as_str(), link.intent.as_str()),
                 (&signature[..64], "{\"resource\":\"x://y\",\"scope\":\"b a b\"}")
             );
-            let ids: Vec<&str> = subject.ids().collect();
-            assert_eq!(ids, ["https://idp", "user:a", &signature[..64], "s2", "s1", "j"]);
+            let digest = crate::sha256(token.rsplit_once('.').unwrap().0.as_bytes()).to_string();
+            for id in ["https://idp", "user:a", &signature[..64], signature, "s2", "s1", "j", &digest] {
+                assert!(subject.is_revoked_by(id), "{id}");
+            }
+            let other = format!("A{}", &signature[1..64]);
+            for id in ["https://idp/", "user:b", &signature[..41], &other, "s3", "", "one", "agent:one"] {
+                assert!(!subject.is_revoked_by(id), "{id}");
+            }
+            assert_eq!(subject.issuers().collect::<Vec<_>>(), ["https://idp"]);
+            assert_eq!(subject.principals().collect::<Vec<_>>(), ["s2", "s1", "user:a"]);
         }
         let one = subject(&|claims| claims["aud"] = "one".into());
         assert_eq!(one.aud, ["one"]);

@@ -2,6 +2,7 @@
 //!
 //! It says who did what to what, on whose behalf and when; it has no audience, no end, no payload and no evidence. A token says more.
 
+use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, KeyId, PublicKey, Signer, jws};
@@ -36,6 +37,21 @@ impl Envelope {
     pub fn verify(text: &str, kid: &KeyId, key: &PublicKey) -> Result<Self, Error> {
         jws::verify(TYPE, text, kid.as_str(), key)
     }
+
+    /// By what a record names an envelope of this key: the first 64 characters of its signature, of an ECDSA signature in its form with
+    /// the lower `s`, since the other form verifies too.
+    pub fn id(text: &str, key: &PublicKey) -> Result<String, Error> {
+        let signature = text.rsplit_once('.').ok_or(Error::TokenMalformed("not three parts"))?.1;
+        let bytes = BASE64URL_NOPAD.decode(signature.as_bytes()).map_err(|_| Error::Base64("the signature"))?;
+        let bytes = match key {
+            PublicKey::Ed25519(_) => bytes,
+            PublicKey::P256(_) => {
+                let signature = p256::ecdsa::Signature::from_slice(&bytes).map_err(|_| Error::SignatureInvalid)?;
+                signature.normalize_s().to_bytes().to_vec()
+            }
+        };
+        Ok(BASE64URL_NOPAD.encode(&bytes).chars().take(64).collect())
+    }
 }
 
 #[cfg(test)]
@@ -43,7 +59,6 @@ mod tests {
     use super::*;
     use crate::message::tests::{TestKey, both};
     use crate::{Did, record, token};
-    use data_encoding::BASE64URL_NOPAD;
 
     #[test]
     fn an_envelope_has_its_five_members_and_is_nothing_else() {
@@ -60,6 +75,10 @@ mod tests {
             };
             let jws = envelope.sign(&kid, &key).unwrap();
             assert_eq!(Envelope::verify(&jws, &kid, key.public_key()), Ok(envelope.clone()));
+            let twin = crate::message::tests::twin(&jws, &key);
+            assert!(Envelope::verify(&twin, &kid, key.public_key()).is_ok());
+            assert_eq!(Envelope::id(&twin, key.public_key()), Envelope::id(&jws, key.public_key()));
+            assert_eq!(Envelope::id(&jws, key.public_key()).unwrap().len(), 64);
             let payload = BASE64URL_NOPAD.decode(jws.split('.').nth(1).unwrap().as_bytes()).unwrap();
             // As the paper's program writes it: sorted, without spaces.
             let text = format!(

@@ -153,6 +153,11 @@ impl Grants {
         self.0.iter().skip(1).map(|grant| &grant.issuer)
     }
 
+    /// Everybody who granted, or was granted to.
+    pub fn dids(&self) -> impl Iterator<Item = &Did> {
+        self.0.iter().flat_map(|grant| [&grant.issuer, &grant.delegatee])
+    }
+
     /// Everything by which a grant could have been revoked.
     pub fn ids(&self) -> impl Iterator<Item = &str> {
         self.0.iter().flat_map(|grant| {

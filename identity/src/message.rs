@@ -67,6 +67,19 @@ pub(crate) mod tests {
         [TestKey::ed25519(7), TestKey::p256(7)]
     }
 
+    /// The same JWS with the other signature that verifies, which ECDSA has and Ed25519 has not.
+    pub(crate) fn twin(jws: &str, key: &TestKey) -> String {
+        if matches!(key, TestKey::Ed25519(..)) {
+            return jws.to_owned();
+        }
+        let base64 = data_encoding::BASE64URL_NOPAD;
+        let (signed, signature) = jws.rsplit_once('.').unwrap();
+        let signature = p256::ecdsa::Signature::from_slice(&base64.decode(signature.as_bytes()).unwrap()).unwrap();
+        let (r, s) = signature.split_scalars();
+        let twin = p256::ecdsa::Signature::from_scalars(*r, -*s).unwrap();
+        format!("{signed}.{}", base64.encode(&twin.to_bytes()))
+    }
+
     pub(crate) fn both_public() -> [PublicKey; 2] {
         both().map(|key| key.public_key().clone())
     }

@@ -24,8 +24,8 @@ pub struct Annex {
     /// Issuers outside whose tokens identities may take up, as far as the bundle lets each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub issuers: Vec<Issuer>,
-    /// What is not believed any more: the `jti` of a token, the first 64 characters of its signature, an issuer, a subject or an
-    /// actor.
+    /// What is not believed any more: the `jti` of a token or the SHA-256 of what was signed of it, the first 64 characters of its
+    /// signature, an issuer, a subject, an actor, or `agent:<name>`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub revoked: Vec<String>,
     /// Bitstring Status Lists of other issuers, as the operator has fetched and checked them.

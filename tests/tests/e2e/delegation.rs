@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use attestation::policy::{Annex, Bundle};
+use attestation::policy::{Annex, Bundle, MultikeyText};
 use axum::Router;
 use axum::body::Body;
 use axum::http::Request as HttpRequest;
@@ -390,6 +390,72 @@ fn a_chain_has_no_loop_and_ends_at_five_and_a_revoked_link_breaks_it() {
     assert_eq!(setting.load(&annex(6, &[]), PROXY), Err("signature_invalid".into()));
     setting.load(&annex(6, &[]), OPERATOR).unwrap();
     assert!(setting.exchange("third", &second).is_ok());
+}
+
+/// A user's token by a P-256 key, in the two forms that its signature has.
+fn es256(key: &p256::ecdsa::SigningKey) -> [String; 2] {
+    let part = |value: &Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
+    let signed = format!("{}.{}", part(&json!({"alg": "ES256"})), part(&claims()));
+    let signature: p256::ecdsa::Signature = p256::ecdsa::signature::Signer::sign(key, signed.as_bytes());
+    let (r, s) = signature.split_scalars();
+    let twin = p256::ecdsa::Signature::from_scalars(*r, -*s).unwrap();
+    [signature, twin].map(|signature| format!("{signed}.{}", BASE64URL_NOPAD.encode(&signature.to_bytes())))
+}
+
+#[test]
+fn every_name_of_a_delegation_revokes_it_in_whatever_form_it_comes_back() {
+    let mut setting = setting_with(|_| ());
+    let p256 = p256::ecdsa::SigningKey::from_slice(&[5; 32]).unwrap();
+    let public = PublicKey::P256(*p256.verifying_key());
+    let mut version = 0;
+    let mut load = |setting: &mut Setting, revoked: &[&str]| {
+        version += 1;
+        let mut annex = annex(version, revoked);
+        annex.issuers[0].keys = [TestKey::new(IDP).public_key(), &public].map(|key| MultikeyText(key.clone())).to_vec();
+        setting.load(&annex, OPERATOR)
+    };
+    let ed25519 = jwt(&TestKey::new(IDP), &header(), &claims());
+    let [one, other] = es256(&p256);
+    for (user, twin) in [(&ed25519, &ed25519), (&one, &other), (&other, &one)] {
+        load(&mut setting, &[]).unwrap();
+        // Both forms are good, whichever an honest issuer wrote.
+        let first = setting.exchange("incident-coordinator", twin).unwrap();
+        let second = setting.exchange("code-reviewer", &first).unwrap();
+        let signature = |token: &str| token.rsplit_once('.').unwrap().1[..64].to_owned();
+        let digest = |token: &str| identity::sha256(token.rsplit_once('.').unwrap().0.as_bytes()).to_string();
+        let did = |token: &str| unverified_claims(token).unwrap().iss.to_string();
+        // The user's token by any of its names, in either form.
+        for revoked in [&signature(user), &signature(twin), &digest(user), "grant-1", "user:sre-oncall", ISS] {
+            load(&mut setting, &[revoked]).unwrap();
+            for form in [user, twin] {
+                assert_eq!(setting.exchange("incident-coordinator", form), Err("delegation_revoked".into()), "{revoked}");
+            }
+        }
+        // What was taken up from it, by the names of every link and of everybody in it.
+        for revoked in [&signature(user), &signature(twin), "user:sre-oncall", ISS, &did(&first), "agent:incident-coordinator"] {
+            load(&mut setting, &[revoked]).unwrap();
+            assert_eq!(setting.exchange("code-reviewer", &first), Err("delegation_revoked".into()), "{revoked}");
+            assert_eq!(setting.exchange("third", &second), Err("delegation_revoked".into()), "{revoked}");
+            assert_eq!(setting.sign("code-reviewer", Some(&second), |_| ()).0, Err("delegation_revoked".into()), "{revoked}");
+        }
+        // Who is revoked takes up nothing.
+        for revoked in ["agent:code-reviewer", &did(&second)] {
+            load(&mut setting, &[revoked]).unwrap();
+            assert_eq!(setting.exchange("code-reviewer", &first), Err("delegation_revoked".into()), "{revoked}");
+            assert!(setting.exchange("incident-coordinator", user).is_ok(), "{revoked}");
+        }
+        let jti = unverified_claims(&first).unwrap().jti.to_string();
+        for revoked in [&jti, &digest(&first), &signature(&first)] {
+            load(&mut setting, &[revoked]).unwrap();
+            assert_eq!(setting.exchange("code-reviewer", &first), Err("delegation_revoked".into()), "{revoked}");
+        }
+        // Names of others revoke none of it.
+        load(&mut setting, &["agent:third", "user:sre", "grant", &signature(&jwt(&TestKey::new(IDP), &header(), &json!({})))])
+            .unwrap();
+        assert!(setting.exchange("code-reviewer", &first).is_ok());
+    }
+    // A name that means nobody is no revocation: the operator learns of it.
+    assert_eq!(load(&mut setting, &["agent:cordinator"]), Err("revoked_agent_unknown".into()));
 }
 
 #[test]
