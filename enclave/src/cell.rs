@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use attestation::policy::{Annex, Bundle, IdentityPolicy};
+use identity::delegation::AGENT;
 use identity::record::{AnnexId, Decision, Verdict};
+use identity::token::APPROVER;
 use identity::{Caller, Digest};
 use policy::{Denied, Rego};
 use protocol::Describe;
@@ -68,7 +70,7 @@ impl Cell {
         if let Some(lowest) = self.bundle.annex_version.filter(|lowest| id.version < *lowest) {
             return Err(Error::AnnexOutdated { version: id.version, known: lowest });
         }
-        let is_unknown = |entry: &&String| entry.strip_prefix("agent:").is_some_and(|name| !self.identities.contains_key(name));
+        let is_unknown = |entry: &&String| entry.strip_prefix(AGENT).is_some_and(|name| !self.identities.contains_key(name));
         if let Some(unknown) = annex.revoked.iter().find(is_unknown) {
             return Err(Error::RevokedAgentUnknown(unknown.clone()));
         }
@@ -128,8 +130,22 @@ impl Cell {
     pub(crate) fn is_of(&self, audience: &str) -> bool {
         let by_did =
             |slot: &RwLock<Option<Identity>>| read(slot).as_ref().is_some_and(|own| own.current.did.as_str() == audience);
-        let by_name = audience.strip_prefix("agent:").is_some_and(|name| self.identities.contains_key(name));
+        let by_name = audience.strip_prefix(AGENT).is_some_and(|name| self.identities.contains_key(name));
         by_name || self.slots().any(by_did)
+    }
+
+    /// Whether nobody outside may be called so: what names agents and approvers here, an identity's name, its DID of now or of before.
+    pub(crate) fn is_reserved(&self, name: &str) -> bool {
+        let has_prefix = |prefix: &str| name.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix));
+        // A DID URL names what its DID names (DID Core section 3.2).
+        let did = name.split(['#', '?', '/']).next().unwrap_or_default();
+        let is_web = |identity: &IdentityPolicy| identity.did != "did:key" && identity.did.eq_ignore_ascii_case(did);
+        let by_did = |slot: &RwLock<Option<Identity>>| read(slot).as_ref().is_some_and(|identity| identity.had_did(did));
+        has_prefix(AGENT)
+            || has_prefix(APPROVER)
+            || self.identities.contains_key(name)
+            || self.bundle.identities.iter().any(is_web)
+            || self.slots().any(by_did)
     }
 
     /// Refuses callers that may not use this identity at all.
@@ -153,6 +169,7 @@ impl Cell {
             caller: None,
             delegated_by: None,
             delegation_chain: Vec::new(),
+            delegation_issuers: Vec::new(),
             did: None,
             environment: None,
             event_type: event_type.to_owned(),

@@ -79,6 +79,7 @@ impl<N: Nsm> Enclave<N> {
         }
         // Its key may have been replaced meanwhile.
         describe(identity, decision);
+        decision.delegation_issuers = subject.issuers().map(str::to_owned).collect();
         let policy = &identity.policy;
         let allowed = policy.delegation.as_ref().filter(|delegation| delegation.from.contains(&from));
         let allowed = allowed.ok_or(Denied::UntrustedPrincipal(from))?;
@@ -153,6 +154,9 @@ impl<N: Nsm> Enclave<N> {
         let issuer = issuer.ok_or(Denied::UntrustedPrincipal(printable(&iss)))?;
         let keys: Vec<PublicKey> = issuer.keys.iter().map(|key| key.0.clone()).collect();
         let subject = Subject::verify(token, &keys, now.latest)?;
+        if subject.principals().any(|name| cell.is_reserved(name)) {
+            return Err(identity::Error::DelegationInvalid("it gives a name or a DID of ours to somebody outside").into());
+        }
         check_revoked(cell, &subject)?;
         Ok((subject, issuer.name.clone()))
     }
@@ -233,6 +237,7 @@ impl Granted {
         let name = |did: &Did| did.to_string();
         decision.delegated_by = Some(name(self.grants.root()));
         let before = [self.grants.root()].into_iter().chain(self.grants.between()).map(name);
+        decision.delegation_issuers = [self.grants.root()].into_iter().chain(self.grants.between()).map(name).collect();
         let agent = std::mem::take(&mut decision.delegation_chain);
         decision.delegation_chain = before.chain(agent.into_iter().last()).collect();
     }
@@ -287,6 +292,7 @@ impl Behalf {
         let subject = Subject::of(&claims, token)?;
         decision.delegated_by = Some(claims.sub.clone());
         decision.delegation_chain = principals(&claims.sub, &act);
+        decision.delegation_issuers = claims.vouch.delegation_chain.iter().map(|link| link.iss.clone()).collect();
         check_revoked(cell, &subject)?;
         Ok(Self {
             sub: claims.sub,

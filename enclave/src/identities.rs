@@ -92,6 +92,11 @@ impl Identity {
         Ok(statement)
     }
 
+    /// Whether this is, or was, its DID.
+    pub(crate) fn had_did(&self, did: &str) -> bool {
+        self.history.iter().any(|version| version.did == did)
+    }
+
     pub(crate) fn versions(&self) -> Vec<VersionFacts> {
         self.history.clone()
     }

@@ -11,6 +11,8 @@ use crate::{Digest, Error, Intent, Message, PublicKey, UnixSeconds, json, sha256
 
 /// So many may act for one another (RFC 8693 section 4.1 sets no bound; Vouch does).
 pub const MAX_DEPTH: usize = 5;
+/// What the name of an identity of a bundle begins with, as an actor or an audience: `agent:<name>`. Nobody outside may be called so.
+pub const AGENT: &str = "agent:";
 const MAX_BYTES: usize = 16 * 1024;
 const MAX_WORDS: usize = 64;
 

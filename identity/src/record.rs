@@ -54,6 +54,9 @@ pub struct Decision {
     pub delegated_by: Option<String>,
     /// From whom it was delegated, in order, down to the agent.
     pub delegation_chain: Vec<String>,
+    /// Who issued each token of the delegation, oldest first: those who vouch for the names in `delegation_chain`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub delegation_issuers: Vec<String>,
     /// The agent's DID.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub did: Option<Did>,
@@ -142,6 +145,8 @@ struct Written<'a> {
     caller: Option<WrittenCaller<'a>>,
     delegated_by: &'a Option<String>,
     delegation_chain: &'a [String],
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    delegation_issuers: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     did: &'a Option<Did>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -248,6 +253,7 @@ fn write(d: &Decision, boot_id: Digest<16>, previous: Digest<32>, sequence: u64)
         caller: d.caller.as_ref().map(WrittenCaller::of),
         delegated_by: &d.delegated_by,
         delegation_chain: &d.delegation_chain,
+        delegation_issuers: &d.delegation_issuers,
         did: &d.did,
         environment: &d.environment,
         event_type: &d.event_type,
@@ -525,6 +531,7 @@ mod tests {
             caller: Some(Caller::Asserted(Seen { executable: Some(sha256(b"exe")), ..Seen::ids(1000, 1000) })),
             delegated_by: Some("user:sre-oncall".into()),
             delegation_chain: vec!["user:sre-oncall".into(), "agent:code-reviewer".into()],
+            delegation_issuers: vec!["https://idp.example".into()],
             did: Some(Did::key(key.public_key())),
             environment: Some("staging".into()),
             event_type: "token.sign".into(),
@@ -732,6 +739,7 @@ mod tests {
                         binding: None,
                         delegated_by: None,
                         delegation_chain: Vec::new(),
+                        delegation_issuers: Vec::new(),
                         did: None,
                         environment: None,
                         expires_at: None,

@@ -203,6 +203,8 @@ fn a_user_a_coordinator_and_a_reviewer_act_for_one_another() {
     // The seed's event.
     assert_eq!(event.delegated_by.as_deref(), Some("user:sre-oncall"));
     assert_eq!(event.delegation_chain, ["user:sre-oncall", "agent:incident-coordinator", "agent:code-reviewer"]);
+    // And who vouches for each name.
+    assert_eq!(event.delegation_issuers, [ISS, coordinator.iss.as_str()]);
     assert!(event.agent_id.unwrap().starts_with("agent:code-reviewer:ed25519:"));
     assert_eq!((event.action.as_deref(), event.policy_decision), (Some("comment"), Verdict::Allow));
 }
@@ -456,6 +458,68 @@ fn every_name_of_a_delegation_revokes_it_in_whatever_form_it_comes_back() {
     }
     // A name that means nobody is no revocation: the operator learns of it.
     assert_eq!(load(&mut setting, &["agent:cordinator"]), Err("revoked_agent_unknown".into()));
+}
+
+#[test]
+fn an_issuer_outside_gives_nobody_a_name_or_a_did_of_ours() {
+    let mut setting = setting();
+    let key = TestKey::new(IDP);
+    let order = |setting: &mut Setting, version| {
+        let boot_id = setting._enclave.enclave.boot_id();
+        let order = Order { identity: "third".into(), boot_id, version, not_after: harness::now().0 + 60 };
+        let order = Some(order.sign(&TestKey::new(OPERATOR)).unwrap());
+        setting.window.ask(Request::Rotate(protocol::Rotate { of: of("third"), order })).unwrap().unwrap();
+    };
+    order(&mut setting, 1);
+    let Answer::Description(third) = setting.window.ask(Request::Describe(of("third"))).unwrap().unwrap() else { panic!() };
+    let [before, now] = [0, 1].map(|version: usize| third.versions[version].did.clone());
+    assert_ne!(before, now);
+    let url = format!("{now}#key");
+    let ours = ["agent:third", "agent:nobody", "AGENT:third", "approver:alice", "Approver:x", "third", &before, &now, &url];
+    let vouch = |iss: &str, sub: &str| {
+        let link = |iss: &str, sub: &str, sig: &str| json!({"iss": iss, "sub": sub, "intent": "{}", "iat": harness::now().0 - 9, "sig": sig});
+        let chain = json!([link(iss, sub, "s1"), link(sub, ISS, "s2")]);
+        json!({"version": "1.0", "payload": {}, "intent": {"action": "comment", "target": "", "resource": "mcp://github"}, "delegation_chain": chain})
+    };
+    let with = |name: &str, value: Value| {
+        let mut claims = claims();
+        claims[name] = value;
+        jwt(&key, &header(), &claims)
+    };
+    for name in ours {
+        for (member, value) in [
+            ("sub", json!(name)),
+            ("act", json!({"sub": name})),
+            ("act", json!({"sub": "x", "agent": name})),
+            ("act", json!({"sub": "x", "act": {"sub": "y", "act": {"sub": name}}})),
+            ("vouch", vouch(name, "x")),
+            ("vouch", vouch("x", name)),
+        ] {
+            let (refused, event) = {
+                let token = with(member, value.clone());
+                let exchange = Exchange {
+                    of: of("incident-coordinator"),
+                    subject_token: token,
+                    scope: None,
+                    resource: None,
+                    audience: None,
+                    proof: None,
+                };
+                setting.ask(Request::Exchange(exchange))
+            };
+            assert_eq!(refused, Err("delegation_invalid".into()), "{member} {value}");
+            assert_eq!((event.delegated_by, event.delegation_chain), (None, vec!["agent:incident-coordinator".into()]));
+        }
+    }
+    // Others may be called what they like.
+    for (member, value) in [
+        ("sub", json!("user:third")),
+        ("sub", json!("agents:x")),
+        ("act", json!({"sub": "x", "agent": "bot"})),
+        ("vouch", vouch("x", "y")),
+    ] {
+        assert!(setting.exchange("incident-coordinator", &with(member, value.clone())).is_ok(), "{member} {value}");
+    }
 }
 
 #[test]
