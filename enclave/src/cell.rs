@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use attestation::policy::{Annex, Bundle, IdentityPolicy};
+use attestation::policy::{Annex, Bundle, IdentityPolicy, Issuer};
 use identity::delegation::AGENT;
 use identity::record::{AnnexId, Decision, Verdict};
 use identity::token::APPROVER;
@@ -69,6 +69,10 @@ impl Cell {
         let id = annex.id()?;
         if let Some(lowest) = self.bundle.annex_version.filter(|lowest| id.version < *lowest) {
             return Err(Error::AnnexOutdated { version: id.version, known: lowest });
+        }
+        let is_ours = |issuer: &&Issuer| self.identities.contains_key(&issuer.name) || self.is_reserved(&issuer.iss);
+        if let Some(issuer) = annex.issuers.iter().find(is_ours) {
+            return Err(Error::IssuerIsOurs(issuer.name.clone()));
         }
         let is_unknown = |entry: &&String| entry.strip_prefix(AGENT).is_some_and(|name| !self.identities.contains_key(name));
         if let Some(unknown) = annex.revoked.iter().find(is_unknown) {

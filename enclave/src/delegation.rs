@@ -1,6 +1,6 @@
 //! On whose behalf an identity acts: token exchange (RFC 8693), and signatures under what was exchanged.
 
-use attestation::policy::{Delegation, Pattern};
+use attestation::policy::{Delegation, Delegator, Pattern};
 use identity::delegation::{Act, Subject};
 use identity::grants::Grants;
 use identity::record::Decision;
@@ -82,7 +82,7 @@ impl<N: Nsm> Enclave<N> {
         decision.delegation_issuers = subject.issuers().map(str::to_owned).collect();
         let policy = &identity.policy;
         let allowed = policy.delegation.as_ref().filter(|delegation| delegation.from.contains(&from));
-        let allowed = allowed.ok_or(Denied::UntrustedPrincipal(from))?;
+        let allowed = allowed.ok_or_else(|| Denied::UntrustedPrincipal(from.to_string()))?;
         let (did, agent) = (identity.current.did.as_str(), format!("agent:{}", policy.name));
         let act = subject.act_by(did, &agent, allowed.depth())?;
         if cell.annex().is_some_and(|annex| annex.0.revoked.iter().any(|entry| act.names(entry))) {
@@ -136,8 +136,8 @@ impl<N: Nsm> Enclave<N> {
         })
     }
 
-    /// Verifies a subject token; gives its authority and the name by which the policy knows its issuer.
-    fn subject(&self, cell: &Cell, token: &str, now: Bounds) -> Result<(Subject, String), Error> {
+    /// Verifies a subject token; gives its authority, and its issuer as the policy knows it.
+    fn subject(&self, cell: &Cell, token: &str, now: Bounds) -> Result<(Subject, Delegator), Error> {
         if let Some((claims, of)) = self.own_token(cell, token, now)? {
             let subject = Subject::of(&claims, token)?;
             if subject.act.is_none() {
@@ -146,7 +146,7 @@ impl<N: Nsm> Enclave<N> {
             }
             check_exchanged(&claims)?;
             check_revoked(cell, &subject)?;
-            return Ok((subject, of));
+            return Ok((subject, Delegator::Agent(of)));
         }
         let iss = Subject::unverified_issuer(token)?;
         let annex = cell.annex();
@@ -158,7 +158,7 @@ impl<N: Nsm> Enclave<N> {
             return Err(identity::Error::DelegationInvalid("it gives a name or a DID of ours to somebody outside").into());
         }
         check_revoked(cell, &subject)?;
-        Ok((subject, issuer.name.clone()))
+        Ok((subject, Delegator::Issuer(issuer.name.clone())))
     }
 
     /// A token of one of our own identities, by any version of its key of this boot; `None` for one of somebody else.
@@ -185,8 +185,8 @@ impl<N: Nsm> Enclave<N> {
 /// What grants of others let an identity do.
 pub(crate) struct Granted {
     pub(crate) grants: Grants,
-    /// The name by which the policy knows who granted first.
-    from: String,
+    /// Who granted first, as the policy knows it.
+    from: Delegator,
 }
 
 impl<N: Nsm> Enclave<N> {
@@ -207,11 +207,14 @@ impl<N: Nsm> Enclave<N> {
                 (!keys.is_empty()).then(|| (identity.policy.name.clone(), keys))
             })
         };
-        let keys_of = |did: &Did| match listed(did) {
-            Some(issuer) => issuer.keys.iter().map(|key| key.0.clone()).collect(),
-            None => own(did).map(|own| own.1).unwrap_or_default(),
+        // Ours first: no annex gives an identity of the bundle another key.
+        let keys_of = |did: &Did| match (own(did), listed(did)) {
+            (Some((_, keys)), _) => keys,
+            (None, Some(issuer)) => issuer.keys.iter().map(|key| key.0.clone()).collect(),
+            (None, None) => Vec::new(),
         };
-        let from = listed(&root).map(|issuer| issuer.name.clone()).or_else(|| own(&root).map(|own| own.0));
+        let own_root = own(&root).map(|(name, _)| Delegator::Agent(name));
+        let from = own_root.or_else(|| listed(&root).map(|issuer| Delegator::Issuer(issuer.name.clone())));
         let from = from.ok_or_else(|| Denied::UntrustedPrincipal(root.to_string()))?;
         let granted = Granted { grants: Grants::verify(text, now.latest, keys_of)?, from };
         granted.note(decision);
@@ -246,7 +249,7 @@ impl Granted {
     pub(crate) fn check(&self, identity: &Identity, intent: &Intent, now: Bounds) -> Result<(UnixSeconds, u32), Error> {
         let policy = &identity.policy;
         let allowed = policy.delegation.as_ref().filter(|delegation| delegation.from.contains(&self.from));
-        let allowed = allowed.ok_or_else(|| Denied::UntrustedPrincipal(self.from.clone()))?;
+        let allowed = allowed.ok_or_else(|| Denied::UntrustedPrincipal(self.from.to_string()))?;
         if *self.grants.delegatee() != identity.current.did {
             return Err(identity::Error::SubjectIssuerMismatch.into());
         }

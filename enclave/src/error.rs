@@ -87,6 +87,9 @@ pub enum Error {
     /// The annex revokes an agent that the bundle does not have: what was meant would go on.
     #[error("the annex revokes {0:?}, and the bundle has no such agent")]
     RevokedAgentUnknown(String),
+    /// The annex gives somebody outside the name or the DID of an identity of the bundle.
+    #[error("the annex gives its issuer {0:?} the name or the DID of an identity of this bundle")]
+    IssuerIsOurs(String),
     /// The bundle wants an annex of at least this version, and none was brought.
     #[error("the bundle wants an annex of version {0} or later, and none was brought")]
     AnnexRequired(u32),
@@ -168,6 +171,7 @@ impl Error {
             | Self::NonceSize
             | Self::EnvelopeHasNoPlace
             | Self::RevokedAgentUnknown(_)
+            | Self::IssuerIsOurs(_)
             | Self::PayloadTooLarge => Kind::Invalid,
             Self::Denied(Denied::RateLimitExceeded { .. } | Denied::BudgetExceeded { .. }) => Kind::Limited,
             Self::Denied(_)

@@ -278,7 +278,7 @@ impl IdentityPolicy {
             callers.check(&bundle.callers)?;
         }
         self.limits.iter().try_for_each(Limit::check)?;
-        self.delegation.iter().try_for_each(Delegation::check)?;
+        self.delegation.iter().try_for_each(|delegation| delegation.check(&bundle.identities))?;
         if self.rules.is_empty() || self.rules.len() > 256 {
             return Err("1 to 256 rules".into());
         }

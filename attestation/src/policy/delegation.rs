@@ -1,14 +1,14 @@
 use serde::{Deserialize, Serialize};
 
-use super::Pattern;
 use super::bundle::{MultikeyText, check_name, check_validity};
+use super::{IdentityPolicy, Pattern};
 
 /// On whose behalf an identity may act, and how far.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Delegation {
-    /// Names of issuers of the annex, and of identities of this bundle, whose tokens it may take up.
-    pub from: Vec<String>,
+    /// Whose tokens and grants it may take up.
+    pub from: Vec<Delegator>,
     /// Words of a scope that it may have.
     pub scopes: Vec<Pattern>,
     /// Resources for which it may act.
@@ -22,6 +22,50 @@ pub struct Delegation {
     /// A shorter limit than the identity's, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_validity_seconds: Option<u32>,
+}
+
+/// Who delegates: written `agent:<name>` or `issuer:<name>`, since an annex must not decide which of both a name means.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Delegator {
+    /// An identity of this bundle.
+    Agent(String),
+    /// An issuer of the annex.
+    Issuer(String),
+}
+
+impl TryFrom<String> for Delegator {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let (kind, name) = text.split_once(':').unwrap_or_default();
+        let delegator = match kind {
+            "agent" => Self::Agent(name.into()),
+            "issuer" => Self::Issuer(name.into()),
+            _ => {
+                return Err(format!(
+                    "{text:?}: write agent:<name> for an identity of this bundle, issuer:<name> for an issuer of the annex"
+                ));
+            }
+        };
+        check_name(name).map_err(|why| format!("{text:?}: {why}"))?;
+        Ok(delegator)
+    }
+}
+
+impl From<Delegator> for String {
+    fn from(delegator: Delegator) -> Self {
+        delegator.to_string()
+    }
+}
+
+impl std::fmt::Display for Delegator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Agent(name) => write!(f, "agent:{name}"),
+            Self::Issuer(name) => write!(f, "issuer:{name}"),
+        }
+    }
 }
 
 /// Somebody outside whose tokens are believed.
@@ -42,7 +86,7 @@ impl Delegation {
         self.max_depth.map_or(5, usize::from)
     }
 
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self, identities: &[IdentityPolicy]) -> Result<(), String> {
         if self.from.is_empty() || self.scopes.is_empty() || self.resources.is_empty() {
             return Err("delegation: from, scopes and resources each need an entry".into());
         }
@@ -52,7 +96,11 @@ impl Delegation {
         if self.max_depth.is_some_and(|depth| !(1..=5).contains(&depth)) {
             return Err("delegation: max_depth is 1 to 5".into());
         }
-        self.from.iter().try_for_each(|name| check_name(name))?;
+        let is_unknown =
+            |from: &&Delegator| matches!(from, Delegator::Agent(name) if !identities.iter().any(|own| own.name == *name));
+        if let Some(unknown) = self.from.iter().find(is_unknown) {
+            return Err(format!("delegation: from names {unknown}, and no identity is called so"));
+        }
         self.max_validity_seconds.map_or(Ok(()), check_validity)
     }
 }
@@ -60,10 +108,10 @@ impl Delegation {
 impl Issuer {
     pub(super) fn check(&self) -> Result<(), String> {
         check_name(&self.name)?;
-        if self.iss.starts_with(identity::token::APPROVER)
+        if [identity::token::APPROVER, identity::delegation::AGENT].iter().any(|kept| self.iss.starts_with(kept))
             || self.iss.starts_with("did:") && identity::Did::parse(&self.iss).is_err()
         {
-            return Err("its iss is kept for approvers, or is no DID".into());
+            return Err("its iss is kept for agents and approvers, or is no DID".into());
         }
         if self.iss.is_empty() || self.keys.is_empty() || self.keys.len() > 16 {
             return Err("an issuer has an iss and 1 to 16 keys".into());

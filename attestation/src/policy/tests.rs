@@ -454,7 +454,7 @@ fn issuers_delegations_and_approvals_have_their_bounds() {
         changed(|bundle| bundle["identities"][0]["rules"][0][member] = value).map(|_| ())
     };
     let with = |delegation: serde_json::Value| changed(|bundle| bundle["identities"][0]["delegation"] = delegation);
-    let good = json!({"from": ["corp"], "scopes": ["a"], "resources": ["*"]});
+    let good = json!({"from": ["issuer:corp"], "scopes": ["a"], "resources": ["*"]});
     assert_eq!(with(good.clone()).unwrap().identities[0].delegation.as_ref().unwrap().depth(), 5);
     for (member, value, fine) in [
         ("max_depth", json!(1), true),
@@ -462,7 +462,13 @@ fn issuers_delegations_and_approvals_have_their_bounds() {
         ("max_depth", json!(0), false),
         ("max_depth", json!(6), false),
         ("from", json!([]), false),
-        ("from", json!(["Corp"]), false),
+        ("from", json!(["issuer:Corp"]), false),
+        ("from", json!(["corp"]), false),
+        ("from", json!(["agent"]), false),
+        ("from", json!(["agent:"]), false),
+        ("from", json!(["approver:corp"]), false),
+        ("from", json!(["agent:nobody"]), false),
+        ("from", json!(["issuer:nobody"]), true),
         ("scopes", json!([]), false),
         ("resources", json!([]), false),
         ("max_validity_seconds", json!(0), false),

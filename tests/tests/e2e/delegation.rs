@@ -68,10 +68,10 @@ fn agents() -> Value {
         })
     };
     json!([
-        agent("incident-coordinator", &["corp"], &["read", "comment"]),
-        agent("code-reviewer", &["corp", "incident-coordinator"], &["comment"]),
-        agent("third", &["code-reviewer"], &["comment"]),
-        agent("incident-coordinator-2", &["third", "code-reviewer"], &["*"])
+        agent("incident-coordinator", &["issuer:corp"], &["read", "comment"]),
+        agent("code-reviewer", &["issuer:corp", "agent:incident-coordinator"], &["comment"]),
+        agent("third", &["agent:code-reviewer"], &["comment"]),
+        agent("incident-coordinator-2", &["agent:third", "agent:code-reviewer"], &["*"])
     ])
 }
 
@@ -520,6 +520,39 @@ fn an_issuer_outside_gives_nobody_a_name_or_a_did_of_ours() {
     ] {
         assert!(setting.exchange("incident-coordinator", &with(member, value.clone())).is_ok(), "{member} {value}");
     }
+}
+
+#[test]
+fn no_annex_gives_an_identity_of_the_bundle_to_somebody_outside() {
+    let mut setting = setting_with(|policy| policy["identities"][2]["did"] = json!("did:web:third.example"));
+    let Answer::Description(reviewer) = setting.window.ask(Request::Describe(of("code-reviewer"))).unwrap().unwrap() else {
+        panic!()
+    };
+    let did = reviewer.versions[0].did.clone();
+    let with = |version: u32, name: &str, iss: &str| {
+        let mut annex = annex(version, &[]);
+        (annex.issuers[0].name, annex.issuers[0].iss) = (name.into(), iss.into());
+        annex
+    };
+    // The name of an identity, which code-reviewer takes up tokens of; its DIDs; what begins as names here do.
+    let taken = [
+        ("incident-coordinator", ISS),
+        ("corp", "incident-coordinator"),
+        ("corp", did.as_str()),
+        ("corp", "did:web:third.example"),
+        ("corp", "did:web:THIRD.example"),
+        ("corp", "Agent:incident-coordinator"),
+    ];
+    for (name, iss) in taken {
+        let refused = setting.load(&with(1, name, iss), OPERATOR).unwrap_err();
+        assert!(["issuer_is_ours", "policy_malformed"].contains(&refused.as_str()), "{name} {iss}: {refused}");
+    }
+    // An issuer called as an agent is in another bundle's policy is one of its own kind.
+    setting.load(&with(1, "coordinator", ISS), OPERATOR).unwrap();
+    let user = jwt(&TestKey::new(IDP), &header(), &claims());
+    assert_eq!(setting.exchange("incident-coordinator", &user), Err("untrusted_principal".into()));
+    setting.load(&with(2, "corp", ISS), OPERATOR).unwrap();
+    assert!(setting.exchange("incident-coordinator", &user).is_ok());
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn start(root: &Value) -> Running {
             |from: &str| format!("delegation = {{ from = [{from}], scopes = [\"read\"], resources = [\"https://x/*\"] }}\n");
         let mut parts = text.split("rotation_callers").collect::<Vec<_>>().into_iter();
         let first = parts.next().unwrap().to_owned();
-        let from = ["\"corp\"", "\"corp\", \"coordinator\"", "\"nobody\""];
+        let from = ["\"issuer:corp\"", "\"issuer:corp\", \"agent:coordinator\"", "\"issuer:nobody\""];
         let text = parts.zip(from).fold(first, |text, (part, from)| format!("{text}{}rotation_callers{part}", delegation(from)));
         let rule = "[[identities.rules]]\nname = \"grants\"\nactions = [\"read\"]\ntargets = [\"*\"]\nresources = [\"*\"]\ndelegatees = [\"did:key:*\"]\n\n";
         text.replace("[[identities.rules]]\nname = \"anything\"", &format!("{rule}[[identities.rules]]\nname = \"anything\""))

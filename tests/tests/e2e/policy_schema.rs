@@ -30,7 +30,7 @@ fn full() -> Value {
         "identities": [{
             "name": "agent", "environment": "staging", "role": "reviewer", "did": "did:web:a.example", "algorithm": "EdDSA",
             "max_validity_seconds": 60, "callers": callers, "rotation_callers": callers, "limits": [limit],
-            "delegation": {"from": ["corp"], "scopes": ["a"], "resources": ["*"], "max_depth": 5, "max_validity_seconds": 60},
+            "delegation": {"from": ["issuer:corp"], "scopes": ["a"], "resources": ["*"], "max_depth": 5, "max_validity_seconds": 60},
             "rules": [{
                 "name": "one", "actions": ["a"], "targets": ["*"], "resources": ["r*"], "audiences": ["x"], "max_validity_seconds": 60,
                 "payload": {"/amount": {"one_of": [1, "x", true], "min": 1, "max": 2, "pattern": "x*"}},
