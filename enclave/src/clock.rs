@@ -1,6 +1,6 @@
 //! Time from the NSM, never from the host. Between two of its answers CLOCK_BOOTTIME counts.
 
-use std::sync::{PoisonError, RwLock};
+use std::sync::{MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use identity::UnixSeconds;
@@ -62,8 +62,15 @@ impl Clock {
         Self { state: RwLock::new(State::Unknown) }
     }
 
-    /// Takes a time of the NSM. One before the last one stops the clock until the NSM is back where it was.
-    pub(crate) fn anchor(&self, nsm_ms: u64, asked: Duration, answered: Duration) -> Result<(), Error> {
+    /// Takes a time of the NSM. One before the last one stops the clock until the NSM is back where it was. `_nsm` is still held: who asks
+    /// later must not be here first, or the time would seem to go backwards.
+    pub(crate) fn anchor<N>(
+        &self,
+        _nsm: &MutexGuard<'_, N>,
+        nsm_ms: u64,
+        asked: Duration,
+        answered: Duration,
+    ) -> Result<(), Error> {
         let new = Anchor { nsm: Duration::from_millis(nsm_ms), asked, answered };
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         match *state {
@@ -102,7 +109,13 @@ impl Anchor {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+
+    fn anchor(clock: &Clock, nsm_ms: u64, asked: Duration, answered: Duration) -> Result<(), Error> {
+        clock.anchor(&Mutex::new(()).lock().unwrap(), nsm_ms, asked, answered)
+    }
 
     const fn s(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -113,7 +126,7 @@ mod tests {
         let clock = Clock::new();
         assert_eq!(clock.bounds(|| s(5)), Err(Error::ClockNotAnchored));
         // Asked at 10, answered at 13: the NSM's second 1000 lies in between.
-        clock.anchor(1_000_000, s(10), s(13)).unwrap();
+        anchor(&clock, 1_000_000, s(10), s(13)).unwrap();
         let bounds = |earliest, latest| Ok(Bounds { earliest: UnixSeconds(earliest), latest: UnixSeconds(latest) });
         assert_eq!(clock.bounds(|| s(13)), bounds(1000, 1003));
         assert_eq!(clock.bounds(|| s(23)), bounds(1010, 1013));
@@ -123,21 +136,21 @@ mod tests {
     #[test]
     fn an_anchor_of_more_than_ten_minutes_stops_signing_until_a_new_one() {
         let clock = Clock::new();
-        clock.anchor(1_000_000, s(10), s(10)).unwrap();
+        anchor(&clock, 1_000_000, s(10), s(10)).unwrap();
         assert!(clock.bounds(|| s(610)).is_ok());
         assert_eq!(clock.bounds(|| s(611)), Err(Error::ClockStale));
-        clock.anchor(1_601_000, s(611), s(611)).unwrap();
+        anchor(&clock, 1_601_000, s(611), s(611)).unwrap();
         assert!(clock.bounds(|| s(611)).is_ok());
     }
 
     #[test]
     fn a_time_before_the_last_one_stops_signing_until_the_nsm_is_back() {
         let clock = Clock::new();
-        clock.anchor(1_000_000, s(10), s(10)).unwrap();
-        assert_eq!(clock.anchor(999_999, s(70), s(70)), Err(Error::ClockRegressed));
+        anchor(&clock, 1_000_000, s(10), s(10)).unwrap();
+        assert_eq!(anchor(&clock, 999_999, s(70), s(70)), Err(Error::ClockRegressed));
         assert_eq!(clock.bounds(|| s(70)), Err(Error::ClockRegressed));
-        assert_eq!(clock.anchor(999_999, s(80), s(80)), Err(Error::ClockRegressed));
-        clock.anchor(1_000_000, s(90), s(90)).unwrap();
+        assert_eq!(anchor(&clock, 999_999, s(80), s(80)), Err(Error::ClockRegressed));
+        anchor(&clock, 1_000_000, s(90), s(90)).unwrap();
         assert!(clock.bounds(|| s(90)).is_ok());
     }
 }

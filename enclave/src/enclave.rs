@@ -304,13 +304,12 @@ impl<N: Nsm> Enclave<N> {
         let bytes = nsm.attest(public_key, user_data, Some(nonce))?;
         let answered = self.boot_clock.now();
         let document = nsm.verify_own(&bytes).map_err(NsmError::Document)?;
-        drop(nsm);
         let said = [document.public_key.as_deref(), document.user_data.as_deref(), document.nonce.as_deref()];
         if said != [public_key, user_data, Some(nonce)] {
             return Err(NsmError::DocumentContent.into());
         }
         if anchor {
-            self.clock.anchor(document.timestamp_ms, asked, answered)?;
+            self.clock.anchor(&nsm, document.timestamp_ms, asked, answered)?;
         }
         Ok((bytes, document))
     }
