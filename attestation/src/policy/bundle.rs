@@ -276,6 +276,9 @@ impl IdentityPolicy {
         }
         if let Some(callers) = &self.rotation_callers {
             callers.check(&bundle.callers)?;
+            if !callers.proven.is_empty() {
+                return Err("rotation_callers: a rotation takes no proof of a caller, so `proven` could never apply; the operator's order does it".into());
+            }
         }
         self.limits.iter().try_for_each(Limit::check)?;
         self.delegation.iter().try_for_each(|delegation| delegation.check(&bundle.identities))?;

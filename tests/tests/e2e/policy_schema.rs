@@ -29,7 +29,7 @@ fn full() -> Value {
         "rego": {"module": "package a.b\nallow if true\n", "entrypoint": "data.a.b", "approval": approval},
         "identities": [{
             "name": "agent", "environment": "staging", "role": "reviewer", "did": "did:web:a.example", "algorithm": "EdDSA",
-            "max_validity_seconds": 60, "callers": callers, "rotation_callers": callers, "limits": [limit],
+            "max_validity_seconds": 60, "callers": callers, "rotation_callers": {"uids": [1001]}, "limits": [limit],
             "delegation": {"from": ["issuer:corp"], "scopes": ["a"], "resources": ["*"], "max_depth": 5, "max_validity_seconds": 60},
             "rules": [{
                 "name": "one", "actions": ["a"], "targets": ["*"], "resources": ["r*"], "audiences": ["x"], "max_validity_seconds": 60,
