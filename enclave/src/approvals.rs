@@ -16,6 +16,7 @@ use crate::{Enclave, Error, Nsm};
 /// Requests that wait, in all and of one identity.
 const MAX_WAITING: usize = 256;
 const MAX_OF_ONE: usize = 32;
+const MAX_OF_ONE_CALLER: usize = 8;
 
 /// What waits.
 #[derive(Default)]
@@ -51,8 +52,10 @@ impl Approvals {
         if let Some(known) = self.0.values().find(same) {
             return Ok(known.waiting.clone());
         }
-        let of_one = self.0.values().filter(|entry| entry.identity == identity).count();
-        if self.0.len() >= MAX_WAITING || of_one >= MAX_OF_ONE {
+        let holder = caller.without_its_choices();
+        let of_one = || self.0.values().filter(|entry| entry.identity == identity);
+        let of_caller = of_one().filter(|entry| entry.caller.without_its_choices() == holder).count();
+        if self.0.len() >= MAX_WAITING || of_one().count() >= MAX_OF_ONE || of_caller >= MAX_OF_ONE_CALLER {
             return Err(Error::Busy);
         }
         let entry = Entry { identity: identity.to_owned(), caller: caller.clone(), waiting: waiting.clone(), approved: None };

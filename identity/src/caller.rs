@@ -71,6 +71,17 @@ pub struct Proven {
     pub name: String,
 }
 
+impl Caller {
+    /// The same without what a caller can choose for itself: the program that it runs, its group, its label. By the rest callers are told
+    /// apart where something is shared out among them.
+    pub fn without_its_choices(&self) -> Self {
+        match self {
+            Self::Asserted(seen) => Self::Asserted(Seen { executable: None, gid: None, label: None, ..seen.clone() }),
+            Self::Proven(_) => self.clone(),
+        }
+    }
+}
+
 impl Seen {
     /// A peer of a Unix socket of which nothing is known but its ids.
     pub fn ids(uid: u32, gid: u32) -> Self {
