@@ -13,7 +13,7 @@ use crate::cell::Cell;
 use crate::enclave::lock;
 use crate::{Enclave, Error, Nsm};
 
-/// Requests that wait, in all and of one identity.
+/// Requests that wait: in all, of one identity, and of one caller of it.
 const MAX_WAITING: usize = 256;
 const MAX_OF_ONE: usize = 32;
 const MAX_OF_ONE_CALLER: usize = 8;
@@ -102,9 +102,9 @@ impl<N: Nsm> Enclave<N> {
     /// Takes an approval: signed by an approver whom the rule names, for exactly what waits.
     pub(crate) fn approve(&self, cell: &Cell, jws: &str, decision: &mut Decision) -> Result<Waiting, Error> {
         let now = self.now()?.latest;
-        let kid = Proof::unverified_kid(jws).map_err(|_| Error::ApprovalInvalid("not a JWS of an approval"))?;
+        let kid = Proof::unverified_kid(jws).map_err(|_| Error::ApprovalOfNobody("not a JWS of an approval"))?;
         let approver = cell.bundle.approvers.iter().find(|approver| approver.key.0.thumbprint() == kid);
-        let approver: &Approver = approver.ok_or(Error::ApprovalInvalid("the policy names no approver with this key"))?;
+        let approver: &Approver = approver.ok_or(Error::ApprovalOfNobody("the policy names no approver with this key"))?;
         let approval =
             Approval::verify(jws, &approver.key.0).map_err(|_| Error::ApprovalInvalid("its signature or form is not good"))?;
         let mut approvals = lock(&cell.approvals);

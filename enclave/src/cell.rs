@@ -17,6 +17,7 @@ use crate::enclave::read;
 use crate::identities::Identity;
 use crate::proofs::{Claimed, Peers, Spent};
 use crate::record::Record;
+use crate::refusals::Refusals;
 
 pub(crate) struct Cell {
     pub(crate) bundle: Bundle,
@@ -27,6 +28,7 @@ pub(crate) struct Cell {
     pub(crate) spent: Mutex<Spent>,
     pub(crate) peers: Mutex<Peers>,
     pub(crate) approvals: Mutex<Approvals>,
+    pub(crate) refusals: Mutex<Refusals>,
     identities: BTreeMap<String, RwLock<Option<Identity>>>,
     annex: RwLock<Option<Arc<(Annex, AnnexId)>>>,
 }
@@ -43,6 +45,7 @@ impl Cell {
             spent: Mutex::default(),
             peers: Mutex::default(),
             approvals: Mutex::default(),
+            refusals: Mutex::default(),
             identities: identities.into_iter().map(named).collect(),
             annex: RwLock::new(None),
         }
@@ -183,6 +186,7 @@ impl Cell {
             policy_digest: self.policy,
             policy_id: rule.to_owned(),
             refusal: None,
+            refusals_unrecorded: None,
             request_digest: None,
             resource: None,
             target: None,

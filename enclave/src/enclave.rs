@@ -26,6 +26,10 @@ const POLICY_PCR: u16 = 16;
 const ALL_PCRS: u16 = 32;
 /// What the hypervisor measures, and locks.
 const MEASURED_PCRS: u8 = 16;
+/// The event of an approval.
+const APPROVAL_GRANT: &str = "approval.grant";
+/// The event of a refusal has at most so many bytes without its place and signature, which are less than 512.
+const MAX_REFUSAL: usize = 3584 - 128;
 const NONCE_BYTES: std::ops::RangeInclusive<usize> = 16..=64;
 
 /// What the enclave runs on.
@@ -150,9 +154,8 @@ impl<N: Nsm> Enclave<N> {
             }),
             Request::Sign(sign) => self.recorded("token.sign", "default", |cell, decision| self.sign(cell, sign, decision)),
             Request::Waiting { id } => (self.cell().and_then(|cell| self.waiting(cell, id)).map(Answer::Waiting), None),
-            Request::Approve { jws } => self.recorded("approval.grant", "approvers", |cell, decision| {
-                self.approve(cell, &jws, decision).map(Answer::Waiting)
-            }),
+            Request::Approve { jws } => self
+                .recorded(APPROVAL_GRANT, "approvers", |cell, decision| self.approve(cell, &jws, decision).map(Answer::Waiting)),
             Request::Exchange(exchange) => self.recorded("token.exchange", "delegation", |cell, decision| {
                 self.exchange(cell, exchange, decision).map(Answer::Signed)
             }),
@@ -180,6 +183,15 @@ impl<N: Nsm> Enclave<N> {
         let mut decision = cell.decision(event_type, rule);
         let outcome = work(cell, &mut decision);
         if let Err(error) = &outcome {
+            // Strangers could fill the record's disk with what means nobody, and callers with what they may not have.
+            if is_of_nobody(event_type, error) {
+                return (outcome, None);
+            }
+            match lock(&cell.refusals).record(decision.caller.as_ref(), self.boot_clock.now()) {
+                None => return (outcome, None),
+                Some(unrecorded) => decision.refusals_unrecorded = Some(unrecorded).filter(|unrecorded| *unrecorded > 0),
+            }
+            decision.shorten(MAX_REFUSAL);
             decision.policy_decision = Verdict::Deny;
             decision.refusal = Some(error.code().to_owned());
             if let Error::Denied(denied) = error {
@@ -420,6 +432,16 @@ impl<N: Nsm> Enclave<N> {
             (self.power_off)(&error);
         }
         error
+    }
+}
+
+/// Whether a refusal is of a key or an id that names nobody and nothing here.
+fn is_of_nobody(event_type: &str, error: &Error) -> bool {
+    match error {
+        Error::ProofOfNobody(_) | Error::ApprovalOfNobody(_) => true,
+        // Who asks for a signature with a wrong id is a caller; who approves nothing may be anybody with an approval of before.
+        Error::ApprovalUnknown => event_type == APPROVAL_GRANT,
+        _ => false,
     }
 }
 

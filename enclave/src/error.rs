@@ -59,6 +59,10 @@ pub enum Error {
     /// A caller's own signature over its request is not good, or not for this request.
     #[error("the caller's proof is not good: {0}")]
     ProofInvalid(&'static str),
+    /// A proof that is none, or by a key or an enclave that the policy does not name.
+    #[error("the caller's proof is not good: {0}")]
+    #[strum(serialize = "proof_invalid")]
+    ProofOfNobody(&'static str),
     /// What is delegated can be signed as a token only.
     #[error(
         "under a token or an approval only tokens are signed (vouch-jwt), under grants only credentials, and a grant is one (vouch-credential)"
@@ -73,6 +77,10 @@ pub enum Error {
     /// An approval is not good, or not for what waits.
     #[error("the approval is not good: {0}")]
     ApprovalInvalid(&'static str),
+    /// An approval that is none, or by a key that the policy does not name.
+    #[error("the approval is not good: {0}")]
+    #[strum(serialize = "approval_invalid")]
+    ApprovalOfNobody(&'static str),
     /// Too many proofs of the last minute are remembered.
     #[error("too many proofs came within a minute")]
     ProofsFull,
@@ -177,6 +185,8 @@ impl Error {
             Self::Denied(_)
             | Self::ProofInvalid(_)
             | Self::ApprovalInvalid(_)
+            | Self::ProofOfNobody(_)
+            | Self::ApprovalOfNobody(_)
             | Self::ProxyKeyMismatch
             | Self::DevelopmentBundle
             | Self::RotationNotAllowed

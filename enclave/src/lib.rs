@@ -18,6 +18,7 @@ mod nitro;
 mod nsm;
 mod proofs;
 mod record;
+mod refusals;
 mod signing;
 mod window;
 

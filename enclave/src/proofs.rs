@@ -58,7 +58,7 @@ const MAX_DOCUMENT_SECONDS: i64 = 60 * 60;
 impl<N: Nsm> Enclave<N> {
     /// Finds out whose proof it claims to be.
     pub(crate) fn claimed(&self, cell: &Cell, proof: &CallerProof) -> Result<Claimed, Error> {
-        let kid = Proof::unverified_kid(&proof.jws).map_err(|_| Error::ProofInvalid("not a JWS of a request"))?;
+        let kid = Proof::unverified_kid(&proof.jws).map_err(|_| Error::ProofOfNobody("not a JWS of a request"))?;
         let claimed = match &proof.document {
             Some(document) => {
                 let peer = self.peer(cell, document)?;
@@ -68,12 +68,12 @@ impl<N: Nsm> Enclave<N> {
                 let keyed = |caller: &ProvenCaller| caller.key.as_ref().is_some_and(|key| key.0.thumbprint() == kid);
                 let caller = cell.bundle.callers.iter().find(|caller| keyed(caller));
                 let named = caller.and_then(|caller| Some((caller, caller.key.as_ref()?)));
-                let (caller, key) = named.ok_or(Error::ProofInvalid("the policy names no caller with this key"))?;
+                let (caller, key) = named.ok_or(Error::ProofOfNobody("the policy names no caller with this key"))?;
                 Claimed { name: caller.name.clone(), key: key.0.clone(), measurement: None }
             }
         };
         if claimed.key.thumbprint() != kid {
-            Err(Error::ProofInvalid("another key than the document names"))
+            Err(Error::ProofOfNobody("another key than the document names"))
         } else {
             Ok(claimed)
         }
@@ -113,29 +113,29 @@ impl<N: Nsm> Enclave<N> {
         if let Some(known) = lock(&cell.peers).0.get(&digest).filter(|peer| now.latest <= peer.until) {
             return Ok(known.clone());
         }
-        let bad = |_| Error::ProofInvalid("the caller's document is not good");
+        let bad = |_| Error::ProofOfNobody("the caller's document is not good");
         // What a document costs is spent on those only that may be for us.
         if cell.bundle.callers.iter().all(|caller| caller.enclave.is_none()) {
-            return Err(Error::ProofInvalid("the policy names no enclave"));
+            return Err(Error::ProofOfNobody("the policy names no enclave"));
         }
         if attestation::unverified_nonce(document).map_err(bad)?.as_deref() != Some(&self.boot_id()[..]) {
-            return Err(Error::ProofInvalid("the caller's document was made for another boot"));
+            return Err(Error::ProofOfNobody("the caller's document was made for another boot"));
         }
         let document =
-            (self.peers)(document, now.latest).map_err(|_| Error::ProofInvalid("the caller's document is not good"))?;
+            (self.peers)(document, now.latest).map_err(|_| Error::ProofOfNobody("the caller's document is not good"))?;
         if document.nonce.as_deref() != Some(&self.boot_id()[..]) {
-            return Err(Error::ProofInvalid("the caller's document was made for another boot"));
+            return Err(Error::ProofOfNobody("the caller's document was made for another boot"));
         }
         let made = i64::try_from(document.timestamp_ms / 1000).unwrap_or(i64::MAX);
         let until = UnixSeconds(made).plus(MAX_DOCUMENT_SECONDS);
         if now.latest > until {
-            return Err(Error::ProofInvalid("the caller's document is too old"));
+            return Err(Error::ProofOfNobody("the caller's document is too old"));
         }
         let is = |caller: &&ProvenCaller| caller.enclave.as_ref().is_some_and(|enclave| runs(&document, enclave));
-        let caller = cell.bundle.callers.iter().find(is).ok_or(Error::ProofInvalid("the policy names no such enclave"))?;
+        let caller = cell.bundle.callers.iter().find(is).ok_or(Error::ProofOfNobody("the policy names no such enclave"))?;
         let key = document.public_key.as_deref().and_then(|spki| PublicKey::from_spki(spki).ok());
-        let key = key.ok_or(Error::ProofInvalid("the caller's document names no key that can be used"))?;
-        let measurement = *document.pcrs().get(0).ok_or(Error::ProofInvalid("the caller's document has no PCR0"))?;
+        let key = key.ok_or(Error::ProofOfNobody("the caller's document names no key that can be used"))?;
+        let measurement = *document.pcrs().get(0).ok_or(Error::ProofOfNobody("the caller's document has no PCR0"))?;
         let peer = Peer { name: caller.name.clone(), key, measurement, until };
         lock(&cell.peers).remember(digest, peer.clone(), now.latest);
         Ok(peer)

@@ -80,6 +80,9 @@ pub struct Decision {
     /// Why it was refused: the code that the caller was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<String>,
+    /// How many refusals of this caller made no event since its last one that did: each caller has a budget of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusals_unrecorded: Option<u64>,
     /// SHA-256 of the request in its canonical form.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_digest: Option<Digest<32>>,
@@ -93,6 +96,37 @@ pub struct Decision {
     /// `jti` of the token, or the UUID of the credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_id: Option<String>,
+}
+
+impl Decision {
+    /// Cuts what a caller or its issuers wrote until the event has at most `max` bytes, without place and signature. What was cut ends in
+    /// `…`; the digest of the request still says which one it was. What is not theirs stays, however long.
+    pub fn shorten(&mut self, max: usize) {
+        for limit in [512, 256, 128, 64, 32, 16] {
+            if write(self, Digest([0; 16]), Digest([0; 32]), json::MAX_SAFE_INTEGER).is_ok_and(|text| text.len() <= max) {
+                return;
+            }
+            let texts = [&mut self.action, &mut self.target, &mut self.resource, &mut self.delegated_by];
+            texts.into_iter().flatten().for_each(|text| cut(text, limit));
+            for names in [&mut self.delegation_chain, &mut self.delegation_issuers] {
+                names.truncate(16);
+                names.iter_mut().for_each(|name| cut(name, limit));
+            }
+            if let Some(Caller::Asserted(seen)) = &mut self.caller {
+                let texts =
+                    [&mut seen.container, &mut seen.label, &mut seen.name, &mut seen.pod, &mut seen.socket, &mut seen.unit];
+                texts.into_iter().flatten().for_each(|text| cut(text, limit));
+            }
+        }
+    }
+}
+
+/// Leaves at most `max` bytes and a sign that there were more.
+fn cut(text: &mut String, max: usize) {
+    if text.len() > max {
+        text.truncate(text.floor_char_boundary(max));
+        text.push('…');
+    }
 }
 
 /// Which annex was in force.
@@ -162,6 +196,8 @@ struct Written<'a> {
     previous: Digest<32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     refusal: &'a Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refusals_unrecorded: &'a Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     request_digest: &'a Option<Digest<32>>,
     resource: &'a Option<String>,
@@ -264,6 +300,7 @@ fn write(d: &Decision, boot_id: Digest<16>, previous: Digest<32>, sequence: u64)
         policy_id: &d.policy_id,
         previous,
         refusal: &d.refusal,
+        refusals_unrecorded: &d.refusals_unrecorded,
         request_digest: &d.request_digest,
         resource: &d.resource,
         sequence,
@@ -541,6 +578,7 @@ mod tests {
             policy_digest: Digest([4; 48]),
             policy_id: "comments@0123456789abcdef".into(),
             refusal: Some("x".into()),
+            refusals_unrecorded: Some(7),
             request_digest: Some(sha256(b"request")),
             resource: Some("a \" and ,\"sequence\":7".into()),
             target: Some("42".into()),
@@ -610,6 +648,30 @@ mod tests {
         let mut tail = Tail { previous: Digest([9; 32]), ..Tail::new([1; 16]) };
         let line = tail.append(vec![decision(1)]).unwrap().sign(&key).unwrap();
         assert_eq!(read(&[&key], &line), Err(Error::RecordInvalid("the first event of a boot follows another one")));
+    }
+
+    #[test]
+    fn what_others_wrote_into_a_refusal_is_cut_until_it_fits() {
+        let key = TestKey::ed25519(7);
+        let long = |c: char| Some(c.to_string().repeat(4000));
+        let mut decision = decision(1000);
+        (decision.action, decision.target, decision.resource, decision.delegated_by) =
+            (long('"'), long('ä'), long('\\'), long('x'));
+        decision.delegation_chain = vec!["\"".repeat(500); 40];
+        decision.delegation_issuers = vec!["y".repeat(500); 40];
+        let texts =
+            Seen { unit: long('"'), label: long('"'), pod: long('"'), socket: long('"'), name: long('"'), ..Seen::ids(1, 1) };
+        decision.caller = Some(Caller::Asserted(Seen { container: long('"'), ..texts }));
+        decision.shorten(3500);
+        let line =
+            Tail::new([1; 16]).append(vec![decision.clone(); MAX_BATCH]).unwrap().sign(&key).unwrap().remove(MAX_BATCH - 1);
+        assert!(line.len() <= 4096 && line.len() > 2000, "{}", line.len());
+        assert!(decision.action.unwrap().ends_with('…') && decision.target.unwrap().ends_with("ä…"));
+        // What fits stays as it is.
+        let small = super::tests::decision(1000);
+        let mut same = small.clone();
+        same.shorten(3500);
+        assert_eq!(same, small);
     }
 
     #[test]
@@ -745,6 +807,7 @@ mod tests {
                         expires_at: None,
                         key_version: None,
                         refusal: None,
+                        refusals_unrecorded: None,
                         request_digest: None,
                         resource: None,
                         target: None,

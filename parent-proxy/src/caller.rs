@@ -1,5 +1,6 @@
 //! Who is calling. On a Unix socket the kernel says so; on localhost a token does, and browsers are kept out.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -7,6 +8,8 @@ use attestation::policy::{Annex, Bundle, Callers};
 use axum::http::HeaderMap;
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use identity::caller::Seen;
+use identity::request::Proof;
+use protocol::CallerProof;
 use subtle::ConstantTimeEq;
 
 use crate::accounts::Account;
@@ -91,11 +94,16 @@ impl Operators {
 pub(crate) struct Admission {
     policy: Bundle,
     annex: RwLock<Option<Arc<Annex>>>,
+    /// Thumbprints of the keys that the policy names, of callers and of approvers (RFC 7638).
+    caller_keys: BTreeSet<String>,
+    approver_keys: BTreeSet<String>,
 }
 
 impl Admission {
     pub(crate) fn new(policy: Bundle) -> Self {
-        Self { policy, annex: RwLock::new(None) }
+        let caller_keys = policy.callers.iter().filter_map(|caller| caller.key.as_ref()).map(|key| key.0.thumbprint()).collect();
+        let approver_keys = policy.approvers.iter().map(|approver| approver.key.0.thumbprint()).collect();
+        Self { policy, annex: RwLock::new(None), caller_keys, approver_keys }
     }
 
     pub(crate) fn set_annex(&self, annex: Annex) {
@@ -127,6 +135,20 @@ impl Admission {
     /// Whether callers of some identity prove themselves.
     pub(crate) fn expects_proofs(&self) -> bool {
         !self.policy.callers.is_empty()
+    }
+
+    /// Whether a proof could be of a caller whom the policy names: by its key, or by an enclave that has a document. Nothing is verified;
+    /// the enclave does not learn of others.
+    pub(crate) fn expects_proof(&self, proof: &CallerProof) -> bool {
+        match &proof.document {
+            Some(_) => self.policy.callers.iter().any(|caller| caller.enclave.is_some()),
+            None => Proof::unverified_kid(&proof.jws).is_ok_and(|kid| self.caller_keys.contains(&kid)),
+        }
+    }
+
+    /// Whether an approval names the key of an approver. Nothing is verified.
+    pub(crate) fn expects_approval(&self, jws: &str) -> bool {
+        Proof::unverified_kid(jws).is_ok_and(|kid| self.approver_keys.contains(&kid))
     }
 
     /// Whether anybody is named by executable.

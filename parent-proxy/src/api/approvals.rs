@@ -100,6 +100,9 @@ pub(crate) async fn approve(
     Strict(request): Strict<ApprovalRequest, 8192>,
 ) -> Result<Json<WaitingResponse>, Problem> {
     id(&text)?;
+    if !app.admission.expects_approval(&request.approval) {
+        return Err(Problem::new(403, "approval_invalid", "the policy names no approver with the key of this approval"));
+    }
     match app.ask(&caller.account, Request::Approve { jws: request.approval }).await? {
         Answer::Waiting(waiting) => Ok(Json(waiting.into())),
         _ => Err(LinkError::Nonsense.into()),

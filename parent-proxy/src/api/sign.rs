@@ -18,6 +18,8 @@ use super::{Anyone, App, Problem};
 use crate::link::LinkError;
 use crate::metrics::{Signed, fingerprint};
 
+/// Of a proof that cannot be one.
+pub(super) const UNEXPECTED_PROOF: &str = "the policy names no caller with the key, or the enclave, of this proof";
 /// A larger body is refused; what fits here also fits through the window.
 const MAX_BODY: usize = 32 * 1024;
 
@@ -190,8 +192,12 @@ pub(crate) async fn sign(
 ) -> Result<Response, Problem> {
     let begin = Instant::now();
     // Whoever proves itself to the enclave need not be one whom this side knows.
-    let may_prove = request.proof.is_some() && app.admission.expects_proofs();
-    if !caller.admitted && !may_prove {
+    let proof = request.proof.map(Proof::decode).transpose()?;
+    let may_prove = proof.as_ref().map(|proof| app.admission.expects_proof(proof));
+    if may_prove == Some(false) {
+        return Err(Problem::new(403, "proof_invalid", UNEXPECTED_PROOF));
+    }
+    if !caller.admitted && may_prove.is_none() {
         return Err(super::not_admitted());
     }
     let (format, label) = match request.format {
@@ -208,7 +214,7 @@ pub(crate) async fn sign(
         payload: serde_json::to_string(&request.payload).map_err(|error| Problem::new(422, "json_shape", error.to_string()))?,
         audience: request.audience,
         validity_seconds: request.validity_seconds,
-        proof: request.proof.map(Proof::decode).transpose()?,
+        proof,
         delegation: request.delegation.as_ref().map(shown).transpose()?,
         delegatee: request.intent.delegatee().map(ToString::to_string),
         approval: request.approval.as_deref().map(approvals::id).transpose()?,

@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
-use super::sign::decode_proof;
+use super::sign::{UNEXPECTED_PROOF, decode_proof};
 use super::{Anyone, App, Problem};
 use crate::link::LinkError;
 
@@ -263,8 +263,11 @@ impl Form {
 pub(crate) async fn token(State(app): State<Arc<App>>, Anyone(caller): Anyone, form: Form) -> Result<Response, Refused> {
     let exchange = form.exchange(|identity| Describe { caller: caller.claim, identity })?;
     // Whoever proves itself to the enclave need not be one whom this side knows.
-    let may_prove = exchange.proof.is_some() && app.admission.expects_proofs();
-    if !caller.admitted && !may_prove {
+    let may_prove = exchange.proof.as_ref().map(|proof| app.admission.expects_proof(proof));
+    if may_prove == Some(false) {
+        return Err(Refused::new("unauthorized_client", "proof_invalid", UNEXPECTED_PROOF));
+    }
+    if !caller.admitted && may_prove.is_none() {
         return Err(Refused::new("unauthorized_client", "caller_not_allowed", "the policy names no identity for this caller"));
     }
     let Answer::Signed(signed) = app.ask(&caller.account, Request::Exchange(exchange)).await? else {

@@ -68,8 +68,17 @@ impl Setting {
         amount: u32,
         approval: Option<[u8; 16]>,
     ) -> (Result<Answer, String>, identity::record::Decision) {
+        self.sign_as(Seen::ids(uid, 1000), amount, approval)
+    }
+
+    fn sign_as(
+        &mut self,
+        caller: Seen,
+        amount: u32,
+        approval: Option<[u8; 16]>,
+    ) -> (Result<Answer, String>, identity::record::Decision) {
         self.ask(Request::Sign(Sign {
-            of: Describe { caller: Seen::ids(uid, 1000), identity: Some("agent".into()) },
+            of: Describe { caller, identity: Some("agent".into()) },
             format: Format::VouchJwt,
             action: "deploy".into(),
             target: "x".into(),
@@ -104,10 +113,16 @@ impl Setting {
 
     fn approve(&mut self, approval: &Approval, by: u8) -> Result<(), String> {
         let jws = approval.sign(&TestKey::new(by)).unwrap();
-        let (answer, event) = self.ask(Request::Approve { jws });
-        assert_eq!(event.event_type, "approval.grant");
-        assert_eq!(event.policy_decision == Verdict::Allow, answer.is_ok());
-        answer.map(|_| ())
+        let (answer, event) = self.window.ask_recorded(Request::Approve { jws }).unwrap();
+        let answer = answer.map(|_| ()).map_err(|refusal| format!("{}: {}", refusal.code, refusal.message));
+        // What is of nobody, or about nothing, makes no event.
+        if let Some(event) = event {
+            let event = Reader::new(vec![self.record.clone()]).next(&event).unwrap().decision;
+            assert_eq!((event.event_type.as_str(), event.policy_decision == Verdict::Allow), ("approval.grant", answer.is_ok()));
+        } else {
+            assert!(answer.is_err());
+        }
+        answer
     }
 }
 
@@ -167,7 +182,7 @@ fn an_approval_of_another_kind_is_refused() {
         assert!(refused.contains(says), "{says}: {refused}");
     }
     for jws in ["", "a.b.c"] {
-        assert!(setting.ask(Request::Approve { jws: jws.into() }).0.unwrap_err().starts_with("approval_invalid"));
+        assert_eq!(setting.window.ask(Request::Approve { jws: jws.into() }).unwrap().unwrap_err().code, "approval_invalid");
     }
     // Signed by Bob in Alice's name.
     let jws = good.sign(&TestKey::new(ALICE)).unwrap();
@@ -180,7 +195,7 @@ fn an_approval_of_another_kind_is_refused() {
 }
 
 #[test]
-fn what_waits_too_long_is_gone_and_only_so_many_wait() {
+fn what_waits_too_long_is_gone() {
     let mut setting = setting(2);
     let waiting = setting.wait(1000, 1);
     let approval = setting.approval(&waiting);
@@ -189,11 +204,79 @@ fn what_waits_too_long_is_gone_and_only_so_many_wait() {
     assert!(setting.sign(1000, 1, Some(waiting.id)).0.unwrap_err().contains("too late"));
     let answer = setting.window.ask(Request::Waiting { id: waiting.id }).unwrap();
     assert_eq!(answer.unwrap_err().code, "approval_unknown");
-    let mut setting = self::setting(60);
-    for amount in 0..32 {
-        setting.wait(1000, amount);
+}
+
+#[test]
+fn one_caller_does_not_take_every_place_of_those_that_wait() {
+    let mut setting = setting_with(|policy| {
+        policy["identities"][0]["rules"][0]["approval"] = json!({"by": ["alice"], "seconds": 60});
+        policy["identities"][0]["callers"] = json!({"uids": [1000, 1001, 1002, 1003, 1004], "gids": [7], "names": []});
+    });
+    let busy = |setting: &mut Setting, uid, gid| {
+        let waits = setting.sign_as(Seen::ids(uid, gid), 99, None).0;
+        waits.is_err_and(|error| error.starts_with("busy"))
+    };
+    for uid in 1000..1004 {
+        for amount in 0..8 {
+            setting.wait(uid, amount);
+        }
+        // Not with another group either, which is its own to choose.
+        assert!(busy(&mut setting, uid, 1000) && busy(&mut setting, uid, 7), "{uid}");
     }
-    assert!(setting.sign(1000, 99, None).0.unwrap_err().starts_with("busy"));
+    // The identity has its bound too.
+    assert!(busy(&mut setting, 1004, 1000));
+}
+
+#[test]
+fn what_nobody_could_have_signed_makes_no_event_and_a_callers_refusals_only_so_many() {
+    let mut setting = setting(60);
+    let waiting = setting.wait(1000, 1);
+    let good = setting.approval(&waiting);
+    let no_event = |setting: &mut Setting, request: Request, code: &str| {
+        let (answer, event) = setting.window.ask_recorded(request).unwrap();
+        assert_eq!((answer.unwrap_err().code.as_str(), event), (code, None));
+    };
+    // A key that the policy does not name; what is no JWS; an id of nothing, also in what an approver once signed.
+    for jws in [String::new(), "a.b.c".into(), good.sign(&TestKey::new(77)).unwrap(), good.sign(&TestKey::new(PROXY)).unwrap()] {
+        no_event(&mut setting, Request::Approve { jws }, "approval_invalid");
+    }
+    let of_nothing = Approval { approval: Digest([9; 16]), ..good.clone() }.sign(&TestKey::new(ALICE)).unwrap();
+    no_event(&mut setting, Request::Approve { jws: of_nothing }, "approval_unknown");
+    let proof = Some(protocol::CallerProof { jws: good.sign(&TestKey::new(77)).unwrap(), document: None });
+    no_event(&mut setting, setting_sign(Seen::ids(1000, 1000), proof.clone()), "proof_invalid");
+    let exchange = protocol::Exchange {
+        of: Describe { caller: Seen::ids(1000, 1000), identity: Some("agent".into()) },
+        subject_token: "x".into(),
+        scope: None,
+        resource: None,
+        audience: None,
+        proof,
+    };
+    no_event(&mut setting, Request::Exchange(exchange), "proof_invalid");
+
+    // What a caller may not have makes an event, but only so many; another caller's still do, and what is allowed does.
+    let mut refused = |uid: u32, action: &str| {
+        let Request::Sign(mut sign) = setting_sign(Seen::ids(uid, 1000), None) else { unreachable!() };
+        (sign.of.identity, sign.action) = (Some("web".into()), action.into());
+        setting.window.ask_recorded(Request::Sign(sign)).unwrap()
+    };
+    let long = "\"".repeat(1000);
+    let mut made = 0;
+    for _ in 0..400 {
+        let (answer, event) = refused(4711, &long);
+        assert_eq!(answer.unwrap_err().code, "caller_not_allowed");
+        made += usize::from(event.is_some());
+        assert!(event.is_none_or(|event| event.len() <= 4096), "an event of a refusal has at most 4 KiB");
+    }
+    assert!((256..260).contains(&made), "{made}");
+    assert!(refused(4712, "a").1.is_some());
+    let (answer, event) = setting.window.ask_recorded(harness::window::sign("web")).unwrap();
+    assert!(answer.is_ok() && event.is_some());
+}
+
+fn setting_sign(caller: Seen, proof: Option<protocol::CallerProof>) -> Request {
+    let Request::Sign(sign) = harness::window::sign("agent") else { unreachable!() };
+    Request::Sign(Sign { of: Describe { caller, identity: Some("agent".into()) }, proof, ..sign })
 }
 
 #[test]

@@ -1,0 +1,136 @@
+//! Which refusals make events of the record. Who asks again and again for what it may not have must not fill the record's disk, since
+//! without a record nothing is signed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use identity::{Caller, json};
+
+/// So many refusals of one caller make events at once,
+const BURST: u32 = 256;
+/// and then one more after each of these.
+const INTERVAL: Duration = Duration::from_secs(6);
+/// Callers that are told apart; more than these share one budget.
+const MAX_CALLERS: usize = 1024;
+
+/// The budgets of all callers.
+#[derive(Default)]
+pub(crate) struct Refusals {
+    /// By what a caller cannot choose for itself, as JSON.
+    known: BTreeMap<Vec<u8>, Budget>,
+    others: Budget,
+}
+
+struct Budget {
+    left: u32,
+    /// Up to when `left` has been filled up, on the boot clock.
+    filled: Duration,
+    /// Refusals that made no event since the last one that did.
+    unrecorded: u64,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { left: BURST, filled: Duration::ZERO, unrecorded: 0 }
+    }
+}
+
+impl Refusals {
+    /// Whether a refusal of this caller makes an event: if so, how many made none since the last one that did.
+    pub(crate) fn record(&mut self, caller: Option<&Caller>, now: Duration) -> Option<u64> {
+        let key = caller.and_then(|caller| json::canonical(&caller.without_its_choices()).ok()).unwrap_or_default();
+        if self.known.len() >= MAX_CALLERS && !self.known.contains_key(&key) {
+            // What is full and owes no count is as good as new.
+            self.known.retain(|_, budget| !budget.is_as_new(now));
+        }
+        let shared = self.known.len() >= MAX_CALLERS && !self.known.contains_key(&key);
+        if shared { self.others.take(now) } else { self.known.entry(key).or_default().take(now) }
+    }
+}
+
+impl Budget {
+    fn fill(&mut self, now: Duration) {
+        let intervals = now.saturating_sub(self.filled).as_secs() / INTERVAL.as_secs();
+        self.left = u32::try_from(intervals).unwrap_or(BURST).saturating_add(self.left).min(BURST);
+        self.filled += Duration::from_secs(intervals * INTERVAL.as_secs());
+    }
+
+    fn take(&mut self, now: Duration) -> Option<u64> {
+        self.fill(now);
+        match self.left.checked_sub(1) {
+            Some(left) => {
+                self.left = left;
+                Some(std::mem::take(&mut self.unrecorded))
+            }
+            None => {
+                self.unrecorded = self.unrecorded.saturating_add(1);
+                None
+            }
+        }
+    }
+
+    fn is_as_new(&mut self, now: Duration) -> bool {
+        self.fill(now);
+        self.left == BURST && self.unrecorded == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use identity::caller::{Proven, Seen};
+
+    use super::*;
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn uid(uid: u32) -> Caller {
+        Caller::Asserted(Seen::ids(uid, 1))
+    }
+
+    #[test]
+    fn a_callers_refusals_make_only_so_many_events_and_the_next_one_says_how_many_made_none() {
+        let mut refusals = Refusals::default();
+        let mut record = |caller: &Caller, at| refusals.record(Some(caller), at);
+        for _ in 0..BURST {
+            assert_eq!(record(&uid(1), s(1000)), Some(0));
+        }
+        for _ in 0..5 {
+            assert_eq!(record(&uid(1), s(1000)), None);
+        }
+        // Another group, executable or label makes nobody somebody else; another user, socket or key does.
+        let same = Seen { executable: Some(identity::sha256(b"x")), label: Some("l".into()), ..Seen::ids(1, 2) };
+        assert_eq!(record(&Caller::Asserted(same), s(1000)), None);
+        assert_eq!(record(&uid(2), s(1000)), Some(0));
+        assert_eq!(record(&Caller::Asserted(Seen { socket: Some("s".into()), ..Seen::ids(1, 1) }), s(1000)), Some(0));
+        let proven = Caller::Proven(Proven { key: "k".into(), measurement: None, name: "n".into() });
+        assert_eq!(record(&proven, s(1000)), Some(0));
+        assert_eq!(record(&uid(1), s(1000) + INTERVAL - s(5)), None);
+        assert_eq!(record(&uid(1), s(1000) + INTERVAL), Some(7));
+        assert_eq!(record(&uid(1), s(1000) + INTERVAL), None);
+        // After a long time it has a whole burst, and no more.
+        let made = (0..2 * BURST).filter(|_| record(&uid(1), s(1_000_000)).is_some()).count();
+        assert_eq!(made, BURST as usize);
+    }
+
+    #[test]
+    fn the_table_of_budgets_has_its_bound_and_forgets_no_count() {
+        let mut refusals = Refusals::default();
+        for _ in 0..=BURST {
+            refusals.record(Some(&uid(0)), s(1));
+        }
+        for other in 1..5000 {
+            refusals.record(Some(&uid(other)), s(1));
+            assert!(refusals.known.len() <= MAX_CALLERS);
+        }
+        // Those that came too late share one budget, and it is used up.
+        assert_eq!(refusals.record(Some(&uid(9999)), s(1)), None);
+        assert_eq!(refusals.record(None, s(1)), None);
+        // Later those that owe nothing make room; who owes a count still has it.
+        for other in 10_000..20_000 {
+            refusals.record(Some(&uid(other)), s(100_000));
+        }
+        assert_eq!(refusals.record(Some(&uid(0)), s(100_000)), Some(1));
+    }
+}
