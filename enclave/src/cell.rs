@@ -172,6 +172,7 @@ impl Cell {
             agent_id: None,
             annex: None,
             approvals: Vec::new(),
+            before: None,
             binding: None,
             caller: None,
             delegated_by: None,

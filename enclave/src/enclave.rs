@@ -5,11 +5,11 @@ use std::time::Duration;
 use attestation::policy::{Bundle, Mode};
 use attestation::{Document, Evidence, POSSESSION_TAG, Possession};
 use identity::cose::{self, Purpose};
-use identity::record::{Decision, Verdict};
+use identity::record::{Decision, End, Verdict};
 use identity::succession::Order;
-use identity::{Caller, PublicKey, Tee, cbor};
+use identity::{Caller, Digest, PublicKey, Tee, cbor};
 use policy::Rego;
-use protocol::{Answer, Describe, Description, Records, Request, Rotate, Rotated, Status};
+use protocol::{Answer, Describe, Description, RecordEnd, Records, Request, Rotate, Rotated, Status};
 use zeroize::Zeroizing;
 
 use crate::cell::Cell;
@@ -143,7 +143,7 @@ impl<N: Nsm> Enclave<N> {
             Request::Status => (Ok(Answer::Status(self.status())), None),
             Request::Describe(of) => (self.describe(&of).map(Answer::Description), None),
             Request::Records { from } => (self.records(from).map(Answer::Records), None),
-            Request::Provision { bundle } => match self.provision(&bundle, proxy_key) {
+            Request::Provision { bundle, before } => match self.provision(&bundle, before, proxy_key) {
                 Err(error) => (Err(error), None),
                 // The record has begun already, and no line of it goes with this answer.
                 Ok(()) => (Ok(Answer::Status(self.status())), None),
@@ -244,7 +244,7 @@ impl<N: Nsm> Enclave<N> {
 
     /// Takes the policy, commits to it, and gives birth to its identities. From the first touch of PCR16 on, every failure is
     /// the end of this boot: a register cannot be extended twice to the same value.
-    fn provision(&self, canonical: &[u8], proxy_key: &PublicKey) -> Result<(), Error> {
+    fn provision(&self, canonical: &[u8], before: Option<RecordEnd>, proxy_key: &PublicKey) -> Result<(), Error> {
         let _one_at_a_time = lock(&self.provisioning);
         if self.cell.get().is_some() {
             return Err(Error::AlreadyProvisioned);
@@ -256,13 +256,25 @@ impl<N: Nsm> Enclave<N> {
         if bundle.proxy_key.0 != *proxy_key {
             return Err(Error::ProxyKeyMismatch);
         }
+        let before = before.map(|before| self.record_end(before)).transpose()?;
         let rego = Rego::load(&bundle).map_err(|error| attestation::Error::PolicyMalformed(error.to_string()))?;
-        let cell = self.commit(bundle, canonical.to_vec(), rego).map_err(|error| self.halt(error))?;
+        let cell = self.commit(bundle, canonical.to_vec(), rego, before).map_err(|error| self.halt(error))?;
         // `provisioning` is held and the cell was empty, so it still is.
         self.cell.set(cell).map_err(|_| Error::AlreadyProvisioned)
     }
 
-    fn commit(&self, bundle: Bundle, canonical: Vec<u8>, rego: Option<Rego>) -> Result<Cell, Error> {
+    /// With what the proxy says that its record ended before this boot.
+    fn record_end(&self, before: RecordEnd) -> Result<End, Error> {
+        if before.boot_id == self.boot_id {
+            return Err(Error::RecordEndInvalid("it is of this boot"));
+        }
+        if before.last > identity::json::MAX_SAFE_INTEGER {
+            return Err(Error::RecordEndInvalid("its sequence number is beyond 2^53-1"));
+        }
+        Ok(End { boot_id: Digest(before.boot_id), last: before.last, leaf: Digest(before.leaf) })
+    }
+
+    fn commit(&self, bundle: Bundle, canonical: Vec<u8>, rego: Option<Rego>, before: Option<End>) -> Result<Cell, Error> {
         let policy = bundle.digest();
         {
             let mut nsm = lock(&self.nsm);
@@ -288,7 +300,8 @@ impl<N: Nsm> Enclave<N> {
         };
         let identities = bundle.identities.iter().map(born).collect::<Result<Vec<_>, Error>>()?;
         let cell = Cell::new(bundle, canonical, rego, identities, record);
-        cell.record.seal(vec![self.dated(&cell, cell.decision("enclave.boot", "bundle"))])?;
+        let born = Decision { before, ..cell.decision("enclave.boot", "bundle") };
+        cell.record.seal(vec![self.dated(&cell, born)])?;
         Ok(cell)
     }
 

@@ -26,6 +26,9 @@ pub enum Error {
     /// A policy was given in this boot; another one is another boot.
     #[error("the enclave has a policy already; another one needs another boot")]
     AlreadyProvisioned,
+    /// What came with the policy is not the end of a record before this boot.
+    #[error("the end of the record before this boot cannot be: {0}")]
+    RecordEndInvalid(&'static str),
     /// A production enclave was given a bundle for development.
     #[error("a production enclave does not take a bundle whose mode is development")]
     DevelopmentBundle,
@@ -180,6 +183,7 @@ impl Error {
             | Self::EnvelopeHasNoPlace
             | Self::RevokedAgentUnknown(_)
             | Self::IssuerIsOurs(_)
+            | Self::RecordEndInvalid(_)
             | Self::PayloadTooLarge => Kind::Invalid,
             Self::Denied(Denied::RateLimitExceeded { .. } | Denied::BudgetExceeded { .. }) => Kind::Limited,
             Self::Denied(_)

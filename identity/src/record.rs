@@ -10,7 +10,7 @@ use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use crate::cose::{self, Purpose};
-use crate::{Caller, Did, Digest, Error, PublicKey, Signer, UnixSeconds, cbor, json, merkle, sha256};
+use crate::{Caller, Did, Digest, Error, PublicKey, SKEW_SECONDS, Signer, UnixSeconds, cbor, json, merkle, sha256};
 
 /// A line is never longer: 64 KiB.
 pub const MAX_LINE: usize = 64 * 1024;
@@ -44,6 +44,9 @@ pub struct Decision {
     /// Those who approved it: name and thumbprint of each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approvals: Vec<Approval>,
+    /// What the sidecar says that its record ended with before this boot; in the first event of a boot only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<End>,
     /// The binding of the key version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binding: Option<Digest<32>>,
@@ -129,6 +132,18 @@ fn cut(text: &mut String, max: usize) {
     }
 }
 
+/// The last event of a boot in a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct End {
+    /// The boot.
+    pub boot_id: Digest<16>,
+    /// Its sequence number.
+    pub last: u64,
+    /// Its leaf hash.
+    pub leaf: Digest<32>,
+}
+
 /// Which annex was in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -172,6 +187,8 @@ struct Written<'a> {
     annex: &'a Option<AnnexId>,
     #[serde(skip_serializing_if = "<[Approval]>::is_empty")]
     approvals: &'a [Approval],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    before: &'a Option<End>,
     #[serde(skip_serializing_if = "Option::is_none")]
     binding: &'a Option<Digest<32>>,
     boot_id: Digest<16>,
@@ -284,6 +301,7 @@ fn write(d: &Decision, boot_id: Digest<16>, previous: Digest<32>, sequence: u64)
         agent_id: &d.agent_id,
         annex: &d.annex,
         approvals: &d.approvals,
+        before: &d.before,
         binding: &d.binding,
         boot_id,
         caller: d.caller.as_ref().map(WrittenCaller::of),
@@ -439,8 +457,12 @@ pub struct Boot {
     pub first: u64,
     /// Sequence number of the last one.
     pub last: u64,
+    /// What its first event says came before it: its sidecar's claim.
+    pub before: Option<End>,
     key: PublicKey,
     leaf: Digest<32>,
+    /// The latest time of its events.
+    latest: Option<UnixSeconds>,
 }
 
 impl Reader {
@@ -454,11 +476,20 @@ impl Reader {
         &self.boots
     }
 
+    /// Keys that signed nothing of what was read: their boots are missing.
+    pub fn unused_keys(&self) -> impl Iterator<Item = &PublicKey> {
+        self.keys.iter().filter(|key| !self.boots.iter().any(|boot| boot.key == **key))
+    }
+
     /// Verifies the next line: its form, its signature over every member, and that it follows the one before.
     pub fn next(&mut self, line: &[u8]) -> Result<Event, Error> {
         let (event, leaf, key) = self.event(line)?;
         let earlier = self.boots.iter().position(|boot| boot.id == event.boot_id);
         let current = self.boots.len().checked_sub(1);
+        let before = event.decision.before;
+        if event.sequence > 0 && before.is_some() {
+            return Err(Error::RecordInvalid("only the first event of a boot says what came before it"));
+        }
         match earlier {
             Some(index) if Some(index) == current => self.boots[index].follow(&event, leaf, &key)?,
             Some(_) => return Err(Error::RecordInvalid("an event of a boot that had ended")),
@@ -471,7 +502,13 @@ impl Reader {
             None if event.sequence > 0 && current.is_some() => {
                 return Err(Error::RecordGap { from: 0, to: event.sequence - 1 });
             }
-            None => self.boots.push(Boot { id: event.boot_id, first: event.sequence, last: event.sequence, key, leaf }),
+            None => {
+                if let Some(last) = self.boots.last() {
+                    last.is_followed_by(&event)?;
+                }
+                let (first, last, latest) = (event.sequence, event.sequence, event.decision.timestamp);
+                self.boots.push(Boot { id: event.boot_id, first, last, before, key, leaf, latest });
+            }
         }
         Ok(event)
     }
@@ -536,7 +573,24 @@ impl Boot {
             return Err(Error::RecordInvalid("an event does not follow the one before it"));
         }
         (self.last, self.leaf) = (event.sequence, leaf);
+        self.latest = self.latest.max(event.decision.timestamp);
         Ok(())
+    }
+
+    /// Whether this first event of another boot says that it follows what was read of this one, and is not of an earlier time.
+    fn is_followed_by(&self, event: &Event) -> Result<(), Error> {
+        let end = End { boot_id: self.id, last: self.last, leaf: self.leaf };
+        if event.decision.before != Some(end) {
+            return Err(Error::RecordInvalid(
+                "the first event of a boot says that something else came before it: a boot, or the end of one, is missing or stands elsewhere",
+            ));
+        }
+        match (self.latest, event.decision.timestamp) {
+            (Some(latest), Some(begin)) if begin.plus(SKEW_SECONDS) < latest => {
+                Err(Error::RecordInvalid("a boot began before the one before it ended"))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -549,6 +603,16 @@ pub fn unverified_place(line: &[u8]) -> Result<(Digest<16>, u64), Error> {
     }
     let place: Place = serde_json::from_slice(line).map_err(|error| Error::JsonShape(error.to_string()))?;
     Ok((place.boot_id, place.sequence))
+}
+
+/// The end of a record whose last line this is. Nothing is verified: it is what a sidecar claims.
+pub fn unverified_end(line: &[u8]) -> Result<End, Error> {
+    let (boot_id, last) = unverified_place(line)?;
+    let serde_json::Value::Object(mut object) = json::parse(line)? else {
+        return Err(Error::RecordInvalid("a line is not an object"));
+    };
+    object.remove("signature");
+    Ok(End { boot_id, last, leaf: merkle::leaf(&json::canonical(&object)?) })
 }
 
 #[cfg(test)]
@@ -564,6 +628,7 @@ mod tests {
             agent_id: Some(agent_id("code-reviewer", key.public_key())),
             annex: Some(AnnexId { digest: sha256(b"annex"), version: 3 }),
             approvals: vec![Approval { key: key.public_key().thumbprint(), name: "alice".into() }],
+            before: None,
             binding: Some(sha256(b"binding")),
             caller: Some(Caller::Asserted(Seen { executable: Some(sha256(b"exe")), ..Seen::ids(1000, 1000) })),
             delegated_by: Some("user:sre-oncall".into()),
@@ -597,6 +662,19 @@ mod tests {
         lines
     }
 
+    /// Another boot, which says with what the record ended before it, and when.
+    fn next_boot(key: &TestKey, boot: u8, before: Option<End>, at: i64, more: usize) -> Vec<Vec<u8>> {
+        let mut tail = Tail::new([boot; 16]);
+        let begin = vec![Decision { before, ..decision(at) }];
+        let mut lines = tail.append(begin).unwrap().sign(key).unwrap();
+        lines.extend((0..more).flat_map(|n| tail.append(vec![decision(at + n as i64)]).unwrap().sign(key).unwrap()));
+        lines
+    }
+
+    fn end(lines: &[Vec<u8>]) -> Option<End> {
+        Some(unverified_end(lines.last().unwrap()).unwrap())
+    }
+
     fn read(keys: &[&TestKey], lines: &[Vec<u8>]) -> Result<usize, Error> {
         let mut reader = Reader::new(keys.iter().map(|key| key.public_key().clone()).collect());
         lines.iter().try_for_each(|line| reader.next(line).map(|_| ())).map(|()| reader.boots().len())
@@ -606,7 +684,7 @@ mod tests {
     fn a_record_reads_whatever_its_batches() {
         let (a, b) = (TestKey::ed25519(1), TestKey::ed25519(2));
         let one = lines(&a, 1, &[1, 3, 1, 8, 2]);
-        let two = lines(&b, 2, &[1, 1]);
+        let two = next_boot(&b, 2, end(&one), 1010, 1);
         assert_eq!(read(&[&a], &one), Ok(1));
         assert_eq!(read(&[&b, &a], &[&one[..], &two[..]].concat()), Ok(2));
         assert_eq!(read(&[&b, &a], &one[4..]), Ok(1));
@@ -617,7 +695,7 @@ mod tests {
             Err(Error::RecordInvalid("an event of a boot that had ended"))
         );
         assert_eq!(
-            read(&[&a], &[&one[..], &lines(&a, 2, &[1])[..]].concat()),
+            read(&[&a], &[&one[..], &next_boot(&a, 2, end(&one), 1010, 0)[..]].concat()),
             Err(Error::RecordInvalid("a key signed for two boots"))
         );
         let event = Reader::new(vec![a.public_key().clone()]).next(&one[0]).unwrap();
@@ -668,7 +746,7 @@ mod tests {
         assert!(line.len() <= 4096 && line.len() > 2000, "{}", line.len());
         assert!(decision.action.unwrap().ends_with('…') && decision.target.unwrap().ends_with("ä…"));
         // What fits stays as it is.
-        let small = super::tests::decision(1000);
+        let small = self::decision(1000);
         let mut same = small.clone();
         same.shorten(3500);
         assert_eq!(same, small);
@@ -681,6 +759,52 @@ mod tests {
         let longer = Error::RecordInvalid("a line of more than 64 KiB");
         assert_ne!(read(MAX_LINE), longer);
         assert_eq!(read(MAX_LINE + 1), longer);
+    }
+
+    #[test]
+    fn boots_are_chained_and_none_is_missing_moved_or_cut_in_between() {
+        let keys = [1, 2, 3].map(TestKey::ed25519);
+        let [a, b, c] = &keys;
+        let one = lines(a, 1, &[1, 3]);
+        let two = next_boot(b, 2, end(&one), 1010, 3);
+        let three = next_boot(c, 3, end(&two), 1020, 1);
+        let all = |parts: &[&[Vec<u8>]]| read(&[a, b, c], &parts.concat());
+        let elsewhere = Error::RecordInvalid(
+            "the first event of a boot says that something else came before it: a boot, or the end of one, is missing or stands elsewhere",
+        );
+        assert_eq!(all(&[&one, &two, &three]), Ok(3));
+        assert_eq!(all(&[&two, &three]), Ok(2));
+        // A boot left out; moved; the end of one cut off, or its beginning.
+        assert_eq!(all(&[&one, &three]), Err(elsewhere.clone()));
+        assert_eq!(all(&[&two, &one]), Err(elsewhere.clone()));
+        assert_eq!(all(&[&one, &three, &two]), Err(elsewhere.clone()));
+        assert_eq!(all(&[&one, &two[..2], &three]), Err(elsewhere.clone()));
+        assert_eq!(all(&[&one[..3], &two]), Err(elsewhere.clone()));
+        assert_eq!(all(&[&one, &two[1..], &three]), Err(Error::RecordGap { from: 0, to: 0 }));
+        // One that says that nothing came before it, where something did; the end of another history.
+        assert_eq!(all(&[&one, &next_boot(b, 2, None, 1010, 1)]), Err(elsewhere.clone()));
+        for change in [&|end: &mut End| end.last += 1, &|end: &mut End| end.leaf = sha256(b""), &|end: &mut End| {
+            end.boot_id = Digest([9; 16])
+        }] as [&dyn Fn(&mut End); 3]
+        {
+            let mut other = end(&one).unwrap();
+            change(&mut other);
+            assert_eq!(all(&[&one, &next_boot(b, 2, Some(other), 1010, 0)]), Err(elsewhere.clone()));
+        }
+        // Time goes on from boot to boot, but for what clocks may differ.
+        let at = |time| all(&[&one, &next_boot(b, 2, end(&one), time, 0)]);
+        assert_eq!(at(1002 - SKEW_SECONDS), Ok(2));
+        assert_eq!(at(1001 - SKEW_SECONDS), Err(Error::RecordInvalid("a boot began before the one before it ended")));
+        // Only a first event says what came before.
+        let mut tail = Tail::new([2; 16]);
+        let mut late = tail.append(vec![decision(1)]).unwrap().sign(b).unwrap();
+        late.extend(tail.append(vec![Decision { before: end(&one), ..decision(1) }]).unwrap().sign(b).unwrap());
+        assert_eq!(read(&[b], &late), Err(Error::RecordInvalid("only the first event of a boot says what came before it")));
+        // A key that signed nothing is of a boot that is missing.
+        let mut reader = Reader::new(keys.iter().map(|key| key.public_key().clone()).collect());
+        [&two[..], &three].concat().iter().for_each(|line| drop(reader.next(line).unwrap()));
+        assert_eq!(reader.unused_keys().collect::<Vec<_>>(), [a.public_key()]);
+        assert_eq!((reader.boots()[0].before, reader.boots()[1].before), (end(&one), end(&two)));
     }
 
     #[test]
@@ -798,6 +922,7 @@ mod tests {
                         agent_id: None,
                         annex: None,
                         approvals: Vec::new(),
+                        before: None,
                         binding: None,
                         delegated_by: None,
                         delegation_chain: Vec::new(),

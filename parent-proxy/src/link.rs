@@ -276,7 +276,7 @@ impl Shared {
         let status = |answer| if let Answer::Status(status) = answer { Ok(status) } else { Err(ConnectError::Nonsense) };
         let mut known: Status = status(ask(Request::Status).await?)?;
         if known.policy.is_none() {
-            known = match ask(Request::Provision { bundle: self.canonical.clone() }).await {
+            known = match ask(Request::Provision { bundle: self.canonical.clone(), before: None }).await {
                 // Another connection of ours was faster.
                 Err(ConnectError::Refused(refusal)) if refusal.code == "already_provisioned" => {
                     status(ask(Request::Status).await?)?

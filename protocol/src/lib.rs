@@ -17,6 +17,6 @@ pub use exit::{EXIT_PORT, ExitReason, WINDOW_PORT};
 pub use frame::{FrameBuffer, MAX_FRAME, write_frame};
 pub use hello::{Hello, Proof, VERSION, Welcome};
 pub use message::{
-    Answer, CallerProof, Describe, Description, Evidence, Exchange, Format, Kind, Outcome, Records, Refusal, Request,
+    Answer, CallerProof, Describe, Description, Evidence, Exchange, Format, Kind, Outcome, RecordEnd, Records, Refusal, Request,
     RequestFrame, ResponseFrame, Rotate, Rotated, Sign, Signed, Status, VersionFacts, Waiting,
 };

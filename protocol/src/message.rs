@@ -53,6 +53,9 @@ pub enum Request {
         /// Canonical bytes of the bundle.
         #[cbor(n(0), with = "minicbor::bytes")]
         bundle: Vec<u8>,
+        /// With what the proxy's record ended before this boot; none if it has nothing yet.
+        #[n(1)]
+        before: Option<RecordEnd>,
     },
     /// Sign.
     #[n(2)]
@@ -262,6 +265,21 @@ pub struct CallerProof {
     /// The attestation document of the caller's enclave, which names the key.
     #[cbor(n(1), with = "minicbor::bytes")]
     pub document: Option<Vec<u8>>,
+}
+
+/// The last event of a boot in the proxy's record. The enclave writes it down as the proxy's claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct RecordEnd {
+    /// The boot.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub boot_id: [u8; 16],
+    /// Sequence number of its last event.
+    #[n(1)]
+    pub last: u64,
+    /// Leaf hash of that event.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub leaf: [u8; 32],
 }
 
 /// Events of the record, as they were when they were made.

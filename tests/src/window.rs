@@ -106,7 +106,7 @@ impl<N: Nsm> InProcess<N> {
     /// Connects as the proxy and provisions.
     pub fn provisioned(self) -> (Self, Window) {
         let mut window = Window::connect(&self.socket, &TestKey::new(PROXY)).expect("a connection").expect("welcome");
-        let request = Request::Provision { bundle: bundle("development").canonical() };
+        let request = Request::Provision { bundle: bundle("development").canonical(), before: None };
         window.ask(request).expect("an answer").expect("provisioned");
         (self, window)
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use attestation::Evidence;
 use clap::{Args, Subcommand};
 use identity::PublicKey;
-use identity::record::{MAX_LINE, Reader, Verdict, unverified_place};
+use identity::record::{Boot, MAX_LINE, Reader, Verdict, unverified_place};
 use serde_json::json;
 
 use super::{Failure, print_json};
@@ -57,6 +57,11 @@ impl Verify {
         let mut read = self.files.iter().try_for_each(|file| counts.read(&mut reader, file));
         if read.is_ok() && counts.events == 0 {
             read = Err(Failure::Refused("there is no event in it".into()));
+        } else if read.is_ok()
+            && let Some(unused) = reader.unused_keys().next()
+        {
+            let key = unused.to_multikey();
+            read = Err(Failure::Refused(format!("the record key {key} signed no event here: the record of its boot is missing")));
         }
         if let Err(Failure::Refused(why)) = &read
             && self.json
@@ -65,11 +70,12 @@ impl Verify {
         }
         read?;
         let boots = reader.boots().iter();
-        let boots: Vec<_> = boots.map(|boot| json!({"boot_id": boot.id, "first": boot.first, "last": boot.last})).collect();
+        let facts = |boot: &Boot| json!({"boot_id": boot.id, "first": boot.first, "last": boot.last, "before": boot.before});
+        let boots: Vec<_> = boots.map(facts).collect();
         if self.json {
             let facts = json!({
                 "verdict": "good", "events": counts.events, "allowed": counts.allowed, "refused": counts.refused, "boots": boots,
-                "unchecked": self.unchecked(),
+                "unchecked": self.unchecked(reader.boots()),
             });
             return print_json(out, &facts);
         }
@@ -81,16 +87,31 @@ impl Verify {
         for boot in reader.boots() {
             writeln!(out, "boot {}: events {} to {}", boot.id, boot.first, boot.last)?;
         }
-        for what in self.unchecked() {
+        for what in self.unchecked(reader.boots()) {
             writeln!(out, "not checked: {what}")?;
         }
         Ok(())
     }
 
-    fn unchecked(&self) -> Vec<&'static str> {
-        let mut unchecked = vec!["whether events were cut off at the end of a boot"];
+    /// What no record can say by itself.
+    fn unchecked(&self, boots: &[Boot]) -> Vec<String> {
+        let mut unchecked = Vec::new();
+        if let Some(first) = boots.first() {
+            unchecked.push(match first.before {
+                _ if first.first > 0 => format!("events 0 to {} of boot {}, and what came before it", first.first - 1, first.id),
+                Some(end) => format!("what came before boot {}: it says, event {} of boot {}", first.id, end.last, end.boot_id),
+                None => format!("whether anything came before boot {}: that nothing did is what its sidecar says", first.id),
+            });
+        }
+        if boots.len() > 1 {
+            let only = "only that a sidecar brought the end of the one before to each";
+            unchecked.push(format!("whether there were other boots between these: known is {only}"));
+        }
+        if let Some(last) = boots.last() {
+            unchecked.push(format!("whether events were cut off at the end of boot {}, or boots after it", last.id));
+        }
         if !self.evidence.is_empty() {
-            unchecked.push("the evidence that the record key was taken from; anchorhold-verify evidence judges it");
+            unchecked.push("the evidence that the record key was taken from; anchorhold-verify evidence judges it".into());
         }
         unchecked
     }

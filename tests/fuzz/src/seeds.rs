@@ -213,7 +213,7 @@ fn window(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
 };
     let requests = [
         Request::Status,
-        Request::Provision { bundle: vec![1, 2, 3] },
+        Request::Provision { bundle: vec![1, 2, 3], before: None },
         Request::Sign(sign),
         Request::Attest { of: of(), nonce: vec![1; 32] },
         Request::Annex { signed: vec![1, 2] },

@@ -47,7 +47,7 @@ fn setting_with(change: impl FnOnce(&mut Value)) -> Setting {
     change(&mut policy);
     let policy = Bundle::from_canonical(&identity::json::canonical(&policy).unwrap()).unwrap();
     let mut window = Window::connect(&enclave.socket, &TestKey::new(PROXY)).unwrap().unwrap();
-    window.ask(Request::Provision { bundle: policy.canonical() }).unwrap().unwrap();
+    window.ask(Request::Provision { bundle: policy.canonical(), before: None }).unwrap().unwrap();
     let attest =
         Request::Attest { of: Describe { caller: Seen::ids(1000, 1000), identity: Some("agent".into()) }, nonce: vec![7; 32] };
     let Answer::Evidence(evidence) = window.ask(attest).unwrap().unwrap() else { panic!("no evidence") };
@@ -518,8 +518,8 @@ fn a_policy_whose_rego_is_none_is_refused_before_the_enclave_commits_to_it() {
         policy["rego"] = json!({"module": module, "entrypoint": "data.a"});
         identity::json::canonical(&policy).unwrap()
     };
-    let refused = window.ask(Request::Provision { bundle: with("package a\nallow if {") }).unwrap().unwrap_err();
+    let refused = window.ask(Request::Provision { bundle: with("package a\nallow if {"), before: None }).unwrap().unwrap_err();
     assert_eq!(refused.code, "policy_malformed");
     // Nothing was touched: a good one is taken.
-    window.ask(Request::Provision { bundle: with("package a\nallow if true\n") }).unwrap().unwrap();
+    window.ask(Request::Provision { bundle: with("package a\nallow if true\n"), before: None }).unwrap().unwrap();
 }

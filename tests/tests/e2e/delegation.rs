@@ -98,7 +98,7 @@ fn setting_with(change: impl FnOnce(&mut Value)) -> Setting {
     change(&mut policy);
     let policy = Bundle::from_canonical(&identity::json::canonical(&policy).unwrap()).unwrap();
     let mut window = Window::connect(&enclave.socket, &TestKey::new(PROXY)).unwrap().unwrap();
-    window.ask(Request::Provision { bundle: policy.canonical() }).unwrap().unwrap();
+    window.ask(Request::Provision { bundle: policy.canonical(), before: None }).unwrap().unwrap();
     let attest = Request::Attest { of: of("code-reviewer"), nonce: vec![7; 32] };
     let Answer::Evidence(evidence) = window.ask(attest).unwrap().unwrap() else { panic!("no evidence") };
     let record = attestation::Evidence::parse(&evidence.evidence).unwrap().record().to_vec();

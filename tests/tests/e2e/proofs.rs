@@ -52,7 +52,7 @@ fn setting() -> Setting {
     let own = nsm(Authority::from_pem(&authority.0, &authority.1).unwrap(), &[Digest([1; 48]), Digest([2; 48]), Digest([3; 48])]);
     let enclave = InProcess::boot(own);
     let mut window = Window::connect(&enclave.socket, &TestKey::new(PROXY)).unwrap().unwrap();
-    window.ask(protocol::Request::Provision { bundle: proving().canonical() }).unwrap().unwrap();
+    window.ask(protocol::Request::Provision { bundle: proving().canonical(), before: None }).unwrap().unwrap();
     let attest = protocol::Request::Attest { of: of("agent"), nonce: vec![7; 32] };
     let Answer::Evidence(evidence) = window.ask(attest).unwrap().unwrap() else { panic!("no evidence") };
     let record = attestation::Evidence::parse(&evidence.evidence).unwrap().record().to_vec();

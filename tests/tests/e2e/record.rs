@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use attestation::Evidence;
-use identity::PublicKey;
 use identity::record::{Event, Reader, Verdict};
+use identity::request::Approval;
+use identity::{Digest, PublicKey, Signer};
+use parent_proxy::KeyFile;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 use rustix::process::geteuid;
 use serde_json::{Value, json};
@@ -214,6 +216,121 @@ fn files_follow_each_other_and_a_second_sidecar_keeps_out() {
     assert!(String::from_utf8_lossy(&second.stderr).contains("another sidecar writes there"));
 }
 
+#[test]
+fn boots_that_are_missing_moved_or_cut_are_found_by_the_command() {
+    let mut running = Running::start();
+    let mut keys = vec![record_key(&evidence(&running))];
+    for _ in 0..2 {
+        assert_eq!(sign(&running, "a").0, 200);
+        let before = lines(&running).len();
+        running.reboot_enclave();
+        wait_for(|| sign(&running, "a").0 == 200);
+        assert!(lines(&running).len() > before);
+        keys.push(record_key(&evidence(&running)));
+    }
+    let all = lines(&running);
+    let boot_of = |line: &Vec<u8>| serde_json::from_slice::<Value>(line).unwrap()["boot_id"].as_str().unwrap().to_owned();
+    let boots: Vec<Vec<Vec<u8>>> = all.chunk_by(|a, b| boot_of(a) == boot_of(b)).map(<[_]>::to_vec).collect();
+    assert_eq!(boots.len(), 3);
+    let file = running.folder().join("boots.jsonl");
+    let verdict = |keys: &[&PublicKey], parts: &[&[Vec<u8>]]| {
+        let text: Vec<u8> = parts.concat().iter().flat_map(|line| [&line[..], b"\n"].concat()).collect();
+        std::fs::write(&file, text).unwrap();
+        let mut command = Command::new(program("anchorhold"));
+        command.args(["audit", "verify", "--json"]);
+        keys.iter().for_each(|key| drop(command.args(["--record-key", &key.to_multikey()])));
+        let output = command.arg(&file).output().unwrap();
+        let facts: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (output.status.code().unwrap(), facts)
+    };
+    let [one, two, three] = [0, 1, 2].map(|boot: usize| &boots[boot][..]);
+    let [a, b, c] = [0, 1, 2].map(|boot: usize| &keys[boot]);
+    let (code, facts) = verdict(&[a, b, c], &[one, two, three]);
+    assert_eq!((code, facts["boots"].as_array().unwrap().len()), (0, 3), "{facts}");
+    assert_eq!(facts["boots"][1]["before"]["boot_id"], facts["boots"][0]["boot_id"]);
+    let refused = |keys: &[&PublicKey], parts: &[&[Vec<u8>]], says: &str| {
+        let (code, facts) = verdict(keys, parts);
+        assert!(code == 1 && facts["error"].as_str().unwrap().contains(says), "{facts}");
+    };
+    // Gone, and whoever asks need not know of it; moved; cut at an end or a beginning.
+    refused(&[a, c], &[one, three], "something else came before it");
+    refused(&[a, b, c], &[one, three], "something else came before it");
+    refused(&[a, b, c], &[two, one, three], "something else came before it");
+    refused(&[a, b, c], &[one, &two[..two.len() - 1], three], "something else came before it");
+    refused(&[a, b, c], &[one, &two[1..], three], "events 0 to 0 are missing");
+    // The key of a boot without any event.
+    refused(&[a, b, c], &[two, three], "signed no event here");
+    refused(&[a, b], &[one], "signed no event here");
+    // What cannot be known is said.
+    let (code, facts) = verdict(&[b, c], &[two, three]);
+    let unchecked = facts["unchecked"].to_string();
+    assert!(code == 0 && unchecked.contains(&format!("of boot {}", boot_of(&one[0]))), "{unchecked}");
+    let (code, facts) = verdict(&[b], &[&two[2..]]);
+    assert!(code == 0 && facts["unchecked"][0].as_str().unwrap().starts_with("events 0 to 1 of boot "), "{facts}");
+}
+
+#[test]
+fn a_stranger_does_not_fill_the_record() {
+    let folder = harness::private_folder();
+    let alice = KeyFile::create(&folder.path().join("alice.key")).unwrap();
+    let with_approvers = |approvers: &str| {
+        let approvers = approvers.to_owned();
+        Running::prepared(
+            move |state| {
+                let base = state.development_policy(&[("agent", "did:key", "EdDSA")]).unwrap();
+                base.replacen("[[identities]]", &format!("{approvers}\n[[identities]]"), 1)
+            },
+            "[limits]\nrequests_per_second = 0\n",
+            &[],
+        )
+    };
+    let size = |running: &Running| lines(running).iter().map(Vec::len).sum::<usize>();
+    let id = "00".repeat(16);
+    let approval = |by: &KeyFile| {
+        let approval = Approval {
+            approval: Digest([0; 16]),
+            boot_id: Digest([0; 16]),
+            exp: harness::now().0 + 60,
+            request: Digest([0; 32]),
+        };
+        approval.sign(by).unwrap()
+    };
+    let mallory = KeyFile::create(&folder.path().join("mallory.key")).unwrap();
+    let approve = |running: &Running, jws: &str| {
+        let answer = post(&running.socket, &format!("/approvals/{id}"), &json!({ "approval": jws })).unwrap();
+        (answer.status, answer.code(), answer.json()["detail"].as_str().unwrap_or_default().to_owned())
+    };
+    let named = format!("[[approvers]]\nname = \"alice\"\nkey = \"{}\"\n", alice.public_key().to_multikey());
+    let (none, running) = (with_approvers(""), with_approvers(&named));
+    let before = (size(&none), size(&running));
+    for _ in 0..50 {
+        // Of nobody: the sidecar does not even ask the enclave.
+        for (running, jws) in
+            [(&none, approval(&alice)), (&none, "x".into()), (&running, approval(&mallory)), (&running, "a.b.c".into())]
+        {
+            let (status, code, detail) = approve(running, &jws);
+            assert_eq!((status, code.as_str()), (403, "approval_invalid"));
+            assert!(detail.contains("the policy names no approver with the key of this approval"), "{detail}");
+        }
+        // Of an approver, for what is not there: as one that was used before, which anybody may have seen.
+        assert_eq!(approve(&running, &approval(&alice)).1, "approval_unknown");
+        // And proofs of nobody, at both places.
+        let body = json!({"payload": {}, "intent": "a", "proof": {"jws": approval(&mallory)}});
+        let refused = post(&none.socket, "/sign", &body).unwrap();
+        assert_eq!((refused.status, refused.code().as_str()), (403, "proof_invalid"));
+    }
+    assert_eq!((size(&none), size(&running)), before);
+    // An approver's name on a bad signature makes events, but only so many.
+    let good = approval(&alice);
+    let forged = format!("{}.{}", good.rsplit_once('.').unwrap().0, approval(&mallory).rsplit_once('.').unwrap().1);
+    for _ in 0..300 {
+        assert_eq!(approve(&running, &forged).1, "approval_invalid");
+    }
+    let grants = lines(&running).iter().filter(|line| line.windows(14).any(|w| w == b"approval.grant")).count();
+    assert!((256..270).contains(&grants), "{grants}");
+    assert_eq!(sign(&running, "a").0, 200);
+}
+
 /// A small disk of its own.
 struct Disk(PathBuf);
 
@@ -351,7 +468,7 @@ fn what_is_changed_in_a_record_is_found_by_the_command() {
         .output()
         .unwrap();
     let facts: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((facts["verdict"].as_str(), facts["unchecked"].as_array().unwrap().len()), (Some("good"), 2));
+    assert_eq!((facts["verdict"].as_str(), facts["unchecked"].as_array().unwrap().len()), (Some("good"), 3));
     for wrong in [vec!["--record-key", "z6Mk"], vec!["--evidence", "/dev/null"], vec![]] {
         let output = Command::new(program("anchorhold")).args(["audit", "verify"]).args(wrong).arg(&given).output().unwrap();
         assert_eq!(output.status.code(), Some(64));

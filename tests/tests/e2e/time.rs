@@ -79,7 +79,7 @@ fn with_the_hosts_clock_a_day_off_either_way_iat_is_the_nsms_time() {
         let key = harness::window::TestKey::new(harness::window::PROXY);
         let mut window = Window::connect(&state.enclave_socket(), &key).unwrap().unwrap();
         let bundle = harness::window::bundle("development").canonical();
-        window.ask(protocol::Request::Provision { bundle }).unwrap().unwrap();
+        window.ask(protocol::Request::Provision { bundle, before: None }).unwrap().unwrap();
         let iat = iat(&mut window);
         let since = iat - NSM_TIME.cast_signed();
         assert!((0..10).contains(&since), "shift {shift}: iat {iat}");

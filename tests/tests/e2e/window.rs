@@ -105,7 +105,7 @@ fn strangers_cannot_take_every_place() {
 #[test]
 fn a_policy_is_given_once_and_by_the_proxy_that_it_names() {
     let enclave = InProcess::boot(mock());
-    let provision = |bundle: &[u8]| Request::Provision { bundle: bundle.to_vec() };
+    let provision = |bundle: &[u8]| Request::Provision { bundle: bundle.to_vec(), before: None };
     let canonical = bundle("development").canonical();
     let mut other = Window::connect(&enclave.socket, &TestKey::new(9)).unwrap().unwrap();
     assert_eq!(code(other.ask(sign("agent"))), "not_provisioned");
@@ -113,7 +113,19 @@ fn a_policy_is_given_once_and_by_the_proxy_that_it_names() {
     let mut window = Window::connect(&enclave.socket, &TestKey::new(PROXY)).unwrap().unwrap();
     assert_eq!(code(window.ask(provision(b"{}"))), "policy_malformed");
     assert_eq!(code(window.ask(provision(&[&canonical[..], b" "].concat()))), "policy_malformed");
-    assert!(window.ask(provision(&canonical)).unwrap().is_ok());
+    // What the record ended with before this boot is of another boot, and is a number that JSON holds; nothing is touched before.
+    let own = RecordEnd { boot_id: enclave.enclave.boot_id(), last: 1, leaf: [1; 32] };
+    for before in [own, RecordEnd { boot_id: [1; 16], last: 1 << 53, leaf: [1; 32] }] {
+        assert_eq!(
+            code(window.ask(Request::Provision { bundle: canonical.clone(), before: Some(before) })),
+            "record_end_invalid"
+        );
+    }
+    let before = RecordEnd { boot_id: [1; 16], last: 7, leaf: [2; 32] };
+    assert!(window.ask(Request::Provision { bundle: canonical.clone(), before: Some(before) }).unwrap().is_ok());
+    let Answer::Records(records) = window.ask(Request::Records { from: 0 }).unwrap().unwrap() else { panic!() };
+    let boot: serde_json::Value = serde_json::from_slice(&records.lines[0]).unwrap();
+    assert_eq!(boot["before"], serde_json::json!({"boot_id": "01".repeat(16), "last": 7, "leaf": "02".repeat(32)}));
     assert_eq!(code(window.ask(provision(&canonical))), "already_provisioned");
     assert_eq!(code(window.ask(provision(&bundle("production").canonical()))), "already_provisioned");
     // A connection that was open before the policy and proved another key is worth nothing now.
@@ -191,9 +203,10 @@ impl Nsm for SaidToBeHardware {
 fn a_production_enclave_refuses_a_development_bundle() {
     let enclave = InProcess::boot(SaidToBeHardware(mock()));
     let mut window = Window::connect(&enclave.socket, &TestKey::new(PROXY)).unwrap().unwrap();
-    let refused = window.ask(Request::Provision { bundle: bundle("development").canonical() }).unwrap().unwrap_err();
+    let refused =
+        window.ask(Request::Provision { bundle: bundle("development").canonical(), before: None }).unwrap().unwrap_err();
     assert_eq!((refused.kind, refused.code.as_str()), (Kind::Denied, "development_bundle"));
-    assert!(window.ask(Request::Provision { bundle: bundle("production").canonical() }).unwrap().is_ok());
+    assert!(window.ask(Request::Provision { bundle: bundle("production").canonical(), before: None }).unwrap().is_ok());
 }
 
 /// What the NSM does wrong.
@@ -323,10 +336,10 @@ fn any_fault_of_the_nsm_while_the_policy_is_taken_is_the_end_of_the_boot() {
         let enclave = InProcess::boot(nsm);
         switch.store(fault as u8, Ordering::SeqCst);
         let mut window = Window::connect(&enclave.socket, &TestKey::new(PROXY)).unwrap().unwrap();
-        assert_eq!(code(window.ask(Request::Provision { bundle: bundle("development").canonical() })), "nsm");
+        assert_eq!(code(window.ask(Request::Provision { bundle: bundle("development").canonical(), before: None })), "nsm");
         assert_eq!(*enclave.powered_off.lock().unwrap(), ["nsm"]);
         switch.store(0, Ordering::SeqCst);
-        assert_eq!(code(window.ask(Request::Provision { bundle: bundle("development").canonical() })), "halted");
+        assert_eq!(code(window.ask(Request::Provision { bundle: bundle("development").canonical(), before: None })), "halted");
         assert_eq!(code(window.ask(sign("agent"))), "halted");
     }
 }
