@@ -262,7 +262,7 @@ impl Granted {
         if !any(&allowed.scopes, intent.action()) {
             return Err(Denied::ScopeNotAllowed.into());
         }
-        if !any(&allowed.resources, intent.resource()) {
+        if !policy::among_resources(&allowed.resources, intent.resource())? {
             return Err(Denied::TargetNotAllowed.into());
         }
         let longest = allowed.max_validity_seconds.unwrap_or(u32::MAX);

@@ -7,7 +7,7 @@ use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
 
 use crate::token::{Claims, Link};
-use crate::{Digest, Error, Intent, Message, PublicKey, UnixSeconds, json, sha256};
+use crate::{Digest, Error, Intent, Message, PublicKey, UnixSeconds, json, resource, sha256};
 
 /// So many may act for one another (RFC 8693 section 4.1 sets no bound; Vouch does).
 pub const MAX_DEPTH: usize = 5;
@@ -323,15 +323,12 @@ impl Subject {
     }
 }
 
-/// Whether `wanted` is `granted` or lies below it, at a `/`. Nothing granted in particular grants all.
+/// Whether `wanted` is `granted` or lies below it, at a `/`. Nothing granted in particular grants all. What is not spelled in the one way
+/// ([`crate::resource`]) lies below nothing.
 pub fn is_within(wanted: &str, granted: &str) -> bool {
-    let (wanted, granted) = (wanted.trim_end_matches('/'), granted.trim_end_matches('/'));
-    let odd = |text: &str| text.split('/').any(|part| part == ".." || part == ".") || text.contains(['%', '\\', '?', '#']);
-    if granted.is_empty() || wanted == granted {
-        return true;
-    }
-    // What can be spelled in several ways lies below nothing.
-    !odd(wanted) && wanted.strip_prefix(granted).is_some_and(|below| below.starts_with('/'))
+    let (trimmed, granted) = (wanted.trim_end_matches('/'), granted.trim_end_matches('/'));
+    let is_below = || wanted.strip_prefix(granted).is_some_and(|below| below.starts_with('/'));
+    granted.is_empty() || trimmed == granted || (is_below() && resource::check(wanted).is_ok())
 }
 
 /// Words of a scope (RFC 6749 section 3.3), each once.

@@ -107,6 +107,9 @@ pub enum Error {
     /// Another resource is wanted than was given.
     #[error("the resource is not within that of the token that it is taken from")]
     ResourceExceedsParent,
+    /// A resource about which a label or a prefix decides, or a pattern of resources, is not spelled in the one way: see [`crate::resource`].
+    #[error("the resource is not spelled in the one way that labels and prefixes compare: {0}")]
+    ResourceNotCanonical(&'static str),
     /// A grant is not by the one to whom the grant before it was given.
     #[error("a grant is not by whom the one before it was given to")]
     SubjectIssuerMismatch,

@@ -21,6 +21,7 @@ mod merkle;
 mod message;
 pub mod record;
 pub mod request;
+pub mod resource;
 pub mod status;
 pub mod succession;
 mod time;

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use identity::{Algorithm, Did, PublicKey, json};
 use serde::{Deserialize, Serialize};
 
-use super::{Approver, Callers, Delegation, Limit, Pattern, PolicyDigest, ProvenCaller, Rego, Rule};
+use super::{Approver, Callers, Delegation, Limit, Match, Pattern, PolicyDigest, ProvenCaller, Rego, Rule};
 use crate::Error;
 
 /// A bundle's canonical form is at most this long, so that it fits through the window with a document beside it.
@@ -171,6 +171,10 @@ impl Bundle {
             ));
         }
         self.check_callers()?;
+        self.resources
+            .iter()
+            .try_for_each(|label| label.pattern.check_resource())
+            .map_err(|why| malformed(format!("resources: {why}")))?;
         if let Some(label) =
             self.resources.iter().find(|label| label.environment.as_deref().is_some_and(|e| check_name(e).is_err()))
         {
@@ -246,9 +250,24 @@ impl Bundle {
         }
     }
 
-    /// What the resource is, if any label matches.
+    /// What the resource is, if any label matches. Of a resource that is not spelled in the one way nothing is known: whoever decides by
+    /// labels refuses it first ([`identity::resource`]).
     pub fn labels(&self, resource: &str) -> Option<&ResourceLabels> {
-        self.resources.iter().find(|label| label.pattern.matches(resource))
+        self.resources.iter().find(|label| label.pattern.matches_resource(resource) == Match::Yes)
+    }
+
+    /// The label of another environment that says what some resource of this pattern is. A label that covers the whole pattern hides
+    /// those behind it.
+    fn foreign_label(&self, resources: &Pattern, environment: &str) -> Option<&ResourceLabels> {
+        for label in self.resources.iter().filter(|label| label.pattern.overlaps(resources)) {
+            if label.environment.as_ref().is_some_and(|other| other != environment) {
+                return Some(label);
+            }
+            if label.pattern.covers(resources) {
+                return None;
+            }
+        }
+        None
     }
 }
 
@@ -281,31 +300,37 @@ impl IdentityPolicy {
             }
         }
         self.limits.iter().try_for_each(Limit::check)?;
-        self.delegation.iter().try_for_each(|delegation| delegation.check(&bundle.identities))?;
+        if let Some(delegation) = &self.delegation {
+            delegation.check(&bundle.identities)?;
+            self.check_environment(bundle, &delegation.resources).map_err(|why| format!("delegation {why}"))?;
+        }
         if self.rules.is_empty() || self.rules.len() > 256 {
             return Err("1 to 256 rules".into());
         }
         let mut names = BTreeSet::new();
         for rule in &self.rules {
             rule.check().map_err(|why| format!("rule {:?}: {why}", rule.name))?;
-            let foreign = |label: &&ResourceLabels| {
-                label.environment.as_ref().is_some_and(|other| *other != self.environment)
-                    && rule.resources.iter().any(|resource| label.pattern.covers(resource))
-            };
-            if let Some(label) = bundle.resources.iter().find(foreign) {
-                return Err(format!(
-                    "rule {:?} reaches {:?}, which is of {}, with a key for {}: give each environment an identity of its own",
-                    rule.name,
-                    label.pattern,
-                    label.environment.as_deref().unwrap_or_default(),
-                    self.environment
-                ));
-            }
+            self.check_environment(bundle, &rule.resources).map_err(|why| format!("rule {:?} {why}", rule.name))?;
             if !names.insert(&rule.name) {
                 return Err(format!("two rules are called {:?}", rule.name));
             }
         }
         Ok(())
+    }
+}
+
+impl IdentityPolicy {
+    /// Refuses patterns that reach resources of another environment.
+    fn check_environment(&self, bundle: &Bundle, resources: &[Pattern]) -> Result<(), String> {
+        match resources.iter().find_map(|resource| bundle.foreign_label(resource, &self.environment)) {
+            None => Ok(()),
+            Some(label) => Err(format!(
+                "reaches {:?}, which is of {}, with a key for {}: give each environment an identity of its own, and patterns that end where it ends",
+                label.pattern,
+                label.environment.as_deref().unwrap_or_default(),
+                self.environment
+            )),
+        }
     }
 }
 

@@ -90,6 +90,7 @@ impl Delegation {
         if self.from.is_empty() || self.scopes.is_empty() || self.resources.is_empty() {
             return Err("delegation: from, scopes and resources each need an entry".into());
         }
+        self.resources.iter().try_for_each(|resource| resource.check_resource().map_err(|why| format!("delegation: {why}")))?;
         if self.audiences.as_ref().is_some_and(Vec::is_empty) {
             return Err("delegation: an empty list of audiences is that of this bundle's identities; leave it out".into());
         }

@@ -13,7 +13,7 @@ pub use annex::{Annex, AssertedCaller, ListedStatus};
 pub use bundle::{Bundle, IdentityPolicy, MAX_BYTES, Mode, MultikeyText, ResourceLabels};
 pub use callers::{Approver, Callers, PeerEnclave, ProvenCaller};
 pub use delegation::{Delegation, Delegator, Issuer};
-pub use pattern::Pattern;
+pub use pattern::{Match, Pattern};
 pub use rego::Rego;
 pub use rule::{ApprovalRule, Constraint, Limit, Period, Rule, Scalar};
 

@@ -160,6 +160,7 @@ impl Rule {
         if self.delegatees.as_ref().is_some_and(Vec::is_empty) {
             return Err("an empty list of delegatees matches none; leave it out for a rule that grants nothing".into());
         }
+        self.resources.iter().try_for_each(Pattern::check_resource)?;
         if let Some(seconds) = self.max_validity_seconds {
             check_validity(seconds)?;
         }

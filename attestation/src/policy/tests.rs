@@ -38,7 +38,7 @@ payload_closed = true
 name = "reports"
 actions = ["report"]
 targets = ["*"]
-resources = ["*"]
+resources = ["", "report:*"]
 "#;
 
 fn key(byte: u8) -> String {
@@ -114,6 +114,18 @@ fn mistakes_in_a_bundle_are_named() {
         ("environment = \"staging\"", "environment = \"Staging\"", "environment: a name"),
         ("environment = \"production\"", "environment = \"\"", "not a name"),
         ("\"https://bank.example/*\"", "\"https://prod.example/pay/*\"", "give each environment an identity of its own"),
+        ("\"https://bank.example/*\"", "\"https://prod.example/x?y\"", "give each environment an identity of its own"),
+        // Overlap is enough.
+        ("\"https://bank.example/*\"", "\"https://*\"", "give each environment an identity of its own"),
+        ("\"report:*\"", "\"*\"", "give each environment an identity of its own"),
+        // Patterns of resources are spelled as resources are.
+        ("\"https://bank.example/*\"", "\"https://Bank.example/*\"", "not canonical"),
+        ("\"https://bank.example/*\"", "\"https://bank.example*\"", "does not end within a host"),
+        ("\"https://bank.example/*\"", "\"https://bank.example\"", "not canonical"),
+        ("\"https://bank.example/*\"", "\"https://bank.example:443/*\"", "not canonical"),
+        ("\"https://bank.example/*\"", "\"https://bank.example/a/../b\"", "not canonical"),
+        ("pattern = \"https://prod.example/*\"", "pattern = \"https://prod.example.*\"", "does not end within a host"),
+        ("pattern = \"https://prod.example/*\"", "pattern = \"HTTPS://prod.example/*\"", "not canonical"),
         ("proven = [\"robot\", \"peer\"]", "proven = [\"nobody\"]", "no [[callers]] is called so"),
         ("name = \"robot\"", "name = \"peer\"", "this name, key or enclave"),
         ("name = \"robot\", key", "name = \"robot\", enclave", "invalid type"),
@@ -142,7 +154,7 @@ fn a_callers_key_is_its_own_and_of_one_environment() {
     let two = toml()
         + "[[identities]]\nname = \"deployer\"\nenvironment = \"production\"\ndid = \"did:key\"\nalgorithm = \"EdDSA\"\n\
            max_validity_seconds = 60\ncallers = { proven = [\"robot\"] }\n\
-           [[identities.rules]]\nname = \"r\"\nactions = [\"*\"]\ntargets = [\"*\"]\nresources = [\"*\"]\n";
+           [[identities.rules]]\nname = \"r\"\nactions = [\"*\"]\ntargets = [\"*\"]\nresources = [\"\"]\n";
     let Err(Error::PolicyMalformed(why)) = Bundle::from_toml(&two) else { panic!("accepted") };
     assert!(why.contains("one key for staging and production"), "{why}");
     assert!(Bundle::from_toml(&two.replace("environment = \"production\"\ndid", "environment = \"staging\"\ndid")).is_ok());
@@ -185,8 +197,38 @@ fn the_first_label_that_matches_a_resource_counts() {
     .unwrap();
     let environment = |resource: &str| bundle.labels(resource).and_then(|label| label.environment.clone());
     assert_eq!(environment("https://prod.example/a").as_deref(), Some("production"));
-    assert_eq!(environment("https://a.example").as_deref(), Some("staging"));
-    assert_eq!(environment("ftp://a.example"), None);
+    assert_eq!(environment("https://a.example/").as_deref(), Some("staging"));
+    assert_eq!(environment("ftp://a.example/"), None);
+    // Of what might be another resource than it seems, no label says anything.
+    assert_eq!(environment("https://PROD.example/a"), None);
+    // A label in front hides one behind it only where it covers the whole pattern of a rule.
+    let rule = |labels: serde_json::Value, resource: &str| {
+        let resources = serde_json::json!([resource]);
+        let bundle = changed(|bundle| {
+            bundle["resources"] = labels;
+            bundle["identities"][0]["rules"][0]["resources"] = resources.clone();
+            bundle["identities"][0]["delegation"] =
+                serde_json::json!({"from": ["issuer:x"], "scopes": ["a"], "resources": ["urn:x"], "audiences": ["x"]});
+        });
+        let delegation = changed(|bundle| {
+            bundle["resources"] = serde_json::json!([{"pattern": "urn:prod", "environment": "production"}]);
+            bundle["identities"][0]["delegation"] =
+                serde_json::json!({"from": ["issuer:x"], "scopes": ["a"], "resources": ["urn:*"]});
+        });
+        assert!(delegation.unwrap_err().to_string().contains("delegation reaches"));
+        bundle.map(|_| ()).map_err(|error| error.to_string())
+    };
+    let public = serde_json::json!({"pattern": "https://prod.example/public/*", "environment": "staging"});
+    let prod = serde_json::json!({"pattern": "https://prod.example/*", "environment": "production"});
+    assert_eq!(rule(serde_json::json!([public, prod]), "https://prod.example/public/*"), Ok(()));
+    assert_eq!(rule(serde_json::json!([public, prod]), "https://prod.example/public/a"), Ok(()));
+    for (labels, resource) in [
+        (serde_json::json!([prod, public]), "https://prod.example/public/*"),
+        (serde_json::json!([public, prod]), "https://prod.example/*"),
+        (serde_json::json!([public, prod]), "https://prod.example/p*"),
+    ] {
+        assert!(rule(labels.clone(), resource).unwrap_err().contains("reaches"), "{labels} {resource}");
+    }
 }
 
 #[test]
@@ -454,7 +496,7 @@ fn issuers_delegations_and_approvals_have_their_bounds() {
         changed(|bundle| bundle["identities"][0]["rules"][0][member] = value).map(|_| ())
     };
     let with = |delegation: serde_json::Value| changed(|bundle| bundle["identities"][0]["delegation"] = delegation);
-    let good = json!({"from": ["issuer:corp"], "scopes": ["a"], "resources": ["*"]});
+    let good = json!({"from": ["issuer:corp"], "scopes": ["a"], "resources": ["urn:*"]});
     assert_eq!(with(good.clone()).unwrap().identities[0].delegation.as_ref().unwrap().depth(), 5);
     for (member, value, fine) in [
         ("max_depth", json!(1), true),

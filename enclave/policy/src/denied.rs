@@ -8,6 +8,9 @@ pub enum Denied {
     /// The caller is not among the identity's callers.
     #[error("this caller may not use this identity")]
     CallerNotAllowed,
+    /// A label, a prefix or Rego decides about the resource, and it is not spelled in the one way that these compare.
+    #[error("the resource is not spelled in the one way that labels and prefixes compare: {0}")]
+    ResourceNotCanonical(&'static str),
     /// The key is for one environment, the resource of another.
     #[error("the key is for {key}, the resource is of {resource}")]
     EnvironmentMismatch {
@@ -148,6 +151,7 @@ impl Denied {
         match self {
             Self::CallerNotAllowed
             | Self::ActionReserved
+            | Self::ResourceNotCanonical(_)
             | Self::EnvironmentMismatch { .. }
             | Self::IntentActionNotInAllowlist
             | Self::UntrustedPrincipal(_)
@@ -187,7 +191,7 @@ impl Denied {
             Self::CallerNotAllowed | Self::ActionReserved | Self::EnvironmentMismatch { .. } => 0,
             Self::IntentActionNotInAllowlist => 1,
             Self::IntentTargetPatternViolation(_) => 2,
-            Self::IntentResourceOutOfScope(_) => 3,
+            Self::IntentResourceOutOfScope(_) | Self::ResourceNotCanonical(_) => 3,
             Self::IntentMissingRequiredField { .. } | Self::PayloadFieldOutOfBounds { .. } => 4,
             Self::CallerNotProven(_) | Self::NotDelegated(_) | Self::DelegateeNotAllowed(_) | Self::EnvelopeNotAllowed(_) => 5,
             Self::AudienceNotAllowed(_) => 6,

@@ -1,7 +1,7 @@
 use attestation::policy::{Bundle, Delegation, IdentityPolicy};
 
 use crate::Denied;
-use crate::rules::{any, check_environment};
+use crate::rules::{among_resources, any, check_environment, check_resource};
 
 /// What a token exchange asks for, once the subject token is verified and its authority narrowed.
 #[derive(Debug, Clone, Copy)]
@@ -22,9 +22,10 @@ pub fn accept_exchange(
     delegation: &Delegation,
     asked: &AskedExchange<'_>,
 ) -> Result<(), Denied> {
-    if !any(&delegation.resources, asked.resource) {
+    if !among_resources(&delegation.resources, asked.resource)? {
         return Err(Denied::TargetNotAllowed);
     }
+    check_resource(bundle, false, asked.resource)?;
     check_environment(bundle, policy, asked.resource)?;
     let listed = |audience| delegation.audiences.as_ref().is_some_and(|audiences| any(audiences, audience));
     match asked.audience {

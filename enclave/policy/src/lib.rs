@@ -17,4 +17,4 @@ pub use crate::denied::Denied;
 pub use crate::exchange::{AskedExchange, accept_exchange};
 pub use crate::limits::Usage;
 pub use crate::rego::{Rego, RegoError, without_huge_pages};
-pub use crate::rules::{Accepted, Asked, accept, admits, may_rotate};
+pub use crate::rules::{Accepted, Asked, accept, admits, among_resources, may_rotate};

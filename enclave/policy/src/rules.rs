@@ -1,6 +1,6 @@
-use attestation::policy::{Annex, ApprovalRule, Bundle, Callers, Constraint, IdentityPolicy, Pattern, Rule, Scalar};
+use attestation::policy::{Annex, ApprovalRule, Bundle, Callers, Constraint, IdentityPolicy, Match, Pattern, Rule, Scalar};
 use identity::token::EXCHANGE_ACTION;
-use identity::{Caller, Intent, Payload};
+use identity::{Caller, Intent, Payload, resource};
 use serde_json::Value;
 
 use crate::{Denied, Rego};
@@ -69,6 +69,7 @@ pub fn accept<'a>(
     if asked.intent.action() == EXCHANGE_ACTION {
         return Err(Denied::ActionReserved);
     }
+    check_resource(bundle, rego.is_some(), asked.intent.resource())?;
     check_environment(bundle, policy, asked.intent.resource())?;
     let proven = matches!(caller, Caller::Proven(_));
     let mut denied = Denied::IntentActionNotInAllowlist;
@@ -87,6 +88,29 @@ pub fn accept<'a>(
         }
     }
     Err(denied)
+}
+
+/// Refuses a resource that is not spelled in the one way, where labels or Rego decide about it: they would not know it again.
+pub(crate) fn check_resource(bundle: &Bundle, rego: bool, resource: &str) -> Result<(), Denied> {
+    match resource::check(resource) {
+        Err(identity::Error::ResourceNotCanonical(why)) if rego || !bundle.resources.is_empty() => {
+            Err(Denied::ResourceNotCanonical(why))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether one of these patterns matches; none may be unclear about it, unless another one matches.
+pub fn among_resources(patterns: &[Pattern], resource: &str) -> Result<bool, Denied> {
+    let mut unclear = None;
+    for pattern in patterns {
+        match pattern.matches_resource(resource) {
+            Match::Yes => return Ok(true),
+            Match::No => {}
+            Match::Unclear(why) => unclear = Some(why),
+        }
+    }
+    unclear.map_or(Ok(false), |why| Err(Denied::ResourceNotCanonical(why)))
 }
 
 /// Refuses a resource of another environment than the key's.
@@ -118,7 +142,7 @@ fn decide(rule: &Rule, asked: &Asked<'_>, proven: bool, identity_max: u32) -> Re
     if !any(&rule.targets, asked.intent.target()) {
         return Err(Denied::IntentTargetPatternViolation(rule.name.clone()));
     }
-    if !any(&rule.resources, asked.intent.resource()) {
+    if !among_resources(&rule.resources, asked.intent.resource())? {
         return Err(Denied::IntentResourceOutOfScope(rule.name.clone()));
     }
     check_payload(rule, asked.payload)?;

@@ -41,13 +41,13 @@ limits = [{ per = "minute", max = 3 }, { per = "day", max = 250, amount = "/amou
 name = "reports"
 actions = ["report"]
 targets = ["*"]
-resources = ["*"]
+resources = ["", "https://bank.example/*", "https://bank.example/exact?a=b", "urn:x:*"]
 
 [[identities.rules]]
 name = "large"
 actions = ["large"]
 targets = ["*"]
-resources = ["*"]
+resources = ["", "https://bank.example/*"]
 proven = true
 "#;
 
@@ -110,6 +110,60 @@ fn decide(ask: &Ask) -> Result<(String, u32), &'static str> {
         let decision = accept(bundle, None, &bundle.identities[0], None, &ask.caller, asked);
         decision.map(|it| (it.rule.name.clone(), it.validity_seconds)).map_err(|denied| denied.code())
     })
+}
+
+#[test]
+fn a_resource_that_might_be_another_one_is_refused_wherever_a_label_a_prefix_or_rego_decides() {
+    let at = |resource: &'static str| decide(&Ask { action: "report", resource, ..transfer() }).map(|(rule, _)| rule);
+    assert_eq!(at("https://bank.example/x"), Ok("reports".into()));
+    let other = [
+        "https://PROD.example/x",
+        "https://prod.example:443/x",
+        "https://prod.example./x",
+        "https://u@prod.example/x",
+        "https://prod.example?x",
+        "https:prod.example/x",
+        " https://prod.example/x",
+        "https://bank.example/team-a/../team-b",
+        "https://bank.example/%2e%2e/x",
+        "https://bank.example/x?y",
+        "https://bank.example/exact?a=b",
+        "urn:x:a/../b",
+        "https://bank.example",
+    ];
+    for resource in other {
+        assert_eq!(at(resource), Err("resource_not_canonical"), "{resource}");
+    }
+    assert_eq!(at("https://prod.example/x"), Err("environment_mismatch"));
+    // Without labels: exactly what a pattern says is that, and whatever a star allows; a prefix decides about nothing unclear.
+    let without_labels = |resource: &'static str, resources: &str, rego: bool| {
+        let ask = Ask { action: "report", resource, ..transfer() };
+        let resources = resources.to_owned();
+        with(&ask, |bundle, asked| {
+            let mut value: serde_json::Value = serde_json::from_slice(&bundle.canonical()).unwrap();
+            value.as_object_mut().unwrap().remove("resources");
+            value["identities"][0]["rules"][1]["resources"] = serde_json::from_str(&resources).unwrap();
+            if rego {
+                value["rego"] = serde_json::json!({"module": "package a\nallow if true\n", "entrypoint": "data.a"});
+            }
+            let bundle = Bundle::from_canonical(&identity::json::canonical(&value).unwrap()).unwrap();
+            let rego = Rego::load(&bundle).unwrap();
+            let decision = accept(&bundle, rego.as_ref(), &bundle.identities[0], None, &ask.caller, asked);
+            decision.map(|_| ()).map_err(|denied| denied.code())
+        })
+    };
+    for resource in other {
+        assert_eq!(without_labels(resource, r#"["*"]"#, false), Ok(()), "{resource}");
+        assert_eq!(without_labels(resource, r#"["https://*", "urn:*"]"#, false), Err("resource_not_canonical"), "{resource}");
+        assert_eq!(without_labels(resource, r#"["*"]"#, true), Err("resource_not_canonical"), "{resource}");
+    }
+    let exact = r#"["https://bank.example/exact?a=b", "https://bank.example/*"]"#;
+    assert_eq!(without_labels("https://bank.example/exact?a=b", exact, false), Ok(()));
+    assert_eq!(without_labels("https://bank.example/exact?a=c", exact, false), Err("resource_not_canonical"));
+    assert_eq!(
+        without_labels("https://bank.example/exact?a=c", r#"["https://bank.example/exact?a=b"]"#, false),
+        Err("intent_resource_out_of_scope")
+    );
 }
 
 #[test]

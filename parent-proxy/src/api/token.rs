@@ -128,6 +128,7 @@ impl From<LinkError> for Refused {
             ("scope_exceeds_parent" | "scope_not_allowed" | "scope_invalid", _) => "invalid_scope",
             (
                 "resource_exceeds_parent"
+                | "resource_not_canonical"
                 | "target_not_allowed"
                 | "environment_mismatch"
                 | "audience_invalid"

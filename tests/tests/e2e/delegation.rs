@@ -63,7 +63,7 @@ fn agents() -> Value {
         json!({
             "name": name, "environment": "test", "did": "did:key", "algorithm": "EdDSA", "max_validity_seconds": 600,
             "callers": {"uids": [1000], "gids": [], "names": []},
-            "delegation": {"from": from, "scopes": scopes, "resources": ["mcp://github*"]},
+            "delegation": {"from": from, "scopes": scopes, "resources": ["mcp://github", "mcp://github/*"]},
             "rules": [{"name": "comments", "actions": ["comment"], "targets": ["*"], "resources": ["mcp://github/*"], "delegated": true, "envelope": true}]
         })
     };
@@ -553,6 +553,44 @@ fn no_annex_gives_an_identity_of_the_bundle_to_somebody_outside() {
     assert_eq!(setting.exchange("incident-coordinator", &user), Err("untrusted_principal".into()));
     setting.load(&with(2, "corp", ISS), OPERATOR).unwrap();
     assert!(setting.exchange("incident-coordinator", &user).is_ok());
+}
+
+#[test]
+fn labels_and_prefixes_know_a_resource_however_it_is_spelled() {
+    let mut setting = setting_with(|policy| {
+        policy["resources"] = json!([{"pattern": "https://prod.example/*", "environment": "production"}]);
+        for identity in policy["identities"].as_array_mut().unwrap() {
+            identity["delegation"]["resources"] = json!(["https://x.example/team-a/*"]);
+            identity["rules"] =
+                json!([{"name": "a", "actions": ["*"], "targets": ["*"], "resources": ["https://x.example/team-a/*"]}]);
+        }
+    });
+    setting.load(&annex(1, &[]), OPERATOR).unwrap();
+    for other in [
+        "https://PROD.example/x",
+        "https://prod.example:443/x",
+        "https://prod.example./x",
+        "https://u@prod.example/x",
+        "https://x.example/team-a/?x",
+        "https://x.example/team-a/../team-b/secret",
+        "https://x.example/team-a/%2e%2e/team-b/secret",
+        "https://x.example/team-a/%61",
+        "https://x.example/team-a//x",
+        "https://x.example/team-a\\x",
+    ] {
+        let (refused, event) = setting.sign("code-reviewer", None, |sign| sign.resource = other.into());
+        assert_eq!(refused, Err("resource_not_canonical".into()), "{other}");
+        assert_eq!(event.resource.as_deref(), Some(other));
+        let mut token = claims();
+        token["resource"] = json!(other);
+        let refused = setting.exchange("incident-coordinator", &jwt(&TestKey::new(IDP), &header(), &token));
+        assert_eq!(refused, Err("resource_not_canonical".into()), "{other}");
+    }
+    assert!(setting.sign("code-reviewer", None, |sign| sign.resource = "https://x.example/team-a/secret".into()).0.is_ok());
+    assert_eq!(
+        setting.sign("code-reviewer", None, |sign| sign.resource = "https://prod.example/x".into()).0,
+        Err("environment_mismatch".into())
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@ use enclave::{Nsm, NsmError, PeerVerifier};
 use harness::window::{InProcess, OPERATOR, PROXY, TestKey, Window, bundle, frame, of, sign};
 use identity::caller::Seen;
 use identity::{Digest, Tee, cbor};
-use protocol::{Answer, Describe, Kind, MAX_FRAME, Proof, Request, RequestFrame};
+use protocol::{Answer, Describe, Kind, MAX_FRAME, Proof, RecordEnd, Request, RequestFrame};
 use qemu_dev::authority::Authority;
 use qemu_dev::nsm::{Encoding, MockNsm, os_random};
 
