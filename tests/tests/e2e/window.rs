@@ -301,15 +301,17 @@ const NOW: u64 = 1_795_225_251;
 
 #[test]
 fn an_enclave_attests_to_itself_before_it_serves() {
-    let attested = |measured: [u8; 3], open: Option<usize>| {
+    let nsm_of = |measured: [u8; 3]| {
         let measured = measured.map(|byte| Digest([byte; 48]));
-        let mut nsm =
-            MockNsm::new(Authority::new(NOW, &mut os_random), &measured, Box::new(|| NOW * 1000), Encoding::Indefinite).unwrap();
-        if let Some(index) = open {
-            nsm = nsm.with_open_register(index);
-        }
-        let enclave = InProcess::boot(nsm);
-        enclave.enclave.attest_to_itself().map_err(|error| error.reason())
+        MockNsm::new(Authority::new(NOW, &mut os_random), &measured, Box::new(|| NOW * 1000), Encoding::Indefinite).unwrap()
+    };
+    let attests = |nsm| InProcess::boot(nsm).enclave.attest_to_itself().map_err(|error| error.reason());
+    let attested = |measured: [u8; 3], open: Option<usize>| {
+        let nsm = nsm_of(measured);
+        attests(match open {
+            Some(index) => nsm.with_open_register(index),
+            None => nsm,
+        })
     };
     assert_eq!(attested([1, 2, 3], None), Ok(()));
     for measured in [[0, 2, 3], [1, 0, 3], [1, 2, 0], [0, 0, 0]] {
@@ -320,7 +322,25 @@ fn an_enclave_attests_to_itself_before_it_serves() {
     for open in [3, 4, 8, 15] {
         assert_eq!(attested([1, 2, 3], Some(open)), Err("register_unlocked"));
     }
-    // Whoever has extended PCR16 before us has had the machine before us.
+    // Somebody had the machine before us, and locked PCR16: as it was, or extended, even with the policy that we will be given.
+    let policy = bundle("development").digest();
+    for extended_with in [None, Some(&b"another policy"[..]), Some(policy.digest().as_bytes())] {
+        let mut nsm = nsm_of([1, 2, 3]);
+        if let Some(bytes) = extended_with {
+            nsm.extend_pcr(16, bytes).unwrap();
+        }
+        nsm.lock_pcrs(17).unwrap();
+        assert_eq!(attests(nsm), Err("nsm_pcr_value"), "{extended_with:?}");
+    }
+    // A register that was extended and left open shows in no document. Taking the policy finds it.
+    let mut nsm = nsm_of([1, 2, 3]);
+    nsm.extend_pcr(16, b"another policy").unwrap();
+    let enclave = InProcess::boot(nsm);
+    assert_eq!(enclave.enclave.attest_to_itself(), Ok(()));
+    let mut window = Window::connect(&enclave.socket, &TestKey::new(PROXY)).unwrap().unwrap();
+    assert_eq!(code(window.ask(Request::Provision { bundle: bundle("development").canonical(), before: None })), "nsm");
+    assert_eq!(*enclave.powered_off.lock().unwrap(), ["nsm"]);
+
     let (nsm, switch) = Faulty::new();
     let enclave = InProcess::boot(nsm);
     switch.store(Fault::ForeignRoot as u8, Ordering::SeqCst);
