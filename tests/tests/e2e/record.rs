@@ -1,17 +1,23 @@
 //! The decision record: written before anybody learns of a decision, whole, in order, and checked by a command.
 
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use attestation::Evidence;
-use identity::record::{Event, Reader, Verdict};
+use data_encoding::BASE64URL_NOPAD;
+use identity::caller::Seen;
+use identity::cose::{self, Purpose};
+use identity::record::{Event, Head, Reader, Verdict};
 use identity::request::Approval;
-use identity::{Digest, PublicKey, Signer};
+use identity::{Digest, PublicKey, Signer, cbor};
 use parent_proxy::KeyFile;
+use protocol::{Outcome, Request, RequestFrame, ResponseFrame};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 use rustix::process::geteuid;
 use serde_json::{Value, json};
 
+use harness::window::{self, Window};
 use harness::{Running, get, post, program, wait_for};
 
 const NONCE: &str = "00112233445566778899aabbccddeeff";
@@ -142,22 +148,66 @@ fn every_decision_stands_in_the_record_before_it_is_known() {
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
 }
 
+/// What the record key signed for the batch of this line.
+fn head(line: &[u8], key: &PublicKey) -> Head {
+    let line: Value = serde_json::from_slice(line).unwrap();
+    let proof = BASE64URL_NOPAD.decode(line["signature"].as_str().unwrap().as_bytes()).unwrap();
+    let mut proof = cbor::Reader::new(&proof);
+    assert_eq!(proof.array().unwrap(), 2);
+    for _ in 0..proof.array().unwrap() {
+        proof.bytes().unwrap();
+    }
+    cbor::from_slice(cose::verify(Purpose::RECORD, proof.bytes().unwrap(), key).unwrap()).unwrap()
+}
+
+/// Sends so many requests at once, as one write over a connection of its own; gives their events.
+fn sign_at_once(running: &Running, count: u64) -> Vec<Vec<u8>> {
+    let stream = UnixStream::connect(running.state.enclave_socket()).unwrap();
+    let mut window = Window::connect_on(stream, &KeyFile::read(&running.state.proxy_key()).unwrap()).unwrap().unwrap();
+    let request = |id| {
+        let Request::Sign(mut sign) = window::sign("agent") else { panic!("not a signature") };
+        sign.of.caller = Seen::ids(geteuid().as_raw(), 0);
+        window::frame(&RequestFrame { id, request: Request::Sign(sign) })
+    };
+    let frames: Vec<u8> = (0..count).flat_map(request).collect();
+    // So few bytes are one buffer of the socket, and the enclave reads them all at once.
+    assert!(frames.len() < 8192, "{}", frames.len());
+    window.send(&frames).unwrap();
+    let answer = |id| {
+        let response: ResponseFrame = cbor::from_slice(&window.read().unwrap()).unwrap();
+        assert!(response.id == id && matches!(response.outcome, Outcome::Done(_)), "{response:?}");
+        response.event.unwrap()
+    };
+    (0..count).map(answer).collect()
+}
+
 #[test]
 fn under_load_events_share_signatures_and_each_stands_once_and_in_order() {
     let running = Running::start();
     let key = record_key(&evidence(&running));
-    std::thread::scope(|scope| {
+    let at_once = std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| (0..50).for_each(|_| assert_eq!(sign(&running, "a").0, 200)));
         }
+        scope.spawn(|| sign_at_once(&running, 40)).join().unwrap()
     });
+    // What the enclave finds done together it signs together: at most sixteen events, and what is left at the end.
+    let heads: Vec<Head> = at_once.iter().map(|line| head(line, &key)).collect();
+    for (batch, size) in [(0..16, 16), (16..32, 16), (32..40, 8)] {
+        let first = &heads[batch.start];
+        assert_eq!(first.size, size);
+        assert!(heads[batch.clone()].iter().all(|head| head == first), "{batch:?}");
+    }
+    // The sidecar asks for events whose answers went elsewhere when it gets one that comes after them.
+    assert_eq!(sign(&running, "a").0, 200);
     let lines = lines(&running);
     let events = read(&lines, &key);
-    assert_eq!(events.len(), 2 + 400);
+    assert_eq!(events.len(), 2 + 400 + 40 + 1);
+    assert!(at_once.iter().all(|line| lines.contains(line)));
     let mut ids: Vec<_> = events.iter().filter_map(|event| event.decision.token_id.clone()).collect();
     ids.sort();
     ids.dedup();
-    assert_eq!(ids.len(), 400);
+    assert_eq!(ids.len(), 441);
 }
 
 #[test]
