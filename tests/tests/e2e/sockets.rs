@@ -54,6 +54,75 @@ fn a_socket_is_bound_only_where_it_is_safe_and_free() {
 }
 
 #[test]
+fn a_socket_is_not_bound_below_a_directory_that_another_user_could_replace() {
+    let folder = harness::private_folder();
+    let state = State::open(folder.path()).unwrap();
+    // The record is opened after the socket is bound, and is refused: a sidecar that says so has found the socket safe.
+    fs::create_dir(state.record()).unwrap();
+    fs::set_permissions(state.record(), fs::Permissions::from_mode(0o755)).unwrap();
+    let bound = "it must be ours and closed to others (mode 0700)";
+    let (above, other) = (folder.path().join("above"), folder.path().join("other"));
+    let run = above.join("between/run");
+    let make = |above: &Path| {
+        fs::create_dir_all(above.join("between")).unwrap();
+        fs::create_dir(above.join("between/run")).unwrap();
+        fs::set_permissions(above.join("between/run"), fs::Permissions::from_mode(0o700)).unwrap();
+    };
+    make(&above);
+    let chmod = |mode: u32| fs::set_permissions(&above, fs::Permissions::from_mode(mode)).unwrap();
+    let agents_own = format!("[[sockets]]\nname = \"agent\"\npath = \"{}\"\n", run.join("agent.sock").display());
+    let good_socket = folder.path().join("run/s.sock");
+    let could_replace = format!("another user could replace {}, which is above its directory", above.display());
+    // The socket for all, and one of a single agent's.
+    let serves = |says: &str| {
+        refuses(&serve(&state, &run.join("s.sock"), ""), says);
+        refuses(&serve(&state, &good_socket, &agents_own), says);
+        assert!(!run.join("s.sock").exists() && !run.join("agent.sock").exists());
+    };
+
+    // Others may change it; but not what is ours in it, where it is sticky.
+    for (mode, says) in [
+        (0o755, bound),
+        (0o775, &could_replace),
+        (0o757, &could_replace),
+        (0o702, &could_replace),
+        (0o720, &could_replace),
+        (0o1777, bound),
+        (0o1775, bound),
+        (0o711, bound),
+    ] {
+        chmod(mode);
+        serves(says);
+    }
+    chmod(0o755);
+
+    // The mode of a symbolic link says nothing; its owner may replace it.
+    fs::rename(&above, &other).unwrap();
+    std::os::unix::fs::symlink(&other, &above).unwrap();
+    serves(bound);
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::lchown(&above, Some(1), Some(1)).unwrap();
+        serves(&could_replace);
+    }
+    fs::remove_file(&above).unwrap();
+    fs::rename(&other, &above).unwrap();
+
+    // The owner of a directory may change it and all that is in it.
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&above, Some(1), Some(0)).unwrap();
+        for mode in [0o755, 0o700, 0o1777] {
+            chmod(mode);
+            serves(&could_replace);
+        }
+        // Also further above.
+        let deep = above.join("between/run/deeper/run");
+        fs::create_dir_all(&deep).unwrap();
+        fs::set_permissions(&deep, fs::Permissions::from_mode(0o700)).unwrap();
+        refuses(&serve(&state, &deep.join("s.sock"), ""), &could_replace);
+    }
+}
+
+#[test]
 fn a_socket_that_a_dead_sidecar_left_is_replaced_and_a_living_one_is_private() {
     let mut running = Running::start();
     running.sidecar.kill().unwrap();
