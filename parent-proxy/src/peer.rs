@@ -35,8 +35,9 @@ const MAX_PROC: u64 = 64 * 1024;
 
 /// Looks at peers, and remembers executables that could not have changed.
 #[derive(Debug, Default)]
-pub(crate) struct Inspector {
+pub(crate) struct Inspector<L = KernelLabels> {
     digests: Mutex<BTreeMap<Version, Digest<32>>>,
+    labels: L,
 }
 
 /// A version of a file's content: device, inode, change time, size.
@@ -63,22 +64,53 @@ impl Connected {
     }
 }
 
-/// SO_PEERSEC: the label that the Linux security module gave the socket which connected. Where there is no such module, or the label
-/// is longer than [`MAX_LABEL`] or no text, there is none.
-fn label(stream: &impl AsFd) -> Option<String> {
-    let stream = std::os::unix::net::UnixStream::from(stream.as_fd().try_clone_to_owned().ok()?);
-    // Where no module answers, some kernels say that all of it was filled, and touch nothing.
-    let mut label = [0; MAX_LABEL];
-    let length = stream.initial_peer_selinux_context(&mut label).ok()?;
-    // Some modules count the end of the C string.
-    let label = label.get(..length)?.split(|byte| *byte == 0).next()?;
-    std::str::from_utf8(label).ok().filter(|label| !label.is_empty()).map(str::to_owned)
+/// Where the Linux security module (LSM) names a caller: on its socket, and in its process.
+pub(crate) trait Labels {
+    /// What it says of whoever connected, as bytes; nothing if there is no such module.
+    fn of_peer(&self, stream: BorrowedFd<'_>) -> Option<Vec<u8>>;
+
+    /// What it says of a process now. `folder` is the process' directory of `/proc`.
+    fn of_process(&self, folder: BorrowedFd<'_>) -> Option<Vec<u8>>;
+}
+
+/// The module of the running kernel.
+#[derive(Debug, Default)]
+pub(crate) struct KernelLabels;
+
+impl Labels for KernelLabels {
+    /// SO_PEERSEC. Where no module answers, some kernels say that all of the buffer was filled, and leave it as it was: zeros.
+    fn of_peer(&self, stream: BorrowedFd<'_>) -> Option<Vec<u8>> {
+        let stream = std::os::unix::net::UnixStream::from(stream.try_clone_to_owned().ok()?);
+        let mut label = vec![0; MAX_LABEL];
+        let length = stream.initial_peer_selinux_context(&mut label).ok()?;
+        label.get(..length).map(<[u8]>::to_vec)
+    }
+
+    fn of_process(&self, folder: BorrowedFd<'_>) -> Option<Vec<u8>> {
+        read_at(folder, "attr/current")
+    }
+}
+
+/// The label of a caller: what the module says of its socket, if it says the same of its process. A socket can be made under one
+/// label and used under another.
+fn label(of_peer: Option<Vec<u8>>, of_process: Option<Vec<u8>>) -> Option<String> {
+    let (of_peer, of_process) = (of_peer?, of_process?);
+    let label = label_text(&of_peer)?;
+    (label_text(&of_process) == Some(label)).then(|| label.to_owned())
+}
+
+/// A label without the ends that modules put behind it: the end of a C string, of a line. One that is empty, too long or no plain
+/// text is none.
+fn label_text(said: &[u8]) -> Option<&str> {
+    let label = std::str::from_utf8(said).ok()?.trim_end_matches(['\0', '\n']);
+    let plain = (1..=MAX_LABEL).contains(&label.len()) && !label.chars().any(char::is_control);
+    plain.then_some(label)
 }
 
 /// User and group id that stand for "cannot be named here" (user_namespaces(7)).
 const OVERFLOW_ID: u32 = 65534;
 
-impl Inspector {
+impl<L: Labels> Inspector<L> {
     /// Sees what there is to see. `measure`: whether the executable matters to anybody. What cannot be seen is left out; a
     /// process that is gone is turned away.
     pub(crate) fn see(
@@ -94,8 +126,7 @@ impl Inspector {
         let process = Process::open(peer.pid);
         if let Ok(process) = &process {
             (seen.unit, seen.pod, seen.container) = process.cgroup();
-            // A socket can be made under one label and used under another, so that both must be the same.
-            seen.label = label(stream).filter(|label| process.label().as_ref() == Some(label));
+            seen.label = label(self.labels.of_peer(stream.as_fd()), self.labels.of_process(process.folder.as_fd()));
             if measure {
                 seen.executable = self.executable(process, peer);
             }
@@ -177,10 +208,7 @@ impl Process {
     }
 
     fn read(&self, name: &str) -> Option<String> {
-        let opened = openat(&self.folder, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-        let mut text = String::new();
-        File::from(opened).take(MAX_PROC).read_to_string(&mut text).ok()?;
-        Some(text)
+        String::from_utf8(read_at(self.folder.as_fd(), name)?).ok()
     }
 
     fn is_in_our_user_namespace(&self) -> bool {
@@ -194,15 +222,18 @@ impl Process {
         status.lines().find_map(|line| line.strip_prefix("TracerPid:")).is_none_or(|tracer| tracer.trim() != "0")
     }
 
-    /// What the Linux security module says that it is now.
-    fn label(&self) -> Option<String> {
-        self.read("attr/current").map(|label| label.trim_end_matches(['\0', '\n']).to_owned())
-    }
-
     /// systemd unit, pod uid, container id.
     fn cgroup(&self) -> (Option<String>, Option<String>, Option<String>) {
         self.read("cgroup").map(|text| of_cgroup(&text)).unwrap_or_default()
     }
+}
+
+/// A short file of `/proc`.
+fn read_at(folder: BorrowedFd<'_>, name: &str) -> Option<Vec<u8>> {
+    let opened = openat(folder, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let mut bytes = Vec::new();
+    File::from(opened).take(MAX_PROC).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
 }
 
 fn lives(pidfd: BorrowedFd<'_>) -> bool {
@@ -339,14 +370,92 @@ mod tests {
         }
     }
 
+    /// A security module that says this of the socket and of the process.
+    struct Says(Option<Vec<u8>>, Option<Vec<u8>>);
+
+    impl Labels for Says {
+        fn of_peer(&self, _: BorrowedFd<'_>) -> Option<Vec<u8>> {
+            self.0.clone()
+        }
+
+        fn of_process(&self, _: BorrowedFd<'_>) -> Option<Vec<u8>> {
+            self.1.clone()
+        }
+    }
+
     #[test]
-    fn a_label_is_what_the_security_module_says_and_there_is_none_without_one() {
+    fn a_label_is_what_the_security_module_says_of_socket_and_process() {
+        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let peer = Connected { pid: std::process::id().cast_signed(), uid: geteuid().as_raw(), gid: 0 };
+        let seen = |of_peer: Option<&[u8]>, of_process: Option<&[u8]>| {
+            let labels = Says(of_peer.map(<[u8]>::to_vec), of_process.map(<[u8]>::to_vec));
+            Inspector { digests: Mutex::default(), labels }.see(&ours, peer, None, false).unwrap().label
+        };
+        let longest = "x".repeat(MAX_LABEL);
+        for (of_peer, of_process, label) in [
+            // As SELinux, AppArmor and Smack write them.
+            ("system_u:system_r:crew_t:s0\0", "system_u:system_r:crew_t:s0\0", "system_u:system_r:crew_t:s0"),
+            ("crew (enforce)", "crew (enforce)\n", "crew (enforce)"),
+            ("crew\0", "crew", "crew"),
+            ("crew", "crew\n\0", "crew"),
+            ("équipe", "équipe", "équipe"),
+            (&longest, &longest, &longest),
+            (&format!("{longest}\0"), &format!("{longest}\n"), &longest),
+        ] {
+            assert_eq!(seen(Some(of_peer.as_bytes()), Some(of_process.as_bytes())).as_deref(), Some(label));
+        }
+        for (of_peer, of_process) in [
+            ("crew", "other"),
+            ("other", "crew"),
+            ("crew", "crew (enforce)"),
+            ("crew", "Crew"),
+            ("crew", " crew"),
+            ("crew", "crew\0other"),
+            ("crew", ""),
+            ("", "crew"),
+        ] {
+            assert_eq!(seen(Some(of_peer.as_bytes()), Some(of_process.as_bytes())), None, "{of_peer:?} {of_process:?}");
+        }
+        // Both agree, on what is no label.
+        let too_long = [b'x'; MAX_LABEL + 1];
+        for none in [
+            &b""[..],
+            b"\0",
+            b"\n",
+            &[0; MAX_LABEL],
+            b"cr\xffew",
+            b"crew\xc3",
+            b"cr\0ew",
+            b"cr\new",
+            b"cr\x1bew",
+            b"crew\x7f",
+            &too_long,
+        ] {
+            assert_eq!(seen(Some(none), Some(none)), None, "{none:?}");
+        }
+        for (of_peer, of_process) in [(None, None), (Some(&b"crew"[..]), None), (None, Some(&b"crew"[..]))] {
+            assert_eq!(seen(of_peer, of_process), None);
+        }
+    }
+
+    #[test]
+    fn a_label_is_read_from_socket_and_process_and_there_is_none_without_a_security_module() {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-        // Before Linux 6.17 AppArmor has one for each process, and says none of a peer.
-        let own = Process::open(std::process::id().cast_signed()).unwrap().label();
-        assert_eq!(label(&ours), label(&theirs));
-        assert!(label(&ours).is_none_or(|label| Some(&label) == own.as_ref()), "{:?} is not {own:?}", label(&ours));
-        assert_eq!(label(&File::open("/proc/self/status").unwrap()), None, "no socket");
+        let of_peer = |stream: &std::os::unix::net::UnixStream| KernelLabels.of_peer(stream.as_fd());
+        assert_eq!(of_peer(&ours), of_peer(&theirs));
+        let text = |said: Option<Vec<u8>>| said.as_deref().and_then(label_text).map(str::to_owned);
+        // Before Linux 6.17 AppArmor has a label for each process, and says none of a peer.
+        let own = text(std::fs::read("/proc/self/attr/current").ok());
+        assert!(text(of_peer(&ours)).is_none_or(|label| Some(&label) == own.as_ref()), "{:?} is not {own:?}", of_peer(&ours));
+        assert_eq!(KernelLabels.of_peer(File::open("/proc/self/status").unwrap().as_fd()), None, "no socket");
+
+        // A directory in the place of a process' own, so that there is a label to read on every machine.
+        let folder = tempfile::tempdir().unwrap();
+        let opened = File::open(folder.path()).unwrap();
+        assert_eq!(KernelLabels.of_process(opened.as_fd()), None);
+        std::fs::create_dir(folder.path().join("attr")).unwrap();
+        std::fs::write(folder.path().join("attr/current"), b"cr\xffew\0").unwrap();
+        assert_eq!(KernelLabels.of_process(opened.as_fd()).as_deref(), Some(&b"cr\xffew\0"[..]));
     }
 
     #[test]

@@ -4,10 +4,12 @@
 mod http;
 pub mod machine;
 mod running;
+mod traced;
 pub mod window;
 
 pub use http::{Answer, Connection, get, post, raw};
 pub use running::{Running, Verifier, now, private_folder, program, wait_for};
+pub use traced::Traced;
 
 use std::io::Write;
 

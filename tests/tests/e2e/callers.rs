@@ -1,6 +1,6 @@
 use std::process::Command;
 
-use harness::{Running, get, post};
+use harness::{Running, Traced, get, post};
 use serde_json::json;
 
 /// An ordinary user of every Debian machine.
@@ -119,4 +119,18 @@ fn a_caller_of_several_identities_must_name_one() {
     let running = Running::with(&[("one", "did:key", "EdDSA"), ("two", "did:key", "EdDSA")]);
     let refused = post(&running.socket, "/sign", &json!({"payload": {}, "intent": "a"})).unwrap();
     assert_eq!((refused.status, refused.code().as_str()), (422, "identity_required"));
+}
+
+#[test]
+fn the_security_module_is_asked_about_the_socket_and_the_process_of_a_caller() {
+    // What it says is tried without it (parent-proxy/src/peer.rs); that it is asked, the system calls show.
+    let mut running = Running::start();
+    running.kill_sidecar();
+    let config = running.state.folder().join("sidecar.toml");
+    let traced = Traced::start(&config, &running.folder().join("trace"), "getsockopt,openat");
+    let Some(mut traced) = traced else { return harness::skipped("strace is not installed") };
+    harness::wait_for(|| get(&running.socket, "/health").is_ok_and(|answer| answer.status == 200));
+    harness::wait_for(|| traced.calls().contains("SOL_SOCKET, SO_PEERSEC, "));
+    harness::wait_for(|| traced.calls().contains(", \"attr/current\", O_RDONLY"));
+    assert!(traced.stop().success());
 }
