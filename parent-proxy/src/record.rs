@@ -4,11 +4,11 @@
 //! nothing is answered meanwhile. The enclave's signature guards each line; this program only keeps them.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use identity::Digest;
@@ -17,8 +17,13 @@ use protocol::Records;
 use rustix::fs::{FlockOperation, flock};
 use tracing::{error, info, warn};
 
+use self::files::{Folder, OnDisk, Opened, RecordFile};
 use crate::Error;
 use crate::metrics::Metrics;
+
+mod files;
+#[cfg(test)]
+mod tests;
 
 /// How the record is kept.
 #[derive(Debug, Clone)]
@@ -36,6 +41,11 @@ const MISSING: Duration = Duration::from_millis(50);
 /// What could not be written is tried again so often.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// Bytes that are written and not yet synced, and so are kept. Where more would be, a sync comes first.
+const MAX_UNSYNCED: usize = 16 << 20;
+/// Bytes that are written at once, and one line more.
+const MAX_BATCH: usize = 1 << 20;
+
 /// What is to be done once a line is written, or is known not to be.
 pub(crate) type Release = Box<dyn FnOnce(bool) + Send>;
 
@@ -43,17 +53,26 @@ pub(crate) type Release = Box<dyn FnOnce(bool) + Send>;
 pub(crate) struct Recorder {
     config: RecordConfig,
     metrics: Arc<Metrics>,
+    folder: Box<dyn Folder>,
     state: Mutex<State>,
+    /// Told when a sync without the lock has ended.
+    synced: Condvar,
     /// Keeps others out, as long as it is open.
-    _lock: File,
+    _lock: Option<File>,
 }
 
 struct State {
-    file: File,
+    file: Arc<dyn RecordFile>,
     number: u32,
-    length: u64,
-    /// What is in the file and perhaps not on the disk.
-    dirty: bool,
+    /// The disk has this much of the file for certain, in bytes from its start.
+    synced: u64,
+    /// What the file has behind that. It is kept for the case that a sync fails, and with it the kernel's copy is lost.
+    unsynced: Vec<u8>,
+    /// A write that failed may have left bytes behind all this.
+    uncut: bool,
+    /// A sync is under way without the lock. The kernel reports an error once for each open file, so that no other sync of the
+    /// same file may run meanwhile: it could be told of the error instead, or find the pages clean.
+    syncing: bool,
     /// The boot whose lines are written, and the sequence number of the next one.
     boot: Option<Digest<16>>,
     next: u64,
@@ -71,33 +90,20 @@ impl Recorder {
     /// Opens the directory and goes on where its last file ends.
     pub(crate) fn open(config: RecordConfig, metrics: Arc<Metrics>) -> Result<Arc<Self>, Error> {
         let at = |source| Error::File { file: config.folder.clone(), source };
-        fs::DirBuilder::new().mode(0o700).recursive(true).create(&config.folder).map_err(at)?;
+        let folder = OnDisk(config.folder.clone());
+        folder.make().map_err(at)?;
         let metadata = fs::metadata(&config.folder).map_err(at)?;
         if metadata.mode() & 0o077 != 0 || metadata.uid() != rustix::process::geteuid().as_raw() {
             return Err(Error::Record { folder: config.folder, why: "it must be ours and closed to others (mode 0700)" });
         }
-        let lock = create(&config.folder.join("lock")).map_err(at)?;
+        let lock = folder.create("lock").map_err(at)?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(Error::Record { folder: config.folder, why: "another sidecar writes there" });
         }
-        let number = last_number(&config.folder).map_err(at)?.max(1);
-        let (file, length, last) = open_file(&config.folder, number).map_err(at)?;
-        let (boot, next) = match last {
-            Some((boot, sequence)) => (Some(boot), sequence + 1),
-            None => (None, 0),
-        };
-        let state = State {
-            file,
-            number,
-            length,
-            dirty: false,
-            boot,
-            next,
-            waiting: BTreeMap::new(),
-            missing_since: None,
-            failing: false,
-        };
-        Ok(Arc::new(Self { config, metrics, state: Mutex::new(state), _lock: lock }))
+        let number = folder.last_number().map_err(at)?.max(1);
+        let folder: Box<dyn Folder> = Box::new(folder);
+        let state = State::open(&*folder, number).map_err(at)?;
+        Ok(Arc::new(Self { config, metrics, folder, state: Mutex::new(state), synced: Condvar::new(), _lock: Some(lock) }))
     }
 
     /// Lines of this boot come from now on; gives the sequence number of the first one that is wanted.
@@ -128,7 +134,7 @@ impl Recorder {
                 _ => Waiting { line, release }.release(false),
             }
         }
-        self.write(&mut state);
+        self.write(state);
     }
 
     /// Takes lines that the enclave gave again. Those between what is wanted and the first of them are lost for good.
@@ -168,63 +174,115 @@ impl Recorder {
     }
 
     fn maintain(&self, sync: bool) {
-        let file = {
-            let mut state = self.state();
-            if state.failing {
-                self.write(&mut state);
-            }
-            if !(sync && state.dirty) {
-                return;
-            }
-            state.dirty = false;
-            state.file.try_clone()
-        };
-        let synced = file.and_then(|file| file.sync_data());
-        if let Err(error) = synced {
-            let mut state = self.state();
-            state.dirty = true;
-            self.fail(&mut state, &error);
+        let state = self.wait_while(self.state(), |state| state.syncing);
+        if state.failing {
+            self.heal(state);
+        } else if sync && !state.unsynced.is_empty() {
+            self.sync(state);
         }
+    }
+
+    /// Syncs what is written; lines are written behind it meanwhile.
+    fn sync(&self, state: MutexGuard<'_, State>) {
+        let (file, length) = (Arc::clone(&state.file), state.unsynced.len());
+        let (mut state, synced) = self.unlocked(state, || file.sync_data());
+        match synced {
+            Ok(()) => state.is_synced(length),
+            Err(error) => self.fail(&mut state, &error),
+        }
+    }
+
+    /// Writes again what was written since the last good sync, at its place, and syncs it; then what waits. After a failed sync
+    /// nothing less shows that the disk has it. Nothing else is written meanwhile, for the record is failing.
+    ///
+    /// It is written over what is there. To cut the file first would take away lines that did get to the disk, and whose
+    /// requests were answered, if the machine crashed before they are written again.
+    fn heal(&self, state: MutexGuard<'_, State>) {
+        let (file, at, bytes) = (Arc::clone(&state.file), state.synced, state.unsynced.clone());
+        let cut = state.uncut.then_some(state.length());
+        let (mut state, healed) = self.unlocked(state, || {
+            cut.map_or(Ok(()), |length| file.set_len(length))?;
+            file.write_all_at(&bytes, at)?;
+            file.sync_data()
+        });
+        match healed {
+            Ok(()) => {
+                state.uncut = false;
+                state.is_synced(bytes.len());
+            }
+            Err(error) => return self.fail(&mut state, &error),
+        }
+        let (mut state, written) = self.write_waiting(state);
+        match written {
+            Ok(_) => {
+                info!("the record can be written again");
+                state.failing = false;
+                self.metrics.record_failing.set(0);
+                state.note_missing(true);
+            }
+            Err(error) => self.fail(&mut state, &error),
+        }
+    }
+
+    /// Does something with the disk while others have the lock.
+    fn unlocked<T>(&self, mut state: MutexGuard<'_, State>, act: impl FnOnce() -> T) -> (MutexGuard<'_, State>, T) {
+        state.syncing = true;
+        drop(state);
+        let outcome = act();
+        let mut state = self.state();
+        state.syncing = false;
+        self.synced.notify_all();
+        (state, outcome)
     }
 
     /// The last sync at the end.
     pub(crate) fn close(&self) {
         self.maintain(true);
+        if !self.is_good() {
+            // Once more, and all of it.
+            self.maintain(true);
+        }
+        let state = self.state();
+        if state.failing || !state.unsynced.is_empty() {
+            error!(bytes = state.unsynced.len(), lines = state.waiting.len(), "the disk does not have the end of the record");
+        }
     }
 
-    fn write(&self, state: &mut State) {
-        let mut batch = Vec::new();
-        let mut last = state.next;
-        while let Some(waiting) = state.waiting.get(&last) {
-            batch.extend_from_slice(&waiting.line);
-            batch.push(b'\n');
-            last += 1;
+    /// Writes the lines whose turn has come.
+    fn write(&self, state: MutexGuard<'_, State>) {
+        if state.failing {
+            return;
         }
-        let count = last - state.next;
-        if count > 0 {
-            match state.append(&self.config, &batch) {
-                Ok(()) => {
-                    if state.failing {
-                        info!("the record can be written again");
-                        state.failing = false;
-                    }
-                    self.metrics.record_events.inc_by(count);
-                    self.metrics.record_failing.set(0);
-                    while state.next < last {
-                        if let Some(waiting) = state.waiting.remove(&state.next) {
-                            waiting.release(true);
-                        }
-                        state.next += 1;
-                    }
-                }
-                Err(error) => self.fail(state, &error),
+        let (mut state, written) = self.write_waiting(state);
+        match written {
+            Ok(count) => state.note_missing(count > 0),
+            Err(error) => self.fail(&mut state, &error),
+        }
+    }
+
+    /// Gives how many it wrote.
+    fn write_waiting<'a>(&'a self, mut state: MutexGuard<'a, State>) -> (MutexGuard<'a, State>, io::Result<u64>) {
+        let mut written = 0;
+        loop {
+            let (batch, count) = state.batch();
+            if count == 0 {
+                return (state, Ok(written));
             }
+            if state.syncing && state.must_sync(&self.config, batch.len()) {
+                state = self.wait_while(state, |state| state.syncing);
+                if state.failing {
+                    return (state, Ok(written));
+                }
+                // Somebody else may have written it meanwhile.
+                continue;
+            }
+            if let Err(error) = state.append(&*self.folder, &self.config, &batch) {
+                return (state, Err(error));
+            }
+            self.metrics.record_events.inc_by(count);
+            state.release_written(count);
+            written += count;
         }
-        state.missing_since = match state.missing_since {
-            _ if state.waiting.is_empty() || state.failing => None,
-            Some(since) if count == 0 => Some(since),
-            _ => Some(Instant::now()),
-        };
     }
 
     /// Nobody gets what was decided: the lines stay, and are written when they can be.
@@ -233,6 +291,7 @@ impl Recorder {
             error!(error = %why, folder = %self.config.folder.display(), "the record cannot be written; nothing is signed until it can");
         }
         state.failing = true;
+        state.missing_since = None;
         self.metrics.record_failing.set(1);
         for waiting in state.waiting.values_mut() {
             if let Some(release) = waiting.release.take() {
@@ -241,12 +300,33 @@ impl Recorder {
         }
     }
 
+    fn wait_while<'a>(&self, state: MutexGuard<'a, State>, is: fn(&State) -> bool) -> MutexGuard<'a, State> {
+        self.synced.wait_while(state, |state| is(state)).unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
+    fn open(folder: &dyn Folder, number: u32) -> io::Result<Self> {
+        let Opened { file, length, last } = Opened::on_disk(folder, number)?;
+        Ok(Self {
+            file,
+            number,
+            synced: length,
+            unsynced: Vec::new(),
+            uncut: false,
+            syncing: false,
+            boot: last.map(|(boot, _)| boot),
+            next: last.map_or(0, |(_, sequence)| sequence + 1),
+            waiting: BTreeMap::new(),
+            missing_since: None,
+            failing: false,
+        })
+    }
+
     fn take(&mut self, sequence: u64, line: Vec<u8>, release: Option<Release>) {
         let waiting = Waiting { line, release };
         if sequence < self.next {
@@ -261,29 +341,95 @@ impl State {
         }
     }
 
-    /// All of it, or nothing.
-    fn append(&mut self, config: &RecordConfig, batch: &[u8]) -> io::Result<()> {
-        if self.length > 0 && self.length + batch.len() as u64 > config.rotate_bytes {
-            self.file.sync_data()?;
-            let (file, length, _) = open_file(&config.folder, self.number + 1)?;
-            (self.file, self.length, self.number) = (file, length, self.number + 1);
+    /// Lines whose turn has come, each with its end, and how many they are.
+    fn batch(&self) -> (Vec<u8>, u64) {
+        let mut batch = Vec::new();
+        let mut last = self.next;
+        while batch.len() < MAX_BATCH
+            && let Some(waiting) = self.waiting.get(&last)
+        {
+            batch.extend_from_slice(&waiting.line);
+            batch.push(b'\n');
+            last += 1;
         }
-        let written =
-            self.file.write_all(batch).and_then(|()| if config.sync.is_zero() { self.file.sync_data() } else { Ok(()) });
-        match written {
-            Ok(()) => {
-                self.length += batch.len() as u64;
-                self.dirty = !config.sync.is_zero();
-                Ok(())
+        (batch, last - self.next)
+    }
+
+    fn release_written(&mut self, count: u64) {
+        let last = self.next + count;
+        while self.next < last {
+            if let Some(waiting) = self.waiting.remove(&self.next) {
+                waiting.release(true);
             }
+            self.next += 1;
+        }
+    }
+
+    fn note_missing(&mut self, progress: bool) {
+        self.missing_since = match self.missing_since {
+            _ if self.waiting.is_empty() || self.failing => None,
+            Some(since) if !progress => Some(since),
+            _ => Some(Instant::now()),
+        };
+    }
+
+    /// Whether so much more cannot be written without a sync.
+    fn must_sync(&self, config: &RecordConfig, more: usize) -> bool {
+        config.sync.is_zero() || self.is_full(config, more) || self.unsynced.len() + more > MAX_UNSYNCED
+    }
+
+    /// Whether so much more belongs into the next file.
+    fn is_full(&self, config: &RecordConfig, more: usize) -> bool {
+        self.length() > 0 && self.length() + more as u64 > config.rotate_bytes
+    }
+
+    /// All of it, or nothing.
+    fn append(&mut self, folder: &dyn Folder, config: &RecordConfig, batch: &[u8]) -> io::Result<()> {
+        self.cut()?;
+        let full = self.is_full(config, batch.len());
+        if full || self.unsynced.len() + batch.len() > MAX_UNSYNCED {
+            self.file.sync_data()?;
+            self.is_synced(self.unsynced.len());
+        }
+        if full {
+            let Opened { file, length, .. } = Opened::on_disk(folder, self.number + 1)?;
+            (self.file, self.synced, self.number) = (file, length, self.number + 1);
+        }
+        let at = self.length();
+        let written = self.file.write_all_at(batch, at);
+        match written.and_then(|()| if config.sync.is_zero() { self.file.sync_data() } else { Ok(()) }) {
+            Ok(()) if config.sync.is_zero() => self.synced += batch.len() as u64,
+            Ok(()) => self.unsynced.extend_from_slice(batch),
             Err(error) => {
-                // What is there of it is taken away again, so that no line is cut.
-                let cut = self.file.set_len(self.length);
-                if let Err(cut) = cut {
-                    warn!(error = %cut, "a line that was cut stays in the record");
+                // What is there of it is taken away again, so that no line is cut. The lines stay, and are written again.
+                self.uncut = true;
+                if let Err(cut) = self.cut() {
+                    warn!(error = %cut, "a line that was cut stays in the record until it can be taken away");
                 }
-                Err(error)
+                return Err(error);
             }
+        }
+        Ok(())
+    }
+
+    fn cut(&mut self) -> io::Result<()> {
+        if self.uncut {
+            self.file.set_len(self.length())?;
+            self.uncut = false;
+        }
+        Ok(())
+    }
+
+    fn length(&self) -> u64 {
+        self.synced + self.unsynced.len() as u64
+    }
+
+    /// The disk has so many more bytes.
+    fn is_synced(&mut self, bytes: usize) {
+        self.unsynced.drain(..bytes);
+        self.synced += bytes as u64;
+        if self.unsynced.is_empty() {
+            self.unsynced = Vec::new();
         }
     }
 }
@@ -299,45 +445,4 @@ impl Waiting {
         }
         self.line
     }
-}
-
-/// Boot and sequence number of an event.
-type Place = (Digest<16>, u64);
-
-fn name(number: u32) -> String {
-    format!("record-{number:06}.jsonl")
-}
-
-fn last_number(folder: &Path) -> io::Result<u32> {
-    let mut last = 0;
-    for entry in fs::read_dir(folder)? {
-        let file = entry?.file_name();
-        let digits = file.to_str().and_then(|name| name.strip_prefix("record-")?.strip_suffix(".jsonl"));
-        last = digits.and_then(|digits| digits.parse().ok()).map_or(last, |number: u32| last.max(number));
-    }
-    Ok(last)
-}
-
-fn create(file: &Path) -> io::Result<File> {
-    let opened = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(file)?;
-    if opened.metadata()?.is_file() { Ok(opened) } else { Err(io::Error::other("not a regular file")) }
-}
-
-/// Opens a file of the record; gives its length, and the place of its last event. A line that a crash cut short is taken away:
-/// the enclave still has it, if it is of this boot.
-fn open_file(folder: &Path, number: u32) -> io::Result<(File, u64, Option<Place>)> {
-    let mut file = create(&folder.join(name(number)))?;
-    let length = file.metadata()?.len();
-    let read = length.min(2 * identity::record::MAX_LINE as u64);
-    file.seek(SeekFrom::End(-i64::try_from(read).unwrap_or(0)))?;
-    let mut end = Vec::new();
-    file.read_to_end(&mut end)?;
-    let whole = end.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
-    let cut = end.len() - whole;
-    if cut > 0 {
-        warn!(bytes = cut, number, "the record ended within a line; it is taken away");
-        file.set_len(length - cut as u64)?;
-    }
-    let last = end[..whole].strip_suffix(b"\n").unwrap_or_default().rsplit(|b| *b == b'\n').next().unwrap_or_default();
-    Ok((file, length - cut as u64, unverified_place(last).ok()))
 }
