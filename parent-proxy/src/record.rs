@@ -76,6 +76,8 @@ struct State {
     /// The boot whose lines are written, and the sequence number of the next one.
     boot: Option<Digest<16>>,
     next: u64,
+    /// No line between this one and `next` was skipped. Of those before it nobody knows whether they stand there.
+    whole_since: u64,
     waiting: BTreeMap<u64, Waiting>,
     missing_since: Option<Instant>,
     failing: bool,
@@ -114,7 +116,7 @@ impl Recorder {
             for (_, waiting) in std::mem::take(&mut state.waiting) {
                 waiting.release(false);
             }
-            (state.boot, state.next) = (Some(Digest(boot_id)), 0);
+            (state.boot, state.next, state.whole_since) = (Some(Digest(boot_id)), 0, 0);
         }
         state.next
     }
@@ -144,7 +146,7 @@ impl Recorder {
             let mut state = self.state();
             if state.next == from && first > from {
                 error!(from, to = first - 1, "events of the record are lost: the enclave does not remember them any more");
-                state.next = first;
+                state.skip_to(first);
             }
         }
         self.take(records.lines.into_iter().map(|line| (line.to_vec(), None)));
@@ -322,6 +324,7 @@ impl State {
             boot: last.map(|(boot, _)| boot),
             next: last.map_or(0, |(_, sequence)| sequence + 1),
             waiting: BTreeMap::new(),
+            whole_since: 0,
             missing_since: None,
             failing: false,
         })
@@ -330,8 +333,8 @@ impl State {
     fn take(&mut self, sequence: u64, line: Vec<u8>, release: Option<Release>) {
         let waiting = Waiting { line, release };
         if sequence < self.next {
-            // It was asked for again, and came twice.
-            waiting.release(true);
+            // It was asked for again, and came twice; or it was given up, and comes too late to be written.
+            waiting.release(sequence >= self.whole_since);
         } else if self.failing {
             self.waiting.insert(sequence, Waiting { line: waiting.released(false), release: None });
         } else {
@@ -339,6 +342,15 @@ impl State {
             known.line = waiting.line;
             known.release = known.release.take().or(waiting.release);
         }
+    }
+
+    /// Gives up the lines before this one. Those that are here already cannot be written any more, and nobody shall have their answers.
+    fn skip_to(&mut self, first: u64) {
+        let kept = self.waiting.split_off(&first);
+        for (_, lost) in std::mem::replace(&mut self.waiting, kept) {
+            lost.release(false);
+        }
+        (self.next, self.whole_since) = (first, first);
     }
 
     /// Lines whose turn has come, each with its end, and how many they are.

@@ -409,3 +409,29 @@ fn what_a_sidecar_before_this_one_did_not_sync_is_synced_before_more_is_written(
     let next = recorder(&disk, LATER, u64::MAX);
     assert_eq!((disk.after_a_crash(), next.begin(BOOT)), (lines(0..3), 3));
 }
+
+#[test]
+fn who_waits_for_a_line_that_is_given_up_gets_nothing() {
+    let (disk, held, late) = (Disk::default(), Answers::default(), Answers::default());
+    let recorder = recorder(&disk, LATER, u64::MAX);
+    recorder.take_numbers(0..2, &Answers::default());
+    // The lines 2 and 4 were on a connection that broke, and the enclave remembers nothing before 6.
+    recorder.take_numbers([3, 5], &held);
+    let lines_again = |sequences: &[u64]| sequences.iter().map(|sequence| line(*sequence).into_bytes().into()).collect();
+    recorder.take_again(2, Records { lines: lines_again(&[6, 7]), next: 8 });
+    assert_eq!(held.counts(), (0, 2));
+    assert!(recorder.state().waiting.is_empty());
+    // Too late: it does not stand in the record. What stands there and comes twice does.
+    recorder.take_numbers([4], &late);
+    assert_eq!(late.counts(), (0, 1));
+    recorder.take_numbers([7, 8], &late);
+    assert_eq!(late.counts(), (2, 1));
+    recorder.maintain(true);
+    assert_eq!(disk.after_a_crash(), lines([0, 1, 6, 7, 8]));
+    // Another boot counts from zero.
+    recorder.begin([8; 16]);
+    let other = line(0).replace("07", "08").into_bytes();
+    recorder.take([(other.clone(), late.release())]);
+    recorder.take([(other, late.release())]);
+    assert_eq!(late.counts(), (4, 1));
+}
