@@ -8,10 +8,10 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::compiled::{Which, compile, libc_sha256};
+use crate::compiled::{Which, cargo_home, compile, libc_sha256};
 use crate::describe::{BuildMetadata, Metadata};
 use crate::kernel::{Kernel, tool_version};
-use crate::{Entry, Error, Image, Measurements, Parts, SigningKey, ramdisk};
+use crate::{Entry, Error, Image, Measurements, Parts, SigningKey, place, ramdisk};
 
 /// What the kernel is told. The hypervisor adds its devices.
 ///
@@ -42,6 +42,7 @@ impl Plan {
     pub fn run(&self, say: &dyn Fn(&str)) -> Result<(Vec<u8>, Measurements), Error> {
         // Whatever can be wrong on the command line is found before anything long begins.
         let source = self.source()?;
+        place::check(&source, &cargo_home()?)?;
         let signing = self.signing_key()?;
         let brought = self.kernel.as_deref().map(Kernel::read).transpose()?;
         let which = if self.development { Which::Development } else { Which::Production };

@@ -98,7 +98,7 @@ fn one_word(path: &Path) -> Result<PathBuf, Error> {
     Ok(path.to_owned())
 }
 
-fn cargo_home() -> Result<PathBuf, Error> {
+pub(crate) fn cargo_home() -> Result<PathBuf, Error> {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
     let home = home.ok_or_else(|| Error::BuildPlace("neither CARGO_HOME nor HOME is set".into()))?;

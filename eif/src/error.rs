@@ -87,6 +87,17 @@ pub enum Error {
     /// The folder or the environment of the build cannot be used.
     #[error("{0}")]
     BuildPlace(String),
+    /// Somebody else could choose the compiler, or what it is told.
+    #[error(
+        "{path}: {why}. Who can write there chooses the compiler: cargo and rustup read settings from every folder above the source, \
+         and from CARGO_HOME. Build where only you and root can write (chmod go-w), and not under /tmp"
+    )]
+    OthersCanWrite {
+        /// The file or folder.
+        path: String,
+        /// Who can write.
+        why: &'static str,
+    },
     /// Mock code where none may be, or none where it must be.
     #[error("{0}")]
     MockCode(&'static str),
@@ -114,6 +125,7 @@ impl Error {
             | Self::MissingTool { .. }
             | Self::SourceTree(_)
             | Self::BuildPlace(_)
+            | Self::OthersCanWrite { .. }
             | Self::NotABzImage(_)
             | Self::Io { .. } => 64,
             Self::KernelConfig(_) | Self::Step { .. } | Self::MockCode(_) | Self::CommandLine(_) => 70,

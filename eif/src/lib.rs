@@ -11,6 +11,7 @@ mod error;
 mod image;
 mod kernel;
 mod measure;
+mod place;
 mod ramdisk;
 mod signature;
 

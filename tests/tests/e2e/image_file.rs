@@ -223,6 +223,97 @@ fn the_image_tool_says_what_is_wrong() {
 }
 
 #[test]
+fn nobody_but_root_and_who_builds_can_choose_the_compiler() {
+    use std::fs::{create_dir, create_dir_all, remove_file, set_permissions, write};
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+
+    // Not in the folder for temporary files, which is refused.
+    let target = program("anchorhold-eif").ancestors().nth(2).unwrap().to_owned();
+    let base = tempfile::tempdir_in(target).unwrap();
+    let base = std::fs::canonicalize(base.path()).unwrap();
+    let (above, home) = (base.join("above"), base.join("home"));
+    let source = above.join("source");
+    let plant = |source: &Path| {
+        for file in ["Cargo.lock", "enclave/Cargo.toml", "qemu-dev/Cargo.toml"] {
+            create_dir_all(source.join(file).parent().unwrap()).unwrap();
+            write(source.join(file), "").unwrap();
+        }
+    };
+    plant(&source);
+    create_dir(&home).unwrap();
+    create_dir(above.join(".cargo")).unwrap();
+    for file in [".cargo/config.toml", ".cargo/config", "rust-toolchain.toml"] {
+        write(above.join(file), "").unwrap();
+    }
+    write(home.join("config.toml"), "").unwrap();
+    let build = |source: &Path| {
+        let mut command = Command::new(program("anchorhold-eif"));
+        command.args(["build", "-o", "/nonexistent/out.eif", "--kernel", "/nonexistent/kernel", "--source"]).arg(source);
+        let output = command.env("CARGO_HOME", &home).output().unwrap();
+        assert_eq!(output.status.code(), Some(64));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    // The place is good: what is missed next is the kernel.
+    let accepted = || assert!(build(&source).contains("/nonexistent/kernel"), "{}", build(&source));
+    let refused = |source: &Path, what: &Path, why: &str| {
+        let says = build(source);
+        assert!(says.contains(&format!(": {}: {why}.", what.display())) && says.contains("[others_can_write]"), "{says}");
+    };
+    accepted();
+    let with_mode = |path: &Path, mode: u32, act: &dyn Fn()| {
+        let before = std::fs::metadata(path).unwrap().permissions();
+        set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        act();
+        set_permissions(path, before).unwrap();
+    };
+    for folder in [&base, &above, &above.join(".cargo"), &source, &home] {
+        for mode in [0o777, 0o1777, 0o770, 0o702, 0o1720] {
+            with_mode(folder, mode, &|| refused(&source, folder, "other users can make files in it"));
+        }
+    }
+    for file in [".cargo/config.toml", ".cargo/config", "rust-toolchain.toml", "../home/config.toml"] {
+        let file = std::fs::canonicalize(above.join(file)).unwrap();
+        for mode in [0o666, 0o660, 0o602] {
+            with_mode(&file, mode, &|| refused(&source, &file, "other users can write to it"));
+        }
+    }
+    accepted();
+    // The real path counts, and every link on the way.
+    let shared = base.join("shared");
+    plant(&shared.join("source"));
+    write(shared.join("config"), "").unwrap();
+    set_permissions(&shared, PermissionsExt::from_mode(0o1777)).unwrap();
+    let link = base.join("link");
+    symlink(shared.join("source"), &link).unwrap();
+    refused(&link, &shared, "other users can make files in it");
+    let config = above.join(".cargo/config.toml");
+    for to in ["../../shared/config", "../../shared/missing"] {
+        remove_file(&config).unwrap();
+        symlink(to, &config).unwrap();
+        let shown = above.join(".cargo/../../shared");
+        refused(&source, &shown, "other users can make files in it");
+    }
+    remove_file(&config).unwrap();
+    symlink("config", &config).unwrap();
+    accepted();
+    // Where everybody can make files, the sticky bit or not.
+    let temporary = private_folder();
+    plant(temporary.path());
+    if std::fs::metadata("/tmp").unwrap().permissions().mode() & 0o002 != 0 && temporary.path().starts_with("/tmp") {
+        refused(temporary.path(), Path::new("/tmp"), "other users can make files in it");
+    }
+    if !rustix::process::geteuid().is_root() {
+        return harness::skipped("giving files to another user needs root");
+    }
+    for path in [&base, &above, &above.join(".cargo"), &above.join(".cargo/config"), &source, &home, &home.join("config.toml")] {
+        chown(path, Some(4321), None).unwrap();
+        refused(&source, path, "another user owns it");
+        chown(path, Some(0), None).unwrap();
+    }
+    accepted();
+}
+
+#[test]
 fn the_production_program_holds_no_mock_code_and_the_check_finds_it_where_it_is() {
     let target = program("anchorhold-eif");
     let unstripped = |name: &str| std::fs::read(target.ancestors().nth(2).unwrap().join("image").join(name)).unwrap();
