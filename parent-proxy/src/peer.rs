@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -32,6 +32,8 @@ const MAX_CACHED: usize = 256;
 const MAX_LABEL: usize = 255;
 /// Files under `/proc` that are read here are short.
 const MAX_PROC: u64 = 64 * 1024;
+/// All but a process's mounts, of which a machine with many containers has thousands.
+const MAX_MOUNTS: u64 = 8 << 20;
 
 /// Looks at peers, and remembers executables that could not have changed.
 #[derive(Debug, Default)]
@@ -87,7 +89,7 @@ impl Labels for KernelLabels {
     }
 
     fn of_process(&self, folder: BorrowedFd<'_>) -> Option<Vec<u8>> {
-        read_at(folder, "attr/current")
+        read_at(folder, "attr/current", MAX_PROC)
     }
 }
 
@@ -136,7 +138,8 @@ impl<L: Labels> Inspector<L> {
     }
 
     /// The digest of what the process runs, if that says anything: not of an interpreter, not of a file that the caller could
-    /// write, not if it is traced, not from another user namespace, where what a process seems to run is its own choice.
+    /// write, not of one whose file system may show other bytes than it runs, not if it is traced, not from another user namespace, where
+    /// what a process seems to run is its own choice.
     fn executable(&self, process: &Process, peer: Connected) -> Option<Digest<32>> {
         let why = match self.measured(process, peer) {
             Ok(digest) => return Some(digest),
@@ -157,9 +160,12 @@ impl<L: Labels> Inspector<L> {
         if is_interpreter(path.to_bytes()) {
             return Err("an interpreter: pin uid, unit, container or socket instead");
         }
-        let mut file = File::from(
-            openat(&process.folder, "exe", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|_| "it cannot be opened")?,
-        );
+        let running = process.running().ok_or("it cannot be looked at")?;
+        let kind = process.file_system(running.mount).ok_or("its file system is none that the caller's own view has")?;
+        if !is_local(&kind) {
+            return Err("its file system may show other bytes than it runs");
+        }
+        let mut file = running.open().map_err(|_| "it cannot be opened")?;
         let metadata = file.metadata().map_err(|_| "it cannot be looked at")?;
         if !metadata.is_file() || metadata.len() > MAX_EXECUTABLE {
             return Err("no file, or too large a one");
@@ -176,8 +182,8 @@ impl<L: Labels> Inspector<L> {
             Some(digest) => digest,
             None => sha256_of(&mut file, metadata.len())?,
         };
-        let again = statat(&process.folder, "exe", AtFlags::empty()).map_err(|_| "it is gone")?;
-        if (again.st_dev, again.st_ino) != (metadata.dev(), metadata.ino()) {
+        let again = process.running().ok_or("it is gone")?;
+        if (again.mount, again.inode) != (running.mount, running.inode) {
             return Err("it changed while it was read");
         }
         if guarded {
@@ -195,6 +201,20 @@ impl<L: Labels> Inspector<L> {
     }
 }
 
+/// What a process runs, by mount and inode. The kernel alone is asked for them: a file system may be a program of the caller's,
+/// which answers what it likes, or never.
+struct Running {
+    file: OwnedFd,
+    mount: u64,
+    inode: u64,
+}
+
+impl Running {
+    fn open(&self) -> std::io::Result<File> {
+        File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+    }
+}
+
 /// A directory of `/proc`, which stays that of one process even when its number is given away.
 struct Process {
     folder: OwnedFd,
@@ -208,7 +228,24 @@ impl Process {
     }
 
     fn read(&self, name: &str) -> Option<String> {
-        String::from_utf8(read_at(self.folder.as_fd(), name)?).ok()
+        self.read_up_to(name, MAX_PROC)
+    }
+
+    fn read_up_to(&self, name: &str, most: u64) -> Option<String> {
+        String::from_utf8(read_at(self.folder.as_fd(), name, most)?).ok()
+    }
+
+    fn running(&self) -> Option<Running> {
+        let file = openat(&self.folder, "exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        let told = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+        let number = |name: &str| told.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        Some(Running { file, mount: number("mnt_id:")?, inode: number("ino:")? })
+    }
+
+    /// The type of a mount that the process has in its own view. A mount of another one is none: within a user namespace anybody
+    /// may mount.
+    fn file_system(&self, mount: u64) -> Option<String> {
+        file_system_of(&self.read_up_to("mountinfo", MAX_MOUNTS)?, mount)
     }
 
     fn is_in_our_user_namespace(&self) -> bool {
@@ -229,10 +266,10 @@ impl Process {
 }
 
 /// A short file of `/proc`.
-fn read_at(folder: BorrowedFd<'_>, name: &str) -> Option<Vec<u8>> {
+fn read_at(folder: BorrowedFd<'_>, name: &str, most: u64) -> Option<Vec<u8>> {
     let opened = openat(folder, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let mut bytes = Vec::new();
-    File::from(opened).take(MAX_PROC).read_to_end(&mut bytes).ok()?;
+    File::from(opened).take(most).read_to_end(&mut bytes).ok()?;
     Some(bytes)
 }
 
@@ -255,6 +292,24 @@ pub(crate) fn sha256_of(file: &mut File, length: u64) -> Result<Digest<32>, &'st
         left -= read as u64;
     }
     if left == 1 { Ok(Digest(hash.finalize().into())) } else { Err("its size changed while it was read") }
+}
+
+/// The type of a mount in the lines of `/proc/<pid>/mountinfo` (proc_pid_mountinfo(5)). White space within a field is escaped there.
+fn file_system_of(mounts: &str, mount: u64) -> Option<String> {
+    let mount = mount.to_string();
+    let line = mounts.lines().find(|line| line.split(' ').next() == Some(&mount))?;
+    // Six fields, some optional ones, a hyphen, the type.
+    line.split(' ').skip(6).skip_while(|field| *field != "-").nth(1).map(str::to_owned)
+}
+
+/// Whether the bytes of such a file system are the kernel's affair, and so are the same for whoever runs or reads them. Whatever is not
+/// listed is not: FUSE and virtiofs ask a program for them each time, network file systems a server, and what comes next is unknown.
+fn is_local(kind: &str) -> bool {
+    const KINDS: [&str; 16] = [
+        "ext2", "ext3", "ext4", "xfs", "btrfs", "bcachefs", "f2fs", "zfs", "jfs", "tmpfs", "ramfs", "rootfs", "overlay",
+        "squashfs", "erofs", "iso9660",
+    ];
+    KINDS.contains(&kind)
 }
 
 /// Unit, pod and container of the lines of `/proc/<pid>/cgroup` (cgroups(7)). The outermost unit counts: what lies below it can
@@ -436,6 +491,47 @@ mod tests {
         for (of_peer, of_process) in [(None, None), (Some(&b"crew"[..]), None), (None, Some(&b"crew"[..]))] {
             assert_eq!(seen(of_peer, of_process), None);
         }
+    }
+
+    #[test]
+    fn only_file_systems_whose_bytes_no_program_and_no_server_decides_are_local() {
+        for kind in ["ext4", "xfs", "btrfs", "tmpfs", "overlay", "squashfs", "erofs", "zfs"] {
+            assert!(is_local(kind), "{kind}");
+        }
+        for kind in [
+            "fuse",
+            "fuse.bindfs",
+            "fuse.ext4",
+            "fuseblk",
+            "virtiofs",
+            "nfs",
+            "nfs4",
+            "cifs",
+            "smb3",
+            "9p",
+            "ceph",
+            "afs",
+            "",
+            "next",
+        ] {
+            assert!(!is_local(kind), "{kind}");
+        }
+    }
+
+    #[test]
+    fn the_type_of_a_mount_is_read_as_the_kernel_writes_it() {
+        let mounts = "21 1 254:0 / / rw,relatime shared:1 master:2 - ext4 /dev/vda rw\n\
+                      212 21 0:44 / /mnt/-\\040ext4 rw,nosuid - fuse.-\\040ext4 21 rw\n\
+                      30 21 0:5 / /dev rw - tmpfs none rw\n";
+        let of = |mount| file_system_of(mounts, mount);
+        assert_eq!((of(21).as_deref(), of(30).as_deref()), (Some("ext4"), Some("tmpfs")));
+        assert_eq!(of(212).as_deref(), Some("fuse.-\\040ext4"));
+        assert_eq!((of(1), of(2), file_system_of("5 1 0:5 / /x rw", 5)), (None, None, None));
+        // What this test itself runs is on a mount that it sees.
+        let own = Process::open(std::process::id().cast_signed()).unwrap();
+        let running = own.running().unwrap();
+        assert!(own.file_system(running.mount).is_some());
+        assert_eq!(running.inode, running.open().unwrap().metadata().unwrap().ino());
     }
 
     #[test]

@@ -134,3 +134,78 @@ fn the_security_module_is_asked_about_the_socket_and_the_process_of_a_caller() {
     harness::wait_for(|| traced.calls().contains(", \"attr/current\", O_RDONLY"));
     assert!(traced.stop().success());
 }
+
+/// A folder of this machine, shown once more by a program that is not the kernel.
+struct Shown(std::path::PathBuf);
+
+impl Shown {
+    fn mount(what: &std::path::Path, at: std::path::PathBuf) -> Option<Self> {
+        std::fs::create_dir(&at).unwrap();
+        let mounted = Command::new("bindfs").args(["-o", "allow_other"]).arg(what).arg(&at).status();
+        mounted.is_ok_and(|status| status.success()).then_some(Self(at))
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn an_executable_whose_file_system_is_a_program_is_not_the_one_that_was_pinned() {
+    if !is_root() {
+        return;
+    }
+    let folder = harness::private_folder();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
+    let real = folder.path().join("real");
+    std::fs::create_dir(&real).unwrap();
+    std::fs::copy(harness::program("anchorhold"), real.join("agent")).unwrap();
+    let digest = identity::sha256(&std::fs::read(real.join("agent")).unwrap());
+    let running = Running::prepared(
+        |state| {
+            let annex = format!("version = 1\n[[callers]]\nname = \"agent\"\nuid = 0\nexecutables = [\"{digest}\"]\n");
+            let key = parent_proxy::KeyFile::read(&state.operator_key()).unwrap();
+            let signed = attestation::policy::Annex::from_toml(&annex).unwrap().sign(&key).unwrap();
+            std::fs::write(state.folder().join("annex.cose"), signed).unwrap();
+            let text = state.development_policy(&[("agent", "did:key", "EdDSA")]).unwrap();
+            text.replace("callers = { uids = [0] }", "callers = { names = [\"agent\"] }")
+        },
+        "annex = \"annex.cose\"\n",
+        &[],
+    );
+    let sign = |program: &std::path::Path| {
+        let mut command = Command::new(program.join("agent"));
+        command.args(["sign", "--action", "a", "--payload", "{}", "--endpoint"]);
+        let output = command.arg(format!("unix://{}", running.socket.display())).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(sign(&real), (Some(0), String::new()));
+    // The same bytes, as far as anybody who reads them can tell.
+    let Some(shown) = Shown::mount(&real, folder.path().join("shown")) else {
+        return harness::skipped("a FUSE file system needs bindfs and /dev/fuse");
+    };
+    assert_eq!(identity::sha256(&std::fs::read(shown.0.join("agent")).unwrap()), digest);
+    let (code, says) = sign(&shown.0);
+    assert!(code == Some(1) && says.contains("caller_not_allowed"), "{code:?} {says}");
+    // A mount that only another process has in its view: within a user namespace anybody could have made it.
+    let elsewhere = folder.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    let script = "mount -t tmpfs none \"$2\" && cp \"$1/agent\" \"$2\" && echo && read -r line";
+    let mut other = Command::new("unshare")
+        .args(["--mount", "sh", "-ec", script, "sh"])
+        .args([&real, &elsewhere])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(other.stdout.take().unwrap()), &mut line).unwrap();
+    let within = format!("/proc/{}/root{}", other.id(), elsewhere.display());
+    let (code, says) = sign(std::path::Path::new(&within));
+    drop(other.stdin.take());
+    let _ = other.wait();
+    assert!(code == Some(1) && says.contains("caller_not_allowed"), "{code:?} {says}");
+    assert_eq!(sign(&real), (Some(0), String::new()));
+}
