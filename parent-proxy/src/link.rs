@@ -8,8 +8,8 @@ use std::time::Duration;
 use attestation::policy::{Annex, Bundle};
 use identity::cbor;
 use protocol::{
-    Answer, Endpoint, FrameBuffer, Hello, Outcome, Proof, Refusal, Request, RequestFrame, ResponseFrame, Status, Welcome,
-    write_frame,
+    Answer, Endpoint, FrameBuffer, Hello, Outcome, Proof, RecordEnd, Refusal, Request, RequestFrame, ResponseFrame, Status,
+    Welcome, write_frame,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{Notify, oneshot};
@@ -276,7 +276,13 @@ impl Shared {
         let status = |answer| if let Answer::Status(status) = answer { Ok(status) } else { Err(ConnectError::Nonsense) };
         let mut known: Status = status(ask(Request::Status).await?)?;
         if known.policy.is_none() {
-            known = match ask(Request::Provision { bundle: self.canonical.clone(), before: None }).await {
+            // The boot before has ended, and its record with it; the new one writes down with what.
+            let before = self.recorder.end_before(known.boot_id).map(|end| RecordEnd {
+                boot_id: end.boot_id.0,
+                last: end.last,
+                leaf: end.leaf.0,
+            });
+            known = match ask(Request::Provision { bundle: self.canonical.clone(), before }).await {
                 // Another connection of ours was faster.
                 Err(ConnectError::Refused(refusal)) if refusal.code == "already_provisioned" => {
                     status(ask(Request::Status).await?)?

@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use identity::Digest;
-use identity::record::unverified_place;
+use identity::record::{End, unverified_end, unverified_place};
 use protocol::Records;
 use rustix::fs::{FlockOperation, flock};
 use tracing::{error, info, warn};
@@ -76,6 +76,10 @@ struct State {
     /// The boot whose lines are written, and the sequence number of the next one.
     boot: Option<Digest<16>>,
     next: u64,
+    /// The last line that was written, whatever its boot; empty if there is none.
+    last: Vec<u8>,
+    /// The boot has ended, and another one was told with which line. None may follow it.
+    ended: bool,
     /// No line between this one and `next` was skipped. Of those before it nobody knows whether they stand there.
     whole_since: u64,
     waiting: BTreeMap<u64, Waiting>,
@@ -108,6 +112,28 @@ impl Recorder {
         Ok(Arc::new(Self { config, metrics, folder, state: Mutex::new(state), synced: Condvar::new(), _lock: Some(lock) }))
     }
 
+    /// With what the record ends before a boot that has no policy yet. Lines of the boot before are not taken from now on, or they would
+    /// follow what the new boot is told.
+    pub(crate) fn end_before(&self, boot_id: [u8; 16]) -> Option<End> {
+        let mut state = self.state();
+        if state.boot == Some(Digest(boot_id)) {
+            // Another connection has given it its policy meanwhile.
+            return None;
+        }
+        state.ended = true;
+        for (_, waiting) in std::mem::take(&mut state.waiting) {
+            waiting.release(false);
+        }
+        if state.last.is_empty() {
+            return None;
+        }
+        let end = unverified_end(&state.last);
+        end.inspect_err(
+            |error| error!(%error, "the last line of the record is none; the next boot cannot say that it follows it"),
+        )
+        .ok()
+    }
+
     /// Lines of this boot come from now on; gives the sequence number of the first one that is wanted.
     pub(crate) fn begin(&self, boot_id: [u8; 16]) -> u64 {
         let mut state = self.state();
@@ -118,6 +144,7 @@ impl Recorder {
             }
             (state.boot, state.next, state.whole_since) = (Some(Digest(boot_id)), 0, 0);
         }
+        state.ended = false;
         state.next
     }
 
@@ -131,7 +158,7 @@ impl Recorder {
         let mut state = self.state();
         for (line, release) in lines {
             match unverified_place(&line) {
-                Ok((boot, sequence)) if Some(boot) == state.boot => state.take(sequence, line, release),
+                Ok((boot, sequence)) if Some(boot) == state.boot && !state.ended => state.take(sequence, line, release),
                 // The enclave of before, or nonsense: it has no place here, and nobody shall have its answer.
                 _ => Waiting { line, release }.release(false),
             }
@@ -313,7 +340,12 @@ impl Recorder {
 
 impl State {
     fn open(folder: &dyn Folder, number: u32) -> io::Result<Self> {
-        let Opened { file, length, last } = Opened::on_disk(folder, number)?;
+        let Opened { file, length, mut last } = Opened::on_disk(folder, number)?;
+        if last.is_empty() && number > 1 {
+            // It was just begun: the record ends with the file before.
+            last = folder.open(number - 1)?.last;
+        }
+        let place = unverified_place(&last).ok();
         Ok(Self {
             file,
             number,
@@ -321,8 +353,10 @@ impl State {
             unsynced: Vec::new(),
             uncut: false,
             syncing: false,
-            boot: last.map(|(boot, _)| boot),
-            next: last.map_or(0, |(_, sequence)| sequence + 1),
+            boot: place.map(|(boot, _)| boot),
+            next: place.map_or(0, |(_, sequence)| sequence + 1),
+            last,
+            ended: false,
             waiting: BTreeMap::new(),
             whole_since: 0,
             missing_since: None,
@@ -371,7 +405,7 @@ impl State {
         let last = self.next + count;
         while self.next < last {
             if let Some(waiting) = self.waiting.remove(&self.next) {
-                waiting.release(true);
+                self.last = waiting.released(true);
             }
             self.next += 1;
         }

@@ -6,12 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use identity::Digest;
-use identity::record::unverified_place;
 use tracing::warn;
-
-/// Boot and sequence number of an event.
-pub(super) type Place = (Digest<16>, u64);
 
 /// The folder of the record's files, which have numbers.
 pub(super) trait Folder: Send + Sync {
@@ -31,11 +26,11 @@ pub(super) trait RecordFile: Send + Sync {
     fn sync_data(&self) -> io::Result<()>;
 }
 
-/// A file, its length, and the place of its last event.
+/// A file, its length, and its last line; that is empty if there is none.
 pub(super) struct Opened {
     pub(super) file: Arc<dyn RecordFile>,
     pub(super) length: u64,
-    pub(super) last: Option<Place>,
+    pub(super) last: Vec<u8>,
 }
 
 impl Opened {
@@ -100,7 +95,7 @@ impl Folder for OnDisk {
             file.set_len(length - cut as u64)?;
         }
         let last = end[..whole].strip_suffix(b"\n").unwrap_or_default().rsplit(|b| *b == b'\n').next().unwrap_or_default();
-        Ok(Opened { file: Arc::new(file), length: length - cut as u64, last: unverified_place(last).ok() })
+        Ok(Opened { file: Arc::new(file), length: length - cut as u64, last: last.to_vec() })
     }
 
     fn remove(&self, number: u32) -> io::Result<()> {

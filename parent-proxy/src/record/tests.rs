@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::files::Place;
 use super::*;
 
 const BOOT: [u8; 16] = [7; 16];
@@ -72,8 +71,8 @@ impl Folder for Disk {
         }
         let pages = inner.files.entry(number).or_default();
         let length = pages.kernel.len() as u64;
-        let last = pages.kernel.strip_suffix(b"\n").and_then(|all| all.rsplit(|b| *b == b'\n').next());
-        let last: Option<Place> = last.and_then(|line| unverified_place(line).ok());
+        let last =
+            pages.kernel.strip_suffix(b"\n").and_then(|all| all.rsplit(|b| *b == b'\n').next()).unwrap_or_default().to_vec();
         Ok(Opened { file: Arc::new(OpenFile { disk: self.clone(), number }), length, last })
     }
 
@@ -434,4 +433,45 @@ fn who_waits_for_a_line_that_is_given_up_gets_nothing() {
     recorder.take([(other.clone(), late.release())]);
     recorder.take([(other, late.release())]);
     assert_eq!(late.counts(), (4, 1));
+}
+
+#[test]
+fn a_new_boot_is_told_the_last_line_and_none_of_the_boot_before_follows_it() {
+    let (disk, answers) = (Disk::default(), Answers::default());
+    let recorder = recorder(&disk, LATER, u64::MAX);
+    assert_eq!(recorder.end_before([8; 16]), None);
+    recorder.begin(BOOT);
+    recorder.take_numbers(0..3, &answers);
+    // One that waits for those before it, when the enclave goes.
+    recorder.take_numbers([5], &answers);
+    let end = recorder.end_before([8; 16]).unwrap();
+    assert_eq!((end.boot_id, end.last), (Digest(BOOT), 2));
+    assert_eq!(Ok(end), unverified_end(line(2).as_bytes()));
+    assert_eq!(answers.counts(), (3, 1));
+    // What the old connection still brings is refused, and the next one is told the same.
+    recorder.take_numbers(3..5, &answers);
+    assert_eq!((answers.counts(), recorder.end_before([8; 16])), ((3, 3), Some(end)));
+    recorder.begin([8; 16]);
+    recorder.maintain(true);
+    assert_eq!(disk.after_a_crash(), lines(0..3));
+    // A second connection to the boot that has begun ends nothing.
+    assert_eq!(recorder.end_before([8; 16]), None);
+    let second = format!("{{\"boot_id\":\"{}\",\"sequence\":0}}", Digest([8; 16]));
+    recorder.take([(second.clone().into_bytes(), answers.release())]);
+    assert_eq!(answers.counts(), (4, 3));
+    // A boot that was taken for ended, and is there again, goes on where it was.
+    recorder.end_before([9; 16]);
+    assert_eq!(recorder.begin([8; 16]), 1);
+}
+
+#[test]
+fn a_record_whose_last_file_has_just_begun_ends_with_the_file_before() {
+    let (disk, answers) = (Disk::default(), Answers::default());
+    let first = recorder(&disk, Duration::ZERO, u64::MAX);
+    first.take_numbers(0..3, &answers);
+    drop(first);
+    Folder::open(&disk, 2).unwrap();
+    let next = recorder(&disk, Duration::ZERO, u64::MAX);
+    assert_eq!(next.begin(BOOT), 3);
+    assert_eq!(next.end_before([8; 16]).map(|end| end.last), Some(2));
 }
