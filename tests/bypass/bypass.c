@@ -4,7 +4,8 @@
  * under another name:
  *   agent sign SOCKET    asks for a signature and prints the status
  *   agent answer FD      reads the answer on a connection that it was handed, and prints the status
- *   agent wait SOCKET    sleeps a little, then asks for what its memory says, and prints the status
+ *   agent wait SOCKET    says on standard input (a socket) that it is there, waits for an answer, then asks for what its memory says,
+ *                        and prints the status
  *   agent idle           sleeps
  */
 #define _GNU_SOURCE
@@ -48,7 +49,7 @@ static int connected(const char *path) {
 
 static void ask(int fd) {
     size_t length = strlen(request);
-    if (write(fd, request, length) != (ssize_t)length) {
+    if (send(fd, request, length, MSG_NOSIGNAL) != (ssize_t)length) {
         printf("closed\n");
         exit(0);
     }
@@ -75,6 +76,8 @@ static void become(const char *agent, const char *mode, const char *argument) {
     fail("exec");
 }
 
+static void kill_parent(void) { kill(getppid(), SIGKILL); }
+
 /* The one who connected becomes the agent; a child writes. */
 static void fork_exec(const char *socket, const char *agent) {
     int fd = connected(socket);
@@ -83,13 +86,13 @@ static void fork_exec(const char *socket, const char *agent) {
         fail("pipe");
     if (fork() == 0) {
         char end;
+        atexit(kill_parent);
         close(ready[1]);
         /* Ends when the parent has become the agent. */
         (void)!read(ready[0], &end, 1);
         usleep(20000);
         ask(fd);
         answer(fd);
-        kill(getppid(), SIGKILL);
         exit(0);
     }
     close(ready[0]);
@@ -185,10 +188,19 @@ static void trace(const char *socket, const char *agent) {
 
 /* Changes what the agent is about to ask for, in its memory. */
 static void memory(const char *socket, const char *agent) {
+    int talk[2];
+    char byte = 'x';
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, talk) != 0)
+        fail("socketpair");
     pid_t child = fork();
-    if (child == 0)
+    if (child == 0) {
+        dup2(talk[1], 0);
         become(agent, "wait", socket);
-    usleep(200000);
+    }
+    close(talk[1]);
+    /* The agent has begun. */
+    if (read(talk[0], &byte, 1) != 1)
+        fail("agent");
     char path[64], line[512];
     snprintf(path, sizeof path, "/proc/%d/maps", child);
     FILE *maps = fopen(path, "r");
@@ -214,52 +226,68 @@ static void memory(const char *socket, const char *agent) {
         kill(child, SIGKILL);
         printf("closed\n");
     }
+    (void)!send(talk[0], &byte, 1, MSG_NOSIGNAL);
     waitpid(child, NULL, 0);
 }
 
-/* A child has the connection of a parent that ended; the parent's number is then given to the agent, as often as needed. */
+/* Waits until the other end of a pipe is closed: its process has ended, or has become another program. */
+static void wait_for_end(const int ends[2]) {
+    char end;
+    close(ends[1]);
+    (void)!read(ends[0], &end, 1);
+    close(ends[0]);
+}
+
+/* A child has the connection of a parent that ended; the parent's number is then given to the agent. Root can ask for a number.
+ * Everybody else would have to go round all of them once, which takes too long, and tries a few. */
 static void pid_reuse(const char *socket, const char *agent) {
-    int done[2];
-    if (pipe(done) != 0)
+    int go[2], answered[2], become_agent[2];
+    if (pipe2(go, O_CLOEXEC) != 0 || pipe2(answered, O_CLOEXEC) != 0)
         fail("pipe");
     pid_t first = fork();
     if (first == 0) {
         int fd = connected(socket);
         if (fork() == 0) {
-            char go;
-            (void)!read(done[0], &go, 1);
+            close(answered[0]);
+            wait_for_end(go);
             ask(fd);
             answer(fd);
             exit(0);
         }
         _exit(0);
     }
+    close(answered[1]);
     waitpid(first, NULL, 0);
-    /* The number is free now. Root could ask for it; everybody else goes round once. */
-    int last = open("/proc/sys/kernel/ns_last_pid", O_WRONLY);
+    /* The number is free now. */
+    int last = open("/proc/sys/kernel/ns_last_pid", O_WRONLY | O_CLOEXEC);
     pid_t agent_pid = 0;
-    for (int i = 0; i < 200000 && agent_pid != first; i++) {
+    for (int i = 0; i < (last >= 0 ? 1000 : 20) && agent_pid != first; i++) {
         if (last >= 0) {
             char number[16];
             snprintf(number, sizeof number, "%d", first - 1);
             (void)!pwrite(last, number, strlen(number), 0);
         }
+        if (pipe2(become_agent, O_CLOEXEC) != 0)
+            fail("pipe");
         agent_pid = fork();
         if (agent_pid == 0) {
             if (getpid() != first)
                 _exit(0);
             become(agent, "idle", NULL);
         }
+        wait_for_end(become_agent);
         if (agent_pid != first)
             waitpid(agent_pid, NULL, 0);
-        if (last < 0 && i > 300)
-            break;
     }
-    usleep(50000);
-    (void)!write(done[1], "x", 1);
-    usleep(500000);
-    if (agent_pid == first)
+    close(go[0]);
+    close(go[1]);
+    char end;
+    (void)!read(answered[0], &end, 1);
+    if (agent_pid == first) {
+        printf("the agent has the number\n");
         kill(first, SIGKILL);
+        waitpid(first, NULL, 0);
+    }
 }
 
 /* Puts itself where the agent is. */
@@ -307,7 +335,9 @@ int main(int count, char **arguments) {
     else if (strcmp(mode, "answer") == 0)
         answer(atoi(socket));
     else if (strcmp(mode, "wait") == 0) {
-        sleep(1);
+        char byte = 'x';
+        (void)!send(0, &byte, 1, MSG_NOSIGNAL);
+        (void)!read(0, &byte, 1);
         sign(socket);
     } else if (strcmp(mode, "idle") == 0)
         sleep(5);
