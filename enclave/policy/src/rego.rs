@@ -44,10 +44,30 @@ impl std::fmt::Debug for Rego {
     }
 }
 
-/// The module of a bundle is none.
+/// The module of a bundle is none, or none that the enclave runs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("rego: {0}")]
-pub struct RegoError(String);
+#[non_exhaustive]
+pub enum RegoError {
+    /// The module has a word that stands for builtins which are refused.
+    #[error("rego: line {line}: the builtins of {word:?} are not to be had here")]
+    RefusedBuiltins {
+        /// The word.
+        word: &'static str,
+        /// Its first line, from 1.
+        line: u64,
+    },
+    /// The module has an import that does nothing, and of which regorus writes to standard error.
+    #[error("rego: line {line}: `import {word}` does nothing and is refused; leave it out: {word} is there without it")]
+    RefusedImport {
+        /// What is imported.
+        word: &'static str,
+        /// Its line, from 1.
+        line: u64,
+    },
+    /// The module does not compile, does not fit its entrypoint, or fails when it is first run.
+    #[error("rego: {0}")]
+    Module(String),
+}
 
 /// The paths of what is asked of a module.
 struct Rules {
@@ -66,21 +86,26 @@ impl Rego {
     /// Compiles the module of a bundle, if it has one, and runs it once. From now on this process is watched for what it allocates.
     pub fn load(bundle: &Bundle) -> Result<Option<Self>, RegoError> {
         let Some(described) = &bundle.rego else { return Ok(None) };
-        let wrong = |error: String| RegoError(error.lines().collect::<Vec<_>>().join(" "));
-        if let Some(word) = refused_word(&described.module) {
-            return Err(RegoError(format!("the builtins of {word:?} are not to be had here")));
+        let wrong = |error: String| RegoError::Module(error.lines().collect::<Vec<_>>().join(" "));
+        if let Some((word, line)) = refused_word(&described.module) {
+            return Err(RegoError::RefusedBuiltins { word, line });
         }
         let mut engine = Engine::new();
         engine.set_rego_v0(false);
+        // Otherwise `print` writes what callers sent to standard error, and panics if that is a full console.
+        engine.set_gather_prints(true);
         let package =
             engine.add_policy("policy.rego".into(), described.module.clone()).map_err(|error| wrong(error.to_string()))?;
         if package != described.entrypoint {
-            return Err(RegoError(format!("the module is of {package}, and the entrypoint is {}", described.entrypoint)));
+            return Err(RegoError::Module(format!("the module is of {package}, and the entrypoint is {}", described.entrypoint)));
         }
         let ast = engine.get_ast_as_json().map_err(|error| wrong(error.to_string()))?;
-        let ast = serde_json::from_str(&ast).map_err(|_| RegoError("the module is nested too deeply".into()))?;
+        let ast = serde_json::from_str(&ast).map_err(|_| RegoError::Module("the module is nested too deeply".into()))?;
+        if let Some((word, line)) = refused_import(&ast) {
+            return Err(RegoError::RefusedImport { word, line });
+        }
         if let Some(function) = recursive(&ast) {
-            return Err(RegoError(format!("the function {function} would call itself, or stands under `with`")));
+            return Err(RegoError::Module(format!("the function {function} would call itself, or stands under `with`")));
         }
         // Both rules are there then, whichever of them the module has.
         let both = format!("package {}\nallow if false\nrequire_approval if false\n", package.trim_start_matches("data."));
@@ -132,6 +157,8 @@ fn run(engine: &mut Engine, rules: &Rules, input: &str, time: Duration) -> Resul
         };
         Ok((evaluate(&rules.allow)?, evaluate(&rules.require_approval)?))
     });
+    // What the module printed is for nobody, and is not kept.
+    let _ = engine.take_prints();
     let (allow, require_approval) = said.map_err(|error| match error.downcast_ref::<LimitError>() {
         Some(limit) => Denied::PolicyTimeout(limit.to_string()),
         None => Denied::PolicyFailed(error.to_string()),
@@ -189,10 +216,21 @@ fn input(bundle: &Bundle, identity: &IdentityPolicy, caller: &Caller, asked: &As
     if text.len() > MAX_INPUT { Err(Denied::PolicyInputTooLarge) } else { Ok(text) }
 }
 
-/// A word that stands for builtins which are refused, if the module has one.
-fn refused_word(module: &str) -> Option<&'static str> {
-    let mut words = module.split(|c: char| !(c.is_alphanumeric() || c == '_'));
-    words.find_map(|word| REFUSED.into_iter().find(|refused| word == *refused))
+/// A word that stands for builtins which are refused, and its line, if the module has one.
+fn refused_word(module: &str) -> Option<(&'static str, u64)> {
+    let refused = |line: &str| {
+        let mut words = line.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+        words.find_map(|word| REFUSED.into_iter().find(|refused| word == *refused))
+    };
+    (1..).zip(module.split('\n')).find_map(|(number, line)| Some((refused(line)?, number)))
+}
+
+/// `import input`, and its line, if the module has it. `ast` is that of regorus, as JSON.
+fn refused_import(ast: &serde_json::Value) -> Option<(&'static str, u64)> {
+    let imports = ast.as_array().into_iter().flatten().flat_map(|module| module["ast"]["imports"].as_array()).flatten();
+    let mut whole = imports.filter(|import| import.get("as").is_none()).map(|import| &import["refr"]["Var"]);
+    let input = whole.find(|variable| variable["value"] == "input")?;
+    Some(("input", input["span"]["line"].as_u64().unwrap_or_default()))
 }
 
 /// To be called first of all: the allocator asks the kernel for pages of 2 MiB, of each of which every thread would use a little. The

@@ -499,7 +499,7 @@ fn a_module_that_is_none_or_could_not_be_held_is_refused_when_it_is_loaded() {
         ("package a\nallow if { x }\n", "x"),
         ("package a\nallow if { http.send({}) }\n", "http"),
         ("package a\nallow if { time.now_ns() > 1 }\n", "time"),
-        ("package a\nallow if { count(numbers.range(1, 1000000000)) > 1 }\n", "numbers"),
+        ("package a\nallow if { count(numbers.range(1, 1000000000)) > 1 }\n", "line 2: the builtins of \"numbers\""),
         ("package a\nallow if { rand.intn(\"x\", 2) == 1 }\n", "rand"),
         ("package a\nallow if { numbers [ \"range\" ] }\n", "numbers"),
         ("package a\nf(n) := 0 if n == 0\nf(n) := f(n - 1) + 1 if n > 0\nallow if f(input.n) > 0\n", "function f would call"),
@@ -536,6 +536,31 @@ fn a_module_that_is_none_or_could_not_be_held_is_refused_when_it_is_loaded() {
         assert!(Rego::load(&with_rego(module, false)).unwrap_err().to_string().contains("not to be had"));
     }
     assert!(Rego::load(&Bundle::from_toml(&toml()).unwrap()).unwrap().is_none());
+}
+
+#[test]
+fn an_import_that_regorus_would_write_about_is_refused_with_its_word_and_line() {
+    for (module, line) in [
+        ("package a\nimport input\nallow if input.action == \"a\"\n", 2),
+        ("package a\n\n# why\nimport   input # not\nallow if true\n", 4),
+        ("package a\nimport rego.v1\nimport data.b\nimport\ninput\nallow if true\n", 5),
+        ("package a\nimport input.action\nimport input\nallow if true\n", 3),
+    ] {
+        let error = Rego::load(&with_rego(module, false)).expect_err(module);
+        assert_eq!(error, RegoError::RefusedImport { word: "input", line }, "{module}");
+        let says = error.to_string();
+        assert!(says.starts_with(&format!("rego: line {line}: `import input`")), "{says}");
+    }
+    // Imports of a part, or under another name, say something.
+    for module in [
+        "package a\nimport input.action\nallow if action == \"a\"\n",
+        "package a\nimport input as i\nallow if i.action == \"a\"\n",
+        "package a\nimport rego.v1\nallow if input.action == \"a\"\n",
+    ] {
+        let bundle = with_rego(module, false);
+        assert_eq!(asks(&bundle, "reviewer", "a", "pr:1", "{}"), Ok(false), "{module}");
+        assert_eq!(asks(&bundle, "reviewer", "b", "pr:1", "{}"), Err("policy_denied"), "{module}");
+    }
 }
 
 #[test]

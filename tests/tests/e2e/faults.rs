@@ -1,7 +1,11 @@
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use harness::{Connection, Running, get, post, raw};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use serde_json::json;
 
 const BODY: &[u8] = b"{\"payload\":{},\"intent\":\"a\"}";
@@ -102,4 +106,72 @@ fn an_enclave_with_another_policy_is_not_used() {
     assert_eq!((refused.status, refused.code().as_str()), (503, "enclave_unavailable"));
     running.reboot_enclave();
     running.wait_until_ready();
+}
+
+/// To be appended to a policy. It prints 32 KB of what is asked, before each decision, and then takes some steps, so that the time
+/// that printing took is noticed.
+pub(crate) const PRINTING: &str = r#"
+[rego]
+entrypoint = "data.a"
+module = '''
+package a
+allow if {
+    print([input.payload.text | some n in [1, 2, 3, 4, 5, 6, 7, 8]], "by", input.caller)
+    count([n | some n in input.payload.steps]) == 100
+    not input.payload.denied == true
+}
+'''
+"#;
+
+/// Asks such a policy until it has said yes and no often enough. On a busy machine its time may be over first.
+pub(crate) fn ask_a_policy_that_prints(socket: &Path) {
+    let (text, steps) = ("y".repeat(4000), [1; 100]);
+    let (mut signed, mut denied) = (0, 0);
+    for n in 0..200 {
+        let asked = json!({"payload": {"text": text, "steps": &steps[..], "denied": n % 2 == 1}, "intent": "a"});
+        let answer = post(socket, "/sign", &asked).unwrap();
+        match (answer.status, n % 2) {
+            (200, 0) => signed += 1,
+            (403, 1) if answer.code() == "policy_denied" => denied += 1,
+            _ => assert_eq!(answer.code(), "policy_timeout"),
+        }
+    }
+    assert!(signed > 0 && denied > 0, "{signed} signed, {denied} denied");
+}
+
+#[test]
+fn a_policy_that_prints_decides_while_the_console_is_full() {
+    let policy = |state: &qemu_dev::State| state.development_policy(&[("agent", "did:key", "EdDSA")]).unwrap() + PRINTING;
+    let mut running = Running::prepared(policy, "", &[]);
+    running.enclave.kill().unwrap();
+    // Another one, whose standard error takes nothing and does not block, as a booted enclave's console.
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    fcntl_setfl(&writer, fcntl_getfl(&writer).unwrap() | OFlags::NONBLOCK).unwrap();
+    let mut taken = 0;
+    for chunk in [&[b'x'; 4096][..], b"x"] {
+        while let Ok(written) = writer.write(chunk) {
+            taken += written;
+        }
+    }
+    let mut command = Command::new(harness::program("anchorhold-dev"));
+    command.arg("enclave").arg("--state").arg(running.state.folder()).arg("--listen").arg(running.state.enclave_socket());
+    let mut enclave = Killed(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(writer).spawn().unwrap());
+    drop(command);
+    running.wait_until_ready();
+    ask_a_policy_that_prints(&running.socket);
+    assert!(enclave.0.try_wait().unwrap().is_none(), "it has ended");
+    drop(enclave);
+    let mut written = Vec::new();
+    reader.read_to_end(&mut written).unwrap();
+    assert_eq!(written.len(), taken, "something was written");
+}
+
+/// A process that ends with this value.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

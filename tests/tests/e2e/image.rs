@@ -20,6 +20,8 @@ use protocol::{EXIT_PORT, ExitReason, FrameBuffer, Request, RequestFrame, WINDOW
 use rustix::process::Signal;
 use serde_json::json;
 
+use crate::faults::{PRINTING, ask_a_policy_that_prints};
+
 const NONCE: [u8; 32] = [9; 32];
 
 /// A token and evidence for it, and what the verifier says who holds these measurements.
@@ -199,6 +201,8 @@ fn a_vsock_cut_in_the_middle_of_a_frame_harms_nobody_else() {
 fn a_console_that_is_flooded_and_that_nobody_reads_holds_nothing_up() {
     let folder = Arc::new(private_folder());
     let file = image("signer-dev.eif");
+    let state = qemu_dev::State::open_measured(folder.path(), &described(&file)).unwrap();
+    state.set_policy(&(state.development_policy(&[("agent", "did:key", "EdDSA")]).unwrap() + PRINTING)).unwrap();
     // Standard output is a pipe that is never read; standard input goes to the console, and comes back as its echo.
     let mut process =
         command(&file, folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
@@ -216,9 +220,7 @@ fn a_console_that_is_flooded_and_that_nobody_reads_holds_nothing_up() {
     let program = qemu_dev::Program::at(&program("anchorhold-dev"));
     let sidecar = program.start_sidecar(&folder.path().join("own.toml"), Some(&folder.path().join("log")), &[]).unwrap();
     wait_for(|| socket.exists() && get(&socket, "/ready").is_ok_and(|answer| answer.status == 200));
-    for _ in 0..200 {
-        assert_eq!(post(&socket, "/sign", &json!({"payload": {}, "intent": "a"})).unwrap().status, 200);
-    }
+    ask_a_policy_that_prints(&socket);
     drop(sidecar);
     process.kill().unwrap();
     process.wait().unwrap();
