@@ -10,6 +10,8 @@ use protocol::{EXIT_PORT, ExitReason, write_frame};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vsock::VsockStream;
 
+use super::machine::console;
+
 /// For all whom it may concern to take the last words; then the machine ends, heard or not.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// sysexits(3): our own fault, or the machine's. The kernel shows it when it stops.
@@ -40,7 +42,7 @@ impl Exit {
     pub fn say(&self, text: &str) {
         let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         // In one piece: a console takes a line or loses it.
-        let _ = std::io::stderr().write_all(format!("{}: {line}\n", self.name).as_bytes());
+        console(&format!("{}: {line}\n", self.name));
     }
 
     /// Tells everybody at once; waits until each has closed, at most [`PATIENCE`].

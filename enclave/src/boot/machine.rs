@@ -1,8 +1,11 @@
 //! What the machine must be like before there is a key: devices, randomness, memory.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
+use std::io::Write;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
@@ -10,6 +13,7 @@ use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use rustix::rand::{GetRandomFlags, getrandom};
+use rustix::stdio::{dup2_stderr, dup2_stdout};
 
 use crate::Error;
 
@@ -77,6 +81,29 @@ pub(super) fn quiet_console() {
     if let Ok(flags) = fcntl_getfl(&stderr) {
         let _ = fcntl_setfl(&stderr, flags | OFlags::NONBLOCK);
     }
+}
+
+/// The console, once standard error is another file.
+static CONSOLE: OnceLock<File> = OnceLock::new();
+
+/// The console keeps a descriptor of its own, for [`console`]; standard output and standard error go nowhere. Libraries write there
+/// with `eprintln!`, which panics where a full console takes nothing.
+pub fn part_from_console() -> Result<(), Error> {
+    let io = |error: std::io::Error| Error::Boot { step: "parting from the console", why: error.to_string() };
+    let console = std::io::stderr().as_fd().try_clone_to_owned().map_err(io)?;
+    let nowhere = File::options().write(true).open("/dev/null").map_err(io)?;
+    dup2_stdout(&nowhere).map_err(failed("parting from the console"))?;
+    dup2_stderr(&nowhere).map_err(failed("parting from the console"))?;
+    CONSOLE.get_or_init(|| File::from(console));
+    Ok(())
+}
+
+/// Writes to the console, if it takes it.
+pub(super) fn console(text: &str) {
+    let _ = match CONSOLE.get() {
+        Some(mut console) => console.write_all(text.as_bytes()),
+        None => std::io::stderr().write_all(text.as_bytes()),
+    };
 }
 
 /// How much memory is in use, for the console.

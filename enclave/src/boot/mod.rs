@@ -1,7 +1,7 @@
 //! From power-on to the window, as PID 1 of an enclave image.
 //!
 //! In this order, and any failure ends the machine with a typed reason: the NSM's device alone in a tightened `/dev`; its
-//! randomness in the kernel's pool; no core dumps, memory locked; signals; the port; no privileges; no system calls but those
+//! randomness in the kernel's pool; no way for libraries to the console; no core dumps, memory locked; signals; the port; no privileges; no system calls but those
 //! on the list. Only then does anything from outside come in: the enclave attests to itself, and serves.
 
 mod exit;
@@ -19,7 +19,7 @@ use vsock::{VMADDR_CID_ANY, VsockListener};
 
 pub use exit::Exit;
 pub use lockdown::{confine, drop_privileges};
-pub use machine::{lock_memory, tighten_device};
+pub use machine::{lock_memory, part_from_console, tighten_device};
 pub use seccomp::{ABSENT, ALLOWED, Allowed};
 pub use signals::reap;
 
@@ -58,6 +58,7 @@ fn boot<N: Nsm>(image: &Image, exit: Exit, open: impl FnOnce() -> Result<N, Erro
         let _mounted = machine::Mounts::mount()?;
         let nsm = open()?;
         machine::check_randomness(nsm.hwrng())?;
+        part_from_console()?;
         nsm
     };
     lock_memory()?;

@@ -1,7 +1,8 @@
 //! A program that does what the enclave must not.
 //!
 //! `anchorhold-probe call N` makes system call N within the enclave's filter; `argument NAME` one on the list with an argument
-//! that is not; `thread` starts a thread; `memory` locks memory and `privileges` drops privileges, and both show what is left. As PID 1 of an image it
+//! that is not; `thread` starts a thread; `memory` locks memory and `privileges` drops privileges, and both show what is left;
+//! `console` parts from the console, and writes where it was. As PID 1 of an image it
 //! panics; with `probe=panic` on the kernel's command line it does so after the boot, within the filter, and with `probe=execve`
 //! it tries to start a program there.
 
@@ -54,6 +55,15 @@ fn main() {
             let core = limits.lines().filter(|line| line.starts_with("Max core file size"));
             println!("{}\ndumpable: {dumpable}", shown.chain(core).collect::<Vec<_>>().join("\n"));
         }
+        ["console"] => {
+            // As a library would, and as the enclave does.
+            boot::part_from_console().expect("/dev/null");
+            println!("lost");
+            eprintln!("lost");
+            boot::Exit::new("probe", &[]).say("kept");
+            print!("lost");
+            eprint!("lost");
+        }
         ["privileges"] => {
             boot::drop_privileges().expect("root drops privileges");
             // SAFETY: it takes and gives no memory.
@@ -64,7 +74,7 @@ fn main() {
                 .filter(|line| ["Uid:", "Gid:", "Groups:", "CapEff:", "CapPrm:"].iter().any(|name| line.starts_with(name)));
             println!("{}\nsetuid(0): {again}", shown.collect::<Vec<_>>().join("\n"));
         }
-        _ => panic!("call N, argument NAME, thread, memory or privileges"),
+        _ => panic!("call N, argument NAME, thread, memory, console or privileges"),
     }
 }
 
@@ -94,8 +104,8 @@ impl Nsm for Runaway {
             panic!("on purpose, as nobody: {}", set == -1 && why == Some(libc::EPERM));
         }
         let started = std::process::Command::new("/init").status();
-        println!("started a program: {started:?}");
-        Err(NsmError::Nonsense)
+        // A panic is what still comes to the console.
+        panic!("started a program: {started:?}")
     }
 
     fn extend_pcr(&mut self, _: u16, _: &[u8]) -> Result<attestation::Pcr, NsmError> {

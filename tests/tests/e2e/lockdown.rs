@@ -1,5 +1,6 @@
 //! What the enclave's process can still do. Shown on this machine's kernel, within the very filter that the image uses.
 
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
@@ -8,6 +9,7 @@ use enclave::boot::{ABSENT, ALLOWED};
 use harness::window::{Window, sign};
 use harness::{Running, program, skipped};
 use protocol::Request;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 const SIGSYS: i32 = 31;
 const SIGILL: i32 = 4;
@@ -125,6 +127,24 @@ fn memory_is_locked_and_never_dumped() {
     assert!(words("VmLck:")[1].parse::<u64>().unwrap() > 100, "{text}");
     assert_eq!(words("Max core file size")[4..6], ["0", "0"], "{text}");
     assert_eq!(words("dumpable:")[1], "0");
+}
+
+#[test]
+fn what_libraries_print_never_comes_to_the_console() {
+    for full in [false, true] {
+        // A pipe that does not block, as the console of a booted enclave: either with room, or full.
+        let (mut reader, mut writer) = std::io::pipe().unwrap();
+        fcntl_setfl(&writer, fcntl_getfl(&writer).unwrap() | OFlags::NONBLOCK).unwrap();
+        while full && writer.write(&[b'x'; 4096]).is_ok() {}
+        while full && writer.write(b"x").is_ok() {}
+        let mut probe = Command::new(program("anchorhold-probe"));
+        let status = probe.arg("console").stdout(writer.try_clone().unwrap()).stderr(writer).status().unwrap();
+        drop(probe);
+        assert!(status.success(), "full: {full}; {status}");
+        let mut written = String::new();
+        reader.read_to_string(&mut written).unwrap();
+        assert_eq!(written.trim_start_matches('x'), if full { "" } else { "probe: kept\n" });
+    }
 }
 
 #[test]
