@@ -181,9 +181,9 @@ fn turn() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What every module sees, once, before anything is decided by it.
-const TRIAL: &str =
-    r#"{"agent":{"name":""},"action":"","target":"","resource":{"id":""},"payload":{},"caller":{},"delegated":false}"#;
+/// What every module sees, once, before anything is decided by it: the members that are always there.
+const TRIAL: &str = r#"{"agent":{"name":"","environment":""},"action":"","target":"","resource":{"id":""},"payload":{},"caller":{},
+    "delegated":false,"envelope":false}"#;
 
 /// The input document, in the terms that OPA's users expect.
 fn input(bundle: &Bundle, identity: &IdentityPolicy, caller: &Caller, asked: &Asked<'_>) -> Result<String, Denied> {
