@@ -290,3 +290,34 @@ fn the_first_run_of_a_module_has_the_members_that_are_always_there() {
     assert!(Rego::load(&bundle(&module(&trial))).is_err());
     assert!(Rego::load(&bundle(&module(&json!({})))).is_ok());
 }
+
+/// 8 KiB, as the page says.
+#[test]
+fn rego_is_asked_about_eight_kibibytes_and_no_more() {
+    assert!(PAGE.contains("and 8 KiB of input"));
+    let bundle = bundle("package exact\nallow if true\n");
+    let rego = Rego::load(&bundle).unwrap();
+    let rest = {
+        let mut sees = Case::least().sees;
+        set(&mut sees, "/payload", Some(json!({"x": ""})));
+        sees.to_string().len()
+    };
+    let code = |length: usize| {
+        let intent = Intent::new("act".into(), "aim".into(), "x".into()).unwrap();
+        let payload = Payload::parse(format!("{{\"x\":\"{}\"}}", "y".repeat(length - rest)).as_bytes()).unwrap();
+        let asked = Asked {
+            intent: &intent,
+            payload: &payload,
+            audience: None,
+            validity_seconds: None,
+            delegated: false,
+            envelope: false,
+        };
+        let caller = Case::least().caller;
+        let ask = || accept(&bundle, rego.as_ref(), bundle.identity("nobody").unwrap(), None, &caller, &asked).map(|_| ());
+        let decided = (0..1000).map(|_| ask()).find(|decided| !matches!(decided, Err(Denied::PolicyTimeout(_))));
+        decided.expect("its time was over a thousand times").map_err(|denied| denied.code())
+    };
+    assert_eq!(code(8 * 1024), Ok(()));
+    assert_eq!(code(8 * 1024 + 1), Err("policy_input_too_large"));
+}
