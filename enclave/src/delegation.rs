@@ -91,14 +91,25 @@ impl<N: Nsm> Enclave<N> {
         let scope = granted_scope(&subject, exchange.scope.as_deref(), allowed)?;
         let resource = subject.narrow_resource(exchange.resource.as_deref())?;
         decision.resource = Some(resource.clone());
-        let asked = AskedExchange { resource: &resource, audience: exchange.audience.as_deref(), audience_is_ours };
-        policy::accept_exchange(&cell.bundle, policy, allowed, &asked)?;
         let longest =
             i64::from(allowed.max_validity_seconds.unwrap_or(policy.max_validity_seconds).min(policy.max_validity_seconds));
         let exp = subject.exp.min(now.earliest.0 + longest.min(DEFAULT_SECONDS));
         if exp <= now.latest.0 {
             return Err(identity::Error::Expired.into());
         }
+        let actors: Vec<String> = subject.act.iter().flat_map(actors_of).collect();
+        let asked = AskedExchange {
+            from: &from,
+            issuer: &subject.iss,
+            subject: &subject.sub,
+            actors: &actors,
+            scope: &scope,
+            resource: &resource,
+            audience: exchange.audience.as_deref(),
+            audience_is_ours,
+            validity_seconds: exp - now.earliest.0,
+        };
+        policy::accept_exchange(&cell.bundle, cell.rego.as_ref(), policy, allowed, &caller, &asked)?;
         lock(&identity.usage).take_exchange(now.earliest, &identity.policy)?;
         let mut chain = subject.chain;
         chain.push(subject.link);
@@ -334,10 +345,14 @@ fn note(claims: &Claims, decision: &mut Decision) {
 
 /// The subject, and then who acts, oldest first.
 fn principals(sub: &str, act: &Act) -> Vec<String> {
-    let mut newest_first: Vec<String> = act.actors().map(|act| act.agent.clone().unwrap_or_else(|| act.sub.clone())).collect();
-    newest_first.push(sub.to_owned());
-    newest_first.reverse();
-    newest_first
+    [sub.to_owned()].into_iter().chain(actors_of(act)).collect()
+}
+
+/// Who acts, oldest first.
+fn actors_of(act: &Act) -> Vec<String> {
+    let mut actors: Vec<String> = act.actors().map(|act| act.agent.clone().unwrap_or_else(|| act.sub.clone())).collect();
+    actors.reverse();
+    actors
 }
 
 fn granted_scope(subject: &Subject, wanted: Option<&str>, allowed: &Delegation) -> Result<Vec<String>, Error> {

@@ -13,6 +13,9 @@ pub struct Rego {
     pub module: String,
     /// The package that decides, such as `data.agent.authz`.
     pub entrypoint: String,
+    /// Whether token exchanges must pass it as well.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exchanges: bool,
     /// Who approves what it says requires approval. Nobody, if left out: then that is denied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<ApprovalRule>,

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use attestation::policy::{ApprovalRule, Bundle, IdentityPolicy};
 use identity::Caller;
+use identity::token::EXCHANGE_ACTION;
 use regorus::utils::limits::{ExecutionTimerConfig, LimitError, check_global_memory_limit, set_global_memory_limit};
 use regorus::{Engine, Value};
 use serde_json::json;
 
 use crate::recursion::recursive;
-use crate::{Asked, Denied};
+use crate::{Asked, AskedExchange, Denied};
 
 /// For one decision.
 const TIME: Duration = Duration::from_millis(10);
@@ -124,23 +125,39 @@ impl Rego {
         caller: &Caller,
         asked: &Asked<'_>,
     ) -> Result<Option<&ApprovalRule>, Denied> {
-        let input = input(bundle, identity, caller, asked)?;
+        match (self.ask(&input(bundle, identity, caller, asked)?)?, &self.approval) {
+            (Said { require_approval: true, .. }, Some(approval)) => Ok(Some(approval)),
+            (Said { allow: true, require_approval: false }, _) => Ok(None),
+            _ => Err(Denied::PolicyDenied(self.entrypoint.clone())),
+        }
+    }
+
+    /// Whether the module allows a token exchange. Nobody can approve one, so what requires an approval is denied.
+    pub(crate) fn decide_exchange(
+        &self,
+        bundle: &Bundle,
+        identity: &IdentityPolicy,
+        caller: &Caller,
+        asked: &AskedExchange<'_>,
+    ) -> Result<(), Denied> {
+        match self.ask(&exchange_input(bundle, identity, caller, asked)?)? {
+            Said { allow: true, require_approval: false } => Ok(()),
+            _ => Err(Denied::PolicyDenied(self.entrypoint.clone())),
+        }
+    }
+
+    fn ask(&self, input: &str) -> Result<Said, Denied> {
         let mut engine = self.engine.lock().unwrap_or_else(|poisoned| {
             self.engine.clear_poison();
             let mut engine = poisoned.into_inner();
             *engine = self.fresh.clone();
             engine
         });
-        let said = run(&mut engine, &self.rules, &input, TIME);
+        let said = run(&mut engine, &self.rules, input, TIME);
         if said.is_err() {
             *engine = self.fresh.clone();
         }
-        drop(engine);
-        match (said?, &self.approval) {
-            (Said { require_approval: true, .. }, Some(approval)) => Ok(Some(approval)),
-            (Said { allow: true, require_approval: false }, _) => Ok(None),
-            _ => Err(Denied::PolicyDenied(self.entrypoint.clone())),
-        }
+        said
     }
 }
 
@@ -187,17 +204,58 @@ const TRIAL: &str = r#"{"agent":{"name":"","environment":""},"action":"","target
 
 /// The input document, in the terms that OPA's users expect.
 fn input(bundle: &Bundle, identity: &IdentityPolicy, caller: &Caller, asked: &Asked<'_>) -> Result<String, Denied> {
-    let label = bundle.labels(asked.intent.resource());
-    let mut input = json!({
-        "agent": {"name": identity.name, "environment": identity.environment},
+    let more = json!({
         "action": asked.intent.action(),
         "target": asked.intent.target(),
-        "resource": {"id": asked.intent.resource()},
         "payload": asked.payload,
-        "caller": caller,
         "delegated": asked.delegated,
         "envelope": asked.envelope,
     });
+    let optional = [
+        ("delegatee", asked.intent.delegatee().map(|did| did.as_str().into())),
+        ("audience", asked.audience.map(Into::into)),
+        ("validity_seconds", asked.validity_seconds.map(Into::into)),
+    ];
+    document(bundle, identity, caller, asked.intent.resource(), more, optional)
+}
+
+/// The same of a token exchange: what is always there, and `exchange`.
+fn exchange_input(
+    bundle: &Bundle,
+    identity: &IdentityPolicy,
+    caller: &Caller,
+    asked: &AskedExchange<'_>,
+) -> Result<String, Denied> {
+    let more = json!({
+        "action": EXCHANGE_ACTION,
+        "target": "",
+        "payload": {},
+        "delegated": true,
+        "envelope": false,
+        "exchange": {
+            "from": asked.from,
+            "issuer": asked.issuer,
+            "subject": asked.subject,
+            "actors": asked.actors,
+            "scope": asked.scope,
+        },
+    });
+    let optional = [("audience", asked.audience.map(Into::into)), ("validity_seconds", Some(asked.validity_seconds.into()))];
+    document(bundle, identity, caller, asked.resource, more, optional)
+}
+
+fn document(
+    bundle: &Bundle,
+    identity: &IdentityPolicy,
+    caller: &Caller,
+    resource: &str,
+    mut input: serde_json::Value,
+    optional: impl IntoIterator<Item = (&'static str, Option<serde_json::Value>)>,
+) -> Result<String, Denied> {
+    let label = bundle.labels(resource);
+    input["agent"] = json!({"name": identity.name, "environment": identity.environment});
+    input["resource"] = json!({"id": resource});
+    input["caller"] = json!(caller);
     let mut add = |object: Option<&str>, name: &str, value: Option<serde_json::Value>| {
         if let Some(value) = value {
             match object {
@@ -209,9 +267,9 @@ fn input(bundle: &Bundle, identity: &IdentityPolicy, caller: &Caller, asked: &As
     add(Some("agent"), "role", identity.role.clone().map(Into::into));
     add(Some("resource"), "type", label.and_then(|label| label.kind.clone()).map(Into::into));
     add(Some("resource"), "env", label.and_then(|label| label.environment.clone()).map(Into::into));
-    add(None, "delegatee", asked.intent.delegatee().map(|did| did.as_str().into()));
-    add(None, "audience", asked.audience.map(Into::into));
-    add(None, "validity_seconds", asked.validity_seconds.map(Into::into));
+    for (name, value) in optional {
+        add(None, name, value);
+    }
     let text = input.to_string();
     if text.len() > MAX_INPUT { Err(Denied::PolicyInputTooLarge) } else { Ok(text) }
 }

@@ -600,3 +600,52 @@ fn several_decisions_at_once_do_not_disturb_each_other() {
     });
     assert!(decided.into_inner() > 800);
 }
+
+#[test]
+fn rego_sees_an_exchange_where_the_bundle_says_so() {
+    use serde_json::json;
+    let own = r#"{"action": "act", "target": "", "payload": {}, "delegated": true, "envelope": false, "validity_seconds": 60,
+        "agent": {"name": "payer", "environment": "staging"}, "resource": {"id": "https://bank.example/a", "env": "staging"},
+        "caller": {"strength": "asserted", "gid": 1, "uid": 1000},
+        "exchange": {"from": "issuer:corp", "issuer": "https://idp.example", "subject": "user:a", "actors": ["agent:x", "y"], "scope": ["read", "comment"]}"#;
+    let decide = |module: &str, exchanges: bool, audience: Option<&str>, resource: &str| {
+        let mut value: serde_json::Value = serde_json::from_slice(&Bundle::from_toml(&toml()).unwrap().canonical()).unwrap();
+        value["rego"] = json!({"module": format!("package a\n{module}\n"), "entrypoint": "data.a", "exchanges": exchanges});
+        if !exchanges {
+            value["rego"].as_object_mut().unwrap().remove("exchanges");
+        }
+        value["resources"] = json!([{"pattern": "https://bank.example/*", "environment": "staging"}]);
+        value["identities"][0]["delegation"] = json!({
+            "from": ["issuer:corp"], "scopes": ["*"], "resources": ["https://bank.example/*"], "audiences": ["https://tools.example"]
+        });
+        let bundle = Bundle::from_canonical(&identity::json::canonical(&value).unwrap()).unwrap();
+        let rego = Rego::load(&bundle).unwrap();
+        let policy = &bundle.identities[0];
+        let delegation = policy.delegation.as_ref().unwrap();
+        let asked = AskedExchange {
+            from: &delegation.from[0],
+            issuer: "https://idp.example",
+            subject: "user:a",
+            actors: &["agent:x".into(), "y".into()],
+            scope: &["read".into(), "comment".into()],
+            resource,
+            audience,
+            audience_is_ours: false,
+            validity_seconds: 60,
+        };
+        accept_exchange(&bundle, rego.as_ref(), policy, delegation, &unix(1000, 1), &asked).map_err(|denied| denied.code())
+    };
+    let at = "https://bank.example/a";
+    // The whole of it, with and without an audience.
+    let exactly = |more: &str| format!("allow if input == {own}{more}}}");
+    assert_eq!(decide(&exactly(""), true, None, at), Ok(()));
+    assert_eq!(decide(&exactly(r#", "audience": "https://tools.example""#), true, Some("https://tools.example"), at), Ok(()));
+    assert_eq!(decide(&exactly(""), true, Some("https://tools.example"), at), Err("policy_denied"));
+    // It is asked where the bundle says so and nowhere else, after the rest; nobody approves an exchange.
+    assert_eq!(decide("allow if false", true, None, at), Err("policy_denied"));
+    assert_eq!(decide("allow if false", false, None, at), Ok(()));
+    assert_eq!(decide("allow if true\nrequire_approval if input.exchange", true, None, at), Err("policy_denied"));
+    assert_eq!(decide("allow if true", true, Some("https://other.example"), at), Err("audience_not_allowed"));
+    assert_eq!(decide("allow if true", true, None, "https://bank.example/a/../b"), Err("resource_not_canonical"));
+    assert_eq!(decide("allow if true", true, None, "https://other.example/"), Err("target_not_allowed"));
+}

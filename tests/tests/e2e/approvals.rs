@@ -481,6 +481,9 @@ fn what_rego_wants_approved_waits_and_what_it_denies_is_recorded_as_its_decision
             policy["identities"][0]["environment"] = environment.into();
             policy["identities"][0]["role"] = "deployer".into();
             policy["resources"] = json!([{"pattern": "r", "environment": environment}]);
+            for other in &mut policy["identities"].as_array_mut().unwrap()[1..] {
+                other["rules"][0]["resources"] = json!(["other"]);
+            }
         })
     };
     let by_alice = || json!({"by": ["alice"], "seconds": 60});

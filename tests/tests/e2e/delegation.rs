@@ -332,7 +332,8 @@ fn every_fault_of_a_subject_token_is_refused_with_its_code() {
         (changed("act", deep), "delegation_invalid"),
         (changed("scope", Value::Null), "scope_not_allowed"),
         (changed("scope", json!("deploy")), "scope_not_allowed"),
-        (changed("resource", json!("https://elsewhere.example")), "target_not_allowed"),
+        (changed("resource", json!("https://elsewhere.example/")), "target_not_allowed"),
+        (changed("resource", json!("https://elsewhere.example")), "resource_not_canonical"),
         (changed("resource", Value::Null), "target_not_allowed"),
         ("x".repeat(17 * 1024), "token_malformed"),
         (String::new(), "token_malformed"),
@@ -633,6 +634,50 @@ fn an_exchange_is_for_the_audiences_of_the_policy_and_within_the_counts_of_the_i
     assert!(setting.sign("incident-coordinator", Some(&own), paid).0.is_ok());
     assert_eq!(setting.exchange("incident-coordinator", &user), Err("rate_limit_exceeded".into()));
     assert_eq!(setting.sign("incident-coordinator", Some(&own), paid).0, Err("rate_limit_exceeded".into()));
+}
+
+#[test]
+fn a_tool_is_not_run_by_what_an_exchange_issued_against_every_rule() {
+    let with = |exchanges: bool| {
+        running_for(move |_, policy| {
+            let module = "package a\ndefault allow = false\nallow if input.exchange.subject == \"user:other\"\n";
+            policy["rego"] = json!({"module": module, "entrypoint": "data.a"});
+            if exchanges {
+                policy["rego"]["exchanges"] = json!(true);
+            }
+            let key = TestKey::new(60).public_key().to_multikey();
+            policy["approvers"] = json!([{"name": "alice", "key": key}]);
+            let agent = &mut policy["identities"][0];
+            agent["callers"]["uids"] = json!([rustix::process::geteuid().as_raw()]);
+            agent["limits"] = json!([{"per": "day", "max": 1}]);
+            agent["rules"][0]["approval"] = json!({"by": ["alice"], "seconds": 60});
+            agent["rules"][0]["audiences"] = json!(["https://harmless.example"]);
+        })
+    };
+    let user = jwt(&TestKey::new(IDP), &header(), &claims());
+    let exchange = |running: &Running, token: &str, audience: &str| {
+        let actor = ("identity", "incident-coordinator");
+        let answer = form(running, &[GRANT, KIND, ("subject_token", token), actor, ("audience", audience)]).json();
+        answer["access_token"].as_str().map(str::to_owned).ok_or_else(|| answer["code"].as_str().unwrap_or_default().to_owned())
+    };
+    let running = with(false);
+    assert_eq!(exchange(&running, &user, "https://tools.example"), Err("audience_not_allowed".into()));
+    // Within the bundle once a day; and nothing is signed under it, for the rule wants another audience, and Rego denies that too.
+    let own = exchange(&running, &user, "agent:code-reviewer").unwrap();
+    for (audience, code) in [("https://tools.example", "audience_not_allowed"), ("https://harmless.example", "policy_denied")] {
+        let intent = json!({"action": "comment", "target": "42", "resource": "mcp://github/pull_request/comment"});
+        let request = json!({"payload": {}, "intent": intent, "delegation": own, "audience": audience});
+        assert_eq!(post(&running.socket, "/sign", &request).unwrap().code(), code);
+    }
+    assert_eq!(exchange(&running, &user, ""), Err("rate_limit_exceeded".into()));
+    // And Rego, where the bundle wants it asked.
+    let running = with(true);
+    assert_eq!(exchange(&running, &user, ""), Err("policy_denied".into()));
+    let record = std::fs::read_to_string(running.state.record().join("record-000001.jsonl")).unwrap();
+    assert!(record.lines().last().unwrap().contains("\"policy_id\":\"rego@"), "{record}");
+    let mut other = claims();
+    other["sub"] = json!("user:other");
+    assert!(exchange(&running, &jwt(&TestKey::new(IDP), &header(), &other), "").is_ok());
 }
 
 #[test]

@@ -26,7 +26,7 @@ fn full() -> Value {
         ],
         "approvers": [{"name": "alice", "key": key(4)}],
         "resources": [{"pattern": "pr:*", "environment": "staging", "type": "pull_request"}],
-        "rego": {"module": "package a.b\nallow if true\n", "entrypoint": "data.a.b", "approval": approval},
+        "rego": {"module": "package a.b\nallow if true\n", "entrypoint": "data.a.b", "approval": approval, "exchanges": true},
         "identities": [{
             "name": "agent", "environment": "staging", "role": "reviewer", "did": "did:web:a.example", "algorithm": "EdDSA",
             "max_validity_seconds": 60, "callers": callers, "rotation_callers": {"uids": [1001]}, "limits": [limit],

@@ -107,7 +107,13 @@ impl Setting {
             delegatee: None,
         };
         let (answer, event) = self.window.ask_recorded(protocol::Request::Sign(sign)).unwrap();
-        let event = Reader::new(vec![self.record.clone()]).next(&event.unwrap()).unwrap().decision;
+        let Some(event) = event else {
+            // A proof of nobody whom the policy names makes no event.
+            let refusal = answer.unwrap_err();
+            assert_eq!(refusal.code, "proof_invalid");
+            return Err(format!("{}: {}", refusal.code, refusal.message));
+        };
+        let event = Reader::new(vec![self.record.clone()]).next(&event).unwrap().decision;
         match answer {
             Ok(Answer::Signed(signed)) => {
                 let claims = identity::token::unverified_claims(&signed.signed).unwrap();

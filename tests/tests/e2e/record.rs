@@ -288,7 +288,7 @@ fn boots_that_are_missing_moved_or_cut_are_found_by_the_command() {
         std::fs::write(&file, text).unwrap();
         let mut command = Command::new(program("anchorhold"));
         command.args(["audit", "verify", "--json"]);
-        keys.iter().for_each(|key| drop(command.args(["--record-key", &key.to_multikey()])));
+        command.args(keys.iter().flat_map(|key| ["--record-key".to_owned(), key.to_multikey()]));
         let output = command.arg(&file).output().unwrap();
         let facts: Value = serde_json::from_slice(&output.stdout).unwrap();
         (output.status.code().unwrap(), facts)

@@ -173,7 +173,8 @@ fn with_everything(state: &State, port: u16) -> PathBuf {
     let mut policy: Value = serde_json::from_slice(&Bundle::from_toml(&base).unwrap().canonical()).unwrap();
     let agent = &mut policy["identities"][0];
     agent["callers"]["names"] = json!(["crew", "measured"]);
-    agent["delegation"] = json!({"from": ["corp"], "scopes": ["comment"], "resources": ["mcp://github*"]});
+    agent["delegation"] =
+        json!({"from": ["issuer:corp"], "scopes": ["comment"], "resources": ["mcp://github", "mcp://github/*"]});
     let mut approved = agent["rules"][0].clone();
     approved["name"] = json!("deployments");
     approved["actions"] = json!(["deploy"]);
