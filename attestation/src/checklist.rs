@@ -18,7 +18,7 @@ impl Colours {
     }
 }
 
-/// The whole text. Control characters of what was verified are shown, not sent.
+/// The whole text. What was verified may hold anything: a terminal shows it, and does nothing of it.
 pub(crate) fn of(outcome: &Result<Verdict, Refusal>, colour: bool) -> String {
     let colours = Colours { on: colour };
     match outcome {
@@ -105,10 +105,9 @@ fn checks(text: &mut String, checks: &[Check], colours: &Colours) {
     }
 }
 
-/// What a hostile document or token says must not move the cursor.
+/// What a hostile document or token says, in one line.
 fn printable(text: &str) -> String {
-    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    text.chars().map(shown).collect()
+    identity::printable(text).replace('\n', "\\n")
 }
 
 fn wrap(text: &mut String, indent: &str, sentence: &str) {

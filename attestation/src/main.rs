@@ -11,6 +11,8 @@ use clap::{CommandFactory, Parser};
 
 use attestation::judge::{Refusal, Verdict, judge};
 use attestation::results;
+use identity::printable;
+use serde_json::Value;
 
 use crate::args::{Args, Command, Form, Inputs};
 
@@ -52,7 +54,7 @@ fn main() -> ExitCode {
 }
 
 fn fail(error: &str, code: u8) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "anchorhold-verify: {error}");
+    let _ = writeln!(std::io::stderr(), "anchorhold-verify: {}", printable(error));
     ExitCode::from(code)
 }
 
@@ -71,17 +73,20 @@ impl From<std::io::Error> for Failure {
 fn print(inputs: &Inputs, outcome: &Result<Verdict, Refusal>) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match (inputs.form, outcome) {
-        (Form::Json, Ok(verdict)) => writeln!(out, "{}", serde_json::to_value(verdict).unwrap_or_default())?,
-        (Form::Json, Err(refusal)) => writeln!(out, "{}", refusal.to_json())?,
+        (Form::Json, Ok(verdict)) => print_json(&mut out, &serde_json::to_value(verdict).unwrap_or_default())?,
+        (Form::Json, Err(refusal)) => print_json(&mut out, &refusal.to_json())?,
         (Form::Ear, _) => {
             let claims = results::ear(outcome, inputs.at(), inputs.about());
             let signed = inputs.key.as_ref().map(|key| key.sign_ear(&claims)).transpose();
             let signed = signed.map_err(|error| Failure::Usage(error.to_string()))?;
-            writeln!(out, "{}", signed.unwrap_or_else(|| claims.to_string()))?;
+            match signed {
+                Some(signed) => writeln!(out, "{signed}")?,
+                None => print_json(&mut out, &claims)?,
+            }
         }
         (Form::Trace, Ok(verdict)) => {
             let record = results::trace(verdict, inputs.at()).map_err(|error| Failure::Usage(error.to_string()))?;
-            writeln!(out, "{record}")?;
+            print_json(&mut out, &record)?;
         }
         (Form::Trace | Form::Text, _) => {
             let colour = out.is_terminal();
@@ -89,4 +94,9 @@ fn print(inputs: &Inputs, outcome: &Result<Verdict, Refusal>) -> Result<(), Fail
         }
     }
     Ok(())
+}
+
+/// Much of it is what the signed thing says: a terminal shall show it, and not do it.
+fn print_json(out: &mut impl Write, value: &Value) -> std::io::Result<()> {
+    writeln!(out, "{}", printable(&value.to_string()))
 }

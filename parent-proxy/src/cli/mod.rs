@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use identity::Signer;
+use identity::{Signer, printable};
 use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
@@ -150,10 +150,8 @@ impl Failure {
             Self::Client(error) => (70, error.to_string()),
             Self::Output(error) => (70, error.to_string()),
         };
-        // Part of it may be what a hostile sidecar says; it must not move the cursor.
-        let shown: String =
-            text.chars().flat_map(|c| if c.is_control() && c != '\n' { c.escape_default().collect() } else { vec![c] }).collect();
-        let _ = writeln!(std::io::stderr(), "anchorhold: {shown}");
+        // Part of it may be what a hostile sidecar says.
+        let _ = writeln!(std::io::stderr(), "anchorhold: {}", printable(&text));
         ExitCode::from(code)
     }
 }
@@ -177,7 +175,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Sign(sign) => {
             let (answer, json) = (block_on(sign.send())??, sign.json);
             match answer["vouch_token"].as_str().or(answer["envelope"].as_str()) {
-                Some(token) if !json => writeln!(out, "{token}")?,
+                Some(token) if !json => writeln!(out, "{}", printable(token))?,
                 _ if answer.get("approval").is_some() => {
                     print_json(&mut out, &answer)?;
                     return Err(Failure::Refused("it waits for an approval; ask again with --approval".into()));
@@ -189,7 +187,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Exchange(exchange) => {
             let answer = block_on(exchange.send())??;
             match answer["access_token"].as_str() {
-                Some(token) if !exchange.json => writeln!(out, "{token}")?,
+                Some(token) if !exchange.json => writeln!(out, "{}", printable(token))?,
                 _ => print_json(&mut out, &answer)?,
             }
         }
@@ -257,6 +255,7 @@ impl Config {
     }
 }
 
+/// Much of it is what callers, policies and other programs wrote: a terminal shall show it, and not do it.
 fn print_json(out: &mut impl Write, value: &Value) -> Result<(), Failure> {
-    Ok(writeln!(out, "{}", serde_json::to_string_pretty(value).unwrap_or_default())?)
+    Ok(writeln!(out, "{}", printable(&serde_json::to_string_pretty(value).unwrap_or_default()))?)
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use attestation::policy::{Annex, Bundle, IdentityPolicy, Mode};
 use clap::{Args, Subcommand};
 use identity::caller::{Proven, Seen};
-use identity::{Caller, Intent, Payload};
+use identity::{Caller, Intent, Payload, printable};
 use policy::{Asked, Rego};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -170,7 +170,7 @@ fn check(out: &mut impl Write, file: &Path) -> Result<(), Failure> {
     let rules: usize = bundle.identities.iter().map(|identity| identity.rules.len()).sum();
     writeln!(out, "good: {} identities, {rules} rules, digest {}", bundle.identities.len(), bundle.digest().digest())?;
     for advice in bundle.identities.iter().flat_map(|identity| advice(&bundle, identity)) {
-        writeln!(out, "advice: {advice}")?;
+        writeln!(out, "advice: {}", printable(&advice))?;
     }
     Ok(())
 }
@@ -245,7 +245,7 @@ impl Explain {
             let facts = json!({"decision": explained.decision, "rule": explained.rule, "detail": explained.says});
             print_json(out, &facts)?;
         } else {
-            writeln!(out, "{}: {}", explained.decision, explained.says)?;
+            writeln!(out, "{}: {}", explained.decision, printable(&explained.says))?;
         }
         if ["allow", "approve"].contains(&explained.decision) {
             Ok(())
@@ -311,15 +311,12 @@ fn test(out: &mut impl Write, file: &Path) -> Result<(), Failure> {
         let explained = row.explain(&bundle, rego.as_ref(), annex.as_ref()).map_err(named)?;
         let as_expected = explained.decision == row.expect && (row.rule.is_none() || row.rule == explained.rule);
         if as_expected {
-            writeln!(out, "ok      {}: {}", row.name, explained.decision)?;
+            writeln!(out, "ok      {}: {}", printable(&row.name), explained.decision)?;
         } else {
             failed += 1;
             let by = row.rule.as_ref().map(|rule| format!(" by rule {rule:?}")).unwrap_or_default();
-            writeln!(
-                out,
-                "FAILED  {}: expected {}{by}, and it is {}: {}",
-                row.name, row.expect, explained.decision, explained.says
-            )?;
+            let says = format!("{}: expected {}{by}, and it is {}: {}", row.name, row.expect, explained.decision, explained.says);
+            writeln!(out, "FAILED  {}", printable(&says))?;
         }
     }
     match failed {

@@ -219,6 +219,66 @@ fn the_verifier_speaks_to_people_too() {
 }
 
 #[test]
+fn what_others_wrote_is_shown_and_moves_nothing_on_a_terminal() {
+    let files = Files::make();
+    let (endpoint, everything) = (files.endpoint(), files.everything());
+    // Paints over a line, turns the order of letters, and spells out a word that nobody sees.
+    let hostile = "a\u{9b}2J\u{7f}\u{202e}b\u{2066}\u{200b}\u{feff}\u{61c}\u{2028}\u{e0041}c";
+    let payload = json!({"to": hostile, hostile: 1});
+    let shown = |output: Output| {
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert_eq!(
+            text.chars().find(|c| *c != '\n' && (c.is_control() || hostile.contains(*c) && !c.is_ascii())),
+            None,
+            "{text}"
+        );
+        text
+    };
+    let payload_text = payload.to_string();
+    let sign =
+        ["sign", "--action", "pay", "--target", "t", "--resource", "r", "--payload", &payload_text, "--endpoint", &endpoint];
+    let credential = shown(run("anchorhold", &[&sign[..], &["--format", "vouch-credential"]].concat()));
+    // It is shown otherwise, and is the same credential: what was shown verifies.
+    std::fs::write(files.path("credential"), &credential).unwrap();
+    let credential: Value = serde_json::from_str(&credential).unwrap_or_else(|_| panic!("{credential}"));
+    assert_eq!(credential["credentialSubject"]["payload"], payload);
+    std::fs::write(files.path("token"), shown(run("anchorhold", &sign))).unwrap();
+    let paths = [files.path("credential"), files.path("token"), files.path("evidence")];
+    let [credential, token, evidence] = paths.each_ref().map(|path| path.to_str().unwrap());
+    for (what, file) in [("credential", credential), ("token", token)] {
+        for form in [&["--json"][..], &[], &["--ear"]] {
+            let base = [what, file, "--evidence", evidence];
+            let everything: Vec<&str> = everything.iter().map(String::as_str).collect();
+            let text = shown(run("anchorhold-verify", &[&base, &everything[..], form].concat()));
+            assert!(form.is_empty() || serde_json::from_str::<Value>(&text).is_ok(), "{text}");
+            if form == ["--json"] {
+                let verdict: Value = serde_json::from_str(&text).unwrap();
+                assert!(verdict["verdict"] == "mock" && verdict.to_string().contains('\u{202e}'), "{text}");
+            }
+            assert!(form == ["--ear"] || text.contains("\\u202e"), "{text}");
+        }
+    }
+    // In what is refused, too, and in what an operator looks at.
+    let policy = files.running.state.policy().display().to_string();
+    for form in [&["--json"][..], &[]] {
+        let refused = ["policy", "explain", &policy, "--uid", "4711", "--action", hostile, "--identity", hostile];
+        shown(run("anchorhold", &[&refused[..], form].concat()));
+    }
+    let table = format!("policy = {policy:?}\n[[tests]]\nname = {0}\naction = \"a\"\nexpect = {0}\n", toml_string(hostile));
+    std::fs::write(files.path("table.toml"), table).unwrap();
+    let table = shown(run("anchorhold", &["policy", "test", files.path("table.toml").to_str().unwrap()]));
+    assert!(table.contains("FAILED  a\\u009b2J"), "{table}");
+    let keygen = run("anchorhold", &["keygen", "-o", files.path("any.key").to_str().unwrap()]);
+    let missing = shown(run("anchorhold", &["audit", "verify", hostile, "--record-key", text(&keygen.stdout).trim()]));
+    assert!(missing.starts_with("anchorhold: a\\u009b2J"), "{missing}");
+}
+
+fn toml_string(text: &str) -> String {
+    let escaped: String = text.chars().map(|c| format!("\\U{:08X}", u32::from(c))).collect();
+    format!("\"{escaped}\"")
+}
+
+#[test]
 fn a_policy_is_shown_with_the_register_that_it_makes() {
     let files = Files::make();
     let policy = files.running.state.policy();
