@@ -317,9 +317,24 @@ fn is_local(kind: &str) -> bool {
 fn of_cgroup(text: &str) -> (Option<String>, Option<String>, Option<String>) {
     let paths: Vec<&str> = text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).filter(|path| *path != "/").collect();
     let unit = agreed(paths.iter().filter_map(|path| unit(path)));
-    let pod = agreed(paths.iter().flat_map(|path| path.split('/').filter_map(pod_uid)));
-    let container = agreed(paths.iter().flat_map(|path| path.split('/').filter_map(container_id)));
+    let pod = agreed(paths.iter().flat_map(|path| of_the_system(path).filter_map(pod_uid)));
+    let container = agreed(paths.iter().flat_map(|path| of_the_system(path).filter_map(container_id)));
     (unit, pod, container)
+}
+
+/// The parts of a path down to the outermost unit. What lies below a unit, or below `user.slice`, is named by whoever runs there: any
+/// user may make folders in what systemd delegated to it.
+fn of_the_system(path: &str) -> impl Iterator<Item = &str> {
+    let mut ended = path.split('/').any(|part| part == ".." || part == "user.slice");
+    path.split('/').take_while(move |part| {
+        let goes_on = !ended;
+        ended |= is_unit(part);
+        goes_on
+    })
+}
+
+fn is_unit(part: &str) -> bool {
+    part.ends_with(".service") || part.ends_with(".scope")
 }
 
 fn agreed(mut found: impl Iterator<Item = String>) -> Option<String> {
@@ -331,8 +346,7 @@ fn unit(path: &str) -> Option<String> {
     if path.split('/').any(|part| part == "..") {
         return None;
     }
-    let is_unit = |part: &&str| part.ends_with(".service") || part.ends_with(".scope");
-    path.split('/').find(is_unit).filter(|part| part.len() <= 255).map(str::to_owned)
+    path.split('/').find(|part| is_unit(part)).filter(|part| part.len() <= 255).map(str::to_owned)
 }
 
 /// `pod` and a UUID, with `_` for `-` where systemd made the cgroup.
@@ -402,6 +416,11 @@ mod tests {
                 "0::/user.slice/user-7.slice/user@7.service/app.slice/crew.service\n".to_owned(),
                 (some("user@7.service"), None, None),
             ),
+            // So is what it calls its folders.
+            (format!("0::/user.slice/user-7.slice/user@7.service/app.slice/{id}\n"), (some("user@7.service"), None, None)),
+            (format!("0::/system.slice/crew.service/pod{uid}/{id}\n"), (some("crew.service"), None, None)),
+            (format!("0::/user.slice/pod{uid}/{id}\n"), (None, None, None)),
+            (format!("0::/system.slice/docker-{id}.scope/pod{uid}\n"), (some(&format!("docker-{id}.scope")), None, some(&id))),
             ("0::/user.slice/user-7.slice/session-1.scope\n".to_owned(), (some("session-1.scope"), None, None)),
             (
                 format!(
