@@ -1,6 +1,6 @@
 //! On whose behalf an identity acts: token exchange (RFC 8693), and signatures under what was exchanged.
 
-use attestation::policy::{Delegation, Delegator, Pattern};
+use attestation::policy::{Delegation, Delegator, IdentityPolicy, Pattern};
 use identity::delegation::{Act, Subject};
 use identity::grants::Grants;
 use identity::record::Decision;
@@ -319,12 +319,16 @@ impl Behalf {
     }
 
     /// Whether what is asked lies within it, and for how long at most it may be valid.
-    pub(crate) fn check(&self, intent: &Intent, now: UnixSeconds) -> Result<u32, Error> {
+    pub(crate) fn check(&self, policy: &IdentityPolicy, intent: &Intent, now: UnixSeconds) -> Result<u32, Error> {
         if !self.scope.iter().any(|word| word == intent.action()) {
             return Err(identity::Error::ScopeExceedsParent.into());
         }
         if !identity::delegation::is_within(intent.resource(), &self.resource) {
             return Err(identity::Error::ResourceExceedsParent.into());
+        }
+        let delegation = policy.delegation.as_ref().ok_or_else(|| Denied::UntrustedPrincipal(self.sub.clone()))?;
+        if !policy::among_resources(&delegation.resources, intent.resource())? {
+            return Err(Denied::TargetNotAllowed.into());
         }
         u32::try_from(self.exp - now.0).ok().filter(|left| *left > 0).ok_or_else(|| identity::Error::Expired.into())
     }

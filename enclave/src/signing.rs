@@ -91,7 +91,7 @@ impl<N: Nsm> Enclave<N> {
         let token = sign.delegation.as_deref().filter(|_| granted.is_none());
         let behalf = token.map(|token| Behalf::of(cell, identity, token, own, decision)).transpose()?;
         let under = granted.as_ref().map(|granted| granted.check(identity, &intent, now)).transpose()?;
-        let left = behalf.as_ref().map(|behalf| behalf.check(&intent, now.latest));
+        let left = behalf.as_ref().map(|behalf| behalf.check(&identity.policy, &intent, now.latest));
         let left = left.transpose()?.or(under.map(|under| under.1));
         let is_grant = granted.is_some() || intent.delegatee().is_some();
         let fits = match sign.format {

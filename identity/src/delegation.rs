@@ -326,9 +326,16 @@ impl Subject {
 /// Whether `wanted` is `granted` or lies below it, at a `/`. Nothing granted in particular grants all. What is not spelled in the one way
 /// ([`crate::resource`]) lies below nothing.
 pub fn is_within(wanted: &str, granted: &str) -> bool {
-    let (trimmed, granted) = (wanted.trim_end_matches('/'), granted.trim_end_matches('/'));
-    let is_below = || wanted.strip_prefix(granted).is_some_and(|below| below.starts_with('/'));
-    granted.is_empty() || trimmed == granted || (is_below() && resource::check(wanted).is_ok())
+    if granted.is_empty() || wanted == granted {
+        return true;
+    }
+    // A slash at the end says nothing, but where it is all that there is, or ends a scheme.
+    fn stem(text: &str) -> &str {
+        text.strip_suffix('/').filter(|stem| !stem.is_empty() && !stem.ends_with('/')).unwrap_or(text)
+    }
+    let granted = stem(granted);
+    let is_below = wanted.strip_prefix(granted).is_some_and(|below| granted.ends_with('/') || below.starts_with('/'));
+    resource::check(wanted).is_ok() && (stem(wanted) == granted || is_below)
 }
 
 /// Words of a scope (RFC 6749 section 3.3), each once.
@@ -455,6 +462,40 @@ mod tests {
             .collect();
         assert_eq!(with(None, json!(long[1..])).map(|subject| subject.chain.len()), Ok(4));
         assert_eq!(with(None, json!(long)).unwrap_err().code(), "delegation_invalid");
+    }
+
+    #[test]
+    fn only_what_lies_below_is_within() {
+        for (wanted, granted) in [
+            ("anything", ""),
+            ("https://a/x?y", "https://a/x?y"),
+            ("https://a/x/y", "https://a/x"),
+            ("https://a/x/y", "https://a/x/"),
+            ("https://a/x/", "https://a/x"),
+            ("https://a/x", "https://a/x/"),
+            ("https://a/x", "https://a"),
+            ("/etc/passwd", "/"),
+            ("/etc", "/etc/"),
+            ("mcp://github/pr", "mcp://github"),
+            ("mcp://github", "mcp://github/"),
+        ] {
+            assert!(is_within(wanted, granted), "{wanted} {granted}");
+        }
+        for (wanted, granted) in [
+            ("https://bank.example/v1", "/"),
+            ("https://bank.example/v1", "//"),
+            ("x", "/"),
+            ("mcp:/x", "mcp:///"),
+            ("https://a/x///", "https://a/x"),
+            ("https://a/xy", "https://a/x"),
+            ("https://a/x/../y", "https://a/x"),
+            ("https://a.evil/x", "https://a"),
+            ("https://A/x", "https://a"),
+            ("", "https://a"),
+            ("https://a", "https://a/x"),
+        ] {
+            assert!(!is_within(wanted, granted), "{wanted} {granted}");
+        }
     }
 
     #[test]
