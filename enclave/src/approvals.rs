@@ -106,7 +106,7 @@ impl<N: Nsm> Enclave<N> {
         let approver = cell.bundle.approvers.iter().find(|approver| approver.key.0.thumbprint() == kid);
         let approver: &Approver = approver.ok_or(Error::ApprovalOfNobody("the policy names no approver with this key"))?;
         let approval =
-            Approval::verify(jws, &approver.key.0).map_err(|_| Error::ApprovalInvalid("its signature or form is not good"))?;
+            Approval::verify(jws, &approver.key.0).map_err(|_| Error::ApprovalOfNobody("its signature or form is not good"))?;
         let mut approvals = lock(&cell.approvals);
         let entry = approvals.0.get_mut(&approval.approval.0).ok_or(Error::ApprovalUnknown)?;
         decision.request_digest = Some(Digest(entry.waiting.request));

@@ -19,6 +19,10 @@ pub(crate) struct Refusals {
     /// By what a caller cannot choose for itself, as JSON.
     known: BTreeMap<Vec<u8>, Budget>,
     others: Budget,
+    /// Of what no caller asked, by type of event: as many as there are types.
+    of_nobody: BTreeMap<Vec<u8>, Budget>,
+    /// Refusals that made no event, of callers that are told apart no more.
+    forgotten: u64,
 }
 
 struct Budget {
@@ -36,15 +40,28 @@ impl Default for Budget {
 }
 
 impl Refusals {
-    /// Whether a refusal of this caller makes an event: if so, how many made none since the last one that did.
-    pub(crate) fn record(&mut self, caller: Option<&Caller>, now: Duration) -> Option<u64> {
-        let key = caller.and_then(|caller| json::canonical(&caller.without_its_choices()).ok()).unwrap_or_default();
+    /// Whether a refusal of this caller makes an event: if so, how many made none since the last one that did. What no caller asked has a
+    /// budget for each type of event: forged approvals must not silence refused annexes.
+    pub(crate) fn record(&mut self, event_type: &str, caller: Option<&Caller>, now: Duration) -> Option<u64> {
+        let key = caller.and_then(|caller| json::canonical(&caller.without_its_choices()).ok());
+        let key = key.unwrap_or_else(|| event_type.as_bytes().to_vec());
         if self.known.len() >= MAX_CALLERS && !self.known.contains_key(&key) {
-            // What is full and owes no count is as good as new.
-            self.known.retain(|_, budget| !budget.is_as_new(now));
+            // What is full is as good as new, but for the count that it owes, which is not lost.
+            let forgotten = &mut self.forgotten;
+            self.known.retain(|_, budget| {
+                let keeps = !budget.is_full(now);
+                *forgotten = forgotten.saturating_add(if keeps { 0 } else { budget.unrecorded });
+                keeps
+            });
         }
         let shared = self.known.len() >= MAX_CALLERS && !self.known.contains_key(&key);
-        if shared { self.others.take(now) } else { self.known.entry(key).or_default().take(now) }
+        let budget = match caller {
+            None => self.of_nobody.entry(key).or_default(),
+            Some(_) if shared => &mut self.others,
+            Some(_) => self.known.entry(key).or_default(),
+        };
+        let own = budget.take(now)?;
+        Some(own.saturating_add(std::mem::take(&mut self.forgotten)))
     }
 }
 
@@ -69,9 +86,9 @@ impl Budget {
         }
     }
 
-    fn is_as_new(&mut self, now: Duration) -> bool {
+    fn is_full(&mut self, now: Duration) -> bool {
         self.fill(now);
-        self.left == BURST && self.unrecorded == 0
+        self.left == BURST
     }
 }
 
@@ -92,7 +109,7 @@ mod tests {
     #[test]
     fn a_callers_refusals_make_only_so_many_events_and_the_next_one_says_how_many_made_none() {
         let mut refusals = Refusals::default();
-        let mut record = |caller: &Caller, at| refusals.record(Some(caller), at);
+        let mut record = |caller: &Caller, at| refusals.record("token.sign", Some(caller), at);
         for _ in 0..BURST {
             assert_eq!(record(&uid(1), s(1000)), Some(0));
         }
@@ -109,6 +126,14 @@ mod tests {
         assert_eq!(record(&uid(1), s(1000) + INTERVAL - s(5)), None);
         assert_eq!(record(&uid(1), s(1000) + INTERVAL), Some(7));
         assert_eq!(record(&uid(1), s(1000) + INTERVAL), None);
+        assert_eq!(record(&uid(1), s(1000) + 2 * INTERVAL), Some(1));
+        // What no caller asked is counted by what it is.
+        for _ in 0..=BURST {
+            refusals.record("approval.grant", None, s(1000));
+        }
+        assert_eq!(refusals.record("approval.grant", None, s(1000)), None);
+        assert_eq!(refusals.record("annex.load", None, s(1000)), Some(0));
+        let mut record = |caller: &Caller, at| refusals.record("token.sign", Some(caller), at);
         // After a long time it has a whole burst, and no more.
         let made = (0..2 * BURST).filter(|_| record(&uid(1), s(1_000_000)).is_some()).count();
         assert_eq!(made, BURST as usize);
@@ -118,19 +143,22 @@ mod tests {
     fn the_table_of_budgets_has_its_bound_and_forgets_no_count() {
         let mut refusals = Refusals::default();
         for _ in 0..=BURST {
-            refusals.record(Some(&uid(0)), s(1));
+            refusals.record("token.sign", Some(&uid(0)), s(1));
         }
         for other in 1..5000 {
-            refusals.record(Some(&uid(other)), s(1));
+            refusals.record("token.sign", Some(&uid(other)), s(1));
             assert!(refusals.known.len() <= MAX_CALLERS);
         }
         // Those that came too late share one budget, and it is used up.
-        assert_eq!(refusals.record(Some(&uid(9999)), s(1)), None);
-        assert_eq!(refusals.record(None, s(1)), None);
-        // Later those that owe nothing make room; who owes a count still has it.
-        for other in 10_000..20_000 {
-            refusals.record(Some(&uid(other)), s(100_000));
+        assert_eq!(refusals.record("token.sign", Some(&uid(9999)), s(1)), None);
+        // But not with what no caller asked.
+        assert_eq!(refusals.record("approval.grant", None, s(1)), Some(0));
+        // Those who used theirs up and left make room later, and the next event has the counts that they owed.
+        let owed = 1 + refusals.others.unrecorded;
+        for other in 1..5000 {
+            assert!(refusals.record("token.sign", Some(&uid(other)), s(100_000)).is_some() || other > 1024);
         }
-        assert_eq!(refusals.record(Some(&uid(0)), s(100_000)), Some(1));
+        let carried = refusals.forgotten + refusals.others.unrecorded;
+        assert!(refusals.known.len() <= MAX_CALLERS && carried < owed + 5000, "{carried}");
     }
 }

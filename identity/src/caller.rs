@@ -72,11 +72,12 @@ pub struct Proven {
 }
 
 impl Caller {
-    /// The same without what a caller can choose for itself: the program that it runs, its group, its label. By the rest callers are told
-    /// apart where something is shared out among them.
+    /// The same without what a caller can choose for itself: the program that it runs, its group, its label, and the key that its enclave
+    /// made. By the rest callers are told apart where something is shared out among them.
     pub fn without_its_choices(&self) -> Self {
         match self {
             Self::Asserted(seen) => Self::Asserted(Seen { executable: None, gid: None, label: None, ..seen.clone() }),
+            Self::Proven(proven) if proven.measurement.is_some() => Self::Proven(Proven { key: String::new(), ..proven.clone() }),
             Self::Proven(_) => self.clone(),
         }
     }

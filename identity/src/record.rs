@@ -83,7 +83,8 @@ pub struct Decision {
     /// Why it was refused: the code that the caller was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<String>,
-    /// How many refusals of this caller made no event since its last one that did: each caller has a budget of them.
+    /// How many refusals made no event since the last one that counted them: of this caller, which has a budget of them, and of callers that
+    /// are told apart no more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusals_unrecorded: Option<u64>,
     /// SHA-256 of the request in its canonical form.
@@ -103,7 +104,7 @@ pub struct Decision {
 
 impl Decision {
     /// Cuts what a caller or its issuers wrote until the event has at most `max` bytes, without place and signature. What was cut ends in
-    /// `…`; the digest of the request still says which one it was. What is not theirs stays, however long.
+    /// `…`; the digest of the request, if it got so far, still says which one it was. What is not theirs stays, however long.
     pub fn shorten(&mut self, max: usize) {
         for limit in [512, 256, 128, 64, 32, 16] {
             if write(self, Digest([0; 16]), Digest([0; 32]), json::MAX_SAFE_INTEGER).is_ok_and(|text| text.len() <= max) {

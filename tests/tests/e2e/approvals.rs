@@ -188,7 +188,8 @@ fn an_approval_of_another_kind_is_refused() {
     let jws = good.sign(&TestKey::new(ALICE)).unwrap();
     let forged = good.sign(&TestKey::new(BOB)).unwrap();
     let jws = format!("{}.{}", jws.rsplit_once('.').unwrap().0, forged.rsplit_once('.').unwrap().1);
-    assert!(setting.ask(Request::Approve { jws }).0.unwrap_err().contains("signature or form"));
+    let (refused, event) = setting.window.ask_recorded(Request::Approve { jws }).unwrap();
+    assert!(refused.unwrap_err().message.contains("signature or form") && event.is_none());
     // None of it approved anything.
     assert!(matches!(setting.sign(1000, 1, Some(waiting.id)).0, Ok(Answer::Waiting(still)) if !still.approved));
     assert!(setting.sign(1000, 1, Some([9; 16])).0.unwrap_err().starts_with("approval_unknown"));
@@ -255,12 +256,21 @@ fn what_nobody_could_have_signed_makes_no_event_and_a_callers_refusals_only_so_m
     no_event(&mut setting, Request::Exchange(exchange), "proof_invalid");
 
     // What a caller may not have makes an event, but only so many; another caller's still do, and what is allowed does.
+    let long = "\"".repeat(1000);
+    // What waits makes an event, and who asks for it again and again only so many.
+    let mut pending = 0;
+    for _ in 0..300 {
+        let (answer, event) = setting.window.ask_recorded(setting_sign(Seen::ids(1001, 1000), None)).unwrap();
+        assert!(matches!(answer, Ok(Answer::Waiting(_))));
+        pending += usize::from(event.is_some());
+    }
+    assert!((256..260).contains(&pending), "{pending}");
     let mut refused = |uid: u32, action: &str| {
         let Request::Sign(mut sign) = setting_sign(Seen::ids(uid, 1000), None) else { unreachable!() };
-        (sign.of.identity, sign.action) = (Some("web".into()), action.into());
+        (sign.of.identity, sign.action, sign.target, sign.resource) =
+            (Some("web".into()), action.into(), action.into(), action.into());
         setting.window.ask_recorded(Request::Sign(sign)).unwrap()
     };
-    let long = "\"".repeat(1000);
     let mut made = 0;
     for _ in 0..400 {
         let (answer, event) = refused(4711, &long);

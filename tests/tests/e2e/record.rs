@@ -368,16 +368,14 @@ fn a_stranger_does_not_fill_the_record() {
         let body = json!({"payload": {}, "intent": "a", "proof": {"jws": approval(&mallory)}});
         let refused = post(&none.socket, "/sign", &body).unwrap();
         assert_eq!((refused.status, refused.code().as_str()), (403, "proof_invalid"));
+        assert!(refused.json()["detail"].as_str().unwrap().contains("the key, or the enclave, of this proof"));
     }
     assert_eq!((size(&none), size(&running)), before);
-    // An approver's name on a bad signature makes events, but only so many.
+    // Nor an approver's name on a bad signature: anybody knows it.
     let good = approval(&alice);
     let forged = format!("{}.{}", good.rsplit_once('.').unwrap().0, approval(&mallory).rsplit_once('.').unwrap().1);
-    for _ in 0..300 {
-        assert_eq!(approve(&running, &forged).1, "approval_invalid");
-    }
-    let grants = lines(&running).iter().filter(|line| line.windows(14).any(|w| w == b"approval.grant")).count();
-    assert!((256..270).contains(&grants), "{grants}");
+    assert_eq!(approve(&running, &forged).1, "approval_invalid");
+    assert_eq!(size(&running), before.1);
     assert_eq!(sign(&running, "a").0, 200);
 }
 
