@@ -36,6 +36,6 @@ pub use crate::intent::Intent;
 pub use crate::json::Payload;
 pub use crate::key::{Algorithm, Jwk, PublicKey};
 pub use crate::message::{Message, Signature, Signer};
-pub use crate::printable::printable;
+pub use crate::printable::{hides_nothing, printable};
 pub use crate::time::{SKEW_SECONDS, UnixSeconds, parse_rfc3339};
 pub use crate::token::Tee;

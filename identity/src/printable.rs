@@ -17,13 +17,19 @@ pub fn printable(text: &str) -> String {
     shown
 }
 
+/// Whether there is no such character in a text.
+pub fn hides_nothing(text: &str) -> bool {
+    !text.chars().any(deceives)
+}
+
 /// Whether a terminal does something else than show it.
 fn deceives(c: char) -> bool {
     matches!(c,
         // C0, DEL and C1: among them the escape sequences that move the cursor.
         '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}'
         // Invisible, of no width, or for the shaping of what stands beside.
-        | '\u{ad}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+        | '\u{ad}' | '\u{34f}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{2800}' | '\u{3164}'
+        | '\u{ffa0}' | '\u{fe00}'..='\u{fe0f}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0100}'..='\u{e01ef}' | '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
         // Ends of lines and paragraphs; direction.
         | '\u{61c}' | '\u{2028}'..='\u{202e}'
         // Deprecated direction and shaping; tags, which spell out hidden text.

@@ -4,14 +4,17 @@
 //! - A URL of a special scheme (`http`, `https`, `ws`, `wss`, `ftp`, `file`; WHATWG URL, section 3.1) is as that standard writes it:
 //!   the scheme in lower case and `://`; no user information; the host in lower-case ASCII, without a dot at its end, an IPv4 address in
 //!   four decimals, an IPv6 address as RFC 5952 has it; no default port; a path that begins with `/`; no query and no fragment.
-//! - Other URIs with an authority (`mcp://...`) are held to the same, but that their path may be empty, and their authority too.
+//! - Other URIs with an authority (`mcp://...`) are held to the same, but that their path may be left out, which is then `/`, and their
+//!   authority may be empty.
 //! - In paths: no empty segment but the last, no `.` or `..` (also not before a `;`), no backslash; percent-encoded is, in upper-case hex,
 //!   what cannot stand there as it is, and never `/`, `\`, `%`, `?`, `#` or a control character.
-//! - Everything else is a name. It has no backslash, no `//`, no segment `.` or `..`, and no `%2e`, `%2f` or `%5c`.
+//! - Everything else is a name. It has no backslash, no `//`, no segment `.` or `..`, nothing percent-encoded that could stand there as it is, no
+//!   space at its begin or end, and nothing invisible.
 
+use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
-use crate::Error;
+use crate::{Error, hides_nothing};
 
 const SPECIAL: [(&str, Option<u16>); 6] =
     [("http", Some(80)), ("https", Some(443)), ("ws", Some(80)), ("wss", Some(443)), ("ftp", Some(21)), ("file", None)];
@@ -21,6 +24,14 @@ type Checked = Result<(), &'static str>;
 /// Refuses a resource that is not spelled in the one way.
 pub fn check(resource: &str) -> Result<(), Error> {
     check_text(resource, false).map_err(Error::ResourceNotCanonical)
+}
+
+/// The same, with the path `/` where a host has none: both are one resource (RFC 3986, section 6.2.3).
+pub fn with_path(resource: &str) -> Cow<'_, str> {
+    match resource.split_once("://") {
+        Some((_, rest)) if !rest.is_empty() && !rest.contains(['/', '?', '#']) => Cow::Owned(format!("{resource}/")),
+        _ => Cow::Borrowed(resource),
+    }
 }
 
 /// Refuses the text of a pattern to which a resource must be equal: here a URL may have a query and a fragment.
@@ -63,7 +74,7 @@ fn check_text(text: &str, is_prefix: bool) -> Checked {
     match (special, authority) {
         (Some(("file", _)), "") | (None, "") => {}
         (Some(("file", _)), _) => return Err("a file has no host"),
-        (special, authority) => check_authority(authority, special.and_then(|(_, port)| *port), special.is_some())?,
+        (special, authority) => check_authority(authority, special.and_then(|(_, port)| *port))?,
     }
     match path.strip_prefix('/') {
         Some(path) => check_path(path, is_prefix),
@@ -81,7 +92,7 @@ fn is_url(text: &str) -> bool {
     text.contains(':') && (text.contains("://") || SPECIAL.iter().any(|(name, _)| *name == scheme))
 }
 
-fn check_authority(authority: &str, default_port: Option<u16>, special: bool) -> Checked {
+fn check_authority(authority: &str, default_port: Option<u16>) -> Checked {
     let (host, port) = match authority.rfind(':') {
         Some(at) if !authority[at..].contains(']') => (&authority[..at], Some(&authority[at + 1..])),
         _ => (authority, None),
@@ -115,7 +126,7 @@ fn check_authority(authority: &str, default_port: Option<u16>, special: bool) ->
         || last.strip_prefix("0x").is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
     match host.parse::<std::net::Ipv4Addr>() {
         Ok(address) if address.to_string() == host => Ok(()),
-        _ if is_number && special => Err("an IPv4 address is four decimal numbers"),
+        _ if is_number => Err("an IPv4 address is four decimal numbers"),
         _ => Ok(()),
     }
 }
@@ -182,9 +193,14 @@ fn check_name(name: &str, is_prefix: bool) -> Checked {
     if name.contains('\\') || name.contains("//") {
         return Err("no backslash and no //");
     }
-    let lower = name.to_ascii_lowercase();
-    if ["%2e", "%2f", "%5c"].iter().any(|encoded| lower.contains(encoded)) {
-        return Err("no . / or backslash is percent-encoded");
+    if name.trim() != name && !is_prefix || name.trim_start() != name || !hides_nothing(name) {
+        return Err("no space at its begin or end, and no invisible character");
+    }
+    for (at, _) in name.match_indices('%') {
+        let encoded = name.get(at + 1..at + 3).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        if encoded.is_some_and(|byte| is_pchar(byte) || b"/\\%?#".contains(&byte) || byte.is_ascii_control()) {
+            return Err("nothing is percent-encoded that could stand there as it is, nor / \\ % ? # or a control character");
+        }
     }
     if !name.contains('/') {
         return Ok(());
@@ -284,6 +300,8 @@ mod tests {
             "https://prod.exampl\u{e9}/x",
             "https://prod。example/x",
             "https://127.1/x",
+            "https://127.0.0.0x1/",
+            "https://0x7f000001/",
             "https://0x7f.0.0.1/x",
             "https://2130706433/x",
             "https://0177.0.0.1/x",

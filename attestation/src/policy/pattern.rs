@@ -18,16 +18,9 @@ pub enum Match {
 }
 
 impl Pattern {
-    /// Whether `text` matches; case counts. A prefix matches no URL that is spelled in another way than URLs are compared in
-    /// ([`identity::resource`]), but for a host without a path.
+    /// Whether `text`, which is no resource, matches; case counts.
     pub fn matches(&self, text: &str) -> bool {
-        match self.prefix() {
-            Some("") => true,
-            Some(prefix) => {
-                text.starts_with(prefix) && (resource::check(text).is_ok() || resource::check(&format!("{text}/")).is_ok())
-            }
-            None => text == self.0,
-        }
+        self.prefix().map_or(text == self.0, |prefix| text.starts_with(prefix))
     }
 
     /// Whether this resource matches; case counts.
@@ -35,10 +28,10 @@ impl Pattern {
         let matches = match self.prefix() {
             Some("") => true,
             Some(prefix) => match resource::check(text) {
-                Ok(()) => text.starts_with(prefix),
+                Ok(()) => resource::with_path(text).starts_with(prefix),
                 Err(error) => return Match::Unclear(why(&error)),
             },
-            None => text == self.0,
+            None => resource::with_path(text) == resource::with_path(&self.0),
         };
         if matches { Match::Yes } else { Match::No }
     }
@@ -56,9 +49,9 @@ impl Pattern {
     pub fn covers(&self, other: &Self) -> bool {
         match (self.prefix(), other.prefix()) {
             (Some(ours), Some(theirs)) => theirs.starts_with(ours),
-            (Some(ours), None) => other.0.starts_with(ours),
+            (Some(ours), None) => resource::with_path(&other.0).starts_with(ours),
             (None, Some(_)) => false,
-            (None, None) => self.0 == other.0,
+            (None, None) => resource::with_path(&self.0) == resource::with_path(&other.0),
         }
     }
 
@@ -138,14 +131,20 @@ mod tests {
             "https://x.example/team-a/?",
         ] {
             assert!(matches!(team.matches_resource(other), Match::Unclear(_)), "{other}");
-            assert!(!team.matches(other), "{other}");
             assert_eq!(pattern("*").matches_resource(other), Match::Yes);
             assert_eq!(pattern(other).matches_resource(other), Match::Yes);
         }
-        // What is no resource, such as an audience, may leave out the path.
-        assert!(
-            pattern("https://*").matches("https://tools.example") && !pattern("https://*").matches("https://tools.example?x")
+        // What is no resource is a text.
+        assert!(pattern("re: *").matches("re: see https://x.example/?q=1 and//or"));
+        // A host is the same with and without the path that nothing follows.
+        let github = pattern("mcp://github/*");
+        assert_eq!(
+            (github.matches_resource("mcp://github"), github.matches_resource("mcp://github/pr")),
+            (Match::Yes, Match::Yes)
         );
+        assert_eq!(pattern("mcp://github").matches_resource("mcp://github/"), Match::Yes);
+        assert_eq!(pattern("mcp://github").matches_resource("mcp://github/pr"), Match::No);
+        assert!(github.overlaps(&pattern("mcp://github")) && !github.overlaps(&pattern("mcp://gitlab")));
         assert!(team.check_resource().is_ok() && pattern("https://x.example*").check_resource().is_err());
         assert!(
             pattern("https://x.example/a?b").check_resource().is_ok() && pattern("https://X.example/a").check_resource().is_err()
