@@ -77,10 +77,6 @@ impl Cell {
         if let Some(issuer) = annex.issuers.iter().find(is_ours) {
             return Err(Error::IssuerIsOurs(issuer.name.clone()));
         }
-        let is_unknown = |entry: &&String| entry.strip_prefix(AGENT).is_some_and(|name| !self.identities.contains_key(name));
-        if let Some(unknown) = annex.revoked.iter().find(is_unknown) {
-            return Err(Error::RevokedAgentUnknown(unknown.clone()));
-        }
         let mut current = self.annex.write().unwrap_or_else(PoisonError::into_inner);
         match current.as_ref().map(|current| current.1) {
             Some(known) if id.version < known.version || (id.version == known.version && id != known) => {

@@ -95,9 +95,6 @@ pub enum Error {
         /// Of the one in force, or the lowest that the bundle takes.
         known: u32,
     },
-    /// The annex revokes an agent that the bundle does not have: what was meant would go on.
-    #[error("the annex revokes {0:?}, and the bundle has no such agent")]
-    RevokedAgentUnknown(String),
     /// The annex gives somebody outside the name or the DID of an identity of the bundle.
     #[error("the annex gives its issuer {0:?} the name or the DID of an identity of this bundle")]
     IssuerIsOurs(String),
@@ -181,7 +178,6 @@ impl Error {
             | Self::AudienceInvalid
             | Self::NonceSize
             | Self::EnvelopeHasNoPlace
-            | Self::RevokedAgentUnknown(_)
             | Self::IssuerIsOurs(_)
             | Self::RecordEndInvalid(_)
             | Self::PayloadTooLarge => Kind::Invalid,
