@@ -7,7 +7,7 @@ use attestation::policy::{Annex, Bundle, IdentityPolicy, Issuer};
 use identity::delegation::AGENT;
 use identity::record::{AnnexId, Decision, Verdict};
 use identity::token::APPROVER;
-use identity::{Caller, Digest};
+use identity::{Caller, Did, Digest};
 use policy::{Denied, Rego};
 use protocol::Describe;
 
@@ -137,18 +137,30 @@ impl Cell {
         by_name || self.slots().any(by_did)
     }
 
-    /// Whether nobody outside may be called so: what names agents and approvers here, an identity's name, its DID of now or of before.
+    /// Whether nobody outside may be called so: what names agents and approvers here, an identity's name, its DID of now or of before, and
+    /// what a reader could take for one of these.
     pub(crate) fn is_reserved(&self, name: &str) -> bool {
-        let has_prefix = |prefix: &str| name.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix));
-        // A DID URL names what its DID names (DID Core section 3.2).
-        let did = name.split(['#', '?', '/']).next().unwrap_or_default();
-        let is_web = |identity: &IdentityPolicy| identity.did != "did:key" && identity.did.eq_ignore_ascii_case(did);
+        if name.trim() != name || !identity::hides_nothing(name) {
+            return true;
+        }
+        // Full-width forms look like ASCII (Unicode, halfwidth and fullwidth forms).
+        let ascii = |c: char| match u32::from(c) {
+            code @ 0xff01..=0xff5e => char::from_u32(code - 0xfee0).unwrap_or(c),
+            _ => c,
+        };
+        let plain: String = name.chars().map(ascii).flat_map(char::to_lowercase).collect();
+        if [AGENT, APPROVER].iter().any(|prefix| plain.starts_with(prefix)) || self.identities.contains_key(&plain) {
+            return true;
+        }
+        if !plain.starts_with("did:") {
+            return false;
+        }
+        // A DID URL names what its DID names (DID Core section 3.2). What is no DID in its one spelling might be one of ours in another.
+        let did = name.split(['#', '?', '/', ';']).next().unwrap_or_default();
+        let is_spelled_otherwise = Did::parse(did).is_err() && (plain.starts_with("did:key:") || plain.starts_with("did:web:"));
+        let is_web = |identity: &IdentityPolicy| identity.did != "did:key" && is_same_domain(&identity.did, did);
         let by_did = |slot: &RwLock<Option<Identity>>| read(slot).as_ref().is_some_and(|identity| identity.had_did(did));
-        has_prefix(AGENT)
-            || has_prefix(APPROVER)
-            || self.identities.contains_key(name)
-            || self.bundle.identities.iter().any(is_web)
-            || self.slots().any(by_did)
+        is_spelled_otherwise || self.bundle.identities.iter().any(is_web) || self.slots().any(by_did)
     }
 
     /// Refuses callers that may not use this identity at all.
@@ -199,4 +211,10 @@ impl Cell {
         }
         self.record.wipe();
     }
+}
+
+/// Whether both are a did:web of one document: the default port says nothing (did:web method, section 2.5.2).
+fn is_same_domain(one: &str, other: &str) -> bool {
+    let plain = |did: &str| did.to_ascii_lowercase().replacen("%3a443", "", 1);
+    plain(one) == plain(other)
 }

@@ -1,5 +1,6 @@
 //! Identities: a policy, a current key, and the public history of the keys before it.
 
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use attestation::policy::{Bundle, IdentityPolicy};
@@ -22,6 +23,8 @@ pub(crate) struct Identity {
     /// What was used of its limits in this boot.
     pub(crate) usage: Mutex<Usage>,
     history: Vec<VersionFacts>,
+    /// Every DID that it had in this boot.
+    dids: BTreeSet<String>,
 }
 
 /// A key with all that is said of it.
@@ -68,7 +71,8 @@ impl Identity {
     pub(crate) fn new(policy: &IdentityPolicy, bundle: &Bundle, record_spki: &[u8], key: KeyPair) -> Result<Self, Error> {
         let current = Version::new(policy, bundle, record_spki, key, 1)?;
         let history = vec![current.facts(None)];
-        Ok(Self { policy: policy.clone(), current, usage: Mutex::default(), history })
+        let dids = BTreeSet::from([current.did.to_string()]);
+        Ok(Self { policy: policy.clone(), current, usage: Mutex::default(), history, dids })
     }
 
     /// Replaces the key: the old one signs who follows, the new one accepts, the old one is wiped. All or nothing.
@@ -88,13 +92,14 @@ impl Identity {
         if self.history.len() > MAX_HISTORY {
             self.history.remove(0);
         }
+        self.dids.insert(next.did.to_string());
         self.current = next;
         Ok(statement)
     }
 
     /// Whether this is, or was, its DID.
     pub(crate) fn had_did(&self, did: &str) -> bool {
-        self.history.iter().any(|version| version.did == did)
+        self.dids.contains(did)
     }
 
     pub(crate) fn versions(&self) -> Vec<VersionFacts> {

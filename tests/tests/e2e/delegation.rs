@@ -470,7 +470,8 @@ fn every_name_of_a_delegation_revokes_it_in_whatever_form_it_comes_back() {
 
 #[test]
 fn an_issuer_outside_gives_nobody_a_name_or_a_did_of_ours() {
-    let mut setting = setting();
+    let mut setting = setting_with(|policy| policy["identities"][3]["did"] = json!("did:web:four.example"));
+    setting.load(&annex(1, &[]), OPERATOR).unwrap();
     let key = TestKey::new(IDP);
     let order = |setting: &mut Setting, version| {
         let boot_id = setting._enclave.enclave.boot_id();
@@ -483,7 +484,22 @@ fn an_issuer_outside_gives_nobody_a_name_or_a_did_of_ours() {
     let [before, now] = [0, 1].map(|version: usize| third.versions[version].did.clone());
     assert_ne!(before, now);
     let url = format!("{now}#key");
-    let ours = ["agent:third", "agent:nobody", "AGENT:third", "approver:alice", "Approver:x", "third", &before, &now, &url];
+    let spelled = [
+        "agent\u{200b}:third",
+        "agent\u{ff1a}third",
+        " agent:third",
+        "Third",
+        "did:key:u7QEA",
+        "did:web:%61.example",
+        "did:web:four.example",
+        "did:web:FOUR.example",
+        "did:web:four.example%3A443",
+    ];
+    let ours = [
+        &spelled[..],
+        &["agent:third", "agent:nobody", "AGENT:third", "approver:alice", "Approver:x", "third", &before, &now, &url],
+    ]
+    .concat();
     let vouch = |iss: &str, sub: &str| {
         let link = |iss: &str, sub: &str, sig: &str| json!({"iss": iss, "sub": sub, "intent": "{}", "iat": harness::now().0 - 9, "sig": sig});
         let chain = json!([link(iss, sub, "s1"), link(sub, ISS, "s2")]);
