@@ -8,8 +8,8 @@ use identity::Digest;
 use identity::request::Approval;
 use serde_json::{Value, json};
 
+use super::Failure;
 use super::calls::{Connection, answer, in_seconds};
-use super::{Failure, print_json};
 use crate::KeyFile;
 
 #[derive(Debug, Args)]
@@ -84,7 +84,19 @@ impl Waiting {
                     .into(),
             ));
         }
-        print_json(&mut terminal, &self.shown)?;
+        // Letters that look like others are written as numbers here.
+        writeln!(terminal, "{}", ascii(&serde_json::to_string_pretty(&self.shown).unwrap_or_default()))?;
+        // What a long payload has pushed off the screen stands there again.
+        let request = &self.shown["approval"]["request"];
+        for (name, value) in [
+            ("identity", &request["identity"]),
+            ("action", &request["intent"]["action"]),
+            ("target", &request["intent"]["target"]),
+            ("resource", &request["intent"]["resource"]),
+            ("audience", &request["audience"]),
+        ] {
+            writeln!(terminal, "{name}: {}", ascii(&value.to_string()))?;
+        }
         write!(terminal, "Approve exactly this request, {}? Type yes: ", self.digest)?;
         terminal.flush()?;
         let mut typed = String::new();
@@ -94,4 +106,16 @@ impl Waiting {
             _ => Err(Failure::Refused("nothing was signed".into())),
         }
     }
+}
+
+/// JSON of the same value in ASCII alone (RFC 8259, section 7).
+fn ascii(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '\n' | ' '..='~' => text.push(c),
+            _ => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| text.push_str(&format!("\\u{unit:04x}"))),
+        }
+    }
+    text
 }
