@@ -91,6 +91,8 @@ impl Rego {
         if let Some((word, line)) = refused_word(&described.module) {
             return Err(RegoError::RefusedBuiltins { word, line });
         }
+        // Another decision of this process must not set its limit while this one is read.
+        let reading = turn();
         let mut engine = Engine::new();
         engine.set_rego_v0(false);
         // Otherwise `print` writes what callers sent to standard error, and panics if that is a full console.
@@ -111,6 +113,7 @@ impl Rego {
         // Both rules are there then, whichever of them the module has.
         let both = format!("package {}\nallow if false\nrequire_approval if false\n", package.trim_start_matches("data."));
         engine.add_policy("both.rego".into(), both).map_err(|error| wrong(error.to_string()))?;
+        drop(reading);
         let rules = Rules { allow: format!("{package}.allow"), require_approval: format!("{package}.require_approval") };
         run(&mut engine, &rules, TRIAL, TIME_TO_LOAD).map_err(|denied| wrong(denied.to_string()))?;
         let (entrypoint, approval) = (described.entrypoint.clone(), described.approval.clone());
@@ -174,8 +177,9 @@ fn run(engine: &mut Engine, rules: &Rules, input: &str, time: Duration) -> Resul
         };
         Ok((evaluate(&rules.allow)?, evaluate(&rules.require_approval)?))
     });
-    // What the module printed is for nobody, and is not kept.
+    // What the module printed is for nobody, and is not kept. The limit is for decisions alone.
     let _ = engine.take_prints();
+    set_global_memory_limit(None);
     let (allow, require_approval) = said.map_err(|error| match error.downcast_ref::<LimitError>() {
         Some(limit) => Denied::PolicyTimeout(limit.to_string()),
         None => Denied::PolicyFailed(error.to_string()),
