@@ -231,7 +231,7 @@ impl<N: Nsm> Enclave<N> {
         granted.note(decision);
         let grants = &granted.grants;
         let revoked = annex.as_ref().map(|annex| annex.0.revoked.as_slice()).unwrap_or_default();
-        let agents: Vec<String> = grants.dids().filter_map(|did| own(did)).map(|own| format!("agent:{}", own.0)).collect();
+        let agents: Vec<String> = grants.dids().filter_map(own).map(|own| format!("agent:{}", own.0)).collect();
         if grants.ids().chain(agents.iter().map(String::as_str)).any(|id| revoked.iter().any(|revoked| revoked == id)) {
             return Err(Denied::DelegationRevoked.into());
         }

@@ -540,7 +540,7 @@ mod tests {
                 (link.sig.as_str(), link.intent.as_str()),
                 (&signature[..64], "{\"resource\":\"x://y\",\"scope\":\"b a b\"}")
             );
-            let digest = crate::sha256(token.rsplit_once('.').unwrap().0.as_bytes()).to_string();
+            let digest = sha256(token.rsplit_once('.').unwrap().0.as_bytes()).to_string();
             for id in ["https://idp", "user:a", &signature[..64], signature, "s2", "s1", "j", &digest] {
                 assert!(subject.is_revoked_by(id), "{id}");
             }
@@ -713,7 +713,7 @@ mod tests {
             nbf: 900,
             exp: 1100,
             jti: uuid::Uuid::from_bytes([1; 16]),
-            binding: crate::sha256(b"x"),
+            binding: sha256(b"x"),
             tee: crate::Tee::Mock,
             caller: crate::Caller::Asserted(crate::caller::Seen::ids(1, 1)),
             vouch: crate::token::Vouch {
@@ -745,7 +745,7 @@ mod tests {
             change(&mut claims);
             verify(&claims)
         };
-        let approval = Link::approval("alice", did.as_str(), crate::sha256(b"r"), 1000, &"s".repeat(86));
+        let approval = Link::approval("alice", did.as_str(), sha256(b"r"), 1000, &"s".repeat(86));
         assert!(approval.is_approval() && !claims.vouch.delegation_chain[0].is_approval());
         assert_eq!((approval.iss.as_str(), approval.sig.len()), ("approver:alice", 64));
         let refused = Err("delegation_invalid");

@@ -135,6 +135,13 @@ fn mistakes_in_a_bundle_are_named() {
         ("amount = \"/amount\"", "amount = \"amount\"", "RFC 6901"),
         ("name = \"robot\"", "name = \"Robot\"", "name has"),
         ("max = 1000, amount", "max = 9007199254740992, amount", "1 to 2^53-1"),
+        ("rotation_callers = { uids = [1001] }", "rotation_callers = { proven = [\"robot\"] }", "takes no proof"),
+        // Which kind of delegator is meant must be said.
+        (
+            "rotation_callers",
+            "delegation = { from = [\"corp\"], scopes = [\"a\"], resources = [\"urn:x\"] }\nrotation_callers",
+            "write agent:<name>",
+        ),
     ] {
         let text = toml().replacen(from, to, 1);
         assert_ne!(text, toml(), "{from}");

@@ -41,3 +41,46 @@ impl Purpose {
         if holds && is_signed_for { Ok(()) } else { Err(Error::InsufficientScope) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_scope_is_that_of_a_signed_intent_on_somebodys_behalf() {
+        let claims = |action: &str, scope: &str, acts: bool| {
+            let did = "did:web:agent.example";
+            let mut claims = json!({
+                "iss": did, "sub": if acts { "user:a" } else { did }, "aud": "x", "iat": 1, "nbf": 1, "exp": 2,
+                "jti": "6f1c5b3e-0b6b-4f7e-9c55-1d0c86d3b1aa", "binding": "00".repeat(32), "tee": "mock",
+                "caller": {"strength": "asserted", "uid": 1},
+                "vouch": {"version": "1.0", "payload": {}, "intent": {"action": action, "target": "", "resource": ""}}
+            });
+            if acts {
+                (claims["act"], claims["scope"]) = (json!({"sub": did}), json!(scope));
+            }
+            serde_json::from_value::<Claims>(claims).unwrap()
+        };
+        let signed = claims("comment", "comment", true);
+        let wide = claims("read", "comment read", true);
+        let own = claims("comment", "", false);
+        let exchanged = claims("act", "comment read", true);
+        let plain = Purpose::default;
+        for claims in [&signed, &wide, &own] {
+            assert_eq!(plain().check(claims), Ok(()));
+            assert_eq!(plain().delegated().check(claims), Ok(()));
+        }
+        assert_eq!(plain().check(&exchanged), Err(Error::TokenExchanged));
+        assert_eq!(plain().delegated().check(&exchanged), Ok(()));
+        // The scope holds the word, but another action was signed.
+        assert_eq!(plain().scope("comment").check(&signed), Ok(()));
+        assert_eq!(plain().scope("comment").check(&wide), Err(Error::InsufficientScope));
+        assert_eq!(plain().scope("comment").check(&own), Err(Error::InsufficientScope));
+        assert_eq!(plain().scope("comment").check(&exchanged), Err(Error::TokenExchanged));
+        assert_eq!(plain().scope("comment").delegated().check(&exchanged), Ok(()));
+        assert_eq!(plain().scope("comment").delegated().check(&wide), Err(Error::InsufficientScope));
+        assert_eq!(plain().scope("deploy").delegated().check(&exchanged), Err(Error::InsufficientScope));
+    }
+}

@@ -97,7 +97,7 @@ impl Case {
             envelope: false,
             sees: json!({
                 "agent": {"name": "nobody", "environment": "staging"},
-                "action": "act",
+                "action": "read",
                 "target": "aim",
                 "resource": {"id": "x"},
                 "payload": {},
@@ -123,7 +123,7 @@ impl Case {
             envelope: true,
             sees: json!({
                 "agent": {"name": "reviewer", "role": "reads", "environment": "staging"},
-                "action": "act",
+                "action": "read",
                 "target": "aim",
                 "resource": {"id": "both:1", "type": "pull_request", "env": "staging"},
                 "payload": {"n": 7, "deep": {"list": [true, null, "text"]}},
@@ -191,7 +191,7 @@ impl Case {
         let bundle = bundle(&format!("package exact\nallow if input == {document}\n"));
         let rego = Rego::load(&bundle).unwrap();
         let to = self.delegatee.map(|did| Did::parse(did).unwrap());
-        let intent = Intent::new("act".into(), "aim".into(), self.resource.into()).unwrap().granted_to(to);
+        let intent = Intent::new("read".into(), "aim".into(), self.resource.into()).unwrap().granted_to(to);
         let payload = Payload::parse(self.payload.as_bytes()).unwrap();
         let asked = Asked {
             intent: &intent,
@@ -303,7 +303,7 @@ fn rego_is_asked_about_eight_kibibytes_and_no_more() {
         sees.to_string().len()
     };
     let code = |length: usize| {
-        let intent = Intent::new("act".into(), "aim".into(), "x".into()).unwrap();
+        let intent = Intent::new("read".into(), "aim".into(), "x".into()).unwrap();
         let payload = Payload::parse(format!("{{\"x\":\"{}\"}}", "y".repeat(length - rest)).as_bytes()).unwrap();
         let asked = Asked {
             intent: &intent,

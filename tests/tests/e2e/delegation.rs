@@ -205,6 +205,16 @@ fn a_user_a_coordinator_and_a_reviewer_act_for_one_another() {
     assert_eq!(event.delegation_chain, ["user:sre-oncall", "agent:incident-coordinator", "agent:code-reviewer"]);
     // And who vouches for each name.
     assert_eq!(event.delegation_issuers, [ISS, coordinator.iss.as_str()]);
+    let again = Exchange {
+        of: of("incident-coordinator"),
+        subject_token: user,
+        scope: None,
+        resource: None,
+        audience: None,
+        proof: None,
+    };
+    let (exchanged, of_exchange) = setting.ask(Request::Exchange(again));
+    assert_eq!((exchanged.is_ok(), of_exchange.delegation_issuers), (true, vec![ISS.to_owned()]));
     assert!(event.agent_id.unwrap().starts_with("agent:code-reviewer:ed25519:"));
     assert_eq!((event.action.as_deref(), event.policy_decision), (Some("comment"), Verdict::Allow));
 }

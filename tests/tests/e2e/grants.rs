@@ -114,6 +114,7 @@ fn a_chain_of_grants_is_taken_up_handed_on_and_good_for_vouchs_own_verifier() {
     let event: Value = serde_json::from_str(record.lines().last().unwrap()).unwrap();
     assert_eq!(event["delegated_by"], root["did"]);
     assert_eq!(event["delegation_chain"], json!([root["did"], coordinator, "agent:worker"]));
+    assert_eq!(event["delegation_issuers"], json!([root["did"], coordinator]));
 
     // What is wrong with the asking.
     let refused = |ask: &Ask<'_>| ask.sign(&running).unwrap_err();
