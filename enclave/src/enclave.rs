@@ -182,22 +182,17 @@ impl<N: Nsm> Enclave<N> {
         };
         let mut decision = cell.decision(event_type, rule);
         let outcome = work(cell, &mut decision);
-        if decision.policy_decision == Verdict::Pending {
-            // Who asks again for what waits already fills the disk as well.
+        // Strangers could fill the record's disk with what means nobody, and callers with what they may not have, or with what waits already.
+        if outcome.as_ref().is_err_and(|error| is_of_nobody(event_type, error)) {
+            return (outcome, None);
+        }
+        if outcome.is_err() || decision.policy_decision == Verdict::Pending {
             match lock(&cell.refusals).record(event_type, decision.caller.as_ref(), self.boot_clock.now()) {
                 None => return (outcome, None),
                 Some(unrecorded) => decision.refusals_unrecorded = Some(unrecorded).filter(|unrecorded| *unrecorded > 0),
             }
         }
         if let Err(error) = &outcome {
-            // Strangers could fill the record's disk with what means nobody, and callers with what they may not have.
-            if is_of_nobody(event_type, error) {
-                return (outcome, None);
-            }
-            match lock(&cell.refusals).record(event_type, decision.caller.as_ref(), self.boot_clock.now()) {
-                None => return (outcome, None),
-                Some(unrecorded) => decision.refusals_unrecorded = Some(unrecorded).filter(|unrecorded| *unrecorded > 0),
-            }
             decision.shorten(MAX_REFUSAL);
             decision.policy_decision = Verdict::Deny;
             decision.refusal = Some(error.code().to_owned());
