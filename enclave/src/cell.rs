@@ -8,7 +8,7 @@ use identity::delegation::AGENT;
 use identity::record::{AnnexId, Decision, Verdict};
 use identity::token::APPROVER;
 use identity::{Caller, Did, Digest};
-use policy::{Denied, Rego};
+use policy_engine::{Denied, Rego};
 use protocol::Describe;
 
 use crate::Error;
@@ -166,7 +166,7 @@ impl Cell {
     /// Refuses callers that may not use this identity at all.
     pub(crate) fn admit(&self, identity: &Identity, caller: &Caller) -> Result<(), Error> {
         let annex = self.annex();
-        if policy::admits(&identity.policy, annex.as_ref().map(|annex| &annex.0), caller) {
+        if policy_engine::admits(&identity.policy, annex.as_ref().map(|annex| &annex.0), caller) {
             Ok(())
         } else {
             Err(Denied::CallerNotAllowed.into())

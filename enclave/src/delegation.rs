@@ -7,7 +7,7 @@ use identity::record::Decision;
 use identity::request;
 use identity::token::{self, Claims, EXCHANGE_ACTION, Expected, Link, Vouch};
 use identity::{Caller, Did, Intent, Payload, PublicKey, UnixSeconds};
-use policy::{AskedExchange, Denied};
+use policy_engine::{AskedExchange, Denied};
 use protocol::{Exchange, Signed};
 
 use crate::cell::Cell;
@@ -109,7 +109,7 @@ impl<N: Nsm> Enclave<N> {
             audience_is_ours,
             validity_seconds: exp - now.earliest.0,
         };
-        policy::accept_exchange(&cell.bundle, cell.rego.as_ref(), policy, allowed, &caller, &asked)?;
+        policy_engine::accept_exchange(&cell.bundle, cell.rego.as_ref(), policy, allowed, &caller, &asked)?;
         lock(&identity.usage).take_exchange(now.earliest, &identity.policy)?;
         let mut chain = subject.chain;
         chain.push(subject.link);
@@ -273,7 +273,7 @@ impl Granted {
         if !any(&allowed.scopes, intent.action()) {
             return Err(Denied::ScopeNotAllowed.into());
         }
-        if !policy::among_resources(&allowed.resources, intent.resource())? {
+        if !policy_engine::among_resources(&allowed.resources, intent.resource())? {
             return Err(Denied::TargetNotAllowed.into());
         }
         let longest = allowed.max_validity_seconds.unwrap_or(u32::MAX);
@@ -327,7 +327,7 @@ impl Behalf {
             return Err(identity::Error::ResourceExceedsParent.into());
         }
         let delegation = policy.delegation.as_ref().ok_or_else(|| Denied::UntrustedPrincipal(self.sub.clone()))?;
-        if !policy::among_resources(&delegation.resources, intent.resource())? {
+        if !policy_engine::among_resources(&delegation.resources, intent.resource())? {
             return Err(Denied::TargetNotAllowed.into());
         }
         u32::try_from(self.exp - now.0).ok().filter(|left| *left > 0).ok_or_else(|| identity::Error::Expired.into())

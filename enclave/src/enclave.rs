@@ -8,7 +8,7 @@ use identity::cose::{self, Purpose};
 use identity::record::{Decision, End, Verdict};
 use identity::succession::Order;
 use identity::{Caller, Digest, PublicKey, Tee, cbor};
-use policy::Rego;
+use policy_engine::Rego;
 use protocol::{Answer, Describe, Description, RecordEnd, Records, Request, Rotate, Rotated, Status};
 use zeroize::Zeroizing;
 
@@ -403,7 +403,7 @@ impl<N: Nsm> Enclave<N> {
                     decision.policy_id = "operator".into();
                     self.check_order(order, &cell.bundle, identity, self.now()?)?;
                 }
-                None if policy::may_rotate(&identity.policy, annex.as_ref().map(|annex| &annex.0), &caller) => {}
+                None if policy_engine::may_rotate(&identity.policy, annex.as_ref().map(|annex| &annex.0), &caller) => {}
                 None => return Err(Error::RotationNotAllowed),
             }
             (identity.policy.algorithm, identity.policy.name.clone(), identity.current.description.version)

@@ -1,4 +1,4 @@
-use policy::Denied;
+use policy_engine::Denied;
 use protocol::{Kind, Refusal};
 
 use crate::NsmError;

@@ -7,7 +7,7 @@ use attestation::policy::{Bundle, IdentityPolicy};
 use attestation::{Binding, KeyDescription};
 use identity::succession::{self, Statement};
 use identity::{Did, Digest, KeyId, Signer, UnixSeconds};
-use policy::Usage;
+use policy_engine::Usage;
 use protocol::VersionFacts;
 
 use crate::Error;

@@ -6,7 +6,7 @@ use identity::record::{Decision, Verdict, agent_id};
 use identity::request;
 use identity::token::{Claims, Link, Vouch};
 use identity::{Caller, Digest, Intent, Payload, Signer, Tee, credential, token};
-use policy::Asked;
+use policy_engine::Asked;
 use protocol::{Answer, Format, Sign, Signed, Waiting};
 use uuid::Uuid;
 
@@ -120,7 +120,7 @@ impl<N: Nsm> Enclave<N> {
         };
         let annex = cell.annex();
         let annex = annex.as_ref().map(|annex| &annex.0);
-        let accepted = policy::accept(&cell.bundle, cell.rego.as_ref(), &identity.policy, annex, &caller, &asked)?;
+        let accepted = policy_engine::accept(&cell.bundle, cell.rego.as_ref(), &identity.policy, annex, &caller, &asked)?;
         decision.policy_id = accepted.rule.name.clone();
         let mut approved = None;
         if let Some(wanted) = accepted.approval {

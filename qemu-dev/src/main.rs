@@ -105,7 +105,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    policy::without_huge_pages();
+    policy_engine::without_huge_pages();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {

@@ -158,7 +158,7 @@ impl Failure {
 
 /// Runs the command that `args` names; the first of them is the program's own name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    ::policy::without_huge_pages();
+    policy_engine::without_huge_pages();
     match Cli::try_parse_from(args) {
         Ok(cli) => run(cli.command).map_or_else(Failure::exit, |()| ExitCode::SUCCESS),
         Err(error) => {

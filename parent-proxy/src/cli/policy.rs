@@ -7,7 +7,7 @@ use attestation::policy::{Annex, Bundle, IdentityPolicy, Mode};
 use clap::{Args, Subcommand};
 use identity::caller::{Proven, Seen};
 use identity::{Caller, Intent, Payload, printable};
-use policy::{Asked, Rego};
+use policy_engine::{Asked, Rego};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -280,7 +280,7 @@ impl Row {
             delegated: self.delegated,
             envelope: self.envelope,
         };
-        Ok(match policy::accept(bundle, rego, identity, annex, &caller, &asked) {
+        Ok(match policy_engine::accept(bundle, rego, identity, annex, &caller, &asked) {
             Ok(accepted) => {
                 let approval = accepted.approval.map(|approval| format!(", once approved by {}", approval.by.join(" or ")));
                 let (rule, seconds) = (&accepted.rule.name, accepted.validity_seconds);

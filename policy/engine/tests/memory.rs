@@ -4,7 +4,7 @@
 mod common;
 
 use common::{ask, bundle};
-use policy::{Denied, Rego};
+use policy_engine::{Denied, Rego};
 
 /// Nearly 16 MiB of what the caller sends, twice.
 const LARGE: &str = r#"package large

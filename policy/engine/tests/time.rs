@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use common::{ask, bundle};
-use policy::{Denied, Rego};
+use policy_engine::{Denied, Rego};
 use regorus::{Engine, Value};
 use rustix::time::{ClockId, clock_gettime};
 

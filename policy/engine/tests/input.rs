@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use attestation::policy::Bundle;
 use identity::caller::{Proven, Seen};
 use identity::{Caller, Did, Digest, Intent, Payload, PublicKey};
-use policy::{Asked, Denied, Rego, accept};
+use policy_engine::{Asked, Denied, Rego, accept};
 use serde_json::{Value, json};
 
 const PAGE: &str = include_str!("../../../docs/policy.md");

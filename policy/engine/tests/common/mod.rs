@@ -3,7 +3,7 @@
 use attestation::policy::Bundle;
 use identity::caller::Seen;
 use identity::{Caller, Intent, Payload, PublicKey};
-use policy::{Asked, Denied, Rego, accept};
+use policy_engine::{Asked, Denied, Rego, accept};
 
 /// One identity that may do anything, if this module allows it. The module's first line is its package.
 pub(crate) fn bundle(module: &str) -> Bundle {
