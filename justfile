@@ -48,6 +48,6 @@ help:
 fuzz seconds="600" *targets:
     tests/fuzz/run {{seconds}} {{targets}}
 
-# Mutation testing of attestation and identity, all of it or one part: just mutants 0/8
+# Mutation testing of what strangers run, all of it or one part: just mutants 0/8
 mutants shard="":
     tests/mutants {{shard}}

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use attestation::policy::Approver;
-use identity::record::{self, Decision};
 use identity::request::{Approval, Proof};
 use identity::token::Link;
 use identity::{Caller, Digest, UnixSeconds};
 use protocol::Waiting;
+use record::{self, Decision};
 
 use crate::cell::Cell;
 use crate::enclave::lock;

@@ -3,12 +3,12 @@
 use attestation::policy::{Delegation, Delegator, IdentityPolicy, Pattern};
 use identity::delegation::{Act, Subject};
 use identity::grants::Grants;
-use identity::record::Decision;
 use identity::request;
 use identity::token::{self, Claims, EXCHANGE_ACTION, Expected, Link, Vouch};
 use identity::{Caller, Did, Intent, Payload, PublicKey, UnixSeconds};
 use policy_engine::{AskedExchange, Denied};
 use protocol::{Exchange, Signed};
+use record::Decision;
 
 use crate::cell::Cell;
 use crate::clock::Bounds;

@@ -5,11 +5,11 @@ use std::time::Duration;
 use attestation::policy::{Bundle, Mode};
 use attestation::{Document, Evidence, POSSESSION_TAG, Possession};
 use identity::cose::{self, Purpose};
-use identity::record::{Decision, End, Verdict};
 use identity::succession::Order;
 use identity::{Caller, Digest, PublicKey, Tee, cbor};
 use policy_engine::Rego;
 use protocol::{Answer, Describe, Description, RecordEnd, Records, Request, Rotate, Rotated, Status};
+use record::{Decision, End, Verdict};
 use zeroize::Zeroizing;
 
 use crate::cell::Cell;

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError, RwLock};
 
-use identity::record::{Decision, MAX_BATCH, Tail};
 use identity::{PublicKey, Signer};
 use protocol::Records;
+use record::{Decision, MAX_BATCH, Tail};
 
 use crate::Error;
 use crate::enclave::{lock, read};

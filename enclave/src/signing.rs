@@ -1,13 +1,14 @@
 //! One signature: who asks, for what, whether the policy allows it, and then the token or the credential.
 
 use attestation::policy::ApprovalRule;
+use identity::agent_id;
 use identity::envelope::Envelope;
-use identity::record::{Decision, Verdict, agent_id};
 use identity::request;
 use identity::token::{Claims, Link, Vouch};
 use identity::{Caller, Digest, Intent, Payload, Signer, Tee, credential, token};
 use policy_engine::Asked;
 use protocol::{Answer, Format, Sign, Signed, Waiting};
+use record::{Decision, Verdict};
 use uuid::Uuid;
 
 use crate::approvals::Spent;

@@ -16,7 +16,7 @@ pub const TYPE: &str = "anchorhold-envelope+jws";
 pub struct Envelope {
     /// What is done.
     pub action: String,
-    /// Who does it: see [`crate::record::agent_id`].
+    /// Who does it: see [`crate::agent_id`].
     pub agent_id: String,
     /// On whose behalf; left out if on nobody's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,14 +58,14 @@ impl Envelope {
 mod tests {
     use super::*;
     use crate::message::tests::{TestKey, both};
-    use crate::{Did, record, token};
+    use crate::{Did, token};
 
     #[test]
     fn an_envelope_has_its_five_members_and_is_nothing_else() {
         for key in both() {
             let did = Did::key(key.public_key());
             let kid = KeyId::of(&did, key.public_key()).unwrap();
-            let agent_id = record::agent_id("triage-bot", key.public_key());
+            let agent_id = crate::agent_id("triage-bot", key.public_key());
             let envelope = Envelope {
                 action: "create_issue".into(),
                 agent_id: agent_id.clone(),

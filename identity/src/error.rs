@@ -125,17 +125,6 @@ pub enum Error {
     /// A caller's proof holds for longer than a minute.
     #[error("a proof of a request holds for at most 60 seconds")]
     ProofTooLong,
-    /// A line of a record is not what the enclave wrote there.
-    #[error("not a good record: {0}")]
-    RecordInvalid(&'static str),
-    /// Events are missing from a record.
-    #[error("not a good record: events {from} to {to} are missing")]
-    RecordGap {
-        /// The first one that is missing.
-        from: u64,
-        /// The last one.
-        to: u64,
-    },
     /// The successor statement does not link these two keys.
     #[error("not a valid successor statement: {0}")]
     SuccessionInvalid(&'static str),

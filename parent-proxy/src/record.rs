@@ -12,8 +12,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use identity::Digest;
-use identity::record::{End, unverified_end, unverified_place};
 use protocol::Records;
+use record::{End, unverified_end, unverified_place};
 use rustix::fs::{FlockOperation, flock};
 use tracing::{error, info, warn};
 

@@ -1,8 +1,8 @@
+use identity::AnnexId;
 use identity::caller::Seen;
 use identity::cose::{self, Purpose, Sign1};
 use identity::delegation::AGENT;
 use identity::grants::Status;
-use identity::record::AnnexId;
 use identity::status::StatusList;
 use identity::{Digest, PublicKey, Signer, json, sha256};
 use serde::{Deserialize, Serialize};

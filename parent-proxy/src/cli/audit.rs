@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use attestation::Evidence;
 use clap::{Args, Subcommand};
 use identity::PublicKey;
-use identity::record::{Boot, MAX_LINE, Reader, Verdict, unverified_place};
+use record::{Boot, MAX_LINE, Reader, Verdict, unverified_place};
 use serde_json::json;
 
 use super::{Failure, print_json};
@@ -142,7 +142,7 @@ impl Counts {
             let whole = line.strip_suffix(b"\n").ok_or_else(|| refused("the line is cut".into()))?;
             let event = reader.next(whole).map_err(|error| {
                 let other_boot =
-                    matches!(error, identity::Error::SignatureInvalid).then(|| unverified_place(whole).ok()).flatten();
+                    matches!(error, record::Error::Identity(identity::Error::SignatureInvalid)).then(|| unverified_place(whole).ok()).flatten();
                 let hint = other_boot.map(|(boot, _)| format!(", or the key of boot {boot} was not given")).unwrap_or_default();
                 refused(format!("{}: {error}{hint}", error.code()))
             })?;

@@ -84,7 +84,7 @@ impl Folder for OnDisk {
     fn open(&self, number: u32) -> io::Result<Opened> {
         let mut file = self.create(&name(number))?;
         let length = file.metadata()?.len();
-        let read = length.min(2 * identity::record::MAX_LINE as u64);
+        let read = length.min(2 * record::MAX_LINE as u64);
         file.seek(SeekFrom::End(-i64::try_from(read).unwrap_or(0)))?;
         let mut end = Vec::new();
         file.read_to_end(&mut end)?;

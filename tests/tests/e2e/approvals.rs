@@ -10,7 +10,6 @@ use attestation::policy::Bundle;
 use harness::window::{InProcess, PROXY, TestKey, Window, bundle};
 use harness::{Running, get, post, program};
 use identity::caller::Seen;
-use identity::record::{Reader, Verdict};
 use identity::request::Approval;
 use identity::token::unverified_claims;
 use identity::{Digest, PublicKey, Signer, sha256};
@@ -18,6 +17,7 @@ use parent_proxy::KeyFile;
 use protocol::{Answer, Describe, Format, Request, Sign, Waiting};
 use qemu_dev::authority::Authority;
 use qemu_dev::nsm::{Encoding, MockNsm, os_random};
+use record::{Reader, Verdict};
 use serde_json::{Value, json};
 
 const ALICE: u8 = 60;
@@ -56,27 +56,17 @@ fn setting_with(change: impl FnOnce(&mut Value)) -> Setting {
 }
 
 impl Setting {
-    fn ask(&mut self, request: Request) -> (Result<Answer, String>, identity::record::Decision) {
+    fn ask(&mut self, request: Request) -> (Result<Answer, String>, record::Decision) {
         let (answer, event) = self.window.ask_recorded(request).unwrap();
         let event = Reader::new(vec![self.record.clone()]).next(&event.unwrap()).unwrap().decision;
         (answer.map_err(|refusal| format!("{}: {}", refusal.code, refusal.message)), event)
     }
 
-    fn sign(
-        &mut self,
-        uid: u32,
-        amount: u32,
-        approval: Option<[u8; 16]>,
-    ) -> (Result<Answer, String>, identity::record::Decision) {
+    fn sign(&mut self, uid: u32, amount: u32, approval: Option<[u8; 16]>) -> (Result<Answer, String>, record::Decision) {
         self.sign_as(Seen::ids(uid, 1000), amount, approval)
     }
 
-    fn sign_as(
-        &mut self,
-        caller: Seen,
-        amount: u32,
-        approval: Option<[u8; 16]>,
-    ) -> (Result<Answer, String>, identity::record::Decision) {
+    fn sign_as(&mut self, caller: Seen, amount: u32, approval: Option<[u8; 16]>) -> (Result<Answer, String>, record::Decision) {
         self.ask(Request::Sign(Sign {
             of: Describe { caller, identity: Some("agent".into()) },
             format: Format::VouchJwt,

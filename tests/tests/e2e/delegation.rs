@@ -12,7 +12,6 @@ use guard::{Admitted, Guard, RequireToken, Requirements};
 use harness::window::{InProcess, OPERATOR, PROXY, TestKey, Window, bundle};
 use harness::{Connection, Running, get, post, program};
 use identity::caller::Seen;
-use identity::record::{Reader, Verdict};
 use identity::request::Proof;
 use identity::succession::Order;
 use identity::token::unverified_claims;
@@ -22,6 +21,7 @@ use protocol::{Answer, Describe, Exchange, Format, Request, Sign};
 use qemu_dev::State;
 use qemu_dev::authority::Authority;
 use qemu_dev::nsm::{Encoding, MockNsm, os_random};
+use record::{Reader, Verdict};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -115,7 +115,7 @@ impl Setting {
         self.window.ask(Request::Annex { signed }).unwrap().map(|_| ()).map_err(|refusal| refusal.code)
     }
 
-    fn ask(&mut self, request: Request) -> (Result<String, String>, identity::record::Decision) {
+    fn ask(&mut self, request: Request) -> (Result<String, String>, record::Decision) {
         let (answer, event) = self.window.ask_recorded(request).unwrap();
         let event = Reader::new(vec![self.record.clone()]).next(&event.unwrap()).unwrap().decision;
         match answer {
@@ -144,7 +144,7 @@ impl Setting {
         actor: &str,
         delegation: Option<&str>,
         change: impl FnOnce(&mut Sign),
-    ) -> (Result<String, String>, identity::record::Decision) {
+    ) -> (Result<String, String>, record::Decision) {
         let mut sign = Sign {
             of: of(actor),
             format: Format::VouchJwt,

@@ -4,12 +4,12 @@ use attestation::policy::Bundle;
 use enclave::Nsm;
 use harness::window::{InProcess, PROXY, TestKey, Window, bundle, of};
 use identity::caller::Seen;
-use identity::record::{Reader, Verdict};
 use identity::request::{Proof, Request};
 use identity::{Caller, Digest, Intent, Payload, PublicKey, Signer};
 use protocol::{Answer, CallerProof, Format, Sign};
 use qemu_dev::authority::Authority;
 use qemu_dev::nsm::{Encoding, MockNsm, os_random};
+use record::{Reader, Verdict};
 use serde_json::{Value, json};
 use uuid::Uuid;
 

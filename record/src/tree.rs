@@ -2,7 +2,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use crate::Digest;
+use identity::Digest;
 
 type Hash = Digest<32>;
 
