@@ -2,9 +2,9 @@ use identity::UnixSeconds;
 use serde::Serialize;
 use subtle::ConstantTimeEq;
 
-use crate::policy::PolicyDigest;
 use crate::rules::{Every, Rules};
 use crate::{Document, Error, Measurements};
+use policy::PolicyDigest;
 
 /// What a verifier expects of a document. What is left out is reported as [`Unchecked`], never silently passed.
 #[derive(Debug, Clone, Copy, Default)]

@@ -2,9 +2,10 @@ use identity::Did;
 use serde::Deserialize;
 use x509_cert::name::Name;
 
-use crate::policy::PolicyDigest;
 use crate::rules::Rules;
-use crate::{CertificateId, Document, Error, Pcr};
+use crate::{CertificateId, Document, Error};
+use identity::Pcr;
+use policy::PolicyDigest;
 
 /// Longer files are not looked at: 256 KiB.
 const MAX_BYTES: usize = 256 * 1024;

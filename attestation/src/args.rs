@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use attestation::anchor::{TimeAnchor, TimeStamp};
 use attestation::judge::{Case, Subject};
-use attestation::policy::{Bundle, PolicyDigest};
 use attestation::results::{About, VerifierKey};
 use attestation::{AppraisalPolicy, Measurements, MockRoot};
 use clap::{Parser, Subcommand};
 use data_encoding::HEXLOWER_PERMISSIVE;
 use identity::{UnixSeconds, did, parse_rfc3339};
+use policy::{Bundle, PolicyDigest};
 
 use crate::starter::Starter;
 

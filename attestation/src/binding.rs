@@ -3,7 +3,7 @@ use minicbor::bytes::ByteSlice;
 use minicbor::{Decode, Encode};
 
 use crate::evidence::KeyDescription;
-use crate::policy::PolicyDigest;
+use policy::PolicyDigest;
 
 const TAG: &str = "anchorhold/binding/v1";
 

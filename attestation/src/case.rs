@@ -3,8 +3,8 @@
 use identity::{UnixSeconds, did};
 
 use crate::anchor::TimeAnchor;
-use crate::policy::PolicyDigest;
 use crate::{AppraisalPolicy, Measurements, MockRoot};
+use policy::PolicyDigest;
 
 /// What is to be judged.
 #[derive(Debug, Clone, Copy)]

@@ -6,8 +6,9 @@ use identity::cbor::Reader;
 use identity::cose::{self, Sign1};
 use identity::{Digest, UnixSeconds};
 
+use crate::Error;
 use crate::rules::Rules;
-use crate::{Error, Pcr};
+use identity::Pcr;
 
 /// A nonce that the NSM takes has at most 512 bytes.
 pub const MAX_NONCE: usize = 512;

@@ -299,7 +299,7 @@ pub enum Error {
     #[error("not a measurements file: {0}")]
     MeasurementsMalformed(String),
     /// The policy bundle is not one.
-    #[error("not a policy bundle: {0}")]
+    #[error("{0}")]
     PolicyMalformed(String),
     /// The verifier's own policy file is not one.
     #[error("not a verifier's policy: {0}")]
@@ -307,6 +307,15 @@ pub enum Error {
     /// The verifier's own key is not one.
     #[error("not an Ed25519 private key in PEM (PKCS#8)")]
     VerifierKeyMalformed,
+}
+
+impl From<policy::Error> for Error {
+    fn from(error: policy::Error) -> Self {
+        match error {
+            policy::Error::Identity(error) => Self::Identity(error),
+            other => Self::PolicyMalformed(other.to_string()),
+        }
+    }
 }
 
 impl Error {

@@ -6,8 +6,8 @@ use identity::token::{self, Claims, Expected};
 use identity::{Did, Digest, KeyId, PublicKey, Tee, UnixSeconds, cbor, credential, did, json};
 use minicbor::{Decode, Encode};
 
-use crate::policy::Bundle;
 use crate::{Attested, Binding, Error, Expectations, Unchecked};
+use policy::Bundle;
 
 const TAG: &str = "anchorhold/evidence/v1";
 /// The first member of a proof of possession.

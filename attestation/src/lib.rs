@@ -28,7 +28,6 @@ mod evidence;
 pub mod guide {}
 pub mod judge;
 mod measurement;
-pub mod policy;
 pub mod results;
 mod rules;
 #[cfg(test)]
@@ -43,7 +42,9 @@ pub use crate::chain::{CertificateId, MockRoot, SKEW_SECONDS, aws_root_g1};
 pub use crate::document::{Document, Field, MAX_NONCE, Pcrs};
 pub use crate::error::{Error, Rule};
 pub use crate::evidence::{AttestedKey, AttestedSigner, Evidence, KeyDescription, POSSESSION_TAG, Possession};
-pub use crate::measurement::{Measurements, Pcr, extend};
+pub use crate::measurement::Measurements;
 pub use crate::verify::{
     Attested, Debug, Genuine, Mock, unverified_nonce, unverified_time, verify_debug, verify_genuine, verify_mock,
 };
+/// Bundles and their digests, which evidence carries and expectations name.
+pub use policy;

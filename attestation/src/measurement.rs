@@ -1,16 +1,7 @@
-use identity::Digest;
+use identity::{Digest, Pcr};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha384};
 
 use crate::{Document, Error};
-
-/// A platform configuration register: 48 bytes of SHA-384.
-pub type Pcr = Digest<48>;
-
-/// The value of a register after extending it once: SHA-384(old value || data).
-pub fn extend(old: &Pcr, data: &[u8]) -> Pcr {
-    Digest(Sha384::new().chain_update(old.as_bytes()).chain_update(data).finalize().into())
-}
 
 /// The measurements of one image, as nitro-cli prints them under `Measurements`.
 ///
@@ -72,13 +63,6 @@ impl Measurements {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn extending_is_what_the_nsm_does() {
-        // PCR16 of AWS's own example: SHA384(0^48 || data) once.
-        let once = extend(&Digest([0; 48]), b"x");
-        assert_eq!(once, Digest(Sha384::digest([&[0; 48][..], b"x"].concat()).into()));
-    }
 
     #[test]
     fn only_whole_measurements_are_read() {

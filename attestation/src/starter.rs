@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use attestation::AppraisalPolicy;
 use attestation::Measurements;
-use attestation::policy::Bundle;
+use policy::Bundle;
 
 use crate::args::{Error, parse};
 

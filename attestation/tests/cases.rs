@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use attestation::judge::{Case, Outcome, Refusal, Subject, Verdict, judge};
-use attestation::policy::{Bundle, PolicyDigest};
 use attestation::results::{self, About};
 use attestation::{AppraisalPolicy, Evidence, Measurements, MockRoot};
 use data_encoding::HEXLOWER;
 use identity::{UnixSeconds, did};
+use policy::{Bundle, PolicyDigest};
 use serde_json::{Value, json};
 
 fn folder() -> PathBuf {

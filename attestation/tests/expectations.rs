@@ -3,12 +3,12 @@
 
 use std::path::Path;
 
-use attestation::policy::{Bundle, PolicyDigest};
 use attestation::{
     AppraisalPolicy, Attested, Error, Evidence, Expectations, Measurements, Mock, MockRoot, Unchecked, unverified_nonce,
     unverified_time, verify_mock,
 };
 use identity::{Did, Tee, UnixSeconds, did};
+use policy::{Bundle, PolicyDigest};
 
 const AT: UnixSeconds = UnixSeconds(1_767_225_600);
 
@@ -103,7 +103,7 @@ fn files_of_the_greatest_size_are_read_and_longer_ones_are_not() {
     let evidence = |size| Evidence::parse(&fill(size)).unwrap_err();
     assert_eq!((too_long(evidence(65_536)), too_long(evidence(65_537))), (false, true));
     let bundle = |size| Bundle::from_canonical(&fill(size)).unwrap_err();
-    assert_eq!((too_long(bundle(32_768)), too_long(bundle(32_769))), (false, true));
+    assert_eq!((too_long(bundle(32_768).into()), too_long(bundle(32_769).into())), (false, true));
 }
 
 #[test]

@@ -4,11 +4,11 @@
 use std::sync::LazyLock;
 
 use attestation::anchor::TimeStamp;
-use attestation::policy::Bundle;
 use attestation::{
     AppraisalPolicy, Attested, Evidence, Measurements, MockRoot, unverified_time, verify_debug, verify_genuine, verify_mock,
 };
 use identity::{Digest, UnixSeconds, credential, did, token};
+use policy::Bundle;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::Value;

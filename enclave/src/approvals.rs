@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use attestation::policy::Approver;
 use identity::request::{Approval, Proof};
 use identity::token::Link;
 use identity::{Caller, Digest, UnixSeconds};
+use policy::Approver;
 use protocol::Waiting;
 use record::{self, Decision};
 

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use attestation::policy::{Annex, Bundle, IdentityPolicy, Issuer};
 use identity::AnnexId;
 use identity::delegation::AGENT;
 use identity::token::APPROVER;
 use identity::{Caller, Did, Digest};
+use policy::{Annex, Bundle, IdentityPolicy, Issuer};
 use policy_engine::{Denied, Rego};
 use protocol::Describe;
 use record::{Decision, Verdict};

@@ -1,11 +1,11 @@
 //! On whose behalf an identity acts: token exchange (RFC 8693), and signatures under what was exchanged.
 
-use attestation::policy::{Delegation, Delegator, IdentityPolicy, Pattern};
 use identity::delegation::{Act, Subject};
 use identity::grants::Grants;
 use identity::request;
 use identity::token::{self, Claims, EXCHANGE_ACTION, Expected, Link, Vouch};
 use identity::{Caller, Did, Intent, Payload, PublicKey, UnixSeconds};
+use policy::{Delegation, Delegator, IdentityPolicy, Pattern};
 use policy_engine::{AskedExchange, Denied};
 use protocol::{Exchange, Signed};
 use record::Decision;

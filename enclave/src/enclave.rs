@@ -2,11 +2,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use attestation::policy::{Bundle, Mode};
 use attestation::{Document, Evidence, POSSESSION_TAG, Possession};
 use identity::cose::{self, Purpose};
 use identity::succession::Order;
 use identity::{Caller, Digest, PublicKey, Tee, cbor};
+use policy::{Bundle, Mode};
 use policy_engine::Rego;
 use protocol::{Answer, Describe, Description, RecordEnd, Records, Request, Rotate, Rotated, Status};
 use record::{Decision, End, Verdict};
@@ -259,7 +259,7 @@ impl<N: Nsm> Enclave<N> {
             return Err(Error::ProxyKeyMismatch);
         }
         let before = before.map(|before| self.record_end(before)).transpose()?;
-        let rego = Rego::load(&bundle).map_err(|error| attestation::Error::PolicyMalformed(error.to_string()))?;
+        let rego = Rego::load(&bundle).map_err(|error| policy::Error::Malformed(error.to_string()))?;
         let cell = self.commit(bundle, canonical.to_vec(), rego, before).map_err(|error| self.halt(error))?;
         // `provisioning` is held and the cell was empty, so it still is.
         self.cell.set(cell).map_err(|_| Error::AlreadyProvisioned)
@@ -296,7 +296,7 @@ impl<N: Nsm> Enclave<N> {
         }
         let record = Record::new(self.new_key(identity::Algorithm::EdDSA, "record", 0)?, self.boot_id);
         let record_spki = record.public_key().to_spki();
-        let born = |described: &attestation::policy::IdentityPolicy| {
+        let born = |described: &policy::IdentityPolicy| {
             let key = self.new_key(described.algorithm, &described.name, 1)?;
             Identity::new(described, &bundle, &record_spki, key)
         };

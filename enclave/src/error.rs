@@ -11,7 +11,10 @@ pub enum Error {
     /// A value in the request is wrong.
     #[error(transparent)]
     Identity(#[from] identity::Error),
-    /// A bundle or a document of our own is wrong.
+    /// A bundle or an annex is wrong.
+    #[error(transparent)]
+    Policy(#[from] policy::Error),
+    /// A document of our own is wrong.
     #[error(transparent)]
     Attestation(#[from] attestation::Error),
     /// A frame is wrong.
@@ -152,6 +155,7 @@ impl Error {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Identity(error) => error.code(),
+            Self::Policy(error) => error.code(),
             Self::Attestation(error) => error.code(),
             Self::Protocol(error) => error.code(),
             Self::Denied(denied) => denied.code(),
@@ -171,6 +175,7 @@ impl Error {
         match self {
             Self::Identity(_)
             | Self::Protocol(_)
+            | Self::Policy(_)
             | Self::Attestation(_)
             | Self::IdentityRequired(_)
             | Self::ValidityInvalid

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 
-use attestation::policy::{Bundle, IdentityPolicy};
 use attestation::{Binding, KeyDescription};
 use identity::succession::{self, Statement};
 use identity::{Did, Digest, KeyId, Signer, UnixSeconds};
+use policy::{Bundle, IdentityPolicy};
 use policy_engine::Usage;
 use protocol::VersionFacts;
 

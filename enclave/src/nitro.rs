@@ -1,10 +1,10 @@
 //! `/dev/nsm`, through AWS's own library. Its answers come from the hypervisor; nothing that a parent or a stranger sent goes
 //! through its decoder.
 
-use attestation::{Attested, Document, Pcr, verify_genuine};
+use attestation::{Attested, Document, verify_genuine};
 use aws_nitro_enclaves_nsm_api::api::{Request, Response};
 use aws_nitro_enclaves_nsm_api::driver;
-use identity::{Digest, Tee};
+use identity::{Digest, Pcr, Tee};
 
 use crate::{Nsm, NsmError, PeerVerifier, boot};
 

@@ -1,4 +1,5 @@
-use attestation::{Document, Pcr};
+use attestation::Document;
+use identity::Pcr;
 use identity::{Tee, UnixSeconds};
 
 /// Why the NSM did not answer as it should.

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use attestation::Document;
-use attestation::policy::{PeerEnclave, ProvenCaller};
 use identity::caller::Proven;
 use identity::request::Proof;
 use identity::{Digest, PublicKey, UnixSeconds, sha256};
+use policy::{PeerEnclave, ProvenCaller};
 use protocol::CallerProof;
 
 use crate::cell::Cell;

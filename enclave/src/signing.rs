@@ -1,11 +1,11 @@
 //! One signature: who asks, for what, whether the policy allows it, and then the token or the credential.
 
-use attestation::policy::ApprovalRule;
 use identity::agent_id;
 use identity::envelope::Envelope;
 use identity::request;
 use identity::token::{Claims, Link, Vouch};
 use identity::{Caller, Digest, Intent, Payload, Signer, Tee, credential, token};
+use policy::ApprovalRule;
 use policy_engine::Asked;
 use protocol::{Answer, Format, Sign, Signed, Waiting};
 use record::{Decision, Verdict};

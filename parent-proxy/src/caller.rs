@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use attestation::policy::{Annex, Bundle, Callers};
 use axum::http::HeaderMap;
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use identity::caller::Seen;
 use identity::request::Proof;
+use policy::{Annex, Bundle, Callers};
 use protocol::CallerProof;
 use subtle::ConstantTimeEq;
 

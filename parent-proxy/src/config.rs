@@ -7,8 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use attestation::policy::Bundle;
 use governor::Quota;
+use policy::Bundle;
 use policy_engine::Rego;
 use protocol::Endpoint;
 use serde::Deserialize;
@@ -273,7 +273,7 @@ fn read_policy(file: &Path, text: &[u8]) -> Result<Bundle, Error> {
 
 /// Compiles the Rego of a bundle, as the enclave will.
 pub(crate) fn load_rego(file: &Path, policy: &Bundle) -> Result<Option<Rego>, Error> {
-    let wrong = |error: policy_engine::RegoError| attestation::Error::PolicyMalformed(error.to_string());
+    let wrong = |error: policy_engine::RegoError| policy::Error::Malformed(error.to_string());
     Rego::load(policy).map_err(|error| Error::Policy { file: file.into(), source: wrong(error) })
 }
 

@@ -14,7 +14,7 @@ pub enum Error {
         /// The bundle's file.
         file: PathBuf,
         /// What is wrong.
-        source: attestation::Error,
+        source: policy::Error,
     },
     /// A file could not be used.
     #[error("{file}: {source}")]

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use attestation::policy::{Annex, Bundle};
 use identity::cbor;
+use policy::{Annex, Bundle};
 use protocol::{
     Answer, Endpoint, FrameBuffer, Hello, Outcome, Proof, RecordEnd, Refusal, Request, RequestFrame, ResponseFrame, Status,
     Welcome, write_frame,

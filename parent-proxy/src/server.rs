@@ -5,7 +5,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use attestation::policy::{Annex, Bundle};
 use axum::Router;
 use axum::response::Response;
 use hyper::body::Incoming;
@@ -14,6 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use identity::caller::Seen;
 use listenfd::ListenFd;
+use policy::{Annex, Bundle};
 use sd_notify::NotifyState;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixStream};

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt}
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use attestation::policy::{Annex, Bundle, Callers};
+use policy::{Annex, Bundle, Callers};
 use rustix::fs::Mode;
 use rustix::process::{geteuid, umask};
 use tokio::net::UnixListener;

@@ -8,9 +8,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use attestation::{Measurements, Pcr, extend};
+use attestation::Measurements;
 use enclave::{BootClock, BootTime, CLOCK_INTERVAL, Enclave, Listener, Machine, OsEntropy, serve};
 use identity::Digest;
+use identity::{Pcr, extend};
 use sha2::{Digest as _, Sha384};
 
 use crate::nsm::{Encoding, MockNsm};

@@ -19,6 +19,9 @@ pub enum Error {
     /// The mock or its evidence is not good.
     #[error(transparent)]
     Attestation(#[from] attestation::Error),
+    /// A policy was refused.
+    #[error(transparent)]
+    Policy(#[from] policy::Error),
     /// The image is not good.
     #[error("the image: {0}")]
     Image(#[from] eif::Error),

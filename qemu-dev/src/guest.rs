@@ -1,10 +1,11 @@
 //! The development enclave as PID 1 of an image: the very boot and enclave of production, with the mock NSM where hardware
 //! would be.
 
-use attestation::{Attested, Document, MockRoot, Pcr, verify_mock};
+use attestation::{Attested, Document, MockRoot, verify_mock};
 use aws_nitro_enclaves_nsm_api::{api, driver};
 use enclave::boot::{Image, run};
 use enclave::{Error, NitroNsm, Nsm, NsmError, Parent, PeerVerifier};
+use identity::Pcr;
 use identity::Tee;
 use vsock::VsockStream;
 

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use attestation::{Attested, Document, MockRoot, Pcr, extend, verify_mock};
+use attestation::{Attested, Document, MockRoot, verify_mock};
 use enclave::{Nsm, NsmError, PeerVerifier};
 use identity::{Digest, Tee};
+use identity::{Pcr, extend};
 use minicbor::bytes::ByteSlice;
 use minicbor::data::Type;
 use minicbor::{Decoder, Encoder};

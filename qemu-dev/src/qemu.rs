@@ -4,9 +4,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use attestation::{Measurements, Pcr};
+use attestation::Measurements;
 use enclave::BootTime;
 use identity::Digest;
+use identity::Pcr;
 use parent_proxy::cli::default_socket;
 use tokio::signal::unix::{SignalKind, signal};
 

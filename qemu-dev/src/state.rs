@@ -5,10 +5,10 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use attestation::policy::Bundle;
 use attestation::{Measurements, MockRoot};
 use identity::Signer;
 use parent_proxy::KeyFile;
+use policy::Bundle;
 use protocol::Endpoint;
 
 use crate::authority::Authority;
@@ -153,12 +153,12 @@ impl State {
     /// Reads what a verifier is given: root, measurements, policy.
     pub fn verifier_files(&self) -> Result<(MockRoot, Measurements, Bundle), Error> {
         let read = |file: &Path| fs::read(file).map_err(io(file));
-        let named = |file: &Path, error: attestation::Error| Error::State(format!("{}: {error}", file.display()));
+        let named = |file: &Path, error: &dyn std::fmt::Display| Error::State(format!("{}: {error}", file.display()));
         let (root, measurements, policy) = (self.root(), self.measurements(), self.policy());
         Ok((
-            MockRoot::from_pem(&read(&root)?).map_err(|error| named(&root, error))?,
-            Measurements::parse(&read(&measurements)?).map_err(|error| named(&measurements, error))?,
-            Bundle::from_either(&read(&policy)?).map_err(|error| named(&policy, error))?,
+            MockRoot::from_pem(&read(&root)?).map_err(|error| named(&root, &error))?,
+            Measurements::parse(&read(&measurements)?).map_err(|error| named(&measurements, &error))?,
+            Bundle::from_either(&read(&policy)?).map_err(|error| named(&policy, &error))?,
         ))
     }
 

@@ -5,8 +5,8 @@
 use std::io::{Read, Write};
 use std::sync::{Mutex, PoisonError};
 
-use attestation::Pcr;
 use enclave::{Nsm, NsmError};
+use identity::Pcr;
 use identity::{Digest, cbor};
 use minicbor::{Decode, Encode};
 use protocol::{FrameBuffer, write_frame};

@@ -2,9 +2,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use attestation::judge::{Case, Subject};
-use attestation::policy::{Bundle, PolicyDigest};
 use attestation::{Measurements, MockRoot};
 use identity::UnixSeconds;
+use policy::{Bundle, PolicyDigest};
 use qemu_dev::{Child, Program, State};
 
 use crate::http::get;

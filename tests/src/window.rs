@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use attestation::policy::Bundle;
 use enclave::{BootClock, BootTime, Enclave, Listener, Machine, Nsm, OsEntropy, serve};
 use identity::caller::Seen;
 use identity::{Message, PublicKey, Signature, Signer, cbor};
+use policy::Bundle;
 use protocol::{
     Answer, Describe, Format, FrameBuffer, Hello, Outcome, Proof, Refusal, Request, RequestFrame, ResponseFrame, Sign, Welcome,
     write_frame,

@@ -2,11 +2,11 @@ use std::sync::Arc;
 
 use attestation::anchor::{TimeAnchor, TimeStamp};
 use attestation::judge::{Case, Subject, judge};
-use attestation::policy::{Bundle, PolicyDigest};
 use attestation::results::{self, About};
 use attestation::{AppraisalPolicy, Measurements, MockRoot};
 use axum::Json;
 use axum::extract::State;
+use policy::{Bundle, PolicyDigest};
 
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use identity::{UnixSeconds, did};

@@ -141,8 +141,9 @@ impl Counts {
             let refused = |why: String| Failure::Refused(format!("{} line {number}: {why}", file.display()));
             let whole = line.strip_suffix(b"\n").ok_or_else(|| refused("the line is cut".into()))?;
             let event = reader.next(whole).map_err(|error| {
-                let other_boot =
-                    matches!(error, record::Error::Identity(identity::Error::SignatureInvalid)).then(|| unverified_place(whole).ok()).flatten();
+                let other_boot = matches!(error, record::Error::Identity(identity::Error::SignatureInvalid))
+                    .then(|| unverified_place(whole).ok())
+                    .flatten();
                 let hint = other_boot.map(|(boot, _)| format!(", or the key of boot {boot} was not given")).unwrap_or_default();
                 refused(format!("{}: {error}{hint}", error.code()))
             })?;

@@ -3,10 +3,10 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use attestation::policy::{Annex, Bundle, IdentityPolicy, Mode};
 use clap::{Args, Subcommand};
 use identity::caller::{Proven, Seen};
 use identity::{Caller, Intent, Payload, printable};
+use policy::{Annex, Bundle, IdentityPolicy, Mode};
 use policy_engine::{Asked, Rego};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -182,8 +182,7 @@ fn advice(bundle: &Bundle, identity: &IdentityPolicy) -> Vec<String> {
     if bundle.mode == Mode::Development {
         return advice;
     }
-    let any =
-        |patterns: &[attestation::policy::Pattern]| patterns.iter().any(|pattern| pattern.matches("") && pattern.matches("x"));
+    let any = |patterns: &[policy::Pattern]| patterns.iter().any(|pattern| pattern.matches("") && pattern.matches("x"));
     for rule in &identity.rules {
         if any(&rule.actions) && any(&rule.targets) && any(&rule.resources) {
             advice.push(format!("{name}: rule {:?} allows any action on any target of any resource", rule.name));

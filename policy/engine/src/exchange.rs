@@ -1,5 +1,5 @@
-use attestation::policy::{Bundle, Delegation, Delegator, IdentityPolicy};
 use identity::Caller;
+use policy::{Bundle, Delegation, Delegator, IdentityPolicy};
 
 use crate::rules::{among_resources, any, check_environment, check_resource};
 use crate::{Denied, Rego};

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use attestation::policy::{IdentityPolicy, Limit, Period, Rule};
 use identity::{Payload, UnixSeconds};
+use policy::{IdentityPolicy, Limit, Period, Rule};
 
 use crate::Denied;
 

@@ -4,9 +4,9 @@ use std::num::NonZeroU32;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use attestation::policy::{ApprovalRule, Bundle, IdentityPolicy};
 use identity::Caller;
 use identity::token::EXCHANGE_ACTION;
+use policy::{ApprovalRule, Bundle, IdentityPolicy};
 use regorus::utils::limits::{ExecutionTimerConfig, LimitError, check_global_memory_limit, set_global_memory_limit};
 use regorus::{Engine, Value};
 use serde_json::json;

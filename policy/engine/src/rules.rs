@@ -1,6 +1,6 @@
-use attestation::policy::{Annex, ApprovalRule, Bundle, Callers, Constraint, IdentityPolicy, Match, Pattern, Rule, Scalar};
 use identity::token::EXCHANGE_ACTION;
 use identity::{Caller, Intent, Payload, resource};
+use policy::{Annex, ApprovalRule, Bundle, Callers, Constraint, IdentityPolicy, Match, Pattern, Rule, Scalar};
 use serde_json::Value;
 
 use crate::{Denied, Rego};

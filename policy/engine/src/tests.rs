@@ -1,6 +1,6 @@
-use attestation::policy::{Annex, Bundle};
 use identity::caller::{Proven, Seen};
 use identity::{Caller, Intent, Payload, UnixSeconds};
+use policy::{Annex, Bundle};
 
 use crate::*;
 

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use attestation::policy::Bundle;
 use identity::caller::{Proven, Seen};
 use identity::{Caller, Did, Digest, Intent, Payload, PublicKey};
+use policy::Bundle;
 use policy_engine::{Asked, Denied, Rego, accept};
 use serde_json::{Value, json};
 

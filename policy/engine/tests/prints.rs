@@ -7,8 +7,8 @@ mod common;
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
 use std::process::{Command, Output, Stdio};
 
-use attestation::policy::Bundle;
 use common::{ask, bundle};
+use policy::Bundle;
 use policy_engine::Rego;
 use regorus::utils::limits::{LimitError, check_global_memory_limit, set_global_memory_limit};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};

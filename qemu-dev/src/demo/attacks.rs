@@ -1,8 +1,8 @@
 //! The forgeries: each alters one thing in what was accepted.
 
 use attestation::judge::{Case, Refusal, Verdict, judge};
-use attestation::policy::Bundle;
 use attestation::{Evidence, MockRoot};
+use policy::Bundle;
 
 use super::forge;
 use super::{Accepted, Attack};

@@ -9,11 +9,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use attestation::judge::{Case, Subject, judge};
-use attestation::policy::PolicyDigest;
 use attestation::{Measurements, MockRoot};
 use data_encoding::HEXLOWER;
 use identity::UnixSeconds;
 use parent_proxy::{Client, Target};
+use policy::PolicyDigest;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};

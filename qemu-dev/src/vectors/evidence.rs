@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use attestation::policy::{Bundle, PolicyDigest};
 use attestation::{Attested, Binding, Evidence, KeyDescription, Measurements, MockRoot, POSSESSION_TAG, Possession};
 use data_encoding::HEXLOWER;
 use ed25519_dalek::Signer as _;
@@ -11,6 +10,7 @@ use identity::cose::{self, Purpose};
 use identity::credential::{self, Content};
 use identity::token::{self, Claims, Vouch};
 use identity::{Caller, Did, Digest, Intent, KeyId, Message, Payload, PublicKey, Signature, Signer, Tee, UnixSeconds, cbor, did};
+use policy::{Bundle, PolicyDigest};
 use serde_json::{Value, json};
 use uuid::Uuid;
 

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use attestation::policy::Bundle;
+use policy::Bundle;
 use attestation::{Evidence, KeyDescription, POSSESSION_TAG, Possession};
 use eif::Parts;
 use fuzzing::{AT, DID, KEY, KID, claims, documents, expected, intent, sign_parts};

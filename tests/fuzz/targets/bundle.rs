@@ -2,7 +2,7 @@
 
 //! Bytes as a policy bundle, TOML or canonical JSON. What is read has one canonical form, and with it one digest.
 
-use attestation::policy::Bundle;
+use policy::Bundle;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -108,7 +108,7 @@ impl Nsm for Runaway {
         panic!("started a program: {started:?}")
     }
 
-    fn extend_pcr(&mut self, _: u16, _: &[u8]) -> Result<attestation::Pcr, NsmError> {
+    fn extend_pcr(&mut self, _: u16, _: &[u8]) -> Result<identity::Pcr, NsmError> {
         Err(NsmError::Nonsense)
     }
 

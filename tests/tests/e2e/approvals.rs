@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use attestation::policy::Bundle;
 use harness::window::{InProcess, PROXY, TestKey, Window, bundle};
 use harness::{Running, get, post, program};
 use identity::caller::Seen;
@@ -14,6 +13,7 @@ use identity::request::Approval;
 use identity::token::unverified_claims;
 use identity::{Digest, PublicKey, Signer, sha256};
 use parent_proxy::KeyFile;
+use policy::Bundle;
 use protocol::{Answer, Describe, Format, Request, Sign, Waiting};
 use qemu_dev::authority::Authority;
 use qemu_dev::nsm::{Encoding, MockNsm, os_random};

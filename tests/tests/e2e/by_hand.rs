@@ -132,7 +132,7 @@ fn the_page_judges_evidence_and_tokens_as_we_do() {
     let cases = concat!(env!("CARGO_MANIFEST_DIR"), "/../attestation/tests/vectors/cases");
     let canonical = |name: &str| {
         let text = std::fs::read_to_string(Path::new(cases).join(name)).unwrap();
-        String::from_utf8(attestation::policy::Bundle::from_toml(&text).unwrap().canonical()).unwrap()
+        String::from_utf8(policy::Bundle::from_toml(&text).unwrap().canonical()).unwrap()
     };
     let names = ["policy.toml", "policy-other.toml"];
     let policies: serde_json::Map<_, _> = names.map(|name| (name.to_owned(), canonical(name).into())).into_iter().collect();

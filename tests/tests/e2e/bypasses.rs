@@ -5,10 +5,10 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use attestation::policy::Annex;
 use harness::{Running, get, program, wait_for};
 use identity::{Digest, sha256};
 use parent_proxy::KeyFile;
+use policy::Annex;
 use rustix::process::geteuid;
 
 const PAGE: &str = include_str!("../../../docs/callers.md");

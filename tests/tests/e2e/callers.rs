@@ -167,7 +167,7 @@ fn an_executable_whose_file_system_is_a_program_is_not_the_one_that_was_pinned()
         |state| {
             let annex = format!("version = 1\n[[callers]]\nname = \"agent\"\nuid = 0\nexecutables = [\"{digest}\"]\n");
             let key = parent_proxy::KeyFile::read(&state.operator_key()).unwrap();
-            let signed = attestation::policy::Annex::from_toml(&annex).unwrap().sign(&key).unwrap();
+            let signed = policy::Annex::from_toml(&annex).unwrap().sign(&key).unwrap();
             std::fs::write(state.folder().join("annex.cose"), signed).unwrap();
             let text = state.development_policy(&[("agent", "did:key", "EdDSA")]).unwrap();
             text.replace("callers = { uids = [0] }", "callers = { names = [\"agent\"] }")

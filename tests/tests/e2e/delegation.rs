@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use attestation::policy::{Annex, Bundle, MultikeyText};
 use axum::Router;
 use axum::body::Body;
 use axum::http::Request as HttpRequest;
@@ -17,6 +16,7 @@ use identity::succession::Order;
 use identity::token::unverified_claims;
 use identity::{Caller, Digest, PublicKey, Signer};
 use parent_proxy::KeyFile;
+use policy::{Annex, Bundle, MultikeyText};
 use protocol::{Answer, Describe, Exchange, Format, Request, Sign};
 use qemu_dev::State;
 use qemu_dev::authority::Authority;

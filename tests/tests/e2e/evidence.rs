@@ -1,6 +1,5 @@
 //! Evidence that is wrong in one thing, made by a mock NSM and a key that obey: what an honest enclave never makes.
 
-use attestation::policy::Bundle;
 use attestation::{
     Binding, Error, Evidence, Expectations, KeyDescription, Measurements, MockRoot, POSSESSION_TAG, Possession, verify_mock,
 };
@@ -9,6 +8,7 @@ use harness::window::{TestKey, bundle};
 use identity::cose::{self, Purpose};
 use identity::token::{Claims, Vouch};
 use identity::{Did, Digest, Intent, KeyId, Payload, Signer, Tee, UnixSeconds, cbor, did, token};
+use policy::Bundle;
 use qemu_dev::authority::Authority;
 use qemu_dev::nsm::{Encoding, MockNsm, os_random};
 

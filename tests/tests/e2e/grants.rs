@@ -3,10 +3,10 @@
 use std::io::Write;
 use std::path::Path;
 
-use attestation::policy::Annex;
 use data_encoding::BASE64URL_NOPAD;
 use harness::{Running, get, post, wait_for};
 use parent_proxy::KeyFile;
+use policy::Annex;
 use qemu_dev::State;
 use rustix::process::Signal;
 use serde_json::{Value, json};

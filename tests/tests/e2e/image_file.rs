@@ -138,7 +138,7 @@ fn a_signed_image_shows_pcr8_and_another_images_signature_is_refused() {
     let signed = Measurements::of(&Image::parse(&file).unwrap()).unwrap();
     assert_eq!((&signed.pcr0, &signed.pcr1, &signed.pcr2), (&unsigned.pcr0, &unsigned.pcr1, &unsigned.pcr2));
     let der = pem_to_der(&certificate);
-    let extended = attestation::extend(&identity::Digest([0; 48]), &sha384(&der));
+    let extended = identity::extend(&identity::Digest([0; 48]), &sha384(&der));
     assert_eq!(signed.pcr8.unwrap(), extended.to_string());
     // The signature of another image, and one bit of this one.
     let other = key.sign(parsed.kernel, b"other", &parsed.ramdisks);

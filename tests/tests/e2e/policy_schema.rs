@@ -4,9 +4,9 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use attestation::policy::Bundle;
 use harness::window::TestKey;
 use identity::Signer;
+use policy::Bundle;
 use serde_json::{Value, json};
 
 /// A bundle with every member that there is.
@@ -110,7 +110,7 @@ fn the_schema_of_a_policy_accepts_what_the_program_accepts() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let given = json!({"schema": root.join("../attestation/policy.schema.json"), "bundles": bundles});
+    let given = json!({"schema": root.join("../policy/policy.schema.json"), "bundles": bundles});
     python.stdin.take().unwrap().write_all(given.to_string().as_bytes()).unwrap();
     let output = python.wait_with_output().unwrap();
     let answers: Vec<(String, bool)> = serde_json::from_slice(&output.stdout).unwrap();

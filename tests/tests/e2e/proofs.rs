@@ -1,11 +1,11 @@
 //! Callers that prove themselves: the enclave checks their own signature, whatever the parent says.
 
-use attestation::policy::Bundle;
 use enclave::Nsm;
 use harness::window::{InProcess, PROXY, TestKey, Window, bundle, of};
 use identity::caller::Seen;
 use identity::request::{Proof, Request};
 use identity::{Caller, Digest, Intent, Payload, PublicKey, Signer};
+use policy::Bundle;
 use protocol::{Answer, CallerProof, Format, Sign};
 use qemu_dev::authority::Authority;
 use qemu_dev::nsm::{Encoding, MockNsm, os_random};

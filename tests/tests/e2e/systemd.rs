@@ -7,13 +7,13 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use attestation::policy::{Annex, Bundle};
 use data_encoding::BASE64URL_NOPAD;
 use harness::window::TestKey;
 use harness::{Connection, Traced, get, post, private_folder, program, wait_for};
 use identity::request::Approval;
 use identity::{Digest, Signer, sha256};
 use parent_proxy::KeyFile;
+use policy::{Annex, Bundle};
 use qemu_dev::{Program, State};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use attestation::{Document, Pcr};
+use attestation::Document;
 use enclave::{Nsm, NsmError, PeerVerifier};
 use harness::window::{InProcess, OPERATOR, PROXY, TestKey, Window, bundle, frame, of, sign};
+use identity::Pcr;
 use identity::caller::Seen;
 use identity::{Digest, Tee, cbor};
 use protocol::{Answer, Describe, Kind, MAX_FRAME, Proof, RecordEnd, Request, RequestFrame};

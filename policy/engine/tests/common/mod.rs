@@ -1,8 +1,8 @@
 //! A bundle with a module, and what it decides.
 
-use attestation::policy::Bundle;
 use identity::caller::Seen;
 use identity::{Caller, Intent, Payload, PublicKey};
+use policy::Bundle;
 use policy_engine::{Asked, Denied, Rego, accept};
 
 /// One identity that may do anything, if this module allows it. The module's first line is its package.

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
-use super::bundle::{MultikeyText, check_name, check_validity};
-use super::{IdentityPolicy, Pattern};
+use crate::bundle::{MultikeyText, check_name, check_validity};
+use crate::{IdentityPolicy, Pattern};
 
 /// On whose behalf an identity may act, and how far.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,7 +86,7 @@ impl Delegation {
         self.max_depth.map_or(5, usize::from)
     }
 
-    pub(super) fn check(&self, identities: &[IdentityPolicy]) -> Result<(), String> {
+    pub(crate) fn check(&self, identities: &[IdentityPolicy]) -> Result<(), String> {
         if self.from.is_empty() || self.scopes.is_empty() || self.resources.is_empty() {
             return Err("delegation: from, scopes and resources each need an entry".into());
         }
@@ -107,7 +107,7 @@ impl Delegation {
 }
 
 impl Issuer {
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         check_name(&self.name)?;
         if [identity::token::APPROVER, identity::delegation::AGENT].iter().any(|kept| self.iss.starts_with(kept))
             || self.iss.starts_with("did:") && identity::Did::parse(&self.iss).is_err()

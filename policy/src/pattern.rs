@@ -37,7 +37,7 @@ impl Pattern {
     }
 
     /// Refuses a pattern of resources that is not spelled as they are.
-    pub(super) fn check_resource(&self) -> Result<(), String> {
+    pub(crate) fn check_resource(&self) -> Result<(), String> {
         let checked = match self.prefix() {
             Some(prefix) => resource::check_prefix(prefix),
             None => resource::check_exact(&self.0),
@@ -91,7 +91,7 @@ impl From<Pattern> for String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::*;
 
     #[test]
     fn a_star_stands_at_the_end_only() {

@@ -7,9 +7,9 @@ use identity::status::StatusList;
 use identity::{Digest, PublicKey, Signer, json, sha256};
 use serde::{Deserialize, Serialize};
 
-use super::bundle::{check_name, malformed};
-use super::{Bundle, Issuer};
 use crate::Error;
+use crate::bundle::{check_name, malformed};
+use crate::{Bundle, Issuer};
 
 /// What changes often, signed by the operator key that the bundle names: a COSE_Sign1 for [`Purpose::ANNEX`] over RFC 8785 JSON.
 ///

@@ -2,8 +2,8 @@ use identity::Digest;
 use identity::caller::Seen;
 use serde::{Deserialize, Serialize};
 
-use super::Annex;
-use super::bundle::{MultikeyText, check_name};
+use crate::Annex;
+use crate::bundle::{MultikeyText, check_name};
 
 /// User and group id that stand for everybody whom a user namespace cannot name (user_namespaces(7)).
 const OVERFLOW_ID: u32 = 65534;
@@ -77,11 +77,11 @@ impl Callers {
     }
 
     /// Whether it names nobody.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    pub(super) fn check(&self, proven: &[ProvenCaller]) -> Result<(), String> {
+    pub(crate) fn check(&self, proven: &[ProvenCaller]) -> Result<(), String> {
         if self.uids.contains(&OVERFLOW_ID) || self.gids.contains(&OVERFLOW_ID) {
             return Err("65534 is nobody in particular and cannot be a caller".into());
         }
@@ -93,7 +93,7 @@ impl Callers {
 }
 
 impl ProvenCaller {
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         check_name(&self.name)?;
         if self.key.is_some() == self.enclave.is_some() {
             return Err("give either key or enclave".into());

@@ -1,5 +1,5 @@
 use super::*;
-use crate::Error;
+use identity::Digest;
 use identity::grants::Status;
 
 const TOML: &str = r#"
@@ -145,7 +145,7 @@ fn mistakes_in_a_bundle_are_named() {
     ] {
         let text = toml().replacen(from, to, 1);
         assert_ne!(text, toml(), "{from}");
-        let Err(Error::PolicyMalformed(why)) = Bundle::from_toml(&text) else { panic!("{to}") };
+        let Err(Error::Malformed(why)) = Bundle::from_toml(&text) else { panic!("{to}") };
         assert!(why.contains(says), "{to}: {why}");
     }
     let one_key = toml().replace(&key(100), &proxy);
@@ -155,14 +155,14 @@ fn mistakes_in_a_bundle_are_named() {
 #[test]
 fn a_callers_key_is_its_own_and_of_one_environment() {
     for (from, to) in [(key(60), key(1)), (key(60), key(100))] {
-        let Err(Error::PolicyMalformed(why)) = Bundle::from_toml(&toml().replace(&from, &to)) else { panic!("accepted") };
+        let Err(Error::Malformed(why)) = Bundle::from_toml(&toml().replace(&from, &to)) else { panic!("accepted") };
         assert!(why.contains("the proxy's or the operator's") || why.contains("operator's key must not"), "{why}");
     }
     let two = toml()
         + "[[identities]]\nname = \"deployer\"\nenvironment = \"production\"\ndid = \"did:key\"\nalgorithm = \"EdDSA\"\n\
            max_validity_seconds = 60\ncallers = { proven = [\"robot\"] }\n\
            [[identities.rules]]\nname = \"r\"\nactions = [\"*\"]\ntargets = [\"*\"]\nresources = [\"\"]\n";
-    let Err(Error::PolicyMalformed(why)) = Bundle::from_toml(&two) else { panic!("accepted") };
+    let Err(Error::Malformed(why)) = Bundle::from_toml(&two) else { panic!("accepted") };
     assert!(why.contains("one key for staging and production"), "{why}");
     assert!(Bundle::from_toml(&two.replace("environment = \"production\"\ndid", "environment = \"staging\"\ndid")).is_ok());
 }
@@ -262,7 +262,7 @@ fn mistakes_in_an_annex_are_named() {
         ("uid = 7", "pod = \"a\\nb\"", "control"),
         ("uid = 7", "uid = 7\nexecutables = [\"AA\"]", "hex"),
     ] {
-        let Err(Error::PolicyMalformed(why)) = Annex::from_toml(&good.replace(from, to)) else { panic!("{to}") };
+        let Err(Error::Malformed(why)) = Annex::from_toml(&good.replace(from, to)) else { panic!("{to}") };
         assert!(why.contains(says), "{to}: {why}");
     }
 }
@@ -285,7 +285,7 @@ fn an_annex_says_which_entries_of_its_status_lists_are_set() {
     assert_eq!(status("https://b", 1), Some(Ok(false)));
     assert_eq!(status("https://c", 0), None);
     assert_eq!(status("https://a", 131_072).unwrap().unwrap_err().code(), "status_invalid");
-    let Err(Error::PolicyMalformed(why)) = lists(["https://a", "https://a"]) else { panic!("twice") };
+    let Err(Error::Malformed(why)) = lists(["https://a", "https://a"]) else { panic!("twice") };
     assert!(why.contains("given twice"), "{why}");
 }
 
@@ -402,13 +402,12 @@ fn bounds_of_a_payload_member_may_meet_and_reach_the_safe_integers() {
 }
 
 /// A signer of this test.
-struct Operator(aws_lc_rs::signature::Ed25519KeyPair, identity::PublicKey);
+struct Operator(ed25519_dalek::SigningKey, identity::PublicKey);
 
 impl Operator {
     fn new(seed: u8) -> Self {
-        use aws_lc_rs::signature::KeyPair;
-        let pair = aws_lc_rs::signature::Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
-        let public = identity::PublicKey::ed25519(pair.public_key().as_ref()).unwrap();
+        let pair = ed25519_dalek::SigningKey::from_bytes(&[seed; 32]);
+        let public = identity::PublicKey::Ed25519(pair.verifying_key());
         Self(pair, public)
     }
 }
@@ -421,7 +420,7 @@ impl identity::Signer for Operator {
     }
 
     fn sign(&self, message: &identity::Message) -> Result<identity::Signature, identity::Error> {
-        Ok(self.0.sign(message.as_bytes()).as_ref().try_into().unwrap())
+        Ok(ed25519_dalek::Signer::sign(&self.0, message.as_bytes()).to_bytes())
     }
 }
 

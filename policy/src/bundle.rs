@@ -3,8 +3,8 @@ use std::collections::BTreeSet;
 use identity::{Algorithm, Did, PublicKey, json};
 use serde::{Deserialize, Serialize};
 
-use super::{Approver, Callers, Delegation, Limit, Match, Pattern, PolicyDigest, ProvenCaller, Rego, Rule};
 use crate::Error;
+use crate::{Approver, Callers, Delegation, Limit, Match, Pattern, PolicyDigest, ProvenCaller, Rego, Rule};
 
 /// A bundle's canonical form is at most this long, so that it fits through the window with a document beside it.
 pub const MAX_BYTES: usize = 32 * 1024;
@@ -334,7 +334,7 @@ impl IdentityPolicy {
     }
 }
 
-pub(super) fn check_name(name: &str) -> Result<(), String> {
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
     let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
     if name.is_empty() || name.len() > 63 || !name.bytes().all(good) {
         return Err("a name has 1 to 63 lowercase letters, digits, '-', '_' or '.'".into());
@@ -342,10 +342,10 @@ pub(super) fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-pub(super) fn check_validity(seconds: u32) -> Result<(), String> {
+pub(crate) fn check_validity(seconds: u32) -> Result<(), String> {
     if (1..=MAX_VALIDITY_SECONDS).contains(&seconds) { Ok(()) } else { Err("max_validity_seconds is 1 to 86400".into()) }
 }
 
-pub(super) fn malformed(why: impl Into<String>) -> Error {
-    Error::PolicyMalformed(why.into())
+pub(crate) fn malformed(why: impl Into<String>) -> Error {
+    Error::Malformed(why.into())
 }

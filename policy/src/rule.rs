@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use identity::json;
 use serde::{Deserialize, Serialize};
 
-use super::Pattern;
-use super::bundle::{check_name, check_validity};
+use crate::Pattern;
+use crate::bundle::{check_name, check_validity};
 
 /// Allows signatures whose intent, payload and audience all match.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,7 +61,7 @@ pub struct ApprovalRule {
 }
 
 impl ApprovalRule {
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         if self.by.is_empty() || !(1..=3600).contains(&self.seconds) {
             return Err("approval: by names approvers, and seconds is 1 to 3600".into());
         }
@@ -107,7 +107,7 @@ impl Period {
 }
 
 impl Limit {
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         if self.max == 0 || self.max > json::MAX_SAFE_INTEGER {
             return Err("the max of a limit is 1 to 2^53-1".into());
         }
@@ -149,7 +149,7 @@ pub enum Scalar {
 }
 
 impl Rule {
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         check_name(&self.name)?;
         if self.actions.is_empty() || self.targets.is_empty() || self.resources.is_empty() {
             return Err("actions, targets and resources each need a pattern; \"*\" matches any".into());

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::ApprovalRule;
+use crate::ApprovalRule;
 
 /// The longest module, in bytes.
 const MAX_MODULE: usize = 24 * 1024;
@@ -23,7 +23,7 @@ pub struct Rego {
 
 impl Rego {
     /// Only its form: this library does not run Rego.
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         if self.module.is_empty() || self.module.len() > MAX_MODULE {
             return Err("module has 1 to 24576 bytes".into());
         }

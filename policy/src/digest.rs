@@ -1,29 +1,7 @@
-//! The policy bundle that PCR16 commits to: who may ask for which signature; and the annex that the operator may change. TOML
-//! for people, RFC 8785 JSON for digests. What is decided by them is the enclave's.
+//! What PCR16 commits to.
 
-mod annex;
-mod bundle;
-mod callers;
-mod delegation;
-mod pattern;
-mod rego;
-mod rule;
-
-pub use annex::{Annex, AssertedCaller, ListedStatus};
-pub use bundle::{Bundle, IdentityPolicy, MAX_BYTES, Mode, MultikeyText, ResourceLabels};
-pub use callers::{Approver, Callers, PeerEnclave, ProvenCaller};
-pub use delegation::{Delegation, Delegator, Issuer};
-pub use pattern::{Match, Pattern};
-pub use rego::Rego;
-pub use rule::{ApprovalRule, Constraint, Limit, Period, Rule, Scalar};
-
-#[cfg(test)]
-mod tests;
-
-use identity::Digest;
+use identity::{Digest, Pcr, extend};
 use sha2::{Digest as _, Sha384};
-
-use crate::{Pcr, extend};
 
 /// SHA-384 of `"anchorhold/policy/v1\0"` and a bundle's canonical bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
