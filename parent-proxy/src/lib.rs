@@ -10,6 +10,7 @@ pub mod cli;
 mod client;
 mod config;
 mod connect;
+mod counters;
 mod error;
 mod exit_reasons;
 mod key_file;

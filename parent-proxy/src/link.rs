@@ -17,9 +17,8 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::KeyFile;
-use crate::accounts::TooMuch;
 use crate::connect::{self, Stream};
-use crate::metrics::Metrics;
+use crate::counters::Counters;
 use crate::record::{Recorder, Release};
 
 /// From request to answer; a signature takes a twentieth of a millisecond, an attestation a few.
@@ -48,9 +47,6 @@ pub(crate) enum LinkError {
     /// Too many requests are under way.
     #[error("too many requests are under way; try again")]
     Busy,
-    /// This caller asked too often.
-    #[error("this caller asks more often than the sidecar lets one; ask again later")]
-    TooOften(TooMuch),
     /// What is decided could not be written down, so nothing is.
     #[error("the decision record cannot be written; nothing is signed until it can")]
     Unrecorded,
@@ -97,7 +93,7 @@ struct Shared {
     digest: [u8; 48],
     slots: Vec<RwLock<Option<Arc<Live>>>>,
     last_boot: Mutex<Option<[u8; 16]>>,
-    metrics: Arc<Metrics>,
+    counters: Counters,
     recorder: Arc<Recorder>,
     annex: RwLock<Option<Arc<Vec<u8>>>>,
 }
@@ -129,7 +125,7 @@ impl Link {
         key: KeyFile,
         policy: &Bundle,
         connections: usize,
-        metrics: Arc<Metrics>,
+        counters: Counters,
         recorder: Arc<Recorder>,
     ) -> Self {
         let shared = Arc::new(Shared {
@@ -139,7 +135,7 @@ impl Link {
             digest: policy.digest().digest().0,
             slots: (0..connections).map(|_| RwLock::new(None)).collect(),
             last_boot: Mutex::new(None),
-            metrics,
+            counters,
             recorder,
             annex: RwLock::new(None),
         });
@@ -324,7 +320,7 @@ impl Shared {
             let boot = data_encoding::HEXLOWER.encode(&boot_id);
             let again = last.is_some();
             info!(boot, again, "enclave booted: its identities have new keys");
-            self.metrics.enclave_boots.inc();
+            self.counters.boots.inc();
             *last = Some(boot_id);
         }
     }
@@ -339,7 +335,7 @@ impl Shared {
         });
         let slot = &self.slots[slot];
         *slot.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&live));
-        self.metrics.enclave_connections.inc();
+        self.counters.connections.inc();
         // Whichever ends first ends the connection.
         tokio::select! {
             () = live.read(reader, buffer, &self.recorder) => {}
@@ -347,7 +343,7 @@ impl Shared {
             () = live.hangs.notified() => {}
         }
         *slot.write().unwrap_or_else(PoisonError::into_inner) = None;
-        self.metrics.enclave_connections.dec();
+        self.counters.connections.dec();
         let mut pending = lock(&live.pending);
         pending.closed = true;
         // Dropping a sender tells its request that there will be no answer.

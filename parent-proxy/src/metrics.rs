@@ -13,6 +13,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::counters::Counters;
+
 /// What is remembered of a resource: enough to know it again, under a key of this process.
 pub(crate) fn fingerprint(resource: &str) -> u64 {
     static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
@@ -69,16 +71,13 @@ pub(crate) struct Metrics {
     pub(crate) signatures: Family<Signed, Counter>,
     pub(crate) refusals: Family<Refused, Counter>,
     pub(crate) sign_seconds: Histogram,
-    pub(crate) enclave_connections: Gauge,
-    pub(crate) enclave_boots: Counter,
     pub(crate) enclave_exits: Counter,
     pub(crate) connections: Gauge,
-    pub(crate) record_events: Counter,
-    pub(crate) record_failing: Gauge,
 }
 
 impl Metrics {
-    pub(crate) fn new() -> Self {
+    /// Those of the connections to the enclave among them.
+    pub(crate) fn new(enclave: &Counters) -> Self {
         let mut registry = Registry::with_prefix("anchorhold");
         let buckets = [0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 1.0];
         let metrics = Self {
@@ -90,12 +89,8 @@ impl Metrics {
             signatures: Family::default(),
             refusals: Family::default(),
             sign_seconds: Histogram::new(buckets),
-            enclave_connections: Gauge::default(),
-            enclave_boots: Counter::default(),
             enclave_exits: Counter::default(),
             connections: Gauge::default(),
-            record_events: Counter::default(),
-            record_failing: Gauge::default(),
             registry: Registry::default(),
         };
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
@@ -115,15 +110,15 @@ impl Metrics {
             metrics.new_resources.clone(),
         );
         registry.register("sign_duration_seconds", "From a parsed sign request to its answer", metrics.sign_seconds.clone());
-        registry.register("enclave_connections", "Connections to the enclave that work", metrics.enclave_connections.clone());
-        registry.register("enclave_boots", "Boots of the enclave that were seen", metrics.enclave_boots.clone());
+        registry.register("enclave_connections", "Connections to the enclave that work", enclave.connections.clone());
+        registry.register("enclave_boots", "Boots of the enclave that were seen", enclave.boots.clone());
         registry.register("enclave_exits", "Times that an enclave said why it ends", metrics.enclave_exits.clone());
         registry.register("connections", "Connections of callers", metrics.connections.clone());
-        registry.register("record_events", "Events written to the decision record", metrics.record_events.clone());
+        registry.register("record_events", "Events written to the decision record", enclave.record_events.clone());
         registry.register(
             "record_failing",
             "1 while the record cannot be written, and nothing is signed",
-            metrics.record_failing.clone(),
+            enclave.record_failing.clone(),
         );
         Self { registry, ..metrics }
     }

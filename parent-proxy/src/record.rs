@@ -19,7 +19,7 @@ use tracing::{error, info, warn};
 
 use self::files::{Folder, OnDisk, Opened, RecordFile};
 use crate::Error;
-use crate::metrics::Metrics;
+use crate::counters::Counters;
 
 mod files;
 #[cfg(test)]
@@ -52,7 +52,7 @@ pub(crate) type Release = Box<dyn FnOnce(bool) + Send>;
 /// Keeps the record.
 pub(crate) struct Recorder {
     config: RecordConfig,
-    metrics: Arc<Metrics>,
+    counters: Counters,
     folder: Box<dyn Folder>,
     state: Mutex<State>,
     /// Told when a sync without the lock has ended.
@@ -94,7 +94,7 @@ struct Waiting {
 
 impl Recorder {
     /// Opens the directory and goes on where its last file ends.
-    pub(crate) fn open(config: RecordConfig, metrics: Arc<Metrics>) -> Result<Arc<Self>, Error> {
+    pub(crate) fn open(config: RecordConfig, counters: Counters) -> Result<Arc<Self>, Error> {
         let at = |source| Error::File { file: config.folder.clone(), source };
         let folder = OnDisk(config.folder.clone());
         folder.make().map_err(at)?;
@@ -109,7 +109,7 @@ impl Recorder {
         let number = folder.last_number().map_err(at)?.max(1);
         let folder: Box<dyn Folder> = Box::new(folder);
         let state = State::open(&*folder, number).map_err(at)?;
-        Ok(Arc::new(Self { config, metrics, folder, state: Mutex::new(state), synced: Condvar::new(), _lock: Some(lock) }))
+        Ok(Arc::new(Self { config, counters, folder, state: Mutex::new(state), synced: Condvar::new(), _lock: Some(lock) }))
     }
 
     /// With what the record ends before a boot that has no policy yet. Lines of the boot before are not taken from now on, or they would
@@ -246,7 +246,7 @@ impl Recorder {
             Ok(_) => {
                 info!("the record can be written again");
                 state.failing = false;
-                self.metrics.record_failing.set(0);
+                self.counters.record_failing.set(0);
                 state.note_missing(true);
             }
             Err(error) => self.fail(&mut state, &error),
@@ -308,7 +308,7 @@ impl Recorder {
             if let Err(error) = state.append(&*self.folder, &self.config, &batch) {
                 return (state, Err(error));
             }
-            self.metrics.record_events.inc_by(count);
+            self.counters.record_events.inc_by(count);
             state.release_written(count);
             written += count;
         }
@@ -321,7 +321,7 @@ impl Recorder {
         }
         state.failing = true;
         state.missing_since = None;
-        self.metrics.record_failing.set(1);
+        self.counters.record_failing.set(1);
         for waiting in state.waiting.values_mut() {
             if let Some(release) = waiting.release.take() {
                 release(false);

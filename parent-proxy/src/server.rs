@@ -27,6 +27,7 @@ use crate::accounts::Accounts;
 use crate::api::{App, Known, MAX_VERIFYING, Peer, Problem, route, router};
 use crate::caller::{Admission, Operators, TurnedAway};
 use crate::config::read_bounded;
+use crate::counters::Counters;
 use crate::exit_reasons::ExitReasons;
 use crate::link::{GATHERED, Link};
 use crate::metrics::{Handled, Limited, Metrics, Refused};
@@ -62,7 +63,8 @@ pub async fn run(config: Config) -> Result<(), Error> {
         return Err(Error::KeyFile { file: config.proxy_key, why: "not the key that the policy names as proxy_key" });
     }
     let annex = config.annex.as_deref().map(|file| read_annex(file, &config.policy)).transpose()?;
-    let metrics = Arc::new(Metrics::new());
+    let counters = Counters::default();
+    let metrics = Arc::new(Metrics::new(&counters));
     let first = match activated()? {
         Some(listener) => Socket::inherited(listener)?,
         None => Socket::bind(&config.socket, &config.policy, annex.as_ref().map(|annex| &annex.1))?,
@@ -81,10 +83,10 @@ pub async fn run(config: Config) -> Result<(), Error> {
         }
         None => None,
     };
-    let recorder = Recorder::open(config.record, Arc::clone(&metrics))?;
+    let recorder = Recorder::open(config.record, counters.clone())?;
     tokio::spawn(Arc::clone(&recorder).tend());
     let exit_reasons = ExitReasons::listen(&config.enclave, Arc::clone(&metrics));
-    let link = Link::start(config.enclave, key, &config.policy, config.connections, Arc::clone(&metrics), Arc::clone(&recorder));
+    let link = Link::start(config.enclave, key, &config.policy, config.connections, counters, Arc::clone(&recorder));
     for socket in &sockets {
         info!(socket = %socket.path().display(), name = socket.name, policy = %config.policy.digest().digest(), "listening");
     }

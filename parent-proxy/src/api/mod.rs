@@ -20,7 +20,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::accounts::{Account, Accounts};
+use crate::accounts::{Account, Accounts, TooMuch};
 use crate::caller::{Admission, Caller, Operators, TurnedAway};
 use crate::config::Localhost;
 use crate::link::{Link, LinkError};
@@ -35,6 +35,17 @@ pub(crate) use verify::MAX_VERIFYING;
 
 /// Before a caller hears that it asks too often.
 const REFUSED_AFTER: Duration = Duration::from_millis(100);
+
+/// Why a caller's request has no answer of the enclave.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum AskError {
+    /// This caller asked too often.
+    #[error("this caller asks more often than the sidecar lets one; ask again later")]
+    TooOften(TooMuch),
+    /// The enclave gave none.
+    #[error(transparent)]
+    Enclave(#[from] LinkError),
+}
 
 /// What every handler has at hand.
 pub(crate) struct App {
@@ -54,7 +65,7 @@ pub(crate) struct App {
 
 impl App {
     /// Sends a request to the enclave when it is this caller's turn.
-    pub(crate) async fn ask(self: &Arc<Self>, account: &Account, request: Request) -> Result<Answer, LinkError> {
+    pub(crate) async fn ask(self: &Arc<Self>, account: &Account, request: Request) -> Result<Answer, AskError> {
         let (turns, identity) = match &request {
             Request::Attest { of, .. } => (&self.attesting, of.identity.as_deref()),
             Request::Rotate(rotate) => (&self.attesting, rotate.of.identity.as_deref()),
@@ -77,21 +88,21 @@ impl App {
             let denied = Denied { identity: label, code: refusal.code.clone() };
             self.metrics.denials.get_or_create(&denied).inc();
         }
-        answer
+        Ok(answer?)
     }
 
     /// A turn, if the account has a request left in this time.
-    pub(crate) async fn turn(&self, turns: &Arc<Turns>, account: &Account, identity: Option<&str>) -> Result<Turn, LinkError> {
+    pub(crate) async fn turn(&self, turns: &Arc<Turns>, account: &Account, identity: Option<&str>) -> Result<Turn, AskError> {
         let counted = |limit| self.metrics.limited.get_or_create(&Limited { limit }).inc();
         if let Err(much) = self.accounts.take(account, identity) {
             counted("requests");
             // Whoever does not wait by itself is made to: refusing it again and again would be work.
             tokio::time::sleep(REFUSED_AFTER).await;
-            return Err(LinkError::TooOften(much));
+            return Err(AskError::TooOften(much));
         }
         turns.take(account.id).await.map_err(|Crowded| {
             counted("waiting");
-            LinkError::Busy
+            LinkError::Busy.into()
         })
     }
 }

@@ -7,6 +7,7 @@ use protocol::Kind;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::AskError;
 use crate::caller::TurnedAway;
 use crate::link::LinkError;
 
@@ -71,12 +72,20 @@ impl IntoResponse for Problem {
     }
 }
 
+impl From<AskError> for Problem {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::TooOften(much) => Self::new(429, "too_many_requests", error.to_string()).after(Some(much.retry_after)),
+            AskError::Enclave(error) => error.into(),
+        }
+    }
+}
+
 impl From<LinkError> for Problem {
     fn from(error: LinkError) -> Self {
         match error {
             LinkError::Unavailable => Self::new(503, "enclave_unavailable", error.to_string()),
             LinkError::Busy => Self::new(503, "busy", error.to_string()),
-            LinkError::TooOften(much) => Self::new(429, "too_many_requests", error.to_string()).after(Some(much.retry_after)),
             LinkError::Unrecorded => Self::new(503, "record_failed", error.to_string()),
             LinkError::Timeout => Self::new(504, "enclave_timeout", error.to_string()),
             LinkError::Nonsense => Self::new(502, "enclave_nonsense", error.to_string()),

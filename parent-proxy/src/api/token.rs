@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use utoipa::ToSchema;
 
 use super::sign::{UNEXPECTED_PROOF, decode_proof};
-use super::{Anyone, App, Problem};
+use super::{Anyone, App, AskError, Problem};
 use crate::link::LinkError;
 
 const MAX_BODY: usize = 32 * 1024;
@@ -112,16 +112,24 @@ impl IntoResponse for Refused {
     }
 }
 
+impl From<AskError> for Refused {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::TooOften(much) => {
+                let mut refused = Self::new("temporarily_unavailable", "too_many_requests", error.to_string());
+                refused.retry_after = Some(much.retry_after);
+                refused
+            }
+            AskError::Enclave(error) => error.into(),
+        }
+    }
+}
+
 impl From<LinkError> for Refused {
     fn from(error: LinkError) -> Self {
         let text = error.to_string();
         let refusal = match error {
             LinkError::Refused(refusal) => refusal,
-            LinkError::TooOften(much) => {
-                let mut refused = Self::new("temporarily_unavailable", "too_many_requests", text);
-                refused.retry_after = Some(much.retry_after);
-                return refused;
-            }
             _ => return Self::new("temporarily_unavailable", "enclave_unavailable", text),
         };
         let error = match (refusal.code.as_str(), refusal.kind) {

@@ -178,7 +178,7 @@ fn recorder(disk: &Disk, sync: Duration, rotate_bytes: u64) -> Arc<Recorder> {
     let number = disk.inner().files.keys().last().copied().unwrap_or(1);
     let recorder = Recorder {
         config: RecordConfig { folder: PathBuf::new(), sync, rotate_bytes },
-        metrics: Arc::new(Metrics::new()),
+        counters: Counters::default(),
         folder: Box::new(disk.clone()),
         state: Mutex::new(State::open(disk, number).unwrap()),
         synced: Condvar::new(),
@@ -205,7 +205,7 @@ fn after_a_failed_sync_the_record_is_written_again_and_heals_by_itself() {
     disk.inner().failing_syncs = 1;
     recorder.maintain(true);
     assert!(!recorder.is_good());
-    assert_eq!(recorder.metrics.record_failing.get(), 1);
+    assert_eq!(recorder.counters.record_failing.get(), 1);
     // A sync of the same file would say now that all is well, and the disk would not have it.
     assert!(disk.after_a_crash().starts_with(&lines(0..4)) && !disk.after_a_crash().contains(&line(5)));
     // What was decided before it was known stays; nobody gets it, and nothing is written behind what is lost.
@@ -218,7 +218,7 @@ fn after_a_failed_sync_the_record_is_written_again_and_heals_by_itself() {
     recorder.maintain(false);
     assert!(seen.lock().unwrap().starts_with(&lines(0..4)));
     assert!(recorder.is_good());
-    assert_eq!(recorder.metrics.record_failing.get(), 0);
+    assert_eq!(recorder.counters.record_failing.get(), 0);
     assert_eq!(disk.after_a_crash(), lines(0..6));
     recorder.maintain(true);
     assert_eq!(disk.after_a_crash(), lines(0..7));
