@@ -1,6 +1,5 @@
 //! Configuration: a TOML file, over it the environment, over it flags. Unknown keys are errors.
 
-use std::io::Read;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::os::unix::fs::MetadataExt;
@@ -14,7 +13,9 @@ use protocol::Endpoint;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::{Error, Limits, RecordConfig};
+use crate::{Error, Limits};
+use enclave_client::RecordConfig;
+use enclave_client::files::{is_private, read_bounded};
 
 /// What the file may say; every member can also come from the environment or a flag.
 #[derive(Debug, Default, Deserialize)]
@@ -244,24 +245,21 @@ impl LocalhostFile {
 impl LocalhostCallerFile {
     fn finish(self) -> Result<LocalhostCaller, Error> {
         let file = self.token_file;
-        let io = |source| Error::File { file: file.clone(), source };
+        let io = |source| enclave_client::Error::File { file: file.clone(), source };
         if !is_private(&file, std::fs::metadata(&file).map_err(io)?.mode()) {
-            return Err(Error::KeyFile { file, why: "readable by group or others; chmod 600" });
+            return Err(enclave_client::Error::KeyFile { file, why: "readable by group or others; chmod 600" }.into());
         }
         let text = Zeroizing::new(read_bounded(&file)?);
         let token = Zeroizing::new(String::from_utf8_lossy(&text).trim().to_owned());
         if token.len() < 32 || !token.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(Error::KeyFile { file, why: "a token has at least 32 printable characters and no spaces" });
+            return Err(enclave_client::Error::KeyFile {
+                file,
+                why: "a token has at least 32 printable characters and no spaces",
+            }
+            .into());
         }
         Ok(LocalhostCaller { name: self.name, token, operator: self.operator })
     }
-}
-
-/// Whether a file of this mode is closed to group and others. A credential that systemd hands over (LoadCredential=) is closed
-/// by its directory; where it has an access list, the group's bits show that list's mask.
-pub(crate) fn is_private(file: &Path, mode: u32) -> bool {
-    let handed_over = std::env::var_os("CREDENTIALS_DIRECTORY").is_some_and(|folder| file.starts_with(folder));
-    mode & if handed_over { 0o037 } else { 0o077 } == 0
 }
 
 /// A policy that the enclave will take.
@@ -275,18 +273,6 @@ fn read_policy(file: &Path, text: &[u8]) -> Result<Bundle, Error> {
 pub(crate) fn load_rego(file: &Path, policy: &Bundle) -> Result<Option<Rego>, Error> {
     let wrong = |error: policy_engine::RegoError| policy::Error::Malformed(error.to_string());
     Rego::load(policy).map_err(|error| Error::Policy { file: file.into(), source: wrong(error) })
-}
-
-/// Reads a file of at most 1 MiB; no file of ours is longer.
-pub(crate) fn read_bounded(file: &Path) -> Result<Vec<u8>, Error> {
-    const MAX: u64 = 1 << 20;
-    let io = |source| Error::File { file: file.into(), source };
-    let mut bytes = Vec::new();
-    std::fs::File::open(file).and_then(|opened| opened.take(MAX + 1).read_to_end(&mut bytes)).map_err(io)?;
-    if bytes.len() as u64 > MAX {
-        return Err(io(std::io::Error::other("larger than 1 MiB")));
-    }
-    Ok(bytes)
 }
 
 /// `$XDG_RUNTIME_DIR/anchorhold/sidecar.sock`, or `/run/anchorhold/sidecar.sock` for root without one, and for a service to

@@ -16,22 +16,9 @@ pub enum Error {
         /// What is wrong.
         source: policy::Error,
     },
-    /// A file could not be used.
-    #[error("{file}: {source}")]
-    File {
-        /// Which one.
-        file: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A key file is not one, or is open to others.
-    #[error("{file}: {why}")]
-    KeyFile {
-        /// Which one.
-        file: PathBuf,
-        /// What is wrong.
-        why: &'static str,
-    },
+    /// A key, a file or the record cannot be used.
+    #[error(transparent)]
+    Client(#[from] enclave_client::Error),
     /// The socket cannot be where it is wanted.
     #[error("socket {path}: {why}")]
     Socket {
@@ -39,14 +26,6 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong.
         why: String,
-    },
-    /// The decision record cannot be kept where it is wanted.
-    #[error("record {folder}: {why}")]
-    Record {
-        /// Where.
-        folder: PathBuf,
-        /// What is wrong.
-        why: &'static str,
     },
     /// The runtime failed.
     #[error("{0}")]

@@ -15,9 +15,9 @@ use tokio::time::{sleep, timeout};
 use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
 use tracing::{debug, warn};
 
-use crate::connect::Stream;
 use crate::metrics::Metrics;
 use crate::socket::Socket;
+use enclave_client::Stream;
 
 const PATIENCE: Duration = Duration::from_secs(1);
 /// After a failure.

@@ -13,7 +13,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use crate::counters::Counters;
+use enclave_client::Counters;
 
 /// What is remembered of a resource: enough to know it again, under a key of this process.
 pub(crate) fn fingerprint(resource: &str) -> u64 {

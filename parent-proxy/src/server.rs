@@ -26,17 +26,17 @@ use tracing::{debug, error, info, warn};
 use crate::accounts::Accounts;
 use crate::api::{App, Known, MAX_VERIFYING, Peer, Problem, route, router};
 use crate::caller::{Admission, Operators, TurnedAway};
-use crate::config::read_bounded;
-use crate::counters::Counters;
 use crate::exit_reasons::ExitReasons;
-use crate::link::{GATHERED, Link};
 use crate::metrics::{Handled, Limited, Metrics, Refused};
 use crate::one_writer::OneWriter;
 use crate::peer::{Connected, Inspector, sees_other_users};
-use crate::record::Recorder;
 use crate::socket::Socket;
 use crate::turns::Turns;
 use crate::{Config, Error, KeyFile};
+use enclave_client::Counters;
+use enclave_client::Recorder;
+use enclave_client::files::read_bounded;
+use enclave_client::{GATHERED, Link};
 
 /// Connections of callers whom the policy names; more are closed at once.
 const MAX_CALLERS: usize = 4096;
@@ -60,7 +60,11 @@ pub async fn run(config: Config) -> Result<(), Error> {
     raise_file_limit();
     let key = KeyFile::read(&config.proxy_key)?;
     if *identity::Signer::public_key(&key) != config.policy.proxy_key.0 {
-        return Err(Error::KeyFile { file: config.proxy_key, why: "not the key that the policy names as proxy_key" });
+        return Err(enclave_client::Error::KeyFile {
+            file: config.proxy_key,
+            why: "not the key that the policy names as proxy_key",
+        }
+        .into());
     }
     let annex = config.annex.as_deref().map(|file| read_annex(file, &config.policy)).transpose()?;
     let counters = Counters::default();

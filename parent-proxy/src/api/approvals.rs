@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::body::Strict;
 use super::{Anyone, App, Problem};
-use crate::link::LinkError;
+use enclave_client::LinkError;
 
 /// A request waits for an approval.
 #[derive(Debug, Serialize, ToSchema)]

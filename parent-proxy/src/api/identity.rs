@@ -19,7 +19,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::body::Strict;
 use super::{Admitted, Anyone, App, Problem};
 use crate::caller::Caller;
-use crate::link::LinkError;
+use enclave_client::LinkError;
 
 const MAX_BODY: usize = 8 * 1024;
 

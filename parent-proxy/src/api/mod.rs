@@ -23,10 +23,10 @@ use utoipa_axum::routes;
 use crate::accounts::{Account, Accounts, TooMuch};
 use crate::caller::{Admission, Caller, Operators, TurnedAway};
 use crate::config::Localhost;
-use crate::link::{Link, LinkError};
 use crate::metrics::{Denied, Limited, Metrics};
 use crate::turns::{Crowded, Turn, Turns};
 use ::identity::caller::Seen;
+use enclave_client::{Link, LinkError};
 
 pub(crate) use problem::Problem;
 pub(crate) use sign::shown;

@@ -10,7 +10,7 @@ use protocol::{Answer, Request};
 use serde_json::{Value, json};
 
 use super::{Anyone, App, Problem};
-use crate::link::LinkError;
+use enclave_client::LinkError;
 
 /// Whether this process lives
 #[utoipa::path(get, path = "/health", responses((status = 200, body = Object)))]

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::AskError;
 use crate::caller::TurnedAway;
-use crate::link::LinkError;
+use enclave_client::LinkError;
 
 /// An error as RFC 9457 has it, with `code` as its stable name.
 #[derive(Debug, Clone, Serialize, ToSchema)]

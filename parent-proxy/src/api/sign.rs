@@ -15,8 +15,8 @@ use utoipa::ToSchema;
 use super::approvals::{self, WaitingResponse};
 use super::body::Strict;
 use super::{Anyone, App, Problem};
-use crate::link::LinkError;
 use crate::metrics::{Signed, fingerprint};
+use enclave_client::LinkError;
 
 /// Of a proof that cannot be one.
 pub(super) const UNEXPECTED_PROOF: &str = "the policy names no caller with the key, or the enclave, of this proof";

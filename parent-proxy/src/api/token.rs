@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 
 use super::sign::{UNEXPECTED_PROOF, decode_proof};
 use super::{Anyone, App, AskError, Problem};
-use crate::link::LinkError;
+use enclave_client::LinkError;
 
 const MAX_BODY: usize = 32 * 1024;
 const PATIENCE: Duration = Duration::from_secs(10);

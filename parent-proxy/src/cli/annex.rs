@@ -44,7 +44,8 @@ impl Annex {
             }
         }
         let signed = annex.sign(&KeyFile::read(&self.operator_key)?).map_err(|error| Failure::Usage(error.to_string()))?;
-        std::fs::write(&self.output, &signed).map_err(|source| Error::File { file: self.output.clone(), source })?;
+        std::fs::write(&self.output, &signed)
+            .map_err(|source| enclave_client::Error::File { file: self.output.clone(), source })?;
         let id = annex.id().map_err(|source| Error::Policy { file: self.file.clone(), source })?;
         print_json(out, &json!({"version": id.version, "digest": id.digest, "callers": annex.callers.len()}))
     }
@@ -52,7 +53,7 @@ impl Annex {
 
 /// SHA-256 of a program. Interpreters are refused: whoever may run one may have it do anything.
 fn measure(file: &Path) -> Result<Digest<32>, Failure> {
-    let io = |source| Error::File { file: file.into(), source };
+    let io = |source| enclave_client::Error::File { file: file.into(), source };
     let real = std::fs::canonicalize(file).map_err(io)?;
     if is_interpreter(real.as_os_str().as_encoded_bytes()) {
         return Err(Failure::Usage(format!(

@@ -11,8 +11,7 @@ use record::{Boot, MAX_LINE, Reader, Verdict, unverified_place};
 use serde_json::json;
 
 use super::{Failure, print_json};
-use crate::Error;
-use crate::config::read_bounded;
+use enclave_client::files::read_bounded;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Audit {
@@ -130,7 +129,7 @@ impl Verify {
 
 impl Counts {
     fn read(&mut self, reader: &mut Reader, file: &Path) -> Result<(), Failure> {
-        let io = |source| Error::File { file: file.into(), source };
+        let io = |source| enclave_client::Error::File { file: file.into(), source };
         let mut lines = BufReader::new(File::open(file).map_err(io)?);
         for number in 1.. {
             let mut line = Vec::new();

@@ -12,8 +12,9 @@ use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use super::Failure;
-use crate::config::{default_socket, read_bounded};
+use crate::config::default_socket;
 use crate::{Client, Error, KeyFile, Target};
+use enclave_client::files::read_bounded;
 
 /// Where the sidecar is.
 #[derive(Debug, Args)]
@@ -342,7 +343,7 @@ impl Attest {
         body.insert("nonce".into(), json!(self.nonce));
         let evidence = self.named.connection.client()?.call("/attestation", Some(&Value::Object(body))).await?;
         let written = std::fs::write(&self.output, evidence);
-        Ok(written.map_err(|source| Error::File { file: self.output.clone(), source })?)
+        Ok(written.map_err(|source| enclave_client::Error::File { file: self.output.clone(), source })?)
     }
 }
 

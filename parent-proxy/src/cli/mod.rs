@@ -128,6 +128,12 @@ impl From<Error> for Failure {
     }
 }
 
+impl From<enclave_client::Error> for Failure {
+    fn from(error: enclave_client::Error) -> Self {
+        Error::from(error).into()
+    }
+}
+
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         Self::Client(error)

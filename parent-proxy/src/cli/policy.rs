@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{Failure, print_json};
 use crate::Error;
-use crate::config::read_bounded;
+use enclave_client::files::read_bounded;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Policy {

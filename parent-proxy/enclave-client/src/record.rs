@@ -50,7 +50,7 @@ const MAX_BATCH: usize = 1 << 20;
 pub(crate) type Release = Box<dyn FnOnce(bool) + Send>;
 
 /// Keeps the record.
-pub(crate) struct Recorder {
+pub struct Recorder {
     config: RecordConfig,
     counters: Counters,
     folder: Box<dyn Folder>,
@@ -94,7 +94,7 @@ struct Waiting {
 
 impl Recorder {
     /// Opens the directory and goes on where its last file ends.
-    pub(crate) fn open(config: RecordConfig, counters: Counters) -> Result<Arc<Self>, Error> {
+    pub fn open(config: RecordConfig, counters: Counters) -> Result<Arc<Self>, Error> {
         let at = |source| Error::File { file: config.folder.clone(), source };
         let folder = OnDisk(config.folder.clone());
         folder.make().map_err(at)?;
@@ -114,7 +114,7 @@ impl Recorder {
 
     /// With what the record ends before a boot that has no policy yet. Lines of the boot before are not taken from now on, or they would
     /// follow what the new boot is told.
-    pub(crate) fn end_before(&self, boot_id: [u8; 16]) -> Option<End> {
+    pub fn end_before(&self, boot_id: [u8; 16]) -> Option<End> {
         let mut state = self.state();
         if state.boot == Some(Digest(boot_id)) {
             // Another connection has given it its policy meanwhile.
@@ -135,7 +135,7 @@ impl Recorder {
     }
 
     /// Lines of this boot come from now on; gives the sequence number of the first one that is wanted.
-    pub(crate) fn begin(&self, boot_id: [u8; 16]) -> u64 {
+    pub fn begin(&self, boot_id: [u8; 16]) -> u64 {
         let mut state = self.state();
         if state.boot != Some(Digest(boot_id)) {
             // Whoever waits for a line of a boot that ended will never have it.
@@ -149,12 +149,12 @@ impl Recorder {
     }
 
     /// Whether what is decided now can be written.
-    pub(crate) fn is_good(&self) -> bool {
+    pub fn is_good(&self) -> bool {
         !self.state().failing
     }
 
     /// Takes lines as they arrive, and writes those whose turn has come.
-    pub(crate) fn take(&self, lines: impl IntoIterator<Item = (Vec<u8>, Option<Release>)>) {
+    pub fn take(&self, lines: impl IntoIterator<Item = (Vec<u8>, Option<Release>)>) {
         let mut state = self.state();
         for (line, release) in lines {
             match unverified_place(&line) {
@@ -167,7 +167,7 @@ impl Recorder {
     }
 
     /// Takes lines that the enclave gave again. Those between what is wanted and the first of them are lost for good.
-    pub(crate) fn take_again(&self, from: u64, records: Records) {
+    pub fn take_again(&self, from: u64, records: Records) {
         let first = records.lines.first().and_then(|line| unverified_place(line).ok()).map_or(records.next, |(_, first)| first);
         {
             let mut state = self.state();
@@ -180,14 +180,14 @@ impl Recorder {
     }
 
     /// From where on lines must be asked for again, if some are missing for a while.
-    pub(crate) fn missing(&self) -> Option<u64> {
+    pub fn missing(&self) -> Option<u64> {
         let state = self.state();
         let since = state.missing_since?;
         (since.elapsed() > MISSING).then_some(state.next)
     }
 
     /// Writes what could not be written, and sees to it that the disk has what the file has. Never returns.
-    pub(crate) async fn tend(self: Arc<Self>) {
+    pub async fn tend(self: Arc<Self>) {
         let every = if self.config.sync.is_zero() { RETRY } else { self.config.sync.min(RETRY) };
         let mut synced = Instant::now();
         loop {
@@ -265,7 +265,7 @@ impl Recorder {
     }
 
     /// The last sync at the end.
-    pub(crate) fn close(&self) {
+    pub fn close(&self) {
         self.maintain(true);
         if !self.is_good() {
             // Once more, and all of it.

@@ -11,7 +11,7 @@ use identity::{Message, PublicKey, Signature, Signer};
 use zeroize::Zeroizing;
 
 use crate::Error;
-use crate::config::{is_private, read_bounded};
+use crate::files::{is_private, read_bounded};
 
 /// An Ed25519 key in a PKCS#8 PEM file that only its owner can read.
 pub struct KeyFile {

@@ -5,13 +5,13 @@ use prometheus_client::metrics::gauge::Gauge;
 
 /// What is counted of the connections to the enclave and of the record. Clones count together; who exports metrics registers one.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Counters {
+pub struct Counters {
     /// Connections to the enclave that work.
-    pub(crate) connections: Gauge,
+    pub connections: Gauge,
     /// Boots of the enclave that were seen.
-    pub(crate) boots: Counter,
+    pub boots: Counter,
     /// Events written to the record.
-    pub(crate) record_events: Counter,
+    pub record_events: Counter,
     /// 1 while the record cannot be written, and nothing is signed.
-    pub(crate) record_failing: Gauge,
+    pub record_failing: Gauge,
 }

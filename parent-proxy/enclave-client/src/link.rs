@@ -32,7 +32,7 @@ const BACKOFF_LAST: Duration = Duration::from_millis(500);
 const MAX_PENDING: usize = 1024;
 /// Requests that gather on one connection before the next one is used, and as many as callers have under way together: the enclave
 /// answers so many at once.
-pub(crate) const GATHERED: usize = 8;
+pub const GATHERED: usize = 8;
 /// Bytes that wait to be written to one connection; callers that went away leave theirs here.
 const MAX_WAITING_BYTES: usize = 1 << 20;
 /// An enclave that takes nothing for so long is not there.
@@ -40,7 +40,7 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why the enclave gave no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum LinkError {
+pub enum LinkError {
     /// No connection, or it broke before the answer came. A signature that may have been made is lost, not leaked.
     #[error("the enclave is not reachable; try again")]
     Unavailable,
@@ -81,7 +81,7 @@ enum ConnectError {
 }
 
 /// Sends requests to the enclave.
-pub(crate) struct Link {
+pub struct Link {
     shared: Arc<Shared>,
     next: AtomicUsize,
 }
@@ -120,7 +120,7 @@ struct Pending {
 
 impl Link {
     /// Starts to connect, and keeps connected for ever.
-    pub(crate) fn start(
+    pub fn start(
         endpoint: Endpoint,
         key: KeyFile,
         policy: &Bundle,
@@ -147,24 +147,24 @@ impl Link {
     }
 
     /// Whether what is decided can be written down.
-    pub(crate) fn is_recording(&self) -> bool {
+    pub fn is_recording(&self) -> bool {
         self.shared.recorder.is_good()
     }
 
     /// This annex is what the enclave shall have, whenever it is there.
-    pub(crate) fn set_annex(&self, signed: Vec<u8>) {
+    pub fn set_annex(&self, signed: Vec<u8>) {
         *self.shared.annex.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(signed));
     }
 
     /// The same, and now; only if the enclave takes it.
-    pub(crate) async fn bring_annex(&self, signed: Vec<u8>) -> Result<(), LinkError> {
+    pub async fn bring_annex(&self, signed: Vec<u8>) -> Result<(), LinkError> {
         self.request(Request::Annex { signed: signed.clone() }).await?;
         self.set_annex(signed);
         Ok(())
     }
 
     /// Sends a request over the next connection that takes it, and waits for its answer.
-    pub(crate) async fn request(&self, request: Request) -> Result<Answer, LinkError> {
+    pub async fn request(&self, request: Request) -> Result<Answer, LinkError> {
         let decides =
             !matches!(request, Request::Status | Request::Describe(_) | Request::Records { .. } | Request::Waiting { .. });
         if decides && !self.shared.recorder.is_good() {
