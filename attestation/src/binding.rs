@@ -2,10 +2,30 @@ use identity::{Digest, cbor, sha256};
 use minicbor::bytes::ByteSlice;
 use minicbor::{Decode, Encode};
 
-use crate::evidence::KeyDescription;
 use policy::PolicyDigest;
 
 const TAG: &str = "anchorhold/binding/v1";
+
+/// The fields behind the hash in the binding.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct KeyDescription {
+    /// Name of the identity in the policy.
+    #[n(0)]
+    pub name: String,
+    /// Its DID.
+    #[n(1)]
+    pub did: String,
+    /// DID URL of the key.
+    #[n(2)]
+    pub kid: String,
+    /// 1 for the first key of a boot.
+    #[n(3)]
+    pub version: u32,
+    /// DER SubjectPublicKeyInfo.
+    #[cbor(n(4), with = "minicbor::bytes")]
+    pub spki: Vec<u8>,
+}
 
 /// What the documents of one key version carry as `user_data`: the key's identity, the policy that governs it, and the key of
 /// the record in which its uses stand.

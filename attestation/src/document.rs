@@ -6,8 +6,8 @@ use identity::cbor::Reader;
 use identity::cose::{self, Sign1};
 use identity::{Digest, UnixSeconds};
 
-use crate::Error;
 use crate::rules::Rules;
+use crate::{Error, Field};
 use identity::Pcr;
 
 /// A nonce that the NSM takes has at most 512 bytes.
@@ -72,22 +72,6 @@ impl Document {
     pub fn payload_digest(&self) -> Digest<32> {
         self.payload_digest
     }
-}
-
-/// A field of the payload (AWS attestation process, section 3.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display, strum::EnumString)]
-#[strum(serialize_all = "snake_case")]
-#[expect(missing_docs, reason = "the names are those of the fields")]
-pub enum Field {
-    ModuleId,
-    Digest,
-    Timestamp,
-    Pcrs,
-    Certificate,
-    Cabundle,
-    PublicKey,
-    UserData,
-    Nonce,
 }
 
 /// A document that is well-formed, and of which nothing else is known.

@@ -6,7 +6,7 @@ use identity::token::{self, Claims, Expected};
 use identity::{Did, Digest, KeyId, PublicKey, Tee, UnixSeconds, cbor, credential, did, json};
 use minicbor::{Decode, Encode};
 
-use crate::{Attested, Binding, Error, Expectations, Unchecked};
+use crate::{Attested, Binding, Error, Expectations, KeyDescription, Unchecked};
 use policy::Bundle;
 
 const TAG: &str = "anchorhold/evidence/v1";
@@ -14,27 +14,6 @@ const TAG: &str = "anchorhold/evidence/v1";
 pub const POSSESSION_TAG: &str = "anchorhold/possession/v1";
 /// Longer files are not looked at: a document, a bundle and a little more.
 const MAX_BYTES: usize = 64 * 1024;
-
-/// The fields behind the hash in the binding.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-#[cbor(array)]
-pub struct KeyDescription {
-    /// Name of the identity in the policy.
-    #[n(0)]
-    pub name: String,
-    /// Its DID.
-    #[n(1)]
-    pub did: String,
-    /// DID URL of the key.
-    #[n(2)]
-    pub kid: String,
-    /// 1 for the first key of a boot.
-    #[n(3)]
-    pub version: u32,
-    /// DER SubjectPublicKeyInfo.
-    #[cbor(n(4), with = "minicbor::bytes")]
-    pub spki: Vec<u8>,
-}
 
 /// What the key signs to prove itself: `[tag, nonce, SHA-256 of the document's payload]` in deterministic CBOR.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]

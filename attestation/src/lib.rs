@@ -24,6 +24,7 @@ mod checks;
 mod document;
 mod error;
 mod evidence;
+mod field;
 #[doc = include_str!("../../docs/library.md")]
 pub mod guide {}
 pub mod judge;
@@ -37,11 +38,12 @@ mod verify;
 
 pub use crate::appraisal::{Expectations, Unchecked};
 pub use crate::appraisal_policy::AppraisalPolicy;
-pub use crate::binding::Binding;
+pub use crate::binding::{Binding, KeyDescription};
 pub use crate::chain::{CertificateId, MockRoot, SKEW_SECONDS, aws_root_g1};
-pub use crate::document::{Document, Field, MAX_NONCE, Pcrs};
+pub use crate::document::{Document, MAX_NONCE, Pcrs};
 pub use crate::error::{Error, Rule};
-pub use crate::evidence::{AttestedKey, AttestedSigner, Evidence, KeyDescription, POSSESSION_TAG, Possession};
+pub use crate::evidence::{AttestedKey, AttestedSigner, Evidence, POSSESSION_TAG, Possession};
+pub use crate::field::Field;
 pub use crate::measurement::Measurements;
 pub use crate::verify::{
     Attested, Debug, Genuine, Mock, unverified_nonce, unverified_time, verify_debug, verify_genuine, verify_mock,

@@ -6,8 +6,8 @@ use std::process::Command;
 use sha2::{Digest, Sha256};
 
 use crate::Error;
-use crate::build::{Step, clean};
 use crate::kernel::{find_tool, sha256_of, tool_version};
+use crate::step::{Step, clean};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Stands in every program that holds the mock NSM, and in no other.

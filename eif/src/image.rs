@@ -2,11 +2,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use crate::Error;
 use crate::kernel::check_bz_image;
-
-/// No image that we read is larger. (An enclave's memory holds it unpacked.)
-pub const MAX_IMAGE_BYTES: u64 = 4 << 30;
+use crate::{Error, MAX_IMAGE_BYTES};
 
 const MAGIC: [u8; 4] = *b".eif";
 const VERSION: u16 = 4;

@@ -8,7 +8,7 @@ use std::process::Command;
 use sha2::{Digest, Sha256};
 
 use crate::Error;
-use crate::build::{Step, clean};
+use crate::step::{Step, clean};
 
 /// Our configuration, each option with its reason.
 const FRAGMENT: &str = include_str!("../kernel/anchorhold.config");

@@ -1,6 +1,6 @@
 use serde::Serialize;
-use sha2::{Digest, Sha384};
 
+use crate::register::{pcr0, register};
 use crate::{Error, Image, Signature};
 
 /// What a hypervisor measures of an image, in lowercase hex; serialized as nitro-cli prints it.
@@ -37,17 +37,6 @@ impl Measurements {
             pcr8: certificate.map(|der| hex(&register([der.as_slice()]))),
         })
     }
-}
-
-/// The register that the image's signature signs.
-pub(crate) fn pcr0(kernel: &[u8], cmdline: &[u8], ramdisks: &[&[u8]]) -> [u8; 48] {
-    register([kernel, cmdline].into_iter().chain(ramdisks.iter().copied()))
-}
-
-fn register<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 48] {
-    let mut hasher = Sha384::new();
-    parts.into_iter().for_each(|part| hasher.update(part));
-    Sha384::new().chain_update([0; 48]).chain_update(hasher.finalize()).finalize().into()
 }
 
 fn hex(bytes: &[u8]) -> String {

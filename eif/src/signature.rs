@@ -10,7 +10,8 @@ use p384::pkcs8::DecodePrivateKey;
 use serde_json::{Map, Value, json};
 use x509_cert::Certificate;
 
-use crate::{Error, Image, measure};
+use crate::register::pcr0;
+use crate::{Error, Image};
 
 /// COSE's protected header `{1: -35}`: ES384 (RFC 9053 section 2.1).
 const PROTECTED: [u8; 4] = [0xa1, 0x01, 0x38, 0x22];
@@ -38,7 +39,7 @@ impl SigningKey {
 
     /// Signs PCR0 of what will be an image of these sections; gives the signature section. Deterministic (RFC 6979).
     pub fn sign(&self, kernel: &[u8], cmdline: &[u8], ramdisks: &[&[u8]]) -> Vec<u8> {
-        let payload = pcr_info(&measure::pcr0(kernel, cmdline, ramdisks));
+        let payload = pcr_info(&pcr0(kernel, cmdline, ramdisks));
         let signature: EcdsaSignature = self.key.sign(&to_be_signed(&PROTECTED, &payload));
         let mut cose = Encoder::new(Vec::new());
         let signed = cose.array(4).and_then(|cose| cose.bytes(&PROTECTED)?.map(0)?.bytes(&payload)?.bytes(&signature.to_bytes()));
@@ -91,7 +92,7 @@ impl Signature {
 
     /// Whether it is a signature of this image by the key of its own certificate. Whose certificate that is, only PCR8 says.
     pub fn is_of(&self, image: &Image<'_>) -> bool {
-        let expected = pcr_info(&measure::pcr0(image.kernel, image.cmdline, &image.ramdisks));
+        let expected = pcr_info(&pcr0(image.kernel, image.cmdline, &image.ramdisks));
         self.payload().is_ok_and(|payload| payload == expected)
     }
 

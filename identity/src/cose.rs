@@ -104,7 +104,7 @@ mod tests {
     use coset::{CborSerializable, iana};
 
     use super::*;
-    use crate::message::tests::{TestKey, both};
+    use crate::signer::tests::{TestKey, both};
 
     #[test]
     fn statements_are_those_of_an_independent_cose_implementation() {

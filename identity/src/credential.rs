@@ -294,7 +294,7 @@ fn malformed(why: &str) -> Error {
 mod tests {
     use super::*;
     use crate::caller::Seen;
-    use crate::message::tests::{TestKey, both};
+    use crate::signer::tests::{TestKey, both};
 
     fn content(key: &TestKey) -> Content {
         Content {

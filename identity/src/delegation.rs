@@ -4,50 +4,16 @@
 //! another.
 
 use data_encoding::BASE64URL_NOPAD;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
+pub use crate::act::{Act, MAX_DEPTH};
 use crate::token::{Claims, Link};
 use crate::{Digest, Error, Intent, Message, PublicKey, UnixSeconds, json, resource, sha256};
 
-/// So many may act for one another (RFC 8693 section 4.1 sets no bound; Vouch does).
-pub const MAX_DEPTH: usize = 5;
 /// What the name of an identity of a bundle begins with, as an actor or an audience: `agent:<name>`. Nobody outside may be called so.
 pub const AGENT: &str = "agent:";
 const MAX_BYTES: usize = 16 * 1024;
 const MAX_WORDS: usize = 64;
-
-/// Who acts, and for whom that one acted: the newest outermost (RFC 8693 section 4.1).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Act {
-    /// The actor before.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub act: Option<Box<Act>>,
-    /// `agent:<name>`, where the actor is an identity of ours.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub agent: Option<String>,
-    /// Its DID, or whatever its issuer calls it.
-    pub sub: String,
-}
-
-impl Act {
-    /// The actors, newest first.
-    pub fn actors(&self) -> impl Iterator<Item = &Self> {
-        std::iter::successors(Some(self), |act| act.act.as_deref())
-    }
-
-    /// How many act for one another.
-    pub fn depth(&self) -> usize {
-        self.actors().count()
-    }
-}
-
-impl Act {
-    /// Whether one of the actors is called so, as `sub` or as `agent`.
-    pub fn names(&self, name: &str) -> bool {
-        self.actors().any(|act| act.sub == name || act.agent.as_deref() == Some(name))
-    }
-}
 
 /// Whether two texts are the beginnings of the same signature, base64url. Only its first half is looked at, `r` of ECDSA and `R` of
 /// EdDSA: whoever has an ECDSA signature `(r, s)` can make `(r, n - s)` of it, which verifies as well.
@@ -373,7 +339,7 @@ mod tests {
 
     use super::*;
     use crate::Signer;
-    use crate::message::tests::{TestKey, both, twin};
+    use crate::signer::tests::{TestKey, both, twin};
 
     const AT: UnixSeconds = UnixSeconds(1000);
 

@@ -246,7 +246,7 @@ pub fn parse_jwks(text: &[u8]) -> Result<Vec<(Option<String>, PublicKey)>, Error
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::tests::both_public as keys;
+    use crate::signer::tests::both_public as keys;
 
     #[test]
     fn dids_are_read_strictly() {

@@ -57,7 +57,7 @@ impl Envelope {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::tests::{TestKey, both};
+    use crate::signer::tests::{TestKey, both};
     use crate::{Did, token};
 
     #[test]
@@ -75,7 +75,7 @@ mod tests {
             };
             let jws = envelope.sign(&kid, &key).unwrap();
             assert_eq!(Envelope::verify(&jws, &kid, key.public_key()), Ok(envelope.clone()));
-            let twin = crate::message::tests::twin(&jws, &key);
+            let twin = crate::signer::tests::twin(&jws, &key);
             assert!(Envelope::verify(&twin, &kid, key.public_key()).is_ok());
             assert_eq!(Envelope::id(&twin, key.public_key()), Envelope::id(&jws, key.public_key()));
             assert_eq!(Envelope::id(&jws, key.public_key()).unwrap().len(), 64);

@@ -323,7 +323,7 @@ mod tests {
 
     use super::*;
     use crate::Signer;
-    use crate::message::tests::TestKey;
+    use crate::signer::tests::TestKey;
 
     const AT: UnixSeconds = UnixSeconds(1_795_225_251);
 

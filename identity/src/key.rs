@@ -202,7 +202,7 @@ pub struct Jwk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::tests::both_public as keys;
+    use crate::signer::tests::both_public as keys;
 
     #[test]
     fn every_form_of_a_key_reads_back() {

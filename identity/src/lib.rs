@@ -3,6 +3,7 @@
 //! Everything here is pure: no I/O, no clock, no randomness. Whoever signs passes a [`Signer`]; whoever verifies passes
 //! the time. A key signs nothing but a [`Message`], and only this crate can make one.
 
+mod act;
 pub mod caller;
 pub mod cbor;
 pub mod cose;
@@ -23,6 +24,7 @@ mod pcr;
 mod printable;
 pub mod request;
 pub mod resource;
+mod signer;
 pub mod status;
 pub mod succession;
 mod time;
@@ -36,8 +38,9 @@ pub use crate::ids::{AnnexId, agent_id};
 pub use crate::intent::Intent;
 pub use crate::json::Payload;
 pub use crate::key::{Algorithm, Jwk, PublicKey};
-pub use crate::message::{Message, Signature, Signer};
+pub use crate::message::{Message, Signature};
 pub use crate::pcr::{Pcr, extend};
 pub use crate::printable::{hides_nothing, printable};
+pub use crate::signer::Signer;
 pub use crate::time::{SKEW_SECONDS, UnixSeconds, parse_rfc3339};
 pub use crate::token::Tee;

@@ -166,7 +166,7 @@ impl Approval {
 mod tests {
     use super::*;
     use crate::Did;
-    use crate::message::tests::both;
+    use crate::signer::tests::both;
 
     fn proof() -> Proof {
         Proof {
@@ -258,7 +258,7 @@ mod tests {
         }
         let jws = proof().sign(&ed).unwrap();
         assert_eq!(Proof::verify(&jws, p256.public_key(), UnixSeconds(1000)), Err(Error::AlgorithmMismatch));
-        let other = crate::message::tests::TestKey::ed25519(9);
+        let other = crate::signer::tests::TestKey::ed25519(9);
         assert_eq!(Proof::verify(&jws, other.public_key(), UnixSeconds(1000)), Err(Error::KeyIdMismatch));
         // A token of an identity is no proof, whatever it says.
         let token = jws::sign("vouch+jwt", &proof(), &ed.public_key().thumbprint(), &ed).unwrap();

@@ -131,7 +131,7 @@ impl Order {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::tests::TestKey;
+    use crate::signer::tests::TestKey;
 
     fn statement(old: &TestKey, new: &TestKey) -> Statement {
         let version = |key: &TestKey, n| Version::new(&Did::key(key.public_key()), key.public_key(), n).unwrap();

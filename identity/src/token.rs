@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::delegation::{Act, MAX_DEPTH};
+use crate::act::{Act, MAX_DEPTH};
 use crate::{Caller, Did, Digest, Error, Intent, KeyId, Payload, PublicKey, SKEW_SECONDS, Signer, UnixSeconds, json, jws};
 
 /// The `typ` of a Vouch token.
@@ -203,8 +203,8 @@ mod tests {
     use super::*;
     use crate::Message;
     use crate::caller::Seen;
-    use crate::message::tests::{TestKey, both};
     use crate::sha256;
+    use crate::signer::tests::{TestKey, both};
 
     fn claims(key: &TestKey) -> Claims {
         let did = Did::key(key.public_key());

@@ -163,7 +163,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
 fn read_annex(file: &Path, policy: &Bundle) -> Result<(Vec<u8>, Annex), Error> {
     let signed = read_bounded(file)?;
     let annex = Annex::verify(&signed, &policy.operator_key.0).map_err(|source| Error::Policy { file: file.into(), source })?;
-    annex.check_revoked(policy).map_err(|source| Error::Policy { file: file.into(), source })?;
+    policy.check_annex(&annex).map_err(|source| Error::Policy { file: file.into(), source })?;
     Ok((signed, annex))
 }
 

@@ -1,15 +1,14 @@
 use identity::AnnexId;
 use identity::caller::Seen;
 use identity::cose::{self, Purpose, Sign1};
-use identity::delegation::AGENT;
 use identity::grants::Status;
 use identity::status::StatusList;
 use identity::{Digest, PublicKey, Signer, json, sha256};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::bundle::{check_name, malformed};
-use crate::{Bundle, Issuer};
+use crate::Issuer;
+use crate::names::{check_name, malformed};
 
 /// What changes often, signed by the operator key that the bundle names: a COSE_Sign1 for [`Purpose::ANNEX`] over RFC 8785 JSON.
 ///
@@ -110,17 +109,6 @@ impl Annex {
     /// Whether a caller of this name is what the parent saw.
     pub fn describes(&self, name: &str, seen: &Seen) -> bool {
         self.callers.iter().any(|caller| caller.name == name && caller.is(seen))
-    }
-
-    /// Refuses an agent among what is revoked that the bundle does not have: what was meant would go on. Whoever brings an annex to an
-    /// enclave asks this first. The enclave does not: an annex that is not taken revokes nothing at all.
-    pub fn check_revoked(&self, bundle: &Bundle) -> Result<(), Error> {
-        let is_agent = |entry: &str| entry.get(..AGENT.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(AGENT));
-        let is_known = |entry: &str| entry.strip_prefix(AGENT).is_some_and(|name| bundle.identity(name).is_some());
-        match self.revoked.iter().find(|entry| is_agent(entry) && !is_known(entry)) {
-            Some(unknown) => Err(malformed(format!("revoked names {unknown:?}, and the policy has no such identity"))),
-            None => Ok(()),
-        }
     }
 
     fn check(&self) -> Result<(), Error> {

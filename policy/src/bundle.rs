@@ -1,14 +1,15 @@
 use std::collections::BTreeSet;
 
-use identity::{Algorithm, Did, PublicKey, json};
+use identity::delegation::AGENT;
+use identity::{Algorithm, Did, json};
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::names::{MultikeyText, check_name, check_validity, malformed};
+use crate::{Annex, Error};
 use crate::{Approver, Callers, Delegation, Limit, Match, Pattern, PolicyDigest, ProvenCaller, Rego, Rule};
 
 /// A bundle's canonical form is at most this long, so that it fits through the window with a document beside it.
 pub const MAX_BYTES: usize = 32 * 1024;
-const MAX_VALIDITY_SECONDS: u32 = 24 * 60 * 60;
 
 /// What the enclave is told once per boot, and commits to. Everything in it is public.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,25 +50,6 @@ pub enum Mode {
     Development,
     /// In earnest.
     Production,
-}
-
-/// A public key, written as Multikey.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct MultikeyText(pub PublicKey);
-
-impl TryFrom<String> for MultikeyText {
-    type Error = identity::Error;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        PublicKey::from_multikey(&text).map(Self)
-    }
-}
-
-impl From<MultikeyText> for String {
-    fn from(key: MultikeyText) -> Self {
-        key.0.to_multikey()
-    }
 }
 
 /// What the resources of a pattern are.
@@ -117,6 +99,17 @@ pub struct IdentityPolicy {
 }
 
 impl Bundle {
+    /// Refuses an annex that revokes an agent that this bundle does not have: what was meant would go on. Whoever brings an annex to an
+    /// enclave asks this first. The enclave does not: an annex that is not taken revokes nothing at all.
+    pub fn check_annex(&self, annex: &Annex) -> Result<(), Error> {
+        let is_agent = |entry: &str| entry.get(..AGENT.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(AGENT));
+        let is_known = |entry: &str| entry.strip_prefix(AGENT).is_some_and(|name| self.identity(name).is_some());
+        match annex.revoked.iter().find(|entry| is_agent(entry) && !is_known(entry)) {
+            Some(unknown) => Err(malformed(format!("revoked names {unknown:?}, and the policy has no such identity"))),
+            None => Ok(()),
+        }
+    }
+
     /// Reads what people write. Unknown keys are errors.
     pub fn from_toml(text: &str) -> Result<Self, Error> {
         let bundle: Self = toml::from_str(text).map_err(|error| malformed(error.to_string()))?;
@@ -301,7 +294,7 @@ impl IdentityPolicy {
         }
         self.limits.iter().try_for_each(Limit::check)?;
         if let Some(delegation) = &self.delegation {
-            delegation.check(&bundle.identities)?;
+            delegation.check(|name| bundle.identity(name).is_some())?;
             self.check_environment(bundle, &delegation.resources).map_err(|why| format!("delegation {why}"))?;
         }
         if self.rules.is_empty() || self.rules.len() > 256 {
@@ -332,20 +325,4 @@ impl IdentityPolicy {
             )),
         }
     }
-}
-
-pub(crate) fn check_name(name: &str) -> Result<(), String> {
-    let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
-    if name.is_empty() || name.len() > 63 || !name.bytes().all(good) {
-        return Err("a name has 1 to 63 lowercase letters, digits, '-', '_' or '.'".into());
-    }
-    Ok(())
-}
-
-pub(crate) fn check_validity(seconds: u32) -> Result<(), String> {
-    if (1..=MAX_VALIDITY_SECONDS).contains(&seconds) { Ok(()) } else { Err("max_validity_seconds is 1 to 86400".into()) }
-}
-
-pub(crate) fn malformed(why: impl Into<String>) -> Error {
-    Error::Malformed(why.into())
 }

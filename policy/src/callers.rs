@@ -3,7 +3,7 @@ use identity::caller::Seen;
 use serde::{Deserialize, Serialize};
 
 use crate::Annex;
-use crate::bundle::{MultikeyText, check_name};
+use crate::names::{MultikeyText, check_name};
 
 /// User and group id that stand for everybody whom a user namespace cannot name (user_namespaces(7)).
 const OVERFLOW_ID: u32 = 65534;

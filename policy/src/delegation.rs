@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::{MultikeyText, check_name, check_validity};
-use crate::{IdentityPolicy, Pattern};
+use crate::Pattern;
+use crate::names::{MultikeyText, check_name, check_validity};
 
 /// On whose behalf an identity may act, and how far.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,7 +86,8 @@ impl Delegation {
         self.max_depth.map_or(5, usize::from)
     }
 
-    pub(crate) fn check(&self, identities: &[IdentityPolicy]) -> Result<(), String> {
+    /// `is_identity`: whether an identity of the bundle is called so.
+    pub(crate) fn check(&self, is_identity: impl Fn(&str) -> bool) -> Result<(), String> {
         if self.from.is_empty() || self.scopes.is_empty() || self.resources.is_empty() {
             return Err("delegation: from, scopes and resources each need an entry".into());
         }
@@ -97,8 +98,7 @@ impl Delegation {
         if self.max_depth.is_some_and(|depth| !(1..=5).contains(&depth)) {
             return Err("delegation: max_depth is 1 to 5".into());
         }
-        let is_unknown =
-            |from: &&Delegator| matches!(from, Delegator::Agent(name) if !identities.iter().any(|own| own.name == *name));
+        let is_unknown = |from: &&Delegator| matches!(from, Delegator::Agent(name) if !is_identity(name));
         if let Some(unknown) = self.from.iter().find(is_unknown) {
             return Err(format!("delegation: from names {unknown}, and no identity is called so"));
         }

@@ -4,7 +4,7 @@ use identity::json;
 use serde::{Deserialize, Serialize};
 
 use crate::Pattern;
-use crate::bundle::{check_name, check_validity};
+use crate::names::{check_name, check_validity};
 
 /// Allows signatures whose intent, payload and audience all match.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,18 +1,13 @@
 //! The development enclave: the very enclave library, with the mock NSM where hardware would be.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use attestation::Measurements;
 use enclave::{BootClock, BootTime, CLOCK_INTERVAL, Enclave, Listener, Machine, OsEntropy, serve};
-use identity::Digest;
-use identity::{Pcr, extend};
-use sha2::{Digest as _, Sha384};
 
 use crate::nsm::{Encoding, MockNsm};
 use crate::{Error, State};
@@ -87,28 +82,6 @@ pub(crate) fn host_clock(start_ms: Option<u64>, boot: impl BootClock) -> crate::
     Box::new(move || {
         let now = start + boot.now().saturating_sub(booted);
         u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
-    })
-}
-
-/// The mock's measurements: PCR0 is this program's own file, so another program has another one. There is no kernel and no
-/// ramdisk to measure; PCR1 and PCR2 say so.
-pub fn measure_program() -> io::Result<Measurements> {
-    let mut file = File::open("/proc/self/exe")?;
-    let mut hasher = Sha384::new();
-    let mut chunk = vec![0; 1 << 16];
-    loop {
-        match file.read(&mut chunk)? {
-            0 => break,
-            read => hasher.update(&chunk[..read]),
-        }
-    }
-    let register = |digest: &[u8]| -> Pcr { extend(&Digest([0; 48]), digest) };
-    Ok(Measurements {
-        hash_algorithm: "Sha384 { ... }".into(),
-        pcr0: register(&hasher.finalize()),
-        pcr1: register(&Sha384::digest(b"anchorhold mock: no kernel")),
-        pcr2: register(&Sha384::digest(b"anchorhold mock: no ramdisk")),
-        pcr8: None,
     })
 }
 

@@ -8,6 +8,7 @@ mod dev_enclave;
 pub mod draft;
 mod error;
 pub mod guest;
+mod measure;
 pub mod nsm;
 mod process;
 mod qemu;
@@ -17,8 +18,9 @@ pub mod vectors;
 mod vm;
 mod wire;
 
-pub use dev_enclave::{DevEnclave, measure_program};
+pub use dev_enclave::DevEnclave;
 pub use error::Error;
+pub use measure::measure_program;
 pub use process::{Child, Program};
 pub use qemu::{Qemu, qemu};
 pub use state::State;

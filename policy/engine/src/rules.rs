@@ -1,29 +1,12 @@
 use identity::token::EXCHANGE_ACTION;
-use identity::{Caller, Intent, Payload, resource};
+use identity::{Caller, Payload, resource};
 use policy::{Annex, ApprovalRule, Bundle, Callers, Constraint, IdentityPolicy, Match, Pattern, Rule, Scalar};
 use serde_json::Value;
 
-use crate::{Denied, Rego};
+use crate::{Asked, Denied, Rego};
 
 /// Validity when a request names none and the policy allows that much, in seconds. The Vouch paper's.
 const DEFAULT_VALIDITY_SECONDS: u32 = 300;
-
-/// What is asked.
-#[derive(Debug, Clone, Copy)]
-pub struct Asked<'a> {
-    /// The intent.
-    pub intent: &'a Intent,
-    /// The payload.
-    pub payload: &'a Payload,
-    /// The audience, if any.
-    pub audience: Option<&'a str>,
-    /// The validity, if the caller named one. Positive.
-    pub validity_seconds: Option<u32>,
-    /// Whether it is asked on somebody's behalf.
-    pub delegated: bool,
-    /// Whether a plain envelope is asked for.
-    pub envelope: bool,
-}
 
 /// A rule that accepts a request, as far as counts and approvals do not matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -467,11 +467,11 @@ fn every_name_of_a_delegation_revokes_it_in_whatever_form_it_comes_back() {
             .unwrap();
         assert!(setting.exchange("code-reviewer", &first).is_ok());
     }
-    // An annex with a name that means nobody still revokes the others; who brings it asks first (`check_revoked`).
+    // An annex with a name that means nobody still revokes the others; who brings it asks first (`check_annex`).
     load(&mut setting, &["agent:cordinator", "agent:incident-coordinator"]).unwrap();
     assert_eq!(setting.exchange("incident-coordinator", &ed25519), Err("delegation_revoked".into()));
     let policy = bundle("development");
-    let of_own = |entry: &str| annex(1, &[entry]).check_revoked(&policy).map_err(|error| error.to_string());
+    let of_own = |entry: &str| policy.check_annex(&annex(1, &[entry])).map_err(|error| error.to_string());
     assert_eq!([of_own("agent:agent"), of_own("user:x"), of_own("agen")], [Ok(()), Ok(()), Ok(())]);
     for unknown in ["agent:cordinator", "Agent:agent", "agent:"] {
         assert!(of_own(unknown).unwrap_err().contains("no such identity"), "{unknown}");

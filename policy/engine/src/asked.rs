@@ -1,0 +1,44 @@
+//! What a policy is asked about.
+
+use identity::{Intent, Payload};
+use policy::Delegator;
+
+/// What is asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// The intent.
+    pub intent: &'a Intent,
+    /// The payload.
+    pub payload: &'a Payload,
+    /// The audience, if any.
+    pub audience: Option<&'a str>,
+    /// The validity, if the caller named one. Positive.
+    pub validity_seconds: Option<u32>,
+    /// Whether it is asked on somebody's behalf.
+    pub delegated: bool,
+    /// Whether a plain envelope is asked for.
+    pub envelope: bool,
+}
+
+/// What a token exchange asks for, once the subject token is verified and its authority narrowed.
+#[derive(Debug, Clone, Copy)]
+pub struct AskedExchange<'a> {
+    /// Whose token is taken up.
+    pub from: &'a Delegator,
+    /// `iss` of that token.
+    pub issuer: &'a str,
+    /// `sub`: on whose behalf.
+    pub subject: &'a str,
+    /// Who acts already, oldest first: `agent:<name>`, or what its issuer calls it.
+    pub actors: &'a [String],
+    /// Words that the new token has, each once.
+    pub scope: &'a [String],
+    /// What the new token is limited to; may be empty.
+    pub resource: &'a str,
+    /// For whom the new token is made.
+    pub audience: Option<&'a str>,
+    /// Whether that is an identity of this bundle.
+    pub audience_is_ours: bool,
+    /// For how long the new token is valid.
+    pub validity_seconds: i64,
+}
