@@ -8,6 +8,16 @@ test:
 ci:
     .ci/run
 
+# Format, lints, circles, unit tests: the everyday loop
+check:
+    tests/check
+
+# What takes too long for every change: the whole of the mutants, an hour of fuzzing, both images anew
+nightly:
+    tests/reproducible --both
+    tests/fuzz/run 200
+    tests/mutants
+
 # Build the production image twice, differently, and compare every byte
 reproducible:
     tests/reproducible --both
@@ -18,7 +28,7 @@ images:
 
 # The whole story once
 demo:
-    cargo run --release --bin anchorhold-dev -- demo
+    cargo run --bin anchorhold-dev -- demo
 
 # Every figure of docs/benchmarks.md
 bench:

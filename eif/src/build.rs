@@ -102,9 +102,9 @@ fn metadata(which: Which, source: &Path, kernel: &Kernel) -> Result<Metadata, Er
         custom: json!({
             "Commit": commit(source),
             "KernelSourceSha256": kernel.source_sha256,
-            "Rustc": tool_version("rustc")?,
-            "Gcc": tool_version("gcc")?,
-            "Ld": tool_version("ld")?,
+            "Rustc": tool_version("rustc", source)?,
+            "Gcc": tool_version("gcc", source)?,
+            "Ld": tool_version("ld", source)?,
             "LibcSha256": libc_sha256()?,
         }),
     })

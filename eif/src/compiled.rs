@@ -50,7 +50,9 @@ pub(crate) fn compile(which: Which, source: &Path, say: &dyn Fn(&str)) -> Result
     // Cargo sees no change of compiler, linker or C library outside of itself: each combination has a folder of its own.
     // The same goes for the moment that C code says it was built at, which is none: the allocator of Rego has one in it.
     let moment = "SOURCE_DATE_EPOCH=0".to_owned();
-    let tools = [tool_version("rustc")?, tool_version("gcc")?, tool_version("ld")?, libc_sha256()?, moment].join("\n");
+    let tools =
+        [tool_version("rustc", source)?, tool_version("gcc", source)?, tool_version("ld", source)?, libc_sha256()?, moment]
+            .join("\n");
     let key = data_encoding::HEXLOWER.encode(&Sha256::digest(tools)[..8]);
     let image = source.join("target/image");
     let folder = image.join(key);

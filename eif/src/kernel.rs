@@ -67,7 +67,13 @@ impl Kernel {
 /// The digest of everything that the kernel is made from: source, configuration, recipe, compiler, linker.
 fn key(source_sha256: &str) -> Result<String, Error> {
     let mut hasher = Sha256::new();
-    let inputs = [source_sha256.to_owned(), FRAGMENT.into(), RECIPE.into(), tool_version("gcc")?, tool_version("ld")?];
+    let inputs = [
+        source_sha256.to_owned(),
+        FRAGMENT.into(),
+        RECIPE.into(),
+        tool_version("gcc", Path::new("/"))?,
+        tool_version("ld", Path::new("/"))?,
+    ];
     for input in inputs {
         hasher.update((input.len() as u64).to_be_bytes());
         hasher.update(input);
@@ -75,9 +81,9 @@ fn key(source_sha256: &str) -> Result<String, Error> {
     Ok(data_encoding::HEXLOWER.encode(&hasher.finalize()[..16]))
 }
 
-/// The first line of what `tool --version` prints.
-pub(crate) fn tool_version(tool: &str) -> Result<String, Error> {
-    let output = clean(Command::new(tool)).arg("--version").output();
+/// The first line of what `tool --version` prints in this folder: a `rust-toolchain.toml` there chooses the compiler.
+pub(crate) fn tool_version(tool: &str, folder: &Path) -> Result<String, Error> {
+    let output = clean(Command::new(tool)).arg("--version").current_dir(folder).output();
     let output = output.map_err(|_| Error::MissingTool { tool: tool.into(), package: "build-essential" })?;
     Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned())
 }
@@ -205,6 +211,18 @@ mod tests {
                 comment => reason = comment.starts_with("# "),
             }
         }
+    }
+
+    #[test]
+    fn the_compiler_that_is_named_is_the_one_of_the_source() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        // As rustup's rustc does: which one it is depends on the folder that it is asked in.
+        let tool = folder.path().join("rustc");
+        fs::write(&tool, "#!/bin/sh\ncat rust-toolchain.toml\n").unwrap();
+        fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(folder.path().join("rust-toolchain.toml"), "one of its own\n").unwrap();
+        assert_eq!(tool_version(tool.to_str().unwrap(), folder.path()).unwrap(), "one of its own");
     }
 
     #[test]

@@ -121,6 +121,8 @@ pub(crate) async fn wait_until_ready(client: &Client, children: &mut [&mut Child
 
 fn next_steps(socket: &Path, state: &State, did: &str) -> String {
     let (socket, folder) = (socket.display(), state.folder().display());
+    // As this program was built, so that nothing is compiled twice.
+    let run = if cfg!(debug_assertions) { "cargo run --bin" } else { "cargo run --release --bin" };
     format!(
         r#"Anchorhold is up, in MOCK mode: no hardware protects these keys, and they end with this program (Ctrl-C).
   identity   {did}
@@ -137,12 +139,12 @@ Paste this into another terminal: sign, fetch evidence for a challenge of your o
   curl -s --unix-socket {socket} http://localhost/attestation -H 'content-type: application/json' \
     -d "{{\"nonce\":\"$NONCE\"}}" -o evidence.cbor
 
-  cargo run --release --bin anchorhold-verify -- token token.txt --evidence evidence.cbor --nonce $NONCE \
+  {run} anchorhold-verify -- token token.txt --evidence evidence.cbor --nonce $NONCE \
     --measurements {folder}/measurements.json --policy {folder}/policy.toml --allow-mock --root {folder}/mock-root.pem
 
 Whatever was decided stands in a signed record, refusals too:
 
-  cargo run --release --bin anchorhold -- audit verify {folder}/record/*.jsonl --evidence evidence.cbor
+  {run} anchorhold -- audit verify {folder}/record/*.jsonl --evidence evidence.cbor
 "#
     )
 }

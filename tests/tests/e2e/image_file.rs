@@ -15,7 +15,7 @@ const NOW: u64 = 1_795_225_251;
 /// AWS's crate, in a program of its own that `tests/run` has built.
 fn aws(arguments: &[&Path]) -> Vec<u8> {
     let beside = program("anchorhold-eif");
-    let reference = beside.ancestors().nth(2).unwrap().join("aws-reference/release/aws-reference");
+    let reference = beside.ancestors().nth(2).unwrap().join("aws-reference/debug/aws-reference");
     assert!(reference.is_file(), "{} is not built; run tests/run", reference.display());
     let output = Command::new(reference).args(arguments).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
