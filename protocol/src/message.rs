@@ -519,6 +519,38 @@ mod tests {
     }
 
     #[test]
+    fn frames_are_the_same_bytes_as_in_every_build_of_this_version() {
+        let RequestFrame { request: Request::Sign(sign), .. } = sign() else { unreachable!() };
+        let caller = Seen { executable: Some(identity::sha256(b"x")), socket: Some("s".into()), ..Seen::ids(1, 2) };
+        let of = Describe { caller, identity: Some("a".into()) };
+        let proof = Some(CallerProof { jws: "j".into(), document: Some(vec![1]) });
+        let approval = Some([5; 16]);
+        let waiting = Waiting {
+            id: [1; 16],
+            boot_id: [2; 16],
+            request: [3; 32],
+            expires_at: 4,
+            approved: false,
+            canonical: "{}".into(),
+            by: vec!["b".into()],
+        };
+        let status = Status { boot_id: [1; 16], policy: None, cannot_sign: None, tee: Tee::Mock, annex: Some([2; 32]) };
+        let requests = [
+            Request::Sign(sign.clone()),
+            Request::Sign(Sign { of, proof, approval, delegatee: Some("d".into()), ..sign.clone() }),
+            Request::Sign(Sign { format: Format::Envelope, approval, ..sign }),
+            Request::Waiting { id: [9; 16] },
+            Request::Provision { bundle: vec![1], before: Some(RecordEnd { boot_id: [1; 16], last: 2, leaf: [3; 32] }) },
+            Request::Provision { bundle: vec![1], before: None },
+        ];
+        let answers = [Answer::Waiting(waiting), Answer::Status(status)];
+        let requests = requests.into_iter().map(|request| cbor::to_vec(&RequestFrame { id: 1, request }));
+        let frame = |answer| ResponseFrame { id: 1, outcome: Outcome::Done(answer), event: None };
+        let bytes: Vec<u8> = requests.chain(answers.into_iter().map(|answer| cbor::to_vec(&frame(answer)))).flatten().collect();
+        assert_eq!(identity::sha256(&bytes).to_string(), "879b6c627cd79f19a70c836854fa96ba9475704fea50976c16d3f5b3cb93f3db");
+    }
+
+    #[test]
     fn a_message_has_one_encoding_and_every_cut_or_longer_one_is_refused() {
         let bytes = cbor::to_vec(&sign());
         assert_eq!(cbor::from_slice::<RequestFrame>(&bytes).unwrap(), sign());
