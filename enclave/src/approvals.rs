@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use identity::request::{Approval, Proof};
 use identity::token::Link;
-use identity::{Caller, Digest, UnixSeconds};
+use identity::{ApprovalId, Caller, Digest, UnixSeconds};
 use policy::Approver;
 use protocol::Waiting;
 use record::{self, Decision};
@@ -20,7 +20,7 @@ const MAX_OF_ONE_CALLER: usize = 8;
 
 /// What waits.
 #[derive(Default)]
-pub(crate) struct Approvals(BTreeMap<[u8; 16], Entry>);
+pub(crate) struct Approvals(BTreeMap<ApprovalId, Entry>);
 
 struct Entry {
     identity: String,
@@ -64,7 +64,13 @@ impl Approvals {
     }
 
     /// Takes an approved request out, for exactly this request and caller; an approval works once.
-    pub(crate) fn spend(&mut self, id: [u8; 16], caller: &Caller, request: Digest<32>, now: UnixSeconds) -> Result<Spent, Error> {
+    pub(crate) fn spend(
+        &mut self,
+        id: ApprovalId,
+        caller: &Caller,
+        request: Digest<32>,
+        now: UnixSeconds,
+    ) -> Result<Spent, Error> {
         let entry = self.0.get(&id).ok_or(Error::ApprovalUnknown)?;
         if now.0 > entry.waiting.expires_at {
             self.0.remove(&id);
@@ -92,7 +98,7 @@ pub(crate) enum Spent {
 
 impl<N: Nsm> Enclave<N> {
     /// Shows a request that waits to whoever knows its id.
-    pub(crate) fn waiting(&self, cell: &Cell, id: [u8; 16]) -> Result<Waiting, Error> {
+    pub(crate) fn waiting(&self, cell: &Cell, id: ApprovalId) -> Result<Waiting, Error> {
         let now = self.now()?.latest;
         let approvals = lock(&cell.approvals);
         let entry = approvals.0.get(&id).filter(|entry| now.0 <= entry.waiting.expires_at);
@@ -108,11 +114,11 @@ impl<N: Nsm> Enclave<N> {
         let approval =
             Approval::verify(jws, &approver.key.0).map_err(|_| Error::ApprovalOfNobody("its signature or form is not good"))?;
         let mut approvals = lock(&cell.approvals);
-        let entry = approvals.0.get_mut(&approval.approval.0).ok_or(Error::ApprovalUnknown)?;
+        let entry = approvals.0.get_mut(&approval.approval).ok_or(Error::ApprovalUnknown)?;
         decision.request_digest = Some(Digest(entry.waiting.request));
         decision.agent_id = Some(format!("agent:{}", entry.identity));
         decision.delegation_chain = vec![format!("agent:{}", entry.identity)];
-        if approval.boot_id != Digest(self.boot_id()) {
+        if approval.boot_id != self.boot_id() {
             return Err(Error::ApprovalInvalid("for another boot"));
         }
         if approval.request.0 != entry.waiting.request {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use attestation::{Document, Evidence, POSSESSION_TAG, Possession};
 use identity::cose::{self, Purpose};
 use identity::succession::Order;
-use identity::{Caller, Digest, PublicKey, Tee, cbor};
+use identity::{BootId, Caller, Digest, PublicKey, Tee, cbor};
 use policy::{Bundle, Mode};
 use policy_engine::Rego;
 use protocol::{Answer, Describe, Description, RecordEnd, Records, Request, Rotate, Rotated, Status};
@@ -51,7 +51,7 @@ pub struct Enclave<N> {
     pub(crate) entropy: Box<dyn Entropy>,
     pub(crate) peers: PeerVerifier,
     power_off: Box<dyn Fn(&Error) + Send + Sync>,
-    boot_id: [u8; 16],
+    boot_id: BootId,
     clock: Clock,
     provisioning: Mutex<()>,
     cell: OnceLock<Cell>,
@@ -78,7 +78,7 @@ impl<N: Nsm> Enclave<N> {
             boot_clock: machine.boot_clock,
             entropy: machine.entropy,
             power_off: machine.power_off,
-            boot_id,
+            boot_id: BootId::new(boot_id),
             clock: Clock::new(),
             provisioning: Mutex::new(()),
             cell: OnceLock::new(),
@@ -100,7 +100,7 @@ impl<N: Nsm> Enclave<N> {
     }
 
     /// Random for each boot.
-    pub fn boot_id(&self) -> [u8; 16] {
+    pub fn boot_id(&self) -> BootId {
         self.boot_id
     }
 
@@ -273,7 +273,7 @@ impl<N: Nsm> Enclave<N> {
         if before.last > identity::json::MAX_SAFE_INTEGER {
             return Err(Error::RecordEndInvalid("its sequence number is beyond 2^53-1"));
         }
-        Ok(End { boot_id: Digest(before.boot_id), last: before.last, leaf: Digest(before.leaf) })
+        Ok(End { boot_id: before.boot_id, last: before.last, leaf: Digest(before.leaf) })
     }
 
     fn commit(&self, bundle: Bundle, canonical: Vec<u8>, rego: Option<Rego>, before: Option<End>) -> Result<Cell, Error> {

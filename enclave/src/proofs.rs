@@ -94,7 +94,7 @@ impl<N: Nsm> Enclave<N> {
             identity::Error::ProofTooLong => Error::ProofInvalid("it would hold for more than 60 seconds"),
             _ => Error::ProofInvalid("its signature or form is not good"),
         })?;
-        if proof.boot_id != Digest(self.boot_id()) {
+        if proof.boot_id != self.boot_id() {
             return Err(Error::ProofInvalid("for another boot"));
         }
         if proof.key_version != version {
@@ -118,12 +118,12 @@ impl<N: Nsm> Enclave<N> {
         if cell.bundle.callers.iter().all(|caller| caller.enclave.is_none()) {
             return Err(Error::ProofOfNobody("the policy names no enclave"));
         }
-        if attestation::unverified_nonce(document).map_err(bad)?.as_deref() != Some(&self.boot_id()[..]) {
+        if attestation::unverified_nonce(document).map_err(bad)?.as_deref() != Some(&self.boot_id().as_bytes()[..]) {
             return Err(Error::ProofOfNobody("the caller's document was made for another boot"));
         }
         let document =
             (self.peers)(document, now.latest).map_err(|_| Error::ProofOfNobody("the caller's document is not good"))?;
-        if document.nonce.as_deref() != Some(&self.boot_id()[..]) {
+        if document.nonce.as_deref() != Some(&self.boot_id().as_bytes()[..]) {
             return Err(Error::ProofOfNobody("the caller's document was made for another boot"));
         }
         let made = i64::try_from(document.timestamp_ms / 1000).unwrap_or(i64::MAX);
@@ -183,7 +183,7 @@ mod tests {
     fn a_proof_is_forgotten_only_when_nobody_takes_it_any_more() {
         let key = PublicKey::ed25519(&[1; 32]).unwrap();
         let proof = |jti: u8, exp: i64| Proof {
-            boot_id: Digest([1; 16]),
+            boot_id: identity::BootId::new([1; 16]),
             exp,
             jti: uuid::Uuid::from_bytes([jti; 16]),
             key_version: 1,

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError, RwLock};
 
-use identity::{PublicKey, Signer};
+use identity::{BootId, PublicKey, Signer};
 use protocol::Records;
 use record::{Decision, MAX_BATCH, Tail};
 
@@ -33,7 +33,7 @@ struct State {
 }
 
 impl Record {
-    pub(crate) fn new(key: KeyPair, boot_id: [u8; 16]) -> Self {
+    pub(crate) fn new(key: KeyPair, boot_id: BootId) -> Self {
         let state = State { tail: Tail::new(boot_id), remembered: VecDeque::new(), bytes: 0, next: 0 };
         Self { public: key.public_key().clone(), key: RwLock::new(Some(key)), state: Mutex::new(state) }
     }

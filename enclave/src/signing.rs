@@ -4,7 +4,7 @@ use identity::agent_id;
 use identity::envelope::Envelope;
 use identity::request;
 use identity::token::{Claims, Link, Vouch};
-use identity::{Caller, Digest, Intent, Payload, Signer, Tee, credential, token};
+use identity::{ApprovalId, Caller, Digest, Intent, Payload, Signer, Tee, credential, token};
 use policy::ApprovalRule;
 use policy_engine::Asked;
 use protocol::{Answer, Format, Sign, Signed, Waiting};
@@ -189,7 +189,7 @@ impl<N: Nsm> Enclave<N> {
         request: &request::Request<'_>,
         digest: Digest<32>,
         caller: &Caller,
-        id: Option<[u8; 16]>,
+        id: Option<ApprovalId>,
         now: Bounds,
     ) -> Result<Spent, Error> {
         if let Some(id) = id {
@@ -198,7 +198,7 @@ impl<N: Nsm> Enclave<N> {
         let mut id = [0; 16];
         self.entropy.fill(&mut id)?;
         let waiting = Waiting {
-            id,
+            id: ApprovalId::new(id),
             boot_id: self.boot_id(),
             request: digest.0,
             expires_at: now.latest.0 + i64::from(wanted.seconds),

@@ -25,7 +25,7 @@ pub struct Seen {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
     /// SHA-256 of the executable, if the caller cannot write to it.
-    #[cbor(n(1), with = "crate::digest::option")]
+    #[n(1)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub executable: Option<Digest<32>>,
     /// Effective group id at connect(2).

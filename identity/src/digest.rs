@@ -1,12 +1,14 @@
 use std::fmt;
 
 use data_encoding::HEXLOWER;
+use minicbor::encode::Write;
+use minicbor::{Decode, Decoder, Encode, Encoder};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Digest as _;
 
 use crate::Error;
 
-/// `N` bytes of a digest. As text and in JSON: lowercase hex, nothing else.
+/// `N` bytes of a digest. As text and in JSON: lowercase hex, nothing else; in CBOR: a byte string.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest<const N: usize>(pub [u8; N]);
 
@@ -56,33 +58,16 @@ impl<'de, const N: usize> Deserialize<'de> for Digest<N> {
     }
 }
 
-/// An optional digest as a CBOR byte string or null.
-pub(crate) mod option {
-    use minicbor::decode::Error;
-    use minicbor::encode::Write;
-    use minicbor::{Decoder, Encoder};
-
-    use super::Digest;
-
-    pub(crate) fn encode<C, W: Write, const N: usize>(
-        digest: &Option<Digest<N>>,
-        encoder: &mut Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), minicbor::encode::Error<W::Error>> {
-        match digest {
-            Some(digest) => encoder.bytes(&digest.0)?,
-            None => encoder.null()?,
-        };
-        Ok(())
+impl<C, const N: usize> Encode<C> for Digest<N> {
+    fn encode<W: Write>(&self, encoder: &mut Encoder<W>, _: &mut C) -> Result<(), minicbor::encode::Error<W::Error>> {
+        encoder.bytes(&self.0)?.ok()
     }
+}
 
-    pub(crate) fn decode<C, const N: usize>(decoder: &mut Decoder<'_>, _: &mut C) -> Result<Option<Digest<N>>, Error> {
-        if decoder.datatype()? == minicbor::data::Type::Null {
-            decoder.null()?;
-            return Ok(None);
-        }
+impl<'b, C, const N: usize> Decode<'b, C> for Digest<N> {
+    fn decode(decoder: &mut Decoder<'b>, _: &mut C) -> Result<Self, minicbor::decode::Error> {
         let bytes = decoder.bytes()?;
-        bytes.try_into().map(|bytes| Some(Digest(bytes))).map_err(|_| Error::message("a digest of another size"))
+        bytes.try_into().map(Self).map_err(|_| minicbor::decode::Error::message("a digest of another size"))
     }
 }
 

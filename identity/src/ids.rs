@@ -1,8 +1,53 @@
 //! Names that more than one format has.
 
+use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use crate::{Digest, PublicKey, sha256};
+
+/// 16 random bytes: lowercase hex as text and in JSON, a byte string in CBOR.
+macro_rules! random_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Encode, Decode)]
+        #[serde(transparent)]
+        #[cbor(transparent)]
+        pub struct $name(Digest<16>);
+
+        impl $name {
+            /// Of these bytes.
+            pub fn new(bytes: [u8; 16]) -> Self {
+                Self(Digest(bytes))
+            }
+
+            /// Reads 32 lowercase hex digits.
+            pub fn from_hex(text: &str) -> Result<Self, crate::Error> {
+                Digest::from_hex(text).map(Self)
+            }
+
+            /// The bytes.
+            pub fn as_bytes(&self) -> &[u8; 16] {
+                self.0.as_bytes()
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+random_id! {
+    /// One boot of an enclave.
+    BootId
+}
+
+random_id! {
+    /// A request that waits for an approval.
+    ApprovalId
+}
 
 /// Which annex was in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

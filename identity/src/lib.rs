@@ -34,7 +34,7 @@ pub use crate::caller::Caller;
 pub use crate::did::{Did, KeyId};
 pub use crate::digest::{Digest, sha256};
 pub use crate::error::Error;
-pub use crate::ids::{AnnexId, agent_id};
+pub use crate::ids::{AnnexId, ApprovalId, BootId, agent_id};
 pub use crate::intent::Intent;
 pub use crate::json::Payload;
 pub use crate::key::{Algorithm, Jwk, PublicKey};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, Error, Intent, Payload, PublicKey, Signer, UnixSeconds, json, jws, sha256};
+use crate::{ApprovalId, BootId, Digest, Error, Intent, Payload, PublicKey, Signer, UnixSeconds, json, jws, sha256};
 
 /// The `typ` of a [`Proof`].
 pub const TYPE: &str = "anchorhold-request+jwt";
@@ -97,7 +97,7 @@ impl Exchange<'_> {
 #[serde(deny_unknown_fields)]
 pub struct Proof {
     /// The boot of the enclave that is asked, so that no other one takes it.
-    pub boot_id: Digest<16>,
+    pub boot_id: BootId,
     /// Not to be taken after this time, in seconds since 1970.
     pub exp: i64,
     /// Unique for each request; a proof works once.
@@ -141,9 +141,9 @@ pub const APPROVAL_TYPE: &str = "anchorhold-approval+jwt";
 #[serde(deny_unknown_fields)]
 pub struct Approval {
     /// Id of the request that waits.
-    pub approval: Digest<16>,
+    pub approval: ApprovalId,
     /// The boot of the enclave in which it waits.
-    pub boot_id: Digest<16>,
+    pub boot_id: BootId,
     /// Not to be taken after this time, in seconds since 1970.
     pub exp: i64,
     /// [`Request::digest`] of what is approved.
@@ -170,7 +170,7 @@ mod tests {
 
     fn proof() -> Proof {
         Proof {
-            boot_id: Digest([1; 16]),
+            boot_id: BootId::new([1; 16]),
             exp: 1060,
             jti: uuid::Uuid::from_bytes([2; 16]),
             key_version: 1,
@@ -264,7 +264,12 @@ mod tests {
         let token = jws::sign("vouch+jwt", &proof(), &ed.public_key().thumbprint(), &ed).unwrap();
         assert_eq!(Proof::verify(&token, ed.public_key(), UnixSeconds(1000)).unwrap_err().code(), "token_malformed");
         // Nor is an approval, nor the other way round.
-        let approval = Approval { approval: Digest([3; 16]), boot_id: Digest([1; 16]), exp: 1060, request: sha256(b"request") };
+        let approval = Approval {
+            approval: ApprovalId::new([3; 16]),
+            boot_id: BootId::new([1; 16]),
+            exp: 1060,
+            request: sha256(b"request"),
+        };
         let signed = approval.sign(&ed).unwrap();
         assert_eq!(Approval::verify(&signed, ed.public_key()), Ok(approval));
         assert!(Proof::verify(&signed, ed.public_key(), UnixSeconds(1000)).is_err());

@@ -5,7 +5,7 @@
 use minicbor::{Decode, Encode};
 
 use crate::cose::{self, Purpose, Sign1};
-use crate::{Did, Error, KeyId, PublicKey, Signer, UnixSeconds, cbor};
+use crate::{BootId, Did, Error, KeyId, PublicKey, Signer, UnixSeconds, cbor};
 
 /// The first member of every statement.
 pub const TAG: &str = "anchorhold/successor/v1";
@@ -106,8 +106,8 @@ pub struct Order {
     #[n(0)]
     pub identity: String,
     /// The boot in which the key was born.
-    #[cbor(n(1), with = "minicbor::bytes")]
-    pub boot_id: [u8; 16],
+    #[n(1)]
+    pub boot_id: BootId,
     /// The version to end.
     #[n(2)]
     pub version: u32,
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn an_order_is_the_operators_and_for_that_alone() {
         let (operator, other) = (TestKey::ed25519(1), TestKey::ed25519(2));
-        let order = Order { identity: "agent".into(), boot_id: [3; 16], version: 1, not_after: 1000 };
+        let order = Order { identity: "agent".into(), boot_id: BootId::new([3; 16]), version: 1, not_after: 1000 };
         let signed = order.sign(&operator).unwrap();
         assert_eq!(Order::verify(&signed, operator.public_key()), Ok(order.clone()));
         assert_eq!(Order::verify(&signed, other.public_key()), Err(Error::SignatureInvalid));

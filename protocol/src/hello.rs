@@ -1,5 +1,5 @@
 use identity::cose::{self, Purpose};
-use identity::{PublicKey, Signer, cbor};
+use identity::{BootId, PublicKey, Signer, cbor};
 use minicbor::{Decode, Encode};
 
 use crate::{Error, Refusal};
@@ -15,8 +15,8 @@ pub struct Hello {
     #[n(0)]
     pub version: u32,
     /// Random for each boot of the enclave.
-    #[cbor(n(1), with = "minicbor::bytes")]
-    pub boot_id: [u8; 16],
+    #[n(1)]
+    pub boot_id: BootId,
     /// Random for each connection.
     #[cbor(n(2), with = "minicbor::bytes")]
     pub challenge: [u8; 32],

@@ -1,5 +1,5 @@
-use identity::Tee;
 use identity::caller::Seen;
+use identity::{ApprovalId, BootId, Tee};
 use minicbor::{Decode, Encode};
 
 /// A request and the id under which its answer comes back.
@@ -97,8 +97,8 @@ pub enum Request {
     #[n(9)]
     Waiting {
         /// Its id.
-        #[cbor(n(0), with = "minicbor::bytes")]
-        id: [u8; 16],
+        #[n(0)]
+        id: ApprovalId,
     },
     /// Approve a request that waits. The answer is [`Answer::Waiting`].
     #[n(10)]
@@ -197,8 +197,8 @@ pub struct Sign {
     #[n(9)]
     pub delegation: Option<String>,
     /// Id of the approval that it waited for.
-    #[cbor(n(10), with = "minicbor::bytes")]
-    pub approval: Option<[u8; 16]>,
+    #[n(10)]
+    pub approval: Option<ApprovalId>,
     /// `intent.delegatee`: to whom it is granted, if it is a grant.
     #[n(11)]
     pub delegatee: Option<String>,
@@ -209,11 +209,11 @@ pub struct Sign {
 #[cbor(array)]
 pub struct Waiting {
     /// Random.
-    #[cbor(n(0), with = "minicbor::bytes")]
-    pub id: [u8; 16],
+    #[n(0)]
+    pub id: ApprovalId,
     /// The boot in which it waits.
-    #[cbor(n(1), with = "minicbor::bytes")]
-    pub boot_id: [u8; 16],
+    #[n(1)]
+    pub boot_id: BootId,
     /// Digest of the request.
     #[cbor(n(2), with = "minicbor::bytes")]
     pub request: [u8; 32],
@@ -272,8 +272,8 @@ pub struct CallerProof {
 #[cbor(array)]
 pub struct RecordEnd {
     /// The boot.
-    #[cbor(n(0), with = "minicbor::bytes")]
-    pub boot_id: [u8; 16],
+    #[n(0)]
+    pub boot_id: BootId,
     /// Sequence number of its last event.
     #[n(1)]
     pub last: u64,
@@ -395,8 +395,8 @@ pub struct Description {
     #[cbor(n(2), with = "tee")]
     pub tee: Tee,
     /// Random for each boot.
-    #[cbor(n(3), with = "minicbor::bytes")]
-    pub boot_id: [u8; 16],
+    #[n(3)]
+    pub boot_id: BootId,
 }
 
 /// How an enclave is.
@@ -404,8 +404,8 @@ pub struct Description {
 #[cbor(array)]
 pub struct Status {
     /// Random for each boot.
-    #[cbor(n(0), with = "minicbor::bytes")]
-    pub boot_id: [u8; 16],
+    #[n(0)]
+    pub boot_id: BootId,
     /// Digest of the policy, once there is one.
     #[cbor(n(1), with = "minicbor::bytes")]
     pub policy: Option<[u8; 48]>,
@@ -524,23 +524,27 @@ mod tests {
         let caller = Seen { executable: Some(identity::sha256(b"x")), socket: Some("s".into()), ..Seen::ids(1, 2) };
         let of = Describe { caller, identity: Some("a".into()) };
         let proof = Some(CallerProof { jws: "j".into(), document: Some(vec![1]) });
-        let approval = Some([5; 16]);
+        let approval = Some(ApprovalId::new([5; 16]));
         let waiting = Waiting {
-            id: [1; 16],
-            boot_id: [2; 16],
+            id: ApprovalId::new([1; 16]),
+            boot_id: BootId::new([2; 16]),
             request: [3; 32],
             expires_at: 4,
             approved: false,
             canonical: "{}".into(),
             by: vec!["b".into()],
         };
-        let status = Status { boot_id: [1; 16], policy: None, cannot_sign: None, tee: Tee::Mock, annex: Some([2; 32]) };
+        let status =
+            Status { boot_id: BootId::new([1; 16]), policy: None, cannot_sign: None, tee: Tee::Mock, annex: Some([2; 32]) };
         let requests = [
             Request::Sign(sign.clone()),
             Request::Sign(Sign { of, proof, approval, delegatee: Some("d".into()), ..sign.clone() }),
             Request::Sign(Sign { format: Format::Envelope, approval, ..sign }),
-            Request::Waiting { id: [9; 16] },
-            Request::Provision { bundle: vec![1], before: Some(RecordEnd { boot_id: [1; 16], last: 2, leaf: [3; 32] }) },
+            Request::Waiting { id: ApprovalId::new([9; 16]) },
+            Request::Provision {
+                bundle: vec![1],
+                before: Some(RecordEnd { boot_id: BootId::new([1; 16]), last: 2, leaf: [3; 32] }),
+            },
             Request::Provision { bundle: vec![1], before: None },
         ];
         let answers = [Answer::Waiting(waiting), Answer::Status(status)];

@@ -1,6 +1,6 @@
 //! What was decided, and how it is written.
 
-use identity::{AnnexId, Caller, Did, Digest, Error, UnixSeconds, json};
+use identity::{AnnexId, BootId, Caller, Did, Digest, Error, UnixSeconds, json};
 use serde::{Deserialize, Serialize};
 
 /// What was decided.
@@ -93,7 +93,7 @@ impl Decision {
     /// `…`; the digest of the request, if it got so far, still says which one it was. What is not theirs stays, however long.
     pub fn shorten(&mut self, max: usize) {
         for limit in [512, 256, 128, 64, 32, 16] {
-            if write(self, Digest([0; 16]), Digest([0; 32]), json::MAX_SAFE_INTEGER).is_ok_and(|text| text.len() <= max) {
+            if write(self, BootId::new([0; 16]), Digest([0; 32]), json::MAX_SAFE_INTEGER).is_ok_and(|text| text.len() <= max) {
                 return;
             }
             let texts = [&mut self.action, &mut self.target, &mut self.resource, &mut self.delegated_by];
@@ -124,7 +124,7 @@ fn cut(text: &mut String, max: usize) {
 #[serde(deny_unknown_fields)]
 pub struct End {
     /// The boot.
-    pub boot_id: Digest<16>,
+    pub boot_id: BootId,
     /// Its sequence number.
     pub last: u64,
     /// Its leaf hash.
@@ -148,7 +148,7 @@ pub struct Event {
     #[serde(flatten)]
     pub decision: Decision,
     /// The boot of the enclave that decided.
-    pub boot_id: Digest<16>,
+    pub boot_id: BootId,
     /// Leaf hash of the event before; zeros for the first of a boot.
     pub previous: Digest<32>,
     /// 0 for the first of a boot.
@@ -168,7 +168,7 @@ struct Written<'a> {
     before: &'a Option<End>,
     #[serde(skip_serializing_if = "Option::is_none")]
     binding: &'a Option<Digest<32>>,
-    boot_id: Digest<16>,
+    boot_id: BootId,
     #[serde(skip_serializing_if = "Option::is_none")]
     caller: Option<WrittenCaller<'a>>,
     delegated_by: &'a Option<String>,
@@ -272,7 +272,7 @@ impl<'a> WrittenCaller<'a> {
 }
 
 /// The canonical form of an event without its signature.
-pub(crate) fn write(d: &Decision, boot_id: Digest<16>, previous: Digest<32>, sequence: u64) -> Result<Vec<u8>, Error> {
+pub(crate) fn write(d: &Decision, boot_id: BootId, previous: Digest<32>, sequence: u64) -> Result<Vec<u8>, Error> {
     let written = Written {
         action: &d.action,
         agent_id: &d.agent_id,

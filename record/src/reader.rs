@@ -2,7 +2,7 @@
 
 use data_encoding::BASE64URL_NOPAD;
 use identity::cose::{self, Purpose};
-use identity::{Digest, PublicKey, SKEW_SECONDS, UnixSeconds, cbor, json};
+use identity::{BootId, Digest, PublicKey, SKEW_SECONDS, UnixSeconds, cbor, json};
 use serde::Deserialize;
 
 use crate::event::{End, Event};
@@ -24,7 +24,7 @@ pub struct Reader {
 #[derive(Debug, Clone)]
 pub struct Boot {
     /// Its id.
-    pub id: Digest<16>,
+    pub id: BootId,
     /// Sequence number of the first event that was read; what came before it is not known.
     pub first: u64,
     /// Sequence number of the last one.
@@ -112,7 +112,7 @@ impl Reader {
         let leaf = tree::leaf(&text);
         let index = event.sequence.checked_sub(head.first);
         let root = index.and_then(|index| tree::root_of(leaf, index, head.size, &path));
-        if head.boot_id != event.boot_id.0 || root != Some(Digest(head.root)) {
+        if head.boot_id != event.boot_id || root != Some(Digest(head.root)) {
             return Err(identity::Error::SignatureInvalid.into());
         }
         Ok((event, leaf, key))
@@ -122,7 +122,7 @@ impl Reader {
     fn head(&mut self, bytes: &[u8]) -> Result<(Head, PublicKey), Error> {
         if let Some((known, head)) = &self.verified
             && known == bytes
-            && let Some(boot) = self.boots.last().filter(|boot| boot.id.0 == head.boot_id)
+            && let Some(boot) = self.boots.last().filter(|boot| boot.id == head.boot_id)
         {
             return Ok((head.clone(), boot.key.clone()));
         }
@@ -168,10 +168,10 @@ impl Boot {
 }
 
 /// Which boot and place an event claims, before anything is verified: to sort lines, never to trust.
-pub fn unverified_place(line: &[u8]) -> Result<(Digest<16>, u64), Error> {
+pub fn unverified_place(line: &[u8]) -> Result<(BootId, u64), Error> {
     #[derive(Deserialize)]
     struct Place {
-        boot_id: Digest<16>,
+        boot_id: BootId,
         sequence: u64,
     }
     let place: Place = serde_json::from_slice(line).map_err(|error| identity::Error::JsonShape(error.to_string()))?;

@@ -1,5 +1,6 @@
 //! What is signed for a batch of events, and what each of them carries of it.
 
+use identity::BootId;
 use minicbor::bytes::ByteArray;
 use minicbor::{Decode, Encode};
 
@@ -8,8 +9,8 @@ use minicbor::{Decode, Encode};
 #[cbor(array)]
 pub struct Head {
     /// The boot.
-    #[cbor(n(0), with = "minicbor::bytes")]
-    pub boot_id: [u8; 16],
+    #[n(0)]
+    pub boot_id: BootId,
     /// Sequence number of the first event.
     #[n(1)]
     pub first: u64,

@@ -1,6 +1,7 @@
 use identity::caller::{Proven, Seen};
 use identity::{
-    AnnexId, Caller, Did, Digest, Message, PublicKey, SKEW_SECONDS, Signature, Signer, UnixSeconds, agent_id, json, sha256,
+    AnnexId, BootId, Caller, Did, Digest, Message, PublicKey, SKEW_SECONDS, Signature, Signer, UnixSeconds, agent_id, json,
+    sha256,
 };
 
 use super::*;
@@ -61,7 +62,7 @@ fn decision(n: i64) -> Decision {
 }
 
 fn lines(key: &TestKey, boot: u8, batches: &[usize]) -> Vec<Vec<u8>> {
-    let mut tail = Tail::new([boot; 16]);
+    let mut tail = Tail::new(BootId::new([boot; 16]));
     let mut lines = Vec::new();
     for size in batches {
         let decisions = (0..*size).map(|n| decision(1000 + n as i64)).collect();
@@ -72,7 +73,7 @@ fn lines(key: &TestKey, boot: u8, batches: &[usize]) -> Vec<Vec<u8>> {
 
 /// Another boot, which says with what the record ended before it, and when.
 fn next_boot(key: &TestKey, boot: u8, before: Option<End>, at: i64, more: usize) -> Vec<Vec<u8>> {
-    let mut tail = Tail::new([boot; 16]);
+    let mut tail = Tail::new(BootId::new([boot; 16]));
     let begin = vec![Decision { before, ..decision(at) }];
     let mut lines = tail.append(begin).unwrap().sign(key).unwrap();
     lines.extend((0..more).flat_map(|n| tail.append(vec![decision(at + n as i64)]).unwrap().sign(key).unwrap()));
@@ -107,14 +108,14 @@ fn a_record_reads_whatever_its_batches() {
         Err(Error::Invalid("a key signed for two boots"))
     );
     let event = Reader::new(vec![a.public_key().clone()]).next(&one[0]).unwrap();
-    assert_eq!((event.decision, event.sequence, event.boot_id), (decision(1000), 0, Digest([1; 16])));
+    assert_eq!((event.decision, event.sequence, event.boot_id), (decision(1000), 0, BootId::new([1; 16])));
     // A boot whose first lines are missing is refused as often as it is shown.
     let mut reader = Reader::new(vec![a.public_key().clone(), b.public_key().clone()]);
     one.iter().for_each(|line| assert!(reader.next(line).is_ok()));
     for _ in 0..2 {
         assert_eq!(reader.next(&two[1]), Err(Error::Gap { from: 0, to: 0 }));
     }
-    assert_eq!(unverified_place(&one[5]), Ok((Digest([1; 16]), 5)));
+    assert_eq!(unverified_place(&one[5]), Ok((BootId::new([1; 16]), 5)));
     // As with the lines of another program that writes RFC 8785.
     let value: serde_json::Value = serde_json::from_slice(&one[7]).unwrap();
     assert_eq!(json::canonical(&value).unwrap(), one[7]);
@@ -123,7 +124,7 @@ fn a_record_reads_whatever_its_batches() {
 #[test]
 fn the_first_event_of_a_boot_follows_none() {
     let key = TestKey::ed25519(1);
-    let mut tail = Tail::new([1; 16]);
+    let mut tail = Tail::new(BootId::new([1; 16]));
     tail.previous = Digest([9; 32]);
     let line = tail.append(vec![decision(1)]).unwrap().sign(&key).unwrap();
     assert_eq!(read(&[&key], &line), Err(Error::Invalid("the first event of a boot follows another one")));
@@ -140,7 +141,12 @@ fn what_others_wrote_into_a_refusal_is_cut_until_it_fits() {
     let texts = Seen { unit: long('"'), label: long('"'), pod: long('"'), socket: long('"'), name: long('"'), ..Seen::ids(1, 1) };
     decision.caller = Some(Caller::Asserted(Seen { container: long('"'), ..texts }));
     decision.shorten(3500);
-    let line = Tail::new([1; 16]).append(vec![decision.clone(); MAX_BATCH]).unwrap().sign(&key).unwrap().remove(MAX_BATCH - 1);
+    let line = Tail::new(BootId::new([1; 16]))
+        .append(vec![decision.clone(); MAX_BATCH])
+        .unwrap()
+        .sign(&key)
+        .unwrap()
+        .remove(MAX_BATCH - 1);
     assert!(line.len() <= 4096 && line.len() > 2000, "{}", line.len());
     assert!(decision.action.unwrap().ends_with('…') && decision.target.unwrap().ends_with("ä…"));
     // What fits stays as it is.
@@ -181,9 +187,9 @@ fn boots_are_chained_and_none_is_missing_moved_or_cut_in_between() {
     assert_eq!(all(&[&one, &two[1..], &three]), Err(Error::Gap { from: 0, to: 0 }));
     // One that says that nothing came before it, where something did; the end of another history.
     assert_eq!(all(&[&one, &next_boot(b, 2, None, 1010, 1)]), Err(elsewhere.clone()));
-    for change in
-        [&|end: &mut End| end.last += 1, &|end: &mut End| end.leaf = sha256(b""), &|end: &mut End| end.boot_id = Digest([9; 16])]
-            as [&dyn Fn(&mut End); 3]
+    for change in [&|end: &mut End| end.last += 1, &|end: &mut End| end.leaf = sha256(b""), &|end: &mut End| {
+        end.boot_id = BootId::new([9; 16])
+    }] as [&dyn Fn(&mut End); 3]
     {
         let mut other = end(&one).unwrap();
         change(&mut other);
@@ -194,7 +200,7 @@ fn boots_are_chained_and_none_is_missing_moved_or_cut_in_between() {
     assert_eq!(at(1002 - SKEW_SECONDS), Ok(2));
     assert_eq!(at(1001 - SKEW_SECONDS), Err(Error::Invalid("a boot began before the one before it ended")));
     // Only a first event says what came before.
-    let mut tail = Tail::new([2; 16]);
+    let mut tail = Tail::new(BootId::new([2; 16]));
     let mut late = tail.append(vec![decision(1)]).unwrap().sign(b).unwrap();
     late.extend(tail.append(vec![Decision { before: end(&one), ..decision(1) }]).unwrap().sign(b).unwrap());
     assert_eq!(read(&[b], &late), Err(Error::Invalid("only the first event of a boot says what came before it")));
@@ -221,7 +227,7 @@ fn what_is_taken_out_or_swapped_is_found() {
         assert_eq!(read(&[&key], &twice), Err(Error::Invalid("an event stands twice, or out of its order")));
     }
     // Two histories of one boot by the same key: as if an enclave had forked.
-    let mut tail = Tail::new([1; 16]);
+    let mut tail = Tail::new(BootId::new([1; 16]));
     let other = tail.append(vec![decision(5)]).unwrap().sign(&key).unwrap();
     let second = tail.append(vec![decision(6)]).unwrap().sign(&key).unwrap();
     assert_eq!(
@@ -338,7 +344,7 @@ fn what_is_written_is_canonical_whoever_asked() {
                     ..decision
                 };
             }
-            let (boot_id, previous) = (Digest([1; 16]), Digest([2; 32]));
+            let (boot_id, previous) = (BootId::new([1; 16]), Digest([2; 32]));
             let written = write(&decision, boot_id, previous, 9).unwrap();
             let event = Event { decision, boot_id, previous, sequence: 9 };
             assert_eq!(written, json::canonical(&event).unwrap());

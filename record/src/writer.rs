@@ -2,7 +2,7 @@
 
 use data_encoding::BASE64URL_NOPAD;
 use identity::cose::{self, Purpose};
-use identity::{Digest, Error, Signer, cbor};
+use identity::{BootId, Digest, Error, Signer, cbor};
 
 use crate::event::{Decision, write};
 use crate::signature::{Head, InclusionProof};
@@ -14,7 +14,7 @@ pub const MAX_BATCH: usize = 64;
 /// Where a record stands: what the next event of a boot follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tail {
-    boot_id: Digest<16>,
+    boot_id: BootId,
     next: u64,
     pub(crate) previous: Digest<32>,
 }
@@ -22,7 +22,7 @@ pub struct Tail {
 /// Events that have their place and wait for their signature.
 #[derive(Debug)]
 pub struct Batch {
-    boot_id: Digest<16>,
+    boot_id: BootId,
     first: u64,
     leaves: Vec<Digest<32>>,
     texts: Vec<Vec<u8>>,
@@ -30,8 +30,8 @@ pub struct Batch {
 
 impl Tail {
     /// Of a boot that has decided nothing yet.
-    pub fn new(boot_id: [u8; 16]) -> Self {
-        Self { boot_id: Digest(boot_id), next: 0, previous: Digest([0; 32]) }
+    pub fn new(boot_id: BootId) -> Self {
+        Self { boot_id, next: 0, previous: Digest([0; 32]) }
     }
 
     /// Gives decisions their places. Every batch that is made must be signed, and none may be left out.
@@ -52,7 +52,7 @@ impl Batch {
     /// Signs; gives the lines, without line ends.
     pub fn sign<S: Signer>(self, signer: &S) -> Result<Vec<Vec<u8>>, S::Error> {
         let root = tree::root(&self.leaves).0;
-        let head = Head { boot_id: self.boot_id.0, first: self.first, size: self.leaves.len() as u64, root };
+        let head = Head { boot_id: self.boot_id, first: self.first, size: self.leaves.len() as u64, root };
         let head = cose::sign(Purpose::RECORD, &cbor::to_vec(&head), signer)?;
         let line = |(index, text): (usize, &Vec<u8>)| {
             let path = tree::path(index, &self.leaves).into_iter().map(|hash| hash.0.into()).collect();

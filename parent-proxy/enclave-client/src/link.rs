@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use identity::cbor;
+use identity::{BootId, cbor};
 use policy::{Annex, Bundle};
 use protocol::{
     Answer, Endpoint, FrameBuffer, Hello, Outcome, Proof, RecordEnd, Refusal, Request, RequestFrame, ResponseFrame, Status,
@@ -92,7 +92,7 @@ struct Shared {
     canonical: Vec<u8>,
     digest: [u8; 48],
     slots: Vec<RwLock<Option<Arc<Live>>>>,
-    last_boot: Mutex<Option<[u8; 16]>>,
+    last_boot: Mutex<Option<BootId>>,
     counters: Counters,
     recorder: Arc<Recorder>,
     annex: RwLock<Option<Arc<Vec<u8>>>>,
@@ -274,7 +274,7 @@ impl Shared {
         if known.policy.is_none() {
             // The boot before has ended, and its record with it; the new one writes down with what.
             let before = self.recorder.end_before(known.boot_id).map(|end| RecordEnd {
-                boot_id: end.boot_id.0,
+                boot_id: end.boot_id,
                 last: end.last,
                 leaf: end.leaf.0,
             });
@@ -314,10 +314,10 @@ impl Shared {
         Ok((reader, writer, buffer))
     }
 
-    fn note_boot(&self, boot_id: [u8; 16]) {
+    fn note_boot(&self, boot_id: BootId) {
         let mut last = lock(&self.last_boot);
         if *last != Some(boot_id) {
-            let boot = data_encoding::HEXLOWER.encode(&boot_id);
+            let boot = boot_id.to_string();
             let again = last.is_some();
             info!(boot, again, "enclave booted: its identities have new keys");
             self.counters.boots.inc();

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use identity::Digest;
+use identity::BootId;
 use protocol::Records;
 use record::{End, unverified_end, unverified_place};
 use rustix::fs::{FlockOperation, flock};
@@ -74,7 +74,7 @@ struct State {
     /// same file may run meanwhile: it could be told of the error instead, or find the pages clean.
     syncing: bool,
     /// The boot whose lines are written, and the sequence number of the next one.
-    boot: Option<Digest<16>>,
+    boot: Option<BootId>,
     next: u64,
     /// The last line that was written, whatever its boot; empty if there is none.
     last: Vec<u8>,
@@ -114,9 +114,9 @@ impl Recorder {
 
     /// With what the record ends before a boot that has no policy yet. Lines of the boot before are not taken from now on, or they would
     /// follow what the new boot is told.
-    pub fn end_before(&self, boot_id: [u8; 16]) -> Option<End> {
+    pub fn end_before(&self, boot_id: BootId) -> Option<End> {
         let mut state = self.state();
-        if state.boot == Some(Digest(boot_id)) {
+        if state.boot == Some(boot_id) {
             // Another connection has given it its policy meanwhile.
             return None;
         }
@@ -135,14 +135,14 @@ impl Recorder {
     }
 
     /// Lines of this boot come from now on; gives the sequence number of the first one that is wanted.
-    pub fn begin(&self, boot_id: [u8; 16]) -> u64 {
+    pub fn begin(&self, boot_id: BootId) -> u64 {
         let mut state = self.state();
-        if state.boot != Some(Digest(boot_id)) {
+        if state.boot != Some(boot_id) {
             // Whoever waits for a line of a boot that ended will never have it.
             for (_, waiting) in std::mem::take(&mut state.waiting) {
                 waiting.release(false);
             }
-            (state.boot, state.next, state.whole_since) = (Some(Digest(boot_id)), 0, 0);
+            (state.boot, state.next, state.whole_since) = (Some(boot_id), 0, 0);
         }
         state.ended = false;
         state.next

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ::identity::{Digest, UnixSeconds};
+use ::identity::{ApprovalId, BootId, Digest, UnixSeconds};
 use axum::Json;
 use axum::extract::{Path, State};
 use protocol::{Answer, Request, Waiting};
@@ -26,10 +26,10 @@ pub(crate) struct WaitingResponse {
 pub(crate) struct WaitingFacts {
     /// Random, hex.
     #[schema(value_type = String)]
-    id: Digest<16>,
+    id: ApprovalId,
     /// The boot in which it waits, hex.
     #[schema(value_type = String)]
-    boot_id: Digest<16>,
+    boot_id: BootId,
     /// SHA-256 of the request's RFC 8785 form, hex.
     #[schema(value_type = String)]
     request_digest: Digest<32>,
@@ -48,8 +48,8 @@ pub(crate) struct WaitingFacts {
 impl From<Waiting> for WaitingResponse {
     fn from(waiting: Waiting) -> Self {
         let approval = WaitingFacts {
-            id: Digest(waiting.id),
-            boot_id: Digest(waiting.boot_id),
+            id: waiting.id,
+            boot_id: waiting.boot_id,
             request_digest: Digest(waiting.request),
             request: serde_json::from_str(&waiting.canonical).unwrap_or_default(),
             approvers: waiting.by,
@@ -68,8 +68,8 @@ pub(crate) struct ApprovalRequest {
     approval: String,
 }
 
-pub(super) fn id(text: &str) -> Result<[u8; 16], Problem> {
-    Digest::<16>::from_hex(text).map(|id| id.0).map_err(|error| Problem::new(422, "approval_id", error.to_string()))
+pub(super) fn id(text: &str) -> Result<ApprovalId, Problem> {
+    ApprovalId::from_hex(text).map_err(|error| Problem::new(422, "approval_id", error.to_string()))
 }
 
 /// Look at a request that waits

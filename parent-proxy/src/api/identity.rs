@@ -8,7 +8,7 @@ use axum::extract::{Query, State};
 use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use data_encoding::{BASE64URL_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE};
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use identity::did::Document;
 use identity::{Did, Digest, PublicKey, Tee};
 use protocol::{Answer, Describe, Description, Request, Rotate, VersionFacts};
@@ -247,7 +247,7 @@ fn respond(description: Description) -> Result<IdentityResponse, Problem> {
         binding: Digest(current.binding),
         tee: description.tee,
         durability: "ephemeral",
-        boot_id: HEXLOWER.encode(&description.boot_id),
+        boot_id: description.boot_id.to_string(),
         versions,
     })
 }

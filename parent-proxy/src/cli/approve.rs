@@ -4,8 +4,8 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::Args;
-use identity::Digest;
 use identity::request::Approval;
+use identity::{ApprovalId, BootId, Digest};
 use serde_json::{Value, json};
 
 use super::Failure;
@@ -31,13 +31,13 @@ pub(super) struct Approve {
 struct Waiting {
     shown: Value,
     digest: Digest<32>,
-    boot_id: Digest<16>,
+    boot_id: BootId,
 }
 
 impl Approve {
     /// Shows what waits; approves it, if it is what was seen before, or if somebody at the terminal says so after seeing it.
     pub(super) async fn send(&self) -> Result<Value, Failure> {
-        let id = Digest::<16>::from_hex(&self.id).map_err(|error| Failure::Usage(format!("ID: {error}")))?;
+        let id = ApprovalId::from_hex(&self.id).map_err(|error| Failure::Usage(format!("ID: {error}")))?;
         let seen = self.digest.as_deref().map(Digest::<32>::from_hex).transpose();
         let seen = seen.map_err(|error| Failure::Usage(format!("--digest: {error}")))?;
         let key = self.key.as_deref().map(KeyFile::read).transpose()?;
@@ -71,7 +71,7 @@ impl Waiting {
         if waiting["request_digest"] != json!(digest) {
             return Err(odd("its request_digest is not that of the request that it shows; nothing was signed"));
         }
-        let boot_id = Digest::from_hex(waiting["boot_id"].as_str().unwrap_or_default()).map_err(|_| odd("it names no boot"))?;
+        let boot_id = BootId::from_hex(waiting["boot_id"].as_str().unwrap_or_default()).map_err(|_| odd("it names no boot"))?;
         Ok(Self { digest, boot_id, shown })
     }
 

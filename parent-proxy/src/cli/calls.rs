@@ -4,10 +4,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use data_encoding::{BASE64URL_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE};
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use identity::request::{EXCHANGE, Exchange, MAX_PROOF_SECONDS, Proof, Request};
 use identity::succession::Order;
-use identity::{Digest, Intent, Payload};
+use identity::{BootId, Digest, Intent, Payload};
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
@@ -179,7 +179,7 @@ impl Named {
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(|_| Failure::Usage("the operating system gave no randomness".into()))?;
         let proof = Proof {
-            boot_id: Digest::from_hex(now["boot_id"].as_str().ok_or_else(odd)?).map_err(wrong)?,
+            boot_id: BootId::from_hex(now["boot_id"].as_str().ok_or_else(odd)?).map_err(wrong)?,
             exp: in_seconds(MAX_PROOF_SECONDS / 2),
             jti: uuid::Builder::from_random_bytes(random).into_uuid(),
             key_version: now["key_version"].as_u64().and_then(|n| n.try_into().ok()).ok_or_else(odd)?,
@@ -319,10 +319,10 @@ impl Rotate {
             return Err(Failure::Usage("the sidecar described another identity than the one asked for".into()));
         }
         let odd = || Failure::Usage("the sidecar described its identity in another way than expected".into());
-        let boot_id = now["boot_id"].as_str().and_then(|hex| HEXLOWER.decode(hex.as_bytes()).ok());
+        let boot_id = now["boot_id"].as_str().and_then(|hex| BootId::from_hex(hex).ok());
         let order = Order {
             identity: now["name"].as_str().ok_or_else(odd)?.to_owned(),
-            boot_id: boot_id.and_then(|bytes| bytes.try_into().ok()).ok_or_else(odd)?,
+            boot_id: boot_id.ok_or_else(odd)?,
             version: now["key_version"].as_u64().and_then(|n| n.try_into().ok()).ok_or_else(odd)?,
             not_after: in_seconds(300),
         };

@@ -160,7 +160,7 @@ fn identity(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
         Statement { tag: "anchorhold/successor/v1".into(), old: version(&next, 1)?, new: version(&next, 2)?, time: AT.0 };
     corpus.add("statement", "succession", &succession::sign(&statement, &*KEY, &*KEY)?)?;
     corpus.add("statement", "statement", &cbor::to_vec(&statement))?;
-    let order = Order { identity: "agent".into(), boot_id: [3; 16], version: 1, not_after: AT.0 };
+    let order = Order { identity: "agent".into(), boot_id: identity::BootId::new([3; 16]), version: 1, not_after: AT.0 };
     corpus.add("statement", "order", &order.sign(&*KEY)?)?;
     corpus.add("statement", "payload of an order", &cbor::to_vec(&order))?;
     corpus.add("statement", "key", &KEY.public().to_spki())?;
@@ -196,7 +196,7 @@ fn texts(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
 }
 
 fn window(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
-    let hello = Hello { version: protocol::VERSION, boot_id: [1; 16], challenge: [2; 32] };
+    let hello = Hello { version: protocol::VERSION, boot_id: identity::BootId::new([1; 16]), challenge: [2; 32] };
     let of = || Describe { caller: Seen::ids(1000, 1000), identity: Some("agent".into()) };
     let sign = Sign {
         of: of(),

@@ -62,11 +62,21 @@ impl Setting {
         (answer.map_err(|refusal| format!("{}: {}", refusal.code, refusal.message)), event)
     }
 
-    fn sign(&mut self, uid: u32, amount: u32, approval: Option<[u8; 16]>) -> (Result<Answer, String>, record::Decision) {
+    fn sign(
+        &mut self,
+        uid: u32,
+        amount: u32,
+        approval: Option<identity::ApprovalId>,
+    ) -> (Result<Answer, String>, record::Decision) {
         self.sign_as(Seen::ids(uid, 1000), amount, approval)
     }
 
-    fn sign_as(&mut self, caller: Seen, amount: u32, approval: Option<[u8; 16]>) -> (Result<Answer, String>, record::Decision) {
+    fn sign_as(
+        &mut self,
+        caller: Seen,
+        amount: u32,
+        approval: Option<identity::ApprovalId>,
+    ) -> (Result<Answer, String>, record::Decision) {
         self.ask(Request::Sign(Sign {
             of: Describe { caller, identity: Some("agent".into()) },
             format: Format::VouchJwt,
@@ -94,8 +104,8 @@ impl Setting {
 
     fn approval(&self, waiting: &Waiting) -> Approval {
         Approval {
-            approval: Digest(waiting.id),
-            boot_id: Digest(self.enclave.enclave.boot_id()),
+            approval: waiting.id,
+            boot_id: self.enclave.enclave.boot_id(),
             exp: harness::now().0 + 60,
             request: Digest(waiting.request),
         }
@@ -161,10 +171,10 @@ fn an_approval_of_another_kind_is_refused() {
         (good.clone(), BOB, "does not name this approver"),
         (good.clone(), 77, "no approver with this key"),
         (good.clone(), PROXY, "no approver with this key"),
-        (Approval { boot_id: Digest([9; 16]), ..good.clone() }, ALICE, "another boot"),
+        (Approval { boot_id: identity::BootId::new([9; 16]), ..good.clone() }, ALICE, "another boot"),
         (Approval { request: Digest(other.request), ..good.clone() }, ALICE, "another request"),
-        (Approval { approval: Digest(other.id), ..good.clone() }, ALICE, "another request"),
-        (Approval { approval: Digest([9; 16]), ..good.clone() }, ALICE, "no such request"),
+        (Approval { approval: other.id, ..good.clone() }, ALICE, "another request"),
+        (Approval { approval: identity::ApprovalId::new([9; 16]), ..good.clone() }, ALICE, "no such request"),
         (Approval { exp: harness::now().0 - 3, ..good.clone() }, ALICE, "too late"),
     ];
     for (approval, by, says) in wrong {
@@ -182,7 +192,7 @@ fn an_approval_of_another_kind_is_refused() {
     assert!(refused.unwrap_err().message.contains("signature or form") && event.is_none());
     // None of it approved anything.
     assert!(matches!(setting.sign(1000, 1, Some(waiting.id)).0, Ok(Answer::Waiting(still)) if !still.approved));
-    assert!(setting.sign(1000, 1, Some([9; 16])).0.unwrap_err().starts_with("approval_unknown"));
+    assert!(setting.sign(1000, 1, Some(identity::ApprovalId::new([9; 16]))).0.unwrap_err().starts_with("approval_unknown"));
 }
 
 #[test]
@@ -231,7 +241,8 @@ fn what_nobody_could_have_signed_makes_no_event_and_a_callers_refusals_only_so_m
     for jws in [String::new(), "a.b.c".into(), good.sign(&TestKey::new(77)).unwrap(), good.sign(&TestKey::new(PROXY)).unwrap()] {
         no_event(&mut setting, Request::Approve { jws }, "approval_invalid");
     }
-    let of_nothing = Approval { approval: Digest([9; 16]), ..good.clone() }.sign(&TestKey::new(ALICE)).unwrap();
+    let of_nothing =
+        Approval { approval: identity::ApprovalId::new([9; 16]), ..good.clone() }.sign(&TestKey::new(ALICE)).unwrap();
     no_event(&mut setting, Request::Approve { jws: of_nothing }, "approval_unknown");
     let proof = Some(protocol::CallerProof { jws: good.sign(&TestKey::new(77)).unwrap(), document: None });
     no_event(&mut setting, setting_sign(Seen::ids(1000, 1000), proof.clone()), "proof_invalid");

@@ -883,7 +883,7 @@ fn a_caller_with_a_key_takes_up_a_delegation_in_its_own_name() {
         let mut jti = [0; 16];
         os_random(&mut jti);
         let mut proof = Proof {
-            boot_id: Digest::from_hex(described["boot_id"].as_str().unwrap()).unwrap(),
+            boot_id: identity::BootId::from_hex(described["boot_id"].as_str().unwrap()).unwrap(),
             exp: harness::now().0 + 30,
             jti: uuid::Uuid::from_bytes(jti),
             key_version: 1,
@@ -908,7 +908,10 @@ fn a_caller_with_a_key_takes_up_a_delegation_in_its_own_name() {
     assert_eq!(ask(Some(&good), "comment", actor).0, 200);
     assert_eq!(ask(Some(&good), "comment", actor), refused("proof_invalid"));
     assert_eq!(ask(Some(&proof(&|proof| proof.key_version = 2, &robot)), "comment", actor), refused("proof_invalid"));
-    assert_eq!(ask(Some(&proof(&|proof| proof.boot_id = Digest([9; 16]), &robot)), "comment", actor), refused("proof_invalid"));
+    assert_eq!(
+        ask(Some(&proof(&|proof| proof.boot_id = identity::BootId::new([9; 16]), &robot)), "comment", actor),
+        refused("proof_invalid")
+    );
     let stranger = KeyFile::create(&running.folder().join("stranger.key")).unwrap();
     assert_eq!(ask(Some(&proof(&|_| (), &stranger)), "comment", actor), refused("proof_invalid"));
 }

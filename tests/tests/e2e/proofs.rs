@@ -82,7 +82,7 @@ impl Setting {
         let mut jti = [0; 16];
         os_random(&mut jti);
         Proof {
-            boot_id: Digest(self.enclave.enclave.boot_id()),
+            boot_id: self.enclave.enclave.boot_id(),
             exp: harness::now().0 + 30,
             jti: Uuid::from_bytes(jti),
             key_version: self.version,
@@ -143,7 +143,7 @@ fn a_proof_is_for_one_boot_one_version_one_request_and_once() {
     let now = harness::now().0;
     let fresh = |setting: &Setting| setting.proof();
     let wrong: Vec<(Proof, &str)> = vec![
-        (Proof { boot_id: Digest([9; 16]), ..fresh(&setting) }, "another boot"),
+        (Proof { boot_id: identity::BootId::new([9; 16]), ..fresh(&setting) }, "another boot"),
         (Proof { key_version: 2, ..fresh(&setting) }, "another version"),
         (Proof { request: digest("agent", "b"), ..fresh(&setting) }, "another request"),
         (Proof { request: digest("web", "a"), ..fresh(&setting) }, "another request"),
@@ -183,7 +183,7 @@ fn a_proof_is_for_one_boot_one_version_one_request_and_once() {
 #[test]
 fn a_callers_enclave_is_known_by_its_measurements_and_its_key_by_its_document() {
     let mut setting = setting();
-    let (key, boot) = (TestKey::new(40), setting.enclave.enclave.boot_id());
+    let (key, boot) = (TestKey::new(40), *setting.enclave.enclave.boot_id().as_bytes());
     let peer = |measured: &[Digest<48>], authority: &(String, String)| {
         nsm(Authority::from_pem(&authority.0, &authority.1).unwrap(), measured)
     };

@@ -338,8 +338,8 @@ fn a_stranger_does_not_fill_the_record() {
     let id = "00".repeat(16);
     let approval = |by: &KeyFile| {
         let approval = Approval {
-            approval: Digest([0; 16]),
-            boot_id: Digest([0; 16]),
+            approval: identity::ApprovalId::new([0; 16]),
+            boot_id: identity::BootId::new([0; 16]),
             exp: harness::now().0 + 60,
             request: Digest([0; 32]),
         };

@@ -98,10 +98,9 @@ fn an_order_is_for_one_identity_one_boot_one_version_and_a_time() {
     use identity::succession::Order;
     let running = operator_only();
     let operator = parent_proxy::KeyFile::read(&running.state.operator_key()).unwrap();
-    let identity = get(&running.socket, "/identity").unwrap().json();
-    let boot_id = data_encoding::HEXLOWER.decode(identity["boot_id"].as_str().unwrap().as_bytes()).unwrap();
-    let good =
-        Order { identity: "agent".into(), boot_id: boot_id.try_into().unwrap(), version: 1, not_after: harness::now().0 + 60 };
+    let described = get(&running.socket, "/identity").unwrap().json();
+    let boot_id = identity::BootId::from_hex(described["boot_id"].as_str().unwrap()).unwrap();
+    let good = Order { identity: "agent".into(), boot_id, version: 1, not_after: harness::now().0 + 60 };
     let send = |order: &Order| {
         let order = BASE64URL_NOPAD.encode(&order.sign(&operator).unwrap());
         let answer = post(&running.socket, "/rotate", &json!({ "order": order })).unwrap();
@@ -109,7 +108,7 @@ fn an_order_is_for_one_identity_one_boot_one_version_and_a_time() {
     };
     let bad = (403, "order_invalid".to_owned());
     assert_eq!(send(&Order { identity: "other".into(), ..good.clone() }), bad);
-    assert_eq!(send(&Order { boot_id: [0; 16], ..good.clone() }), bad);
+    assert_eq!(send(&Order { boot_id: identity::BootId::new([0; 16]), ..good.clone() }), bad);
     assert_eq!(send(&Order { version: 2, ..good.clone() }), bad);
     assert_eq!(send(&Order { not_after: harness::now().0 - 60, ..good.clone() }), bad);
     assert_eq!(send(&good).0, 200);

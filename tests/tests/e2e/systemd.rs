@@ -279,8 +279,8 @@ fn use_every_route(state: &State, socket: &Path) {
     let path = format!("/approvals/{}", text("id"));
     ok(get(socket, &path), 200);
     let approval = Approval {
-        approval: Digest::from_hex(&text("id")).unwrap(),
-        boot_id: Digest::from_hex(&text("boot_id")).unwrap(),
+        approval: identity::ApprovalId::from_hex(&text("id")).unwrap(),
+        boot_id: identity::BootId::from_hex(&text("boot_id")).unwrap(),
         exp: harness::now().0 + 60,
         request: Digest::from_hex(&text("request_digest")).unwrap(),
     };

@@ -116,13 +116,13 @@ fn a_policy_is_given_once_and_by_the_proxy_that_it_names() {
     assert_eq!(code(window.ask(provision(&[&canonical[..], b" "].concat()))), "policy_malformed");
     // What the record ended with before this boot is of another boot, and is a number that JSON holds; nothing is touched before.
     let own = RecordEnd { boot_id: enclave.enclave.boot_id(), last: 1, leaf: [1; 32] };
-    for before in [own, RecordEnd { boot_id: [1; 16], last: 1 << 53, leaf: [1; 32] }] {
+    for before in [own, RecordEnd { boot_id: identity::BootId::new([1; 16]), last: 1 << 53, leaf: [1; 32] }] {
         assert_eq!(
             code(window.ask(Request::Provision { bundle: canonical.clone(), before: Some(before) })),
             "record_end_invalid"
         );
     }
-    let before = RecordEnd { boot_id: [1; 16], last: 7, leaf: [2; 32] };
+    let before = RecordEnd { boot_id: identity::BootId::new([1; 16]), last: 7, leaf: [2; 32] };
     assert!(window.ask(Request::Provision { bundle: canonical.clone(), before: Some(before) }).unwrap().is_ok());
     let Answer::Records(records) = window.ask(Request::Records { from: 0 }).unwrap().unwrap() else { panic!() };
     let boot: serde_json::Value = serde_json::from_slice(&records.lines[0]).unwrap();

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 
-const BOOT: [u8; 16] = [7; 16];
+fn boot(byte: u8) -> BootId {
+    BootId::new([byte; 16])
+}
 
 /// A disk, and the kernel's copy of it. A sync that fails has written the first half. The kernel takes the rest for clean, and drops
 /// it: from then on it shows what the disk has. A name that was not synced is lost in a crash.
@@ -143,7 +145,7 @@ impl RecordFile for OpenFile {
 }
 
 fn line(sequence: u64) -> String {
-    format!("{{\"boot_id\":\"{}\",\"sequence\":{sequence}}}", Digest(BOOT))
+    format!("{{\"boot_id\":\"{}\",\"sequence\":{sequence}}}", boot(7))
 }
 
 fn lines(sequences: impl IntoIterator<Item = u64>) -> String {
@@ -184,7 +186,7 @@ fn recorder(disk: &Disk, sync: Duration, rotate_bytes: u64) -> Arc<Recorder> {
         synced: Condvar::new(),
         _lock: None,
     };
-    recorder.begin(BOOT);
+    recorder.begin(boot(7));
     Arc::new(recorder)
 }
 
@@ -292,7 +294,7 @@ fn a_write_that_fails_in_the_middle_leaves_no_cut_line_in_the_record() {
         recorder.take_numbers(2..9, &answers);
         assert_eq!((recorder.is_good(), answers.counts()), (false, (2, 7)));
         // A new boot has less to write than what is cut.
-        recorder.begin([8; 16]);
+        recorder.begin(boot(8));
         let other = line(0).replace("07", "08");
         recorder.take([(other.clone().into_bytes(), None)]);
         recorder.maintain(true);
@@ -406,7 +408,7 @@ fn what_a_sidecar_before_this_one_did_not_sync_is_synced_before_more_is_written(
     recorder(&disk, LATER, u64::MAX).take_numbers(0..3, &answers);
     assert_eq!(disk.after_a_crash(), "");
     let next = recorder(&disk, LATER, u64::MAX);
-    assert_eq!((disk.after_a_crash(), next.begin(BOOT)), (lines(0..3), 3));
+    assert_eq!((disk.after_a_crash(), next.begin(boot(7))), (lines(0..3), 3));
 }
 
 #[test]
@@ -428,7 +430,7 @@ fn who_waits_for_a_line_that_is_given_up_gets_nothing() {
     recorder.maintain(true);
     assert_eq!(disk.after_a_crash(), lines([0, 1, 6, 7, 8]));
     // Another boot counts from zero.
-    recorder.begin([8; 16]);
+    recorder.begin(boot(8));
     let other = line(0).replace("07", "08").into_bytes();
     recorder.take([(other.clone(), late.release())]);
     recorder.take([(other, late.release())]);
@@ -439,29 +441,29 @@ fn who_waits_for_a_line_that_is_given_up_gets_nothing() {
 fn a_new_boot_is_told_the_last_line_and_none_of_the_boot_before_follows_it() {
     let (disk, answers) = (Disk::default(), Answers::default());
     let recorder = recorder(&disk, LATER, u64::MAX);
-    assert_eq!(recorder.end_before([8; 16]), None);
-    recorder.begin(BOOT);
+    assert_eq!(recorder.end_before(boot(8)), None);
+    recorder.begin(boot(7));
     recorder.take_numbers(0..3, &answers);
     // One that waits for those before it, when the enclave goes.
     recorder.take_numbers([5], &answers);
-    let end = recorder.end_before([8; 16]).unwrap();
-    assert_eq!((end.boot_id, end.last), (Digest(BOOT), 2));
+    let end = recorder.end_before(boot(8)).unwrap();
+    assert_eq!((end.boot_id, end.last), (boot(7), 2));
     assert_eq!(Ok(end), unverified_end(line(2).as_bytes()));
     assert_eq!(answers.counts(), (3, 1));
     // What the old connection still brings is refused, and the next one is told the same.
     recorder.take_numbers(3..5, &answers);
-    assert_eq!((answers.counts(), recorder.end_before([8; 16])), ((3, 3), Some(end)));
-    recorder.begin([8; 16]);
+    assert_eq!((answers.counts(), recorder.end_before(boot(8))), ((3, 3), Some(end)));
+    recorder.begin(boot(8));
     recorder.maintain(true);
     assert_eq!(disk.after_a_crash(), lines(0..3));
     // A second connection to the boot that has begun ends nothing.
-    assert_eq!(recorder.end_before([8; 16]), None);
-    let second = format!("{{\"boot_id\":\"{}\",\"sequence\":0}}", Digest([8; 16]));
+    assert_eq!(recorder.end_before(boot(8)), None);
+    let second = format!("{{\"boot_id\":\"{}\",\"sequence\":0}}", boot(8));
     recorder.take([(second.clone().into_bytes(), answers.release())]);
     assert_eq!(answers.counts(), (4, 3));
     // A boot that was taken for ended, and is there again, goes on where it was.
-    recorder.end_before([9; 16]);
-    assert_eq!(recorder.begin([8; 16]), 1);
+    recorder.end_before(boot(9));
+    assert_eq!(recorder.begin(boot(8)), 1);
 }
 
 #[test]
@@ -472,6 +474,6 @@ fn a_record_whose_last_file_has_just_begun_ends_with_the_file_before() {
     drop(first);
     Folder::open(&disk, 2).unwrap();
     let next = recorder(&disk, Duration::ZERO, u64::MAX);
-    assert_eq!(next.begin(BOOT), 3);
-    assert_eq!(next.end_before([8; 16]).map(|end| end.last), Some(2));
+    assert_eq!(next.begin(boot(7)), 3);
+    assert_eq!(next.end_before(boot(8)).map(|end| end.last), Some(2));
 }
