@@ -131,14 +131,14 @@ impl<N: Nsm> Enclave<N> {
             return Err(Error::Halted);
         }
         // The window closes on other keys; but a request may have waited in a lane while the policy came.
-        let answered_to_all = matches!(request, Request::Status | Request::Provision { .. });
-        if !answered_to_all && self.cell()?.bundle.proxy_key.0 != *proxy_key {
+        if !request.traits().before_policy && self.cell()?.bundle.proxy_key.0 != *proxy_key {
             return Err(Error::ProxyKeyMismatch);
         }
         Ok(())
     }
 
     fn decide(&self, request: Request, proxy_key: &PublicKey) -> (Result<Answer, Error>, Option<Decision>) {
+        let event = request.traits().event.unwrap_or_default();
         match request {
             Request::Status => (Ok(Answer::Status(self.status())), None),
             Request::Describe(of) => (self.describe(&of).map(Answer::Description), None),
@@ -148,24 +148,24 @@ impl<N: Nsm> Enclave<N> {
                 // The record has begun already, and no line of it goes with this answer.
                 Ok(()) => (Ok(Answer::Status(self.status())), None),
             },
-            Request::Annex { signed } => self.recorded("annex.load", "operator", |cell, _| {
+            Request::Annex { signed } => self.recorded(event, "operator", |cell, _| {
                 cell.load_annex(&signed)?;
                 Ok(Answer::Status(self.status()))
             }),
-            Request::Sign(sign) => self.recorded("token.sign", "default", |cell, decision| self.sign(cell, sign, decision)),
+            Request::Sign(sign) => self.recorded(event, "default", |cell, decision| self.sign(cell, sign, decision)),
             Request::Waiting { id } => (self.cell().and_then(|cell| self.waiting(cell, id)).map(Answer::Waiting), None),
-            Request::Approve { jws } => self
-                .recorded(APPROVAL_GRANT, "approvers", |cell, decision| self.approve(cell, &jws, decision).map(Answer::Waiting)),
-            Request::Exchange(exchange) => self.recorded("token.exchange", "delegation", |cell, decision| {
-                self.exchange(cell, exchange, decision).map(Answer::Signed)
-            }),
-            Request::Attest { of, nonce } => self.recorded("key.attest", "callers", |cell, decision| {
+            Request::Approve { jws } => {
+                self.recorded(event, "approvers", |cell, decision| self.approve(cell, &jws, decision).map(Answer::Waiting))
+            }
+            Request::Exchange(exchange) => {
+                self.recorded(event, "delegation", |cell, decision| self.exchange(cell, exchange, decision).map(Answer::Signed))
+            }
+            Request::Attest { of, nonce } => self.recorded(event, "callers", |cell, decision| {
                 let evidence = self.attest(cell, &of, &nonce, decision)?;
                 Ok(Answer::Evidence(protocol::Evidence { evidence }))
             }),
-            Request::Rotate(rotate) => self.recorded("key.rotate", "rotation_callers", |cell, decision| {
-                self.rotate(cell, &rotate, decision).map(Answer::Rotated)
-            }),
+            Request::Rotate(rotate) => self
+                .recorded(event, "rotation_callers", |cell, decision| self.rotate(cell, &rotate, decision).map(Answer::Rotated)),
         }
     }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use identity::{PublicKey, cbor};
 use protocol::{
-    FrameBuffer, Hello, Outcome, Proof, Refusal, Request, RequestFrame, ResponseFrame, VERSION, Welcome, write_frame,
+    FrameBuffer, Hello, Lane, Outcome, Proof, Refusal, Request, RequestFrame, ResponseFrame, VERSION, Welcome, write_frame,
 };
 use vsock::{VsockListener, VsockStream};
 
@@ -285,10 +285,10 @@ impl<N: Nsm> Connection<N> {
 
     /// Where a request waits that may have to wait for the NSM.
     fn lane(&self, request: &Request) -> Option<&SyncSender<Job>> {
-        match request {
-            Request::Attest { .. } => Some(&self.lanes.evidence),
-            Request::Rotate(_) | Request::Provision { .. } => Some(&self.lanes.control),
-            _ => None,
+        match request.traits().lane {
+            Lane::Connection => None,
+            Lane::Evidence => Some(&self.lanes.evidence),
+            Lane::Control => Some(&self.lanes.control),
         }
     }
 }

@@ -10,6 +10,7 @@ mod exit;
 mod frame;
 mod hello;
 mod message;
+mod traits;
 
 pub use endpoint::Endpoint;
 pub use error::Error;
@@ -20,3 +21,4 @@ pub use message::{
     Answer, CallerProof, Describe, Description, Evidence, Exchange, Format, Kind, Outcome, RecordEnd, Records, Refusal, Request,
     RequestFrame, ResponseFrame, Rotate, Rotated, Sign, Signed, Status, VersionFacts, Waiting,
 };
+pub use traits::{Lane, Traits};

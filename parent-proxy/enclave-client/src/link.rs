@@ -8,7 +8,7 @@ use std::time::Duration;
 use identity::{BootId, cbor};
 use policy::{Annex, Bundle};
 use protocol::{
-    Answer, Endpoint, FrameBuffer, Hello, Outcome, Proof, RecordEnd, Refusal, Request, RequestFrame, ResponseFrame, Status,
+    Answer, Endpoint, FrameBuffer, Hello, Lane, Outcome, Proof, RecordEnd, Refusal, Request, RequestFrame, ResponseFrame, Status,
     Welcome, write_frame,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
@@ -165,9 +165,7 @@ impl Link {
 
     /// Sends a request over the next connection that takes it, and waits for its answer.
     pub async fn request(&self, request: Request) -> Result<Answer, LinkError> {
-        let decides =
-            !matches!(request, Request::Status | Request::Describe(_) | Request::Records { .. } | Request::Waiting { .. });
-        if decides && !self.shared.recorder.is_good() {
+        if request.traits().event.is_some() && !self.shared.recorder.is_good() {
             return Err(LinkError::Unrecorded);
         }
         let first = self.shared.gathering().unwrap_or_else(|| self.next.fetch_add(1, Ordering::Relaxed));
@@ -194,7 +192,7 @@ impl Shared {
             match live.send(&request) {
                 Ok((id, receiver)) => {
                     // What never waits for the NSM and has no answer in time comes from an enclave that hangs.
-                    let hangs = !matches!(request, Request::Attest { .. } | Request::Rotate(_) | Request::Provision { .. });
+                    let hangs = request.traits().lane == Lane::Connection;
                     let arrived = live.answer(id, receiver, hangs).await?;
                     return match arrived.outcome {
                         // Whatever was decided: who cannot write it down does not hand it out.

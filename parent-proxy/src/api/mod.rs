@@ -15,7 +15,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use protocol::{Answer, Request};
+use protocol::{Answer, Lane, Request};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -66,14 +66,9 @@ pub(crate) struct App {
 impl App {
     /// Sends a request to the enclave when it is this caller's turn.
     pub(crate) async fn ask(self: &Arc<Self>, account: &Account, request: Request) -> Result<Answer, AskError> {
-        let (turns, identity) = match &request {
-            Request::Attest { of, .. } => (&self.attesting, of.identity.as_deref()),
-            Request::Rotate(rotate) => (&self.attesting, rotate.of.identity.as_deref()),
-            Request::Sign(sign) => (&self.signing, sign.of.identity.as_deref()),
-            Request::Exchange(exchange) => (&self.signing, exchange.of.identity.as_deref()),
-            Request::Describe(of) => (&self.signing, of.identity.as_deref()),
-            _ => (&self.signing, None),
-        };
+        let traits = request.traits();
+        let turns = if traits.lane == Lane::Connection { &self.signing } else { &self.attesting };
+        let identity = traits.requester.and_then(|of| of.identity.as_deref());
         let label = self.accounts.label(identity).to_owned();
         let turn = self.turn(turns, account, identity).await?;
         let this = Arc::clone(self);
