@@ -17,6 +17,6 @@ mod tests;
 pub use crate::asked::{Asked, AskedExchange};
 pub use crate::denied::Denied;
 pub use crate::exchange::accept_exchange;
-pub use crate::limits::Usage;
+pub use crate::limits::{Reservation, Usage};
 pub use crate::rego::{Rego, RegoError, without_huge_pages};
 pub use crate::rules::{Accepted, accept, admits, among_resources, may_rotate};

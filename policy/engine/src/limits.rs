@@ -15,26 +15,46 @@ const KEPT: usize = 61;
 #[derive(Debug, Clone, Default)]
 pub struct Usage {
     /// By rule, `None` for the identity's own limits; and by the limit's place there.
-    windows: BTreeMap<(Option<String>, usize), Window>,
+    windows: BTreeMap<Key, Window>,
 }
 
 impl Usage {
     /// Counts one request that `rule` accepts, if the limits of the rule and of the identity leave room for it. If one of them
-    /// does not, none is touched.
-    pub fn take(&mut self, now: UnixSeconds, policy: &IdentityPolicy, rule: &Rule, payload: &Payload) -> Result<(), Denied> {
+    /// does not, none is touched. What is reserved is settled when the request was done, and released when it was not.
+    pub fn reserve(
+        &mut self,
+        now: UnixSeconds,
+        policy: &IdentityPolicy,
+        rule: &Rule,
+        payload: &Payload,
+    ) -> Result<Reservation, Denied> {
         let of_rule = rule.limits.iter().enumerate().map(|(place, limit)| (Some(&rule.name), place, limit));
         let limits: Vec<_> = of_rule.chain(of_identity(policy)).collect();
-        self.take_of(now, &limits, payload)
+        self.reserve_of(now, &limits, payload)
     }
 
     /// Counts one token exchange, if the identity's limits on the number of requests leave room for it. Limits over amounts do not
     /// apply: an exchange has none.
-    pub fn take_exchange(&mut self, now: UnixSeconds, policy: &IdentityPolicy) -> Result<(), Denied> {
+    pub fn reserve_exchange(&mut self, now: UnixSeconds, policy: &IdentityPolicy) -> Result<Reservation, Denied> {
         let limits: Vec<_> = of_identity(policy).filter(|(_, _, limit)| limit.amount.is_none()).collect();
-        self.take_of(now, &limits, &Payload::default())
+        self.reserve_of(now, &limits, &Payload::default())
     }
 
-    fn take_of(&mut self, now: UnixSeconds, limits: &[Place<'_>], payload: &Payload) -> Result<(), Denied> {
+    /// What was reserved was used: it stays counted for its period.
+    pub fn settle(&mut self, reservation: Reservation) {
+        drop(reservation);
+    }
+
+    /// What was reserved was not used: it is counted no more.
+    pub fn release(&mut self, reservation: Reservation) {
+        for (key, part, amount) in reservation.0 {
+            if let Some(window) = self.windows.get_mut(&key) {
+                window.subtract(part, amount);
+            }
+        }
+    }
+
+    fn reserve_of(&mut self, now: UnixSeconds, limits: &[Place<'_>], payload: &Payload) -> Result<Reservation, Denied> {
         let mut taken = Vec::with_capacity(limits.len());
         for (rule, place, limit) in limits {
             let wanted = wanted(limit, payload)
@@ -46,14 +66,25 @@ impl Usage {
             }
             taken.push(wanted);
         }
+        let mut reserved = Vec::with_capacity(limits.len());
         for ((rule, place, _), wanted) in limits.iter().zip(taken) {
-            if let Some(window) = self.windows.get_mut(&(rule.cloned(), *place)) {
+            let key = (rule.cloned(), *place);
+            if let Some(window) = self.windows.get_mut(&key) {
                 window.add(wanted);
+                reserved.push((key, window.at, wanted));
             }
         }
-        Ok(())
+        Ok(Reservation(reserved))
     }
 }
+
+/// What a request takes of limits, until it is settled or released.
+#[derive(Debug)]
+#[must_use = "it stays counted unless it is released"]
+pub struct Reservation(Vec<(Key, i64, u64)>);
+
+/// Of which rule, or of the identity; the limit's place there.
+type Key = (Option<String>, usize);
 
 /// A limit: of which rule, or of the identity; its place there.
 type Place<'a> = (Option<&'a String>, usize, &'a Limit);
@@ -117,6 +148,15 @@ impl Window {
         let place = self.place(self.at);
         self.parts[place] += amount;
         self.sum += amount;
+    }
+
+    /// Takes back what was added in a part of time, unless that part is forgotten already.
+    fn subtract(&mut self, part: i64, amount: u64) {
+        if part > self.at - KEPT as i64 {
+            let place = self.place(part);
+            self.parts[place] -= amount;
+            self.sum -= amount;
+        }
     }
 
     /// Seconds until so much of what was used is forgotten that `wanted` fits.

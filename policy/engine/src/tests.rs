@@ -283,11 +283,41 @@ fn used(asks: &[(i64, Ask)]) -> Vec<Result<(), (&'static str, Option<u32>)>> {
         with(ask, |bundle, asked| {
             let policy = &bundle.identities[0];
             let accepted = accept(bundle, None, policy, None, &ask.caller, asked).unwrap();
-            let taken = usage.take(UnixSeconds(*now), policy, accepted.rule, asked.payload);
-            taken.map_err(|denied| (denied.code(), denied.retry_after()))
+            let reserved = usage.reserve(UnixSeconds(*now), policy, accepted.rule, asked.payload);
+            reserved.map(|reserved| usage.settle(reserved)).map_err(|denied| (denied.code(), denied.retry_after()))
         })
     };
     asks.iter().map(take).collect()
+}
+
+#[test]
+fn what_is_released_was_never_used() {
+    let bundle = Bundle::from_toml(&toml()).unwrap();
+    let policy = &bundle.identities[0];
+    let max = policy.limits[0].max;
+    let (mut usage, payload) = (Usage::default(), Payload::parse(b"{}").unwrap());
+    let reserve = |usage: &mut Usage, at| usage.reserve(UnixSeconds(at), policy, &policy.rules[1], &payload);
+    let mut held = Vec::new();
+    for _ in 0..max {
+        held.push(reserve(&mut usage, 7200).unwrap());
+    }
+    assert!(reserve(&mut usage, 7200).is_err());
+    // One comes back, and one more fits; what is settled stays.
+    usage.release(held.pop().unwrap());
+    let again = reserve(&mut usage, 7200).unwrap();
+    assert!(reserve(&mut usage, 7200).is_err());
+    usage.settle(again);
+    assert!(reserve(&mut usage, 7200).is_err());
+    // In a later part of the period it is taken back from where it was counted, and after the period from nowhere.
+    usage.release(held.pop().unwrap());
+    assert!(reserve(&mut usage, 7260).is_ok());
+    assert!(reserve(&mut usage, 7260).is_err());
+    for late in held {
+        let _ = reserve(&mut usage, 7200 + 3 * 3600);
+        usage.release(late);
+    }
+    let free = (0..=max).filter(|_| reserve(&mut usage, 7200 + 9 * 3600).is_ok()).count();
+    assert_eq!(free as u64, max);
 }
 
 const SMALL: &str = "{\"amount\":1,\"currency\":\"EUR\",\"note\":{\"text\":\"re: x\"}}";
@@ -356,7 +386,8 @@ fn an_amount_must_be_there_and_must_be_one() {
             toml().replace("limits = [{ per = \"hour\", max = 6 }]", "limits = [{ per = \"hour\", max = 10, amount = \"/a\" }]");
         let bundle = Bundle::from_toml(&limited).unwrap();
         let policy = &bundle.identities[0];
-        let taken = Usage::default().take(UnixSeconds(0), policy, &policy.rules[1], &Payload::parse(payload.as_bytes()).unwrap());
+        let payload_read = Payload::parse(payload.as_bytes()).unwrap();
+        let taken = Usage::default().reserve(UnixSeconds(0), policy, &policy.rules[1], &payload_read);
         assert_eq!(taken.is_ok(), good, "{payload}");
         if payload == "{\"a\":11}" {
             // More than is ever allowed: there is no use in waiting.
