@@ -4,22 +4,24 @@
 //! the operating system's randomness. Nothing in here is a mock, and nothing in here asks for the date.
 #![forbid(unsafe_code)]
 
-mod approvals;
+mod audit;
 pub mod boot;
-mod cell;
 mod clock;
-mod delegation;
 mod enclave;
 mod entropy;
+mod env;
 mod error;
 mod identities;
+mod issue;
 mod keys;
 mod nitro;
 mod nsm;
-mod proofs;
+mod operations;
+mod provisioned;
 mod record;
-mod refusals;
-mod signing;
+mod stages;
+mod stores;
+mod sync;
 mod window;
 
 pub use crate::clock::{BootClock, BootTime};

@@ -1,65 +1,65 @@
 //! What a policy brings to life: identities, the annex, the record.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
-use identity::AnnexId;
 use identity::delegation::AGENT;
 use identity::token::APPROVER;
-use identity::{Caller, Did, Digest};
+use identity::{AnnexId, Did, Digest};
 use policy::{Annex, Bundle, IdentityPolicy, Issuer};
 use policy_engine::{Denied, Rego};
 use protocol::Describe;
-use record::{Decision, Verdict};
 
 use crate::Error;
-use crate::approvals::Approvals;
-use crate::enclave::read;
 use crate::identities::Identity;
-use crate::proofs::{Claimed, Peers, Spent};
 use crate::record::Record;
-use crate::refusals::Refusals;
+use crate::stores::approvals::Approvals;
+use crate::stores::peers::Peers;
+use crate::stores::refusals::Refusals;
+use crate::stores::replay::ReplayCache;
+use crate::sync::{read, write};
 
-pub(crate) struct Cell {
+/// An enclave with its policy, for good.
+pub(crate) struct Provisioned {
     pub(crate) bundle: Bundle,
     pub(crate) canonical: Vec<u8>,
     pub(crate) policy: Digest<48>,
     pub(crate) rego: Option<Rego>,
     pub(crate) record: Record,
-    pub(crate) spent: Mutex<Spent>,
+    pub(crate) replay: Mutex<ReplayCache>,
     pub(crate) peers: Mutex<Peers>,
+    /// Lock order: an identity's usage, then this.
     pub(crate) approvals: Mutex<Approvals>,
     pub(crate) refusals: Mutex<Refusals>,
-    identities: BTreeMap<String, RwLock<Option<Identity>>>,
+    identities: BTreeMap<String, Identity>,
     annex: RwLock<Option<Arc<(Annex, AnnexId)>>>,
 }
 
-impl Cell {
+impl Provisioned {
     pub(crate) fn new(bundle: Bundle, canonical: Vec<u8>, rego: Option<Rego>, identities: Vec<Identity>, record: Record) -> Self {
-        let named = |identity: Identity| (identity.policy.name.clone(), RwLock::new(Some(identity)));
         Self {
             policy: bundle.digest().digest(),
             rego,
             bundle,
             canonical,
             record,
-            spent: Mutex::default(),
+            replay: Mutex::default(),
             peers: Mutex::default(),
             approvals: Mutex::default(),
             refusals: Mutex::default(),
-            identities: identities.into_iter().map(named).collect(),
+            identities: identities.into_iter().map(|identity| (identity.policy.name.clone(), identity)).collect(),
             annex: RwLock::new(None),
         }
     }
 
     /// All identities.
-    pub(crate) fn slots(&self) -> impl Iterator<Item = &RwLock<Option<Identity>>> {
+    pub(crate) fn identities(&self) -> impl Iterator<Item = &Identity> {
         self.identities.values()
     }
 
     /// The annex in force.
     pub(crate) fn annex(&self) -> Option<Arc<(Annex, AnnexId)>> {
-        self.annex.read().unwrap_or_else(PoisonError::into_inner).clone()
+        read(&self.annex).clone()
     }
 
     pub(crate) fn annex_id(&self) -> Option<AnnexId> {
@@ -68,7 +68,7 @@ impl Cell {
 
     /// Takes an annex of the operator, unless it is older than the one in force or than the bundle wants. The same one again is no
     /// news and no error.
-    pub(crate) fn load_annex(&self, signed: &[u8]) -> Result<(), Error> {
+    pub(crate) fn load_annex(&self, signed: &[u8]) -> Result<AnnexId, Error> {
         let annex = Annex::verify(signed, &self.bundle.operator_key.0)?;
         let id = annex.id()?;
         if let Some(lowest) = self.bundle.annex_version.filter(|lowest| id.version < *lowest) {
@@ -78,47 +78,35 @@ impl Cell {
         if let Some(issuer) = annex.issuers.iter().find(is_ours) {
             return Err(Error::IssuerIsOurs(issuer.name.clone()));
         }
-        let mut current = self.annex.write().unwrap_or_else(PoisonError::into_inner);
+        let mut current = write(&self.annex);
         match current.as_ref().map(|current| current.1) {
             Some(known) if id.version < known.version || (id.version == known.version && id != known) => {
                 Err(Error::AnnexOutdated { version: id.version, known: known.version })
             }
             _ => {
                 *current = Some(Arc::new((annex, id)));
-                Ok(())
+                Ok(id)
             }
         }
     }
 
-    /// The identity that is meant: the one named, or the only one that the caller may use.
-    pub(crate) fn find(&self, of: &Describe) -> Result<&RwLock<Option<Identity>>, Error> {
-        let annex = self.annex();
-        self.find_for(of.identity.as_deref(), |identity| identity.callers.admit(&of.caller, annex.as_ref().map(|annex| &annex.0)))
+    /// The identity that is meant: the one named, or the only one that the caller may use by this annex.
+    pub(crate) fn find(&self, requester: &Describe, annex: Option<&Annex>) -> Result<&Identity, Error> {
+        let usable = |policy: &&IdentityPolicy| policy.callers.admit(&requester.caller, annex);
+        self.find_for(requester.identity.as_deref(), usable)
     }
 
-    /// The same, for a caller that says it can prove itself.
-    pub(crate) fn find_proven(&self, name: Option<&str>, claimed: &Claimed) -> Result<&RwLock<Option<Identity>>, Error> {
-        let usable = |identity: &&IdentityPolicy| identity.callers.proven.contains(&claimed.name);
+    /// The same, for a caller of this name that says it can prove itself.
+    pub(crate) fn find_proven(&self, identity: Option<&str>, caller: &str) -> Result<&Identity, Error> {
+        let usable = |policy: &&IdentityPolicy| policy.callers.proven.iter().any(|name| name == caller);
         // Nothing is spent on an identity that is not for it.
-        if name.and_then(|name| self.bundle.identity(name)).is_some_and(|named| !usable(&named)) {
+        if identity.and_then(|name| self.bundle.identity(name)).is_some_and(|named| !usable(&named)) {
             return Err(Denied::CallerNotAllowed.into());
         }
-        self.find_for(name, usable)
+        self.find_for(identity, usable)
     }
 
-    /// Refuses to decide without the annex that the bundle wants: what it revokes would be good.
-    pub(crate) fn check_annex(&self) -> Result<(), Error> {
-        match (self.bundle.annex_version, self.annex_id()) {
-            (Some(lowest), None) => Err(Error::AnnexRequired(lowest)),
-            _ => Ok(()),
-        }
-    }
-
-    fn find_for(
-        &self,
-        name: Option<&str>,
-        usable: impl Fn(&&IdentityPolicy) -> bool,
-    ) -> Result<&RwLock<Option<Identity>>, Error> {
+    fn find_for(&self, name: Option<&str>, usable: impl Fn(&&IdentityPolicy) -> bool) -> Result<&Identity, Error> {
         if let Some(name) = name {
             return self.identities.get(name).ok_or(Error::UnknownIdentity);
         }
@@ -132,10 +120,9 @@ impl Cell {
 
     /// Whether this names an identity of the bundle, as a token's audience: by `agent:<name>`, or by the DID that it has now.
     pub(crate) fn is_of(&self, audience: &str) -> bool {
-        let by_did =
-            |slot: &RwLock<Option<Identity>>| read(slot).as_ref().is_some_and(|own| own.current.did.as_str() == audience);
+        let by_did = |own: &Identity| own.card().is_ok_and(|card| card.did.as_str() == audience);
         let by_name = audience.strip_prefix(AGENT).is_some_and(|name| self.identities.contains_key(name));
-        by_name || self.slots().any(by_did)
+        by_name || self.identities().any(by_did)
     }
 
     /// Whether nobody outside may be called so: what names agents and approvers here, an identity's name, its DID of now or of before, and
@@ -160,56 +147,13 @@ impl Cell {
         let did = name.split(['#', '?', '/', ';']).next().unwrap_or_default();
         let is_spelled_otherwise = Did::parse(did).is_err() && (plain.starts_with("did:key:") || plain.starts_with("did:web:"));
         let is_web = |identity: &IdentityPolicy| identity.did != "did:key" && is_same_domain(&identity.did, did);
-        let by_did = |slot: &RwLock<Option<Identity>>| read(slot).as_ref().is_some_and(|identity| identity.had_did(did));
-        is_spelled_otherwise || self.bundle.identities.iter().any(is_web) || self.slots().any(by_did)
-    }
-
-    /// Refuses callers that may not use this identity at all.
-    pub(crate) fn admit(&self, identity: &Identity, caller: &Caller) -> Result<(), Error> {
-        let annex = self.annex();
-        if policy_engine::admits(&identity.policy, annex.as_ref().map(|annex| &annex.0), caller) {
-            Ok(())
-        } else {
-            Err(Denied::CallerNotAllowed.into())
-        }
-    }
-
-    /// A decision of which nothing is known but what it is about: allowed, unless something is in the way.
-    pub(crate) fn decision(&self, event_type: &str, rule: &str) -> Decision {
-        Decision {
-            action: None,
-            agent_id: None,
-            annex: None,
-            approvals: Vec::new(),
-            before: None,
-            binding: None,
-            caller: None,
-            delegated_by: None,
-            delegation_chain: Vec::new(),
-            delegation_issuers: Vec::new(),
-            did: None,
-            environment: None,
-            event_type: event_type.to_owned(),
-            expires_at: None,
-            key_version: None,
-            policy_decision: Verdict::Allow,
-            policy_digest: self.policy,
-            policy_id: rule.to_owned(),
-            refusal: None,
-            refusals_unrecorded: None,
-            request_digest: None,
-            resource: None,
-            target: None,
-            timestamp: None,
-            token_id: None,
-        }
+        let by_did = |own: &Identity| own.hold().is_ok_and(|held| held.had_did(did));
+        is_spelled_otherwise || self.bundle.identities.iter().any(is_web) || self.identities().any(by_did)
     }
 
     /// Wipes every key.
     pub(crate) fn wipe(&self) {
-        for slot in self.identities.values() {
-            *slot.write().unwrap_or_else(PoisonError::into_inner) = None;
-        }
+        self.identities().for_each(Identity::wipe);
         self.record.wipe();
     }
 }

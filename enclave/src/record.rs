@@ -1,15 +1,15 @@
 //! The decision record of this boot: a chain of which only the end is kept, a key, and the latest lines for a proxy that missed them.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Mutex, RwLock};
 
 use identity::{BootId, PublicKey, Signer};
 use protocol::Records;
 use record::{Decision, MAX_BATCH, Tail};
 
 use crate::Error;
-use crate::enclave::{lock, read};
 use crate::keys::KeyPair;
+use crate::sync::{lock, read, write};
 
 /// Lines that are remembered: more than can be under way to a proxy that is gone.
 const MAX_REMEMBERED: usize = 1024;
@@ -77,7 +77,7 @@ impl Record {
     }
 
     pub(crate) fn wipe(&self) {
-        *self.key.write().unwrap_or_else(PoisonError::into_inner) = None;
+        *write(&self.key) = None;
     }
 }
 

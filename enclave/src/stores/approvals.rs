@@ -1,17 +1,14 @@
-//! Requests that wait for somebody's approval, within this boot.
+//! Requests that wait for somebody's approval.
 
 use std::collections::BTreeMap;
 
-use identity::request::{Approval, Proof};
+use identity::request::Approval;
 use identity::token::Link;
-use identity::{ApprovalId, Caller, Digest, UnixSeconds};
+use identity::{ApprovalId, BootId, Caller, Digest, UnixSeconds};
 use policy::Approver;
 use protocol::Waiting;
-use record::{self, Decision};
 
-use crate::cell::Cell;
-use crate::enclave::lock;
-use crate::{Enclave, Error, Nsm};
+use crate::Error;
 
 /// Requests that wait: in all, of one identity, and of one caller of it.
 const MAX_WAITING: usize = 256;
@@ -30,7 +27,7 @@ struct Entry {
 }
 
 /// Who approved, and the beginning of the signature.
-#[derive(Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Approved {
     pub(crate) by: record::Approval,
     signature: String,
@@ -42,6 +39,25 @@ impl Approved {
     pub(crate) fn link(&self, did: &str, request: Digest<32>) -> Link {
         Link::approval(&self.by.name, did, request, self.at, &self.signature)
     }
+}
+
+/// What came of asking for an approval.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum ApprovalOutcome {
+    /// Nobody has approved it yet.
+    Pending(Waiting),
+    /// Somebody has, and that approval is used now.
+    Approved(Approved),
+}
+
+/// What an approver signed, and who that is.
+pub(crate) struct Signed<'a> {
+    pub(crate) approval: Approval,
+    pub(crate) approver: &'a Approver,
+    /// Thumbprint of the approver's key.
+    pub(crate) kid: String,
+    /// The JWS itself.
+    pub(crate) jws: &'a str,
 }
 
 impl Approvals {
@@ -70,7 +86,7 @@ impl Approvals {
         caller: &Caller,
         request: Digest<32>,
         now: UnixSeconds,
-    ) -> Result<Spent, Error> {
+    ) -> Result<ApprovalOutcome, Error> {
         let entry = self.0.get(&id).ok_or(Error::ApprovalUnknown)?;
         if now.0 > entry.waiting.expires_at {
             self.0.remove(&id);
@@ -80,45 +96,37 @@ impl Approvals {
             return Err(Error::ApprovalInvalid("for another request, or another caller"));
         }
         match &entry.approved {
-            None => Ok(Spent::Waits(entry.waiting.clone())),
+            None => Ok(ApprovalOutcome::Pending(entry.waiting.clone())),
             Some(approved) => {
                 let approved = approved.clone();
                 self.0.remove(&id);
-                Ok(Spent::Approved(approved))
+                Ok(ApprovalOutcome::Approved(approved))
             }
         }
     }
-}
 
-/// What came of asking for an approval.
-pub(crate) enum Spent {
-    Waits(Waiting),
-    Approved(Approved),
-}
-
-impl<N: Nsm> Enclave<N> {
-    /// Shows a request that waits to whoever knows its id.
-    pub(crate) fn waiting(&self, cell: &Cell, id: ApprovalId) -> Result<Waiting, Error> {
-        let now = self.now()?.latest;
-        let approvals = lock(&cell.approvals);
-        let entry = approvals.0.get(&id).filter(|entry| now.0 <= entry.waiting.expires_at);
-        entry.map(|entry| entry.waiting.clone()).ok_or(Error::ApprovalUnknown)
+    /// A request that waits.
+    pub(crate) fn get(&self, id: ApprovalId, now: UnixSeconds) -> Result<&Waiting, Error> {
+        let entry = self.0.get(&id).filter(|entry| now.0 <= entry.waiting.expires_at);
+        entry.map(|entry| &entry.waiting).ok_or(Error::ApprovalUnknown)
     }
 
-    /// Takes an approval: signed by an approver whom the rule names, for exactly what waits.
-    pub(crate) fn approve(&self, cell: &Cell, jws: &str, decision: &mut Decision) -> Result<Waiting, Error> {
-        let now = self.now()?.latest;
-        let kid = Proof::unverified_kid(jws).map_err(|_| Error::ApprovalOfNobody("not a JWS of an approval"))?;
-        let approver = cell.bundle.approvers.iter().find(|approver| approver.key.0.thumbprint() == kid);
-        let approver: &Approver = approver.ok_or(Error::ApprovalOfNobody("the policy names no approver with this key"))?;
-        let approval =
-            Approval::verify(jws, &approver.key.0).map_err(|_| Error::ApprovalOfNobody("its signature or form is not good"))?;
-        let mut approvals = lock(&cell.approvals);
-        let entry = approvals.0.get_mut(&approval.approval).ok_or(Error::ApprovalUnknown)?;
-        decision.request_digest = Some(Digest(entry.waiting.request));
-        decision.agent_id = Some(format!("agent:{}", entry.identity));
-        decision.delegation_chain = vec![format!("agent:{}", entry.identity)];
-        if approval.boot_id != self.boot_id() {
+    /// The identity and the digest of what an approval is for, whether it is good or not.
+    pub(crate) fn subject(&self, id: ApprovalId) -> Result<(&str, Digest<32>), Error> {
+        let entry = self.0.get(&id).ok_or(Error::ApprovalUnknown)?;
+        Ok((&entry.identity, Digest(entry.waiting.request)))
+    }
+
+    /// Takes an approval whose signature is verified: by an approver whom the rule names, for exactly what waits.
+    pub(crate) fn approve(
+        &mut self,
+        signed: &Signed<'_>,
+        boot_id: BootId,
+        now: UnixSeconds,
+    ) -> Result<(Waiting, Approved), Error> {
+        let Signed { approval, approver, kid, jws } = signed;
+        let entry = self.0.get_mut(&approval.approval).ok_or(Error::ApprovalUnknown)?;
+        if approval.boot_id != boot_id {
             return Err(Error::ApprovalInvalid("for another boot"));
         }
         if approval.request.0 != entry.waiting.request {
@@ -130,18 +138,18 @@ impl<N: Nsm> Enclave<N> {
         if !entry.waiting.by.contains(&approver.name) {
             return Err(Error::ApprovalInvalid("the rule does not name this approver"));
         }
-        let own = matches!(&entry.caller, Caller::Proven(proven) if proven.key == kid);
+        let own = matches!(&entry.caller, Caller::Proven(proven) if proven.key == *kid);
         if own {
             return Err(Error::ApprovalInvalid("whoever asks cannot approve"));
         }
         if entry.approved.is_some() {
             return Err(Error::ApprovalInvalid("it was approved before"));
         }
-        let by = record::Approval { key: kid, name: approver.name.clone() };
-        decision.approvals = vec![by.clone()];
+        let by = record::Approval { key: kid.clone(), name: approver.name.clone() };
         let signature = jws.rsplit_once('.').map(|(_, signature)| signature).unwrap_or_default().to_owned();
-        entry.approved = Some(Approved { by, signature, at: now.0 });
+        let approved = Approved { by, signature, at: now.0 };
+        entry.approved = Some(approved.clone());
         entry.waiting.approved = true;
-        Ok(entry.waiting.clone())
+        Ok((entry.waiting.clone(), approved))
     }
 }

@@ -1,0 +1,84 @@
+//! What one request sees of its enclave.
+
+use std::sync::Arc;
+
+use identity::{AnnexId, BootId, Caller, Tee};
+use policy::Annex;
+use policy_engine::Denied;
+use uuid::Uuid;
+
+use crate::clock::Bounds;
+use crate::nsm::PeerVerifier;
+use crate::provisioned::Provisioned;
+use crate::{Entropy, Error};
+
+/// One time and one annex for the whole of a request, whatever happens meanwhile.
+pub(crate) struct Env<'e> {
+    /// The time when it began, if it is known.
+    now: Result<Bounds, Error>,
+    annex: Option<Arc<(Annex, AnnexId)>>,
+    pub(crate) boot_id: BootId,
+    pub(crate) tee: Tee,
+    entropy: &'e dyn Entropy,
+    pub(crate) verify_peer: &'e PeerVerifier,
+    pub(crate) provisioned: &'e Provisioned,
+}
+
+impl<'e> Env<'e> {
+    /// Takes the annex that is in force; `now` was read a moment ago.
+    pub(crate) fn new(
+        provisioned: &'e Provisioned,
+        now: Result<Bounds, Error>,
+        boot_id: BootId,
+        tee: Tee,
+        entropy: &'e dyn Entropy,
+        verify_peer: &'e PeerVerifier,
+    ) -> Self {
+        Self { now, annex: provisioned.annex(), boot_id, tee, entropy, verify_peer, provisioned }
+    }
+
+    /// The time when the request began.
+    pub(crate) fn now(&self) -> Result<Bounds, Error> {
+        self.now.clone()
+    }
+
+    /// What the annex says.
+    pub(crate) fn annex(&self) -> Option<&Annex> {
+        self.annex.as_ref().map(|annex| &annex.0)
+    }
+
+    /// Which annex that is.
+    pub(crate) fn annex_id(&self) -> Option<AnnexId> {
+        self.annex.as_ref().map(|annex| annex.1)
+    }
+
+    /// Whether the annex revokes this name or id.
+    pub(crate) fn is_revoked(&self, is: impl Fn(&str) -> bool) -> bool {
+        self.annex().is_some_and(|annex| annex.revoked.iter().any(|entry| is(entry)))
+    }
+
+    /// Refuses to decide without the annex that the bundle wants: what it revokes would be good.
+    pub(crate) fn check_annex(&self) -> Result<(), Error> {
+        match (self.provisioned.bundle.annex_version, self.annex_id()) {
+            (Some(lowest), None) => Err(Error::AnnexRequired(lowest)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses callers that may not use this identity at all.
+    pub(crate) fn admit(&self, policy: &policy::IdentityPolicy, caller: &Caller) -> Result<(), Error> {
+        if policy_engine::admits(policy, self.annex(), caller) { Ok(()) } else { Err(Denied::CallerNotAllowed.into()) }
+    }
+
+    /// 16 random bytes.
+    pub(crate) fn random(&self) -> Result<[u8; 16], Error> {
+        let mut bytes = [0; 16];
+        self.entropy.fill(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// A random UUID (RFC 9562 section 5.4).
+    pub(crate) fn uuid(&self) -> Result<Uuid, Error> {
+        Ok(uuid::Builder::from_random_bytes(self.random()?).into_uuid())
+    }
+}

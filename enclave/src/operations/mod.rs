@@ -1,0 +1,9 @@
+//! What can be asked of an enclave that has a policy: one file for each request.
+
+pub(crate) mod annex;
+pub(crate) mod approve;
+pub(crate) mod attest;
+pub(crate) mod describe;
+pub(crate) mod exchange;
+pub(crate) mod rotate;
+pub(crate) mod sign;

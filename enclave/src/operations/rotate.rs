@@ -1,0 +1,58 @@
+use identity::succession::Order;
+use identity::{Algorithm, Caller, UnixSeconds};
+use protocol::{Rotate, Rotated};
+
+use crate::Error;
+use crate::audit::Trail;
+use crate::env::Env;
+use crate::identities::IdentityCard;
+use crate::keys::KeyPair;
+use crate::operations::describe::description;
+
+/// Replaces an identity's key. `new_key` asks the NSM for randomness and may be slow: the old key goes on signing meanwhile. `now` is asked
+/// after that.
+pub(crate) fn rotate(
+    env: &Env<'_>,
+    rotate: &Rotate,
+    new_key: impl FnOnce(Algorithm, &str, u32) -> Result<KeyPair, Error>,
+    now: impl FnOnce() -> Result<UnixSeconds, Error>,
+    trail: &mut Trail,
+) -> Result<Rotated, Error> {
+    let caller = Caller::Asserted(rotate.of.caller.clone());
+    trail.caller(&caller);
+    let provisioned = env.provisioned;
+    let identity = provisioned.find(&rotate.of, env.annex())?;
+    let (policy, card) = (&identity.policy, identity.card()?);
+    trail.identity(&card);
+    match &rotate.order {
+        Some(order) => {
+            trail.rule("operator");
+            check_order(env, order, &card)?;
+        }
+        None if policy_engine::may_rotate(policy, env.annex(), &caller) => {}
+        None => return Err(Error::RotationNotAllowed),
+    }
+    let next = card.version().checked_add(1).ok_or(Error::OrderInvalid("no version is left"))?;
+    let key = new_key(policy.algorithm, &policy.name, next)?;
+    let record = provisioned.record.public_key().to_spki();
+    let (versions, statement) = identity.rotate(card.version(), &provisioned.bundle, &record, key, now)?;
+    Ok(Rotated { description: description(env, &policy.name, versions), statement })
+}
+
+fn check_order(env: &Env<'_>, order: &[u8], card: &IdentityCard) -> Result<(), Error> {
+    let operator = &env.provisioned.bundle.operator_key.0;
+    let order = Order::verify(order, operator).map_err(|_| Error::OrderInvalid("not signed by the operator"))?;
+    if order.identity != card.name {
+        return Err(Error::OrderInvalid("for another identity"));
+    }
+    if order.boot_id != env.boot_id {
+        return Err(Error::OrderInvalid("for another boot"));
+    }
+    if order.version != card.version() {
+        return Err(Error::OrderInvalid("for another version of the key"));
+    }
+    if env.now()?.latest.0 > order.not_after {
+        return Err(Error::OrderInvalid("it came too late"));
+    }
+    Ok(())
+}

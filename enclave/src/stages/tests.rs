@@ -1,0 +1,415 @@
+use std::sync::Arc;
+
+use identity::caller::{Proven, Seen};
+use identity::request::{Approval, Proof};
+use identity::token;
+use identity::{Algorithm, AnnexId, ApprovalId, BootId, Caller, Signer, Tee, UnixSeconds};
+use policy::{Annex, Bundle};
+use protocol::{Answer, CallerProof, Describe, Exchange, Format, Sign, Signed, Waiting};
+use record::{Decision, Verdict};
+
+use crate::audit::Trail;
+use crate::clock::Bounds;
+use crate::env::Env;
+use crate::identities::Identity;
+use crate::keys::KeyPair;
+use crate::nsm::PeerVerifier;
+use crate::operations::{annex, approve, exchange, sign};
+use crate::provisioned::Provisioned;
+use crate::record::Record;
+use crate::{Error, OsEntropy};
+
+const BOOT: [u8; 16] = [7; 16];
+const NOW: i64 = 1_800_000_000;
+
+const POLICY: &str = r#"
+version = 1
+mode = "development"
+proxy_key = "PROXY"
+operator_key = "OPERATOR"
+callers = [{ name = "robot", key = "ROBOT" }]
+approvers = [{ name = "alice", key = "ALICE" }]
+
+[[identities]]
+name = "agent"
+environment = "test"
+did = "did:key"
+algorithm = "EdDSA"
+max_validity_seconds = 600
+callers = { uids = [1000], proven = ["robot"] }
+limits = [{ per = "hour", max = 3 }]
+delegation = { from = ["issuer:idp"], scopes = ["read", "write"], resources = ["urn:*"] }
+rules = [
+  { name = "approved", actions = ["pay"], targets = ["*"], resources = ["*"], limits = [{ per = "minute", max = 1 }], approval = { by = ["alice"], seconds = 3600 } },
+  { name = "free", actions = ["read", "write"], targets = ["*"], resources = ["*"], envelope = true },
+]
+
+[[identities]]
+name = "other"
+environment = "test"
+did = "did:key"
+algorithm = "ES256"
+max_validity_seconds = 600
+callers = { uids = [2000] }
+rules = [{ name = "any", actions = ["*"], targets = ["*"], resources = ["*"] }]
+"#;
+
+fn key(byte: u8) -> KeyPair {
+    KeyPair::generate(Algorithm::EdDSA, &[byte; 32], &[0; 32], b"test")
+}
+
+/// An enclave with a policy, but without an NSM and without a thread.
+struct Setting {
+    provisioned: Provisioned,
+    verify_peer: PeerVerifier,
+    now: i64,
+}
+
+impl Setting {
+    fn new() -> Self {
+        let mut text = POLICY.to_owned();
+        for (name, byte) in [("PROXY", 1), ("OPERATOR", 2), ("ROBOT", 3), ("ALICE", 4)] {
+            text = text.replace(&format!("\"{name}\""), &format!("\"{}\"", key(byte).public_key().to_multikey()));
+        }
+        let bundle = Bundle::from_toml(&text).unwrap();
+        let record = Record::new(key(5), BootId::new(BOOT));
+        let spki = record.public_key().to_spki();
+        let born = |policy: &policy::IdentityPolicy| {
+            let key = KeyPair::generate(policy.algorithm, &[6; 32], &[0; 32], policy.name.as_bytes());
+            Identity::new(policy, &bundle, &spki, key).unwrap()
+        };
+        let identities = bundle.identities.iter().map(born).collect();
+        let provisioned = Provisioned::new(bundle.clone(), bundle.canonical(), None, identities, record);
+        let verify_peer: PeerVerifier = Box::new(|_, _| Err(attestation::Error::RootUntrusted));
+        Self { provisioned, verify_peer, now: NOW }
+    }
+
+    fn env(&self) -> Env<'_> {
+        let now = Bounds { earliest: UnixSeconds(self.now), latest: UnixSeconds(self.now) };
+        Env::new(&self.provisioned, Ok(now), BootId::new(BOOT), Tee::Mock, &OsEntropy, &self.verify_peer)
+    }
+
+    fn identity(&self, name: &str) -> &Identity {
+        self.provisioned.identities().find(|identity| identity.policy.name == name).unwrap()
+    }
+
+    /// What comes of a request, and the decision that the record is told.
+    fn operate(
+        &self,
+        event: &str,
+        work: impl FnOnce(&Env<'_>, &mut Trail) -> Result<Answer, Error>,
+    ) -> (Result<Answer, Error>, Option<Decision>) {
+        let env = self.env();
+        let mut trail = Trail::new(self.provisioned.policy, event, "default");
+        let outcome = work(&env, &mut trail);
+        let decision = trail.close(&env, &outcome, std::time::Duration::from_secs(1));
+        (outcome, decision)
+    }
+
+    fn sign(&self, sign: Sign) -> (Result<Answer, Error>, Option<Decision>) {
+        self.operate("token.sign", |env, trail| sign::sign(env, sign, trail))
+    }
+
+    fn signed(&self, sign: Sign) -> Result<Signed, &'static str> {
+        match self.sign(sign).0 {
+            Ok(Answer::Signed(signed)) => Ok(signed),
+            Ok(_) => Err("pending"),
+            Err(error) => Err(error.code()),
+        }
+    }
+
+    fn exchange(&self, exchange: Exchange) -> (Result<Answer, Error>, Option<Decision>) {
+        self.operate("token.exchange", |env, trail| exchange::exchange(env, exchange, trail).map(Answer::Signed))
+    }
+
+    /// Lets a request wait, and approves it.
+    fn approved(&self, sign: Sign) -> ApprovalId {
+        let Ok(Answer::Waiting(waiting)) = self.sign(sign).0 else { panic!("it does not wait") };
+        let approval = Approval {
+            approval: waiting.id,
+            boot_id: BootId::new(BOOT),
+            exp: self.now + 60,
+            request: identity::Digest(waiting.request),
+        };
+        let jws = approval.sign(&key(4)).unwrap();
+        let approve = |env: &Env<'_>, trail: &mut Trail| approve::approve(env, &jws, trail).map(Answer::Waiting);
+        let (outcome, decision) = self.operate("approval.grant", approve);
+        assert!(matches!(outcome, Ok(Answer::Waiting(Waiting { approved: true, .. }))));
+        assert_eq!(decision.unwrap().approvals[0].name, "alice");
+        waiting.id
+    }
+
+    /// A caller's proof for a request.
+    fn proof(&self, sign: &Sign, change: impl Fn(&mut Proof)) -> CallerProof {
+        let request = crate::stages::parse::SignRequest::parse(sign.clone(), &mut trail()).unwrap();
+        let mut proof = Proof {
+            boot_id: BootId::new(BOOT),
+            exp: self.now + 30,
+            jti: uuid::Uuid::from_u128(1),
+            key_version: 1,
+            request: request.in_form("agent").digest().unwrap(),
+        };
+        change(&mut proof);
+        CallerProof { jws: proof.sign(&key(3)).unwrap(), document: None }
+    }
+
+    fn load(&self, version: u32) -> (Result<Answer, Error>, Option<Decision>) {
+        let text = format!(
+            "version = {version}\n[[issuers]]\nname = \"idp\"\niss = \"https://idp\"\nkeys = [\"{}\"]\n",
+            key(9).public_key().to_multikey()
+        );
+        let signed = Annex::from_toml(&text).unwrap().sign(&key(2)).unwrap();
+        self.operate("annex.load", |env, trail| {
+            annex::load(env, &signed, trail)?;
+            Ok(Answer::Records(protocol::Records { lines: Vec::new(), next: 0 }))
+        })
+    }
+}
+
+fn trail() -> Trail {
+    Trail::new(identity::Digest([0; 48]), "token.sign", "default")
+}
+
+fn request(action: &str) -> Sign {
+    Sign {
+        of: Describe { caller: Seen::ids(1000, 1), identity: Some("agent".into()) },
+        format: Format::VouchJwt,
+        action: action.into(),
+        target: "t".into(),
+        resource: "urn:x".into(),
+        payload: "{}".into(),
+        audience: None,
+        validity_seconds: None,
+        proof: None,
+        delegation: None,
+        approval: None,
+        delegatee: None,
+    }
+}
+
+fn version(decision: Option<Decision>) -> Option<u32> {
+    decision.unwrap().annex.map(|AnnexId { version, .. }| version)
+}
+
+#[test]
+fn a_signature_passes_every_stage_and_the_event_says_what_was_done() {
+    let setting = Setting::new();
+    let (outcome, decision) = setting.sign(request("read"));
+    let Ok(Answer::Signed(signed)) = outcome else { panic!("{outcome:?}") };
+    let claims = token::unverified_claims(&signed.signed).unwrap();
+    let decision = decision.unwrap();
+    assert_eq!(decision.policy_decision, Verdict::Allow);
+    assert!(decision.policy_id.starts_with("free@"), "{}", decision.policy_id);
+    assert_eq!(decision.token_id, Some(claims.jti.to_string()));
+    assert_eq!((decision.timestamp, decision.expires_at), (Some(UnixSeconds(NOW)), Some(UnixSeconds(claims.exp))));
+    assert_eq!(decision.delegation_chain, ["agent:agent"]);
+    assert_eq!((decision.binding, decision.did), (Some(claims.binding), Some(claims.iss)));
+    assert_eq!(decision.caller, Some(claims.caller));
+}
+
+#[test]
+fn each_stage_refuses_with_its_own_code_and_the_event_says_so() {
+    let setting = Setting::new();
+    let of = |uid, name: Option<&str>| Describe { caller: Seen::ids(uid, 1), identity: name.map(str::to_owned) };
+    for (sign, wanted) in [
+        // Parse.
+        (Sign { action: String::new(), ..request("read") }, "intent_invalid"),
+        // Authenticate.
+        (Sign { of: of(1000, Some("nobody")), ..request("read") }, "unknown_identity"),
+        (Sign { of: of(3000, None), ..request("read") }, "caller_not_allowed"),
+        (Sign { of: of(2000, Some("agent")), ..request("read") }, "caller_not_allowed"),
+        // Authority.
+        (Sign { delegation: Some("e30.e30.e30".into()), ..request("read") }, "delegation_invalid"),
+        (Sign { delegation: Some("[]".into()), ..request("read") }, "delegation_invalid"),
+        // Authorize.
+        (request("delete"), "intent_action_not_in_allowlist"),
+        (request("act"), "action_reserved"),
+        (Sign { format: Format::Envelope, ..request("read") }, "envelope_has_no_place"),
+        (
+            Sign { approval: Some(ApprovalId::new([1; 16])), format: Format::VouchCredential, ..request("read") },
+            "delegation_format",
+        ),
+        // Settle.
+        (Sign { approval: Some(ApprovalId::new([1; 16])), ..request("pay") }, "approval_unknown"),
+    ] {
+        let (outcome, decision) = setting.sign(sign.clone());
+        let code = outcome.unwrap_err().code();
+        assert_eq!(code, wanted, "{sign:?}");
+        let decision = decision.unwrap();
+        assert_eq!((decision.policy_decision, decision.refusal.as_deref()), (Verdict::Deny, Some(code)), "{sign:?}");
+        assert_eq!((decision.token_id, decision.caller), (None, Some(Caller::Asserted(sign.of.caller))));
+    }
+    // None of them used anything.
+    assert!(setting.signed(request("read")).is_ok());
+}
+
+#[test]
+fn without_the_time_nothing_is_signed_and_the_event_has_none() {
+    let setting = Setting::new();
+    let boot = BootId::new(BOOT);
+    let env = Env::new(&setting.provisioned, Err(Error::ClockStale), boot, Tee::Mock, &OsEntropy, &setting.verify_peer);
+    let mut trail = trail();
+    let outcome = sign::sign(&env, request("read"), &mut trail);
+    assert_eq!(outcome, Err(Error::ClockStale));
+    let decision = trail.close(&env, &outcome, std::time::Duration::ZERO).unwrap();
+    assert_eq!((decision.timestamp, decision.refusal.as_deref()), (None, Some("clock_stale")));
+}
+
+#[test]
+fn an_approval_is_not_lost_to_a_limit() {
+    let mut setting = Setting::new();
+    let (first, second) = (request("pay"), Sign { payload: "{\"n\":2}".into(), ..request("pay") });
+    let (one, two) = (setting.approved(first.clone()), setting.approved(second.clone()));
+    // Waiting used nothing of the limit of one a minute; the first signature uses it up.
+    let first = Sign { approval: Some(one), ..first };
+    let second = Sign { approval: Some(two), ..second };
+    assert!(setting.signed(first.clone()).is_ok());
+    for _ in 0..3 {
+        assert_eq!(setting.signed(second.clone()), Err("rate_limit_exceeded"));
+    }
+    // The approval is still there when the limit lets it be, and works once.
+    setting.now += 120;
+    assert_eq!(setting.signed(Sign { approval: Some(one), ..second.clone() }), Err("approval_unknown"));
+    assert!(setting.signed(second.clone()).is_ok());
+    setting.now += 120;
+    assert_eq!(setting.signed(second), Err("approval_unknown"));
+    assert_eq!(setting.signed(first), Err("approval_unknown"));
+}
+
+#[test]
+fn what_was_not_signed_is_not_counted() {
+    let setting = Setting::new();
+    // Three an hour for the identity. Requests that wait, and wrong approvals, take nothing of it.
+    for n in 0..5 {
+        let sign = Sign { payload: format!("{{\"n\":{n}}}"), ..request("pay") };
+        assert_eq!(setting.signed(sign.clone()), Err("pending"));
+        assert_eq!(setting.signed(Sign { approval: Some(ApprovalId::new([9; 16])), ..sign }), Err("approval_unknown"));
+    }
+    for _ in 0..3 {
+        assert!(setting.signed(request("read")).is_ok());
+    }
+    assert_eq!(setting.signed(request("read")), Err("rate_limit_exceeded"));
+}
+
+#[test]
+fn a_proof_gets_one_answer_and_who_shows_it_again_has_proven_nothing() {
+    let setting = Setting::new();
+    let proven = |sign: Sign, change: &dyn Fn(&mut Proof)| {
+        let proof = setting.proof(&sign, change);
+        let (outcome, decision) = setting.sign(Sign { proof: Some(proof), ..sign });
+        let is_proven = matches!(decision.unwrap().caller, Some(Caller::Proven(Proven { name, .. })) if name == "robot");
+        (outcome.map(|_| ()).map_err(|error| error.code()), is_proven)
+    };
+    let jti = |n: u128| move |proof: &mut Proof| proof.jti = uuid::Uuid::from_u128(n);
+    assert_eq!(proven(request("read"), &jti(1)), (Ok(()), true));
+    assert_eq!(proven(request("read"), &jti(1)), (Err("proof_invalid"), false));
+    // What the policy refuses has used its proof too.
+    assert_eq!(proven(request("delete"), &jti(2)), (Err("intent_action_not_in_allowlist"), true));
+    assert_eq!(proven(request("delete"), &jti(2)), (Err("proof_invalid"), false));
+    for change in [
+        &|proof: &mut Proof| proof.boot_id = BootId::new([8; 16]),
+        &|proof: &mut Proof| proof.key_version = 2,
+        &|proof: &mut Proof| proof.request = identity::sha256(b""),
+        &|proof: &mut Proof| proof.exp = NOW - 1,
+        &|proof: &mut Proof| proof.exp = NOW + 61,
+    ] as [&dyn Fn(&mut Proof); 5]
+    {
+        let with_id = |proof: &mut Proof| {
+            jti(3)(proof);
+            change(proof);
+        };
+        assert_eq!(proven(request("read"), &with_id), (Err("proof_invalid"), false));
+    }
+    // None of those used it up.
+    assert_eq!(proven(request("read"), &jti(3)), (Ok(()), true));
+}
+
+#[test]
+fn a_request_sees_one_annex_and_its_event_names_that_one() {
+    let setting = Setting::new();
+    assert_eq!(version(setting.load(1).1), Some(1));
+    let env = setting.env();
+    // While it is under way, another annex comes: its event names the new one.
+    assert_eq!(version(setting.load(2).1), Some(2));
+    let mut trail = trail();
+    let outcome = sign::sign(&env, request("read"), &mut trail);
+    assert!(outcome.is_ok());
+    assert_eq!(version(trail.close(&env, &outcome, std::time::Duration::ZERO)), Some(1));
+    assert_eq!(version(setting.sign(request("read")).1), Some(2));
+    // One that is not taken is named by nothing.
+    let (outcome, decision) = setting.load(1);
+    assert_eq!(outcome.unwrap_err().code(), "annex_outdated");
+    assert_eq!(version(decision), Some(2));
+}
+
+#[test]
+fn an_exchange_passes_the_same_stages() {
+    let setting = Setting::new();
+    let ask = |subject_token: &str, uid| Exchange {
+        of: Describe { caller: Seen::ids(uid, 1), identity: Some("agent".into()) },
+        subject_token: subject_token.into(),
+        scope: None,
+        resource: None,
+        audience: None,
+        proof: None,
+    };
+    let code = |exchange| setting.exchange(exchange).0.unwrap_err().code();
+    assert_eq!(code(ask("e30.e30.e30", 2000)), "caller_not_allowed");
+    assert_eq!(code(Exchange { audience: Some(String::new()), ..ask("x", 1000) }), "audience_invalid");
+    // A token about the agent itself hands nothing on, whoever shows it.
+    let own = setting.signed(request("read")).unwrap().signed;
+    let (outcome, decision) = setting.exchange(ask(&own, 1000));
+    assert_eq!(outcome.unwrap_err().code(), "delegation_invalid");
+    let decision = decision.unwrap();
+    assert_eq!((decision.action.as_deref(), decision.delegated_by), (Some("act"), None));
+    assert!(decision.request_digest.is_some());
+}
+
+#[test]
+fn a_halted_identity_signs_nothing() {
+    let setting = Setting::new();
+    setting.provisioned.wipe();
+    assert_eq!(setting.signed(request("read")), Err("halted"));
+    assert!(setting.identity("agent").hold().is_err());
+}
+
+#[test]
+fn a_rotation_replaces_the_key_and_keeps_what_was_used() {
+    let setting = Setting::new();
+    let identity = setting.identity("agent");
+    let before = identity.card().unwrap();
+    assert!(setting.signed(request("read")).is_ok());
+    let spki = setting.provisioned.record.public_key().to_spki();
+    let rotate = |old| identity.rotate(old, &setting.provisioned.bundle, &spki, key(40), || Ok(UnixSeconds(NOW)));
+    assert_eq!(rotate(2).err(), Some(Error::RotatedMeanwhile));
+    let (versions, _) = rotate(1).unwrap();
+    let after = identity.card().unwrap();
+    assert_eq!((versions.len(), after.version()), (2, 2));
+    assert_ne!(before.did, after.did);
+    assert!(identity.hold().unwrap().had_did(before.did.as_str()) && !Arc::ptr_eq(&before, &after));
+    assert_eq!(rotate(1).err(), Some(Error::RotatedMeanwhile));
+    // Two of three an hour are left.
+    assert_eq!(setting.signed(request("read")).unwrap().key_version, 2);
+    assert!(setting.signed(request("read")).is_ok());
+    assert_eq!(setting.signed(request("read")), Err("rate_limit_exceeded"));
+}
+
+#[test]
+fn a_key_is_opened_at_each_crossing_once() {
+    fn count(folder: &std::path::Path, word: &str) -> usize {
+        let entries = std::fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path());
+        let text = |file: &std::path::Path| {
+            let text = std::fs::read_to_string(file).unwrap();
+            if file.ends_with("tests.rs") { 0 } else { text.matches(word).count() }
+        };
+        entries.map(|path| if path.is_dir() { count(&path, word) } else { text(&path) }).sum()
+    }
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for crossing in ["Crossing::Settled", "Crossing::Possession", "Crossing::Succession"] {
+        assert_eq!(count(&source, crossing), 1, "{crossing}");
+    }
+    // And no file but these opens one.
+    assert_eq!(count(&source, ".key(Crossing::"), 3);
+    // What is about to be signed for a caller is settled in one place.
+    assert_eq!(count(&source, "_made_here: ()"), 3);
+}
