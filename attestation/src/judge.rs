@@ -68,7 +68,7 @@ fn run(case: &Case<'_>, checks: &mut Checks) -> Judged {
         (None, _) => unreachable!("every other subject has evidence"),
     };
     let digest = anchored_digest(document, signed);
-    let seen = Seen { document, evidence: evidence.as_ref(), digest };
+    let seen = ObservedCaller { document, evidence: evidence.as_ref(), digest };
     let Some(anchor) = case.anchor else { return run_at(case, &seen, None, checks) };
     checks.archive = true;
     let anchored = anchor.prove(&digest).and_then(|anchored| not_of_the_future(anchored, case.at));
@@ -84,14 +84,14 @@ fn not_of_the_future(anchored: Anchored, at: UnixSeconds) -> Result<Anchored, Er
 type Witness = (&'static str, Anchored);
 
 /// What a case brings, taken apart.
-struct Seen<'a> {
+struct ObservedCaller<'a> {
     document: &'a [u8],
     evidence: Option<&'a Evidence>,
     /// What a witness must have seen.
     digest: Digest<32>,
 }
 
-fn run_at(case: &Case<'_>, seen: &Seen<'_>, anchor: Option<Witness>, checks: &mut Checks) -> Judged {
+fn run_at(case: &Case<'_>, seen: &ObservedCaller<'_>, anchor: Option<Witness>, checks: &mut Checks) -> Judged {
     let document = seen.document;
     // With a witness, the document is verified at its own time; the witness is then held against its leaf.
     let at = match anchor {
@@ -139,7 +139,7 @@ struct Judging<'a> {
     /// The time at which the document was verified.
     at: UnixSeconds,
     anchor: Option<Witness>,
-    seen: &'a Seen<'a>,
+    seen: &'a ObservedCaller<'a>,
     root: &'a [u8],
 }
 

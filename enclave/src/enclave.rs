@@ -58,7 +58,7 @@ pub struct Enclave<N> {
 
 /// What came of a request, and what of it the record takes. The outcome must not leave before the decision is sealed.
 #[derive(Debug)]
-pub struct Handled {
+pub struct Outcome {
     /// The answer, or why there is none.
     pub outcome: Result<Answer, Error>,
     /// What was decided, if anything was.
@@ -115,13 +115,13 @@ impl<N: Nsm> Enclave<N> {
     }
 
     /// Does what is asked of it over a connection that proved `proxy_key`.
-    pub fn handle(&self, request: Request, proxy_key: &PublicKey) -> Handled {
+    pub fn handle(&self, request: Request, proxy_key: &PublicKey) -> Outcome {
         let (outcome, decision) = match self.admit(&request, proxy_key) {
             Ok(()) => self.decide(request, proxy_key),
             Err(error) => (Err(error), None),
         };
         let outcome = outcome.map_err(|error| if error == Error::SelfCheckFailed { self.halt(error) } else { error });
-        Handled { outcome, decision }
+        Outcome { outcome, decision }
     }
 
     fn admit(&self, request: &Request, proxy_key: &PublicKey) -> Result<(), Error> {
@@ -148,20 +148,22 @@ impl<N: Nsm> Enclave<N> {
             Request::Describe(of) => {
                 unrecorded(self.env().and_then(|env| describe::describe(&env, &of)).map(Answer::Description))
             }
-            Request::Waiting { id } => unrecorded(self.env().and_then(|env| approve::show(&env, id)).map(Answer::Waiting)),
+            Request::GetApproval { id } => {
+                unrecorded(self.env().and_then(|env| approve::show(&env, id)).map(Answer::PendingApproval))
+            }
             Request::Sign(sign) => self.recorded(event, "default", |env, trail| sign::sign(env, sign, trail)),
             Request::Exchange(exchange) => {
                 self.recorded(event, "delegation", |env, trail| exchange::exchange(env, exchange, trail).map(Answer::Signed))
             }
             Request::Approve { jws } => {
-                self.recorded(event, "approvers", |env, trail| approve::approve(env, &jws, trail).map(Answer::Waiting))
+                self.recorded(event, "approvers", |env, trail| approve::approve(env, &jws, trail).map(Answer::PendingApproval))
             }
             Request::Annex { signed } => self.recorded(event, "operator", |env, trail| {
                 annex::load(env, &signed, trail)?;
                 Ok(Answer::Status(self.status()))
             }),
-            Request::Attest { of, nonce } => self.recorded(event, "callers", |env, trail| {
-                let evidence = attest::attest(env, &of, &nonce, |card| self.document_of(card, &nonce), trail)?;
+            Request::Attest { requester, nonce } => self.recorded(event, "callers", |env, trail| {
+                let evidence = attest::attest(env, &requester, &nonce, |card| self.document_of(card, &nonce), trail)?;
                 Ok(Answer::Evidence(protocol::Evidence { evidence }))
             }),
             Request::Rotate(rotate) => self.recorded(event, "rotation_callers", |env, trail| {

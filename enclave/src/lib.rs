@@ -22,12 +22,12 @@ mod record;
 mod stages;
 mod stores;
 mod sync;
-mod window;
+mod transport;
 
 pub use crate::clock::{BootClock, BootTime};
-pub use crate::enclave::{CLOCK_INTERVAL, Enclave, Handled, Machine};
+pub use crate::enclave::{CLOCK_INTERVAL, Enclave, Machine, Outcome};
 pub use crate::entropy::{Entropy, OsEntropy};
 pub use crate::error::Error;
 pub use crate::nitro::NitroNsm;
 pub use crate::nsm::{Nsm, NsmError, PeerVerifier};
-pub use crate::window::{Listener, Parent, serve};
+pub use crate::transport::{Listener, Parent, serve};

@@ -8,7 +8,7 @@ use identity::token::APPROVER;
 use identity::{AnnexId, Did, Digest};
 use policy::{Annex, Bundle, IdentityPolicy, Issuer};
 use policy_engine::{Denied, Rego};
-use protocol::Describe;
+use protocol::Requester;
 
 use crate::Error;
 use crate::identities::Identity;
@@ -91,7 +91,7 @@ impl Provisioned {
     }
 
     /// The identity that is meant: the one named, or the only one that the caller may use by this annex.
-    pub(crate) fn find(&self, requester: &Describe, annex: Option<&Annex>) -> Result<&Identity, Error> {
+    pub(crate) fn find(&self, requester: &Requester, annex: Option<&Annex>) -> Result<&Identity, Error> {
         let usable = |policy: &&IdentityPolicy| policy.callers.admit(&requester.caller, annex);
         self.find_for(requester.identity.as_deref(), usable)
     }

@@ -10,7 +10,7 @@ use crate::Digest;
 #[serde(tag = "strength", rename_all = "lowercase")]
 pub enum Caller {
     /// The parent says so: this proves what the policy allowed, not the agent's will.
-    Asserted(Seen),
+    Asserted(ObservedCaller),
     /// The caller's own key signed this very request.
     Proven(Proven),
 }
@@ -19,7 +19,7 @@ pub enum Caller {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Encode, Decode)]
 #[serde(deny_unknown_fields)]
 #[cbor(array)]
-pub struct Seen {
+pub struct ObservedCaller {
     /// 64 hex digits of the container, from its cgroup.
     #[n(0)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -76,14 +76,14 @@ impl Caller {
     /// made. By the rest callers are told apart where something is shared out among them.
     pub fn without_its_choices(&self) -> Self {
         match self {
-            Self::Asserted(seen) => Self::Asserted(Seen { executable: None, gid: None, label: None, ..seen.clone() }),
+            Self::Asserted(seen) => Self::Asserted(ObservedCaller { executable: None, gid: None, label: None, ..seen.clone() }),
             Self::Proven(proven) if proven.measurement.is_some() => Self::Proven(Proven { key: String::new(), ..proven.clone() }),
             Self::Proven(_) => self.clone(),
         }
     }
 }
 
-impl Seen {
+impl ObservedCaller {
     /// A peer of a Unix socket of which nothing is known but its ids.
     pub fn ids(uid: u32, gid: u32) -> Self {
         Self { uid: Some(uid), gid: Some(gid), ..Self::default() }
@@ -104,10 +104,10 @@ mod tests {
 
     #[test]
     fn a_caller_is_written_with_what_is_known_of_it_and_read_back() {
-        let seen = Seen { executable: Some(sha256(b"x")), unit: Some("u".into()), ..Seen::ids(7, 8) };
+        let seen = ObservedCaller { executable: Some(sha256(b"x")), unit: Some("u".into()), ..ObservedCaller::ids(7, 8) };
         let cases = [
-            (Caller::Asserted(Seen::ids(7, 8)), json!({"strength": "asserted", "uid": 7, "gid": 8})),
-            (Caller::Asserted(Seen::named("crew")), json!({"strength": "asserted", "name": "crew"})),
+            (Caller::Asserted(ObservedCaller::ids(7, 8)), json!({"strength": "asserted", "uid": 7, "gid": 8})),
+            (Caller::Asserted(ObservedCaller::named("crew")), json!({"strength": "asserted", "name": "crew"})),
             (
                 Caller::Asserted(seen.clone()),
                 json!({"strength": "asserted", "uid": 7, "gid": 8, "unit": "u", "executable": sha256(b"x")}),
@@ -124,8 +124,8 @@ mod tests {
         for wrong in [json!({"uid": 7}), json!({"strength": "certain"}), json!({"strength": "asserted", "root": true})] {
             assert!(serde_json::from_value::<Caller>(wrong).is_err());
         }
-        for seen in [seen, Seen::default()] {
-            assert_eq!(cbor::from_slice::<Seen>(&cbor::to_vec(&seen)), Ok(seen));
+        for seen in [seen, ObservedCaller::default()] {
+            assert_eq!(cbor::from_slice::<ObservedCaller>(&cbor::to_vec(&seen)), Ok(seen));
         }
     }
 }

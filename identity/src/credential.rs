@@ -293,7 +293,7 @@ fn malformed(why: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::caller::Seen;
+    use crate::caller::ObservedCaller;
     use crate::signer::tests::{TestKey, both};
 
     fn content(key: &TestKey) -> Content {
@@ -308,7 +308,7 @@ mod tests {
             audience: Some("https://bank.example".into()),
             binding: sha256(b"user_data"),
             tee: Tee::Mock,
-            caller: Caller::Asserted(Seen::ids(1000, 1000)),
+            caller: Caller::Asserted(ObservedCaller::ids(1000, 1000)),
         }
     }
 

@@ -7,7 +7,7 @@ use data_encoding::BASE64URL_NOPAD;
 use serde::Deserialize;
 
 pub use crate::act::{Act, MAX_DEPTH};
-use crate::token::{Claims, Link};
+use crate::token::{Claims, DelegationLink};
 use crate::{Digest, Error, Intent, Message, PublicKey, UnixSeconds, json, resource, sha256};
 
 /// What the name of an identity of a bundle begins with, as an actor or an audience: `agent:<name>`. Nobody outside may be called so.
@@ -45,9 +45,9 @@ pub struct Subject {
     /// Its own id.
     pub jti: Option<String>,
     /// The tokens before it, oldest first.
-    pub chain: Vec<Link>,
+    pub chain: Vec<DelegationLink>,
     /// This token, as a link of the next one's chain.
-    pub link: Link,
+    pub link: DelegationLink,
     /// SHA-256 of what its issuer signed (`header.claims`): the same whatever the signature's bytes, of which ES256 has two.
     pub digest: Digest<32>,
 }
@@ -83,12 +83,12 @@ struct Foreign {
 struct ForeignVouch {
     intent: Option<Intent>,
     #[serde(default)]
-    delegation_chain: Vec<Link>,
+    delegation_chain: Vec<DelegationLink>,
 }
 
 impl ForeignVouch {
     /// The chain, if each link is signed, and was given to the one who issued the next, the last one to `iss`.
-    fn chain(&self, iss: &str, iat: i64) -> Result<Vec<Link>, Error> {
+    fn chain(&self, iss: &str, iat: i64) -> Result<Vec<DelegationLink>, Error> {
         let links = &self.delegation_chain;
         if links.len() >= MAX_DEPTH {
             return Err(Error::DelegationInvalid("more than five act for one another"));
@@ -181,7 +181,7 @@ impl Subject {
         let scope = said.as_deref().map(words).transpose()?;
         let iat = claims.iat.unwrap_or(claims.exp);
         let chain = claims.vouch.as_ref().map(|vouch| vouch.chain(&claims.iss, iat)).transpose()?.unwrap_or_default();
-        let link = Link::new(&claims.iss, &claims.sub, &said.unwrap_or_default(), &resource, iat, signature);
+        let link = DelegationLink::new(&claims.iss, &claims.sub, &said.unwrap_or_default(), &resource, iat, signature);
         Ok(Self {
             iss: claims.iss,
             sub: claims.sub,
@@ -207,7 +207,7 @@ impl Subject {
         let (signed, signature) = token.rsplit_once('.').ok_or(Error::TokenMalformed("not three parts"))?;
         let scope = claims.scope.clone().unwrap_or_default();
         let resource = claims.vouch.intent.resource();
-        let link = Link::new(claims.iss.as_str(), &claims.sub, &scope, resource, claims.iat, signature);
+        let link = DelegationLink::new(claims.iss.as_str(), &claims.sub, &scope, resource, claims.iat, signature);
         Ok(Self {
             iss: claims.iss.to_string(),
             sub: claims.sub.clone(),
@@ -227,7 +227,7 @@ impl Subject {
     /// Whether an entry of a list of what is revoked means it, a token before it, or somebody in it: the `jti` or the digest of this
     /// token; of any token the beginning of its signature, its issuer, its subject; an actor, by its `sub` or `agent`.
     pub fn is_revoked_by(&self, entry: &str) -> bool {
-        let of_link = |link: &Link| link.iss == entry || link.sub == entry || is_same_signature(entry, &link.sig);
+        let of_link = |link: &DelegationLink| link.iss == entry || link.sub == entry || is_same_signature(entry, &link.sig);
         self.jti.as_deref() == Some(entry)
             || self.digest.to_string() == entry
             || self.links().any(of_link)
@@ -239,7 +239,7 @@ impl Subject {
         self.links().map(|link| link.iss.as_str())
     }
 
-    fn links(&self) -> impl Iterator<Item = &Link> {
+    fn links(&self) -> impl Iterator<Item = &DelegationLink> {
         self.chain.iter().chain([&self.link])
     }
 
@@ -681,12 +681,12 @@ mod tests {
             jti: uuid::Uuid::from_bytes([1; 16]),
             binding: sha256(b"x"),
             tee: crate::Tee::Mock,
-            caller: crate::Caller::Asserted(crate::caller::Seen::ids(1, 1)),
+            caller: crate::Caller::Asserted(crate::caller::ObservedCaller::ids(1, 1)),
             vouch: crate::token::Vouch {
                 version: "1.0".into(),
                 payload: crate::Payload::default(),
                 intent: Intent::new("act".into(), String::new(), "x://y".into()).unwrap(),
-                delegation_chain: vec![Link::new("https://idp", "user:a", "a b", "x://y", 800, &"s".repeat(86))],
+                delegation_chain: vec![DelegationLink::new("https://idp", "user:a", "a b", "x://y", 800, &"s".repeat(86))],
             },
         };
         let kid = crate::KeyId::of(&did, key.public_key()).unwrap();
@@ -711,7 +711,7 @@ mod tests {
             change(&mut claims);
             verify(&claims)
         };
-        let approval = Link::approval("alice", did.as_str(), sha256(b"r"), 1000, &"s".repeat(86));
+        let approval = DelegationLink::approval("alice", did.as_str(), sha256(b"r"), 1000, &"s".repeat(86));
         assert!(approval.is_approval() && !claims.vouch.delegation_chain[0].is_approval());
         assert_eq!((approval.iss.as_str(), approval.sig.len()), ("approver:alice", 64));
         let refused = Err("delegation_invalid");

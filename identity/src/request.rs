@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ApprovalId, BootId, Digest, Error, Intent, Payload, PublicKey, Signer, UnixSeconds, json, jws, sha256};
 
-/// The `typ` of a [`Proof`].
+/// The `typ` of a [`CallerProof`].
 pub const TYPE: &str = "anchorhold-request+jwt";
 /// A proof holds for at most this long after the enclave first sees it, in seconds.
 pub const MAX_PROOF_SECONDS: i64 = 60;
@@ -95,7 +95,7 @@ impl Exchange<'_> {
 /// thumbprint of its key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Proof {
+pub struct CallerProof {
     /// The boot of the enclave that is asked, so that no other one takes it.
     pub boot_id: BootId,
     /// Not to be taken after this time, in seconds since 1970.
@@ -108,7 +108,7 @@ pub struct Proof {
     pub request: Digest<32>,
 }
 
-impl Proof {
+impl CallerProof {
     /// Signs the proof.
     pub fn sign<S: Signer>(&self, signer: &S) -> Result<String, S::Error> {
         jws::sign(TYPE, self, &signer.public_key().thumbprint(), signer)
@@ -168,8 +168,8 @@ mod tests {
     use crate::Did;
     use crate::signer::tests::both;
 
-    fn proof() -> Proof {
-        Proof {
+    fn proof() -> CallerProof {
+        CallerProof {
             boot_id: BootId::new([1; 16]),
             exp: 1060,
             jti: uuid::Uuid::from_bytes([2; 16]),
@@ -249,20 +249,20 @@ mod tests {
         let [ed, p256] = both();
         for key in [&ed, &p256] {
             let jws = proof().sign(key).unwrap();
-            let verify = |at| Proof::verify(&jws, key.public_key(), UnixSeconds(at)).map_err(|error| error.code());
+            let verify = |at| CallerProof::verify(&jws, key.public_key(), UnixSeconds(at)).map_err(|error| error.code());
             assert_eq!(verify(1000), Ok(proof()));
             assert_eq!(verify(1060), Ok(proof()));
             assert_eq!(verify(1061), Err("expired"));
             assert_eq!(verify(999), Err("proof_too_long"));
-            assert_eq!(Proof::unverified_kid(&jws), Ok(key.public_key().thumbprint()));
+            assert_eq!(CallerProof::unverified_kid(&jws), Ok(key.public_key().thumbprint()));
         }
         let jws = proof().sign(&ed).unwrap();
-        assert_eq!(Proof::verify(&jws, p256.public_key(), UnixSeconds(1000)), Err(Error::AlgorithmMismatch));
+        assert_eq!(CallerProof::verify(&jws, p256.public_key(), UnixSeconds(1000)), Err(Error::AlgorithmMismatch));
         let other = crate::signer::tests::TestKey::ed25519(9);
-        assert_eq!(Proof::verify(&jws, other.public_key(), UnixSeconds(1000)), Err(Error::KeyIdMismatch));
+        assert_eq!(CallerProof::verify(&jws, other.public_key(), UnixSeconds(1000)), Err(Error::KeyIdMismatch));
         // A token of an identity is no proof, whatever it says.
         let token = jws::sign("vouch+jwt", &proof(), &ed.public_key().thumbprint(), &ed).unwrap();
-        assert_eq!(Proof::verify(&token, ed.public_key(), UnixSeconds(1000)).unwrap_err().code(), "token_malformed");
+        assert_eq!(CallerProof::verify(&token, ed.public_key(), UnixSeconds(1000)).unwrap_err().code(), "token_malformed");
         // Nor is an approval, nor the other way round.
         let approval = Approval {
             approval: ApprovalId::new([3; 16]),
@@ -272,14 +272,14 @@ mod tests {
         };
         let signed = approval.sign(&ed).unwrap();
         assert_eq!(Approval::verify(&signed, ed.public_key()), Ok(approval));
-        assert!(Proof::verify(&signed, ed.public_key(), UnixSeconds(1000)).is_err());
+        assert!(CallerProof::verify(&signed, ed.public_key(), UnixSeconds(1000)).is_err());
         assert!(Approval::verify(&jws, ed.public_key()).is_err() && Approval::verify(&signed, other.public_key()).is_err());
         let longer = Error::TokenMalformed("longer than 64 KiB");
-        assert_ne!(Proof::unverified_kid(&"a".repeat(jws::MAX_BYTES)), Err(longer.clone()));
-        assert_eq!(Proof::unverified_kid(&"a".repeat(jws::MAX_BYTES + 1)), Err(longer));
+        assert_ne!(CallerProof::unverified_kid(&"a".repeat(jws::MAX_BYTES)), Err(longer.clone()));
+        assert_eq!(CallerProof::unverified_kid(&"a".repeat(jws::MAX_BYTES + 1)), Err(longer));
         for bad in ["", "a", "e30.e30.", &"a".repeat(jws::MAX_BYTES + 1)] {
-            assert!(Proof::verify(bad, ed.public_key(), UnixSeconds(1000)).is_err());
-            assert!(Proof::unverified_kid(bad).is_err());
+            assert!(CallerProof::verify(bad, ed.public_key(), UnixSeconds(1000)).is_err());
+            assert!(CallerProof::unverified_kid(bad).is_err());
         }
     }
 }

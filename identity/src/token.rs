@@ -77,7 +77,7 @@ pub struct Vouch {
     pub intent: Intent,
     /// The tokens by which it was delegated, oldest first; at most five.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub delegation_chain: Vec<Link>,
+    pub delegation_chain: Vec<DelegationLink>,
 }
 
 /// `intent.action` of what a token exchange issues, and of nothing else: an enclave signs no intent with it.
@@ -88,7 +88,7 @@ pub const APPROVER: &str = "approver:";
 /// A token by which something was delegated, or an approval, as Vouch has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Link {
+pub struct DelegationLink {
     /// Who issued it.
     pub iss: String,
     /// On whose behalf.
@@ -101,7 +101,7 @@ pub struct Link {
     pub sig: String,
 }
 
-impl Link {
+impl DelegationLink {
     pub(crate) fn new(iss: &str, sub: &str, scope: &str, resource: &str, iat: i64, signature: &str) -> Self {
         let intent = serde_json::json!({ "resource": resource, "scope": scope }).to_string();
         Self { iss: iss.into(), sub: sub.into(), intent, iat, sig: signature.chars().take(64).collect() }
@@ -202,7 +202,7 @@ mod tests {
 
     use super::*;
     use crate::Message;
-    use crate::caller::Seen;
+    use crate::caller::ObservedCaller;
     use crate::sha256;
     use crate::signer::tests::{TestKey, both};
 
@@ -220,7 +220,7 @@ mod tests {
             jti: Uuid::from_bytes([1; 16]),
             binding: sha256(b"user_data"),
             tee: Tee::Mock,
-            caller: Caller::Asserted(Seen::ids(1000, 1000)),
+            caller: Caller::Asserted(ObservedCaller::ids(1000, 1000)),
             vouch: Vouch {
                 version: "1.0".into(),
                 payload: Payload::parse(b"{\"amount\":100,\"nested\":{\"x\":[1,null,\"y\"]}}").unwrap(),

@@ -6,26 +6,26 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::http::HeaderMap;
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
-use identity::caller::Seen;
-use identity::request::Proof;
+use identity::caller::ObservedCaller;
+use identity::request::CallerProof;
 use policy::{Annex, Bundle, Callers};
-use protocol::CallerProof;
+use protocol::PresentedProof;
 use subtle::ConstantTimeEq;
 
-use crate::accounts::Account;
 use crate::config::Localhost;
+use crate::quotas::CallerQuota;
 
 /// A caller as this process saw it.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     /// Its claim towards the enclave.
-    pub(crate) claim: Seen,
+    pub(crate) claim: ObservedCaller,
     /// Whether any identity of the policy names it.
     pub(crate) admitted: bool,
     /// Whether it may see how the sidecar does: its own user, root, and whom the configuration names.
     pub(crate) operator: bool,
     /// What it takes of this process.
-    pub(crate) account: Arc<Account>,
+    pub(crate) account: Arc<CallerQuota>,
 }
 
 /// Why a caller is turned away.
@@ -48,12 +48,12 @@ pub(crate) enum TurnedAway {
 
 impl Caller {
     /// Whoever this is what was seen of.
-    pub(crate) fn of(claim: Seen, account: Arc<Account>, admission: &Admission, operators: &Operators) -> Self {
+    pub(crate) fn of(claim: ObservedCaller, account: Arc<CallerQuota>, admission: &Admission, operators: &Operators) -> Self {
         Self { admitted: admission.admits(&claim), operator: operators.include(&claim), account, claim }
     }
 
     /// A request on localhost: for this host, from no web page, with a token of a caller.
-    pub(crate) fn of_headers(headers: &HeaderMap, localhost: &Localhost) -> Result<Seen, TurnedAway> {
+    pub(crate) fn of_headers(headers: &HeaderMap, localhost: &Localhost) -> Result<ObservedCaller, TurnedAway> {
         check_host(headers, localhost.listen)?;
         if headers.contains_key(ORIGIN) {
             return Err(TurnedAway::ForeignOrigin);
@@ -69,7 +69,7 @@ impl Caller {
             }
         }
         let name = found.ok_or(TurnedAway::TokenInvalid)?.clone();
-        Ok(Seen::named(name))
+        Ok(ObservedCaller::named(name))
     }
 }
 
@@ -83,7 +83,7 @@ pub(crate) struct Operators {
 }
 
 impl Operators {
-    fn include(&self, seen: &Seen) -> bool {
+    fn include(&self, seen: &ObservedCaller) -> bool {
         let own = |uid| uid == 0 || uid == rustix::process::geteuid().as_raw() || self.uids.contains(&uid);
         seen.uid.is_some_and(own) || seen.name.as_ref().is_some_and(|name| self.names.contains(name))
     }
@@ -119,7 +119,7 @@ impl Admission {
         &self.policy
     }
 
-    fn admits(&self, seen: &Seen) -> bool {
+    fn admits(&self, seen: &ObservedCaller) -> bool {
         let annex = self.annex();
         callers(&self.policy).any(|callers| callers.admit(seen, annex.as_deref()))
     }
@@ -129,7 +129,7 @@ impl Admission {
         let fits = |wanted: Option<u32>, id: u32| wanted.is_none_or(|wanted| wanted == id);
         let described = |annex: Arc<Annex>| annex.callers.iter().any(|caller| fits(caller.uid, uid) && fits(caller.gid, gid));
         let own = uid == 0 || uid == rustix::process::geteuid().as_raw();
-        own || self.admits(&Seen::ids(uid, gid)) || self.annex().is_some_and(described)
+        own || self.admits(&ObservedCaller::ids(uid, gid)) || self.annex().is_some_and(described)
     }
 
     /// Whether callers of some identity prove themselves.
@@ -139,16 +139,16 @@ impl Admission {
 
     /// Whether a proof could be of a caller whom the policy names: by its key, or by an enclave that has a document. Nothing is verified;
     /// the enclave does not learn of others.
-    pub(crate) fn expects_proof(&self, proof: &CallerProof) -> bool {
+    pub(crate) fn expects_proof(&self, proof: &PresentedProof) -> bool {
         match &proof.document {
             Some(_) => self.policy.callers.iter().any(|caller| caller.enclave.is_some()),
-            None => Proof::unverified_kid(&proof.jws).is_ok_and(|kid| self.caller_keys.contains(&kid)),
+            None => CallerProof::unverified_kid(&proof.jws).is_ok_and(|kid| self.caller_keys.contains(&kid)),
         }
     }
 
     /// Whether an approval names the key of an approver. Nothing is verified.
     pub(crate) fn expects_approval(&self, jws: &str) -> bool {
-        Proof::unverified_kid(jws).is_ok_and(|kid| self.approver_keys.contains(&kid))
+        CallerProof::unverified_kid(jws).is_ok_and(|kid| self.approver_keys.contains(&kid))
     }
 
     /// Whether anybody is named by executable.

@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::socket::Socket;
 use enclave_client::Stream;
 
-const PATIENCE: Duration = Duration::from_secs(1);
+const READ_TIMEOUT: Duration = Duration::from_secs(1);
 /// After a failure.
 const PAUSE: Duration = Duration::from_millis(200);
 /// The port may be another sidecar's, which may end.
@@ -144,5 +144,5 @@ async fn read(mut stream: Box<dyn Stream>) -> Option<ExitReason> {
         }
         None
     };
-    timeout(PATIENCE, reading).await.ok().flatten().filter(|reason: &ExitReason| is_code(&reason.code))
+    timeout(READ_TIMEOUT, reading).await.ok().flatten().filter(|reason: &ExitReason| is_code(&reason.code))
 }

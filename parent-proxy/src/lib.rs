@@ -3,7 +3,6 @@
 //! In the eyes of the enclave and of verifiers this program is hostile. It keeps no key of an identity, decides nothing that
 //! the enclave does not decide again, and what it says of a caller is marked as its claim.
 
-mod accounts;
 mod api;
 mod caller;
 pub mod cli;
@@ -11,17 +10,18 @@ mod client;
 mod config;
 mod error;
 mod exit_reasons;
+mod fair_queue;
 mod metrics;
 mod one_writer;
 mod peer;
+mod quotas;
 mod server;
 mod socket;
-mod turns;
 
-pub use crate::accounts::Limits;
 pub use crate::api::openapi;
 pub use crate::client::{Client, ClientError, Target};
 pub use crate::config::{AgentSocket, Config, Localhost, LocalhostCaller, LogFormat};
 pub use crate::error::Error;
+pub use crate::quotas::Limits;
 pub use crate::server::run;
 pub use enclave_client::{KeyFile, RecordConfig};

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use identity::Digest;
-use identity::caller::Seen;
+use identity::caller::ObservedCaller;
 use nix::sys::socket::{getsockopt, sockopt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, Mode, OFlags, openat, readlinkat, statat};
@@ -121,8 +121,8 @@ impl<L: Labels> Inspector<L> {
         peer: Connected,
         socket: Option<&str>,
         measure: bool,
-    ) -> Result<Seen, TurnedAway> {
-        let mut seen = Seen { socket: socket.map(str::to_owned), ..Seen::ids(peer.uid, peer.gid) };
+    ) -> Result<ObservedCaller, TurnedAway> {
+        let mut seen = ObservedCaller { socket: socket.map(str::to_owned), ..ObservedCaller::ids(peer.uid, peer.gid) };
         // Without a pidfd (before Linux 6.5) nothing under /proc is certain to be of this process.
         let Ok(pidfd) = getsockopt(stream, sockopt::PeerPidfd) else { return Ok(seen) };
         let process = Process::open(peer.pid);

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use identity::caller::Seen;
+use identity::caller::ObservedCaller;
 use listenfd::ListenFd;
 use policy::{Annex, Bundle};
 use sd_notify::NotifyState;
@@ -23,20 +23,20 @@ use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
 use tracing::{debug, error, info, warn};
 
-use crate::accounts::Accounts;
 use crate::api::{App, Known, MAX_VERIFYING, Peer, Problem, route, router};
 use crate::caller::{Admission, Operators, TurnedAway};
 use crate::exit_reasons::ExitReasons;
+use crate::fair_queue::FairQueue;
 use crate::metrics::{Handled, Limited, Metrics, Refused};
 use crate::one_writer::OneWriter;
 use crate::peer::{Connected, Inspector, sees_other_users};
+use crate::quotas::CallerQuotas;
 use crate::socket::Socket;
-use crate::turns::Turns;
 use crate::{Config, Error, KeyFile};
 use enclave_client::Counters;
 use enclave_client::Recorder;
 use enclave_client::files::read_bounded;
-use enclave_client::{GATHERED, Link};
+use enclave_client::{EnclaveClient, GATHERED};
 
 /// Connections of callers whom the policy names; more are closed at once.
 const MAX_CALLERS: usize = 4096;
@@ -45,9 +45,9 @@ const MAX_STRANGERS: usize = 64;
 /// Connections on localhost, where nobody is known before the first request.
 const MAX_LOCALHOST: usize = 512;
 /// For a request's head to arrive, for a caller to take what is written to it, and for a connection to lie idle.
-const PATIENCE: Duration = Duration::from_secs(30);
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// The same for those who are turned away.
-const SHORT_PATIENCE: Duration = Duration::from_secs(2);
+const REFUSED_TIMEOUT: Duration = Duration::from_secs(2);
 /// Connections of those who are told that they have too many.
 const MAX_TURNED_AWAY: usize = 64;
 /// Requests under way that wait for the NSM.
@@ -90,7 +90,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let recorder = Recorder::open(config.record, counters.clone())?;
     tokio::spawn(Arc::clone(&recorder).tend());
     let exit_reasons = ExitReasons::listen(&config.enclave, Arc::clone(&metrics));
-    let link = Link::start(config.enclave, key, &config.policy, config.connections, counters, Arc::clone(&recorder));
+    let link = EnclaveClient::start(config.enclave, key, &config.policy, config.connections, counters, Arc::clone(&recorder));
     for socket in &sockets {
         info!(socket = %socket.path().display(), name = socket.name, policy = %config.policy.digest().digest(), "listening");
     }
@@ -113,10 +113,10 @@ pub async fn run(config: Config) -> Result<(), Error> {
         link,
         admission,
         operators,
-        accounts: Accounts::new(config.limits, identities),
-        signing: Turns::new(GATHERED * config.connections, waiting),
-        attesting: Turns::new(MAX_ATTESTING, waiting),
-        verifying: Turns::new(MAX_VERIFYING, waiting),
+        accounts: CallerQuotas::new(config.limits, identities),
+        signing: FairQueue::new(GATHERED * config.connections, waiting),
+        attesting: FairQueue::new(MAX_ATTESTING, waiting),
+        verifying: FairQueue::new(MAX_VERIFYING, waiting),
         localhost,
         metrics,
     });
@@ -265,9 +265,9 @@ impl Server {
         });
     }
 
-    async fn welcome(self: Arc<Self>, stream: UnixStream, pid: i32, seen: Seen, place: OwnedSemaphorePermit) {
+    async fn welcome(self: Arc<Self>, stream: UnixStream, pid: i32, seen: ObservedCaller, place: OwnedSemaphorePermit) {
         let account = self.app.accounts.of(&seen);
-        match self.app.accounts.hold(&account) {
+        match self.app.accounts.acquire(&account) {
             Some(held) => {
                 let peer = Peer::Unix(Arc::new(Known { seen, account }));
                 self.serve(OneWriter::new(stream, pid), peer, (place, held)).await;
@@ -291,7 +291,7 @@ impl Server {
         peer: Connected,
         socket: Option<String>,
         measure: bool,
-    ) -> (UnixStream, Result<Seen, TurnedAway>) {
+    ) -> (UnixStream, Result<ObservedCaller, TurnedAway>) {
         if !measure {
             let seen = self.inspector.see(&stream, peer, socket.as_deref(), false);
             return (stream, seen);
@@ -307,9 +307,9 @@ impl Server {
     async fn serve<S: AsyncRead + AsyncWrite + Send + 'static, P: Send>(self: Arc<Self>, stream: S, peer: Peer, _places: P) {
         // Who is turned away has one answer, and soon.
         let nobody = matches!(peer, Peer::Nobody(_));
-        let patience = if nobody { SHORT_PATIENCE } else { PATIENCE };
+        let limit = if nobody { REFUSED_TIMEOUT } else { CONNECTION_TIMEOUT };
         let mut stream = TimeoutStream::new(stream);
-        stream.set_write_timeout(Some(patience));
+        stream.set_write_timeout(Some(limit));
         self.app.metrics.connections.inc();
         self.open.send_modify(|open| *open += 1);
         let this = &self;
@@ -326,7 +326,7 @@ impl Server {
             }
         });
         let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(patience).max_buf_size(MAX_HEAD);
+        builder.timer(TokioTimer::new()).header_read_timeout(limit).max_buf_size(MAX_HEAD);
         builder.keep_alive(!nobody);
         let mut connection = pin!(builder.serve_connection(TokioIo::new(Box::pin(stream)), service));
         let mut stopping = self.stopping.subscribe();

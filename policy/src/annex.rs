@@ -1,5 +1,5 @@
 use identity::AnnexId;
-use identity::caller::Seen;
+use identity::caller::ObservedCaller;
 use identity::cose::{self, Purpose, Sign1};
 use identity::grants::Status;
 use identity::status::StatusList;
@@ -107,7 +107,7 @@ impl Annex {
     }
 
     /// Whether a caller of this name is what the parent saw.
-    pub fn describes(&self, name: &str, seen: &Seen) -> bool {
+    pub fn describes(&self, name: &str, seen: &ObservedCaller) -> bool {
         self.callers.iter().any(|caller| caller.name == name && caller.is(seen))
     }
 
@@ -141,7 +141,7 @@ impl Annex {
 }
 
 impl AssertedCaller {
-    fn is(&self, seen: &Seen) -> bool {
+    fn is(&self, seen: &ObservedCaller) -> bool {
         fn holds<T: PartialEq>(wanted: &Option<T>, seen: &Option<T>) -> bool {
             wanted.is_none() || wanted == seen
         }

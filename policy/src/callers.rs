@@ -1,5 +1,5 @@
 use identity::Digest;
-use identity::caller::Seen;
+use identity::caller::ObservedCaller;
 use serde::{Deserialize, Serialize};
 
 use crate::Annex;
@@ -68,7 +68,7 @@ pub struct Approver {
 
 impl Callers {
     /// Whether what the parent saw is among these.
-    pub fn admit(&self, seen: &Seen, annex: Option<&Annex>) -> bool {
+    pub fn admit(&self, seen: &ObservedCaller, annex: Option<&Annex>) -> bool {
         let listed = |list: &[u32], id: Option<u32>| id.is_some_and(|id| list.contains(&id));
         let described = |name: &String| annex.is_some_and(|annex| annex.describes(name, seen));
         listed(&self.uids, seen.uid)

@@ -452,7 +452,7 @@ fn an_annex_is_the_operators_and_has_one_spelling() {
 
 #[test]
 fn everything_that_an_annex_says_of_a_caller_must_have_been_seen() {
-    use identity::caller::Seen;
+    use identity::caller::ObservedCaller;
     let text = format!(
         "version = 1\n[[callers]]\nname = \"crew\"\nuid = 7\ngid = 8\nunit = \"u\"\npod = \"p\"\ncontainer = \"c\"\nlabel = \"l\"\nsocket = \"s\"\n\
          executables = [\"{}\", \"{}\"]\n[[callers]]\nname = \"loose\"\ngid = 9\n",
@@ -461,28 +461,28 @@ fn everything_that_an_annex_says_of_a_caller_must_have_been_seen() {
     );
     let annex = Annex::from_toml(&text).unwrap();
     let text = |text: &str| Some(text.to_owned());
-    let exact = Seen {
+    let exact = ObservedCaller {
         unit: text("u"),
         pod: text("p"),
         container: text("c"),
         label: text("l"),
         socket: text("s"),
         executable: Some(Digest([0xbb; 32])),
-        ..Seen::ids(7, 8)
+        ..ObservedCaller::ids(7, 8)
     };
     assert!(annex.describes("crew", &exact) && !annex.describes("loose", &exact) && !annex.describes("other", &exact));
-    assert!(annex.describes("crew", &Seen { executable: Some(Digest([0xaa; 32])), ..exact.clone() }));
-    assert!(annex.describes("loose", &Seen::ids(1, 9)) && !annex.describes("crew", &Seen::ids(1, 9)));
+    assert!(annex.describes("crew", &ObservedCaller { executable: Some(Digest([0xaa; 32])), ..exact.clone() }));
+    assert!(annex.describes("loose", &ObservedCaller::ids(1, 9)) && !annex.describes("crew", &ObservedCaller::ids(1, 9)));
     for other in [
-        Seen { uid: Some(9), ..exact.clone() },
-        Seen { gid: None, ..exact.clone() },
-        Seen { unit: None, ..exact.clone() },
-        Seen { pod: text("x"), ..exact.clone() },
-        Seen { container: None, ..exact.clone() },
-        Seen { label: text(""), ..exact.clone() },
-        Seen { socket: None, ..exact.clone() },
-        Seen { executable: None, ..exact.clone() },
-        Seen { executable: Some(Digest([0xcc; 32])), ..exact.clone() },
+        ObservedCaller { uid: Some(9), ..exact.clone() },
+        ObservedCaller { gid: None, ..exact.clone() },
+        ObservedCaller { unit: None, ..exact.clone() },
+        ObservedCaller { pod: text("x"), ..exact.clone() },
+        ObservedCaller { container: None, ..exact.clone() },
+        ObservedCaller { label: text(""), ..exact.clone() },
+        ObservedCaller { socket: None, ..exact.clone() },
+        ObservedCaller { executable: None, ..exact.clone() },
+        ObservedCaller { executable: Some(Digest([0xcc; 32])), ..exact.clone() },
     ] {
         assert!(!annex.describes("crew", &other), "{other:?}");
     }
@@ -491,7 +491,8 @@ fn everything_that_an_annex_says_of_a_caller_must_have_been_seen() {
     assert!(callers("uids = [7]").admit(&exact, None) && callers("gids = [8]").admit(&exact, None));
     assert!(!callers("uids = [8]\ngids = [7]\nproven = [\"crew\"]").admit(&exact, None));
     assert!(
-        callers("names = [\"x\"]").admit(&Seen::named("x"), None) && !callers("names = [\"x\"]").admit(&Seen::named("y"), None)
+        callers("names = [\"x\"]").admit(&ObservedCaller::named("x"), None)
+            && !callers("names = [\"x\"]").admit(&ObservedCaller::named("y"), None)
     );
 }
 

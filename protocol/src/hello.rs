@@ -25,7 +25,7 @@ pub struct Hello {
 /// The proxy's first frame: its key signs this connection's challenge.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(array)]
-pub struct Proof {
+pub struct ChannelProof {
     /// [`VERSION`].
     #[n(0)]
     pub version: u32,
@@ -56,7 +56,7 @@ impl Hello {
     }
 }
 
-impl Proof {
+impl ChannelProof {
     /// Answers `hello` with the proxy's key.
     pub fn new<S: Signer>(hello: &Hello, signer: &S) -> Result<Self, S::Error> {
         let statement = cose::sign(Purpose::WINDOW, &cbor::to_vec(hello), signer)?;

@@ -1,4 +1,4 @@
-use identity::caller::Seen;
+use identity::caller::ObservedCaller;
 use identity::{ApprovalId, BootId, Tee};
 use minicbor::{Decode, Encode};
 
@@ -65,14 +65,14 @@ pub enum Request {
     Attest {
         /// Which identity, for whom.
         #[n(0)]
-        of: Describe,
+        requester: Requester,
         /// The verifier's challenge, 16 to 64 bytes.
         #[cbor(n(1), with = "minicbor::bytes")]
         nonce: Vec<u8>,
     },
     /// Describe an identity.
     #[n(4)]
-    Describe(#[n(0)] Describe),
+    Describe(#[n(0)] Requester),
     /// Replace an identity's key.
     #[n(5)]
     Rotate(#[n(0)] Rotate),
@@ -95,12 +95,12 @@ pub enum Request {
     Exchange(#[n(0)] Exchange),
     /// Show a request that waits for an approval.
     #[n(9)]
-    Waiting {
+    GetApproval {
         /// Its id.
         #[n(0)]
         id: ApprovalId,
     },
-    /// Approve a request that waits. The answer is [`Answer::Waiting`].
+    /// Approve a request that waits. The answer is [`Answer::PendingApproval`].
     #[n(10)]
     Approve {
         /// [`identity::request::Approval`] as a compact JWS.
@@ -130,18 +130,18 @@ pub enum Answer {
     /// To [`Request::Records`].
     #[n(5)]
     Records(#[n(0)] Records),
-    /// A request waits: to [`Request::Sign`] where the rule wants an approval, to [`Request::Waiting`] and [`Request::Approve`].
+    /// A request waits: to [`Request::Sign`] where the rule wants an approval, to [`Request::GetApproval`] and [`Request::Approve`].
     #[n(6)]
-    Waiting(#[n(0)] Waiting),
+    PendingApproval(#[n(0)] PendingApproval),
 }
 
 /// Which identity is meant, and for whom.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(array)]
-pub struct Describe {
+pub struct Requester {
     /// Who asks, as the parent asserts it.
     #[n(0)]
-    pub caller: Seen,
+    pub caller: ObservedCaller,
     /// Its name. Left out, it is the only one that the caller may use.
     #[n(1)]
     pub identity: Option<String>,
@@ -168,7 +168,7 @@ pub enum Format {
 pub struct Sign {
     /// Which identity, for whom.
     #[n(0)]
-    pub of: Describe,
+    pub requester: Requester,
     /// Form of the result.
     #[n(1)]
     pub format: Format,
@@ -192,7 +192,7 @@ pub struct Sign {
     pub validity_seconds: Option<u32>,
     /// The caller's own signature over the request, if it has a key.
     #[n(8)]
-    pub proof: Option<CallerProof>,
+    pub proof: Option<PresentedProof>,
     /// On whose behalf it is asked: a token of this identity's own, or a JSON array of grants, root first.
     #[n(9)]
     pub delegation: Option<String>,
@@ -207,7 +207,7 @@ pub struct Sign {
 /// A request that waits for an approval: all that its digest is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(array)]
-pub struct Waiting {
+pub struct PendingApproval {
     /// Random.
     #[n(0)]
     pub id: ApprovalId,
@@ -237,7 +237,7 @@ pub struct Waiting {
 pub struct Exchange {
     /// Which identity, for whom.
     #[n(0)]
-    pub of: Describe,
+    pub requester: Requester,
     /// `subject_token`.
     #[n(1)]
     pub subject_token: String,
@@ -252,14 +252,14 @@ pub struct Exchange {
     pub audience: Option<String>,
     /// The caller's own signature over the request, if it has a key.
     #[n(5)]
-    pub proof: Option<CallerProof>,
+    pub proof: Option<PresentedProof>,
 }
 
 /// What a caller with a key of its own shows, end to end.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(array)]
-pub struct CallerProof {
-    /// [`identity::request::Proof`] as a compact JWS.
+pub struct PresentedProof {
+    /// [`identity::request::CallerProof`] as a compact JWS.
     #[n(0)]
     pub jws: String,
     /// The attestation document of the caller's enclave, which names the key.
@@ -339,7 +339,7 @@ pub struct Evidence {
 pub struct Rotate {
     /// Which identity, for whom.
     #[n(0)]
-    pub of: Describe,
+    pub requester: Requester,
     /// The operator's order, a COSE_Sign1; not needed by callers whom the policy lets rotate.
     #[cbor(n(1), with = "minicbor::bytes")]
     pub order: Option<Vec<u8>>,
@@ -500,9 +500,9 @@ mod tests {
     use super::*;
 
     fn sign() -> RequestFrame {
-        let of = Describe { caller: Seen::ids(1000, 1000), identity: None };
+        let of = Requester { caller: ObservedCaller::ids(1000, 1000), identity: None };
         let sign = Sign {
-            of,
+            requester: of,
             format: Format::VouchJwt,
             action: "a".into(),
             target: String::new(),
@@ -521,11 +521,12 @@ mod tests {
     #[test]
     fn frames_are_the_same_bytes_as_in_every_build_of_this_version() {
         let RequestFrame { request: Request::Sign(sign), .. } = sign() else { unreachable!() };
-        let caller = Seen { executable: Some(identity::sha256(b"x")), socket: Some("s".into()), ..Seen::ids(1, 2) };
-        let of = Describe { caller, identity: Some("a".into()) };
-        let proof = Some(CallerProof { jws: "j".into(), document: Some(vec![1]) });
+        let caller =
+            ObservedCaller { executable: Some(identity::sha256(b"x")), socket: Some("s".into()), ..ObservedCaller::ids(1, 2) };
+        let of = Requester { caller, identity: Some("a".into()) };
+        let proof = Some(PresentedProof { jws: "j".into(), document: Some(vec![1]) });
         let approval = Some(ApprovalId::new([5; 16]));
-        let waiting = Waiting {
+        let waiting = PendingApproval {
             id: ApprovalId::new([1; 16]),
             boot_id: BootId::new([2; 16]),
             request: [3; 32],
@@ -538,16 +539,16 @@ mod tests {
             Status { boot_id: BootId::new([1; 16]), policy: None, cannot_sign: None, tee: Tee::Mock, annex: Some([2; 32]) };
         let requests = [
             Request::Sign(sign.clone()),
-            Request::Sign(Sign { of, proof, approval, delegatee: Some("d".into()), ..sign.clone() }),
+            Request::Sign(Sign { requester: of, proof, approval, delegatee: Some("d".into()), ..sign.clone() }),
             Request::Sign(Sign { format: Format::Envelope, approval, ..sign }),
-            Request::Waiting { id: ApprovalId::new([9; 16]) },
+            Request::GetApproval { id: ApprovalId::new([9; 16]) },
             Request::Provision {
                 bundle: vec![1],
                 before: Some(RecordEnd { boot_id: BootId::new([1; 16]), last: 2, leaf: [3; 32] }),
             },
             Request::Provision { bundle: vec![1], before: None },
         ];
-        let answers = [Answer::Waiting(waiting), Answer::Status(status)];
+        let answers = [Answer::PendingApproval(waiting), Answer::Status(status)];
         let requests = requests.into_iter().map(|request| cbor::to_vec(&RequestFrame { id: 1, request }));
         let frame = |answer| ResponseFrame { id: 1, outcome: Outcome::Done(answer), event: None };
         let bytes: Vec<u8> = requests.chain(answers.into_iter().map(|answer| cbor::to_vec(&frame(answer)))).flatten().collect();

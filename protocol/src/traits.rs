@@ -1,4 +1,4 @@
-use crate::{Describe, Request};
+use crate::{Request, Requester};
 
 /// What holds of a request of some kind, whatever it says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub struct Traits<'r> {
     /// Whether it is answered to a connection that proved any key, and not only to that of the policy's proxy key.
     pub before_policy: bool,
     /// Who asks, and for which identity, where that matters.
-    pub requester: Option<&'r Describe>,
+    pub requester: Option<&'r Requester>,
 }
 
 /// Where the enclave works on a request.
@@ -32,16 +32,18 @@ impl Request {
             Self::Status => Traits { before_policy: true, ..plain },
             // The record begins with it; the event of the boot is fetched apart.
             Self::Provision { .. } => Traits { lane: Lane::Control, before_policy: true, ..plain },
-            Self::Sign(sign) => Traits { event: Some("token.sign"), requester: Some(&sign.of), ..plain },
-            Self::Attest { of, .. } => Traits { lane: Lane::Evidence, event: Some("key.attest"), requester: Some(of), ..plain },
+            Self::Sign(sign) => Traits { event: Some("token.sign"), requester: Some(&sign.requester), ..plain },
+            Self::Attest { requester, .. } => {
+                Traits { lane: Lane::Evidence, event: Some("key.attest"), requester: Some(requester), ..plain }
+            }
             Self::Describe(of) => Traits { requester: Some(of), ..plain },
             Self::Rotate(rotate) => {
-                Traits { lane: Lane::Control, event: Some("key.rotate"), requester: Some(&rotate.of), ..plain }
+                Traits { lane: Lane::Control, event: Some("key.rotate"), requester: Some(&rotate.requester), ..plain }
             }
             Self::Annex { .. } => Traits { event: Some("annex.load"), ..plain },
             Self::Records { .. } => plain,
-            Self::Exchange(exchange) => Traits { event: Some("token.exchange"), requester: Some(&exchange.of), ..plain },
-            Self::Waiting { .. } => plain,
+            Self::Exchange(exchange) => Traits { event: Some("token.exchange"), requester: Some(&exchange.requester), ..plain },
+            Self::GetApproval { .. } => plain,
             Self::Approve { .. } => Traits { event: Some("approval.grant"), ..plain },
         }
     }
@@ -50,14 +52,14 @@ impl Request {
 #[cfg(test)]
 mod tests {
     use identity::ApprovalId;
-    use identity::caller::Seen;
+    use identity::caller::ObservedCaller;
 
     use super::*;
     use crate::Rotate;
 
     #[test]
     fn what_holds_of_each_kind_of_request() {
-        let of = Describe { caller: Seen::ids(1, 2), identity: Some("agent".into()) };
+        let of = Requester { caller: ObservedCaller::ids(1, 2), identity: Some("agent".into()) };
         let asked = |request: &Request| {
             let traits = request.traits();
             let identity = traits.requester.and_then(|of| of.identity.clone());
@@ -67,12 +69,12 @@ mod tests {
         for (request, wanted) in [
             (Request::Status, (connection, None, true, false)),
             (Request::Provision { bundle: Vec::new(), before: None }, (Lane::Control, None, true, false)),
-            (Request::Attest { of: of.clone(), nonce: Vec::new() }, (Lane::Evidence, Some("key.attest"), false, true)),
+            (Request::Attest { requester: of.clone(), nonce: Vec::new() }, (Lane::Evidence, Some("key.attest"), false, true)),
             (Request::Describe(of.clone()), (connection, None, false, true)),
-            (Request::Rotate(Rotate { of, order: None }), (Lane::Control, Some("key.rotate"), false, true)),
+            (Request::Rotate(Rotate { requester: of, order: None }), (Lane::Control, Some("key.rotate"), false, true)),
             (Request::Annex { signed: Vec::new() }, (connection, Some("annex.load"), false, false)),
             (Request::Records { from: 0 }, (connection, None, false, false)),
-            (Request::Waiting { id: ApprovalId::new([0; 16]) }, (connection, None, false, false)),
+            (Request::GetApproval { id: ApprovalId::new([0; 16]) }, (connection, None, false, false)),
             (Request::Approve { jws: String::new() }, (connection, Some("approval.grant"), false, false)),
         ] {
             assert_eq!(asked(&request), wanted, "{request:?}");

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use crate::{Error, State};
 
 /// Time for a process to end after SIGTERM.
-const PATIENCE: Duration = Duration::from_secs(15);
+const START_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The program to start: this one, or one that a test names.
 #[derive(Debug, Clone)]
@@ -139,7 +139,7 @@ impl Child {
         if self.ended().is_none() {
             self.signal(Signal::TERM);
         }
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + START_TIMEOUT;
         while Instant::now() < deadline {
             if let Some(status) = self.ended() {
                 return Ok(status);

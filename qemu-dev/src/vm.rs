@@ -60,7 +60,7 @@ pub(crate) fn endpoint(folder: &Path) -> Endpoint {
     Endpoint::HybridVsock { path: folder.join("v.sock"), port: WINDOW_PORT }
 }
 
-const VHOST_PATIENCE: Duration = Duration::from_secs(10);
+const VHOST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Lines of the console that wait for whoever reads them; more are dropped.
 const CONSOLE_LINES: usize = 1024;
 const MAX_LINE: u64 = 1024;
@@ -76,7 +76,7 @@ impl Vm {
         command.arg("--vm").arg(format!("guest-cid=4,socket={},uds-path={}", sockets[0].display(), sockets[1].display()));
         let log = at("vhost.log");
         let mut vhost = Child::start("vhost-device-vsock", setup.program.ending_with_this(&command), Some(&log))?;
-        let deadline = Instant::now() + VHOST_PATIENCE;
+        let deadline = Instant::now() + VHOST_TIMEOUT;
         while !sockets[0].exists() {
             if let Some(status) = vhost.ended() {
                 return Err(Error::Process(format!("vhost-device-vsock ended ({status}); see {}", log.display())));

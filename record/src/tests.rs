@@ -1,4 +1,4 @@
-use identity::caller::{Proven, Seen};
+use identity::caller::{ObservedCaller, Proven};
 use identity::{
     AnnexId, BootId, Caller, Did, Digest, Message, PublicKey, SKEW_SECONDS, Signature, Signer, UnixSeconds, agent_id, json,
     sha256,
@@ -39,7 +39,7 @@ fn decision(n: i64) -> Decision {
         approvals: vec![Approval { key: key.public_key().thumbprint(), name: "alice".into() }],
         before: None,
         binding: Some(sha256(b"binding")),
-        caller: Some(Caller::Asserted(Seen { executable: Some(sha256(b"exe")), ..Seen::ids(1000, 1000) })),
+        caller: Some(Caller::Asserted(ObservedCaller { executable: Some(sha256(b"exe")), ..ObservedCaller::ids(1000, 1000) })),
         delegated_by: Some("user:sre-oncall".into()),
         delegation_chain: vec!["user:sre-oncall".into(), "agent:code-reviewer".into()],
         delegation_issuers: vec!["https://idp.example".into()],
@@ -138,8 +138,15 @@ fn what_others_wrote_into_a_refusal_is_cut_until_it_fits() {
     (decision.action, decision.target, decision.resource, decision.delegated_by) = (long('"'), long('ä'), long('\\'), long('x'));
     decision.delegation_chain = vec!["\"".repeat(500); 40];
     decision.delegation_issuers = vec!["y".repeat(500); 40];
-    let texts = Seen { unit: long('"'), label: long('"'), pod: long('"'), socket: long('"'), name: long('"'), ..Seen::ids(1, 1) };
-    decision.caller = Some(Caller::Asserted(Seen { container: long('"'), ..texts }));
+    let texts = ObservedCaller {
+        unit: long('"'),
+        label: long('"'),
+        pod: long('"'),
+        socket: long('"'),
+        name: long('"'),
+        ..ObservedCaller::ids(1, 1)
+    };
+    decision.caller = Some(Caller::Asserted(ObservedCaller { container: long('"'), ..texts }));
     decision.shorten(3500);
     let line = Tail::new(BootId::new([1; 16]))
         .append(vec![decision.clone(); MAX_BATCH])
@@ -305,7 +312,7 @@ fn variants(value: &serde_json::Value, out: &mut Vec<serde_json::Value>) {
 
 #[test]
 fn what_is_written_is_canonical_whoever_asked() {
-    let seen = Seen {
+    let seen = ObservedCaller {
         container: Some("c\u{7f}\u{1}\"".into()),
         executable: Some(sha256(b"x")),
         label: Some("l".into()),
@@ -313,10 +320,12 @@ fn what_is_written_is_canonical_whoever_asked() {
         pod: Some("p".into()),
         socket: Some("s".into()),
         unit: Some("é\u{10000}\u{e000}/".into()),
-        ..Seen::ids(1, 2)
+        ..ObservedCaller::ids(1, 2)
     };
     let proven = Proven { key: "k".into(), measurement: Some(Digest([1; 48])), name: "n".into() };
-    for caller in [None, Some(Caller::Asserted(seen)), Some(Caller::Proven(proven)), Some(Caller::Asserted(Seen::default()))] {
+    for caller in
+        [None, Some(Caller::Asserted(seen)), Some(Caller::Proven(proven)), Some(Caller::Asserted(ObservedCaller::default()))]
+    {
         for full in [true, false] {
             let mut decision = Decision { caller: caller.clone(), ..decision(7) };
             if !full {

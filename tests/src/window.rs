@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use enclave::{BootClock, BootTime, Enclave, Listener, Machine, Nsm, OsEntropy, serve};
-use identity::caller::Seen;
+use identity::caller::ObservedCaller;
 use identity::{Message, PublicKey, Signature, Signer, cbor};
 use policy::Bundle;
 use protocol::{
-    Answer, Describe, Format, FrameBuffer, Hello, Outcome, Proof, Refusal, Request, RequestFrame, ResponseFrame, Sign, Welcome,
-    write_frame,
+    Answer, ChannelProof, Format, FrameBuffer, Hello, Outcome, Refusal, Request, RequestFrame, Requester, ResponseFrame, Sign,
+    Welcome, write_frame,
 };
 
 /// A key of a test, made of repeated bytes.
@@ -141,7 +141,7 @@ impl Window {
     /// As [`Window::connect`], on a connection that is there.
     pub fn connect_on(stream: UnixStream, key: &impl Signer<Error = identity::Error>) -> io::Result<Result<Self, Refusal>> {
         let (mut window, hello) = Self::open_on(stream)?;
-        window.send(&frame(&Proof::new(&hello, key).map_err(io::Error::other)?))?;
+        window.send(&frame(&ChannelProof::new(&hello, key).map_err(io::Error::other)?))?;
         Ok(window.welcome()?.map(|()| window))
     }
 
@@ -207,14 +207,14 @@ pub fn frame<T: minicbor::Encode<()>>(message: &T) -> Vec<u8> {
 }
 
 /// For identity `name`, as asked by uid 1000.
-pub fn of(name: &str) -> Describe {
-    Describe { caller: Seen::ids(1000, 1000), identity: Some(name.into()) }
+pub fn of(name: &str) -> Requester {
+    Requester { caller: ObservedCaller::ids(1000, 1000), identity: Some(name.into()) }
 }
 
 /// A request for a token that every rule of [`bundle`] allows.
 pub fn sign(name: &str) -> Request {
     Request::Sign(Sign {
-        of: of(name),
+        requester: of(name),
         format: Format::VouchJwt,
         action: "a".into(),
         target: String::new(),

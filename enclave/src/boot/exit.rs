@@ -13,7 +13,7 @@ use vsock::VsockStream;
 use super::machine::console;
 
 /// For all whom it may concern to take the last words; then the machine ends, heard or not.
-const PATIENCE: Duration = Duration::from_secs(1);
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 /// sysexits(3): our own fault, or the machine's. The kernel shows it when it stops.
 const EX_SOFTWARE: i32 = 70;
 
@@ -45,11 +45,11 @@ impl Exit {
         console(&format!("{}: {line}\n", self.name));
     }
 
-    /// Tells everybody at once; waits until each has closed, at most [`PATIENCE`].
+    /// Tells everybody at once; waits until each has closed, at most [`FAREWELL_TIMEOUT`].
     fn tell(&self, reason: &ExitReason) -> Result<(), protocol::Error> {
         let mut frame = Vec::new();
         write_frame(reason, &mut frame)?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + FAREWELL_TIMEOUT;
         let mut waiting: Vec<Listener> = self.told.iter().filter_map(|cid| Listener::call(*cid).ok()).collect();
         while !waiting.is_empty() {
             let left = deadline.saturating_duration_since(Instant::now());

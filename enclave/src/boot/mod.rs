@@ -23,7 +23,7 @@ pub use machine::{lock_memory, part_from_console, tighten_device};
 pub use seccomp::{ABSENT, ALLOWED, Allowed};
 pub use signals::reap;
 
-use crate::window::Parent;
+use crate::transport::Parent;
 use crate::{BootTime, CLOCK_INTERVAL, Enclave, Error, Listener, Machine, Nsm, OsEntropy, serve};
 
 /// What an image is started as.

@@ -1,7 +1,7 @@
 use identity::ApprovalId;
-use identity::request::{Approval, Proof};
+use identity::request::{Approval, CallerProof};
 use policy::Approver;
-use protocol::Waiting;
+use protocol::PendingApproval;
 
 use crate::Error;
 use crate::audit::Trail;
@@ -10,15 +10,15 @@ use crate::stores::approvals::Signed;
 use crate::sync::lock;
 
 /// Shows a request that waits to whoever knows its id.
-pub(crate) fn show(env: &Env<'_>, id: ApprovalId) -> Result<Waiting, Error> {
+pub(crate) fn show(env: &Env<'_>, id: ApprovalId) -> Result<PendingApproval, Error> {
     let now = env.now()?.latest;
     lock(&env.provisioned.approvals).get(id, now).cloned()
 }
 
 /// Takes an approval: signed by an approver whom the rule names, for exactly what waits.
-pub(crate) fn approve(env: &Env<'_>, jws: &str, trail: &mut Trail) -> Result<Waiting, Error> {
+pub(crate) fn approve(env: &Env<'_>, jws: &str, trail: &mut Trail) -> Result<PendingApproval, Error> {
     let now = env.now()?.latest;
-    let kid = Proof::unverified_kid(jws).map_err(|_| Error::ApprovalOfNobody("not a JWS of an approval"))?;
+    let kid = CallerProof::unverified_kid(jws).map_err(|_| Error::ApprovalOfNobody("not a JWS of an approval"))?;
     let named = |approver: &&Approver| approver.key.0.thumbprint() == kid;
     let approver = env.provisioned.bundle.approvers.iter().find(named);
     let approver = approver.ok_or(Error::ApprovalOfNobody("the policy names no approver with this key"))?;

@@ -3,7 +3,7 @@ use std::ops::RangeInclusive;
 use attestation::{Document, Evidence, POSSESSION_TAG, Possession};
 use identity::cose::{self, Purpose};
 use identity::{Caller, cbor};
-use protocol::Describe;
+use protocol::Requester;
 
 use crate::Error;
 use crate::audit::Trail;
@@ -16,7 +16,7 @@ const NONCE_BYTES: RangeInclusive<usize> = 16..=64;
 /// meanwhile.
 pub(crate) fn attest(
     env: &Env<'_>,
-    requester: &Describe,
+    requester: &Requester,
     nonce: &[u8],
     document_of: impl FnOnce(&IdentityCard) -> Result<(Vec<u8>, Document), Error>,
     trail: &mut Trail,

@@ -13,7 +13,7 @@ use crate::stages::{authorize, settle};
 
 /// Takes up a delegation: the answer is a token by which the caller's identity acts for the subject.
 pub(crate) fn exchange(env: &Env<'_>, exchange: Exchange, trail: &mut Trail) -> Result<Signed, Error> {
-    trail.caller(&Caller::Asserted(exchange.of.caller.clone()));
+    trail.caller(&Caller::Asserted(exchange.requester.caller.clone()));
     trail.action(EXCHANGE_ACTION);
     let request = ExchangeRequest::parse(exchange)?;
     let asked = authenticate(env, request, trail)?;

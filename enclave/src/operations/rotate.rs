@@ -18,10 +18,10 @@ pub(crate) fn rotate(
     now: impl FnOnce() -> Result<UnixSeconds, Error>,
     trail: &mut Trail,
 ) -> Result<Rotated, Error> {
-    let caller = Caller::Asserted(rotate.of.caller.clone());
+    let caller = Caller::Asserted(rotate.requester.caller.clone());
     trail.caller(&caller);
     let provisioned = env.provisioned;
-    let identity = provisioned.find(&rotate.of, env.annex())?;
+    let identity = provisioned.find(&rotate.requester, env.annex())?;
     let (policy, card) = (&identity.policy, identity.card()?);
     trail.identity(&card);
     match &rotate.order {

@@ -13,7 +13,7 @@ use crate::stages::settle::{self, Settling};
 
 /// Signs what is asked, or lets it wait for an approval.
 pub(crate) fn sign(env: &Env<'_>, sign: Sign, trail: &mut Trail) -> Result<Answer, Error> {
-    trail.caller(&Caller::Asserted(sign.of.caller.clone()));
+    trail.caller(&Caller::Asserted(sign.requester.caller.clone()));
     let request = SignRequest::parse(sign, trail)?;
     let asked = authenticate(env, request, trail)?;
     let authority = Authority::establish(env, asked, trail)?;
@@ -21,7 +21,7 @@ pub(crate) fn sign(env: &Env<'_>, sign: Sign, trail: &mut Trail) -> Result<Answe
     let key = authority.asked.identity.hold()?;
     let permit = authorize::sign(env, key.card(), authority, trail)?;
     match settle::sign(env, permit, trail)? {
-        Settling::Pending(waiting) => Ok(Answer::Waiting(waiting)),
+        Settling::Pending(waiting) => Ok(Answer::PendingApproval(waiting)),
         Settling::Settled(settled) => issue::sign(env, &key, *settled, trail).map(Answer::Signed),
     }
 }

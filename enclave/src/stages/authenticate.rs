@@ -3,10 +3,10 @@
 
 use attestation::Document;
 use identity::caller::Proven;
-use identity::request::Proof;
+use identity::request::CallerProof;
 use identity::{Caller, Digest, PublicKey, UnixSeconds, sha256};
 use policy::{PeerEnclave, ProvenCaller};
-use protocol::{CallerProof, Describe};
+use protocol::{PresentedProof, Requester};
 
 use crate::Error;
 use crate::audit::Trail;
@@ -22,9 +22,9 @@ const MAX_DOCUMENT_SECONDS: i64 = 60 * 60;
 /// A well-formed request of a caller.
 pub(crate) trait Request {
     /// Whom the parent saw, and which identity is meant.
-    fn requester(&self) -> &Describe;
+    fn requester(&self) -> &Requester;
     /// The caller's own signature over it, if it has a key.
-    fn proof(&self) -> Option<&CallerProof>;
+    fn proof(&self) -> Option<&PresentedProof>;
     /// Digest of its canonical form, for the identity of this name.
     fn digest(&self, identity: &str) -> Result<Digest<32>, Error>;
 }
@@ -55,7 +55,7 @@ impl<R> Asked<'_, R> {
 
 /// A caller's proof: signed by it, for this request and boot, in time.
 struct UnspentProof {
-    proof: Proof,
+    proof: CallerProof,
     key: PublicKey,
 }
 
@@ -94,8 +94,8 @@ struct UnverifiedCaller {
 }
 
 /// Finds out whose proof it claims to be.
-fn unverified(env: &Env<'_>, proof: &CallerProof) -> Result<UnverifiedCaller, Error> {
-    let kid = Proof::unverified_kid(&proof.jws).map_err(|_| Error::ProofOfNobody("not a JWS of a request"))?;
+fn unverified(env: &Env<'_>, proof: &PresentedProof) -> Result<UnverifiedCaller, Error> {
+    let kid = CallerProof::unverified_kid(&proof.jws).map_err(|_| Error::ProofOfNobody("not a JWS of a request"))?;
     let claimed = match &proof.document {
         Some(document) => {
             let peer = peer(env, document)?;
@@ -115,7 +115,7 @@ fn unverified(env: &Env<'_>, proof: &CallerProof) -> Result<UnverifiedCaller, Er
 impl UnverifiedCaller {
     /// Verifies its proof: the signature over this request and boot, in time.
     fn verify(&self, env: &Env<'_>, jws: &str, request: Digest<32>, now: Bounds) -> Result<UnspentProof, Error> {
-        let proof = Proof::verify(jws, &self.key, now.latest).map_err(|error| match error {
+        let proof = CallerProof::verify(jws, &self.key, now.latest).map_err(|error| match error {
             identity::Error::Expired => Error::ProofInvalid("it came too late"),
             identity::Error::ProofTooLong => Error::ProofInvalid("it would hold for more than 60 seconds"),
             _ => Error::ProofInvalid("its signature or form is not good"),

@@ -2,7 +2,7 @@
 
 use identity::delegation::{Act, Subject};
 use identity::grants::Grants;
-use identity::token::{self, Claims, Expected, Link};
+use identity::token::{self, Claims, DelegationLink, Expected};
 use identity::{Did, Intent, PublicKey, UnixSeconds};
 use policy::{Delegator, IdentityPolicy, Pattern};
 use policy_engine::Denied;
@@ -35,7 +35,7 @@ pub(crate) enum Basis {
 pub(crate) struct ExchangedAuthority {
     pub(crate) sub: String,
     pub(crate) act: Act,
-    pub(crate) chain: Vec<Link>,
+    pub(crate) chain: Vec<DelegationLink>,
     issuer: Did,
     scope: Vec<String>,
     resource: String,

@@ -6,7 +6,7 @@ use identity::delegation::{Act, Subject};
 use identity::token::EXCHANGE_ACTION;
 use identity::{Caller, Digest, Intent, UnixSeconds};
 use policy::{ApprovalRule, Delegation, Rule};
-use policy_engine::{Asked as PolicyInput, AskedExchange, Denied};
+use policy_engine::{Denied, ExchangeInput, PolicyInput};
 use protocol::Format;
 
 use crate::Error;
@@ -210,7 +210,7 @@ pub(crate) fn exchange<'e>(
         return Err(identity::Error::Expired.into());
     }
     let actors: Vec<String> = subject.act.iter().flat_map(actors).collect();
-    let input = AskedExchange {
+    let input = ExchangeInput {
         from: &from,
         issuer: &subject.iss,
         subject: &subject.sub,

@@ -1,7 +1,7 @@
 //! Strings end here: what comes out is well-formed, and nothing else is known of it.
 
 use identity::{ApprovalId, Digest, Intent, Payload, request};
-use protocol::{CallerProof, Describe, Exchange, Format, Sign};
+use protocol::{Exchange, Format, PresentedProof, Requester, Sign};
 
 use crate::Error;
 use crate::audit::Trail;
@@ -42,14 +42,14 @@ impl Presented {
 /// A request for a signature.
 #[derive(Debug)]
 pub(crate) struct SignRequest {
-    pub(crate) requester: Describe,
+    pub(crate) requester: Requester,
     pub(crate) format: Format,
     pub(crate) intent: Intent,
     pub(crate) payload: Payload,
     pub(crate) audience: Option<String>,
     /// Positive.
     pub(crate) validity_seconds: Option<u32>,
-    pub(crate) proof: Option<CallerProof>,
+    pub(crate) proof: Option<PresentedProof>,
     pub(crate) presented: Presented,
     pub(crate) approval: Option<ApprovalId>,
 }
@@ -69,7 +69,7 @@ impl SignRequest {
             return Err(Error::ValidityInvalid);
         }
         Ok(Self {
-            requester: sign.of,
+            requester: sign.requester,
             format: sign.format,
             intent,
             payload,
@@ -96,11 +96,11 @@ impl SignRequest {
 }
 
 impl Request for SignRequest {
-    fn requester(&self) -> &Describe {
+    fn requester(&self) -> &Requester {
         &self.requester
     }
 
-    fn proof(&self) -> Option<&CallerProof> {
+    fn proof(&self) -> Option<&PresentedProof> {
         self.proof.as_ref()
     }
 
@@ -112,29 +112,29 @@ impl Request for SignRequest {
 /// A request for a token by which an agent acts for somebody (RFC 8693 section 2.1).
 #[derive(Debug)]
 pub(crate) struct ExchangeRequest {
-    pub(crate) requester: Describe,
+    pub(crate) requester: Requester,
     pub(crate) subject_token: String,
     pub(crate) scope: Option<String>,
     pub(crate) resource: Option<String>,
     pub(crate) audience: Option<String>,
-    pub(crate) proof: Option<CallerProof>,
+    pub(crate) proof: Option<PresentedProof>,
 }
 
 impl ExchangeRequest {
     /// Reads a request as it came through the window.
     pub(crate) fn parse(exchange: Exchange) -> Result<Self, Error> {
         check_audience(exchange.audience.as_deref())?;
-        let Exchange { of, subject_token, scope, resource, audience, proof } = exchange;
-        Ok(Self { requester: of, subject_token, scope, resource, audience, proof })
+        let Exchange { requester, subject_token, scope, resource, audience, proof } = exchange;
+        Ok(Self { requester, subject_token, scope, resource, audience, proof })
     }
 }
 
 impl Request for ExchangeRequest {
-    fn requester(&self) -> &Describe {
+    fn requester(&self) -> &Requester {
         &self.requester
     }
 
-    fn proof(&self) -> Option<&CallerProof> {
+    fn proof(&self) -> Option<&PresentedProof> {
         self.proof.as_ref()
     }
 
@@ -165,13 +165,13 @@ fn check_audience(audience: Option<&str>) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use identity::caller::Seen;
+    use identity::caller::ObservedCaller;
 
     use super::*;
 
     fn wire() -> Sign {
         Sign {
-            of: Describe { caller: Seen::ids(1, 1), identity: None },
+            requester: Requester { caller: ObservedCaller::ids(1, 1), identity: None },
             format: Format::VouchJwt,
             action: "transfer".into(),
             target: "account".into(),

@@ -5,7 +5,7 @@ use std::sync::MutexGuard;
 use identity::ApprovalId;
 use policy::{ApprovalRule, IdentityPolicy};
 use policy_engine::{Reservation, Usage};
-use protocol::Waiting;
+use protocol::PendingApproval;
 
 use crate::Error;
 use crate::audit::Trail;
@@ -38,7 +38,7 @@ pub(crate) enum Settling {
     /// It may be signed.
     Settled(Box<Settled<Permitted>>),
     /// Somebody must approve it first.
-    Pending(Waiting),
+    Pending(PendingApproval),
 }
 
 /// Settles a request for a signature: reserves what limits leave, and then uses the approval. One that cannot be had gives back what was
@@ -83,7 +83,7 @@ fn approval(env: &Env<'_>, permit: &Permit<'_>, wanted: &ApprovalRule) -> Result
         return lock(&env.provisioned.approvals).spend(id, caller, digest, latest);
     }
     let identity = &permit.identity().policy.name;
-    let waiting = Waiting {
+    let waiting = PendingApproval {
         id: ApprovalId::new(env.random()?),
         boot_id: env.boot_id,
         request: digest.0,

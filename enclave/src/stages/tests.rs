@@ -1,11 +1,11 @@
 use std::sync::Arc;
 
-use identity::caller::{Proven, Seen};
-use identity::request::{Approval, Proof};
+use identity::caller::{ObservedCaller, Proven};
+use identity::request::{Approval, CallerProof};
 use identity::token;
 use identity::{Algorithm, AnnexId, ApprovalId, BootId, Caller, Signer, Tee, UnixSeconds};
 use policy::{Annex, Bundle};
-use protocol::{Answer, CallerProof, Describe, Exchange, Format, Sign, Signed, Waiting};
+use protocol::{Answer, Exchange, Format, PendingApproval, PresentedProof, Requester, Sign, Signed};
 use record::{Decision, Verdict};
 
 use crate::audit::Trail;
@@ -124,7 +124,7 @@ impl Setting {
 
     /// Lets a request wait, and approves it.
     fn approved(&self, sign: Sign) -> ApprovalId {
-        let Ok(Answer::Waiting(waiting)) = self.sign(sign).0 else { panic!("it does not wait") };
+        let Ok(Answer::PendingApproval(waiting)) = self.sign(sign).0 else { panic!("it does not wait") };
         let approval = Approval {
             approval: waiting.id,
             boot_id: BootId::new(BOOT),
@@ -132,17 +132,17 @@ impl Setting {
             request: identity::Digest(waiting.request),
         };
         let jws = approval.sign(&key(4)).unwrap();
-        let approve = |env: &Env<'_>, trail: &mut Trail| approve::approve(env, &jws, trail).map(Answer::Waiting);
+        let approve = |env: &Env<'_>, trail: &mut Trail| approve::approve(env, &jws, trail).map(Answer::PendingApproval);
         let (outcome, decision) = self.operate("approval.grant", approve);
-        assert!(matches!(outcome, Ok(Answer::Waiting(Waiting { approved: true, .. }))));
+        assert!(matches!(outcome, Ok(Answer::PendingApproval(PendingApproval { approved: true, .. }))));
         assert_eq!(decision.unwrap().approvals[0].name, "alice");
         waiting.id
     }
 
     /// A caller's proof for a request.
-    fn proof(&self, sign: &Sign, change: impl Fn(&mut Proof)) -> CallerProof {
+    fn proof(&self, sign: &Sign, change: impl Fn(&mut CallerProof)) -> PresentedProof {
         let request = crate::stages::parse::SignRequest::parse(sign.clone(), &mut trail()).unwrap();
-        let mut proof = Proof {
+        let mut proof = CallerProof {
             boot_id: BootId::new(BOOT),
             exp: self.now + 30,
             jti: uuid::Uuid::from_u128(1),
@@ -150,7 +150,7 @@ impl Setting {
             request: request.in_form("agent").digest().unwrap(),
         };
         change(&mut proof);
-        CallerProof { jws: proof.sign(&key(3)).unwrap(), document: None }
+        PresentedProof { jws: proof.sign(&key(3)).unwrap(), document: None }
     }
 
     fn load(&self, version: u32) -> (Result<Answer, Error>, Option<Decision>) {
@@ -172,7 +172,7 @@ fn trail() -> Trail {
 
 fn request(action: &str) -> Sign {
     Sign {
-        of: Describe { caller: Seen::ids(1000, 1), identity: Some("agent".into()) },
+        requester: Requester { caller: ObservedCaller::ids(1000, 1), identity: Some("agent".into()) },
         format: Format::VouchJwt,
         action: action.into(),
         target: "t".into(),
@@ -210,14 +210,14 @@ fn a_signature_passes_every_stage_and_the_event_says_what_was_done() {
 #[test]
 fn each_stage_refuses_with_its_own_code_and_the_event_says_so() {
     let setting = Setting::new();
-    let of = |uid, name: Option<&str>| Describe { caller: Seen::ids(uid, 1), identity: name.map(str::to_owned) };
+    let of = |uid, name: Option<&str>| Requester { caller: ObservedCaller::ids(uid, 1), identity: name.map(str::to_owned) };
     for (sign, wanted) in [
         // Parse.
         (Sign { action: String::new(), ..request("read") }, "intent_invalid"),
         // Authenticate.
-        (Sign { of: of(1000, Some("nobody")), ..request("read") }, "unknown_identity"),
-        (Sign { of: of(3000, None), ..request("read") }, "caller_not_allowed"),
-        (Sign { of: of(2000, Some("agent")), ..request("read") }, "caller_not_allowed"),
+        (Sign { requester: of(1000, Some("nobody")), ..request("read") }, "unknown_identity"),
+        (Sign { requester: of(3000, None), ..request("read") }, "caller_not_allowed"),
+        (Sign { requester: of(2000, Some("agent")), ..request("read") }, "caller_not_allowed"),
         // Authority.
         (Sign { delegation: Some("e30.e30.e30".into()), ..request("read") }, "delegation_invalid"),
         (Sign { delegation: Some("[]".into()), ..request("read") }, "delegation_invalid"),
@@ -237,7 +237,7 @@ fn each_stage_refuses_with_its_own_code_and_the_event_says_so() {
         assert_eq!(code, wanted, "{sign:?}");
         let decision = decision.unwrap();
         assert_eq!((decision.policy_decision, decision.refusal.as_deref()), (Verdict::Deny, Some(code)), "{sign:?}");
-        assert_eq!((decision.token_id, decision.caller), (None, Some(Caller::Asserted(sign.of.caller))));
+        assert_eq!((decision.token_id, decision.caller), (None, Some(Caller::Asserted(sign.requester.caller))));
     }
     // None of them used anything.
     assert!(setting.signed(request("read")).is_ok());
@@ -260,7 +260,7 @@ fn an_approval_is_not_lost_to_a_limit() {
     let mut setting = Setting::new();
     let (first, second) = (request("pay"), Sign { payload: "{\"n\":2}".into(), ..request("pay") });
     let (one, two) = (setting.approved(first.clone()), setting.approved(second.clone()));
-    // Waiting used nothing of the limit of one a minute; the first signature uses it up.
+    // PendingApproval used nothing of the limit of one a minute; the first signature uses it up.
     let first = Sign { approval: Some(one), ..first };
     let second = Sign { approval: Some(two), ..second };
     assert!(setting.signed(first.clone()).is_ok());
@@ -294,27 +294,27 @@ fn what_was_not_signed_is_not_counted() {
 #[test]
 fn a_proof_gets_one_answer_and_who_shows_it_again_has_proven_nothing() {
     let setting = Setting::new();
-    let proven = |sign: Sign, change: &dyn Fn(&mut Proof)| {
+    let proven = |sign: Sign, change: &dyn Fn(&mut CallerProof)| {
         let proof = setting.proof(&sign, change);
         let (outcome, decision) = setting.sign(Sign { proof: Some(proof), ..sign });
         let is_proven = matches!(decision.unwrap().caller, Some(Caller::Proven(Proven { name, .. })) if name == "robot");
         (outcome.map(|_| ()).map_err(|error| error.code()), is_proven)
     };
-    let jti = |n: u128| move |proof: &mut Proof| proof.jti = uuid::Uuid::from_u128(n);
+    let jti = |n: u128| move |proof: &mut CallerProof| proof.jti = uuid::Uuid::from_u128(n);
     assert_eq!(proven(request("read"), &jti(1)), (Ok(()), true));
     assert_eq!(proven(request("read"), &jti(1)), (Err("proof_invalid"), false));
     // What the policy refuses has used its proof too.
     assert_eq!(proven(request("delete"), &jti(2)), (Err("intent_action_not_in_allowlist"), true));
     assert_eq!(proven(request("delete"), &jti(2)), (Err("proof_invalid"), false));
     for change in [
-        &|proof: &mut Proof| proof.boot_id = BootId::new([8; 16]),
-        &|proof: &mut Proof| proof.key_version = 2,
-        &|proof: &mut Proof| proof.request = identity::sha256(b""),
-        &|proof: &mut Proof| proof.exp = NOW - 1,
-        &|proof: &mut Proof| proof.exp = NOW + 61,
-    ] as [&dyn Fn(&mut Proof); 5]
+        &|proof: &mut CallerProof| proof.boot_id = BootId::new([8; 16]),
+        &|proof: &mut CallerProof| proof.key_version = 2,
+        &|proof: &mut CallerProof| proof.request = identity::sha256(b""),
+        &|proof: &mut CallerProof| proof.exp = NOW - 1,
+        &|proof: &mut CallerProof| proof.exp = NOW + 61,
+    ] as [&dyn Fn(&mut CallerProof); 5]
     {
-        let with_id = |proof: &mut Proof| {
+        let with_id = |proof: &mut CallerProof| {
             jti(3)(proof);
             change(proof);
         };
@@ -346,7 +346,7 @@ fn a_request_sees_one_annex_and_its_event_names_that_one() {
 fn an_exchange_passes_the_same_stages() {
     let setting = Setting::new();
     let ask = |subject_token: &str, uid| Exchange {
-        of: Describe { caller: Seen::ids(uid, 1), identity: Some("agent".into()) },
+        requester: Requester { caller: ObservedCaller::ids(uid, 1), identity: Some("agent".into()) },
         subject_token: subject_token.into(),
         scope: None,
         resource: None,

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use identity::request::Approval;
-use identity::token::Link;
+use identity::token::DelegationLink;
 use identity::{ApprovalId, BootId, Caller, Digest, UnixSeconds};
 use policy::Approver;
-use protocol::Waiting;
+use protocol::PendingApproval;
 
 use crate::Error;
 
@@ -22,7 +22,7 @@ pub(crate) struct Approvals(BTreeMap<ApprovalId, Entry>);
 struct Entry {
     identity: String,
     caller: Caller,
-    waiting: Waiting,
+    waiting: PendingApproval,
     approved: Option<Approved>,
 }
 
@@ -36,8 +36,8 @@ pub(crate) struct Approved {
 
 impl Approved {
     /// As a link of the token's chain.
-    pub(crate) fn link(&self, did: &str, request: Digest<32>) -> Link {
-        Link::approval(&self.by.name, did, request, self.at, &self.signature)
+    pub(crate) fn link(&self, did: &str, request: Digest<32>) -> DelegationLink {
+        DelegationLink::approval(&self.by.name, did, request, self.at, &self.signature)
     }
 }
 
@@ -45,7 +45,7 @@ impl Approved {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ApprovalOutcome {
     /// Nobody has approved it yet.
-    Pending(Waiting),
+    Pending(PendingApproval),
     /// Somebody has, and that approval is used now.
     Approved(Approved),
 }
@@ -62,7 +62,13 @@ pub(crate) struct Signed<'a> {
 
 impl Approvals {
     /// Lets a request wait. Who asks for the same again finds the one that waits already.
-    pub(crate) fn wait(&mut self, identity: &str, caller: &Caller, waiting: Waiting, now: UnixSeconds) -> Result<Waiting, Error> {
+    pub(crate) fn wait(
+        &mut self,
+        identity: &str,
+        caller: &Caller,
+        waiting: PendingApproval,
+        now: UnixSeconds,
+    ) -> Result<PendingApproval, Error> {
         self.0.retain(|_, entry| now.0 <= entry.waiting.expires_at);
         let same = |entry: &&Entry| entry.waiting.request == waiting.request && entry.caller == *caller;
         if let Some(known) = self.0.values().find(same) {
@@ -106,7 +112,7 @@ impl Approvals {
     }
 
     /// A request that waits.
-    pub(crate) fn get(&self, id: ApprovalId, now: UnixSeconds) -> Result<&Waiting, Error> {
+    pub(crate) fn get(&self, id: ApprovalId, now: UnixSeconds) -> Result<&PendingApproval, Error> {
         let entry = self.0.get(&id).filter(|entry| now.0 <= entry.waiting.expires_at);
         entry.map(|entry| &entry.waiting).ok_or(Error::ApprovalUnknown)
     }
@@ -123,7 +129,7 @@ impl Approvals {
         signed: &Signed<'_>,
         boot_id: BootId,
         now: UnixSeconds,
-    ) -> Result<(Waiting, Approved), Error> {
+    ) -> Result<(PendingApproval, Approved), Error> {
         let Signed { approval, approver, kid, jws } = signed;
         let entry = self.0.get_mut(&approval.approval).ok_or(Error::ApprovalUnknown)?;
         if approval.boot_id != boot_id {

@@ -94,7 +94,7 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
-    use identity::caller::{Proven, Seen};
+    use identity::caller::{ObservedCaller, Proven};
 
     use super::*;
 
@@ -103,7 +103,7 @@ mod tests {
     }
 
     fn uid(uid: u32) -> Caller {
-        Caller::Asserted(Seen::ids(uid, 1))
+        Caller::Asserted(ObservedCaller::ids(uid, 1))
     }
 
     #[test]
@@ -117,10 +117,14 @@ mod tests {
             assert_eq!(record(&uid(1), s(1000)), None);
         }
         // Another group, executable or label makes nobody somebody else; another user, socket or key does.
-        let same = Seen { executable: Some(identity::sha256(b"x")), label: Some("l".into()), ..Seen::ids(1, 2) };
+        let same =
+            ObservedCaller { executable: Some(identity::sha256(b"x")), label: Some("l".into()), ..ObservedCaller::ids(1, 2) };
         assert_eq!(record(&Caller::Asserted(same), s(1000)), None);
         assert_eq!(record(&uid(2), s(1000)), Some(0));
-        assert_eq!(record(&Caller::Asserted(Seen { socket: Some("s".into()), ..Seen::ids(1, 1) }), s(1000)), Some(0));
+        assert_eq!(
+            record(&Caller::Asserted(ObservedCaller { socket: Some("s".into()), ..ObservedCaller::ids(1, 1) }), s(1000)),
+            Some(0)
+        );
         let proven = Caller::Proven(Proven { key: "k".into(), measurement: None, name: "n".into() });
         assert_eq!(record(&proven, s(1000)), Some(0));
         assert_eq!(record(&uid(1), s(1000) + INTERVAL - s(5)), None);

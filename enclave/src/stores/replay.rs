@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use identity::request::Proof;
+use identity::request::CallerProof;
 use identity::{PublicKey, UnixSeconds, sha256};
 
 use crate::Error;
@@ -25,7 +25,7 @@ impl Default for ReplayCache {
 
 impl ReplayCache {
     /// Uses a proof of this key, whose signature is verified; it works no second time.
-    pub(crate) fn spend(&mut self, proof: &Proof, key: &PublicKey, latest: UnixSeconds) -> Result<(), Error> {
+    pub(crate) fn spend(&mut self, proof: &CallerProof, key: &PublicKey, latest: UnixSeconds) -> Result<(), Error> {
         self.latest = self.latest.max(latest);
         if proof.exp < self.latest.0 {
             return Err(Error::ProofInvalid("it came too late"));
@@ -45,8 +45,8 @@ mod tests {
 
     use super::*;
 
-    fn proof(jti: u128, exp: i64) -> Proof {
-        Proof { boot_id: BootId::new([1; 16]), exp, jti: uuid::Uuid::from_u128(jti), key_version: 1, request: sha256(b"") }
+    fn proof(jti: u128, exp: i64) -> CallerProof {
+        CallerProof { boot_id: BootId::new([1; 16]), exp, jti: uuid::Uuid::from_u128(jti), key_version: 1, request: sha256(b"") }
     }
 
     #[test]

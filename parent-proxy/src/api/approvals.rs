@@ -5,14 +5,14 @@ use std::sync::Arc;
 use ::identity::{ApprovalId, BootId, Digest, UnixSeconds};
 use axum::Json;
 use axum::extract::{Path, State};
-use protocol::{Answer, Request, Waiting};
+use protocol::{Answer, PendingApproval, Request};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::body::Strict;
 use super::{Anyone, App, Problem};
-use enclave_client::LinkError;
+use enclave_client::RequestError;
 
 /// A request waits for an approval.
 #[derive(Debug, Serialize, ToSchema)]
@@ -45,8 +45,8 @@ pub(crate) struct WaitingFacts {
     expires_at: UnixSeconds,
 }
 
-impl From<Waiting> for WaitingResponse {
-    fn from(waiting: Waiting) -> Self {
+impl From<PendingApproval> for WaitingResponse {
+    fn from(waiting: PendingApproval) -> Self {
         let approval = WaitingFacts {
             id: waiting.id,
             boot_id: waiting.boot_id,
@@ -82,9 +82,9 @@ pub(crate) async fn show(
     Anyone(caller): Anyone,
     Path(text): Path<String>,
 ) -> Result<Json<WaitingResponse>, Problem> {
-    match app.ask(&caller.account, Request::Waiting { id: id(&text)? }).await? {
-        Answer::Waiting(waiting) => Ok(Json(waiting.into())),
-        _ => Err(LinkError::Nonsense.into()),
+    match app.ask(&caller.account, Request::GetApproval { id: id(&text)? }).await? {
+        Answer::PendingApproval(waiting) => Ok(Json(waiting.into())),
+        _ => Err(RequestError::Nonsense.into()),
     }
 }
 
@@ -104,7 +104,7 @@ pub(crate) async fn approve(
         return Err(Problem::new(403, "approval_invalid", "the policy names no approver with the key of this approval"));
     }
     match app.ask(&caller.account, Request::Approve { jws: request.approval }).await? {
-        Answer::Waiting(waiting) => Ok(Json(waiting.into())),
-        _ => Err(LinkError::Nonsense.into()),
+        Answer::PendingApproval(waiting) => Ok(Json(waiting.into())),
+        _ => Err(RequestError::Nonsense.into()),
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::Problem;
 
 /// For the whole body to arrive.
-const PATIENCE: Duration = Duration::from_secs(10);
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A JSON body of at most `MAX` bytes: no duplicate keys, no floats, no integers beyond 2^53-1, no unknown members.
 pub(crate) struct Strict<T, const MAX: usize>(pub(crate) T);
@@ -24,7 +24,7 @@ impl<S: Sync, T: DeserializeOwned, const MAX: usize> FromRequest<S> for Strict<T
         if !is_json(&request) {
             return Err(Problem::new(415, "content_type_not_json", "the body must be sent as application/json"));
         }
-        let collected = timeout(PATIENCE, Limited::new(request.into_body(), MAX).collect()).await;
+        let collected = timeout(BODY_TIMEOUT, Limited::new(request.into_body(), MAX).collect()).await;
         let collected =
             collected.map_err(|_| Problem::new(408, "body_too_slow", "the body did not arrive within ten seconds"))?;
         let bytes = collected.map_err(|error| {

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use identity::did::Document;
 use identity::{Did, Digest, PublicKey, Tee};
-use protocol::{Answer, Describe, Description, Request, Rotate, VersionFacts};
+use protocol::{Answer, Description, Request, Requester, Rotate, VersionFacts};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
@@ -19,7 +19,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::body::Strict;
 use super::{Admitted, Anyone, App, Problem};
 use crate::caller::Caller;
-use enclave_client::LinkError;
+use enclave_client::RequestError;
 
 const MAX_BODY: usize = 8 * 1024;
 
@@ -82,7 +82,7 @@ pub(crate) struct VersionResponse {
     successor_statement: Option<String>,
 }
 
-/// Describe the identity
+/// Requester the identity
 #[utoipa::path(get, path = "/identity", params(Which), responses(
     (status = 200, body = IdentityResponse),
     (status = "default", body = Problem, content_type = "application/problem+json"),
@@ -157,9 +157,9 @@ pub(crate) async fn attestation(
 ) -> Result<Response, Problem> {
     let nonce = HEXLOWER_PERMISSIVE.decode(request.nonce.as_bytes());
     let nonce = nonce.map_err(|_| Problem::new(422, "nonce_not_hex", "the nonce is not hex"))?;
-    let of = Describe { caller: caller.claim, identity: request.identity };
-    let Answer::Evidence(evidence) = app.ask(&caller.account, Request::Attest { of, nonce }).await? else {
-        return Err(LinkError::Nonsense.into());
+    let requester = Requester { caller: caller.claim, identity: request.identity };
+    let Answer::Evidence(evidence) = app.ask(&caller.account, Request::Attest { requester, nonce }).await? else {
+        return Err(RequestError::Nonsense.into());
     };
     let kind = HeaderValue::from_static("application/vnd.anchorhold.evidence+cbor");
     Ok(([(CONTENT_TYPE, kind)], evidence.evidence).into_response())
@@ -201,9 +201,9 @@ pub(crate) async fn rotate(
 ) -> Result<Json<RotateResponse>, Problem> {
     let order = request.order.map(|text| BASE64URL_NOPAD.decode(text.as_bytes())).transpose();
     let order = order.map_err(|_| Problem::from(identity::Error::Base64("the order")))?;
-    let of = Describe { caller: caller.claim, identity: request.identity };
-    let Answer::Rotated(rotated) = app.ask(&caller.account, Request::Rotate(Rotate { of, order })).await? else {
-        return Err(LinkError::Nonsense.into());
+    let requester = Requester { caller: caller.claim, identity: request.identity };
+    let Answer::Rotated(rotated) = app.ask(&caller.account, Request::Rotate(Rotate { requester, order })).await? else {
+        return Err(RequestError::Nonsense.into());
     };
     tracing::info!(identity = rotated.description.name, "key rotated");
     let successor_statement = BASE64URL_NOPAD.encode(&rotated.statement);
@@ -216,17 +216,17 @@ async fn describe(
     which: Result<Query<Which>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Description, Problem> {
     let Query(which) = which.map_err(|error| Problem::new(422, "query_invalid", error.body_text()))?;
-    let of = Describe { caller: caller.claim, identity: which.identity };
-    match app.ask(&caller.account, Request::Describe(of)).await? {
+    let requester = Requester { caller: caller.claim, identity: which.identity };
+    match app.ask(&caller.account, Request::Describe(requester)).await? {
         Answer::Description(description) if !description.versions.is_empty() => Ok(description),
-        _ => Err(LinkError::Nonsense.into()),
+        _ => Err(RequestError::Nonsense.into()),
     }
 }
 
 /// The keys that the DID of now has, as far as the enclave remembers them.
 fn document(description: &Description) -> Result<Document, Problem> {
-    let nonsense = |_: identity::Error| Problem::from(LinkError::Nonsense);
-    let current = description.versions.last().ok_or(LinkError::Nonsense)?;
+    let nonsense = |_: identity::Error| Problem::from(RequestError::Nonsense);
+    let current = description.versions.last().ok_or(RequestError::Nonsense)?;
     let of_now = description.versions.iter().filter(|version| version.did == current.did);
     let keys = of_now.map(|version| PublicKey::from_spki(&version.spki)).collect::<Result<Vec<_>, _>>().map_err(nonsense)?;
     Document::new(Did::parse(&current.did).map_err(nonsense)?, &keys).map_err(nonsense)
@@ -234,7 +234,7 @@ fn document(description: &Description) -> Result<Document, Problem> {
 
 fn respond(description: Description) -> Result<IdentityResponse, Problem> {
     let versions = description.versions.iter().map(version).collect::<Result<Vec<_>, _>>()?;
-    let current = description.versions.last().ok_or(LinkError::Nonsense)?;
+    let current = description.versions.last().ok_or(RequestError::Nonsense)?;
     let key = key(current)?;
     Ok(IdentityResponse {
         name: description.name,
@@ -264,5 +264,5 @@ fn version(facts: &VersionFacts) -> Result<VersionResponse, Problem> {
 }
 
 fn key(facts: &VersionFacts) -> Result<PublicKey, Problem> {
-    PublicKey::from_spki(&facts.spki).map_err(|_| LinkError::Nonsense.into())
+    PublicKey::from_spki(&facts.spki).map_err(|_| RequestError::Nonsense.into())
 }

@@ -20,13 +20,13 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::accounts::{Account, Accounts, TooMuch};
 use crate::caller::{Admission, Caller, Operators, TurnedAway};
 use crate::config::Localhost;
+use crate::fair_queue::{FairQueue, QueueFull, Slot};
 use crate::metrics::{Denied, Limited, Metrics};
-use crate::turns::{Crowded, Turn, Turns};
-use ::identity::caller::Seen;
-use enclave_client::{Link, LinkError};
+use crate::quotas::{CallerQuota, CallerQuotas, TooMuch};
+use ::identity::caller::ObservedCaller;
+use enclave_client::{EnclaveClient, RequestError};
 
 pub(crate) use problem::Problem;
 pub(crate) use sign::shown;
@@ -44,28 +44,28 @@ pub(crate) enum AskError {
     TooOften(TooMuch),
     /// The enclave gave none.
     #[error(transparent)]
-    Enclave(#[from] LinkError),
+    Enclave(#[from] RequestError),
 }
 
 /// What every handler has at hand.
 pub(crate) struct App {
-    pub(crate) link: Link,
+    pub(crate) link: EnclaveClient,
     pub(crate) admission: Admission,
     pub(crate) localhost: Option<Localhost>,
     pub(crate) operators: Operators,
-    pub(crate) accounts: Accounts,
+    pub(crate) accounts: CallerQuotas,
     pub(crate) metrics: Arc<Metrics>,
     /// At the enclave.
-    pub(crate) signing: Arc<Turns>,
+    pub(crate) signing: Arc<FairQueue>,
     /// At what waits for the NSM.
-    pub(crate) attesting: Arc<Turns>,
+    pub(crate) attesting: Arc<FairQueue>,
     /// At this process' own verifier.
-    pub(crate) verifying: Arc<Turns>,
+    pub(crate) verifying: Arc<FairQueue>,
 }
 
 impl App {
     /// Sends a request to the enclave when it is this caller's turn.
-    pub(crate) async fn ask(self: &Arc<Self>, account: &Account, request: Request) -> Result<Answer, AskError> {
+    pub(crate) async fn ask(self: &Arc<Self>, account: &CallerQuota, request: Request) -> Result<Answer, AskError> {
         let traits = request.traits();
         let turns = if traits.lane == Lane::Connection { &self.signing } else { &self.attesting };
         let identity = traits.requester.and_then(|of| of.identity.as_deref());
@@ -78,8 +78,8 @@ impl App {
             drop(turn);
             answer
         });
-        let answer = under_way.await.unwrap_or(Err(LinkError::Unavailable));
-        if let Err(LinkError::Refused(refusal)) = &answer {
+        let answer = under_way.await.unwrap_or(Err(RequestError::Unavailable));
+        if let Err(RequestError::Refused(refusal)) = &answer {
             let denied = Denied { identity: label, code: refusal.code.clone() };
             self.metrics.denials.get_or_create(&denied).inc();
         }
@@ -87,7 +87,12 @@ impl App {
     }
 
     /// A turn, if the account has a request left in this time.
-    pub(crate) async fn turn(&self, turns: &Arc<Turns>, account: &Account, identity: Option<&str>) -> Result<Turn, AskError> {
+    pub(crate) async fn turn(
+        &self,
+        turns: &Arc<FairQueue>,
+        account: &CallerQuota,
+        identity: Option<&str>,
+    ) -> Result<Slot, AskError> {
         let counted = |limit| self.metrics.limited.get_or_create(&Limited { limit }).inc();
         if let Err(much) = self.accounts.take(account, identity) {
             counted("requests");
@@ -95,9 +100,9 @@ impl App {
             tokio::time::sleep(REFUSED_AFTER).await;
             return Err(AskError::TooOften(much));
         }
-        turns.take(account.id).await.map_err(|Crowded| {
+        turns.take(account.id).await.map_err(|QueueFull| {
             counted("waiting");
-            LinkError::Busy.into()
+            RequestError::Busy.into()
         })
     }
 }
@@ -105,8 +110,8 @@ impl App {
 /// Whom the kernel saw.
 #[derive(Debug)]
 pub(crate) struct Known {
-    pub(crate) seen: Seen,
-    pub(crate) account: Arc<Account>,
+    pub(crate) seen: ObservedCaller,
+    pub(crate) account: Arc<CallerQuota>,
 }
 
 /// Where a connection came from; the server puts it into each request.

@@ -10,7 +10,7 @@ use protocol::{Answer, Request};
 use serde_json::{Value, json};
 
 use super::{Anyone, App, Problem};
-use enclave_client::LinkError;
+use enclave_client::RequestError;
 
 /// Whether this process lives
 #[utoipa::path(get, path = "/health", responses((status = 200, body = Object)))]
@@ -29,10 +29,10 @@ pub(crate) async fn ready(State(app): State<Arc<App>>, Anyone(caller): Anyone) -
         return Err(super::not_admitted());
     }
     let Answer::Status(status) = app.ask(&caller.account, Request::Status).await? else {
-        return Err(LinkError::Nonsense.into());
+        return Err(RequestError::Nonsense.into());
     };
     if !app.link.is_recording() {
-        return Err(LinkError::Unrecorded.into());
+        return Err(RequestError::Unrecorded.into());
     }
     match status.cannot_sign {
         None => Ok(Json(json!({"status": "ready"}))),

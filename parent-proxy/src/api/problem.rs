@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::AskError;
 use crate::caller::TurnedAway;
-use enclave_client::LinkError;
+use enclave_client::RequestError;
 
 /// An error as RFC 9457 has it, with `code` as its stable name.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -81,15 +81,15 @@ impl From<AskError> for Problem {
     }
 }
 
-impl From<LinkError> for Problem {
-    fn from(error: LinkError) -> Self {
+impl From<RequestError> for Problem {
+    fn from(error: RequestError) -> Self {
         match error {
-            LinkError::Unavailable => Self::new(503, "enclave_unavailable", error.to_string()),
-            LinkError::Busy => Self::new(503, "busy", error.to_string()),
-            LinkError::Unrecorded => Self::new(503, "record_failed", error.to_string()),
-            LinkError::Timeout => Self::new(504, "enclave_timeout", error.to_string()),
-            LinkError::Nonsense => Self::new(502, "enclave_nonsense", error.to_string()),
-            LinkError::Refused(refusal) => {
+            RequestError::Unavailable => Self::new(503, "enclave_unavailable", error.to_string()),
+            RequestError::Busy => Self::new(503, "busy", error.to_string()),
+            RequestError::Unrecorded => Self::new(503, "record_failed", error.to_string()),
+            RequestError::Timeout => Self::new(504, "enclave_timeout", error.to_string()),
+            RequestError::Nonsense => Self::new(502, "enclave_nonsense", error.to_string()),
+            RequestError::Refused(refusal) => {
                 let status = match refusal.kind {
                     Kind::Invalid => 422,
                     Kind::Denied => 403,

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use data_encoding::BASE64URL_NOPAD;
 use identity::{Intent, Payload, UnixSeconds};
-use protocol::{Answer, CallerProof, Describe, Request, Sign};
+use protocol::{Answer, PresentedProof, Request, Requester, Sign};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -16,7 +16,7 @@ use super::approvals::{self, WaitingResponse};
 use super::body::Strict;
 use super::{Anyone, App, Problem};
 use crate::metrics::{Signed, fingerprint};
-use enclave_client::LinkError;
+use enclave_client::RequestError;
 
 /// Of a proof that cannot be one.
 pub(super) const UNEXPECTED_PROOF: &str = "the policy names no caller with the key, or the enclave, of this proof";
@@ -71,16 +71,16 @@ pub(crate) struct Proof {
 }
 
 impl Proof {
-    fn decode(self) -> Result<CallerProof, identity::Error> {
+    fn decode(self) -> Result<PresentedProof, identity::Error> {
         decode_proof(self.jws, self.attestation.as_deref())
     }
 }
 
 /// A proof, and the attestation document of the caller's enclave in base64url.
-pub(super) fn decode_proof(jws: String, attestation: Option<&str>) -> Result<CallerProof, identity::Error> {
+pub(super) fn decode_proof(jws: String, attestation: Option<&str>) -> Result<PresentedProof, identity::Error> {
     let document = attestation.map(|text| BASE64URL_NOPAD.decode(text.as_bytes())).transpose();
     let document = document.map_err(|_| identity::Error::Base64("the attestation document"))?;
-    Ok(CallerProof { jws, document })
+    Ok(PresentedProof { jws, document })
 }
 
 /// A token, or grants.
@@ -206,7 +206,7 @@ pub(crate) async fn sign(
         Format::Envelope => (protocol::Format::Envelope, "envelope"),
     };
     let sign = Sign {
-        of: Describe { caller: caller.claim, identity: request.identity },
+        requester: Requester { caller: caller.claim, identity: request.identity },
         format,
         action: request.intent.action().to_owned(),
         target: request.intent.target().to_owned(),
@@ -222,10 +222,10 @@ pub(crate) async fn sign(
     let resource = fingerprint(&sign.resource);
     let signed = match app.ask(&caller.account, Request::Sign(sign)).await? {
         Answer::Signed(signed) => signed,
-        Answer::Waiting(waiting) => {
+        Answer::PendingApproval(waiting) => {
             return Ok((StatusCode::ACCEPTED, Json(WaitingResponse::from(waiting))).into_response());
         }
-        _ => return Err(LinkError::Nonsense.into()),
+        _ => return Err(RequestError::Nonsense.into()),
     };
     tracing::debug!(identity = signed.identity, rule = signed.rule, signature_id = signed.signature_id, "signed");
     app.metrics.note_resource(&signed.identity, resource);
@@ -247,7 +247,7 @@ pub(crate) async fn sign(
             response.expires_at = None;
         }
         Format::VouchCredential => {
-            let credential = identity::json::parse(signed.signed.as_bytes()).map_err(|_| LinkError::Nonsense)?;
+            let credential = identity::json::parse(signed.signed.as_bytes()).map_err(|_| RequestError::Nonsense)?;
             response.credential = Some(credential);
         }
     }

@@ -10,17 +10,17 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, Limited};
-use protocol::{Answer, CallerProof, Describe, Exchange, Kind, Request};
+use protocol::{Answer, Exchange, Kind, PresentedProof, Request, Requester};
 use serde::Serialize;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
 use super::sign::{UNEXPECTED_PROOF, decode_proof};
 use super::{Anyone, App, AskError, Problem};
-use enclave_client::LinkError;
+use enclave_client::RequestError;
 
 const MAX_BODY: usize = 32 * 1024;
-const PATIENCE: Duration = Duration::from_secs(10);
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 
@@ -125,11 +125,11 @@ impl From<AskError> for Refused {
     }
 }
 
-impl From<LinkError> for Refused {
-    fn from(error: LinkError) -> Self {
+impl From<RequestError> for Refused {
+    fn from(error: RequestError) -> Self {
         let text = error.to_string();
         let refusal = match error {
-            LinkError::Refused(refusal) => refusal,
+            RequestError::Refused(refusal) => refusal,
             _ => return Self::new("temporarily_unavailable", "enclave_unavailable", text),
         };
         let error = match (refusal.code.as_str(), refusal.kind) {
@@ -184,7 +184,7 @@ impl<S: Sync> FromRequest<S> for Form {
         if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/x-www-form-urlencoded") {
             return Err(invalid("content_type_not_form", "the body must be sent as application/x-www-form-urlencoded"));
         }
-        let body = timeout(PATIENCE, Limited::new(request.into_body(), MAX_BODY).collect()).await;
+        let body = timeout(BODY_TIMEOUT, Limited::new(request.into_body(), MAX_BODY).collect()).await;
         let body = body.map_err(|_| invalid("body_too_slow", "the body did not arrive within ten seconds"))?;
         let body = body.map_err(|_| invalid("body_too_large", "the body is larger than 32768 bytes, or did not arrive whole"))?;
         let mut values = std::collections::BTreeMap::new();
@@ -208,7 +208,7 @@ impl Form {
         self.values.remove(name)
     }
 
-    fn exchange(mut self, of: impl FnOnce(Option<String>) -> Describe) -> Result<Exchange, Refused> {
+    fn exchange(mut self, of: impl FnOnce(Option<String>) -> Requester) -> Result<Exchange, Refused> {
         match self.take("grant_type").as_deref() {
             Some(EXCHANGE) => {}
             Some(_) => return Err(Refused::new("unsupported_grant_type", "grant_type", "only token exchange is done here")),
@@ -226,7 +226,7 @@ impl Form {
         let subject_token = self.take("subject_token");
         let missing = || Refused::new("invalid_request", "subject_token", "subject_token is missing");
         Ok(Exchange {
-            of: of(self.take("identity")),
+            requester: of(self.take("identity")),
             subject_token: subject_token.ok_or_else(missing)?,
             scope: self.take("scope"),
             resource: self.take("resource"),
@@ -236,7 +236,7 @@ impl Form {
     }
 
     /// What a caller with a key of its own shows. RFC 8693 section 2.1: `actor_token` and its type stand together.
-    fn proof(&mut self) -> Result<Option<CallerProof>, Refused> {
+    fn proof(&mut self) -> Result<Option<PresentedProof>, Refused> {
         let kind = self.take("actor_token_type");
         let (jws, document) = (self.take("actor_token"), self.take("actor_attestation"));
         match (jws, kind.as_deref()) {
@@ -270,7 +270,7 @@ impl Form {
     )
 )]
 pub(crate) async fn token(State(app): State<Arc<App>>, Anyone(caller): Anyone, form: Form) -> Result<Response, Refused> {
-    let exchange = form.exchange(|identity| Describe { caller: caller.claim, identity })?;
+    let exchange = form.exchange(|identity| Requester { caller: caller.claim, identity })?;
     // Whoever proves itself to the enclave need not be one whom this side knows.
     let may_prove = exchange.proof.as_ref().map(|proof| app.admission.expects_proof(proof));
     if may_prove == Some(false) {
@@ -280,7 +280,7 @@ pub(crate) async fn token(State(app): State<Arc<App>>, Anyone(caller): Anyone, f
         return Err(Refused::new("unauthorized_client", "caller_not_allowed", "the policy names no identity for this caller"));
     }
     let Answer::Signed(signed) = app.ask(&caller.account, Request::Exchange(exchange)).await? else {
-        return Err(LinkError::Nonsense.into());
+        return Err(RequestError::Nonsense.into());
     };
     let issued = ::identity::token::unverified_claims(&signed.signed).map_or(signed.expires_at, |claims| claims.iat);
     let answer = TokenResponse {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
-use identity::request::{EXCHANGE, Exchange, MAX_PROOF_SECONDS, Proof, Request};
+use identity::request::{CallerProof, EXCHANGE, Exchange, MAX_PROOF_SECONDS, Request};
 use identity::succession::Order;
 use identity::{BootId, Digest, Intent, Payload};
 use serde_json::{Map, Value, json};
@@ -178,7 +178,7 @@ impl Named {
         let wrong = |error: identity::Error| Failure::Usage(error.to_string());
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(|_| Failure::Usage("the operating system gave no randomness".into()))?;
-        let proof = Proof {
+        let proof = CallerProof {
             boot_id: BootId::from_hex(now["boot_id"].as_str().ok_or_else(odd)?).map_err(wrong)?,
             exp: in_seconds(MAX_PROOF_SECONDS / 2),
             jti: uuid::Builder::from_random_bytes(random).into_uuid(),

@@ -4,10 +4,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use identity::caller::{Proven, Seen};
+use identity::caller::{ObservedCaller, Proven};
 use identity::{Caller, Intent, Payload, printable};
 use policy::{Annex, Bundle, IdentityPolicy, Mode};
-use policy_engine::{Asked, Rego};
+use policy_engine::{PolicyInput, Rego};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -79,7 +79,7 @@ pub(super) struct Explain {
     /// Validity in seconds
     #[arg(long, value_name = "N")]
     validity_seconds: Option<u32>,
-    /// Asked on somebody's behalf
+    /// PolicyInput on somebody's behalf
     #[arg(long)]
     delegated: bool,
     /// A plain envelope is asked for
@@ -98,7 +98,7 @@ struct Row {
     name: String,
     identity: Option<String>,
     #[serde(default)]
-    caller: Seen,
+    caller: ObservedCaller,
     proven: Option<String>,
     action: String,
     #[serde(default)]
@@ -109,7 +109,7 @@ struct Row {
     payload: serde_json::Map<String, Value>,
     audience: Option<String>,
     validity_seconds: Option<u32>,
-    /// Asked on somebody's behalf.
+    /// PolicyInput on somebody's behalf.
     #[serde(default)]
     delegated: bool,
     /// A plain envelope is asked for.
@@ -225,7 +225,7 @@ impl Explain {
         let row = Row {
             name: String::new(),
             identity: self.identity,
-            caller: Seen { uid: self.uid, gid: self.gid, name: self.name, ..Seen::default() },
+            caller: ObservedCaller { uid: self.uid, gid: self.gid, name: self.name, ..ObservedCaller::default() },
             proven: self.proven,
             action: self.action,
             target: self.target,
@@ -271,7 +271,7 @@ impl Row {
             Some(name) => Caller::Proven(Proven { key: String::new(), measurement: None, name: name.clone() }),
             None => Caller::Asserted(self.caller.clone()),
         };
-        let asked = Asked {
+        let asked = PolicyInput {
             intent: &intent,
             payload: &payload,
             audience: self.audience.as_deref(),

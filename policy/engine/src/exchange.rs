@@ -2,7 +2,7 @@ use identity::Caller;
 use policy::{Bundle, Delegation, IdentityPolicy};
 
 use crate::rules::{among_resources, any, check_environment, check_resource};
-use crate::{AskedExchange, Denied, Rego};
+use crate::{Denied, ExchangeInput, Rego};
 
 /// Whether the policy lets this identity have such a token: audience and resource first, then Rego, where the bundle wants it asked.
 /// Whether its scope is within `delegation`, and whether limits leave room, is asked apart.
@@ -12,7 +12,7 @@ pub fn accept_exchange(
     policy: &IdentityPolicy,
     delegation: &Delegation,
     caller: &Caller,
-    asked: &AskedExchange<'_>,
+    asked: &ExchangeInput<'_>,
 ) -> Result<(), Denied> {
     if !among_resources(&delegation.resources, asked.resource)? {
         return Err(Denied::TargetNotAllowed);

@@ -12,7 +12,7 @@ use regorus::{Engine, Value};
 use serde_json::json;
 
 use crate::recursion::recursive;
-use crate::{Asked, AskedExchange, Denied};
+use crate::{Denied, ExchangeInput, PolicyInput};
 
 /// For one decision.
 const TIME: Duration = Duration::from_millis(10);
@@ -126,7 +126,7 @@ impl Rego {
         bundle: &Bundle,
         identity: &IdentityPolicy,
         caller: &Caller,
-        asked: &Asked<'_>,
+        asked: &PolicyInput<'_>,
     ) -> Result<Option<&ApprovalRule>, Denied> {
         match (self.ask(&input(bundle, identity, caller, asked)?)?, &self.approval) {
             (Said { require_approval: true, .. }, Some(approval)) => Ok(Some(approval)),
@@ -141,7 +141,7 @@ impl Rego {
         bundle: &Bundle,
         identity: &IdentityPolicy,
         caller: &Caller,
-        asked: &AskedExchange<'_>,
+        asked: &ExchangeInput<'_>,
     ) -> Result<(), Denied> {
         match self.ask(&exchange_input(bundle, identity, caller, asked)?)? {
             Said { allow: true, require_approval: false } => Ok(()),
@@ -207,7 +207,7 @@ const TRIAL: &str = r#"{"agent":{"name":"","environment":""},"action":"","target
     "delegated":false,"envelope":false}"#;
 
 /// The input document, in the terms that OPA's users expect.
-fn input(bundle: &Bundle, identity: &IdentityPolicy, caller: &Caller, asked: &Asked<'_>) -> Result<String, Denied> {
+fn input(bundle: &Bundle, identity: &IdentityPolicy, caller: &Caller, asked: &PolicyInput<'_>) -> Result<String, Denied> {
     let more = json!({
         "action": asked.intent.action(),
         "target": asked.intent.target(),
@@ -228,7 +228,7 @@ fn exchange_input(
     bundle: &Bundle,
     identity: &IdentityPolicy,
     caller: &Caller,
-    asked: &AskedExchange<'_>,
+    asked: &ExchangeInput<'_>,
 ) -> Result<String, Denied> {
     let more = json!({
         "action": EXCHANGE_ACTION,

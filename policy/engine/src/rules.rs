@@ -3,7 +3,7 @@ use identity::{Caller, Payload, resource};
 use policy::{Annex, ApprovalRule, Bundle, Callers, Constraint, IdentityPolicy, Match, Pattern, Rule, Scalar};
 use serde_json::Value;
 
-use crate::{Asked, Denied, Rego};
+use crate::{Denied, PolicyInput, Rego};
 
 /// Validity when a request names none and the policy allows that much, in seconds. The Vouch paper's.
 const DEFAULT_VALIDITY_SECONDS: u32 = 300;
@@ -44,7 +44,7 @@ pub fn accept<'a>(
     policy: &'a IdentityPolicy,
     annex: Option<&Annex>,
     caller: &Caller,
-    asked: &Asked<'_>,
+    asked: &PolicyInput<'_>,
 ) -> Result<Accepted<'a>, Denied> {
     if !admits(policy, annex, caller) {
         return Err(Denied::CallerNotAllowed);
@@ -118,7 +118,7 @@ fn stricter<'a>(one: &'a ApprovalRule, other: &'a ApprovalRule) -> Option<&'a Ap
     }
 }
 
-fn decide(rule: &Rule, asked: &Asked<'_>, proven: bool, identity_max: u32) -> Result<u32, Denied> {
+fn decide(rule: &Rule, asked: &PolicyInput<'_>, proven: bool, identity_max: u32) -> Result<u32, Denied> {
     if !any(&rule.actions, asked.intent.action()) {
         return Err(Denied::IntentActionNotInAllowlist);
     }

@@ -1,4 +1,4 @@
-use identity::caller::{Proven, Seen};
+use identity::caller::{ObservedCaller, Proven};
 use identity::{Caller, Intent, Payload, UnixSeconds};
 use policy::{Annex, Bundle};
 
@@ -83,18 +83,18 @@ fn transfer() -> Ask {
 }
 
 fn unix(uid: u32, gid: u32) -> Caller {
-    Caller::Asserted(Seen::ids(uid, gid))
+    Caller::Asserted(ObservedCaller::ids(uid, gid))
 }
 
 fn robot() -> Caller {
     Caller::Proven(Proven { key: String::new(), measurement: None, name: "robot".into() })
 }
 
-fn with<T>(ask: &Ask, decide: impl FnOnce(&Bundle, &Asked<'_>) -> T) -> T {
+fn with<T>(ask: &Ask, decide: impl FnOnce(&Bundle, &PolicyInput<'_>) -> T) -> T {
     let bundle = Bundle::from_toml(&toml()).unwrap();
     let intent = Intent::new(ask.action.into(), ask.target.into(), ask.resource.into()).unwrap();
     let payload = Payload::parse(ask.payload.as_bytes()).unwrap();
-    let asked = Asked {
+    let asked = PolicyInput {
         intent: &intent,
         payload: &payload,
         audience: ask.audience,
@@ -172,12 +172,12 @@ fn every_part_of_a_rule_decides() {
     assert_eq!(decide(&transfer()), allowed(60));
     assert_eq!(decide(&Ask { validity: Some(1), ..transfer() }), allowed(1));
     assert_eq!(decide(&Ask { caller: unix(7, 2000), ..transfer() }), allowed(60));
-    assert_eq!(decide(&Ask { caller: Caller::Asserted(Seen::named("crew")), ..transfer() }), allowed(60));
+    assert_eq!(decide(&Ask { caller: Caller::Asserted(ObservedCaller::named("crew")), ..transfer() }), allowed(60));
     assert_eq!(decide(&Ask { action: "report", target: "", resource: "", ..transfer() }), Ok(("reports".to_owned(), 300)));
 
     for (ask, code) in [
         (Ask { caller: unix(7, 7), ..transfer() }, "caller_not_allowed"),
-        (Ask { caller: Caller::Asserted(Seen::named("other")), ..transfer() }, "caller_not_allowed"),
+        (Ask { caller: Caller::Asserted(ObservedCaller::named("other")), ..transfer() }, "caller_not_allowed"),
         (Ask { action: "transfers", ..transfer() }, "intent_action_not_in_allowlist"),
         (Ask { target: "acct", ..transfer() }, "intent_target_pattern_violation"),
         (Ask { resource: "https://bank.example.evil/", ..transfer() }, "intent_resource_out_of_scope"),
@@ -223,7 +223,7 @@ fn a_proven_caller_is_one_that_the_identity_names() {
     let other = Caller::Proven(Proven { key: String::new(), measurement: None, name: "other".into() });
     assert_eq!(decide(&Ask { action: "large", caller: other, ..transfer() }), Err("caller_not_allowed"));
     // What the parent only asserts is no proof, whatever name it gives.
-    let asserted = Caller::Asserted(Seen::named("robot"));
+    let asserted = Caller::Asserted(ObservedCaller::named("robot"));
     assert_eq!(decide(&Ask { action: "large", caller: asserted, ..transfer() }), Err("caller_not_allowed"));
 }
 
@@ -246,31 +246,35 @@ fn the_annex_says_what_the_parent_must_have_seen_of_a_name() {
     );
     let annex = Annex::from_toml(&annex).unwrap();
     let bundle = Bundle::from_toml(&toml()).unwrap();
-    let admitted = |seen: &Seen| admits(&bundle.identities[0], Some(&annex), &Caller::Asserted(seen.clone()));
-    let exact = Seen { unit: Some("crew.service".into()), executable: Some(identity::Digest([0xaa; 32])), ..Seen::ids(7, 7) };
+    let admitted = |seen: &ObservedCaller| admits(&bundle.identities[0], Some(&annex), &Caller::Asserted(seen.clone()));
+    let exact = ObservedCaller {
+        unit: Some("crew.service".into()),
+        executable: Some(identity::Digest([0xaa; 32])),
+        ..ObservedCaller::ids(7, 7)
+    };
     assert!(admitted(&exact));
     assert!(!admits(&bundle.identities[0], None, &Caller::Asserted(exact.clone())));
-    let in_pod = Seen {
+    let in_pod = ObservedCaller {
         pod: Some("p".into()),
         container: Some("c".into()),
         label: Some("l".into()),
         socket: Some("s".into()),
-        ..Seen::ids(1, 8)
+        ..ObservedCaller::ids(1, 8)
     };
     assert!(admitted(&in_pod));
     for seen in [
-        Seen { uid: Some(8), ..exact.clone() },
-        Seen { uid: None, ..exact.clone() },
-        Seen { unit: None, ..exact.clone() },
-        Seen { unit: Some("crew.service2".into()), ..exact.clone() },
-        Seen { executable: None, ..exact.clone() },
-        Seen { executable: Some(identity::Digest([0xab; 32])), ..exact },
-        Seen { pod: None, ..in_pod.clone() },
-        Seen { container: None, ..in_pod.clone() },
-        Seen { label: None, ..in_pod.clone() },
-        Seen { socket: None, ..in_pod.clone() },
-        Seen { gid: Some(7), ..in_pod },
-        Seen::ids(9, 9),
+        ObservedCaller { uid: Some(8), ..exact.clone() },
+        ObservedCaller { uid: None, ..exact.clone() },
+        ObservedCaller { unit: None, ..exact.clone() },
+        ObservedCaller { unit: Some("crew.service2".into()), ..exact.clone() },
+        ObservedCaller { executable: None, ..exact.clone() },
+        ObservedCaller { executable: Some(identity::Digest([0xab; 32])), ..exact },
+        ObservedCaller { pod: None, ..in_pod.clone() },
+        ObservedCaller { container: None, ..in_pod.clone() },
+        ObservedCaller { label: None, ..in_pod.clone() },
+        ObservedCaller { socket: None, ..in_pod.clone() },
+        ObservedCaller { gid: Some(7), ..in_pod },
+        ObservedCaller::ids(9, 9),
     ] {
         assert!(!admitted(&seen), "{seen:?}");
     }
@@ -450,9 +454,15 @@ fn asks(bundle: &Bundle, identity: &str, action: &str, resource: &str, payload: 
     let rego = Rego::load(bundle).unwrap();
     let intent = Intent::new(action.into(), String::new(), resource.into()).unwrap();
     let payload = Payload::parse(payload.as_bytes()).unwrap();
-    let asked =
-        Asked { intent: &intent, payload: &payload, audience: None, validity_seconds: None, delegated: false, envelope: false };
-    let caller = Caller::Asserted(Seen::ids(1, 1));
+    let asked = PolicyInput {
+        intent: &intent,
+        payload: &payload,
+        audience: None,
+        validity_seconds: None,
+        delegated: false,
+        envelope: false,
+    };
+    let caller = Caller::Asserted(ObservedCaller::ids(1, 1));
     let accepted = accept(bundle, rego.as_ref(), bundle.identity(identity).unwrap(), None, &caller, &asked);
     accepted.map(|accepted| accepted.approval.is_some()).map_err(|denied| denied.code())
 }
@@ -607,7 +617,7 @@ fn several_decisions_at_once_do_not_disturb_each_other() {
                     let action = if (thread + n) % 2 == 0 { "comment" } else { "merge" };
                     let intent = Intent::new(action.into(), String::new(), "pr:1".into()).unwrap();
                     let payload = Payload::default();
-                    let asked = Asked {
+                    let asked = PolicyInput {
                         intent: &intent,
                         payload: &payload,
                         audience: None,
@@ -615,7 +625,7 @@ fn several_decisions_at_once_do_not_disturb_each_other() {
                         delegated: false,
                         envelope: false,
                     };
-                    let caller = Caller::Asserted(Seen::ids(1, 1));
+                    let caller = Caller::Asserted(ObservedCaller::ids(1, 1));
                     let accepted = accept(bundle, Some(rego), &bundle.identities[0], None, &caller, &asked);
                     match accepted {
                         // On a busy machine ten milliseconds can pass.
@@ -653,7 +663,7 @@ fn rego_sees_an_exchange_where_the_bundle_says_so() {
         let rego = Rego::load(&bundle).unwrap();
         let policy = &bundle.identities[0];
         let delegation = policy.delegation.as_ref().unwrap();
-        let asked = AskedExchange {
+        let asked = ExchangeInput {
             from: &delegation.from[0],
             issuer: "https://idp.example",
             subject: "user:a",

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use identity::caller::{Proven, Seen};
+use identity::caller::{ObservedCaller, Proven};
 use identity::{Caller, Did, Digest, Intent, Payload, PublicKey};
 use policy::Bundle;
-use policy_engine::{Asked, Denied, Rego, accept};
+use policy_engine::{Denied, PolicyInput, Rego, accept};
 use serde_json::{Value, json};
 
 const PAGE: &str = include_str!("../../../docs/policy.md");
@@ -87,7 +87,7 @@ impl Case {
     fn least() -> Self {
         Self {
             identity: "nobody",
-            caller: Caller::Asserted(Seen::ids(7, 8)),
+            caller: Caller::Asserted(ObservedCaller::ids(7, 8)),
             resource: "x",
             payload: "{}",
             audience: None,
@@ -146,14 +146,14 @@ impl Case {
     }
 
     fn all() -> Vec<Self> {
-        let seen = Seen {
+        let seen = ObservedCaller {
             container: Some("c".into()),
             executable: Some(Digest([0xcd; 32])),
             label: Some("l".into()),
             pod: Some("p".into()),
             socket: Some("s".into()),
             unit: Some("u".into()),
-            ..Seen::ids(7, 8)
+            ..ObservedCaller::ids(7, 8)
         };
         let all_seen = json!({
             "strength": "asserted", "uid": 7, "gid": 8, "container": "c", "executable": "cd".repeat(32), "label": "l",
@@ -172,7 +172,7 @@ impl Case {
         vec![
             Self::least(),
             Self::most(),
-            of_reviewer("/caller", &crew, &|case| case.caller = Caller::Asserted(Seen::named("crew"))),
+            of_reviewer("/caller", &crew, &|case| case.caller = Caller::Asserted(ObservedCaller::named("crew"))),
             of_reviewer("/caller", &proven, &|case| case.caller = robot.clone()),
             of_reviewer("/envelope", &json!(true), &|case| case.envelope = true),
             of_reviewer("/delegatee", &json!(TO), &|case| case.delegatee = Some(TO)),
@@ -193,7 +193,7 @@ impl Case {
         let to = self.delegatee.map(|did| Did::parse(did).unwrap());
         let intent = Intent::new("read".into(), "aim".into(), self.resource.into()).unwrap().granted_to(to);
         let payload = Payload::parse(self.payload.as_bytes()).unwrap();
-        let asked = Asked {
+        let asked = PolicyInput {
             intent: &intent,
             payload: &payload,
             audience: self.audience,
@@ -305,7 +305,7 @@ fn rego_is_asked_about_eight_kibibytes_and_no_more() {
     let code = |length: usize| {
         let intent = Intent::new("read".into(), "aim".into(), "x".into()).unwrap();
         let payload = Payload::parse(format!("{{\"x\":\"{}\"}}", "y".repeat(length - rest)).as_bytes()).unwrap();
-        let asked = Asked {
+        let asked = PolicyInput {
             intent: &intent,
             payload: &payload,
             audience: None,

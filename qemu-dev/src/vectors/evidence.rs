@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use attestation::{Attested, Binding, Evidence, KeyDescription, Measurements, MockRoot, POSSESSION_TAG, Possession};
 use data_encoding::HEXLOWER;
 use ed25519_dalek::Signer as _;
-use identity::caller::Seen;
+use identity::caller::ObservedCaller;
 use identity::cose::{self, Purpose};
 use identity::credential::{self, Content};
 use identity::token::{self, Claims, Vouch};
@@ -468,7 +468,7 @@ impl Maker {
             jti: Uuid::from_bytes([0x44; 16]),
             binding: Binding::new(&parts.key, &self.bundle.digest(), &parts.record).digest(),
             tee: Tee::Mock,
-            caller: Caller::Asserted(Seen::ids(1000, 1000)),
+            caller: Caller::Asserted(ObservedCaller::ids(1000, 1000)),
             vouch: Vouch {
                 version: "1.0".into(),
                 payload: Payload::parse(b"{\"amount\":100}").expect("an object"),
@@ -554,7 +554,7 @@ impl Maker {
             audience: None,
             binding: claims.binding,
             tee: Tee::Mock,
-            caller: Caller::Asserted(Seen::ids(1000, 1000)),
+            caller: Caller::Asserted(ObservedCaller::ids(1000, 1000)),
         };
         let sign = |content: &Content, key: &KnownKey| {
             credential::sign(content.clone(), &kid, key).map(|signed| signed.to_string()).expect("a credential")

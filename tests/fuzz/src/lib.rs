@@ -66,7 +66,7 @@ pub fn claims() -> Claims {
         jti: uuid::Uuid::from_bytes([1; 16]),
         binding: sha256(b"user_data"),
         tee: Tee::Mock,
-        caller: identity::Caller::Asserted(identity::caller::Seen::ids(1000, 1000)),
+        caller: identity::Caller::Asserted(identity::caller::ObservedCaller::ids(1000, 1000)),
         vouch: Vouch {
             version: "1.0".into(),
             payload: Payload::parse(b"{\"amount\":100,\"nested\":{\"x\":[1,null,\"y\"]}}").expect("an object"),

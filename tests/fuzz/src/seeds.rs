@@ -9,14 +9,14 @@ use policy::Bundle;
 use attestation::{Evidence, KeyDescription, POSSESSION_TAG, Possession};
 use eif::Parts;
 use fuzzing::{AT, DID, KEY, KID, claims, documents, expected, intent, sign_parts};
-use identity::caller::Seen;
+use identity::caller::ObservedCaller;
 use identity::cose::{self, Purpose};
 use identity::credential::{self, Content};
 use identity::succession::{self, Order, Statement, Version};
 use identity::{Payload, PublicKey, Tee, cbor, did, sha256, token};
 use minicbor::Encode;
 use protocol::{
-    Describe, ExitReason, Format, Hello, Outcome, Proof, Refusal, Request, RequestFrame, ResponseFrame, Sign, Welcome,
+    Requester, ExitReason, Format, Hello, Outcome, ChannelProof, Refusal, Request, RequestFrame, ResponseFrame, Sign, Welcome,
     write_frame,
 };
 use serde_json::json;
@@ -197,9 +197,9 @@ fn texts(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
 
 fn window(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
     let hello = Hello { version: protocol::VERSION, boot_id: identity::BootId::new([1; 16]), challenge: [2; 32] };
-    let of = || Describe { caller: Seen::ids(1000, 1000), identity: Some("agent".into()) };
+    let of = || Requester { caller: ObservedCaller::ids(1000, 1000), identity: Some("agent".into()) };
     let sign = Sign {
-        of: of(),
+        requester: of(),
         format: Format::VouchJwt,
         action: "pay".into(),
         target: "bob".into(),
@@ -207,7 +207,7 @@ fn window(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
         payload: "{\"amount\":1}".into(),
         audience: None,
         validity_seconds: Some(60),
-        proof: Some(protocol::CallerProof { jws: "a.b.c".into(), document: Some(vec![1]) }),
+        proof: Some(protocol::PresentedProof { jws: "a.b.c".into(), document: Some(vec![1]) }),
         delegation: Some("a.b.c".into()),
         approval: Some([1; 16]), delegatee: None,
 };
@@ -215,10 +215,10 @@ fn window(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
         Request::Status,
         Request::Provision { bundle: vec![1, 2, 3], before: None },
         Request::Sign(sign),
-        Request::Attest { of: of(), nonce: vec![1; 32] },
+        Request::Attest { requester: of(), nonce: vec![1; 32] },
         Request::Annex { signed: vec![1, 2] },
         Request::Records { from: 7 },
-        Request::Describe(Describe { caller: Seen::named("crew"), identity: None }),
+        Request::Describe(Requester { caller: ObservedCaller::named("crew"), identity: None }),
     ];
     let mut all = Vec::new();
     for (id, request) in (0..).zip(requests) {
@@ -229,7 +229,7 @@ fn window(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
     let refused = ResponseFrame { id: 1, outcome: Outcome::Refused(refusal()), event: Some(b"{}".to_vec()) };
     corpus.add("frames", "refused", &frame(&refused)?)?;
     corpus.add("frames", "hello", &frame(&hello)?)?;
-    corpus.add("frames", "proof", &frame(&Proof::new(&hello, &*KEY)?)?)?;
+    corpus.add("frames", "proof", &frame(&ChannelProof::new(&hello, &*KEY)?)?)?;
     corpus.add("frames", "welcome", &[frame(&Welcome::Welcome)?, frame(&Welcome::Refused(refusal()))?].concat())?;
     corpus.add("frames", "exit", &frame(&ExitReason::new("panic", "why"))?)?;
     Ok(())

@@ -5,7 +5,7 @@
 use identity::cbor;
 use libfuzzer_sys::fuzz_target;
 use minicbor::{Decode, Encode};
-use protocol::{ExitReason, FrameBuffer, Hello, Proof, RequestFrame, ResponseFrame, Welcome, write_frame};
+use protocol::{ExitReason, FrameBuffer, Hello, ChannelProof, RequestFrame, ResponseFrame, Welcome, write_frame};
 
 fuzz_target!(|data: &[u8]| {
     let whole = frames(data, data.len().max(1));
@@ -15,7 +15,7 @@ fuzz_target!(|data: &[u8]| {
         one_encoding::<ResponseFrame>(frame);
         one_encoding::<Welcome>(frame);
         one_encoding::<ExitReason>(frame);
-        if let (Ok(hello), Ok(proof)) = (Hello::decode(frame), Proof::decode(frame)) {
+        if let (Ok(hello), Ok(proof)) = (Hello::decode(frame), ChannelProof::decode(frame)) {
             let _ = proof.verify(&hello);
         }
     }

@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex};
 
 use harness::window::{InProcess, PROXY, TestKey, Window, bundle};
 use harness::{Running, get, post, program};
-use identity::caller::Seen;
+use identity::caller::ObservedCaller;
 use identity::request::Approval;
 use identity::token::unverified_claims;
 use identity::{Digest, PublicKey, Signer, sha256};
 use parent_proxy::KeyFile;
 use policy::Bundle;
-use protocol::{Answer, Describe, Format, Request, Sign, Waiting};
+use protocol::{Answer, Format, PendingApproval, Request, Requester, Sign};
 use qemu_dev::authority::Authority;
 use qemu_dev::nsm::{Encoding, MockNsm, os_random};
 use record::{Reader, Verdict};
@@ -48,8 +48,10 @@ fn setting_with(change: impl FnOnce(&mut Value)) -> Setting {
     let policy = Bundle::from_canonical(&identity::json::canonical(&policy).unwrap()).unwrap();
     let mut window = Window::connect(&enclave.socket, &TestKey::new(PROXY)).unwrap().unwrap();
     window.ask(Request::Provision { bundle: policy.canonical(), before: None }).unwrap().unwrap();
-    let attest =
-        Request::Attest { of: Describe { caller: Seen::ids(1000, 1000), identity: Some("agent".into()) }, nonce: vec![7; 32] };
+    let attest = Request::Attest {
+        requester: Requester { caller: ObservedCaller::ids(1000, 1000), identity: Some("agent".into()) },
+        nonce: vec![7; 32],
+    };
     let Answer::Evidence(evidence) = window.ask(attest).unwrap().unwrap() else { panic!("no evidence") };
     let record = attestation::Evidence::parse(&evidence.evidence).unwrap().record().to_vec();
     Setting { window, record: PublicKey::from_spki(&record).unwrap(), enclave }
@@ -68,17 +70,17 @@ impl Setting {
         amount: u32,
         approval: Option<identity::ApprovalId>,
     ) -> (Result<Answer, String>, record::Decision) {
-        self.sign_as(Seen::ids(uid, 1000), amount, approval)
+        self.sign_as(ObservedCaller::ids(uid, 1000), amount, approval)
     }
 
     fn sign_as(
         &mut self,
-        caller: Seen,
+        caller: ObservedCaller,
         amount: u32,
         approval: Option<identity::ApprovalId>,
     ) -> (Result<Answer, String>, record::Decision) {
         self.ask(Request::Sign(Sign {
-            of: Describe { caller, identity: Some("agent".into()) },
+            requester: Requester { caller, identity: Some("agent".into()) },
             format: Format::VouchJwt,
             action: "deploy".into(),
             target: "x".into(),
@@ -93,16 +95,16 @@ impl Setting {
         }))
     }
 
-    fn wait(&mut self, uid: u32, amount: u32) -> Waiting {
+    fn wait(&mut self, uid: u32, amount: u32) -> PendingApproval {
         let (answer, event) = self.sign(uid, amount, None);
         assert_eq!((event.policy_decision, event.token_id), (Verdict::Pending, None));
-        let Ok(Answer::Waiting(waiting)) = answer else { panic!("{answer:?}") };
+        let Ok(Answer::PendingApproval(waiting)) = answer else { panic!("{answer:?}") };
         assert_eq!(Some(Digest(waiting.request)), event.request_digest);
         assert_eq!(sha256(waiting.canonical.as_bytes()).0, waiting.request);
         waiting
     }
 
-    fn approval(&self, waiting: &Waiting) -> Approval {
+    fn approval(&self, waiting: &PendingApproval) -> Approval {
         Approval {
             approval: waiting.id,
             boot_id: self.enclave.enclave.boot_id(),
@@ -133,7 +135,7 @@ fn a_request_waits_is_approved_once_and_its_token_says_by_whom() {
     // Asking again finds what waits already.
     assert_eq!(setting.wait(1000, 1).id, waiting.id);
     let (answer, event) = setting.sign(1000, 1, Some(waiting.id));
-    assert!(matches!(answer, Ok(Answer::Waiting(still)) if !still.approved));
+    assert!(matches!(answer, Ok(Answer::PendingApproval(still)) if !still.approved));
     assert_eq!(event.policy_decision, Verdict::Pending);
     let approval = setting.approval(&waiting);
     setting.approve(&approval, ALICE).unwrap();
@@ -191,7 +193,7 @@ fn an_approval_of_another_kind_is_refused() {
     let (refused, event) = setting.window.ask_recorded(Request::Approve { jws }).unwrap();
     assert!(refused.unwrap_err().message.contains("signature or form") && event.is_none());
     // None of it approved anything.
-    assert!(matches!(setting.sign(1000, 1, Some(waiting.id)).0, Ok(Answer::Waiting(still)) if !still.approved));
+    assert!(matches!(setting.sign(1000, 1, Some(waiting.id)).0, Ok(Answer::PendingApproval(still)) if !still.approved));
     assert!(setting.sign(1000, 1, Some(identity::ApprovalId::new([9; 16]))).0.unwrap_err().starts_with("approval_unknown"));
 }
 
@@ -203,7 +205,7 @@ fn what_waits_too_long_is_gone() {
     setting.approve(&approval, ALICE).unwrap();
     std::thread::sleep(std::time::Duration::from_millis(4200));
     assert!(setting.sign(1000, 1, Some(waiting.id)).0.unwrap_err().contains("too late"));
-    let answer = setting.window.ask(Request::Waiting { id: waiting.id }).unwrap();
+    let answer = setting.window.ask(Request::GetApproval { id: waiting.id }).unwrap();
     assert_eq!(answer.unwrap_err().code, "approval_unknown");
 }
 
@@ -214,7 +216,7 @@ fn one_caller_does_not_take_every_place_of_those_that_wait() {
         policy["identities"][0]["callers"] = json!({"uids": [1000, 1001, 1002, 1003, 1004], "gids": [7], "names": []});
     });
     let busy = |setting: &mut Setting, uid, gid| {
-        let waits = setting.sign_as(Seen::ids(uid, gid), 99, None).0;
+        let waits = setting.sign_as(ObservedCaller::ids(uid, gid), 99, None).0;
         waits.is_err_and(|error| error.starts_with("busy"))
     };
     for uid in 1000..1004 {
@@ -244,10 +246,10 @@ fn what_nobody_could_have_signed_makes_no_event_and_a_callers_refusals_only_so_m
     let of_nothing =
         Approval { approval: identity::ApprovalId::new([9; 16]), ..good.clone() }.sign(&TestKey::new(ALICE)).unwrap();
     no_event(&mut setting, Request::Approve { jws: of_nothing }, "approval_unknown");
-    let proof = Some(protocol::CallerProof { jws: good.sign(&TestKey::new(77)).unwrap(), document: None });
-    no_event(&mut setting, setting_sign(Seen::ids(1000, 1000), proof.clone()), "proof_invalid");
+    let proof = Some(protocol::PresentedProof { jws: good.sign(&TestKey::new(77)).unwrap(), document: None });
+    no_event(&mut setting, setting_sign(ObservedCaller::ids(1000, 1000), proof.clone()), "proof_invalid");
     let exchange = protocol::Exchange {
-        of: Describe { caller: Seen::ids(1000, 1000), identity: Some("agent".into()) },
+        requester: Requester { caller: ObservedCaller::ids(1000, 1000), identity: Some("agent".into()) },
         subject_token: "x".into(),
         scope: None,
         resource: None,
@@ -261,14 +263,14 @@ fn what_nobody_could_have_signed_makes_no_event_and_a_callers_refusals_only_so_m
     // What waits makes an event, and who asks for it again and again only so many.
     let mut pending = 0;
     for _ in 0..300 {
-        let (answer, event) = setting.window.ask_recorded(setting_sign(Seen::ids(1001, 1000), None)).unwrap();
-        assert!(matches!(answer, Ok(Answer::Waiting(_))));
+        let (answer, event) = setting.window.ask_recorded(setting_sign(ObservedCaller::ids(1001, 1000), None)).unwrap();
+        assert!(matches!(answer, Ok(Answer::PendingApproval(_))));
         pending += usize::from(event.is_some());
     }
     assert!((256..260).contains(&pending), "{pending}");
     let mut refused = |uid: u32, action: &str| {
-        let Request::Sign(mut sign) = setting_sign(Seen::ids(uid, 1000), None) else { unreachable!() };
-        (sign.of.identity, sign.action, sign.target, sign.resource) =
+        let Request::Sign(mut sign) = setting_sign(ObservedCaller::ids(uid, 1000), None) else { unreachable!() };
+        (sign.requester.identity, sign.action, sign.target, sign.resource) =
             (Some("web".into()), action.into(), action.into(), action.into());
         setting.window.ask_recorded(Request::Sign(sign)).unwrap()
     };
@@ -285,9 +287,9 @@ fn what_nobody_could_have_signed_makes_no_event_and_a_callers_refusals_only_so_m
     assert!(answer.is_ok() && event.is_some());
 }
 
-fn setting_sign(caller: Seen, proof: Option<protocol::CallerProof>) -> Request {
+fn setting_sign(caller: ObservedCaller, proof: Option<protocol::PresentedProof>) -> Request {
     let Request::Sign(sign) = harness::window::sign("agent") else { unreachable!() };
-    Request::Sign(Sign { of: Describe { caller, identity: Some("agent".into()) }, proof, ..sign })
+    Request::Sign(Sign { requester: Requester { caller, identity: Some("agent".into()) }, proof, ..sign })
 }
 
 #[test]

@@ -10,14 +10,14 @@ use data_encoding::BASE64URL_NOPAD;
 use guard::{Admitted, Guard, RequireToken, Requirements};
 use harness::window::{InProcess, OPERATOR, PROXY, TestKey, Window, bundle};
 use harness::{Connection, Running, get, post, program};
-use identity::caller::Seen;
-use identity::request::Proof;
+use identity::caller::ObservedCaller;
+use identity::request::CallerProof;
 use identity::succession::Order;
 use identity::token::unverified_claims;
 use identity::{Caller, Digest, PublicKey, Signer};
 use parent_proxy::KeyFile;
 use policy::{Annex, Bundle, MultikeyText};
-use protocol::{Answer, Describe, Exchange, Format, Request, Sign};
+use protocol::{Answer, Exchange, Format, Request, Requester, Sign};
 use qemu_dev::State;
 use qemu_dev::authority::Authority;
 use qemu_dev::nsm::{Encoding, MockNsm, os_random};
@@ -99,14 +99,14 @@ fn setting_with(change: impl FnOnce(&mut Value)) -> Setting {
     let policy = Bundle::from_canonical(&identity::json::canonical(&policy).unwrap()).unwrap();
     let mut window = Window::connect(&enclave.socket, &TestKey::new(PROXY)).unwrap().unwrap();
     window.ask(Request::Provision { bundle: policy.canonical(), before: None }).unwrap().unwrap();
-    let attest = Request::Attest { of: of("code-reviewer"), nonce: vec![7; 32] };
+    let attest = Request::Attest { requester: of("code-reviewer"), nonce: vec![7; 32] };
     let Answer::Evidence(evidence) = window.ask(attest).unwrap().unwrap() else { panic!("no evidence") };
     let record = attestation::Evidence::parse(&evidence.evidence).unwrap().record().to_vec();
     Setting { window, record: PublicKey::from_spki(&record).unwrap(), _enclave: enclave }
 }
 
-fn of(name: &str) -> Describe {
-    Describe { caller: Seen::ids(1000, 1000), identity: Some(name.into()) }
+fn of(name: &str) -> Requester {
+    Requester { caller: ObservedCaller::ids(1000, 1000), identity: Some(name.into()) }
 }
 
 impl Setting {
@@ -129,8 +129,14 @@ impl Setting {
     }
 
     fn exchange_for(&mut self, actor: &str, token: &str, change: impl FnOnce(&mut Exchange)) -> Result<String, String> {
-        let mut exchange =
-            Exchange { of: of(actor), subject_token: token.into(), scope: None, resource: None, audience: None, proof: None };
+        let mut exchange = Exchange {
+            requester: of(actor),
+            subject_token: token.into(),
+            scope: None,
+            resource: None,
+            audience: None,
+            proof: None,
+        };
         change(&mut exchange);
         self.ask(Request::Exchange(exchange)).0
     }
@@ -146,7 +152,7 @@ impl Setting {
         change: impl FnOnce(&mut Sign),
     ) -> (Result<String, String>, record::Decision) {
         let mut sign = Sign {
-            of: of(actor),
+            requester: of(actor),
             format: Format::VouchJwt,
             action: "comment".into(),
             target: "42".into(),
@@ -206,7 +212,7 @@ fn a_user_a_coordinator_and_a_reviewer_act_for_one_another() {
     // And who vouches for each name.
     assert_eq!(event.delegation_issuers, [ISS, coordinator.iss.as_str()]);
     let again = Exchange {
-        of: of("incident-coordinator"),
+        requester: of("incident-coordinator"),
         subject_token: user,
         scope: None,
         resource: None,
@@ -234,7 +240,7 @@ fn what_was_signed_hands_nothing_on_and_a_rotated_actor_exchanges_again() {
     let not_after = harness::now().0 + 60;
     let order = Order { identity: "incident-coordinator".into(), boot_id: before.boot_id, version: 1, not_after };
     let order = Some(order.sign(&TestKey::new(OPERATOR)).unwrap());
-    setting.window.ask(Request::Rotate(protocol::Rotate { of, order })).unwrap().unwrap();
+    setting.window.ask(Request::Rotate(protocol::Rotate { requester: of, order })).unwrap().unwrap();
     // What it has of before would name an actor that is not the issuer of now.
     assert_eq!(setting.sign("incident-coordinator", Some(&first), |_| ()).0, Err("delegation_invalid".into()));
     // Others may still take up what the old key gave, in its time; and the new key takes up the user's grant.
@@ -359,7 +365,7 @@ fn every_fault_of_a_subject_token_is_refused_with_its_code() {
     assert!(setting.exchange("code-reviewer", &jwt(&key, &header(), &open)).is_ok());
     // Who is not let act for that issuer, and who may not use the identity at all.
     assert_eq!(setting.exchange("third", &good).unwrap_err(), "untrusted_principal");
-    let stranger = |exchange: &mut Exchange| exchange.of.caller = Seen::ids(7, 7);
+    let stranger = |exchange: &mut Exchange| exchange.requester.caller = ObservedCaller::ids(7, 7);
     assert_eq!(setting.exchange_for("incident-coordinator", &good, stranger).unwrap_err(), "caller_not_allowed");
 }
 
@@ -487,7 +493,7 @@ fn an_issuer_outside_gives_nobody_a_name_or_a_did_of_ours() {
         let boot_id = setting._enclave.enclave.boot_id();
         let order = Order { identity: "third".into(), boot_id, version, not_after: harness::now().0 + 60 };
         let order = Some(order.sign(&TestKey::new(OPERATOR)).unwrap());
-        setting.window.ask(Request::Rotate(protocol::Rotate { of: of("third"), order })).unwrap().unwrap();
+        setting.window.ask(Request::Rotate(protocol::Rotate { requester: of("third"), order })).unwrap().unwrap();
     };
     order(&mut setting, 1);
     let Answer::Description(third) = setting.window.ask(Request::Describe(of("third"))).unwrap().unwrap() else { panic!() };
@@ -532,7 +538,7 @@ fn an_issuer_outside_gives_nobody_a_name_or_a_did_of_ours() {
             let (refused, event) = {
                 let token = with(member, value.clone());
                 let exchange = Exchange {
-                    of: of("incident-coordinator"),
+                    requester: of("incident-coordinator"),
                     subject_token: token,
                     scope: None,
                     resource: None,
@@ -872,7 +878,7 @@ fn a_caller_with_a_key_takes_up_a_delegation_in_its_own_name() {
     assert!(!command(&[]).status.success());
 
     let described = get(&running.socket, "/identity?identity=incident-coordinator").unwrap().json();
-    let proof = |change: &dyn Fn(&mut Proof), key: &KeyFile| {
+    let proof = |change: &dyn Fn(&mut CallerProof), key: &KeyFile| {
         let request = identity::request::Exchange {
             audience: None,
             identity: actor,
@@ -882,7 +888,7 @@ fn a_caller_with_a_key_takes_up_a_delegation_in_its_own_name() {
         };
         let mut jti = [0; 16];
         os_random(&mut jti);
-        let mut proof = Proof {
+        let mut proof = CallerProof {
             boot_id: identity::BootId::from_hex(described["boot_id"].as_str().unwrap()).unwrap(),
             exp: harness::now().0 + 30,
             jti: uuid::Uuid::from_bytes(jti),

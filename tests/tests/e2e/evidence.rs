@@ -158,7 +158,7 @@ fn a_token_names_the_binding_and_the_kind_of_tee_that_the_evidence_proves() {
             jti: "6f1c5b3e-0b6b-4f7e-9c55-1d0c86d3b1aa".parse().unwrap(),
             binding: attested.binding(),
             tee: Tee::Mock,
-            caller: identity::Caller::Asserted(identity::caller::Seen::ids(1000, 1000)),
+            caller: identity::Caller::Asserted(identity::caller::ObservedCaller::ids(1000, 1000)),
             vouch: Vouch {
                 version: "1.0".into(),
                 payload: Payload::default(),

@@ -66,7 +66,7 @@ fn connections_that_come_and_go_keep_within_the_list() {
             .collect();
         for window in &mut windows {
             let Request::Sign(mut sign) = sign("agent") else { unreachable!("it is one") };
-            sign.of.caller = identity::caller::Seen::ids(rustix::process::geteuid().as_raw(), 0);
+            sign.requester.caller = identity::caller::ObservedCaller::ids(rustix::process::geteuid().as_raw(), 0);
             sign.payload.clone_from(&payload);
             window.ask(Request::Sign(sign)).unwrap().unwrap();
             // Half a frame of the largest kind, and away.

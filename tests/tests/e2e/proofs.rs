@@ -2,11 +2,11 @@
 
 use enclave::Nsm;
 use harness::window::{InProcess, PROXY, TestKey, Window, bundle, of};
-use identity::caller::Seen;
-use identity::request::{Proof, Request};
+use identity::caller::ObservedCaller;
+use identity::request::{CallerProof, Request};
 use identity::{Caller, Digest, Intent, Payload, PublicKey, Signer};
 use policy::Bundle;
-use protocol::{Answer, CallerProof, Format, Sign};
+use protocol::{Answer, Format, PresentedProof, Sign};
 use qemu_dev::authority::Authority;
 use qemu_dev::nsm::{Encoding, MockNsm, os_random};
 use record::{Reader, Verdict};
@@ -53,7 +53,7 @@ fn setting() -> Setting {
     let enclave = InProcess::boot(own);
     let mut window = Window::connect(&enclave.socket, &TestKey::new(PROXY)).unwrap().unwrap();
     window.ask(protocol::Request::Provision { bundle: proving().canonical(), before: None }).unwrap().unwrap();
-    let attest = protocol::Request::Attest { of: of("agent"), nonce: vec![7; 32] };
+    let attest = protocol::Request::Attest { requester: of("agent"), nonce: vec![7; 32] };
     let Answer::Evidence(evidence) = window.ask(attest).unwrap().unwrap() else { panic!("no evidence") };
     let record = attestation::Evidence::parse(&evidence.evidence).unwrap().record().to_vec();
     Setting { enclave, window, version: 1, record: PublicKey::from_spki(&record).unwrap(), authority }
@@ -78,10 +78,10 @@ fn digest(identity: &str, action: &str) -> Digest<32> {
 }
 
 impl Setting {
-    fn proof(&self) -> Proof {
+    fn proof(&self) -> CallerProof {
         let mut jti = [0; 16];
         os_random(&mut jti);
-        Proof {
+        CallerProof {
             boot_id: self.enclave.enclave.boot_id(),
             exp: harness::now().0 + 30,
             jti: Uuid::from_bytes(jti),
@@ -93,7 +93,7 @@ impl Setting {
     /// Asks for action `a` of `agent` with this proof; gives who the token says has asked, or the code of the refusal.
     fn ask(&mut self, jws: String, document: Option<Vec<u8>>) -> Result<Caller, String> {
         let sign = Sign {
-            of: protocol::Describe { caller: Seen::ids(4711, 4711), identity: Some("agent".into()) },
+            requester: protocol::Requester { caller: ObservedCaller::ids(4711, 4711), identity: Some("agent".into()) },
             format: Format::VouchJwt,
             action: "a".into(),
             target: String::new(),
@@ -101,7 +101,7 @@ impl Setting {
             payload: "{\"n\":1}".into(),
             audience: None,
             validity_seconds: None,
-            proof: Some(CallerProof { jws, document }),
+            proof: Some(PresentedProof { jws, document }),
             delegation: None,
             approval: None,
             delegatee: None,
@@ -142,13 +142,13 @@ fn a_proof_is_for_one_boot_one_version_one_request_and_once() {
     assert!(setting.ask(jws, None).unwrap_err().contains("used before"));
     let now = harness::now().0;
     let fresh = |setting: &Setting| setting.proof();
-    let wrong: Vec<(Proof, &str)> = vec![
-        (Proof { boot_id: identity::BootId::new([9; 16]), ..fresh(&setting) }, "another boot"),
-        (Proof { key_version: 2, ..fresh(&setting) }, "another version"),
-        (Proof { request: digest("agent", "b"), ..fresh(&setting) }, "another request"),
-        (Proof { request: digest("web", "a"), ..fresh(&setting) }, "another request"),
-        (Proof { exp: now - 3, ..fresh(&setting) }, "too late"),
-        (Proof { exp: now + 70, ..fresh(&setting) }, "more than 60 seconds"),
+    let wrong: Vec<(CallerProof, &str)> = vec![
+        (CallerProof { boot_id: identity::BootId::new([9; 16]), ..fresh(&setting) }, "another boot"),
+        (CallerProof { key_version: 2, ..fresh(&setting) }, "another version"),
+        (CallerProof { request: digest("agent", "b"), ..fresh(&setting) }, "another request"),
+        (CallerProof { request: digest("web", "a"), ..fresh(&setting) }, "another request"),
+        (CallerProof { exp: now - 3, ..fresh(&setting) }, "too late"),
+        (CallerProof { exp: now + 70, ..fresh(&setting) }, "more than 60 seconds"),
     ];
     for (proof, says) in wrong {
         let refused = setting.ask(proof.sign(&robot).unwrap(), None).unwrap_err();
@@ -173,9 +173,9 @@ fn a_proof_is_for_one_boot_one_version_one_request_and_once() {
     // Nor is it for proofs of an identity that the robot may not use.
     let mut other = harness::window::sign("web");
     if let protocol::Request::Sign(sign) = &mut other {
-        let jws = Proof { request: digest("web", "a"), ..setting.proof() }.sign(&robot).unwrap();
+        let jws = CallerProof { request: digest("web", "a"), ..setting.proof() }.sign(&robot).unwrap();
         sign.payload = "{\"n\":1}".into();
-        sign.proof = Some(CallerProof { jws, document: None });
+        sign.proof = Some(PresentedProof { jws, document: None });
     }
     assert_eq!(setting.window.ask(other).unwrap().unwrap_err().code, "caller_not_allowed");
 }

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use attestation::Evidence;
 use data_encoding::BASE64URL_NOPAD;
-use identity::caller::Seen;
+use identity::caller::ObservedCaller;
 use identity::cose::{self, Purpose};
 use identity::request::Approval;
 use identity::{Digest, PublicKey, Signer, cbor};
@@ -166,7 +166,7 @@ fn sign_at_once(running: &Running, count: u64) -> Vec<Vec<u8>> {
     let mut window = Window::connect_on(stream, &KeyFile::read(&running.state.proxy_key()).unwrap()).unwrap().unwrap();
     let request = |id| {
         let Request::Sign(mut sign) = window::sign("agent") else { panic!("not a signature") };
-        sign.of.caller = Seen::ids(geteuid().as_raw(), 0);
+        sign.requester.caller = ObservedCaller::ids(geteuid().as_raw(), 0);
         window::frame(&RequestFrame { id, request: Request::Sign(sign) })
     };
     let frames: Vec<u8> = (0..count).flat_map(request).collect();

@@ -8,9 +8,9 @@ use attestation::Document;
 use enclave::{Nsm, NsmError, PeerVerifier};
 use harness::window::{InProcess, OPERATOR, PROXY, TestKey, Window, bundle, frame, of, sign};
 use identity::Pcr;
-use identity::caller::Seen;
+use identity::caller::ObservedCaller;
 use identity::{Digest, Tee, cbor};
-use protocol::{Answer, Describe, Kind, MAX_FRAME, Proof, RecordEnd, Request, RequestFrame};
+use protocol::{Answer, ChannelProof, Kind, MAX_FRAME, RecordEnd, Request, RequestFrame, Requester};
 use qemu_dev::authority::Authority;
 use qemu_dev::nsm::{Encoding, MockNsm, os_random};
 
@@ -66,7 +66,7 @@ fn a_connection_that_cannot_prove_the_proxys_key_gets_nothing() {
 
     // A proof for another connection's challenge is none for this one.
     let (_, hello) = Window::open(&enclave.socket).unwrap();
-    let stolen = Proof::new(&hello, &TestKey::new(PROXY)).unwrap();
+    let stolen = ChannelProof::new(&hello, &TestKey::new(PROXY)).unwrap();
     let (mut window, _) = Window::open(&enclave.socket).unwrap();
     window.send(&frame(&stolen)).unwrap();
     assert_eq!(code(window.welcome()), "proof_invalid");
@@ -80,7 +80,7 @@ fn a_connection_that_cannot_prove_the_proxys_key_gets_nothing() {
 
     // Another version.
     let (mut window, hello) = Window::open(&enclave.socket).unwrap();
-    let mut proof = Proof::new(&hello, &TestKey::new(PROXY)).unwrap();
+    let mut proof = ChannelProof::new(&hello, &TestKey::new(PROXY)).unwrap();
     proof.version = protocol::VERSION - 1;
     window.send(&frame(&proof)).unwrap();
     assert_eq!(code(window.welcome()), "version_unknown");
@@ -149,12 +149,12 @@ fn the_enclave_checks_callers_and_sizes_itself() {
         change(&mut sign);
         Request::Sign(sign)
     };
-    let stranger = Describe { caller: Seen::ids(7, 7), identity: Some("agent".into()) };
+    let stranger = Requester { caller: ObservedCaller::ids(7, 7), identity: Some("agent".into()) };
     for (request, expected) in [
-        (with(&|s| s.of.caller = Seen::ids(7, 1000)), "caller_not_allowed"),
-        (with(&|s| s.of.caller = Seen::named("1000")), "caller_not_allowed"),
-        (with(&|s| s.of.identity = None), "identity_required"),
-        (with(&|s| s.of.identity = Some("nobody".into())), "unknown_identity"),
+        (with(&|s| s.requester.caller = ObservedCaller::ids(7, 1000)), "caller_not_allowed"),
+        (with(&|s| s.requester.caller = ObservedCaller::named("1000")), "caller_not_allowed"),
+        (with(&|s| s.requester.identity = None), "identity_required"),
+        (with(&|s| s.requester.identity = Some("nobody".into())), "unknown_identity"),
         (with(&|s| s.action = String::new()), "intent_invalid"),
         (with(&|s| s.target = "x\n".into()), "intent_invalid"),
         (with(&|s| s.resource = "x".repeat(1025)), "intent_invalid"),
@@ -165,9 +165,9 @@ fn the_enclave_checks_callers_and_sizes_itself() {
         (with(&|s| s.audience = Some("x".repeat(1025))), "audience_invalid"),
         (with(&|s| s.validity_seconds = Some(0)), "validity_invalid"),
         (with(&|s| s.validity_seconds = Some(601)), "validity_exceeds_policy"),
-        (Request::Attest { of: stranger.clone(), nonce: vec![0; 32] }, "caller_not_allowed"),
-        (Request::Attest { of: of("agent"), nonce: vec![0; 15] }, "nonce_size"),
-        (Request::Attest { of: of("agent"), nonce: vec![0; 65] }, "nonce_size"),
+        (Request::Attest { requester: stranger.clone(), nonce: vec![0; 32] }, "caller_not_allowed"),
+        (Request::Attest { requester: of("agent"), nonce: vec![0; 15] }, "nonce_size"),
+        (Request::Attest { requester: of("agent"), nonce: vec![0; 65] }, "nonce_size"),
         (Request::Describe(stranger), "caller_not_allowed"),
     ] {
         assert_eq!(code(window.ask(request)), expected);
@@ -369,7 +369,7 @@ fn any_fault_of_the_nsm_while_the_policy_is_taken_is_the_end_of_the_boot() {
 fn a_fault_of_the_nsm_later_costs_evidence_and_not_signatures() {
     let (nsm, switch) = Faulty::new();
     let (enclave, mut window) = InProcess::boot(nsm).provisioned();
-    let attest = || Request::Attest { of: of("agent"), nonce: vec![7; 32] };
+    let attest = || Request::Attest { requester: of("agent"), nonce: vec![7; 32] };
     for fault in [Fault::Fails, Fault::Garbage, Fault::OldDocument, Fault::ForeignRoot] {
         switch.store(fault as u8, Ordering::SeqCst);
         assert_eq!(code(window.ask(attest())), "nsm");
@@ -405,7 +405,7 @@ fn a_fault_of_the_nsm_later_costs_evidence_and_not_signatures() {
 }
 
 fn rotate(name: &str, order: Option<Vec<u8>>) -> protocol::Rotate {
-    protocol::Rotate { of: of(name), order }
+    protocol::Rotate { requester: of(name), order }
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! A bundle with a module, and what it decides.
 
-use identity::caller::Seen;
+use identity::caller::ObservedCaller;
 use identity::{Caller, Intent, Payload, PublicKey};
 use policy::Bundle;
-use policy_engine::{Asked, Denied, Rego, accept};
+use policy_engine::{Denied, PolicyInput, Rego, accept};
 
 /// One identity that may do anything, if this module allows it. The module's first line is its package.
 pub(crate) fn bundle(module: &str) -> Bundle {
@@ -24,8 +24,14 @@ pub(crate) fn bundle(module: &str) -> Bundle {
 pub(crate) fn ask(bundle: &Bundle, rego: &Rego, payload: &str) -> Result<(), Denied> {
     let intent = Intent::new("a".into(), String::new(), String::new()).unwrap();
     let payload = Payload::parse(payload.as_bytes()).unwrap();
-    let asked =
-        Asked { intent: &intent, payload: &payload, audience: None, validity_seconds: None, delegated: false, envelope: false };
-    let caller = Caller::Asserted(Seen::ids(1, 1));
+    let asked = PolicyInput {
+        intent: &intent,
+        payload: &payload,
+        audience: None,
+        validity_seconds: None,
+        delegated: false,
+        envelope: false,
+    };
+    let caller = Caller::Asserted(ObservedCaller::ids(1, 1));
     accept(bundle, Some(rego), &bundle.identities[0], None, &caller, &asked).map(|_| ())
 }

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 /// Places, and who waits for one.
 #[derive(Debug)]
-pub(crate) struct Turns {
+pub(crate) struct FairQueue {
     state: Mutex<State>,
     most_waiting: usize,
 }
@@ -18,20 +18,20 @@ struct State {
     free: usize,
     /// Callers that wait, the next one first; each stands here once.
     order: VecDeque<u64>,
-    waiting: BTreeMap<u64, VecDeque<oneshot::Sender<Turn>>>,
+    waiting: BTreeMap<u64, VecDeque<oneshot::Sender<Slot>>>,
 }
 
 /// A place, given to the next one when dropped.
 #[derive(Debug)]
-pub(crate) struct Turn {
-    turns: Option<Arc<Turns>>,
+pub(crate) struct Slot {
+    turns: Option<Arc<FairQueue>>,
 }
 
 /// This caller has too many requests waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Crowded;
+pub(crate) struct QueueFull;
 
-impl Turns {
+impl FairQueue {
     /// `most_waiting` requests of one caller wait at most.
     pub(crate) fn new(places: usize, most_waiting: usize) -> Arc<Self> {
         let state = State { free: places, order: VecDeque::new(), waiting: BTreeMap::new() };
@@ -39,16 +39,16 @@ impl Turns {
     }
 
     /// Waits until it is this caller's turn.
-    pub(crate) async fn take(self: &Arc<Self>, caller: u64) -> Result<Turn, Crowded> {
+    pub(crate) async fn take(self: &Arc<Self>, caller: u64) -> Result<Slot, QueueFull> {
         let receiver = {
             let mut state = self.state();
             if state.free > 0 {
                 state.free -= 1;
-                return Ok(Turn { turns: Some(Arc::clone(self)) });
+                return Ok(Slot { turns: Some(Arc::clone(self)) });
             }
             let queue = state.waiting.entry(caller).or_default();
             if queue.len() >= self.most_waiting {
-                return Err(Crowded);
+                return Err(QueueFull);
             }
             let (sender, receiver) = oneshot::channel();
             queue.push_back(sender);
@@ -58,12 +58,12 @@ impl Turns {
             receiver
         };
         // The sender lies in the queue until a turn comes through it.
-        receiver.await.map_err(|_| Crowded)
+        receiver.await.map_err(|_| QueueFull)
     }
 
     fn pass_on(self: Arc<Self>) {
         let mut state = self.state();
-        let mut turn = Turn { turns: Some(Arc::clone(&self)) };
+        let mut turn = Slot { turns: Some(Arc::clone(&self)) };
         while let Some(caller) = state.order.pop_front() {
             let Some(queue) = state.waiting.get_mut(&caller) else { continue };
             let next = queue.pop_front();
@@ -88,7 +88,7 @@ impl Turns {
     }
 }
 
-impl Drop for Turn {
+impl Drop for Slot {
     fn drop(&mut self) {
         if let Some(turns) = self.turns.take() {
             turns.pass_on();
@@ -104,23 +104,23 @@ mod tests {
 
     use super::*;
 
-    type Waiting = Pin<Box<dyn Future<Output = Result<Turn, Crowded>>>>;
+    type Waiting = Pin<Box<dyn Future<Output = Result<Slot, QueueFull>>>>;
 
-    fn ask(turns: &Arc<Turns>, caller: u64) -> Waiting {
+    fn ask(turns: &Arc<FairQueue>, caller: u64) -> Waiting {
         let turns = Arc::clone(turns);
         let mut waiting: Waiting = Box::pin(async move { turns.take(caller).await });
         assert!(poll(&mut waiting).is_none(), "there is no place");
         waiting
     }
 
-    fn poll(waiting: &mut Waiting) -> Option<Result<Turn, Crowded>> {
+    fn poll(waiting: &mut Waiting) -> Option<Result<Slot, QueueFull>> {
         match waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(turn) => Some(turn),
             Poll::Pending => None,
         }
     }
 
-    fn now(turns: &Arc<Turns>, caller: u64) -> Turn {
+    fn now(turns: &Arc<FairQueue>, caller: u64) -> Slot {
         let turns = Arc::clone(turns);
         let mut waiting: Waiting = Box::pin(async move { turns.take(caller).await });
         poll(&mut waiting).expect("a place is free").expect("a turn")
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn who_asks_for_much_waits_for_those_who_ask_for_little() {
-        let turns = Turns::new(2, 100);
+        let turns = FairQueue::new(2, 100);
         let (first, second) = (now(&turns, 1), now(&turns, 1));
         let mut greedy: Vec<Waiting> = (0..100).map(|_| ask(&turns, 1)).collect();
         let mut modest = ask(&turns, 2);
@@ -148,21 +148,21 @@ mod tests {
 
     #[test]
     fn one_caller_has_only_so_many_waiting_and_nobody_else_feels_it() {
-        let turns = Turns::new(1, 2);
+        let turns = FairQueue::new(1, 2);
         let held = now(&turns, 1);
         let _two = [ask(&turns, 1), ask(&turns, 1)];
         let mut more: Waiting = Box::pin({
             let turns = Arc::clone(&turns);
             async move { turns.take(1).await }
         });
-        assert!(matches!(poll(&mut more), Some(Err(Crowded))));
+        assert!(matches!(poll(&mut more), Some(Err(QueueFull))));
         let _other = ask(&turns, 2);
         drop(held);
     }
 
     #[test]
     fn who_goes_away_while_it_waits_or_with_its_turn_in_hand_loses_none() {
-        let turns = Turns::new(1, 10);
+        let turns = FairQueue::new(1, 10);
         let held = now(&turns, 1);
         let gone = ask(&turns, 1);
         let served = ask(&turns, 2);

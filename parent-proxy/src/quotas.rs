@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use identity::caller::Seen;
+use identity::caller::ObservedCaller;
 
 /// Callers that are told apart; more than these share one account.
 const MAX_ACCOUNTS: usize = 4096;
@@ -40,7 +40,7 @@ struct Key {
 }
 
 impl Key {
-    fn of(seen: &Seen) -> Self {
+    fn of(seen: &ObservedCaller) -> Self {
         Self {
             uid: seen.uid,
             name: seen.name.clone(),
@@ -53,28 +53,28 @@ impl Key {
 }
 
 /// All callers.
-pub(crate) struct Accounts {
+pub(crate) struct CallerQuotas {
     limits: Limits,
     /// Names of the policy's identities, in order.
     identities: Vec<String>,
     known: Mutex<Known>,
     /// Of those for whom there is no account of their own.
-    others: Arc<Account>,
+    others: Arc<CallerQuota>,
 }
 
 #[derive(Default)]
 struct Known {
-    accounts: BTreeMap<Key, Arc<Account>>,
-    doors: BTreeMap<Door, Buckets>,
+    accounts: BTreeMap<Key, Arc<CallerQuota>>,
+    doors: BTreeMap<ConnectKey, Buckets>,
     next: u64,
 }
 
 /// A user at a socket; none for those for whom there is no bucket of their own.
-type Door = Option<(u32, Option<String>)>;
+type ConnectKey = Option<(u32, Option<String>)>;
 type Buckets = Option<DefaultDirectRateLimiter>;
 
 /// One caller.
-pub(crate) struct Account {
+pub(crate) struct CallerQuota {
     /// No other has it.
     pub(crate) id: u64,
     connections: AtomicUsize,
@@ -82,15 +82,15 @@ pub(crate) struct Account {
     buckets: Vec<Buckets>,
 }
 
-impl std::fmt::Debug for Account {
+impl std::fmt::Debug for CallerQuota {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Account").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("CallerQuota").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
 /// A connection that is counted, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Held(Arc<Account>);
+pub(crate) struct Held(Arc<CallerQuota>);
 
 impl Drop for Held {
     fn drop(&mut self) {
@@ -98,14 +98,14 @@ impl Drop for Held {
     }
 }
 
-impl Accounts {
+impl CallerQuotas {
     pub(crate) fn new(limits: Limits, identities: Vec<String>) -> Self {
-        let others = Arc::new(Account::new(0, &limits, identities.len()));
+        let others = Arc::new(CallerQuota::new(0, &limits, identities.len()));
         Self { limits, identities, known: Mutex::new(Known { next: 1, ..Known::default() }), others }
     }
 
     /// The account of a caller.
-    pub(crate) fn of(&self, seen: &Seen) -> Arc<Account> {
+    pub(crate) fn of(&self, seen: &ObservedCaller) -> Arc<CallerQuota> {
         let key = Key::of(seen);
         let mut known = self.known();
         if let Some(account) = known.accounts.get(&key) {
@@ -118,7 +118,7 @@ impl Accounts {
         if known.accounts.len() >= MAX_ACCOUNTS {
             return Arc::clone(&self.others);
         }
-        let account = Arc::new(Account::new(known.next, &self.limits, self.identities.len()));
+        let account = Arc::new(CallerQuota::new(known.next, &self.limits, self.identities.len()));
         known.next += 1;
         known.accounts.insert(key, Arc::clone(&account));
         account
@@ -137,14 +137,14 @@ impl Accounts {
     }
 
     /// Counts a connection of this account; none if it has as many as it may.
-    pub(crate) fn hold(&self, account: &Arc<Account>) -> Option<Held> {
+    pub(crate) fn acquire(&self, account: &Arc<CallerQuota>) -> Option<Held> {
         let held = Held(Arc::clone(account));
         // Dropping it gives back also what was one too many.
         (account.connections.fetch_add(1, Ordering::AcqRel) < self.limits.connections).then_some(held)
     }
 
     /// Takes one request for this identity out of the account.
-    pub(crate) fn take(&self, account: &Account, identity: Option<&str>) -> Result<(), TooMuch> {
+    pub(crate) fn take(&self, account: &CallerQuota, identity: Option<&str>) -> Result<(), TooMuch> {
         let named = identity.and_then(|name| self.identities.iter().position(|known| known == name));
         let sole = if self.identities.len() == 1 { Some(0) } else { None };
         let place = named.or(sole).unwrap_or(self.identities.len());
@@ -165,7 +165,7 @@ impl Accounts {
     }
 }
 
-impl Account {
+impl CallerQuota {
     fn new(id: u64, limits: &Limits, identities: usize) -> Self {
         let buckets = (0..=identities).map(|_| bucket(limits)).collect();
         Self { id, connections: AtomicUsize::new(0), buckets }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use identity::{BootId, cbor};
 use policy::{Annex, Bundle};
 use protocol::{
-    Answer, Endpoint, FrameBuffer, Hello, Lane, Outcome, Proof, RecordEnd, Refusal, Request, RequestFrame, ResponseFrame, Status,
-    Welcome, write_frame,
+    Answer, ChannelProof, Endpoint, FrameBuffer, Hello, Lane, Outcome, RecordEnd, Refusal, Request, RequestFrame, ResponseFrame,
+    Status, Welcome, write_frame,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{Notify, oneshot};
@@ -40,7 +40,7 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why the enclave gave no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LinkError {
+pub enum RequestError {
     /// No connection, or it broke before the answer came. A signature that may have been made is lost, not leaked.
     #[error("the enclave is not reachable; try again")]
     Unavailable,
@@ -81,7 +81,7 @@ enum ConnectError {
 }
 
 /// Sends requests to the enclave.
-pub struct Link {
+pub struct EnclaveClient {
     shared: Arc<Shared>,
     next: AtomicUsize,
 }
@@ -91,7 +91,7 @@ struct Shared {
     key: KeyFile,
     canonical: Vec<u8>,
     digest: [u8; 48],
-    slots: Vec<RwLock<Option<Arc<Live>>>>,
+    slots: Vec<RwLock<Option<Arc<EnclaveConnection>>>>,
     last_boot: Mutex<Option<BootId>>,
     counters: Counters,
     recorder: Arc<Recorder>,
@@ -99,7 +99,7 @@ struct Shared {
 }
 
 /// A connection that works.
-struct Live {
+struct EnclaveConnection {
     ids: AtomicU64,
     pending: Mutex<Pending>,
     out: Mutex<Vec<u8>>,
@@ -118,7 +118,7 @@ struct Pending {
     waiting: BTreeMap<u64, oneshot::Sender<Arrived>>,
 }
 
-impl Link {
+impl EnclaveClient {
     /// Starts to connect, and keeps connected for ever.
     pub fn start(
         endpoint: Endpoint,
@@ -157,16 +157,16 @@ impl Link {
     }
 
     /// The same, and now; only if the enclave takes it.
-    pub async fn bring_annex(&self, signed: Vec<u8>) -> Result<(), LinkError> {
+    pub async fn bring_annex(&self, signed: Vec<u8>) -> Result<(), RequestError> {
         self.request(Request::Annex { signed: signed.clone() }).await?;
         self.set_annex(signed);
         Ok(())
     }
 
     /// Sends a request over the next connection that takes it, and waits for its answer.
-    pub async fn request(&self, request: Request) -> Result<Answer, LinkError> {
+    pub async fn request(&self, request: Request) -> Result<Answer, RequestError> {
         if request.traits().event.is_some() && !self.shared.recorder.is_good() {
-            return Err(LinkError::Unrecorded);
+            return Err(RequestError::Unrecorded);
         }
         let first = self.shared.gathering().unwrap_or_else(|| self.next.fetch_add(1, Ordering::Relaxed));
         self.shared.request(request, first).await
@@ -176,16 +176,16 @@ impl Link {
 impl Shared {
     /// The first connection on which few requests are under way: those that travel together share a signature of the record.
     fn gathering(&self) -> Option<usize> {
-        let few = |slot: &RwLock<Option<Arc<Live>>>| {
+        let few = |slot: &RwLock<Option<Arc<EnclaveConnection>>>| {
             let live = slot.read().unwrap_or_else(PoisonError::into_inner);
             live.as_ref().is_some_and(|live| lock(&live.pending).waiting.len() < GATHERED)
         };
         self.slots.iter().position(few)
     }
 
-    async fn request(&self, request: Request, first: usize) -> Result<Answer, LinkError> {
+    async fn request(&self, request: Request, first: usize) -> Result<Answer, RequestError> {
         let slots = &self.slots;
-        let mut refused = LinkError::Unavailable;
+        let mut refused = RequestError::Unavailable;
         for step in 0..slots.len() {
             let slot = &slots[first.wrapping_add(step) % slots.len()];
             let Some(live) = slot.read().unwrap_or_else(PoisonError::into_inner).clone() else { continue };
@@ -196,7 +196,7 @@ impl Shared {
                     let arrived = live.answer(id, receiver, hangs).await?;
                     return match arrived.outcome {
                         // Whatever was decided: who cannot write it down does not hand it out.
-                        _ if !arrived.recorded => Err(LinkError::Unrecorded),
+                        _ if !arrived.recorded => Err(RequestError::Unrecorded),
                         Outcome::Done(answer) => Ok(answer),
                         Outcome::Refused(refusal) => Err(refusal.into()),
                     };
@@ -247,7 +247,7 @@ impl Shared {
         let (mut reader, mut writer) = tokio::io::split(connect::open(&self.endpoint).await?);
         let mut buffer = FrameBuffer::default();
         let hello = Hello::decode(&read_frame(&mut reader, &mut buffer).await?)?;
-        send(&mut writer, &Proof::new(&hello, &self.key)?).await?;
+        send(&mut writer, &ChannelProof::new(&hello, &self.key)?).await?;
         match cbor::from_slice(&read_frame(&mut reader, &mut buffer).await?)? {
             Welcome::Welcome => {}
             Welcome::Refused(refusal) => return Err(refusal.into()),
@@ -324,7 +324,7 @@ impl Shared {
     }
 
     async fn serve(&self, slot: usize, reader: Reader, writer: Writer, buffer: FrameBuffer) {
-        let live = Arc::new(Live {
+        let live = Arc::new(EnclaveConnection {
             ids: AtomicU64::new(0),
             pending: Mutex::new(Pending { closed: false, waiting: BTreeMap::new() }),
             out: Mutex::new(Vec::new()),
@@ -353,16 +353,16 @@ type Reader = ReadHalf<Box<dyn Stream>>;
 type Writer = WriteHalf<Box<dyn Stream>>;
 type Connected = (Reader, Writer, FrameBuffer);
 
-impl Live {
+impl EnclaveConnection {
     /// Queues a request; on an error nothing of it was sent.
-    fn send(&self, request: &Request) -> Result<(u64, oneshot::Receiver<Arrived>), LinkError> {
+    fn send(&self, request: &Request) -> Result<(u64, oneshot::Receiver<Arrived>), RequestError> {
         let mut pending = lock(&self.pending);
         if pending.closed {
-            return Err(LinkError::Unavailable);
+            return Err(RequestError::Unavailable);
         }
         let mut out = lock(&self.out);
         if pending.waiting.len() >= MAX_PENDING || out.len() >= MAX_WAITING_BYTES {
-            return Err(LinkError::Busy);
+            return Err(RequestError::Busy);
         }
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         // As a RequestFrame, without a copy of the request.
@@ -373,16 +373,16 @@ impl Live {
         Ok((id, receiver))
     }
 
-    async fn answer(&self, id: u64, receiver: oneshot::Receiver<Arrived>, hangs: bool) -> Result<Arrived, LinkError> {
+    async fn answer(&self, id: u64, receiver: oneshot::Receiver<Arrived>, hangs: bool) -> Result<Arrived, RequestError> {
         let _forget = Forget { live: self, id };
         match timeout(REQUEST_DEADLINE, receiver).await {
             Ok(Ok(arrived)) => Ok(arrived),
-            Ok(Err(_)) => Err(LinkError::Unavailable),
+            Ok(Err(_)) => Err(RequestError::Unavailable),
             Err(_) => {
                 if hangs {
                     self.hangs.notify_one();
                 }
-                Err(LinkError::Timeout)
+                Err(RequestError::Timeout)
             }
         }
     }
@@ -442,7 +442,7 @@ impl Live {
 
 /// Nobody waits any more for this id, for whatever reason.
 struct Forget<'a> {
-    live: &'a Live,
+    live: &'a EnclaveConnection,
     id: u64,
 }
 

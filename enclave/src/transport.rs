@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use identity::{PublicKey, cbor};
 use protocol::{
-    FrameBuffer, Hello, Lane, Outcome, Proof, Refusal, Request, RequestFrame, ResponseFrame, VERSION, Welcome, write_frame,
+    ChannelProof, FrameBuffer, Hello, Lane, Refusal, Request, RequestFrame, ResponseFrame, VERSION, Welcome, write_frame,
 };
 use vsock::{VsockListener, VsockStream};
 
-use crate::enclave::Handled;
+use crate::enclave::Outcome;
 use crate::{Enclave, Error, Nsm};
 
 /// Connections that have proven nothing yet; more are closed at once.
@@ -23,7 +23,7 @@ const MAX_STRANGERS: usize = 8;
 /// Connections of the proxy.
 const MAX_CONNECTIONS: usize = 16;
 /// For the proof, and for the rest of a frame that has begun.
-const PATIENCE: Duration = Duration::from_secs(5);
+const FRAME_TIMEOUT: Duration = Duration::from_secs(5);
 /// Requests that wait for the NSM, in each lane.
 const MAX_SLOW: usize = 64;
 /// A request that has waited longer is not done any more: the proxy has told its caller by then.
@@ -200,10 +200,10 @@ impl<N: Nsm> Connection<N> {
     }
 
     fn talk(&self, stream: &mut Box<dyn Stream>, stranger: Place) -> Result<(), End> {
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(FRAME_TIMEOUT))?;
+        stream.set_write_timeout(Some(FRAME_TIMEOUT))?;
         let mut input = Input { buffer: FrameBuffer::default(), chunk: vec![0; READ_BYTES], partial_since: None };
-        let key = self.meet(stream, &mut input)?;
+        let key = self.handshake(stream, &mut input)?;
         let Some(_place) = Place::take(&self.counts, |c| &c.connections, MAX_CONNECTIONS) else {
             return refuse(stream, Error::Busy.into());
         };
@@ -214,14 +214,14 @@ impl<N: Nsm> Connection<N> {
     }
 
     /// Challenges the other side to prove a key; once there is a policy, the one that it names.
-    fn meet(&self, stream: &mut Box<dyn Stream>, input: &mut Input) -> Result<PublicKey, End> {
+    fn handshake(&self, stream: &mut Box<dyn Stream>, input: &mut Input) -> Result<PublicKey, End> {
         let challenge = self.enclave.challenge().map_err(|_| End::Closed)?;
         let hello = Hello { version: VERSION, boot_id: self.enclave.boot_id(), challenge };
         send(stream, &hello)?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + FRAME_TIMEOUT;
         let proven = loop {
             if let Some(frame) = input.buffer.next_frame()? {
-                break Proof::decode(frame).and_then(|proof| proof.verify(&hello));
+                break ChannelProof::decode(frame).and_then(|proof| proof.verify(&hello));
             }
             if Instant::now() > deadline || input.read(stream)? == 0 {
                 return Err(End::Closed);
@@ -259,7 +259,7 @@ impl<N: Nsm> Connection<N> {
                     Some(lane) => {
                         let job = Job { id, request, key: key.clone(), writer: Arc::clone(writer), since: Instant::now() };
                         if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = lane.try_send(job) {
-                            done.push((job.id, Handled { outcome: Err(Error::Busy), decision: None }));
+                            done.push((job.id, Outcome { outcome: Err(Error::Busy), decision: None }));
                         }
                     }
                 }
@@ -306,7 +306,7 @@ impl Job {
     fn run<N: Nsm>(self, enclave: &Enclave<N>) {
         let mut out = Vec::new();
         let handled = if self.since.elapsed() > MAX_WAIT {
-            Handled { outcome: Err(Error::Busy), decision: None }
+            Outcome { outcome: Err(Error::Busy), decision: None }
         } else {
             enclave.handle(self.request, &self.key)
         };
@@ -337,12 +337,12 @@ impl Input {
             self.partial_since = None;
             return false;
         }
-        self.partial_since.get_or_insert_with(Instant::now).elapsed() > PATIENCE
+        self.partial_since.get_or_insert_with(Instant::now).elapsed() > FRAME_TIMEOUT
     }
 }
 
 /// Writes what came of some requests, each with its event of the record. One signature covers the events of all.
-fn answer<N: Nsm>(enclave: &Enclave<N>, done: &mut Vec<(u64, Handled)>, out: &mut Vec<u8>) {
+fn answer<N: Nsm>(enclave: &Enclave<N>, done: &mut Vec<(u64, Outcome)>, out: &mut Vec<u8>) {
     let places: Vec<bool> = done.iter().map(|(_, handled)| handled.decision.is_some()).collect();
     let decisions = done.iter_mut().filter_map(|(_, handled)| handled.decision.take()).collect();
     let (mut events, failed) = match enclave.seal(decisions) {
@@ -351,15 +351,15 @@ fn answer<N: Nsm>(enclave: &Enclave<N>, done: &mut Vec<(u64, Handled)>, out: &mu
     };
     for ((id, handled), recorded) in done.drain(..).zip(places) {
         let outcome = match (handled.outcome, &failed) {
-            (_, Some(error)) => Outcome::Refused(error.clone().into()),
-            (Ok(answer), None) => Outcome::Done(answer),
-            (Err(error), None) => Outcome::Refused(error.into()),
+            (_, Some(error)) => protocol::Outcome::Refused(error.clone().into()),
+            (Ok(answer), None) => protocol::Outcome::Done(answer),
+            (Err(error), None) => protocol::Outcome::Refused(error.into()),
         };
         let event = if recorded { events.next() } else { None };
         let response = ResponseFrame { id, outcome, event };
         if write_frame(&response, out).is_err() {
             // A refusal is a few hundred bytes, an event a few thousand, and both together always fit.
-            let outcome = Outcome::Refused(Error::PayloadTooLarge.into());
+            let outcome = protocol::Outcome::Refused(Error::PayloadTooLarge.into());
             let _ = write_frame(&ResponseFrame { outcome, ..response }, out);
         }
     }
@@ -368,7 +368,7 @@ fn answer<N: Nsm>(enclave: &Enclave<N>, done: &mut Vec<(u64, Handled)>, out: &mu
 fn flush(writer: &Mutex<Box<dyn Stream>>, out: &mut Vec<u8>) -> Result<(), End> {
     if !out.is_empty() {
         let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + FRAME_TIMEOUT;
         let mut written = 0;
         while written < out.len() {
             // A reader that takes a few bytes at a time would hold up whoever shares this writer.

@@ -5,7 +5,7 @@ use policy::Delegator;
 
 /// What is asked.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked<'a> {
+pub struct PolicyInput<'a> {
     /// The intent.
     pub intent: &'a Intent,
     /// The payload.
@@ -22,7 +22,7 @@ pub struct Asked<'a> {
 
 /// What a token exchange asks for, once the subject token is verified and its authority narrowed.
 #[derive(Debug, Clone, Copy)]
-pub struct AskedExchange<'a> {
+pub struct ExchangeInput<'a> {
     /// Whose token is taken up.
     pub from: &'a Delegator,
     /// `iss` of that token.
