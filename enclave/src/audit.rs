@@ -177,7 +177,7 @@ impl Trail {
             let unrecorded = refusals.record(&self.decision.event_type, self.decision.caller.as_ref(), since_boot)?;
             self.decision.refusals_unrecorded = Some(unrecorded).filter(|unrecorded| *unrecorded > 0);
         }
-        let mut decision = self.compose(env);
+        let mut decision = self.compose(env.annex_id());
         if let Err(error) = outcome {
             decision.shorten(MAX_REFUSAL);
             decision.policy_decision = Verdict::Deny;
@@ -191,12 +191,13 @@ impl Trail {
 
     /// The decision of something that was done.
     pub(crate) fn done(self, env: &Env<'_>) -> Decision {
-        dated(env, self.compose(env))
+        dated(env, self.compose(env.annex_id()))
     }
 
-    fn compose(self, env: &Env<'_>) -> Decision {
+    /// What is known, once nothing more will be; `annex` is the one that was applied.
+    pub(crate) fn compose(self, annex: Option<AnnexId>) -> Decision {
         let Self { mut decision, agent, behind, loaded } = self;
-        decision.annex = loaded.or_else(|| env.annex_id());
+        decision.annex = loaded.or(annex);
         decision.delegation_chain = match behind {
             Behind::Nobody => agent.into_iter().collect(),
             Behind::Granted(grantors) => grantors.into_iter().chain(agent).collect(),

@@ -21,6 +21,7 @@ use crate::nsm::PeerVerifier;
 use crate::operations::{annex, approve, attest, describe, exchange, rotate, sign};
 use crate::provisioned::Provisioned;
 use crate::record::Record;
+use crate::service::{self, Outcome, Released, Service};
 use crate::sync::lock;
 use crate::{BootClock, Entropy, Error, Nsm, NsmError};
 
@@ -56,13 +57,42 @@ pub struct Enclave<N> {
     halted: AtomicBool,
 }
 
-/// What came of a request, and what of it the record takes. The outcome must not leave before the decision is sealed.
-#[derive(Debug)]
-pub struct Outcome {
-    /// The answer, or why there is none.
-    pub outcome: Result<Answer, Error>,
-    /// What was decided, if anything was.
-    pub decision: Option<Decision>,
+impl<N: Nsm> Service for Enclave<N> {
+    fn boot_id(&self) -> BootId {
+        self.boot_id
+    }
+
+    fn challenge(&self) -> Result<[u8; 32], Error> {
+        let mut challenge = [0; 32];
+        self.entropy.fill(&mut challenge)?;
+        Ok(challenge)
+    }
+
+    fn proxy_key(&self) -> Option<&PublicKey> {
+        self.provisioned.get().map(|provisioned| &provisioned.bundle.proxy_key.0)
+    }
+
+    fn handle(&self, request: Request, proxy_key: &PublicKey) -> Outcome {
+        let (answer, decision) = match self.admit(&request, proxy_key) {
+            Ok(()) => self.decide(request, proxy_key),
+            Err(error) => (Err(error), None),
+        };
+        let answer = answer.map_err(|error| if error == Error::SelfCheckFailed { self.halt(error) } else { error });
+        Outcome::new(answer, decision)
+    }
+
+    fn release(&self, batch: Vec<Outcome>) -> Vec<Released> {
+        service::release(batch, |decisions| {
+            // What was decided before the keys were wiped does not leave after it.
+            if self.halted.load(Ordering::Acquire) {
+                return Err(Error::Halted);
+            }
+            if decisions.is_empty() {
+                return Ok(Vec::new());
+            }
+            self.provisioned()?.record.seal(decisions).map_err(|error| self.halt(error))
+        })
+    }
 }
 
 impl<N: Nsm> Enclave<N> {
@@ -95,33 +125,6 @@ impl<N: Nsm> Enclave<N> {
             None if document.pcrs().get(16).is_some() => Err(NsmError::PcrValue.into()),
             None => Ok(()),
         }
-    }
-
-    /// Random for each boot.
-    pub fn boot_id(&self) -> BootId {
-        self.boot_id
-    }
-
-    /// The key that connections must prove, once there is a policy.
-    pub(crate) fn proxy_key(&self) -> Option<&PublicKey> {
-        self.provisioned.get().map(|provisioned| &provisioned.bundle.proxy_key.0)
-    }
-
-    /// Random bytes for the window.
-    pub(crate) fn challenge(&self) -> Result<[u8; 32], Error> {
-        let mut challenge = [0; 32];
-        self.entropy.fill(&mut challenge)?;
-        Ok(challenge)
-    }
-
-    /// Does what is asked of it over a connection that proved `proxy_key`.
-    pub fn handle(&self, request: Request, proxy_key: &PublicKey) -> Outcome {
-        let (outcome, decision) = match self.admit(&request, proxy_key) {
-            Ok(()) => self.decide(request, proxy_key),
-            Err(error) => (Err(error), None),
-        };
-        let outcome = outcome.map_err(|error| if error == Error::SelfCheckFailed { self.halt(error) } else { error });
-        Outcome { outcome, decision }
     }
 
     fn admit(&self, request: &Request, proxy_key: &PublicKey) -> Result<(), Error> {
@@ -203,14 +206,6 @@ impl<N: Nsm> Enclave<N> {
 
     fn env_of<'e>(&'e self, provisioned: &'e Provisioned) -> Env<'e> {
         Env::new(provisioned, self.now(), self.boot_id, N::TEE, &*self.entropy, &self.peers)
-    }
-
-    /// Gives decisions their place in the record, and signs it. If that fails, nothing that was decided may leave.
-    pub(crate) fn seal(&self, decisions: Vec<Decision>) -> Result<Vec<Vec<u8>>, Error> {
-        if decisions.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.provisioned()?.record.seal(decisions).map_err(|error| self.halt(error))
     }
 
     fn records(&self, from: u64) -> Result<Records, Error> {

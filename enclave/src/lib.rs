@@ -19,15 +19,17 @@ mod nsm;
 mod operations;
 mod provisioned;
 mod record;
+mod service;
 mod stages;
 mod stores;
 mod sync;
 mod transport;
 
 pub use crate::clock::{BootClock, BootTime};
-pub use crate::enclave::{CLOCK_INTERVAL, Enclave, Machine, Outcome};
+pub use crate::enclave::{CLOCK_INTERVAL, Enclave, Machine};
 pub use crate::entropy::{Entropy, OsEntropy};
 pub use crate::error::Error;
 pub use crate::nitro::NitroNsm;
 pub use crate::nsm::{Nsm, NsmError, PeerVerifier};
+pub use crate::service::{Outcome, Released, Service};
 pub use crate::transport::{Listener, Parent, serve};

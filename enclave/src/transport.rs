@@ -15,8 +15,8 @@ use protocol::{
 };
 use vsock::{VsockListener, VsockStream};
 
-use crate::enclave::Outcome;
-use crate::{Enclave, Error, Nsm};
+use crate::Error;
+use crate::service::{Outcome, Service};
 
 /// Connections that have proven nothing yet; more are closed at once.
 const MAX_STRANGERS: usize = 8;
@@ -100,9 +100,9 @@ impl Listener {
 }
 
 /// Serves for ever; returns only if the listener is good for nothing any more.
-pub fn serve<N: Nsm>(enclave: &Arc<Enclave<N>>, listener: &Listener) -> io::Result<()> {
+pub fn serve<S: Service>(service: &Arc<S>, listener: &Listener) -> io::Result<()> {
     // Two lanes: a flood of challenges must not keep the operator from rotating.
-    let lanes = Lanes { evidence: lane(enclave, "evidence")?, control: lane(enclave, "control")? };
+    let lanes = Lanes { evidence: lane(service, "evidence")?, control: lane(service, "control")? };
     let counts = Arc::new(Counts::default());
     let mut failures = 0;
     loop {
@@ -119,7 +119,7 @@ pub fn serve<N: Nsm>(enclave: &Arc<Enclave<N>>, listener: &Listener) -> io::Resu
         failures = 0;
         let Some(stream) = accepted else { continue };
         let Some(place) = Place::take(&counts, |c| &c.strangers, MAX_STRANGERS) else { continue };
-        let connection = Connection { enclave: Arc::clone(enclave), lanes: lanes.clone(), counts: Arc::clone(&counts) };
+        let connection = Connection { service: Arc::clone(service), lanes: lanes.clone(), counts: Arc::clone(&counts) };
         // A thread that cannot be started is a connection that is closed.
         let _ = thread::Builder::new().name("window".into()).spawn(move || connection.run(stream, place));
     }
@@ -131,12 +131,12 @@ struct Lanes {
     control: SyncSender<Job>,
 }
 
-fn lane<N: Nsm>(enclave: &Arc<Enclave<N>>, name: &str) -> io::Result<SyncSender<Job>> {
+fn lane<S: Service>(service: &Arc<S>, name: &str) -> io::Result<SyncSender<Job>> {
     let (sender, jobs) = sync_channel::<Job>(MAX_SLOW);
-    let worker = Arc::clone(enclave);
+    let worker = Arc::clone(service);
     thread::Builder::new().name(name.into()).spawn(move || {
         for job in jobs {
-            job.run(&worker);
+            job.run(&*worker);
         }
     })?;
     Ok(sender)
@@ -168,8 +168,8 @@ impl Drop for Place {
     }
 }
 
-struct Connection<N> {
-    enclave: Arc<Enclave<N>>,
+struct Connection<S> {
+    service: Arc<S>,
     lanes: Lanes,
     counts: Arc<Counts>,
 }
@@ -192,7 +192,7 @@ impl From<protocol::Error> for End {
     }
 }
 
-impl<N: Nsm> Connection<N> {
+impl<S: Service> Connection<S> {
     fn run(&self, mut stream: Box<dyn Stream>, stranger: Place) {
         // Either end is an end; what was wrong is the other side's to find out.
         let (Ok(()) | Err(End::Closed | End::Wrong)) = self.talk(&mut stream, stranger);
@@ -215,8 +215,8 @@ impl<N: Nsm> Connection<N> {
 
     /// Challenges the other side to prove a key; once there is a policy, the one that it names.
     fn handshake(&self, stream: &mut Box<dyn Stream>, input: &mut Input) -> Result<PublicKey, End> {
-        let challenge = self.enclave.challenge().map_err(|_| End::Closed)?;
-        let hello = Hello { version: VERSION, boot_id: self.enclave.boot_id(), challenge };
+        let challenge = self.service.challenge().map_err(|_| End::Closed)?;
+        let hello = Hello { version: VERSION, boot_id: self.service.boot_id(), challenge };
         send(stream, &hello)?;
         let deadline = Instant::now() + FRAME_TIMEOUT;
         let proven = loop {
@@ -227,12 +227,12 @@ impl<N: Nsm> Connection<N> {
                 return Err(End::Closed);
             }
         };
-        let expected = self.enclave.proxy_key();
-        let met = proven.map_err(Error::from).and_then(|key| match expected {
+        let expected = self.service.proxy_key();
+        let proven = proven.map_err(Error::from).and_then(|key| match expected {
             Some(expected) if *expected != key => Err(Error::ProxyKeyMismatch),
             _ => Ok(key),
         });
-        match met {
+        match proven {
             Ok(key) => Ok(key),
             Err(error) => refuse(stream, error.into()).and(Err(End::Wrong)),
         }
@@ -250,25 +250,25 @@ impl<N: Nsm> Connection<N> {
         loop {
             while let Some(frame) = input.buffer.next_frame()? {
                 // Who came before the policy and proved another key than it names has nothing more to say.
-                if self.enclave.proxy_key().is_some_and(|named| named != key) {
+                if self.service.proxy_key().is_some_and(|named| named != key) {
                     return Err(End::Wrong);
                 }
                 let RequestFrame { id, request } = cbor::from_slice(frame).map_err(protocol::Error::from)?;
                 match self.lane(&request) {
-                    None => done.push((id, self.enclave.handle(request, key))),
+                    None => done.push((id, self.service.handle(request, key))),
                     Some(lane) => {
                         let job = Job { id, request, key: key.clone(), writer: Arc::clone(writer), since: Instant::now() };
                         if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = lane.try_send(job) {
-                            done.push((job.id, Outcome { outcome: Err(Error::Busy), decision: None }));
+                            done.push((job.id, Outcome::refused(Error::Busy)));
                         }
                     }
                 }
                 if done.len() >= BATCH {
-                    answer(&self.enclave, &mut done, &mut out);
+                    answer(&*self.service, &mut done, &mut out);
                     flush(writer, &mut out)?;
                 }
             }
-            answer(&self.enclave, &mut done, &mut out);
+            answer(&*self.service, &mut done, &mut out);
             flush(writer, &mut out)?;
             if input.is_too_slow() {
                 return Err(End::Wrong);
@@ -277,7 +277,7 @@ impl<N: Nsm> Connection<N> {
                 Ok(0) => return Ok(()),
                 Ok(_) => {}
                 // The proxy may be silent between frames. Others, who came before the policy, keep no place by it.
-                Err(error) if is_timeout(&error) && !input.buffer.is_partial() && self.enclave.proxy_key() == Some(key) => {}
+                Err(error) if is_timeout(&error) && !input.buffer.is_partial() && self.service.proxy_key() == Some(key) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -303,14 +303,11 @@ struct Job {
 }
 
 impl Job {
-    fn run<N: Nsm>(self, enclave: &Enclave<N>) {
+    fn run<S: Service>(self, service: &S) {
         let mut out = Vec::new();
-        let handled = if self.since.elapsed() > MAX_WAIT {
-            Outcome { outcome: Err(Error::Busy), decision: None }
-        } else {
-            enclave.handle(self.request, &self.key)
-        };
-        answer(enclave, &mut vec![(self.id, handled)], &mut out);
+        let outcome =
+            if self.since.elapsed() > MAX_WAIT { Outcome::refused(Error::Busy) } else { service.handle(self.request, &self.key) };
+        answer(service, &mut vec![(self.id, outcome)], &mut out);
         if flush(&self.writer, &mut out).is_err() {
             // Part of a frame may be out; nothing may follow it.
             let _ = self.writer.lock().unwrap_or_else(PoisonError::into_inner).shutdown();
@@ -342,21 +339,17 @@ impl Input {
 }
 
 /// Writes what came of some requests, each with its event of the record. One signature covers the events of all.
-fn answer<N: Nsm>(enclave: &Enclave<N>, done: &mut Vec<(u64, Outcome)>, out: &mut Vec<u8>) {
-    let places: Vec<bool> = done.iter().map(|(_, handled)| handled.decision.is_some()).collect();
-    let decisions = done.iter_mut().filter_map(|(_, handled)| handled.decision.take()).collect();
-    let (mut events, failed) = match enclave.seal(decisions) {
-        Ok(lines) => (lines.into_iter(), None),
-        Err(error) => (Vec::new().into_iter(), Some(error)),
-    };
-    for ((id, handled), recorded) in done.drain(..).zip(places) {
-        let outcome = match (handled.outcome, &failed) {
-            (_, Some(error)) => protocol::Outcome::Refused(error.clone().into()),
-            (Ok(answer), None) => protocol::Outcome::Done(answer),
-            (Err(error), None) => protocol::Outcome::Refused(error.into()),
+fn answer<S: Service>(service: &S, done: &mut Vec<(u64, Outcome)>, out: &mut Vec<u8>) {
+    let (ids, batch): (Vec<u64>, Vec<Outcome>) = done.drain(..).unzip();
+    if batch.is_empty() {
+        return;
+    }
+    for (id, released) in ids.into_iter().zip(service.release(batch)) {
+        let outcome = match released.answer {
+            Ok(answer) => protocol::Outcome::Done(answer),
+            Err(error) => protocol::Outcome::Refused(error.into()),
         };
-        let event = if recorded { events.next() } else { None };
-        let response = ResponseFrame { id, outcome, event };
+        let response = ResponseFrame { id, outcome, event: released.event };
         if write_frame(&response, out).is_err() {
             // A refusal is a few hundred bytes, an event a few thousand, and both together always fit.
             let outcome = protocol::Outcome::Refused(Error::PayloadTooLarge.into());

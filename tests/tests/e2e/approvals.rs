@@ -1,5 +1,6 @@
 //! Requests that wait for somebody's approval.
 
+use enclave::Service;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;

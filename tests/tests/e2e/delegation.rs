@@ -1,5 +1,6 @@
 //! On whose behalf: a user, an incident coordinator, a reviewer, as the seed of this project has them; and every fault of a chain.
 
+use enclave::Service;
 use std::sync::Arc;
 
 use axum::Router;

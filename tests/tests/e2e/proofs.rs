@@ -1,6 +1,7 @@
 //! Callers that prove themselves: the enclave checks their own signature, whatever the parent says.
 
 use enclave::Nsm;
+use enclave::Service;
 use harness::window::{InProcess, PROXY, TestKey, Window, bundle, of};
 use identity::caller::ObservedCaller;
 use identity::request::{CallerProof, Request};

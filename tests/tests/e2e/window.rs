@@ -1,5 +1,6 @@
 //! The window as a hostile process on the parent would use it, and an NSM that is not what it should be.
 
+use enclave::Service;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
@@ -135,7 +136,8 @@ fn a_policy_is_given_once_and_by_the_proxy_that_it_names() {
     // Nor is a request that waited in a queue while the policy came.
     let stranger = TestKey::new(9);
     for request in [sign("agent"), Request::Rotate(rotate("agent", None)), Request::Describe(of("agent"))] {
-        let refused = enclave.enclave.handle(request, identity::Signer::public_key(&stranger)).outcome.unwrap_err();
+        let outcome = enclave.enclave.handle(request, identity::Signer::public_key(&stranger));
+        let refused = enclave.enclave.release(vec![outcome]).remove(0).answer.unwrap_err();
         assert_eq!(refused.code(), "proxy_key_mismatch");
     }
     assert!(enclave.powered_off.lock().unwrap().is_empty());
