@@ -25,6 +25,8 @@ pub(crate) struct Trail {
     behind: Behind,
     /// The annex that was taken by it.
     loaded: Option<AnnexId>,
+    /// When it ended, where that is much later than when it began.
+    ended: Option<UnixSeconds>,
 }
 
 /// The chain of delegation, but for the agent.
@@ -68,7 +70,7 @@ impl Trail {
             timestamp: None,
             token_id: None,
         };
-        Self { decision, agent: None, behind: Behind::Nobody, loaded: None }
+        Self { decision, agent: None, behind: Behind::Nobody, loaded: None, ended: None }
     }
 
     /// With what the record ended before this boot.
@@ -79,6 +81,11 @@ impl Trail {
     /// The annex that is in force from now on: the event names that one, and not the one before.
     pub(crate) fn loaded(&mut self, annex: AnnexId) {
         self.loaded = Some(annex);
+    }
+
+    /// When it ended; without this an event has the time at which the request began.
+    pub(crate) fn ended(&mut self, at: UnixSeconds) {
+        self.ended = Some(at);
     }
 
     /// Who asks.
@@ -196,7 +203,8 @@ impl Trail {
 
     /// What is known, once nothing more will be; `annex` is the one that was applied.
     pub(crate) fn compose(self, annex: Option<AnnexId>) -> Decision {
-        let Self { mut decision, agent, behind, loaded } = self;
+        let Self { mut decision, agent, behind, loaded, ended } = self;
+        decision.timestamp = ended;
         decision.annex = loaded.or(annex);
         decision.delegation_chain = match behind {
             Behind::Nobody => agent.into_iter().collect(),
@@ -209,7 +217,7 @@ impl Trail {
 
 /// Adds the time, and of which bundle the rule is.
 fn dated(env: &Env<'_>, mut decision: Decision) -> Decision {
-    decision.timestamp = env.now().ok().map(|now| now.earliest);
+    decision.timestamp = decision.timestamp.or(env.now().ok().map(|now| now.earliest));
     decision.policy_id = format!("{}@{}", decision.policy_id, &env.provisioned.policy.to_string()[..16]);
     decision
 }

@@ -166,14 +166,24 @@ impl<N: Nsm> Enclave<N> {
                 Ok(Answer::Status(self.status()))
             }),
             Request::Attest { requester, nonce } => self.recorded(event, "callers", |env, trail| {
-                let evidence = attest::attest(env, &requester, &nonce, |card| self.document_of(card, &nonce), trail)?;
-                Ok(Answer::Evidence(protocol::Evidence { evidence }))
+                let evidence = attest::attest(env, &requester, &nonce, |card| self.document_of(card, &nonce), trail);
+                self.note_end(trail);
+                Ok(Answer::Evidence(protocol::Evidence { evidence: evidence? }))
             }),
             Request::Rotate(rotate) => self.recorded(event, "rotation_callers", |env, trail| {
                 let new_key = |algorithm, name: &str, version| self.new_key(algorithm, name, version);
                 let now = || self.now().map(|now| now.earliest);
-                rotate::rotate(env, &rotate, new_key, now, trail).map(Answer::Rotated)
+                let rotated = rotate::rotate(env, &rotate, new_key, now, trail);
+                self.note_end(trail);
+                rotated.map(Answer::Rotated)
             }),
+        }
+    }
+
+    /// The NSM may have been slow: the event has the time of its end.
+    fn note_end(&self, trail: &mut Trail) {
+        if let Ok(now) = self.now() {
+            trail.ended(now.earliest);
         }
     }
 

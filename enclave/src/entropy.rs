@@ -1,3 +1,5 @@
+//! The operating system's randomness.
+
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 

@@ -57,6 +57,11 @@ impl<'e> Env<'e> {
         self.annex().is_some_and(|annex| annex.revoked.iter().any(|entry| is(entry)))
     }
 
+    /// Refuses if another annex is in force than the one that this request sees: what the operator revoked meanwhile is not signed any more.
+    pub(crate) fn check_current(&self) -> Result<(), Error> {
+        if self.provisioned.annex_id() == self.annex_id() { Ok(()) } else { Err(Error::AnnexReplacedMeanwhile) }
+    }
+
     /// Refuses to decide without the annex that the bundle wants: what it revokes would be good.
     pub(crate) fn check_annex(&self) -> Result<(), Error> {
         match (self.provisioned.bundle.annex_version, self.annex_id()) {

@@ -1,3 +1,5 @@
+//! Why the enclave did not do what it was asked.
+
 use policy_engine::Denied;
 use protocol::{Kind, Refusal};
 
@@ -107,6 +109,9 @@ pub enum Error {
     /// The key was replaced while the NSM was asked.
     #[error("the key was rotated meanwhile; ask again")]
     RotatedMeanwhile,
+    /// Another annex came while the request waited for its identity's key.
+    #[error("another annex came meanwhile; ask again")]
+    AnnexReplacedMeanwhile,
     /// The NSM has not given the time yet.
     #[error("the time is not known yet")]
     ClockNotAnchored,
@@ -197,7 +202,9 @@ impl Error {
             | Self::RotationNotAllowed
             | Self::OrderInvalid(_) => Kind::Denied,
             Self::UnknownIdentity | Self::ApprovalUnknown => Kind::NotFound,
-            Self::AlreadyProvisioned | Self::RotatedMeanwhile | Self::AnnexOutdated { .. } => Kind::Conflict,
+            Self::AlreadyProvisioned | Self::RotatedMeanwhile | Self::AnnexReplacedMeanwhile | Self::AnnexOutdated { .. } => {
+                Kind::Conflict
+            }
             Self::NotProvisioned
             | Self::ClockNotAnchored
             | Self::ClockStale

@@ -2,6 +2,21 @@
 //!
 //! The program is the same on Nitro and on a laptop; what differs is the [`Machine`] it is given: the NSM, the boot clock,
 //! the operating system's randomness. Nothing in here is a mock, and nothing in here asks for the date.
+//!
+//! ```text
+//! transport   frames, lanes; serves a Service and knows no enclave
+//!    |  Request                                              ^  Released, with its event
+//!    v                                                       |
+//! enclave     one boot: NSM, clock, policy            service::release   records, then opens
+//!    |  Env (one time, one annex), Trail (its event)         ^  Outcome
+//!    v                                                       |
+//! operations  sign  exchange  attest  rotate  approve  annex  describe
+//!    |
+//!    v        parse -> authenticate -> authority -> authorize -> settle -> issue
+//! stages      text     who asks        for whom     Permit       Settled   token, credential, envelope
+//!
+//! provisioned bundle, Rego, identities (a KeySlot each: the keys), stores, record
+//! ```
 #![forbid(unsafe_code)]
 
 mod audit;

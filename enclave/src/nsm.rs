@@ -1,3 +1,5 @@
+//! The Nitro Secure Module, as far as the enclave uses it.
+
 use attestation::Document;
 use identity::Pcr;
 use identity::{Tee, UnixSeconds};

@@ -12,8 +12,9 @@ use crate::stages::settle::Settled;
 
 /// A credential about what was asked, or a grant.
 pub(super) fn signed(env: &Env<'_>, key: &KeyGuard<'_>, settled: Settled<Permitted>) -> Result<Issued, Error> {
-    let signer = settled.key(key);
-    let Permitted { request, caller, basis, card, from, validity_seconds, .. } = settled.what;
+    let signer = settled.key(key)?;
+    let (permitted, _) = settled.into_parts();
+    let Permitted { request, caller, basis, card, from, validity_seconds, .. } = permitted;
     let delegation_chain = match &basis {
         Basis::Granted(granted) => granted.grants.links(&request.intent),
         Basis::Own | Basis::Exchanged(_) => Vec::new(),

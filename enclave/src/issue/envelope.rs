@@ -12,8 +12,9 @@ use crate::stages::settle::Settled;
 
 /// An envelope about what was asked. It has no end of validity, and no id: its signature is one.
 pub(super) fn signed(key: &KeyGuard<'_>, settled: Settled<Permitted>) -> Result<Issued, Error> {
-    let signer = settled.key(key);
-    let Permitted { request, basis, card, from, .. } = settled.what;
+    let signer = settled.key(key)?;
+    let (permitted, _) = settled.into_parts();
+    let Permitted { request, basis, card, from, .. } = permitted;
     let delegated_by = match basis {
         Basis::Exchanged(behalf) => Some(behalf.sub),
         Basis::Own | Basis::Granted(_) => None,

@@ -22,10 +22,10 @@ struct Issued {
     expires_at: i64,
 }
 
-/// Signs what was settled with the key of now, which is that of the permit: the guard was held since.
+/// Signs what was settled with the key that it was permitted for.
 pub(crate) fn sign(env: &Env<'_>, key: &KeyGuard<'_>, settled: Settled<Permitted>, trail: &mut Trail) -> Result<Signed, Error> {
-    let (card, rule) = (settled.what.card.clone(), settled.what.rule.clone());
-    let issued = match settled.what.request.format {
+    let (card, rule) = (settled.what().card.clone(), settled.what().rule.clone());
+    let issued = match settled.what().request.format {
         Format::VouchJwt => token::signed(env, key, settled)?,
         Format::VouchCredential => credential::signed(env, key, settled)?,
         Format::Envelope => envelope::signed(key, settled)?,

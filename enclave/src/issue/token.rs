@@ -17,14 +17,15 @@ const VERSION: &str = "1.0";
 
 /// A token about what was asked.
 pub(super) fn signed(env: &Env<'_>, key: &KeyGuard<'_>, settled: Settled<Permitted>) -> Result<Issued, Error> {
-    let signer = settled.key(key);
-    let Permitted { request, caller, digest, basis, card, from, validity_seconds, .. } = settled.what;
+    let signer = settled.key(key)?;
+    let (permitted, approved) = settled.into_parts();
+    let Permitted { request, caller, digest, basis, card, from, validity_seconds, .. } = permitted;
     let scope = matches!(basis, Basis::Exchanged(_)).then(|| request.intent.action().to_owned());
     let (sub, act, mut delegation_chain) = match basis {
         Basis::Exchanged(behalf) => (behalf.sub, Some(behalf.act), behalf.chain),
         Basis::Own | Basis::Granted(_) => (card.did.to_string(), None, Vec::new()),
     };
-    delegation_chain.extend(settled.approved.map(|approved| approved.link(card.did.as_str(), digest)));
+    delegation_chain.extend(approved.map(|approved| approved.link(card.did.as_str(), digest)));
     let claims = Claims {
         iss: card.did.clone(),
         sub,
@@ -51,8 +52,9 @@ pub(crate) fn exchanged(
     settled: Settled<Exchange>,
     trail: &mut Trail,
 ) -> Result<Signed, Error> {
-    let signer = settled.key(key);
-    let Exchange { card, caller, audience, subject, act, scope, intent, from, exp } = settled.what;
+    let signer = settled.key(key)?;
+    let (permitted, _) = settled.into_parts();
+    let Exchange { card, caller, audience, subject, act, scope, intent, from, exp } = permitted;
     trail.delegated(&subject.sub, principals(&subject.sub, &act));
     let mut delegation_chain = subject.chain;
     delegation_chain.push(subject.link);

@@ -1,3 +1,5 @@
+//! A new annex.
+
 use crate::Error;
 use crate::audit::Trail;
 use crate::env::Env;

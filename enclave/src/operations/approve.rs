@@ -1,3 +1,5 @@
+//! Approvals: showing what waits, and taking one.
+
 use identity::ApprovalId;
 use identity::request::{Approval, CallerProof};
 use policy::Approver;

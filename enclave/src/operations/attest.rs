@@ -1,3 +1,5 @@
+//! Evidence for a key.
+
 use std::ops::RangeInclusive;
 
 use attestation::{Document, Evidence, POSSESSION_TAG, Possession};

@@ -1,3 +1,5 @@
+//! What is public of an identity.
+
 use identity::Caller;
 use protocol::{Description, Requester, VersionFacts};
 

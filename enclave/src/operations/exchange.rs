@@ -1,3 +1,5 @@
+//! Token exchange (RFC 8693).
+
 use identity::Caller;
 use identity::token::EXCHANGE_ACTION;
 use protocol::{Exchange, Signed};

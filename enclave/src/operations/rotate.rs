@@ -1,3 +1,5 @@
+//! Rotation of a key.
+
 use identity::succession::Order;
 use identity::{Algorithm, Caller, UnixSeconds};
 use protocol::{Rotate, Rotated};

@@ -1,3 +1,5 @@
+//! A signature.
+
 use identity::Caller;
 use protocol::{Answer, Sign};
 

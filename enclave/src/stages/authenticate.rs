@@ -1,5 +1,5 @@
 //! Who asks, and for which identity. A caller with a key of its own signs each request, end to end, past the parent; its proof is verified
-//! here, and used before the policy is asked.
+//! here, and used.
 
 use attestation::Document;
 use identity::caller::Proven;
@@ -36,21 +36,8 @@ pub(crate) struct Asked<'e, R> {
     pub(crate) caller: Caller,
     pub(crate) digest: Digest<32>,
     pub(crate) now: Bounds,
-    /// Of a caller that proves itself; `None` once it is used.
-    proof: Option<UnspentProof>,
-}
-
-impl<R> Asked<'_, R> {
-    /// Uses the caller's proof, for the key of this card, which is held from now until the signature exists: whatever the policy says then,
-    /// the proof works no second time. Only now is it said that the caller proved itself; a proof that is shown again may be anybody's.
-    pub(crate) fn spend_proof(&mut self, env: &Env<'_>, card: &IdentityCard, trail: &mut Trail) -> Result<(), Error> {
-        if let Some(proof) = self.proof.take() {
-            proof.check_version(card.version())?;
-            lock(&env.provisioned.replay).spend(&proof.proof, &proof.key, self.now.latest)?;
-        }
-        trail.caller(&self.caller);
-        Ok(())
-    }
+    /// The version of the key that the caller's proof is for; none of a caller that the parent saw.
+    pub(crate) proven_for: Option<u32>,
 }
 
 /// A caller's proof: signed by it, for this request and boot, in time.
@@ -83,7 +70,11 @@ pub(crate) fn authenticate<'e, R: Request>(env: &Env<'e>, request: R, trail: &mu
         }
     };
     env.admit(&identity.policy, &caller)?;
-    Ok(Asked { request, identity, caller, digest, now, proof })
+    // From here on it works no second time, whatever is found of what it presents, and whatever the policy says. Only now is it said that
+    // the caller proved itself: a proof that is shown again may be anybody's.
+    let proven_for = proof.map(|proof| proof.spend(env, now)).transpose()?;
+    trail.caller(&caller);
+    Ok(Asked { request, identity, caller, digest, now, proven_for })
 }
 
 /// Who a proof says that it is from: its signature is still to be verified.
@@ -136,7 +127,26 @@ impl UnverifiedCaller {
 
 impl UnspentProof {
     fn check_version(&self, version: u32) -> Result<(), Error> {
-        if self.proof.key_version == version { Ok(()) } else { Err(Error::ProofInvalid("for another version of the key")) }
+        check_version(self.proof.key_version, version)
+    }
+
+    /// Uses it; gives the version of the key that it is for.
+    fn spend(self, env: &Env<'_>, now: Bounds) -> Result<u32, Error> {
+        lock(&env.provisioned.replay).spend(&self.proof, &self.key, now.latest)?;
+        Ok(self.proof.key_version)
+    }
+}
+
+fn check_version(proven_for: u32, version: u32) -> Result<(), Error> {
+    if proven_for == version { Ok(()) } else { Err(Error::ProofInvalid("for another version of the key")) }
+}
+
+impl<R> Asked<'_, R> {
+    /// Refuses to go on with another key, or under another annex, than what was looked at so far: the key of this card is held from now until
+    /// the signature exists, and whoever waited for it waited while others went on.
+    pub(crate) fn check_unchanged(&self, env: &Env<'_>, card: &IdentityCard) -> Result<(), Error> {
+        self.proven_for.map_or(Ok(()), |version| check_version(version, card.version()))?;
+        env.check_current()
     }
 }
 

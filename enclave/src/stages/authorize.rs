@@ -46,6 +46,23 @@ pub(crate) struct Permitted {
     pub(crate) validity_seconds: u32,
 }
 
+/// What is permitted with the key of one card.
+pub(crate) trait OfCard {
+    fn card(&self) -> &Arc<IdentityCard>;
+}
+
+impl OfCard for Permitted {
+    fn card(&self) -> &Arc<IdentityCard> {
+        &self.card
+    }
+}
+
+impl OfCard for Exchange {
+    fn card(&self) -> &Arc<IdentityCard> {
+        &self.card
+    }
+}
+
 impl<'e> Permit<'e> {
     pub(crate) fn identity(&self) -> &'e Identity {
         self.asked.identity
@@ -100,8 +117,8 @@ pub(crate) fn sign<'e>(
 ) -> Result<Permit<'e>, Error> {
     // The key may have been replaced meanwhile.
     trail.identity(card);
-    let Authority { mut asked, basis } = authority;
-    asked.spend_proof(env, card, trail)?;
+    let Authority { asked, basis } = authority;
+    asked.check_unchanged(env, card)?;
     let (provisioned, policy, request) = (env.provisioned, &asked.identity.policy, &asked.request);
     let span = basis.span(policy, card, &request.intent, asked.now)?;
     check_format(request, &basis)?;
@@ -192,8 +209,8 @@ pub(crate) fn exchange<'e>(
 ) -> Result<ExchangePermit<'e>, Error> {
     // The key may have been replaced meanwhile.
     trail.identity(card);
-    let SubjectAuthority { mut asked, subject, from, audience_is_ours } = authority;
-    asked.spend_proof(env, card, trail)?;
+    let SubjectAuthority { asked, subject, from, audience_is_ours } = authority;
+    asked.check_unchanged(env, card)?;
     let (provisioned, policy, now) = (env.provisioned, &asked.identity.policy, asked.now);
     let allowed = policy.delegation.as_ref().filter(|delegation| delegation.from.contains(&from));
     let allowed = allowed.ok_or_else(|| Denied::UntrustedPrincipal(from.to_string()))?;

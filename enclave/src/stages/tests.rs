@@ -17,6 +17,11 @@ use crate::nsm::PeerVerifier;
 use crate::operations::{annex, approve, exchange, sign};
 use crate::provisioned::Provisioned;
 use crate::record::Record;
+use crate::stages::authenticate::authenticate;
+use crate::stages::authority::Authority;
+use crate::stages::parse::SignRequest;
+use crate::stages::settle::Settling;
+use crate::stages::{authorize, settle};
 use crate::{Error, OsEntropy};
 
 const BOOT: [u8; 16] = [7; 16];
@@ -141,7 +146,7 @@ impl Setting {
 
     /// A caller's proof for a request.
     fn proof(&self, sign: &Sign, change: impl Fn(&mut CallerProof)) -> PresentedProof {
-        let request = crate::stages::parse::SignRequest::parse(sign.clone(), &mut trail()).unwrap();
+        let request = SignRequest::parse(sign.clone(), &mut trail()).unwrap();
         let mut proof = CallerProof {
             boot_id: BootId::new(BOOT),
             exp: self.now + 30,
@@ -277,6 +282,39 @@ fn an_approval_is_not_lost_to_a_limit() {
 }
 
 #[test]
+fn who_has_no_approval_learns_nothing_of_limits() {
+    let setting = Setting::new();
+    let used = setting.approved(request("pay"));
+    assert!(setting.signed(Sign { approval: Some(used), ..request("pay") }).is_ok());
+    // The limit is used up; wrong ids, and requests that wait, are answered as before.
+    let other = Sign { payload: "{\"n\":1}".into(), ..request("pay") };
+    for id in [used, ApprovalId::new([9; 16])] {
+        assert_eq!(setting.signed(Sign { approval: Some(id), ..other.clone() }), Err("approval_unknown"));
+    }
+    let Ok(Answer::PendingApproval(waiting)) = setting.sign(other.clone()).0 else { panic!("it does not wait") };
+    assert_eq!(setting.signed(Sign { approval: Some(waiting.id), ..other }), Err("pending"));
+    assert_eq!(setting.signed(Sign { approval: Some(waiting.id), ..request("pay") }), Err("approval_invalid"));
+}
+
+#[test]
+fn a_key_signs_what_was_permitted_with_its_own_card_only() {
+    let setting = Setting::new();
+    let env = setting.env();
+    let asked = |name| {
+        let sign =
+            Sign { requester: Requester { caller: ObservedCaller::ids(1000, 1), identity: Some(name) }, ..request("read") };
+        let request = SignRequest::parse(sign, &mut trail()).unwrap();
+        let asked = authenticate(&env, request, &mut trail()).unwrap();
+        Authority::establish(&env, asked, &mut trail()).unwrap()
+    };
+    let (agent, other) = (setting.identity("agent").hold().unwrap(), setting.identity("other").hold().unwrap());
+    let permit = authorize::sign(&env, agent.card(), asked("agent".into()), &mut trail()).unwrap();
+    let Settling::Settled(settled) = settle::sign(&env, permit, &mut trail()).unwrap() else { panic!("it waits") };
+    assert!(settled.key(&agent).is_ok());
+    assert!(matches!(settled.key(&other), Err(Error::SelfCheckFailed)));
+}
+
+#[test]
 fn what_was_not_signed_is_not_counted() {
     let setting = Setting::new();
     // Three an hour for the identity. Requests that wait, and wrong approvals, take nothing of it.
@@ -303,9 +341,14 @@ fn a_proof_gets_one_answer_and_who_shows_it_again_has_proven_nothing() {
     let jti = |n: u128| move |proof: &mut CallerProof| proof.jti = uuid::Uuid::from_u128(n);
     assert_eq!(proven(request("read"), &jti(1)), (Ok(()), true));
     assert_eq!(proven(request("read"), &jti(1)), (Err("proof_invalid"), false));
-    // What the policy refuses has used its proof too.
+    // What the policy refuses has used its proof too, and what was refused for what it presents.
     assert_eq!(proven(request("delete"), &jti(2)), (Err("intent_action_not_in_allowlist"), true));
     assert_eq!(proven(request("delete"), &jti(2)), (Err("proof_invalid"), false));
+    let presents = |text: &str| Sign { delegation: Some(text.into()), ..request("read") };
+    for (text, id) in [("e30.e30.e30", 4), ("[]", 5)] {
+        assert_eq!(proven(presents(text), &jti(id)), (Err("delegation_invalid"), true));
+        assert_eq!(proven(presents(text), &jti(id)), (Err("proof_invalid"), false));
+    }
     for change in [
         &|proof: &mut CallerProof| proof.boot_id = BootId::new([8; 16]),
         &|proof: &mut CallerProof| proof.key_version = 2,
@@ -328,18 +371,28 @@ fn a_proof_gets_one_answer_and_who_shows_it_again_has_proven_nothing() {
 fn a_request_sees_one_annex_and_its_event_names_that_one() {
     let setting = Setting::new();
     assert_eq!(version(setting.load(1).1), Some(1));
-    let env = setting.env();
-    // While it is under way, another annex comes: its event names the new one.
-    assert_eq!(version(setting.load(2).1), Some(2));
-    let mut trail = trail();
+    let (env, mut trail) = (setting.env(), trail());
     let outcome = sign::sign(&env, request("read"), &mut trail);
     assert!(outcome.is_ok());
+    // Before its event is made another annex comes, whose event names the new one.
+    assert_eq!(version(setting.load(2).1), Some(2));
     assert_eq!(version(trail.close(&env, &outcome, std::time::Duration::ZERO)), Some(1));
     assert_eq!(version(setting.sign(request("read")).1), Some(2));
     // One that is not taken is named by nothing.
     let (outcome, decision) = setting.load(1);
     assert_eq!(outcome.unwrap_err().code(), "annex_outdated");
     assert_eq!(version(decision), Some(2));
+}
+
+#[test]
+fn what_waited_while_another_annex_came_is_not_signed() {
+    let setting = Setting::new();
+    assert!(setting.load(1).0.is_ok());
+    let env = setting.env();
+    assert!(setting.load(2).0.is_ok());
+    let outcome = sign::sign(&env, request("read"), &mut trail());
+    assert_eq!(outcome, Err(Error::AnnexReplacedMeanwhile));
+    assert!(setting.signed(request("read")).is_ok());
 }
 
 #[test]
@@ -410,6 +463,4 @@ fn a_key_is_opened_at_each_crossing_once() {
     }
     // And no file but these opens one.
     assert_eq!(count(&source, ".key(Crossing::"), 3);
-    // What is about to be signed for a caller is settled in one place.
-    assert_eq!(count(&source, "_made_here: ()"), 3);
 }

@@ -85,8 +85,8 @@ impl Approvals {
         Ok(waiting)
     }
 
-    /// Takes an approved request out, for exactly this request and caller; an approval works once.
-    pub(crate) fn spend(
+    /// Whether exactly this request of this caller was approved. Nothing is used.
+    pub(crate) fn look(
         &mut self,
         id: ApprovalId,
         caller: &Caller,
@@ -103,10 +103,23 @@ impl Approvals {
         }
         match &entry.approved {
             None => Ok(ApprovalOutcome::Pending(entry.waiting.clone())),
-            Some(approved) => {
-                let approved = approved.clone();
+            Some(approved) => Ok(ApprovalOutcome::Approved(approved.clone())),
+        }
+    }
+
+    /// Takes an approved request out, for exactly this request and caller; an approval works once.
+    pub(crate) fn spend(
+        &mut self,
+        id: ApprovalId,
+        caller: &Caller,
+        request: Digest<32>,
+        now: UnixSeconds,
+    ) -> Result<Approved, Error> {
+        match self.look(id, caller, request, now)? {
+            ApprovalOutcome::Pending(_) => Err(Error::ApprovalUnknown),
+            ApprovalOutcome::Approved(approved) => {
                 self.0.remove(&id);
-                Ok(ApprovalOutcome::Approved(approved))
+                Ok(approved)
             }
         }
     }
