@@ -1,3 +1,5 @@
+//! What a document is held against.
+
 use identity::UnixSeconds;
 use serde::Serialize;
 use subtle::ConstantTimeEq;

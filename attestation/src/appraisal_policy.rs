@@ -1,3 +1,5 @@
+//! The verifier's own policy, as a file.
+
 use identity::Did;
 use serde::Deserialize;
 use x509_cert::name::Name;

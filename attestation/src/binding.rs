@@ -1,3 +1,5 @@
+//! What ties a key to its identity, its policy and its record.
+
 use identity::{Digest, cbor, sha256};
 use minicbor::bytes::ByteSlice;
 use minicbor::{Decode, Encode};

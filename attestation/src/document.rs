@@ -1,3 +1,5 @@
+//! Documents of the NSM, read strictly.
+
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::str::FromStr;

@@ -1,3 +1,5 @@
+//! Each rule and its error.
+
 use crate::Field;
 
 /// Why a document, evidence, a policy or a token was refused: one variant for each rule, [`Rule`] without the details.

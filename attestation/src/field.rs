@@ -1,3 +1,5 @@
+//! Fields of a document.
+
 /// A field of the payload (AWS attestation process, section 3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display, strum::EnumString)]
 #[strum(serialize_all = "snake_case")]

@@ -1,3 +1,5 @@
+//! Measurements of images, as files.
+
 use identity::{Digest, Pcr};
 use serde::{Deserialize, Serialize};
 

@@ -1,3 +1,5 @@
+//! Which rules count: all of them, but for tests that leave one out.
+
 use crate::{Error, Rule};
 
 /// Which rules count. All of them, for everybody: [`Every`] is the only implementation outside of this crate's own tests,

@@ -1,3 +1,5 @@
+//! Documents of hardware, of debug mode and of a mock are different types.
+
 use std::ops::RangeInclusive;
 
 use identity::{Digest, Tee, UnixSeconds};

@@ -1,3 +1,5 @@
+//! What can be said of an image file.
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

@@ -1,3 +1,5 @@
+//! Why an image cannot be read or built.
+
 use std::path::Path;
 
 /// Why an image is refused, or was not built.

@@ -1,3 +1,5 @@
+//! The file format, version 4.
+
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;

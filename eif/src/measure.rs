@@ -1,3 +1,5 @@
+//! What a hypervisor measures of an image.
+
 use serde::Serialize;
 
 use crate::register::{pcr0, register};

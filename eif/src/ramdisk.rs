@@ -1,3 +1,5 @@
+//! Ramdisks: cpio archives, the same bytes everywhere.
+
 use std::io::Write;
 
 use cpio::NewcBuilder;

@@ -1,3 +1,5 @@
+//! Who acts for whom (RFC 8693 section 4.1).
+
 use serde::{Deserialize, Serialize};
 
 /// So many may act for one another (RFC 8693 section 4.1 sets no bound; Vouch does).

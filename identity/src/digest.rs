@@ -1,3 +1,5 @@
+//! Digests, and how they are written.
+
 use std::fmt;
 
 use data_encoding::HEXLOWER;

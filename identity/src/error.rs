@@ -1,3 +1,5 @@
+//! Why a format was refused.
+
 /// Why an identity, a token, a credential or a statement was refused.
 ///
 /// [`Error::code`] is stable: programs may match on it. The text is for people and may change.

@@ -1,3 +1,5 @@
+//! What is to be done, to what.
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Did, Error};

@@ -1,3 +1,5 @@
+//! Public keys: Ed25519 and P-256.
+
 use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
 

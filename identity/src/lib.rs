@@ -2,6 +2,14 @@
 //!
 //! Everything here is pure: no I/O, no clock, no randomness. Whoever signs passes a [`Signer`]; whoever verifies passes
 //! the time. A key signs nothing but a [`Message`], and only this crate can make one.
+//!
+//! ```
+//! use identity::{Did, PublicKey};
+//!
+//! let key = PublicKey::from_multikey("z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK")?;
+//! assert_eq!(Did::key(&key).as_str(), "did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK");
+//! # Ok::<(), identity::Error>(())
+//! ```
 
 mod act;
 pub mod caller;

@@ -1,3 +1,5 @@
+//! Who signs.
+
 use crate::{Error, Message, PublicKey, Signature};
 
 /// A key that signs messages of this crate. The enclave has the only real one.

@@ -1,3 +1,5 @@
+//! Seconds since 1970, and RFC 3339.
+
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

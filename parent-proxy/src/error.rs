@@ -1,3 +1,5 @@
+//! Why the sidecar, or one of its commands, did not start.
+
 use std::path::PathBuf;
 
 /// Why the sidecar, or one of its commands, did not start.

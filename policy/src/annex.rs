@@ -1,3 +1,5 @@
+//! What the operator may change while an enclave runs.
+
 use identity::AnnexId;
 use identity::caller::ObservedCaller;
 use identity::cose::{self, Purpose, Sign1};

@@ -1,3 +1,5 @@
+//! What PCR16 commits to.
+
 use std::collections::BTreeSet;
 
 use identity::delegation::AGENT;

@@ -1,3 +1,5 @@
+//! Who may ask.
+
 use identity::Digest;
 use identity::caller::ObservedCaller;
 use serde::{Deserialize, Serialize};

@@ -1,3 +1,5 @@
+//! On whose behalf an identity may act.
+
 use serde::{Deserialize, Serialize};
 
 use crate::Pattern;

@@ -1,3 +1,5 @@
+//! Why a bundle or an annex was refused.
+
 /// Why a bundle or an annex was refused.
 ///
 /// [`Error::code`] is stable: programs may match on it. The text is for people and may change.

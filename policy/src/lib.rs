@@ -1,5 +1,27 @@
 //! The policy bundle that PCR16 commits to: who may ask for which signature; and the annex that the operator may change. TOML
 //! for people, RFC 8785 JSON for digests. What a policy decides is `policy/engine`'s.
+//!
+//! ```
+//! let sidecar = "z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK";
+//! let operator = "z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp";
+//! let bundle = policy::Bundle::from_toml(&format!(
+//!     "version = 1
+//!      mode = 'production'
+//!      proxy_key = '{sidecar}'
+//!      operator_key = '{operator}'
+//!      [[identities]]
+//!      name = 'agent'
+//!      environment = 'staging'
+//!      did = 'did:key'
+//!      algorithm = 'EdDSA'
+//!      max_validity_seconds = 600
+//!      callers = {{ uids = [1000] }}
+//!      rules = [{{ name = 'notes', actions = ['note'], targets = ['*'], resources = ['*'] }}]"
+//! ))?;
+//! // Both forms are one bundle, and PCR16 commits to its digest.
+//! assert_eq!(policy::Bundle::from_canonical(&bundle.canonical())?.digest().pcr16(), bundle.digest().pcr16());
+//! # Ok::<(), policy::Error>(())
+//! ```
 
 mod annex;
 mod bundle;

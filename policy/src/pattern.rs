@@ -1,3 +1,5 @@
+//! Patterns of names and of resources.
+
 use identity::resource;
 use serde::{Deserialize, Serialize};
 

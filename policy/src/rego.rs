@@ -1,3 +1,5 @@
+//! The Rego module of a bundle.
+
 use serde::{Deserialize, Serialize};
 
 use crate::ApprovalRule;

@@ -1,3 +1,5 @@
+//! What may be signed, and how often.
+
 use std::collections::BTreeMap;
 
 use identity::json;

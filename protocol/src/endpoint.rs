@@ -1,3 +1,5 @@
+//! Where an enclave is.
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;

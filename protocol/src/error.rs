@@ -1,3 +1,5 @@
+//! Why a frame was refused.
+
 /// Why bytes from the window, or an endpoint, were refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]

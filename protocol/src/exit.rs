@@ -1,3 +1,5 @@
+//! Why an enclave ends.
+
 use minicbor::{Decode, Encode};
 
 /// The enclave's window: the vsock port on which it listens for the proxy.

@@ -1,3 +1,5 @@
+//! Frames: a length, and so many bytes.
+
 use identity::cbor;
 use minicbor::Encode;
 

@@ -1,3 +1,5 @@
+//! The first three frames of a connection.
+
 use identity::cose::{self, Purpose};
 use identity::{BootId, PublicKey, Signer, cbor};
 use minicbor::{Decode, Encode};

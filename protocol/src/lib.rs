@@ -3,6 +3,16 @@
 //! A frame is a big-endian u32 length, 1 to 65536, and that many bytes of deterministic CBOR. On a new connection the enclave
 //! says [`Hello`], the proxy answers with a [`ChannelProof`] of its key, the enclave with a [`Welcome`]; then requests and answers
 //! go in any order, matched by their ids. Every other byte closes the connection, and nothing else.
+//!
+//! ```
+//! use protocol::{FrameBuffer, Request, RequestFrame, write_frame};
+//!
+//! let (mut bytes, mut buffer) = (Vec::new(), FrameBuffer::default());
+//! write_frame(&RequestFrame { id: 1, request: Request::Status }, &mut bytes)?;
+//! buffer.push(&bytes);
+//! assert!(buffer.next_frame()?.is_some_and(|frame| bytes.ends_with(frame)));
+//! # Ok::<(), protocol::Error>(())
+//! ```
 
 mod endpoint;
 mod error;

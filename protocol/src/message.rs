@@ -1,3 +1,5 @@
+//! Requests and answers.
+
 use identity::caller::ObservedCaller;
 use identity::{ApprovalId, BootId, Tee};
 use minicbor::{Decode, Encode};

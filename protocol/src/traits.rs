@@ -1,3 +1,5 @@
+//! What holds of a request whatever it says.
+
 use crate::{Request, Requester};
 
 /// What holds of a request of some kind, whatever it says.

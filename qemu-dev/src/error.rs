@@ -1,3 +1,5 @@
+//! Why a tool for developers failed.
+
 /// Why a development program stopped.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

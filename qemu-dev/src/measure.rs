@@ -1,3 +1,5 @@
+//! What the mock measures.
+
 use std::fs::File;
 use std::io::{self, Read};
 

@@ -1,3 +1,5 @@
+//! Why a line of a record was refused.
+
 /// Why a line of a record was refused.
 ///
 /// [`Error::code`] is stable: programs may match on it. The text is for people and may change.

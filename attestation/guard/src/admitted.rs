@@ -1,3 +1,5 @@
+//! What a handler learns of a call that was let through.
+
 use std::sync::Arc;
 
 use attestation::judge::Verdict;

@@ -1,3 +1,5 @@
+//! Challenges of the service, which evidence must answer.
+
 use identity::UnixSeconds;
 
 use crate::Error;

@@ -1,3 +1,5 @@
+//! Why a call was not let through.
+
 use attestation::judge::Refusal;
 use strum::IntoStaticStr;
 

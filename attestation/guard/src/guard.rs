@@ -1,3 +1,5 @@
+//! Tokens and evidence in, admitted callers out.
+
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 

@@ -1,3 +1,5 @@
+//! Keys that are known to live in an accepted enclave.
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -1,3 +1,5 @@
+//! The tower layer, and its service.
+
 use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};

@@ -1,3 +1,5 @@
+//! What a token must have been made for.
+
 use std::sync::Arc;
 
 use identity::token::Claims;

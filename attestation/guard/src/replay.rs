@@ -1,3 +1,5 @@
+//! Tokens that were used: each opens one call.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use identity::{Did, UnixSeconds};

@@ -1,3 +1,5 @@
+//! What the owner of a service accepts.
+
 use attestation::{AppraisalPolicy, MockRoot};
 use identity::did;
 

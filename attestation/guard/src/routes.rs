@@ -1,3 +1,5 @@
+//! The routes that hand out challenges and take evidence.
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! Why the connection, a key or the record could not be set up.
+
 use std::path::PathBuf;
 
 /// Why the connection to the enclave, a key or the record could not be set up.

@@ -1,3 +1,5 @@
+//! Refusals as RFC 9457 problems.
+
 use std::borrow::Cow;
 
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};

@@ -1,3 +1,5 @@
+//! `POST /sign`.
+
 use std::sync::Arc;
 use std::time::Instant;
 

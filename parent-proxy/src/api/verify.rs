@@ -1,3 +1,5 @@
+//! `POST /verify`.
+
 use std::sync::Arc;
 
 use attestation::anchor::{TimeAnchor, TimeStamp};

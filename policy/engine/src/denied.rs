@@ -1,3 +1,5 @@
+//! Why the policy says no.
+
 /// A decision not to sign.
 ///
 /// Of several rules, the one that came furthest speaks. The codes are those of the Vouch specification where it has one.

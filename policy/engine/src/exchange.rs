@@ -1,3 +1,5 @@
+//! Whether a delegation may be taken up.
+
 use identity::Caller;
 use policy::{Bundle, Delegation, IdentityPolicy};
 

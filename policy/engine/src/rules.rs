@@ -1,3 +1,5 @@
+//! Whether something may be signed.
+
 use identity::token::EXCHANGE_ACTION;
 use identity::{Caller, Payload, resource};
 use policy::{Annex, ApprovalRule, Bundle, Callers, Constraint, IdentityPolicy, Match, Pattern, Rule, Scalar};
