@@ -83,12 +83,12 @@ impl<N: Nsm> Service for Enclave<N> {
 
     fn release(&self, batch: Vec<Outcome>) -> Vec<Released> {
         service::release(batch, |decisions| {
+            if decisions.is_empty() {
+                return Ok(Vec::new());
+            }
             // What was decided before the keys were wiped does not leave after it.
             if self.halted.load(Ordering::Acquire) {
                 return Err(Error::Halted);
-            }
-            if decisions.is_empty() {
-                return Ok(Vec::new());
             }
             self.provisioned()?.record.seal(decisions).map_err(|error| self.halt(error))
         })

@@ -82,7 +82,7 @@ pub(crate) struct VersionResponse {
     successor_statement: Option<String>,
 }
 
-/// Requester the identity
+/// Describe the identity
 #[utoipa::path(get, path = "/identity", params(Which), responses(
     (status = 200, body = IdentityResponse),
     (status = "default", body = Problem, content_type = "application/problem+json"),

@@ -79,7 +79,7 @@ pub(super) struct Explain {
     /// Validity in seconds
     #[arg(long, value_name = "N")]
     validity_seconds: Option<u32>,
-    /// PolicyInput on somebody's behalf
+    /// Asked on somebody's behalf
     #[arg(long)]
     delegated: bool,
     /// A plain envelope is asked for
@@ -109,7 +109,7 @@ struct Row {
     payload: serde_json::Map<String, Value>,
     audience: Option<String>,
     validity_seconds: Option<u32>,
-    /// PolicyInput on somebody's behalf.
+    /// Asked on somebody's behalf.
     #[serde(default)]
     delegated: bool,
     /// A plain envelope is asked for.
