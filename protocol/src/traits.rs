@@ -62,6 +62,28 @@ mod tests {
     #[test]
     fn what_holds_of_each_kind_of_request() {
         let of = Requester { caller: ObservedCaller::ids(1, 2), identity: Some("agent".into()) };
+        let sign = crate::Sign {
+            requester: of.clone(),
+            format: crate::Format::VouchJwt,
+            action: String::new(),
+            target: String::new(),
+            resource: String::new(),
+            payload: String::new(),
+            audience: None,
+            validity_seconds: None,
+            proof: None,
+            delegation: None,
+            approval: None,
+            delegatee: None,
+        };
+        let exchange = crate::Exchange {
+            requester: of.clone(),
+            subject_token: String::new(),
+            scope: None,
+            resource: None,
+            audience: None,
+            proof: None,
+        };
         let asked = |request: &Request| {
             let traits = request.traits();
             let identity = traits.requester.and_then(|of| of.identity.clone());
@@ -72,6 +94,8 @@ mod tests {
             (Request::Status, (connection, None, true, false)),
             (Request::Provision { bundle: Vec::new(), before: None }, (Lane::Control, None, true, false)),
             (Request::Attest { requester: of.clone(), nonce: Vec::new() }, (Lane::Evidence, Some("key.attest"), false, true)),
+            (Request::Sign(sign), (connection, Some("token.sign"), false, true)),
+            (Request::Exchange(exchange), (connection, Some("token.exchange"), false, true)),
             (Request::Describe(of.clone()), (connection, None, false, true)),
             (Request::Rotate(Rotate { requester: of, order: None }), (Lane::Control, Some("key.rotate"), false, true)),
             (Request::Annex { signed: Vec::new() }, (connection, Some("annex.load"), false, false)),

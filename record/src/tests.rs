@@ -381,3 +381,51 @@ fn lines_of_another_form_are_refused() {
         assert!(read(&[&key], &[other.into_bytes()]).is_err());
     }
 }
+
+/// A line of this text, signed as a batch of its own.
+fn sealed(key: &TestKey, boot: u8, first: u64, text: &[u8]) -> Vec<u8> {
+    let root = tree::root(&[tree::leaf(text)]).0;
+    let head = Head { boot_id: BootId::new([boot; 16]), first, size: 1, root };
+    let head = identity::cose::sign(identity::cose::Purpose::RECORD, &identity::cbor::to_vec(&head), key).unwrap();
+    let proof = identity::cbor::to_vec(&signature::InclusionProof { path: Vec::new(), head });
+    let mut object: serde_json::Value = serde_json::from_slice(text).unwrap();
+    object["signature"] = data_encoding::BASE64URL_NOPAD.encode(&proof).into();
+    json::canonical(&object).unwrap()
+}
+
+#[test]
+fn what_is_signed_but_no_event_of_this_boot_is_refused() {
+    let (key, other) = (TestKey::ed25519(1), TestKey::ed25519(2));
+    let text = write(&decision(1000), BootId::new([1; 16]), Digest([0; 32]), 0).unwrap();
+    let first = sealed(&key, 1, 0, &text);
+    assert_eq!(read(&[&key], std::slice::from_ref(&first)), Ok(1));
+    // A signature of another boot's.
+    assert_eq!(read(&[&key], &[sealed(&key, 2, 0, &text)]), Err(identity::Error::SignatureInvalid.into()));
+    // A member that no event has.
+    let more = String::from_utf8(text.clone()).unwrap().replacen("\"timestamp\"", "\"test\":1,\"timestamp\"", 1);
+    assert!(json::canonical(&json::parse(more.as_bytes()).unwrap()).unwrap() == more.as_bytes());
+    assert!(read(&[&key], &[sealed(&key, 1, 0, more.as_bytes())]).is_err());
+    let null = String::from_utf8(text.clone()).unwrap().replacen("\"token_id\":\"id\"", "\"token_id\":null", 1);
+    assert!(json::canonical(&json::parse(null.as_bytes()).unwrap()).unwrap() == null.as_bytes());
+
+    assert!(read(&[&key], &[sealed(&key, 1, 0, null.as_bytes())]).is_err());
+    // The next one by another key that is known.
+    let next = write(&decision(1001), BootId::new([1; 16]), tree::leaf(&text), 1).unwrap();
+    assert_eq!(read(&[&key, &other], &[first.clone(), sealed(&key, 1, 1, &next)]), Ok(1));
+    assert_eq!(
+        read(&[&key, &other], &[first, sealed(&other, 1, 1, &next)]),
+        Err(Error::Invalid("an event does not follow the one before it"))
+    );
+}
+
+#[test]
+fn a_boot_begins_after_the_latest_of_the_one_before_whichever_event_that_was() {
+    let (key, other) = (TestKey::ed25519(1), TestKey::ed25519(2));
+    for last in [None, Some(UnixSeconds(500))] {
+        let mut tail = Tail::new(BootId::new([1; 16]));
+        let one = tail.append(vec![decision(5000), Decision { timestamp: last, ..decision(5000) }]).unwrap().sign(&key).unwrap();
+        let two = next_boot(&other, 2, end(&one), 1000, 0);
+        let all = [one, two].concat();
+        assert_eq!(read(&[&key, &other], &all), Err(Error::Invalid("a boot began before the one before it ended")));
+    }
+}

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use data_encoding::BASE64URL_NOPAD;
 use identity::caller::{ObservedCaller, Proven};
 use identity::request::{Approval, CallerProof};
 use identity::token;
@@ -43,7 +44,7 @@ algorithm = "EdDSA"
 max_validity_seconds = 600
 callers = { uids = [1000], proven = ["robot"] }
 limits = [{ per = "hour", max = 3 }]
-delegation = { from = ["issuer:idp"], scopes = ["read", "write"], resources = ["urn:*"] }
+delegation = { from = ["issuer:idp", "agent:granter"], scopes = ["read", "write"], resources = ["urn:*"] }
 rules = [
   { name = "approved", actions = ["pay"], targets = ["*"], resources = ["*"], limits = [{ per = "minute", max = 1 }], approval = { by = ["alice"], seconds = 3600 } },
   { name = "free", actions = ["read", "write"], targets = ["*"], resources = ["*"], envelope = true },
@@ -57,6 +58,15 @@ algorithm = "ES256"
 max_validity_seconds = 600
 callers = { uids = [2000] }
 rules = [{ name = "any", actions = ["*"], targets = ["*"], resources = ["*"] }]
+
+[[identities]]
+name = "granter"
+environment = "test"
+did = "did:key"
+algorithm = "EdDSA"
+max_validity_seconds = 600
+callers = { uids = [2001] }
+rules = [{ name = "grant", actions = ["*"], targets = ["*"], resources = ["*"], delegatees = ["*"] }]
 "#;
 
 fn key(byte: u8) -> KeyPair {
@@ -463,4 +473,277 @@ fn a_key_is_opened_at_each_crossing_once() {
     }
     // And no file but these opens one.
     assert_eq!(count(&source, ".key(Crossing::"), 3);
+}
+
+fn idp() -> ed25519_dalek::SigningKey {
+    ed25519_dalek::SigningKey::from_bytes(&[50; 32])
+}
+
+/// What the user signed over to the agent, as an identity provider writes it.
+fn subject_token(scope: &str) -> String {
+    let claims = format!(
+        "{{\"iss\":\"https://idp\",\"sub\":\"user:u\",\"aud\":\"agent:agent\",\"iat\":{NOW},\"exp\":{},\"jti\":\"g1\",\"scope\":\"{scope}\",\"resource\":\"urn:x\",\"may_act\":{{\"sub\":\"agent:agent\"}}}}",
+        NOW + 200
+    );
+    let signed = format!(
+        "{}.{}",
+        BASE64URL_NOPAD.encode(b"{\"alg\":\"EdDSA\",\"typ\":\"JWT\"}"),
+        BASE64URL_NOPAD.encode(claims.as_bytes())
+    );
+    let signature = ed25519_dalek::Signer::sign(&idp(), signed.as_bytes());
+    format!("{signed}.{}", BASE64URL_NOPAD.encode(&signature.to_bytes()))
+}
+
+fn ask(scope: &str) -> Exchange {
+    Exchange {
+        requester: request("read").requester,
+        subject_token: subject_token(scope),
+        scope: None,
+        resource: None,
+        audience: None,
+        proof: None,
+    }
+}
+
+impl Setting {
+    fn annex(&self, version: u32, revoked: &str) {
+        let text = format!(
+            "version = {version}\nrevoked = [{revoked}]\n[[issuers]]\nname = \"idp\"\niss = \"https://idp\"\nkeys = [\"{}\"]\n",
+            identity::PublicKey::Ed25519(idp().verifying_key()).to_multikey()
+        );
+        self.provisioned.load_annex(&Annex::from_toml(&text).unwrap().sign(&key(2)).unwrap()).unwrap();
+    }
+
+    fn exchanged(&self, exchange: Exchange) -> Result<String, &'static str> {
+        match self.exchange(exchange).0 {
+            Ok(Answer::Signed(signed)) => Ok(signed.signed),
+            Ok(_) => unreachable!(),
+            Err(error) => Err(error.code()),
+        }
+    }
+
+    fn rotate(&self, old: u32, byte: u8) {
+        let spki = self.provisioned.record.public_key().to_spki();
+        let identity = self.identity("agent");
+        identity.rotate(old, &self.provisioned.bundle, &spki, key(byte), || Ok(UnixSeconds(NOW))).unwrap();
+    }
+}
+
+#[test]
+fn what_an_exchange_gave_is_used_within_it_and_for_no_longer() {
+    let setting = Setting::new();
+    setting.annex(1, "");
+    let token = setting.exchanged(ask("read")).unwrap();
+    let under = |sign: Sign| setting.signed(Sign { delegation: Some(token.clone()), ..sign });
+    let signed = under(Sign { validity_seconds: Some(500), ..request("read") }).unwrap();
+    assert_eq!(token::unverified_claims(&signed.signed).unwrap().exp, NOW + 200);
+    let signed = under(Sign { validity_seconds: Some(50), ..request("read") }).unwrap();
+    assert_eq!(token::unverified_claims(&signed.signed).unwrap().exp, NOW + 50);
+    // An exchange is one of three an hour.
+    assert_eq!(under(request("read")).err(), Some("rate_limit_exceeded"));
+    assert_eq!(setting.exchanged(ask("read")), Err("rate_limit_exceeded"));
+    // These are refused before limits are asked.
+    assert_eq!(under(request("write")).err(), Some("scope_exceeds_parent"));
+    assert_eq!(under(Sign { resource: "urn:y".into(), ..request("read") }).err(), Some("resource_exceeds_parent"));
+    assert_eq!(under(Sign { format: Format::VouchCredential, ..request("read") }).err(), Some("delegation_format"));
+    setting.annex(2, "\"user:u\"");
+    assert_eq!(under(request("read")).err(), Some("delegation_revoked"));
+    assert_eq!(setting.exchanged(ask("read")), Err("delegation_revoked"));
+    setting.annex(3, "");
+    setting.rotate(1, 40);
+    assert_eq!(under(request("read")).err(), Some("delegation_invalid"));
+}
+
+#[test]
+fn an_exchange_spends_a_proof_too() {
+    use crate::stages::authenticate::Request as _;
+    let setting = Setting::new();
+    setting.annex(1, "");
+    let form = crate::stages::parse::ExchangeRequest::parse(ask("read")).unwrap();
+    let mut proof = CallerProof {
+        boot_id: BootId::new(BOOT),
+        exp: NOW + 30,
+        jti: uuid::Uuid::from_u128(1),
+        key_version: 1,
+        request: form.digest("agent").unwrap(),
+    };
+    let mut proven = |jti| {
+        proof.jti = uuid::Uuid::from_u128(jti);
+        let proof = PresentedProof { jws: proof.sign(&key(3)).unwrap(), document: None };
+        setting.exchanged(Exchange { proof: Some(proof), ..ask("read") }).map(|_| ())
+    };
+    assert_eq!(proven(1), Ok(()));
+    assert_eq!(proven(1), Err("proof_invalid"));
+    assert_eq!(proven(2), Ok(()));
+}
+
+#[test]
+fn a_proof_for_a_key_that_was_replaced_meanwhile_is_not_taken() {
+    let setting = Setting::new();
+    let proof = setting.proof(&request("read"), |_| ());
+    let parsed = SignRequest::parse(Sign { proof: Some(proof), ..request("read") }, &mut trail()).unwrap();
+    let (env, mut trail) = (setting.env(), trail());
+    let asked = authenticate(&env, parsed, &mut trail).unwrap();
+    let authority = Authority::establish(&env, asked, &mut trail).unwrap();
+    setting.rotate(1, 40);
+    let held = setting.identity("agent").hold().unwrap();
+    let permit = authorize::sign(&env, held.card(), authority, &mut trail);
+    assert_eq!(permit.err().map(|error| error.code()), Some("proof_invalid"));
+}
+
+#[test]
+fn each_format_has_its_place() {
+    let setting = Setting::new();
+    let to =
+        |format| Sign { format, delegatee: Some(setting.identity("other").card().unwrap().did.to_string()), ..request("read") };
+    let plain = Sign { format: Format::Envelope, target: String::new(), ..request("read") };
+    let id = Some(ApprovalId::new([1; 16]));
+    for (sign, wanted) in [
+        (to(Format::VouchJwt), "delegation_format"),
+        (to(Format::Envelope), "delegation_format"),
+        (Sign { approval: id, ..plain.clone() }, "delegation_format"),
+        (Sign { payload: "{\"a\":1}".into(), ..plain.clone() }, "envelope_has_no_place"),
+        (Sign { target: "t".into(), ..plain.clone() }, "envelope_has_no_place"),
+        (Sign { audience: Some("a".into()), ..plain.clone() }, "envelope_has_no_place"),
+        (Sign { validity_seconds: Some(1), ..plain.clone() }, "envelope_has_no_place"),
+    ] {
+        assert_eq!(setting.signed(sign.clone()).err(), Some(wanted), "{sign:?}");
+    }
+    assert!(setting.signed(plain).is_ok());
+}
+
+#[test]
+fn nothing_is_decided_without_the_annex_that_the_bundle_wants() {
+    let mut setting = Setting::new();
+    setting.provisioned.bundle.annex_version = Some(1);
+    assert_eq!(setting.signed(request("read")).err(), Some("annex_required"));
+    assert_eq!(setting.exchanged(ask("read")), Err("annex_required"));
+    setting.annex(1, "");
+    assert!(setting.signed(request("read")).is_ok());
+}
+
+#[test]
+fn what_the_record_does_not_learn_and_what_it_learns_of_what_waits() {
+    let setting = Setting::new();
+    let stranger = PresentedProof { jws: setting.proof(&request("read"), |_| ()).jws, document: Some(Vec::new()) };
+    let (outcome, decision) = setting.sign(Sign { proof: Some(stranger), ..request("read") });
+    assert!(matches!(outcome, Err(Error::ProofOfNobody(_))) && decision.is_none(), "{outcome:?}");
+    let approve = |jws: &str| {
+        setting.operate("approval.grant", |env, trail| approve::approve(env, jws, trail).map(Answer::PendingApproval))
+    };
+    let (outcome, decision) = approve("x");
+    assert!(matches!(outcome, Err(Error::ApprovalOfNobody(_))) && decision.is_none());
+    let of = |id: [u8; 16]| Approval {
+        approval: ApprovalId::new(id),
+        boot_id: BootId::new(BOOT),
+        exp: NOW,
+        request: identity::sha256(b""),
+    };
+    let (outcome, decision) = approve(&of([1; 16]).sign(&key(4)).unwrap());
+    assert_eq!((outcome.err().map(|error| error.code()), decision.is_none()), (Some("approval_unknown"), true));
+    // Who asks for the same again waits already: 256 times that is an event.
+    for n in 0..260 {
+        let (outcome, decision) = setting.sign(request("pay"));
+        assert!(matches!(outcome, Ok(Answer::PendingApproval(_))));
+        assert_eq!(decision.map(|decision| decision.policy_decision), (n < 256).then_some(Verdict::Pending), "{n}");
+    }
+    // And neither is a refusal.
+    assert!(setting.sign(request("delete")).1.is_none());
+}
+
+#[test]
+fn the_event_of_a_refusal_names_the_rule_and_is_short() {
+    let setting = Setting::new();
+    setting.approved(request("pay"));
+    let first = setting.approved(Sign { payload: "{\"n\":1}".into(), ..request("pay") });
+    let again = setting.approved(Sign { payload: "{\"n\":2}".into(), ..request("pay") });
+    assert!(setting.signed(Sign { payload: "{\"n\":1}".into(), approval: Some(first), ..request("pay") }).is_ok());
+    let (outcome, decision) = setting.sign(Sign { payload: "{\"n\":2}".into(), approval: Some(again), ..request("pay") });
+    assert_eq!(outcome.err().map(|error| error.code()), Some("rate_limit_exceeded"));
+    assert!(decision.unwrap().policy_id.starts_with("approved@"));
+    // Denied by what no rule says.
+    for _ in 0..2 {
+        assert!(setting.signed(request("read")).is_ok());
+    }
+    let decision = setting.sign(request("read")).1.unwrap();
+    assert!(decision.policy_id.starts_with("default@"), "{}", decision.policy_id);
+    let long = Sign { target: "\"".repeat(1024), resource: format!("urn:{}", "\"".repeat(1000)), ..request("delete") };
+    let (outcome, decision) = setting.sign(long);
+    assert_eq!(outcome.err().map(|error| error.code()), Some("intent_action_not_in_allowlist"));
+    assert!(decision.unwrap().target.unwrap().ends_with('…'));
+}
+
+#[test]
+fn a_limit_of_a_rule_alone_holds() {
+    let mut setting = Setting::new();
+    setting.provisioned.bundle.identities[0].limits.clear();
+    let policy = setting.provisioned.bundle.identities[0].clone();
+    let spki = setting.provisioned.record.public_key().to_spki();
+    let identities = vec![Identity::new(&policy, &setting.provisioned.bundle, &spki, key(60)).unwrap()];
+    let bundle = setting.provisioned.bundle.clone();
+    let record = Record::new(key(5), BootId::new(BOOT));
+    setting.provisioned = Provisioned::new(bundle.clone(), bundle.canonical(), None, identities, record);
+    let two = [1, 2].map(|n| Sign { payload: format!("{{\"n\":{n}}}"), ..request("pay") });
+    let two = two.map(|sign| Sign { approval: Some(setting.approved(sign.clone())), ..sign });
+    let [one, two] = two.map(|sign| setting.signed(sign).map(|_| ()));
+    assert_eq!((one, two), (Ok(()), Err("rate_limit_exceeded")));
+}
+
+#[test]
+fn an_identity_remembers_sixteen_versions_and_every_did() {
+    let setting = Setting::new();
+    let first = setting.identity("agent").card().unwrap().did.to_string();
+    for old in 1_u8..20 {
+        setting.rotate(u32::from(old), 60 + old);
+    }
+    let identity = setting.identity("agent");
+    let held = identity.hold().unwrap();
+    assert_eq!((held.versions().len(), held.versions()[0].version, held.versions()[15].version), (16, 5, 20));
+    assert!(held.had_did(&first) && held.had_did(held.card().did.as_str()));
+}
+
+#[test]
+fn a_grant_is_for_its_delegatee_and_until_it_is_revoked() {
+    let setting = Setting::new();
+    setting.annex(1, "");
+    let grant = |to: String| {
+        let of = Requester { caller: ObservedCaller::ids(2001, 1), identity: Some("granter".into()) };
+        let sign = Sign { requester: of, format: Format::VouchCredential, delegatee: Some(to), ..request("read") };
+        format!("[{}]", setting.signed(sign).unwrap().signed)
+    };
+    let under = |grant: &str| {
+        let sign = Sign { format: Format::VouchCredential, delegation: Some(grant.into()), ..request("read") };
+        setting.signed(sign).map(|_| ())
+    };
+    let good = grant(setting.identity("agent").card().unwrap().did.to_string());
+    let other = grant(identity::Did::key(key(70).public_key()).to_string());
+    assert_eq!(under(&other), Err("subject_issuer_mismatch"));
+    assert_eq!(under(&good), Ok(()));
+    let by_jwt = setting.signed(Sign { delegation: Some(good.clone()), ..request("read") });
+    assert_eq!(by_jwt.err(), Some("delegation_format"));
+    setting.annex(2, "\"agent:granter\"");
+    assert_eq!(under(&good), Err("delegation_revoked"));
+}
+
+#[test]
+fn an_exchange_asks_the_policy_whom_and_the_annex_who_acts() {
+    let setting = Setting::new();
+    setting.annex(1, "\"agent:agent\"");
+    assert_eq!(setting.exchanged(ask("read")), Err("delegation_revoked"));
+    let text = format!(
+        "version = 2\n[[issuers]]\nname = \"corp\"\niss = \"https://idp\"\nkeys = [\"{}\"]\n",
+        identity::PublicKey::Ed25519(idp().verifying_key()).to_multikey()
+    );
+    setting.provisioned.load_annex(&Annex::from_toml(&text).unwrap().sign(&key(2)).unwrap()).unwrap();
+    assert_eq!(setting.exchanged(ask("read")), Err("untrusted_principal"));
+}
+
+#[test]
+fn nothing_is_exchanged_at_the_end_of_what_is_handed_on() {
+    let mut setting = Setting::new();
+    setting.annex(1, "");
+    setting.now = NOW + 199;
+    assert_eq!(setting.exchanged(ask("read")).map(|_| ()), Ok(()));
+    setting.now = NOW + 200;
+    assert_eq!(setting.exchanged(ask("read")), Err("expired"));
 }

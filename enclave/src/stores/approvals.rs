@@ -172,3 +172,108 @@ impl Approvals {
         Ok((entry.waiting.clone(), approved))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use identity::caller::{ObservedCaller, Proven};
+    use identity::{PublicKey, sha256};
+
+    use super::*;
+
+    const BOOT: [u8; 16] = [7; 16];
+
+    fn uid(uid: u32) -> Caller {
+        Caller::Asserted(ObservedCaller::ids(uid, 1))
+    }
+
+    fn waiting(id: u32) -> PendingApproval {
+        let mut bytes = [0; 16];
+        bytes[..4].copy_from_slice(&id.to_be_bytes());
+        PendingApproval {
+            id: ApprovalId::new(bytes),
+            boot_id: BootId::new(BOOT),
+            request: sha256(&id.to_be_bytes()).0,
+            expires_at: 100,
+            approved: false,
+            canonical: String::new(),
+            by: vec!["alice".into()],
+        }
+    }
+
+    fn approver(name: &str) -> Approver {
+        Approver { name: name.into(), key: policy::MultikeyText(PublicKey::ed25519(&[1; 32]).unwrap()) }
+    }
+
+    fn code<T>(result: Result<T, Error>) -> Result<T, String> {
+        result.map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_approval_is_for_what_waits_by_whom_the_rule_names_and_once() {
+        let (alice, bob) = (approver("alice"), approver("bob"));
+        let mut approvals = Approvals::default();
+        let robot = Caller::Proven(Proven { key: "robot".into(), measurement: None, name: "robot".into() });
+        approvals.wait("agent", &robot, waiting(1), UnixSeconds(50)).unwrap();
+        let good =
+            || Approval { approval: waiting(1).id, boot_id: BootId::new(BOOT), exp: 110, request: Digest(waiting(1).request) };
+        let mut approve = |approval, approver, kid: &str, at| {
+            let signed = Signed { approval, approver, kid: kid.into(), jws: "a.b.c" };
+            code(approvals.approve(&signed, BootId::new(BOOT), UnixSeconds(at)).map(|_| ()))
+        };
+        for (approval, by, kid, at, wanted) in [
+            (Approval { boot_id: BootId::new([8; 16]), ..good() }, &alice, "k", 60, "another boot"),
+            (Approval { request: sha256(b"x"), ..good() }, &alice, "k", 60, "another request"),
+            (Approval { exp: 59, ..good() }, &alice, "k", 60, "too late"),
+            (good(), &alice, "k", 101, "too late"),
+            (good(), &bob, "k", 60, "does not name"),
+            (good(), &alice, "robot", 60, "cannot approve"),
+        ] {
+            let error = approve(approval, by, kid, at).unwrap_err();
+            assert!(error.contains(wanted), "{error} {wanted}");
+        }
+        assert_eq!(approve(good(), &alice, "k", 100), Ok(()));
+        assert!(approve(good(), &alice, "k", 60).unwrap_err().contains("approved before"));
+        let spend = |approvals: &mut Approvals, caller: &Caller, request, at| {
+            code(approvals.spend(waiting(1).id, caller, request, UnixSeconds(at)).map(|_| ()))
+        };
+        let request = Digest(waiting(1).request);
+        assert!(spend(&mut approvals, &uid(1), request, 60).unwrap_err().contains("another caller"));
+        assert!(spend(&mut approvals, &robot, sha256(b"x"), 60).unwrap_err().contains("another request"));
+        assert_eq!(spend(&mut approvals, &robot, request, 100), Ok(()));
+        assert_eq!(spend(&mut approvals, &robot, request, 100), Err(Error::ApprovalUnknown.to_string()));
+    }
+
+    #[test]
+    fn what_waits_too_long_is_gone_and_only_so_many_wait() {
+        let mut approvals = Approvals::default();
+        let wait = |approvals: &mut Approvals, identity: &str, caller: u32, n: u32| {
+            approvals.wait(identity, &uid(caller), waiting(n), UnixSeconds(50)).map(|waiting| waiting.id)
+        };
+        assert_eq!(wait(&mut approvals, "a", 1, 1), Ok(waiting(1).id));
+        // The same again, but by somebody else.
+        let again = PendingApproval { id: waiting(99).id, ..waiting(1) };
+        assert_eq!(approvals.wait("a", &uid(1), again.clone(), UnixSeconds(50)).unwrap().id, waiting(1).id);
+        assert_eq!(approvals.wait("a", &uid(2), again, UnixSeconds(50)).unwrap().id, waiting(99).id);
+        for n in 2..=8 {
+            assert!(wait(&mut approvals, "a", 1, n).is_ok());
+        }
+        assert_eq!(wait(&mut approvals, "a", 1, 9), Err(Error::Busy));
+        for n in 10..33 {
+            assert!(wait(&mut approvals, "a", n, n).is_ok());
+        }
+        assert_eq!((approvals.0.len(), wait(&mut approvals, "a", 500, 500)), (32, Err(Error::Busy)));
+        for n in 1000..1224 {
+            assert!(wait(&mut approvals, &n.to_string(), 1, n).is_ok());
+        }
+        assert_eq!((approvals.0.len(), wait(&mut approvals, "z", 1, 5000)), (256, Err(Error::Busy)));
+        // Too late by one.
+        let late = approvals.spend(waiting(1).id, &uid(1), Digest(waiting(1).request), UnixSeconds(101));
+        assert!(late.unwrap_err().to_string().contains("too late"));
+        assert!(
+            approvals.get(waiting(1).id, UnixSeconds(100)).is_err() && approvals.get(waiting(2).id, UnixSeconds(100)).is_ok()
+        );
+        assert!(approvals.get(waiting(2).id, UnixSeconds(101)).is_err());
+        assert!(approvals.wait("a", &uid(1), waiting(6000), UnixSeconds(101)).is_ok());
+        assert_eq!(approvals.0.len(), 1);
+    }
+}

@@ -313,6 +313,7 @@ fn what_is_released_was_never_used() {
     usage.settle(again);
     assert!(reserve(&mut usage, 7200).is_err());
     // In a later part of the period it is taken back from where it was counted, and after the period from nowhere.
+    assert!(reserve(&mut usage, 7260).is_err());
     usage.release(held.pop().unwrap());
     assert!(reserve(&mut usage, 7260).is_ok());
     assert!(reserve(&mut usage, 7260).is_err());
@@ -322,6 +323,27 @@ fn what_is_released_was_never_used() {
     }
     let free = (0..=max).filter(|_| reserve(&mut usage, 7200 + 9 * 3600).is_ok()).count();
     assert_eq!(free as u64, max);
+}
+
+#[test]
+fn what_is_released_is_released_from_every_limit_and_from_no_other_part() {
+    let bundle = Bundle::from_toml(&toml()).unwrap();
+    let mut policy = bundle.identities[0].clone();
+    let hour = policy.limits[0].clone();
+    let mut rule = policy.rules[1].clone();
+    policy.limits = vec![policy::Limit { max: 1, ..hour.clone() }];
+    rule.limits = vec![policy::Limit { max: 1, ..hour }];
+    let (mut usage, payload) = (Usage::default(), Payload::parse(b"{}").unwrap());
+    let reserve = |usage: &mut Usage, at| usage.reserve(UnixSeconds(at), &policy, &rule, &payload);
+    let held = reserve(&mut usage, 7200).unwrap();
+    usage.release(held);
+    let held = reserve(&mut usage, 7200).unwrap();
+    // Exactly as many parts later as are kept: the place is another part's now.
+    let other = reserve(&mut usage, 7200 + 61 * 60).unwrap();
+    usage.release(held);
+    assert!(reserve(&mut usage, 7200 + 61 * 60).is_err());
+    usage.release(other);
+    assert!(reserve(&mut usage, 7200 + 61 * 60).is_ok());
 }
 
 const SMALL: &str = "{\"amount\":1,\"currency\":\"EUR\",\"note\":{\"text\":\"re: x\"}}";

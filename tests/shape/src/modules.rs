@@ -229,6 +229,8 @@ mod tests {
             "use other::b::X;",
             "#[cfg(test)] mod tests { use crate::b::X; }",
             "#[cfg(test)] use crate::b::X;",
+            "#[cfg(test)] fn f() { crate::b::f() }",
+            "#[test] fn f() { crate::b::f() }",
             "mod inner { use super::b; }",
             "// use crate::b::X;",
             "use crate::Thing;",
@@ -240,6 +242,8 @@ mod tests {
         let child =
             graph(&[("lib.rs", "mod a; mod b; //"), ("a/mod.rs", ""), ("a/deep.rs", "use crate::b;"), ("b.rs", "use super::a;")]);
         assert_eq!(child.circles(), [["a", "b"]]);
+        let folder = graph(&[("lib.rs", "mod a; mod b; //  "), ("a/mod.rs", "use super::b;"), ("b.rs", "use super::a;")]);
+        assert_eq!(folder.circles(), [["a", "b"]]);
         let three = graph(&[
             ("lib.rs", "mod a; mod b; mod c; mod d;"),
             ("a.rs", "use crate::b;"),
