@@ -18,7 +18,12 @@ const ROBOT: u8 = 30;
 const PEER: [Digest<48>; 3] = [Digest([4; 48]), Digest([5; 48]), Digest([6; 48])];
 
 fn nsm(authority: Authority, measured: &[Digest<48>]) -> MockNsm {
-    let clock = Box::new(|| harness::now().0.unsigned_abs() * 1000);
+    nsm_at(authority, measured, 0)
+}
+
+/// One whose clock is so many seconds late.
+fn nsm_at(authority: Authority, measured: &[Digest<48>], late: u64) -> MockNsm {
+    let clock = Box::new(move || (harness::now().0.unsigned_abs() - late) * 1000);
     MockNsm::new(authority, measured, clock, Encoding::Definite).unwrap()
 }
 
@@ -219,4 +224,21 @@ fn a_callers_enclave_is_known_by_its_measurements_and_its_key_by_its_document() 
         let refused = setting.ask(setting.proof().sign(&key).unwrap(), Some(document.unwrap())).unwrap_err();
         assert!(refused.starts_with("proof_invalid") && refused.contains(says), "{says}: {refused}");
     }
+    // Each of the three registers counts.
+    for other in 0..2 {
+        let mut measured = PEER;
+        measured[other] = Digest([9; 48]);
+        let document = peer(&measured, &setting.authority).attest(Some(&spki), None, Some(&boot)).unwrap();
+        let refused = setting.ask(setting.proof().sign(&key).unwrap(), Some(document)).unwrap_err();
+        assert!(refused.contains("no such enclave"), "{other}: {refused}");
+    }
+    // A document is believed for an hour; its leaf would be good for three.
+    let mut late = |seconds| {
+        let authority = Authority::from_pem(&setting.authority.0, &setting.authority.1).unwrap();
+        let document = nsm_at(authority, &PEER, seconds).attest(Some(&spki), None, Some(&boot)).unwrap();
+        let proof = setting.proof().sign(&key).unwrap();
+        setting.ask(proof, Some(document))
+    };
+    assert!(late(3500).is_ok());
+    assert!(late(3700).unwrap_err().contains("too old"));
 }
