@@ -209,7 +209,7 @@ fn window(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
         validity_seconds: Some(60),
         proof: Some(protocol::PresentedProof { jws: "a.b.c".into(), document: Some(vec![1]) }),
         delegation: Some("a.b.c".into()),
-        approval: Some([1; 16]), delegatee: None,
+        approval: Some(identity::ApprovalId::new([1; 16])), delegatee: None,
 };
     let requests = [
         Request::Status,
