@@ -23,6 +23,6 @@ pub(crate) fn exchange(env: &Env<'_>, exchange: Exchange, trail: &mut Trail) -> 
     // From here on the key is held: what is decided about it is signed with it, and no other identity is looked at.
     let key = authority.asked.identity.hold()?;
     let permit = authorize::exchange(env, key.card(), authority, trail)?;
-    let settled = settle::exchange(permit)?;
+    let settled = settle::exchange(env, permit)?;
     issue::exchanged(env, &key, settled, trail)
 }

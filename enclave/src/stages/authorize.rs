@@ -118,7 +118,7 @@ pub(crate) fn sign<'e>(
     // The key may have been replaced meanwhile.
     trail.identity(card);
     let Authority { asked, basis } = authority;
-    asked.check_unchanged(env, card)?;
+    asked.check_card(card)?;
     let (provisioned, policy, request) = (env.provisioned, &asked.identity.policy, &asked.request);
     let span = basis.span(policy, card, &request.intent, asked.now)?;
     check_format(request, &basis)?;
@@ -210,7 +210,7 @@ pub(crate) fn exchange<'e>(
     // The key may have been replaced meanwhile.
     trail.identity(card);
     let SubjectAuthority { asked, subject, from, audience_is_ours } = authority;
-    asked.check_unchanged(env, card)?;
+    asked.check_card(card)?;
     let (provisioned, policy, now) = (env.provisioned, &asked.identity.policy, asked.now);
     let allowed = policy.delegation.as_ref().filter(|delegation| delegation.from.contains(&from));
     let allowed = allowed.ok_or_else(|| Denied::UntrustedPrincipal(from.to_string()))?;

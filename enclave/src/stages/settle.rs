@@ -54,6 +54,8 @@ pub(crate) enum Settling {
 /// Settles a request for a signature. What waits for an approval takes nothing of any limit. With an approval: it is looked at, then limits
 /// reserve, then it is used; so it is not lost to a limit, and who has none learns nothing of limits.
 pub(crate) fn sign(env: &Env<'_>, permit: Permit<'_>, trail: &mut Trail) -> Result<Settling, Error> {
+    // Whoever waited for the key, or for its turn at Rego, waited while others went on.
+    env.check_current()?;
     let approved = match (permit.approval(), permit.request().approval) {
         (None, _) => {
             reserve(&permit, || Ok(()))?;
@@ -113,7 +115,8 @@ fn wait(env: &Env<'_>, permit: &Permit<'_>, wanted: &ApprovalRule, trail: &mut T
 }
 
 /// Settles an exchange: counts it.
-pub(crate) fn exchange(permit: ExchangePermit<'_>) -> Result<Settled<Exchange>, Error> {
+pub(crate) fn exchange(env: &Env<'_>, permit: ExchangePermit<'_>) -> Result<Settled<Exchange>, Error> {
+    env.check_current()?;
     let policy = &permit.identity().policy;
     let mut usage = lock(&permit.identity().usage);
     let reservation = usage.reserve_exchange(permit.now().earliest, policy)?;

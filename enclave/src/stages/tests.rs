@@ -403,6 +403,11 @@ fn what_waited_while_another_annex_came_is_not_signed() {
     let outcome = sign::sign(&env, request("read"), &mut trail());
     assert_eq!(outcome, Err(Error::AnnexReplacedMeanwhile));
     assert!(setting.signed(request("read")).is_ok());
+    setting.annex(3, "");
+    let env = setting.env();
+    setting.annex(4, "\"user:u\"");
+    let outcome = exchange::exchange(&env, ask("read"), &mut trail());
+    assert_eq!(outcome, Err(Error::AnnexReplacedMeanwhile));
 }
 
 #[test]
