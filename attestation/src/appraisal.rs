@@ -1,87 +1,285 @@
-//! What a document is held against.
+//! What a verifier expects, held step after step: of a document, of the key in it, of what the key signed.
 
-use identity::UnixSeconds;
-use serde::Serialize;
+use data_encoding::HEXLOWER;
+use identity::{Did, UnixSeconds, did};
+use policy::PolicyDigest;
 use subtle::ConstantTimeEq;
 
+use crate::evidence::Signed;
 use crate::rules::{Every, Rules};
-use crate::{Document, Error, Measurements};
-use policy::PolicyDigest;
+use crate::steps::{Step, Steps};
+use crate::{AppraisalPolicy, Attested, AttestedKey, Document, Error, Evidence, Measurements, Unchecked};
 
-/// What a verifier expects of a document. What is left out is reported as [`Unchecked`], never silently passed.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Expectations<'a> {
+/// What a verifier expects. What is left out is reported as [`Unchecked`], never silently passed.
+#[derive(Debug, Clone, Default)]
+pub struct Expectations {
     /// The verifier's own challenge.
-    pub nonce: Option<&'a [u8]>,
+    pub nonce: Option<Vec<u8>>,
     /// The accepted images; empty for any.
-    pub measurements: &'a [Measurements],
+    pub measurements: Vec<Measurements>,
     /// The accepted policies; empty for any.
-    pub policies: &'a [PolicyDigest],
-    /// The greatest accepted age in seconds.
+    pub policies: Vec<PolicyDigest>,
+    /// The greatest accepted age of the document in seconds.
     pub max_age_seconds: Option<i64>,
+    /// The DID that must be attested; any identity of an accepted policy if not given.
+    pub did: Option<String>,
+    /// The name of the identity that must be attested; any of an accepted policy if not given.
+    pub identity: Option<String>,
+    /// The pinned DID document, for did:web.
+    pub did_document: Option<did::Document>,
+    /// The audience that the verifier is, of a token or credential; without it, only what was made for nobody in particular.
+    pub audience: Option<String>,
+    /// The verifier's own policy; what it names must hold besides everything else that is given here.
+    pub appraisal: Option<AppraisalPolicy>,
 }
 
-/// A check that nobody asked for, and that was therefore not made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Unchecked {
-    /// Any document of this enclave would do, however old within its leaf's three hours.
-    Nonce,
-    /// Any image would do.
-    Measurements,
-    /// Any policy would do.
-    Policy,
-    /// did:web only: whether the domain stands by this key.
-    DidDocument,
-    /// A document alone, under a policy that names identities: whose it is.
-    Identity,
-}
-
-impl Expectations<'_> {
-    /// Compares a verified document with what is expected.
-    pub(crate) fn check(&self, document: &Document, at: UnixSeconds) -> Result<Vec<Unchecked>, Error> {
-        self.check_by(document, at, &Every)
+impl Expectations {
+    /// Compares a verified document alone with what is expected, for those who have no evidence file, and gives what nobody
+    /// expected.
+    pub fn check_document(&self, document: &impl Attested, at: UnixSeconds) -> Result<Vec<Unchecked>, Error> {
+        let mut steps = Steps::default();
+        self.hold_document(document, at, &Every, &mut steps)?;
+        self.hold_no_identity(&mut steps)?;
+        Ok(steps.all_unchecked())
     }
 
-    pub(crate) fn check_by(&self, document: &Document, at: UnixSeconds, rules: &impl Rules) -> Result<Vec<Unchecked>, Error> {
-        let mut unchecked = Vec::new();
-        match self.nonce {
-            Some(expected) => check_nonce(document, expected, rules)?,
-            None => unchecked.push(Unchecked::Nonce),
+    /// The steps from the mode of a document to its policy. It must be fresh at `fresh`.
+    pub(crate) fn hold_document(
+        &self,
+        document: &impl Attested,
+        fresh: UnixSeconds,
+        rules: &impl Rules,
+        steps: &mut Steps,
+    ) -> Result<(), Error> {
+        let claims = document.document();
+        self.hold_deny_lists(document, steps)?;
+        self.hold_nonce(claims, rules, steps)?;
+        self.hold_age(claims, fresh, steps)?;
+        self.hold_measurements(claims, steps)?;
+        self.hold_policy(claims, steps)
+    }
+
+    fn hold_deny_lists(&self, document: &impl Attested, steps: &mut Steps) -> Result<(), Error> {
+        let Some(policy) = &self.appraisal else {
+            steps.not_checked(Step::DenyLists, "no verifier's policy was given");
+            return Ok(());
+        };
+        let (images, certificates) = policy.denied();
+        if (images, certificates) == (0, 0) {
+            steps.not_checked(Step::DenyLists, "the verifier's policy denies nothing");
+            return Ok(());
         }
-        if let Some(max_seconds) = self.max_age_seconds {
-            check_age(document, at, max_seconds)?;
+        policy.check_denied(document.document(), document.certificates())?;
+        steps.passed(Step::DenyLists, format!("{images} denied images and {certificates} denied certificates"));
+        Ok(())
+    }
+
+    fn hold_nonce(&self, claims: &Document, rules: &impl Rules, steps: &mut Steps) -> Result<(), Error> {
+        if let Some(expected) = &self.nonce {
+            rules.require(claims.nonce.is_some(), Error::NonceAbsent)?;
+            // Where there is none, the rule above has spoken.
+            let same = claims.nonce.as_deref().is_none_or(|nonce| bool::from(nonce.ct_eq(expected)));
+            rules.require(same, Error::NonceMismatch)?;
+            steps.passed(Step::Nonce, HEXLOWER.encode(expected));
+        } else if self.appraisal.as_ref().is_some_and(AppraisalPolicy::nonce_is_optional) {
+            steps.not_checked(Step::Nonce, "none was given, and the verifier's policy asks for none");
+        } else {
+            let why = "none was given: any document of this enclave would do, until its leaf expires";
+            steps.unchecked(Unchecked::Nonce, why);
         }
-        if self.measurements.is_empty() {
-            unchecked.push(Unchecked::Measurements);
-        } else if !self.measurements.iter().any(|image| image.match_document(document)) {
+        Ok(())
+    }
+
+    fn hold_age(&self, claims: &Document, fresh: UnixSeconds, steps: &mut Steps) -> Result<(), Error> {
+        let limits = [self.max_age_seconds, self.appraisal.as_ref().and_then(AppraisalPolicy::max_age_seconds)];
+        let Some(max_seconds) = limits.into_iter().flatten().min() else {
+            steps.not_checked(Step::Age, "no greatest age was given; the leaf's three hours are the limit");
+            return Ok(());
+        };
+        let age_seconds = fresh.0.saturating_sub(claims.made().0);
+        if age_seconds > max_seconds {
+            return Err(Error::TooOld { age_seconds, max_seconds });
+        }
+        steps.passed(Step::Age, format!("at most {max_seconds} s at {fresh}"));
+        Ok(())
+    }
+
+    fn hold_measurements(&self, claims: &Document, steps: &mut Steps) -> Result<(), Error> {
+        let (given, listed) = (&self.measurements, self.appraisal.as_ref().filter(|policy| policy.names_images()));
+        if given.is_empty() && listed.is_none() {
+            steps.unchecked(Unchecked::Measurements, "none were given: any image would do");
+            return Ok(());
+        }
+        if !given.is_empty() && !given.iter().any(|image| image.match_document(claims)) {
             return Err(Error::MeasurementMismatch);
         }
-        if self.policies.is_empty() {
-            unchecked.push(Unchecked::Policy);
+        let against = match listed {
+            None => format!("one of {} given images", given.len()),
+            Some(policy) => format!("the image {:?}", policy.image(claims).ok_or(Error::MeasurementMismatch)?),
+        };
+        steps.passed(Step::Measurements, against);
+        Ok(())
+    }
+
+    fn hold_policy(&self, claims: &Document, steps: &mut Steps) -> Result<(), Error> {
+        let (given, listed) = (&self.policies, self.appraisal.as_ref().filter(|policy| policy.names_bundles()));
+        if given.is_empty() && listed.is_none() {
+            steps.unchecked(Unchecked::Policy, "none was given: any policy would do");
+            return Ok(());
+        }
+        let committed = claims.pcrs().get(16).ok_or(Error::PolicyNotCommitted)?;
+        if !given.is_empty() && !given.iter().any(|policy| policy.pcr16() == *committed) {
+            return Err(Error::PolicyMismatch);
+        }
+        let against = match listed {
+            None => format!("one of {} given policies", given.len()),
+            Some(policy) => format!("the bundle {:?}", policy.bundle(committed).ok_or(Error::PolicyMismatch)?),
+        };
+        steps.passed(Step::Policy, format!("PCR16 against {against}"));
+        Ok(())
+    }
+
+    /// A document alone says nothing of identities; a policy that asks for some is not satisfied by it.
+    pub(crate) fn hold_no_identity(&self, steps: &mut Steps) -> Result<(), Error> {
+        let Some(policy) = &self.appraisal else { return Ok(()) };
+        if policy.names_identities() {
+            let why = "the verifier's policy names identities, and a document alone has none";
+            steps.unchecked(Unchecked::Identity, why);
+        }
+        policy.check_epoch()
+    }
+
+    /// The steps that evidence adds, after the document's: from the document to the key, and whose it is.
+    pub(crate) fn hold_evidence<A: Attested + Clone>(
+        &self,
+        evidence: &Evidence,
+        document: &A,
+        steps: &mut Steps,
+    ) -> Result<AttestedKey<A>, Error> {
+        let mut key = evidence.bind(document, steps)?;
+        self.hold_identity(&key, steps)?;
+        self.hold_epoch(steps)?;
+        self.hold_did_document(&mut key, steps)?;
+        self.hold_one_audience(steps)?;
+        key.unchecked = steps.all_unchecked();
+        Ok(key)
+    }
+
+    fn hold_identity<A: Attested>(&self, key: &AttestedKey<A>, steps: &mut Steps) -> Result<(), Error> {
+        let described = key.description();
+        let other = |expected: &Option<String>, is: &str| expected.as_deref().is_some_and(|expected| expected != is);
+        if other(&self.did, &described.did) || other(&self.identity, &described.name) {
+            return Err(Error::IdentityMismatch);
+        }
+        let listed = self.appraisal.as_ref().filter(|policy| policy.names_identities());
+        if let Some(policy) = listed {
+            policy.check_did(key.did())?;
+        }
+        let who = format!("{} = {}", described.name, described.did);
+        if self.did.is_some() || self.identity.is_some() || listed.is_some() {
+            steps.passed(Step::Identity, who);
         } else {
-            let committed = document.pcrs().get(16).ok_or(Error::PolicyNotCommitted)?;
-            if !self.policies.iter().any(|policy| policy.pcr16() == *committed) {
-                return Err(Error::PolicyMismatch);
+            steps.not_checked(Step::Identity, format!("{who}; any identity of an accepted policy would do"));
+        }
+        Ok(())
+    }
+
+    fn hold_epoch(&self, steps: &mut Steps) -> Result<(), Error> {
+        let Some(policy) = &self.appraisal else {
+            steps.not_checked(Step::Epoch, "no verifier's policy was given");
+            return Ok(());
+        };
+        policy.check_epoch()?;
+        steps.not_checked(Step::Epoch, "the verifier's policy asks for none");
+        Ok(())
+    }
+
+    fn hold_did_document<A: Attested>(&self, key: &mut AttestedKey<A>, steps: &mut Steps) -> Result<(), Error> {
+        if let Some(listed) = &self.did_document {
+            key.require_did_document(listed)?;
+            steps.passed(Step::DidDocument, "the DID document that was given");
+        } else if key.did().is_web() {
+            steps.unchecked(Unchecked::DidDocument, "none was given, and evidence never proves a domain");
+        } else {
+            steps.not_checked(Step::DidDocument, "a did:key names its key itself");
+        }
+        Ok(())
+    }
+
+    /// The steps after the signature of what the key signed. `witnessed` is when somebody else saw it: then it is held to its own
+    /// time.
+    pub(crate) fn hold_signed(
+        &self,
+        signed: &Signed,
+        at: UnixSeconds,
+        witnessed: Option<UnixSeconds>,
+        steps: &mut Steps,
+    ) -> Result<(), Error> {
+        let begins = signed.begins;
+        signed.check_window(if witnessed.is_some() { begins } else { at })?;
+        if witnessed.is_some_and(|seen| seen < begins.plus(-identity::SKEW_SECONDS)) {
+            return Err(Error::AnchorTooEarly);
+        }
+        let when = if witnessed.is_some() { format!("at its own time, {begins}") } else { format!("at {at}") };
+        steps.passed(Step::Validity, when);
+        self.hold_audience(signed, steps)?;
+        self.hold_issuer(&signed.issuer, steps)?;
+        steps.not_checked(Step::Replay, "an offline verifier keeps no record of what it has seen");
+        Ok(())
+    }
+
+    fn hold_audience(&self, signed: &Signed, steps: &mut Steps) -> Result<(), Error> {
+        let expected = self.audience.as_deref().or(self.listed_audience());
+        signed.check_audience(expected)?;
+        match expected {
+            Some(audience) => steps.passed(Step::Audience, format!("{audience:?}")),
+            None => {
+                let why = "it was made for nobody in particular: whoever has it can show it to anybody";
+                steps.not_checked(Step::Audience, why);
             }
         }
-        Ok(unchecked)
+        Ok(())
     }
 
-    /// Compares a verified document alone with what is expected; for those who have no evidence file.
-    pub fn check_document(&self, document: &impl crate::Attested, at: UnixSeconds) -> Result<Vec<Unchecked>, Error> {
-        self.check(document.document(), at)
+    fn listed_audience(&self) -> Option<&str> {
+        self.appraisal.as_ref().and_then(AppraisalPolicy::audience)
+    }
+
+    /// Nothing can be made for two audiences, so a verifier who names two would refuse everything, and is told so of evidence alone.
+    fn hold_one_audience(&self, steps: &mut Steps) -> Result<(), Error> {
+        match (self.audience.as_deref(), self.listed_audience()) {
+            (Some(given), Some(listed)) if given != listed => {
+                steps.failed(Step::Audience, "the verifier's policy names another audience than was given");
+                Err(identity::Error::AudienceMismatch.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn hold_issuer(&self, issuer: &Did, steps: &mut Steps) -> Result<(), Error> {
+        match self.appraisal.as_ref().filter(|policy| policy.names_issuers()) {
+            Some(policy) => {
+                policy.check_issuer(issuer)?;
+                steps.passed(Step::Issuer, issuer.to_string());
+            }
+            None => steps.not_checked(Step::Issuer, format!("{issuer}, the attested identity itself")),
+        }
+        Ok(())
     }
 }
 
-fn check_nonce(document: &Document, expected: &[u8], rules: &impl Rules) -> Result<(), Error> {
-    rules.require(document.nonce.is_some(), Error::NonceAbsent)?;
-    // Where there is none, the rule above has spoken.
-    let same = document.nonce.as_deref().is_none_or(|nonce| bool::from(nonce.ct_eq(expected)));
-    rules.require(same, Error::NonceMismatch)
-}
-
-fn check_age(document: &Document, at: UnixSeconds, max_seconds: i64) -> Result<(), Error> {
-    let age_seconds = at.0.saturating_sub(document.made().0);
-    if age_seconds > max_seconds { Err(Error::TooOld { age_seconds, max_seconds }) } else { Ok(()) }
+impl Evidence {
+    /// Verifies that the key lives behind `document`, which must have been verified from [`Evidence::document`], under the
+    /// policy that the evidence carries, that it answered this challenge, and that all is as expected. What a token or credential
+    /// says is held when it is verified: audience and issuer are not looked at here.
+    pub fn verify<A: Attested + Clone>(
+        &self,
+        document: &A,
+        expectations: &Expectations,
+        at: UnixSeconds,
+    ) -> Result<AttestedKey<A>, Error> {
+        let mut steps = Steps::default();
+        expectations.hold_document(document, at, &Every, &mut steps)?;
+        expectations.hold_evidence(self, document, &mut steps)
+    }
 }

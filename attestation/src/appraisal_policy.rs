@@ -4,7 +4,6 @@ use identity::Did;
 use serde::Deserialize;
 use x509_cert::name::Name;
 
-use crate::rules::Rules;
 use crate::{CertificateId, Document, Error};
 use identity::Pcr;
 use policy::PolicyDigest;
@@ -21,7 +20,7 @@ pub struct AppraisalPolicy {
     version: u32,
     /// Whether a nonce must be given and answered. Without this, one must.
     #[serde(default)]
-    pub(crate) nonce: Nonce,
+    nonce: Nonce,
     #[serde(default)]
     max_age: Option<jiff::SignedDuration>,
     #[serde(default)]
@@ -33,9 +32,9 @@ pub struct AppraisalPolicy {
     #[serde(default)]
     lowest_epoch: Option<u64>,
     #[serde(default)]
-    pub(crate) images: Vec<Image>,
+    images: Vec<Image>,
     #[serde(default)]
-    pub(crate) bundles: Vec<AcceptedBundle>,
+    bundles: Vec<AcceptedBundle>,
     #[serde(default)]
     deny: Deny,
 }
@@ -43,7 +42,7 @@ pub struct AppraisalPolicy {
 /// Whether a nonce must be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Nonce {
+enum Nonce {
     #[default]
     Required,
     Optional,
@@ -75,16 +74,16 @@ impl Registers {
 /// An accepted image.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Image {
-    pub(crate) label: String,
+struct Image {
+    label: String,
     registers: Registers,
 }
 
 /// An accepted policy bundle, by its digest or by PCR16.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct AcceptedBundle {
-    pub(crate) label: String,
+struct AcceptedBundle {
+    label: String,
     #[serde(default)]
     digest: Option<identity::Digest<48>>,
     #[serde(default, rename = "PCR16")]
@@ -175,6 +174,11 @@ impl AppraisalPolicy {
         Ok(())
     }
 
+    /// Whether a nonce may be left out.
+    pub(crate) fn nonce_is_optional(&self) -> bool {
+        self.nonce == Nonce::Optional
+    }
+
     /// The greatest accepted age in seconds.
     pub fn max_age_seconds(&self) -> Option<i64> {
         self.max_age.map(|age| age.as_secs())
@@ -196,14 +200,14 @@ impl AppraisalPolicy {
     }
 
     /// Holds a document and its chain against the deny lists.
-    pub(crate) fn check_denied(&self, document: &Document, chain: &[CertificateId], rules: &impl Rules) -> Result<(), Error> {
-        for image in &self.deny.images {
-            rules.require(!image.registers.match_document(document), Error::MeasurementDenied(image.reason.clone()))?;
+    pub(crate) fn check_denied(&self, document: &Document, chain: &[CertificateId]) -> Result<(), Error> {
+        if let Some(denied) = self.deny.images.iter().find(|image| image.registers.match_document(document)) {
+            return Err(Error::MeasurementDenied(denied.reason.clone()));
         }
         for (index, certificate) in chain.iter().enumerate() {
             let denied = self.deny.certificates.iter().find(|d| d.issuer == certificate.issuer && d.serial == certificate.serial);
             if let Some(denied) = denied {
-                rules.require(false, Error::CertificateDenied { index, reason: denied.reason.clone() })?;
+                return Err(Error::CertificateDenied { index, reason: denied.reason.clone() });
             }
         }
         Ok(())

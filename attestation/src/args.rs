@@ -2,15 +2,15 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use attestation::anchor::{TimeAnchor, TimeStamp};
-use attestation::judge::{Case, Subject};
 use attestation::results::{About, VerifierKey};
-use attestation::{AppraisalPolicy, Measurements, MockRoot};
+use attestation::{AppraisalPolicy, Expectations, Measurements, MockRoot, Subject, Verifier};
 use clap::{Parser, Subcommand};
 use data_encoding::HEXLOWER_PERMISSIVE;
 use identity::{UnixSeconds, did, parse_rfc3339};
-use policy::{Bundle, PolicyDigest};
+use policy::Bundle;
 
 use crate::starter::Starter;
 
@@ -173,24 +173,12 @@ pub(crate) struct Inputs {
     kind: Kind,
     subject: Vec<u8>,
     evidence: Vec<u8>,
-    at: UnixSeconds,
-    nonce: Option<Vec<u8>>,
-    measurements: Vec<Measurements>,
-    policies: Vec<PolicyDigest>,
-    max_age_seconds: Option<i64>,
-    audience: Option<String>,
-    did_document: Option<did::Document>,
-    did: Option<String>,
-    identity: Option<String>,
-    root: Option<MockRoot>,
-    allow_debug: bool,
-    inspect: bool,
-    appraisal: Option<AppraisalPolicy>,
-    timestamp: Option<TimeStamp>,
+    pub(crate) verifier: Verifier,
     pub(crate) form: Form,
     pub(crate) key: Option<VerifierKey>,
 }
 
+#[derive(Clone, Copy)]
 enum Kind {
     Document,
     Evidence,
@@ -212,35 +200,19 @@ impl Inputs {
             }
             Command::Policy(_) | Command::Completions { .. } => return Err("nothing to read".into()),
         };
-        let did_document = signed.and_then(|signed| signed.did_document.as_ref());
         let subject = read(file)?;
         let evidence = match kind {
             Kind::Evidence => subject.clone(),
             _ => evidence.map(|file| read(file)).transpose()?.unwrap_or_default(),
         };
-        let roots = expected.timestamp_root.iter().map(|file| read(file)).collect::<Result<Vec<_>, _>>()?;
-        let inputs = Self {
+        Ok(Self {
             kind,
             subject,
             evidence,
-            at: expected.at.as_deref().map_or_else(|| Ok(now()), parse_at)?,
-            nonce: expected.nonce.as_deref().map(parse_nonce).transpose()?,
-            measurements: parse_each(&expected.measurements, Measurements::parse)?,
-            policies: parse_each(&expected.policy, |text| Bundle::from_either(text).map(|bundle| bundle.digest()))?,
-            max_age_seconds: expected.max_age.as_deref().map(parse_age).transpose()?,
-            audience: signed.and_then(|signed| signed.audience.clone()),
-            did_document: did_document.map(|file| parse(file, did::Document::parse)).transpose()?,
-            did: signed.and_then(|signed| signed.did.clone()),
-            identity: signed.and_then(|signed| signed.identity.clone()),
-            root: expected.root.as_ref().map(|file| parse(file, MockRoot::from_pem)).transpose()?,
-            allow_debug: expected.allow_debug,
-            inspect: expected.inspect,
-            appraisal: expected.appraisal_policy.as_ref().map(|file| parse(file, AppraisalPolicy::from_toml)).transpose()?,
-            timestamp: expected.timestamp.as_ref().map(|file| parse(file, |der| TimeStamp::new(der, &roots))).transpose()?,
+            verifier: expected.verifier(signed)?,
             form: expected.form(),
-            key: expected.sign_with.as_ref().map(|file| parse(file, VerifierKey::from_pem)).transpose()?,
-        };
-        Ok(inputs)
+            key: optional(expected.sign_with.as_deref(), VerifierKey::from_pem)?,
+        })
     }
 
     /// What was judged: the evidence, or the document alone.
@@ -251,37 +223,55 @@ impl Inputs {
         }
     }
 
-    /// The time of verification.
-    pub(crate) fn at(&self) -> UnixSeconds {
-        self.at
-    }
-
-    /// The case that they make.
-    pub(crate) fn case(&self) -> Case<'_> {
+    /// What is to be judged.
+    pub(crate) fn subject(&self) -> Subject<'_> {
         let evidence = &self.evidence;
-        let subject = match self.kind {
+        match self.kind {
             Kind::Document => Subject::Document(&self.subject),
             Kind::Evidence => Subject::Evidence(evidence),
-            // What is not UTF-8 is no token either; the empty one is refused as such.
-            Kind::Token => Subject::Token { token: std::str::from_utf8(&self.subject).unwrap_or_default().trim_end(), evidence },
+            Kind::Token => {
+                // What is not UTF-8 is no token either; the empty one is refused as such.
+                let token = std::str::from_utf8(&self.subject).unwrap_or_default().trim_end();
+                Subject::Token { token, evidence }
+            }
             Kind::Credential => Subject::Credential { credential: &self.subject, evidence },
-        };
-        Case {
-            nonce: self.nonce.as_deref(),
-            measurements: &self.measurements,
-            policies: &self.policies,
-            max_age_seconds: self.max_age_seconds,
-            audience: self.audience.as_deref(),
-            did_document: self.did_document.as_ref(),
-            did: self.did.as_deref(),
-            identity: self.identity.as_deref(),
-            appraisal: self.appraisal.as_ref(),
-            anchor: self.timestamp.as_ref().map(|stamp| stamp as &dyn TimeAnchor),
-            allow_debug: self.allow_debug,
-            allow_mock: self.root.as_ref(),
-            inspect: self.inspect,
-            ..Case::new(subject, self.at)
         }
+    }
+}
+
+impl Expected {
+    /// The verifier that the command line describes.
+    fn verifier(&self, signed: Option<&Signed>) -> Result<Verifier, Error> {
+        Ok(Verifier {
+            at: self.at.as_deref().map_or_else(|| Ok(now()), parse_at)?,
+            expectations: self.expectations(signed)?,
+            anchor: self.anchor()?,
+            allow_debug: self.allow_debug,
+            allow_mock: optional(self.root.as_deref(), MockRoot::from_pem)?,
+            inspect: self.inspect,
+        })
+    }
+
+    fn expectations(&self, signed: Option<&Signed>) -> Result<Expectations, Error> {
+        let digest = |text: &[u8]| Bundle::from_either(text).map(|bundle| bundle.digest());
+        let did_document = signed.and_then(|signed| signed.did_document.as_deref());
+        Ok(Expectations {
+            nonce: self.nonce.as_deref().map(parse_nonce).transpose()?,
+            measurements: parse_each(&self.measurements, Measurements::parse)?,
+            policies: parse_each(&self.policy, digest)?,
+            max_age_seconds: self.max_age.as_deref().map(parse_age).transpose()?,
+            did: signed.and_then(|signed| signed.did.clone()),
+            identity: signed.and_then(|signed| signed.identity.clone()),
+            did_document: optional(did_document, did::Document::parse)?,
+            audience: signed.and_then(|signed| signed.audience.clone()),
+            appraisal: optional(self.appraisal_policy.as_deref(), AppraisalPolicy::from_toml)?,
+        })
+    }
+
+    fn anchor(&self) -> Result<Option<Arc<dyn TimeAnchor>>, Error> {
+        let roots = self.timestamp_root.iter().map(|file| read(file)).collect::<Result<Vec<_>, _>>()?;
+        let stamp = optional(self.timestamp.as_deref(), |der| TimeStamp::new(der, &roots))?;
+        Ok(stamp.map(|stamp| Arc::new(stamp) as Arc<dyn TimeAnchor>))
     }
 }
 
@@ -305,6 +295,10 @@ fn read(file: &Path) -> Result<Vec<u8>, Error> {
 
 pub(crate) fn parse<T, E: std::fmt::Display>(file: &Path, parse: impl Fn(&[u8]) -> Result<T, E>) -> Result<T, Error> {
     parse(&read(file)?).map_err(|error| format!("{}: {error}", file.display()))
+}
+
+fn optional<T, E: std::fmt::Display>(file: Option<&Path>, with: impl Fn(&[u8]) -> Result<T, E>) -> Result<Option<T>, Error> {
+    file.map(|file| parse(file, with)).transpose()
 }
 
 fn parse_each<T, E: std::fmt::Display>(files: &[PathBuf], with: impl Fn(&[u8]) -> Result<T, E>) -> Result<Vec<T>, Error> {

@@ -103,22 +103,22 @@ impl Leaf {
             .map_err(|_| Error::DocumentSignatureInvalid)
     }
 
-    pub(crate) fn valid_at(&self, seconds: i64) -> bool {
-        self.validity().contains(&seconds)
-    }
-
-    /// Begin and end in seconds since 1970, both included; the begin with the seconds that a slow clock gets.
-    pub(crate) fn validity(&self) -> RangeInclusive<i64> {
-        self.not_before.saturating_sub(SKEW_SECONDS)..=self.not_after
+    /// Begin and end, both included; the begin with the seconds that a slow clock gets.
+    pub(crate) fn validity(&self) -> RangeInclusive<UnixSeconds> {
+        UnixSeconds(self.not_before).plus(-SKEW_SECONDS)..=UnixSeconds(self.not_after)
     }
 }
 
-/// Verifies root -> intermediates -> leaf. `chain[0]` must be `root`, byte for byte; the leaf comes last.
+/// The chain must begin with `root`, byte for byte.
+pub(crate) fn check_root(chain: &[&[u8]], root: &[u8], rules: &impl Rules) -> Result<(), Error> {
+    rules.require(chain.first() == Some(&root), Error::RootUntrusted)
+}
+
+/// Verifies root -> intermediates -> leaf, of a chain whose root was checked; the leaf comes last.
 ///
 /// The chain is given in its one order, so there is no path to look for. Every rule is held here against every certificate;
 /// signatures are webpki's, which holds its own rules against the same chain again.
-pub(crate) fn verify(chain: &[&[u8]], root: &[u8], at: UnixSeconds, rules: &impl Rules) -> Result<Chain, Error> {
-    rules.require(chain.first() == Some(&root), Error::RootUntrusted)?;
+pub(crate) fn verify(chain: &[&[u8]], at: UnixSeconds, rules: &impl Rules) -> Result<Chain, Error> {
     let certificates = chain.iter().enumerate().map(|(index, der)| parse(index, der)).collect::<Result<Vec<_>, _>>()?;
     let [authorities @ .., leaf] = certificates.as_slice() else { return Err(Error::RootUntrusted) };
     for (index, certificate) in certificates.iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use attestation::judge::{Check, Outcome, Reason, Refusal, Verdict};
+use attestation::{Check, Outcome, Reason, Refusal, Verdict};
 use serde_json::Value;
 
 const WIDTH: usize = 96;

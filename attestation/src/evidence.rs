@@ -2,12 +2,14 @@
 
 use identity::cose::{self, Purpose};
 use identity::credential::Content;
-use identity::token::{self, Claims, Expected};
+use identity::token::{self, Claims};
 use identity::{Did, Digest, KeyId, PublicKey, Tee, UnixSeconds, cbor, credential, did, json};
 use minicbor::{Decode, Encode};
-
-use crate::{Attested, Binding, Error, Expectations, KeyDescription, Unchecked};
 use policy::Bundle;
+use serde_json::Value;
+
+use crate::steps::{Step, Steps};
+use crate::{Attested, Binding, Error, KeyDescription, Unchecked};
 
 const TAG: &str = "anchorhold/evidence/v1";
 /// The first member of a proof of possession.
@@ -97,22 +99,15 @@ impl Evidence {
         &self.possession
     }
 
-    /// Verifies that the key lives behind `document`, which must have been verified from [`Evidence::document`], under the
-    /// policy that the evidence carries, and answered this challenge.
-    pub fn verify<A: Attested + Clone>(
-        &self,
-        document: &A,
-        expectations: &Expectations<'_>,
-        at: UnixSeconds,
-    ) -> Result<AttestedKey<A>, Error> {
-        let said = document.document();
-        let mut unchecked = expectations.check(said, at)?;
+    /// From a document, which must have been verified from [`Evidence::document`], to the key that it binds: under the policy that
+    /// the evidence carries, with proof of possession.
+    pub(crate) fn bind<A: Attested + Clone>(&self, document: &A, steps: &mut Steps) -> Result<AttestedKey<A>, Error> {
+        let claims = document.document();
         let bundle = Bundle::from_canonical(&self.bundle)?;
         let policy = bundle.digest();
-        match said.pcrs().get(16) {
-            None => return Err(Error::PolicyNotCommitted),
-            Some(pcr16) if *pcr16 != policy.pcr16() => return Err(Error::PolicyMismatch),
-            Some(_) => {}
+        let committed = claims.pcrs().get(16).ok_or(Error::PolicyNotCommitted)?;
+        if *committed != policy.pcr16() {
+            return Err(Error::PolicyMismatch);
         }
         let key = PublicKey::from_spki(&self.key.spki)?;
         let did = Did::parse(&self.key.did)?;
@@ -121,8 +116,7 @@ impl Evidence {
             return Err(identity::Error::KeyIdMismatch.into());
         }
         let binding = Binding::new(&self.key, &policy, &self.record);
-        let bound = said.public_key.as_deref() == Some(&self.key.spki) && said.user_data.as_deref() == Some(binding.user_data());
-        if !bound {
+        if claims.public_key.as_deref() != Some(&self.key.spki) || claims.user_data.as_deref() != Some(binding.user_data()) {
             return Err(Error::BindingMismatch);
         }
         let described = bundle.identity(&self.key.name).ok_or(Error::IdentityNotInPolicy)?;
@@ -130,23 +124,24 @@ impl Evidence {
             return Err(Error::IdentityNotInPolicy);
         }
         let record = PublicKey::from_spki(&self.record)?;
+        steps.passed(Step::Binding, format!("the key {kid}"));
         self.check_possession(document, &key)?;
-        if did.is_web() {
-            unchecked.push(Unchecked::DidDocument);
-        }
-        let description = self.key.clone();
+        steps.passed(Step::Possession, "a signature over nonce and document");
         let until = *document.leaf_validity().end();
-        let signer = AttestedSigner { did, key, binding: binding.digest(), tee: A::TEE, until };
-        Ok(AttestedKey { document: document.clone(), description, signer, kid, bundle, record, unchecked })
+        let name = self.key.name.clone();
+        let signer =
+            AttestedSigner { name, policy: policy.digest(), did, kid, key, binding: binding.digest(), tee: A::TEE, until };
+        let (document, description, unchecked) = (document.clone(), self.key.clone(), Vec::new());
+        Ok(AttestedKey { document, description, signer, bundle, record, unchecked })
     }
 
     fn check_possession<A: Attested>(&self, document: &A, key: &PublicKey) -> Result<(), Error> {
-        let said = document.document();
+        let claims = document.document();
         let proven = cose::verify(Purpose::POSSESSION, &self.possession, key).map_err(|_| Error::PossessionInvalid)?;
         let proven: Possession = cbor::from_slice(proven).map_err(|_| Error::PossessionInvalid)?;
         let good = proven.tag == POSSESSION_TAG
-            && said.nonce.as_deref() == Some(&proven.nonce)
-            && proven.document == said.payload_digest().0;
+            && claims.nonce.as_deref() == Some(&proven.nonce)
+            && proven.document == claims.payload_digest().0;
         if good { Ok(()) } else { Err(Error::PossessionInvalid) }
     }
 }
@@ -157,10 +152,9 @@ pub struct AttestedKey<A> {
     document: A,
     description: KeyDescription,
     signer: AttestedSigner,
-    kid: KeyId,
     bundle: Bundle,
     record: PublicKey,
-    unchecked: Vec<Unchecked>,
+    pub(crate) unchecked: Vec<Unchecked>,
 }
 
 impl<A: Attested> AttestedKey<A> {
@@ -191,7 +185,7 @@ impl<A: Attested> AttestedKey<A> {
 
     /// DID URL of the key.
     pub fn kid(&self) -> &KeyId {
-        &self.kid
+        &self.signer.kid
     }
 
     /// The policy that governs the key.
@@ -216,7 +210,7 @@ impl<A: Attested> AttestedKey<A> {
 
     /// Requires the key in a DID document that the verifier has pinned or resolved over TLS. Evidence never proves a domain.
     pub fn require_did_document(&mut self, document: &did::Document) -> Result<(), Error> {
-        if document.did() != self.did() || document.key(self.kid.as_str()) != Some(self.key()) {
+        if document.did() != self.did() || document.key(self.kid().as_str()) != Some(self.key()) {
             return Err(Error::DidDocumentLacksKey);
         }
         self.unchecked.retain(|unchecked| *unchecked != Unchecked::DidDocument);
@@ -237,14 +231,48 @@ impl<A: Attested> AttestedKey<A> {
 /// What remains of an [`AttestedKey`] for verifying what the key signs: enough to keep in a cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttestedSigner {
+    name: String,
+    policy: Digest<48>,
     did: Did,
+    kid: KeyId,
     key: PublicKey,
     binding: Digest<32>,
     tee: Tee,
     until: UnixSeconds,
 }
 
+/// What the key signed, with its signature, issuer, binding and kind of TEE verified: neither times nor audience are held yet.
+#[derive(Debug)]
+pub(crate) struct Signed {
+    /// The claims of a token, or the credential.
+    pub(crate) value: Value,
+    pub(crate) issuer: Did,
+    pub(crate) begins: UnixSeconds,
+    ends: UnixSeconds,
+    audience: Option<String>,
+}
+
+impl Signed {
+    pub(crate) fn check_window(&self, at: UnixSeconds) -> Result<(), Error> {
+        Ok(token::check_window(self.begins, self.ends, at)?)
+    }
+
+    pub(crate) fn check_audience(&self, expected: Option<&str>) -> Result<(), Error> {
+        Ok(token::check_audience(self.audience.as_deref(), expected)?)
+    }
+}
+
 impl AttestedSigner {
+    /// The identity's name in its policy.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Digest of the policy that governs the key.
+    pub fn policy(&self) -> Digest<48> {
+        self.policy
+    }
+
     /// The identity's DID.
     pub fn did(&self) -> &Did {
         &self.did
@@ -267,7 +295,39 @@ impl AttestedSigner {
 
     /// Verifies a Vouch token made with this key.
     pub fn verify_token(&self, token: &str, at: UnixSeconds, audience: Option<&str>) -> Result<Claims, Error> {
-        let verified = token::verify(token, &self.expected(at, audience));
+        let claims = self.token_signature(token)?;
+        claims.check_window(at)?;
+        claims.check_audience(audience)?;
+        Ok(claims)
+    }
+
+    /// Verifies a Vouch credential made with this key.
+    pub fn verify_credential(&self, text: &[u8], at: UnixSeconds, audience: Option<&str>) -> Result<Content, Error> {
+        let credential::Signed { content, begins } = self.credential_signature(text)?;
+        token::check_window(begins, content.valid_until, at)?;
+        token::check_audience(content.audience.as_deref(), audience)?;
+        Ok(content)
+    }
+
+    pub(crate) fn signed_token(&self, token: &str) -> Result<Signed, Error> {
+        let claims = self.token_signature(token)?;
+        Ok(Signed {
+            value: serde_json::to_value(&claims).unwrap_or_default(),
+            begins: claims.begins(),
+            ends: UnixSeconds(claims.exp),
+            issuer: claims.iss,
+            audience: claims.aud,
+        })
+    }
+
+    pub(crate) fn signed_credential(&self, text: &[u8]) -> Result<Signed, Error> {
+        let credential::Signed { content, begins } = self.credential_signature(text)?;
+        let (issuer, ends, audience) = (content.issuer, content.valid_until, content.audience);
+        Ok(Signed { value: json::parse(text)?, issuer, begins, ends, audience })
+    }
+
+    fn token_signature(&self, token: &str) -> Result<Claims, Error> {
+        let verified = token::verify_signature(token, &self.key, &self.did);
         // A token of another binding is refused as such, whatever else is wrong with it.
         let binding = match &verified {
             Ok(claims) => claims.binding,
@@ -281,26 +341,16 @@ impl AttestedSigner {
         Ok(claims)
     }
 
-    /// Verifies a Vouch credential made with this key.
-    pub fn verify_credential(&self, text: &[u8], at: UnixSeconds, audience: Option<&str>) -> Result<Content, Error> {
-        if text.len() > credential::MAX_BYTES {
-            return Err(identity::Error::CredentialMalformed("longer than 64 KiB".into()).into());
-        }
-        if json::parse(text)?.pointer("/credentialSubject/provenance/runtimeAttestation/binding").and_then(|b| b.as_str())
-            != Some(&self.binding.to_string())
-        {
+    fn credential_signature(&self, text: &[u8]) -> Result<credential::Signed, Error> {
+        if credential::unverified_binding(text)? != self.binding {
             return Err(Error::TokenBindingMismatch);
         }
-        let content = credential::verify(text, &self.expected(at, audience))?;
-        self.require_tee(content.tee)?;
-        Ok(content)
+        let signed = credential::verify_signature(text, &self.key, &self.did)?;
+        self.require_tee(signed.content.tee)?;
+        Ok(signed)
     }
 
     fn require_tee(&self, tee: Tee) -> Result<(), Error> {
         if tee == self.tee { Ok(()) } else { Err(Error::TeeMismatch) }
-    }
-
-    fn expected<'a>(&'a self, at: UnixSeconds, audience: Option<&'a str>) -> Expected<'a> {
-        Expected { key: &self.key, did: &self.did, at, audience }
     }
 }

@@ -9,7 +9,8 @@
 //!
 //! let evidence = Evidence::parse(evidence)?;
 //! let document: Genuine = attestation::verify_genuine(evidence.document(), at)?;
-//! let key = evidence.verify(&document, &Expectations { nonce: Some(b"my own challenge"), ..Expectations::default() }, at)?;
+//! let expected = Expectations { nonce: Some(b"my own challenge".to_vec()), ..Expectations::default() };
+//! let key = evidence.verify(&document, &expected, at)?;
 //! let claims = key.verify_token(token, at, None)?;
 //! # Ok(()) }
 //! ```
@@ -18,25 +19,25 @@ pub mod anchor;
 mod appraisal;
 mod appraisal_policy;
 mod binding;
-mod case;
 mod chain;
-mod checks;
 mod document;
 mod error;
 mod evidence;
 mod field;
 #[doc = include_str!("../../docs/library.md")]
 pub mod guide {}
-pub mod judge;
+mod judge;
 mod measurement;
 pub mod results;
 mod rules;
 #[cfg(test)]
 mod rules_tests;
+mod steps;
 mod verdict;
+mod verifier;
 mod verify;
 
-pub use crate::appraisal::{Expectations, Unchecked};
+pub use crate::appraisal::Expectations;
 pub use crate::appraisal_policy::AppraisalPolicy;
 pub use crate::binding::{Binding, KeyDescription};
 pub use crate::chain::{CertificateId, MockRoot, SKEW_SECONDS, aws_root_g1};
@@ -45,6 +46,9 @@ pub use crate::error::{Error, Rule};
 pub use crate::evidence::{AttestedKey, AttestedSigner, Evidence, POSSESSION_TAG, Possession};
 pub use crate::field::Field;
 pub use crate::measurement::Measurements;
+pub use crate::steps::{Check, Outcome, Step, Unchecked};
+pub use crate::verdict::{Archive, KeyFacts, Reason, Refusal, Verdict};
+pub use crate::verifier::{Subject, Verifier};
 pub use crate::verify::{
     Attested, Debug, Genuine, Mock, unverified_nonce, unverified_time, verify_debug, verify_genuine, verify_mock,
 };

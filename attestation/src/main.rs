@@ -9,8 +9,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use attestation::judge::{Refusal, Verdict, judge};
-use attestation::results;
+use attestation::{Refusal, Verdict, results};
 use identity::printable;
 use serde_json::Value;
 
@@ -44,7 +43,7 @@ fn main() -> ExitCode {
         Ok(read) => read,
         Err(error) => return fail(&error, EX_USAGE),
     };
-    let outcome = judge(&inputs.case());
+    let outcome = inputs.verifier.judge(inputs.subject());
     match print(&inputs, &outcome) {
         Ok(()) if outcome.is_ok() => ExitCode::SUCCESS,
         Ok(()) => ExitCode::from(1),
@@ -76,7 +75,7 @@ fn print(inputs: &Inputs, outcome: &Result<Verdict, Refusal>) -> Result<(), Fail
         (Form::Json, Ok(verdict)) => print_json(&mut out, &serde_json::to_value(verdict).unwrap_or_default())?,
         (Form::Json, Err(refusal)) => print_json(&mut out, &refusal.to_json())?,
         (Form::Ear, _) => {
-            let claims = results::ear(outcome, inputs.at(), inputs.about());
+            let claims = results::ear(outcome, inputs.verifier.at, inputs.about());
             let signed = inputs.key.as_ref().map(|key| key.sign_ear(&claims)).transpose();
             let signed = signed.map_err(|error| Failure::Usage(error.to_string()))?;
             match signed {
@@ -85,7 +84,7 @@ fn print(inputs: &Inputs, outcome: &Result<Verdict, Refusal>) -> Result<(), Fail
             }
         }
         (Form::Trace, Ok(verdict)) => {
-            let record = results::trace(verdict, inputs.at()).map_err(|error| Failure::Usage(error.to_string()))?;
+            let record = results::trace(verdict, inputs.verifier.at).map_err(|error| Failure::Usage(error.to_string()))?;
             print_json(&mut out, &record)?;
         }
         (Form::Trace | Form::Text, _) => {

@@ -10,8 +10,7 @@ use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::{Map, Value, json};
 
-use crate::Error;
-use crate::judge::{Outcome, Reason, Refusal, Step, Verdict};
+use crate::{Error, Outcome, Reason, Refusal, Step, Verdict};
 
 const EAR_PROFILE: &str = "tag:ietf.org,2026:rats/ear#04";
 const TRACE_PROFILE: &str = "tag:agentrust-io.com,2026:trace-v0.2";
@@ -205,7 +204,7 @@ mod tests {
     use identity::Digest;
 
     use super::*;
-    use crate::judge::{Archive, Check};
+    use crate::{Archive, Check};
 
     fn verdict(kind: &'static str) -> Verdict {
         let check = |step| Check { step, outcome: Outcome::Passed, against: String::new(), meaning: None };

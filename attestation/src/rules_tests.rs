@@ -10,8 +10,9 @@ use strum::IntoEnumIterator;
 
 use crate::chain::signature_checks;
 use crate::rules::{Every, Without};
+use crate::steps::Steps;
 use crate::verify::verify_mock_by;
-use crate::{Expectations, MockRoot, Rule};
+use crate::{Expectations, MockRoot, Outcome, Rule, Step, Subject, Verifier};
 
 struct Vector {
     name: String,
@@ -82,11 +83,12 @@ fn must_break_another(vector: &Vector) -> Option<&'static str> {
 }
 
 fn code(vector: &Vector, rules: &impl crate::rules::Rules) -> &'static str {
-    let expectations = Expectations { nonce: vector.nonce.as_deref(), ..Expectations::default() };
-    let judged = verify_mock_by(&vector.document, &vector.root, vector.at, rules);
+    let expectations = Expectations { nonce: vector.nonce.clone(), ..Expectations::default() };
+    let mut steps = Steps::default();
+    let judged = verify_mock_by(&vector.document, &vector.root, vector.at, rules, &mut steps);
     judged
-        .and_then(|document| expectations.check_by(&document.0.0, vector.at, rules))
-        .map_or_else(|error| error.code(), |_| "accepted")
+        .and_then(|document| expectations.hold_document(&document, vector.at, rules, &mut steps))
+        .map_or_else(|error| error.code(), |()| "accepted")
 }
 
 #[test]
@@ -108,6 +110,27 @@ fn what_is_refused_is_refused_by_the_named_rule_alone() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(cases.values().sum::<usize>() >= 500, "{cases:?}");
+}
+
+/// What a refusal lists is what happened: each step before the refused one was made, and none after it.
+#[test]
+fn a_document_is_refused_in_the_step_after_those_that_it_passed() {
+    let mut refused = BTreeSet::new();
+    for vector in vectors().iter().filter(|vector| vector.expected != "accepted") {
+        let expectations = Expectations { nonce: vector.nonce.clone(), ..Expectations::default() };
+        let allow_mock = Some(vector.root.clone());
+        let verifier = Verifier { expectations, allow_mock, inspect: true, ..Verifier::at(vector.at) };
+        let checks = verifier.judge(Subject::Document(&vector.document)).unwrap_err().checks;
+        let failed = checks.iter().find(|check| check.outcome == Outcome::Failed).unwrap().step;
+        for check in &checks {
+            let made = matches!(check.outcome, Outcome::Passed | Outcome::NotChecked);
+            assert_eq!(made, check.step < failed, "{}: {checks:?}", vector.name);
+        }
+        assert_eq!(checks.len(), Step::DOCUMENT.len(), "{}", vector.name);
+        refused.insert(failed);
+    }
+    let document = [Step::DocumentForm, Step::Root, Step::Chain, Step::DocumentSignature, Step::DocumentTime, Step::Mode];
+    assert!(document.iter().all(|step| refused.contains(step)), "{refused:?}");
 }
 
 #[test]

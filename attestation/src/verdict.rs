@@ -4,8 +4,8 @@ use identity::{Digest, UnixSeconds};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::checks::Check;
-use crate::{CertificateId, Error, Unchecked};
+use crate::steps::{Check, Unchecked};
+use crate::{CertificateId, Error};
 
 /// Why a case was refused, and what became of each step.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -5,8 +5,9 @@ use std::ops::RangeInclusive;
 use identity::{Digest, Tee, UnixSeconds};
 
 use crate::chain::{self, CertificateId, Chain, MockRoot, aws_root_g1};
-use crate::document::{self, Document};
+use crate::document::{self, Document, Unverified};
 use crate::rules::{Every, Rules};
+use crate::steps::{Step, Steps};
 use crate::{Error, SKEW_SECONDS};
 
 mod sealed {
@@ -51,8 +52,7 @@ macro_rules! attested {
             }
 
             fn leaf_validity(&self) -> RangeInclusive<UnixSeconds> {
-                let validity = self.0.1.leaf.validity();
-                UnixSeconds(*validity.start())..=UnixSeconds(*validity.end())
+                self.0.1.leaf.validity()
             }
         }
     };
@@ -79,26 +79,48 @@ attested!(
 
 /// Verifies a document to the AWS root G1 at the time `at`; documents of debug mode are refused.
 pub fn verify_genuine(bytes: &[u8], at: UnixSeconds) -> Result<Genuine, Error> {
-    let document = verify(bytes, aws_root_g1(), at, &Every)?;
-    not_debug(&document.0, &Every)?;
-    Ok(Genuine(document))
+    match verify_hardware(bytes, at, &mut Steps::default())? {
+        Hardware::Genuine(document) => Ok(document),
+        Hardware::Debug(_) => Err(Error::DebugMode),
+    }
 }
 
 /// As [`verify_genuine`], for documents of debug mode only.
 pub fn verify_debug(bytes: &[u8], at: UnixSeconds) -> Result<Debug, Error> {
-    let document = verify(bytes, aws_root_g1(), at, &Every)?;
-    if is_debug(&document.0, &Every)? { Ok(Debug(document)) } else { Err(Error::NotDebugMode) }
+    match verify_hardware(bytes, at, &mut Steps::default())? {
+        Hardware::Debug(document) => Ok(document),
+        Hardware::Genuine(_) => Err(Error::NotDebugMode),
+    }
 }
 
 /// Verifies a document of a mock NSM to the mock's own root.
 pub fn verify_mock(bytes: &[u8], root: &MockRoot, at: UnixSeconds) -> Result<Mock, Error> {
-    verify_mock_by(bytes, root, at, &Every)
+    verify_mock_by(bytes, root, at, &Every, &mut Steps::default())
 }
 
-pub(crate) fn verify_mock_by(bytes: &[u8], root: &MockRoot, at: UnixSeconds, rules: &impl Rules) -> Result<Mock, Error> {
-    let document = verify(bytes, root.as_der(), at, rules)?;
-    not_debug(&document.0, rules)?;
-    Ok(Mock(document))
+/// A document of hardware is of one kind or the other.
+pub(crate) enum Hardware {
+    Genuine(Genuine),
+    Debug(Debug),
+}
+
+pub(crate) fn verify_hardware(bytes: &[u8], at: UnixSeconds, steps: &mut Steps) -> Result<Hardware, Error> {
+    let verified = verify(bytes, aws_root_g1(), at, &Every, steps)?;
+    let debug = is_debug(&verified.0, &Every)?;
+    Ok(if debug { Hardware::Debug(Debug(verified)) } else { Hardware::Genuine(Genuine(verified)) })
+}
+
+pub(crate) fn verify_mock_by(
+    bytes: &[u8],
+    root: &MockRoot,
+    at: UnixSeconds,
+    rules: &impl Rules,
+    steps: &mut Steps,
+) -> Result<Mock, Error> {
+    let verified = verify(bytes, root.as_der(), at, rules, steps)?;
+    let debug = is_debug(&verified.0, rules)?;
+    rules.require(!debug, Error::DebugMode)?;
+    Ok(Mock(verified))
 }
 
 /// The time that a document claims for itself, before anything is verified. For those who verify an old document at its own
@@ -112,20 +134,22 @@ pub fn unverified_nonce(bytes: &[u8]) -> Result<Option<Vec<u8>>, Error> {
     Ok(document::parse(bytes, &Every)?.document.nonce)
 }
 
-fn verify(bytes: &[u8], root: &[u8], at: UnixSeconds, rules: &impl Rules) -> Result<(Document, Chain), Error> {
-    let unverified = document::parse(bytes, rules)?;
-    let chain = chain::verify(&unverified.chain, root, at, rules)?;
-    rules.accept(chain.leaf.verify(&unverified.signed, unverified.signature))?;
-    let document = unverified.document;
-    let made = document.made();
+/// Every rule of documents but that of the mode, which depends on the kind.
+fn verify(bytes: &[u8], root: &[u8], at: UnixSeconds, rules: &impl Rules, steps: &mut Steps) -> Result<(Document, Chain), Error> {
+    let Unverified { document, chain, signed, signature } = document::parse(bytes, rules)?;
+    steps.passed(Step::DocumentForm, format!("of {}", document.module_id));
+    chain::check_root(&chain, root, rules)?;
+    steps.passed(Step::Root, format!("the root {}", identity::sha256(root)));
+    let chain = chain::verify(&chain, at, rules)?;
+    let certificates: Vec<String> = chain.certificates.iter().map(|c| format!("serial {} of {}", c.serial, c.issuer)).collect();
+    steps.passed(Step::Chain, format!("{} certificates at {at}: {}", certificates.len(), certificates.join("; ")));
+    rules.accept(chain.leaf.verify(&signed, signature))?;
+    steps.passed(Step::DocumentSignature, "ES384 by the last certificate's key");
+    let (made, validity) = (document.made(), chain.leaf.validity());
     rules.require(made <= at.plus(SKEW_SECONDS), Error::DocumentFromFuture)?;
-    rules.require(chain.leaf.valid_at(made.0), Error::DocumentOutsideLeaf)?;
+    rules.require(validity.contains(&made), Error::DocumentOutsideLeaf)?;
+    steps.passed(Step::DocumentTime, format!("made {made}, leaf valid {} to {}", validity.start(), validity.end()));
     Ok((document, chain))
-}
-
-fn not_debug(document: &Document, rules: &impl Rules) -> Result<(), Error> {
-    let debug = is_debug(document, rules)?;
-    rules.require(!debug, Error::DebugMode)
 }
 
 /// Debug mode shows zeros for PCR0, 1 and 2. Any zero among them is taken for it: no image measures to zero.

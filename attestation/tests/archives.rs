@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::path::Path;
+use std::sync::Arc;
 
 use attestation::anchor::{Anchored, TimeAnchor, TimeStamp, anchored_digest};
-use attestation::judge::{Case, Outcome, Step, Subject, judge};
-use attestation::{Error, Evidence, MockRoot};
+use attestation::{Error, Evidence, MockRoot, Outcome, Step, Subject, Verifier};
 use identity::{UnixSeconds, parse_rfc3339, sha256};
 
 /// Four years after the leaf.
@@ -20,13 +20,19 @@ fn stamp(name: &str, root: &str) -> Result<TimeStamp, Error> {
     TimeStamp::new(&file(&format!("timestamps/{name}")), &[file(&format!("timestamps/{root}.pem"))])
 }
 
+/// Who only looks, with a witness, and accepts this mock.
+fn witnessed(anchor: impl TimeAnchor + 'static, root: &MockRoot, at: UnixSeconds) -> Verifier {
+    let (anchor, allow_mock) = (Some(Arc::new(anchor) as Arc<dyn TimeAnchor>), Some(root.clone()));
+    Verifier { anchor, allow_mock, inspect: true, ..Verifier::at(at) }
+}
+
 /// The good token and its evidence, judged at `at` with this witness: its time and name.
 fn judged_at(stamp: &TimeStamp, at: UnixSeconds) -> Result<(String, String), &'static str> {
     let (evidence, token) = (file("cases/evidence/good.cbor"), String::from_utf8(file("cases/tokens/good.jwt")).unwrap());
     let root = MockRoot::from_pem(&file("cases/root.pem")).unwrap();
     let subject = Subject::Token { token: &token, evidence: &evidence };
-    let case = Case { anchor: Some(stamp), allow_mock: Some(&root), inspect: true, ..Case::new(subject, at) };
-    let verdict = judge(&case).map_err(|refusal| refusal.code())?;
+    let verifier = witnessed(stamp.clone(), &root, at);
+    let verdict = verifier.judge(subject).map_err(|refusal| refusal.code())?;
     let archive = verdict.archive.unwrap();
     assert_eq!(archive.anchor, "rfc3161");
     Ok((archive.time.to_string(), archive.witness))
@@ -92,16 +98,16 @@ fn what_no_authority_saw_in_time_is_refused_with_the_reason() {
     for name in ["too-early.tsr", "too-late.tsr"] {
         let late = stamp(name, "town").unwrap();
         let subject = Subject::Token { token: &token, evidence: &evidence };
-        let case = Case { anchor: Some(&late), allow_mock: Some(&root), inspect: true, ..Case::new(subject, LATER) };
-        let checks = judge(&case).unwrap_err().checks;
+        let verifier = witnessed(late.clone(), &root, LATER);
+        let checks = verifier.judge(subject).unwrap_err().checks;
         assert!(checks.windows(2).all(|pair| pair[0].step < pair[1].step), "{checks:?}");
         let failed: Vec<_> = checks.iter().filter(|check| check.outcome == Outcome::Failed).map(|check| check.step).collect();
         assert_eq!(failed, [Step::TimeAnchor]);
     }
     let good = stamp("good.tsr", "town").unwrap();
     let subject = Subject::Token { token: &token, evidence: &evidence };
-    let case = Case { anchor: Some(&good), allow_mock: Some(&root), inspect: true, ..Case::new(subject, LATER) };
-    let checks = judge(&case).unwrap().checks;
+    let verifier = witnessed(good.clone(), &root, LATER);
+    let checks = verifier.judge(subject).unwrap().checks;
     assert!(checks.windows(2).all(|pair| pair[0].step < pair[1].step), "{checks:?}");
     let meaning = |step| checks.iter().find(|check| check.step == step).and_then(|check| check.meaning).unwrap();
     assert_eq!(meaning(Step::Validity), "It was valid at its own time: neither expired nor of the future.");
@@ -122,8 +128,8 @@ fn a_witness_speaks_for_the_bytes_that_it_saw_and_for_no_others() {
     let alone = stamp("document.tsr", "town").unwrap();
     let root = MockRoot::from_pem(&file("cases/root.pem")).unwrap();
     for subject in [Subject::Document(document), Subject::Evidence(&file("cases/evidence/good.cbor"))] {
-        let case = Case { anchor: Some(&alone), allow_mock: Some(&root), inspect: true, ..Case::new(subject, LATER) };
-        let verdict = judge(&case).unwrap();
+        let verifier = witnessed(alone.clone(), &root, LATER);
+        let verdict = verifier.judge(subject).unwrap();
         assert_eq!((verdict.anchor_digest, verdict.archive.is_some()), (sha256(document), true));
     }
     // Of a credential, its canonical form is what counts, however it is spelled.
@@ -133,13 +139,13 @@ fn a_witness_speaks_for_the_bytes_that_it_saw_and_for_no_others() {
     for spelled in [canonical.clone(), serde_json::to_vec_pretty(&pretty).unwrap()] {
         let subject = Subject::Credential { credential: &spelled, evidence: &evidence_file };
         let at = UnixSeconds(1_767_225_600);
-        let verdict = judge(&Case { allow_mock: Some(&root), inspect: true, ..Case::new(subject, at) }).unwrap();
+        let verdict = Verifier { allow_mock: Some(root.clone()), inspect: true, ..Verifier::at(at) }.judge(subject).unwrap();
         assert_eq!(verdict.anchor_digest, anchored_digest(document, &canonical));
     }
     let credential = file("cases/credentials/good.json");
     let subject = Subject::Credential { credential: &credential, evidence: &file("cases/evidence/good.cbor") };
-    let case = Case { anchor: Some(&good), allow_mock: Some(&root), inspect: true, ..Case::new(subject, LATER) };
-    assert_eq!(judge(&case).unwrap_err().code(), "timestamp_imprint");
+    let verifier = witnessed(good.clone(), &root, LATER);
+    assert_eq!(verifier.judge(subject).unwrap_err().code(), "timestamp_imprint");
 }
 
 #[test]
@@ -211,8 +217,8 @@ fn a_token_that_was_made_after_its_witness_saw_it_is_refused() {
         let token = String::from_utf8(file(&format!("cases/tokens/{token}.jwt"))).unwrap();
         let witness = Says(seen);
         let subject = Subject::Token { token: &token, evidence: &evidence };
-        let case = Case { anchor: Some(&witness), allow_mock: Some(&root), inspect: true, ..Case::new(subject, LATER) };
-        judge(&case).map(|_| ()).map_err(|refusal| refusal.code())
+        let verifier = witnessed(witness, &root, LATER);
+        verifier.judge(subject).map(|_| ()).map_err(|refusal| refusal.code())
     };
     // Valid from 31 s after the document on, and from 30 s; a skew of 30 s is forgiven.
     assert_eq!(judged("of-the-future", made), Err("anchor_too_early"));

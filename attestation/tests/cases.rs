@@ -4,9 +4,10 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use attestation::judge::{Case, Outcome, Refusal, Subject, Verdict, judge};
 use attestation::results::{self, About};
-use attestation::{AppraisalPolicy, Evidence, Measurements, MockRoot};
+use attestation::{
+    AppraisalPolicy, Evidence, Expectations, Measurements, MockRoot, Outcome, Refusal, Subject, Verdict, Verifier,
+};
 use data_encoding::HEXLOWER;
 use identity::{UnixSeconds, did};
 use policy::{Bundle, PolicyDigest};
@@ -48,23 +49,26 @@ fn judged(case: &Value) -> (Result<Verdict, Refusal>, Vec<u8>) {
     let appraisal = case["appraisal_policy"].as_str().map(|text| AppraisalPolicy::from_toml(text.as_bytes()).unwrap());
     let did_document = named(case, "did_document").map(|text| did::Document::parse(&text).unwrap());
     let root = named(case, "mock_root").map(|pem| MockRoot::from_pem(&pem).unwrap());
-    let case = Case {
-        nonce: nonce.as_deref(),
-        measurements: &measurements,
-        policies: &policies,
-        max_age_seconds: case["max_age_seconds"].as_i64(),
-        audience: case["audience"].as_str(),
-        did_document: did_document.as_ref(),
-        did: case["did"].as_str(),
-        identity: case["identity"].as_str(),
-        appraisal: appraisal.as_ref(),
+    let text = |key: &str| case[key].as_str().map(str::to_owned);
+    let verifier = Verifier {
+        at: UnixSeconds(case["at"].as_i64().unwrap()),
+        expectations: Expectations {
+            nonce,
+            measurements,
+            policies,
+            max_age_seconds: case["max_age_seconds"].as_i64(),
+            audience: text("audience"),
+            did_document,
+            did: text("did"),
+            identity: text("identity"),
+            appraisal,
+        },
         anchor: None,
         allow_debug: case["allow_debug"] == true,
-        allow_mock: root.as_ref(),
+        allow_mock: root,
         inspect: case["inspect"] == true,
-        ..Case::new(subject, UnixSeconds(case["at"].as_i64().unwrap()))
     };
-    (judge(&case), evidence)
+    (verifier.judge(subject), evidence.clone())
 }
 
 fn cases() -> Vec<Value> {

@@ -34,15 +34,21 @@ fn what_is_expected_of_a_document_is_compared_and_the_rest_is_listed() {
     let (good, other) = (image("measurements.json"), image("measurements-other.json"));
     let (policies, others) = (policy("policy.toml"), policy("policy-other.toml"));
     let nonce = [0xc4; 32];
-    let whole = Expectations { nonce: Some(&nonce), measurements: &good, policies: &policies, max_age_seconds: Some(10) };
-    assert_eq!(whole.check_document(&document, AT.plus(10)).unwrap(), []);
-    let refused = |expected: Expectations<'_>| expected.check_document(&document, AT.plus(10)).unwrap_err().code();
-    assert_eq!(refused(Expectations { nonce: Some(b"another"), ..whole }), "nonce_mismatch");
-    assert_eq!(refused(Expectations { measurements: &other, ..whole }), "measurement_mismatch");
-    assert_eq!(refused(Expectations { policies: &others, ..whole }), "policy_mismatch");
-    assert_eq!(refused(Expectations { max_age_seconds: Some(9), ..whole }), "too_old");
+    let whole = || Expectations {
+        nonce: Some(nonce.to_vec()),
+        measurements: good.to_vec(),
+        policies: policies.to_vec(),
+        max_age_seconds: Some(10),
+        ..Expectations::default()
+    };
+    assert_eq!(whole().check_document(&document, AT.plus(10)).unwrap(), []);
+    let refused = |expected: Expectations| expected.check_document(&document, AT.plus(10)).unwrap_err().code();
+    assert_eq!(refused(Expectations { nonce: Some(b"another".to_vec()), ..whole() }), "nonce_mismatch");
+    assert_eq!(refused(Expectations { measurements: other.to_vec(), ..whole() }), "measurement_mismatch");
+    assert_eq!(refused(Expectations { policies: others.to_vec(), ..whole() }), "policy_mismatch");
+    assert_eq!(refused(Expectations { max_age_seconds: Some(9), ..whole() }), "too_old");
     let (_, uncommitted) = evidence("evidence/no-PCR16.cbor");
-    let refused = Expectations { policies: &policies, ..nothing }.check_document(&uncommitted, AT).unwrap_err();
+    let refused = Expectations { policies: policies.to_vec(), ..nothing }.check_document(&uncommitted, AT).unwrap_err();
     assert_eq!(refused, Error::PolicyNotCommitted);
     let mut signed = good[0].clone();
     signed.pcr8 = Some(identity::Digest([8; 48]));
@@ -160,7 +166,7 @@ fn an_evidence_file_is_written_as_it_was_read() {
 
 #[test]
 fn a_bundle_must_be_among_those_of_the_verifiers_policy_and_among_those_given() {
-    use attestation::judge::{Case, Subject, judge};
+    use attestation::{Subject, Verifier};
     let (bytes, root) = (file("evidence/good.cbor"), MockRoot::from_pem(&file("root.pem")).unwrap());
     let digest = |name: &str| Bundle::from_either(&file(name)).unwrap().digest();
     let listing = |digest: PolicyDigest| {
@@ -168,14 +174,9 @@ fn a_bundle_must_be_among_those_of_the_verifiers_policy_and_among_those_given() 
         AppraisalPolicy::from_toml(text.as_bytes()).unwrap()
     };
     let judged = |listed: &AppraisalPolicy, given: &[PolicyDigest]| {
-        let case = Case {
-            appraisal: Some(listed),
-            policies: given,
-            allow_mock: Some(&root),
-            inspect: true,
-            ..Case::new(Subject::Evidence(&bytes), AT)
-        };
-        judge(&case).map(|_| ()).map_err(|refusal| refusal.code())
+        let expectations = Expectations { appraisal: Some(listed.clone()), policies: given.to_vec(), ..Expectations::default() };
+        let verifier = Verifier { expectations, allow_mock: Some(root.clone()), inspect: true, ..Verifier::at(AT) };
+        verifier.judge(Subject::Evidence(&bytes)).map(|_| ()).map_err(|refusal| refusal.code())
     };
     let (good, other) = (digest("policy.toml"), digest("policy-other.toml"));
     assert_eq!(judged(&listing(good), &[]), Ok(()));

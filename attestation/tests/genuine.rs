@@ -5,9 +5,10 @@ use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 
-use attestation::judge::{Case, Check, Outcome, Step, Subject, judge};
 use attestation::results::{self, About};
-use attestation::{Attested, Error, MockRoot, verify_debug, verify_genuine, verify_mock};
+use attestation::{
+    Attested, Check, Error, MockRoot, Outcome, Step, Subject, Verifier, verify_debug, verify_genuine, verify_mock,
+};
 use identity::UnixSeconds;
 use serde_json::json;
 
@@ -79,8 +80,8 @@ fn debug_documents_pass_through_the_debug_type_only() {
 fn a_verdict_says_genuine_of_hardware_and_debug_only_where_that_is_allowed() {
     let judged = |name: &str, ms: i64, allow_debug: bool| {
         let bytes = read(name)?;
-        let case = Case { inspect: true, allow_debug, ..Case::new(Subject::Document(&bytes), seconds(ms)) };
-        let outcome = judge(&case);
+        let verifier = Verifier { inspect: true, allow_debug, ..Verifier::at(seconds(ms)) };
+        let outcome = verifier.judge(Subject::Document(&bytes));
         let ear = results::ear(&outcome, seconds(ms), About::Document(&bytes));
         let vector = ear["submods"]["nitro-enclave"]["ear_trustworthiness_vector"].clone();
         let mode = |checks: &[Check]| checks.iter().find(|check| check.step == Step::Mode).map(|check| check.outcome);

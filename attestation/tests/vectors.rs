@@ -23,7 +23,7 @@ fn every_vector_is_judged_as_it_says() {
         let document = hex(&vector["document"]);
         let at = UnixSeconds(vector["at"].as_i64().unwrap());
         let nonce = vector.get("nonce").map(hex);
-        let expectations = Expectations { nonce: nonce.as_deref(), ..Expectations::default() };
+        let expectations = Expectations { nonce, ..Expectations::default() };
         let judged = root.and_then(|root| verify_mock(&document, &root, at));
         let code = match judged.and_then(|document| expectations.check_document(&document, at)) {
             Ok(_) => "accepted",

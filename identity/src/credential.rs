@@ -7,7 +7,9 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::token::{Expected, check_audience, check_window};
-use crate::{Algorithm, Caller, Did, Digest, Error, Intent, KeyId, Message, Payload, Signer, Tee, UnixSeconds, json, sha256};
+use crate::{
+    Algorithm, Caller, Did, Digest, Error, Intent, KeyId, Message, Payload, PublicKey, Signer, Tee, UnixSeconds, json, sha256,
+};
 
 const CONTEXTS: [&str; 2] = ["https://www.w3.org/ns/credentials/v2", "https://vouch-protocol.com/contexts/v1"];
 const TYPES: [&str; 2] = ["VerifiableCredential", "VouchCredential"];
@@ -161,6 +163,24 @@ pub fn sign<S: Signer>(content: Content, kid: &KeyId, signer: &S) -> Result<Valu
 
 /// Verifies a credential: form, key id, proof, then times within [`crate::SKEW_SECONDS`], then audience.
 pub fn verify(text: &[u8], expected: &Expected<'_>) -> Result<Content, Error> {
+    let Signed { content, begins } = verify_signature(text, expected.key, expected.did)?;
+    check_window(begins, content.valid_until, expected.at)?;
+    check_audience(content.audience.as_deref(), expected.audience)?;
+    Ok(content)
+}
+
+/// A credential whose proof was verified, and of which neither times nor audience were looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signed {
+    /// What it says.
+    pub content: Content,
+    /// When it begins to be valid: the later of `validFrom` and the proof's `created`.
+    pub begins: UnixSeconds,
+}
+
+/// Verifies form, key id, proof and issuer, and neither times nor audience: for a verifier that names each step. It must call
+/// [`check_window`] and [`check_audience`] too.
+pub fn verify_signature(text: &[u8], key: &PublicKey, did: &Did) -> Result<Signed, Error> {
     if text.len() > MAX_BYTES {
         return Err(malformed("longer than 64 KiB"));
     }
@@ -170,20 +190,20 @@ pub fn verify(text: &[u8], expected: &Expected<'_>) -> Result<Content, Error> {
     let wire = Wire::deserialize(&document).map_err(|error| Error::CredentialMalformed(error.to_string()))?;
     let proof = wire.proof.ok_or_else(|| malformed("no proof"))?;
     check_form(&wire.context, &wire.r#type, &proof)?;
-    if expected.key.algorithm() != Algorithm::EdDSA {
+    if key.algorithm() != Algorithm::EdDSA {
         return Err(Error::CredentialNeedsEd25519);
     }
-    if proof.verification_method != KeyId::of(expected.did, expected.key)?.as_str() {
+    if proof.verification_method != KeyId::of(did, key)?.as_str() {
         return Err(Error::KeyIdMismatch);
     }
     let Some(Value::Object(mut options)) = document.remove("proof") else {
         return Err(malformed("no proof"));
     };
     options.remove("proofValue");
-    expected.key.verify(&message(&document, &options)?, &proof_value(&proof)?)?;
+    key.verify(&message(&document, &options)?, &proof_value(&proof)?)?;
 
     let subject = wire.credential_subject;
-    if wire.issuer != *expected.did || subject.id != *expected.did {
+    if wire.issuer != *did || subject.id != *did {
         return Err(Error::IssuerMismatch);
     }
     if subject.vouch_version != "1.0" {
@@ -192,9 +212,8 @@ pub fn verify(text: &[u8], expected: &Expected<'_>) -> Result<Content, Error> {
     check_intent(&subject.intent)?;
     let id = wire.id.strip_prefix("urn:uuid:").and_then(|id| Uuid::parse_str(id).ok());
     let id = id.filter(|id| id.urn().to_string() == wire.id).ok_or_else(|| malformed("id is not a urn:uuid"))?;
-    check_window(wire.valid_from.0.max(proof.created.0), wire.valid_until.0, expected.at)?;
-    check_audience(proof.domain.as_deref(), expected.audience)?;
-    Ok(Content {
+    let begins = wire.valid_from.max(proof.created);
+    let content = Content {
         id,
         issuer: wire.issuer,
         valid_from: wire.valid_from,
@@ -206,17 +225,17 @@ pub fn verify(text: &[u8], expected: &Expected<'_>) -> Result<Content, Error> {
         binding: subject.provenance.runtime_attestation.binding,
         tee: subject.provenance.runtime_attestation.tee,
         caller: subject.provenance.caller,
-    })
+    };
+    Ok(Signed { content, begins })
 }
 
-/// When a credential says that it begins, before anything is verified.
-pub fn unverified_begin(text: &[u8]) -> Result<UnixSeconds, Error> {
+/// Which binding a credential names, before anything is verified: to choose evidence, never to trust.
+pub fn unverified_binding(text: &[u8]) -> Result<Digest<32>, Error> {
     if text.len() > MAX_BYTES {
         return Err(malformed("longer than 64 KiB"));
     }
-    let wire: Wire = Wire::deserialize(json::parse(text)?).map_err(|error| Error::CredentialMalformed(error.to_string()))?;
-    let created = wire.proof.map_or(wire.valid_from, |proof| proof.created);
-    Ok(UnixSeconds(wire.valid_from.0.max(created.0)))
+    let wire = Wire::deserialize(json::parse(text)?).map_err(|error| Error::CredentialMalformed(error.to_string()))?;
+    Ok(wire.credential_subject.provenance.runtime_attestation.binding)
 }
 
 /// The RFC 8785 form of a credential, whatever it says: what stands for it where bytes are compared. Nothing is verified.
@@ -448,17 +467,14 @@ mod tests {
         let expected = expected(&key, &good.issuer);
         assert!(verify(&of_size(MAX_BYTES), &expected).is_ok());
         assert_eq!(verify(&of_size(MAX_BYTES + 1), &expected), Err(malformed("longer than 64 KiB")));
-        let begin = UnixSeconds(1_795_225_251);
-        assert_eq!(unverified_begin(&of_size(2000)), Ok(begin));
-        assert_eq!(unverified_begin(&of_size(MAX_BYTES)), Ok(begin));
-        assert_eq!(unverified_begin(&of_size(MAX_BYTES + 1)), Err(malformed("longer than 64 KiB")));
+        let begins = verify_signature(&of_size(2000), expected.key, expected.did).map(|signed| signed.begins);
+        assert_eq!(begins, Ok(UnixSeconds(1_795_225_251)));
+        assert_eq!(unverified_binding(&of_size(MAX_BYTES)), Ok(good.binding));
+        assert_eq!(unverified_binding(&of_size(MAX_BYTES + 1)), Err(malformed("longer than 64 KiB")));
+        assert_eq!(unverified_binding(b"{}").unwrap_err().code(), "credential_malformed");
         let spaced = format!(" {}\n", sign(good.clone(), &kid, &key).unwrap());
         assert_eq!(canonical(spaced.as_bytes()), json::canonical(&sign(good.clone(), &kid, &key).unwrap()));
         assert!(canonical(&of_size(MAX_BYTES)).is_ok());
         assert_eq!(canonical(&of_size(MAX_BYTES + 1)), Err(malformed("longer than 64 KiB")));
-        let mut later = sign(good.clone(), &kid, &key).unwrap();
-        later["proof"]["created"] = "2026-11-21T02:00:00Z".into();
-        assert_eq!(unverified_begin(later.to_string().as_bytes()), crate::parse_rfc3339("2026-11-21T02:00:00Z"));
-        assert_eq!(unverified_begin(b"{}").unwrap_err().code(), "credential_malformed");
     }
 }

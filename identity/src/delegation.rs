@@ -158,7 +158,8 @@ impl Subject {
         let key = keys.iter().find(usable).ok_or(Error::AlgorithmMismatch)?;
         key.verify(&Message::jws(signed), &bytes)?;
         let claims: Foreign = json::parse_as(&part(token, 1)?)?;
-        crate::token::check_window(claims.nbf.or(claims.iat).unwrap_or(i64::MIN), claims.exp, at)?;
+        let begins = UnixSeconds(claims.nbf.or(claims.iat).unwrap_or(i64::MIN));
+        crate::token::check_window(begins, UnixSeconds(claims.exp), at)?;
         if claims.act.as_ref().is_some_and(|act| act.depth() > MAX_DEPTH) {
             return Err(Error::DelegationInvalid("more than five act for one another"));
         }

@@ -63,6 +63,21 @@ impl Claims {
     pub fn is_exchanged(&self) -> bool {
         self.vouch.intent.action() == EXCHANGE_ACTION
     }
+
+    /// When it begins to be valid: the later of `nbf` and `iat`.
+    pub fn begins(&self) -> UnixSeconds {
+        UnixSeconds(self.nbf.max(self.iat))
+    }
+
+    /// Holds its times against `at`, within [`SKEW_SECONDS`].
+    pub fn check_window(&self, at: UnixSeconds) -> Result<(), Error> {
+        check_window(self.begins(), UnixSeconds(self.exp), at)
+    }
+
+    /// A token for somebody else is refused, and so is one for nobody in particular where somebody is expected.
+    pub fn check_audience(&self, expected: Option<&str>) -> Result<(), Error> {
+        check_audience(self.aud.as_deref(), expected)
+    }
 }
 
 /// The member `vouch`.
@@ -140,10 +155,19 @@ pub struct Expected<'a> {
 
 /// Verifies a token: form, key id, algorithm, signature, then times within [`SKEW_SECONDS`], then audience.
 pub fn verify(token: &str, expected: &Expected<'_>) -> Result<Claims, Error> {
-    let kid = KeyId::of(expected.did, expected.key)?;
-    let claims: Claims = jws::verify(TYPE, token, kid.as_str(), expected.key)?;
+    let claims = verify_signature(token, expected.key, expected.did)?;
+    claims.check_window(expected.at)?;
+    claims.check_audience(expected.audience)?;
+    Ok(claims)
+}
+
+/// Verifies form, key id, algorithm, signature and issuer, and neither times nor audience: for a verifier that names each step.
+/// It must call [`Claims::check_window`] and [`Claims::check_audience`] too.
+pub fn verify_signature(token: &str, key: &PublicKey, did: &Did) -> Result<Claims, Error> {
+    let kid = KeyId::of(did, key)?;
+    let claims: Claims = jws::verify(TYPE, token, kid.as_str(), key)?;
     let acts = claims.act.as_ref().map_or(&claims.sub, |act| &act.sub);
-    if claims.iss != *expected.did || acts != expected.did.as_str() {
+    if claims.iss != *did || acts != did.as_str() {
         return Err(Error::IssuerMismatch);
     }
     let links = claims.vouch.delegation_chain.iter().filter(|link| !link.is_approval()).count();
@@ -157,8 +181,6 @@ pub fn verify(token: &str, expected: &Expected<'_>) -> Result<Claims, Error> {
     if claims.vouch.version != "1.0" {
         return Err(Error::TokenMalformed("vouch.version is not 1.0"));
     }
-    check_window(claims.nbf.max(claims.iat), claims.exp, expected.at)?;
-    check_audience(claims.aud.as_deref(), expected.audience)?;
     Ok(claims)
 }
 
@@ -181,18 +203,19 @@ pub fn unverified_key(token: &str) -> Result<ClaimedKey, Error> {
     serde_json::from_slice(&jws::unverified_claims(token)?).map_err(|error| Error::JsonShape(error.to_string()))
 }
 
-pub(crate) fn check_window(begin: i64, end: i64, at: UnixSeconds) -> Result<(), Error> {
-    if at.0 < begin.saturating_sub(SKEW_SECONDS) {
+/// Holds the first and the last second of a validity against `at`, within [`SKEW_SECONDS`].
+pub fn check_window(begin: UnixSeconds, end: UnixSeconds, at: UnixSeconds) -> Result<(), Error> {
+    if at < begin.plus(-SKEW_SECONDS) {
         return Err(Error::NotYetValid);
     }
-    if at.0 >= end.saturating_add(SKEW_SECONDS) {
+    if at >= end.plus(SKEW_SECONDS) {
         return Err(Error::Expired);
     }
     Ok(())
 }
 
-/// A token for somebody else is refused, and so is one for nobody in particular where somebody is expected.
-pub(crate) fn check_audience(named: Option<&str>, expected: Option<&str>) -> Result<(), Error> {
+/// What was signed for somebody else is refused, and so is what was signed for nobody in particular where somebody is expected.
+pub fn check_audience(named: Option<&str>, expected: Option<&str>) -> Result<(), Error> {
     if named == expected { Ok(()) } else { Err(Error::AudienceMismatch) }
 }
 

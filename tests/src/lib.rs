@@ -8,7 +8,7 @@ mod traced;
 pub mod window;
 
 pub use http::{Answer, Connection, get, post, raw};
-pub use running::{Running, Verifier, now, private_folder, program, wait_for};
+pub use running::{Running, VerifierFiles, now, private_folder, program, wait_for};
 pub use traced::Traced;
 
 use std::io::Write;

@@ -1,8 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use attestation::judge::{Case, Subject};
-use attestation::{Measurements, MockRoot};
+use attestation::{Expectations, Measurements, MockRoot, Verifier};
 use identity::UnixSeconds;
 use policy::{Bundle, PolicyDigest};
 use qemu_dev::{Child, Program, State};
@@ -114,14 +113,14 @@ impl Running {
     }
 
     /// What a verifier is given.
-    pub fn verifier(&self) -> Verifier {
+    pub fn verifier(&self) -> VerifierFiles {
         let (root, measurements, bundle) = self.state.verifier_files().expect("a verifier's files");
-        Verifier { root, measurements: [measurements], policies: [bundle.digest()], bundle }
+        VerifierFiles { root, measurements: [measurements], policies: [bundle.digest()], bundle }
     }
 }
 
 /// What a verifier holds who expects everything.
-pub struct Verifier {
+pub struct VerifierFiles {
     /// Root of the mock.
     pub root: MockRoot,
     /// The image.
@@ -132,16 +131,21 @@ pub struct Verifier {
     pub bundle: Bundle,
 }
 
-impl Verifier {
-    /// A case at the host's time.
-    pub fn case<'a>(&'a self, subject: Subject<'a>, nonce: &'a [u8]) -> Case<'a> {
-        Case {
-            nonce: Some(nonce),
-            measurements: &self.measurements,
-            policies: &self.policies,
-            allow_mock: Some(&self.root),
-            ..Case::new(subject, now())
+impl VerifierFiles {
+    /// What is expected of an answer to this challenge.
+    pub fn expectations(&self, nonce: &[u8]) -> Expectations {
+        Expectations {
+            nonce: Some(nonce.to_vec()),
+            measurements: self.measurements.to_vec(),
+            policies: self.policies.to_vec(),
+            ..Expectations::default()
         }
+    }
+
+    /// Who expects all of it, at the host's time.
+    pub fn expecting(&self, nonce: &[u8]) -> Verifier {
+        let (expectations, allow_mock) = (self.expectations(nonce), Some(self.root.clone()));
+        Verifier { expectations, allow_mock, ..Verifier::at(now()) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use attestation::judge::Verdict;
+use attestation::Verdict;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use identity::token::Claims;

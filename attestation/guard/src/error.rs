@@ -1,6 +1,6 @@
 //! Why a call was not let through.
 
-use attestation::judge::Refusal;
+use attestation::Refusal;
 use strum::IntoStaticStr;
 
 /// Why a call or a piece of evidence was refused.

@@ -3,8 +3,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
-use attestation::judge::{Case, Refusal, Subject, judge_signer};
-use attestation::{AttestedSigner, Evidence, unverified_nonce};
+use attestation::{AttestedSigner, Evidence, Expectations, Refusal, Verifier, unverified_nonce};
 use data_encoding::HEXLOWER;
 use identity::token::{Claims, unverified_key};
 use identity::{Did, UnixSeconds, did};
@@ -142,18 +141,20 @@ impl Guard {
         let claimed = Evidence::parse(evidence).ok();
         let described =
             |document: &&did::Document| claimed.as_ref().is_some_and(|evidence| evidence.key().did == document.did().as_str());
-        let case = Case {
-            nonce: Some(nonce),
-            appraisal: Some(&required.policy),
-            audience: Some(&required.audience),
-            did_document: required.did_documents.iter().find(described),
-            allow_mock: required.mock_root.as_ref(),
-            ..Case::new(Subject::Evidence(evidence), now)
+        let verifier = Verifier {
+            expectations: Expectations {
+                nonce: Some(nonce.to_vec()),
+                audience: Some(required.audience.clone()),
+                did_document: required.did_documents.iter().find(described).cloned(),
+                appraisal: Some(required.policy.clone()),
+                ..Expectations::default()
+            },
+            allow_mock: required.mock_root.clone(),
+            ..Verifier::at(now)
         };
-        let (verdict, Some(signer)) = judge_signer(&case)? else { unreachable!("evidence has a key") };
-        let Some(key) = &verdict.key else { unreachable!("evidence has a key") };
+        let (verdict, signer) = verifier.judge_evidence(evidence)?;
         let until = now.plus(required.evidence_seconds).min(signer.until());
-        Ok(Known { holder: Holder::of(key.policy, &key.name), since: verdict.timestamp, until, signer, verdict })
+        Ok(Known { holder: Holder::of(&signer), since: verdict.timestamp, until, signer, verdict })
     }
 
     /// Forgets the keys of an identity, so that it must answer a new challenge: after it was rotated. Whom the requirements accept

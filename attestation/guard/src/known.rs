@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use attestation::AttestedSigner;
-use attestation::judge::Verdict;
+use attestation::{AttestedSigner, Verdict};
 use identity::token::ClaimedKey;
 use identity::{Did, Digest, UnixSeconds};
 
@@ -14,13 +13,13 @@ use crate::Error;
 /// enclaves it was booted.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Holder {
-    policy: Digest<48>,
-    name: String,
+    pub(crate) policy: Digest<48>,
+    pub(crate) name: String,
 }
 
 impl Holder {
-    pub(crate) fn of(policy: Digest<48>, name: &str) -> Self {
-        Self { policy, name: name.to_owned() }
+    pub(crate) fn of(signer: &AttestedSigner) -> Self {
+        Self { policy: signer.policy(), name: signer.name().to_owned() }
     }
 }
 

@@ -96,7 +96,7 @@ mod tests {
     }
 
     fn holder(n: u8) -> Holder {
-        Holder::of(identity::Digest([n; 48]), "agent")
+        Holder { policy: identity::Digest([n; 48]), name: "agent".into() }
     }
 
     fn id(n: u8) -> Uuid {

@@ -11,7 +11,7 @@ use crate::Error;
 pub use rfc3161::TimeStamp;
 
 /// Somebody who saw a digest at a time: an RFC 3161 authority ([`TimeStamp`]), or the checkpoint of a log.
-pub trait TimeAnchor: std::fmt::Debug {
+pub trait TimeAnchor: std::fmt::Debug + Send + Sync {
     /// What kind of witness this is, as verdicts name it.
     fn kind(&self) -> &'static str;
 

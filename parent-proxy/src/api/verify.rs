@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use attestation::anchor::{TimeAnchor, TimeStamp};
-use attestation::judge::{Case, Subject, judge};
 use attestation::results::{self, About};
-use attestation::{AppraisalPolicy, Measurements, MockRoot};
+use attestation::{AppraisalPolicy, Expectations, Measurements, MockRoot, Subject, Verifier};
 use axum::Json;
 use axum::extract::State;
 use policy::{Bundle, PolicyDigest};
@@ -169,23 +168,25 @@ fn answer(request: VerifyRequest) -> Result<Value, Problem> {
     let timestamp = timestamp.map(|der| TimeStamp::new(&der, &request.timestamp_roots)).transpose();
     let timestamp = timestamp.map_err(|e| invalid("timestamp", e.to_string()))?;
     let at = request.at.unwrap_or_else(now);
-    let case = Case {
-        nonce: nonce.as_deref(),
-        measurements: &measurements,
-        policies: &policies,
-        max_age_seconds: request.max_age_seconds.map(i64::from),
-        audience: request.audience.as_deref(),
-        did_document: did_document.as_ref(),
-        did: request.did.as_deref(),
-        identity: request.identity.as_deref(),
+    let verifier = Verifier {
+        at,
+        expectations: Expectations {
+            nonce,
+            measurements,
+            policies,
+            max_age_seconds: request.max_age_seconds.map(i64::from),
+            audience: request.audience,
+            did_document,
+            did: request.did,
+            identity: request.identity,
+            appraisal,
+        },
+        anchor: timestamp.map(|stamp| Arc::new(stamp) as Arc<dyn TimeAnchor>),
         allow_debug: request.allow_debug,
-        allow_mock: root.as_ref(),
-        appraisal: appraisal.as_ref(),
-        anchor: timestamp.as_ref().map(|stamp| stamp as &dyn TimeAnchor),
+        allow_mock: root,
         inspect: request.inspect,
-        ..Case::new(subject, at)
     };
-    let outcome = judge(&case);
+    let outcome = verifier.judge(subject);
     Ok(match (request.form, &outcome) {
         (Form::Ear, _) if alone => results::ear(&outcome, at, About::Document(evidence)),
         (Form::Ear, _) => results::ear(&outcome, at, About::Evidence(evidence)),

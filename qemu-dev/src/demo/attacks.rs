@@ -1,7 +1,6 @@
 //! The forgeries: each alters one thing in what was accepted.
 
-use attestation::judge::{Case, Refusal, Verdict, judge};
-use attestation::{Evidence, MockRoot};
+use attestation::{Evidence, Expectations, MockRoot, Refusal, Subject, Verdict, Verifier};
 use policy::Bundle;
 
 use super::forge;
@@ -17,9 +16,13 @@ const PAST_THE_LEAF: i64 = 3 * 3600 + 60;
 pub(super) fn all(accepted: &Accepted, state: &State) -> Result<Vec<Attack>, Error> {
     let Accepted { token, evidence, .. } = accepted;
     let parsed = Evidence::parse(evidence)?;
-    let good = || accepted.case(token, evidence);
-    let with_token = |token: &str| judge(&accepted.case(token, evidence));
-    let with_evidence = |evidence: &[u8]| judge(&accepted.case(token, evidence));
+    let with_token = |token: &str| accepted.verifier().judge(Subject::Token { token, evidence });
+    let with_evidence = |evidence: &[u8]| accepted.verifier().judge(Subject::Token { token, evidence });
+    let with_verifier = |verifier: Verifier| verifier.judge(accepted.subject());
+    let expecting = |expectations| with_verifier(Verifier { expectations, ..accepted.verifier() });
+    let at = |seconds| with_verifier(Verifier { at: accepted.at.plus(seconds), ..accepted.verifier() });
+    let good = || accepted.expectations();
+    let trusting = |root| with_verifier(Verifier { allow_mock: root, ..accepted.verifier() });
 
     let payload = forge::token_part(token, 1, |claims| forge::replace(claims, b"account_123", b"account_666"));
     let signature = forge::token_part(token, 2, |signature| signature[0] ^= 1);
@@ -31,7 +34,6 @@ pub(super) fn all(accepted: &Accepted, state: &State) -> Result<Vec<Attack>, Err
     let mut other_image = accepted.measurements.clone();
     other_image[0].pcr0.0[0] ^= 1;
     let wider = wider_policy(state)?;
-    let other_policy = [wider.digest()];
     let swapped_policy = Evidence::new(
         parsed.document().to_vec(),
         parsed.key().clone(),
@@ -68,19 +70,31 @@ pub(super) fn all(accepted: &Accepted, state: &State) -> Result<Vec<Attack>, Err
         attack("payload: another recipient", "signature_invalid", with_token(&payload)),
         attack("signature: one bit", "signature_invalid", with_token(&signature)),
         attack("key of another identity", "token_binding_mismatch", with_token(&accepted.other_token)),
-        attack("token past its time", "expired", judge(&Case { at: accepted.at.plus(400), ..good() })),
-        attack("token for somebody else", "audience_mismatch", judge(&Case { audience: Some("https://bank.example"), ..good() })),
+        attack("token past its time", "expired", at(400)),
+        attack(
+            "token for somebody else",
+            "audience_mismatch",
+            expecting(Expectations { audience: Some("https://bank.example".into()), ..good() }),
+        ),
         attack("evidence: one bit of PCR0", "document_signature_invalid", with_evidence(&forge::document(&parsed, altered))),
         attack("evidence: another key version", "binding_mismatch", with_evidence(&renamed.to_vec())),
         attack("evidence: a wider policy", "policy_mismatch", with_evidence(&swapped_policy.to_vec())),
         attack("possession proven for another nonce", "possession_invalid", with_evidence(&borrowed.to_vec())),
         attack("nonce: evidence for another challenge", "nonce_mismatch", with_evidence(&accepted.other_evidence)),
-        attack("measurement: another image", "measurement_mismatch", judge(&Case { measurements: &other_image, ..good() })),
-        attack("policy: another bundle expected", "policy_mismatch", judge(&Case { policies: &other_policy, ..good() })),
-        attack("mock offered as genuine", "root_untrusted", judge(&Case { allow_mock: None, ..good() })),
-        attack("mock of another root", "root_untrusted", judge(&Case { allow_mock: Some(&foreign_root), ..good() })),
-        attack("document past its leaf", "certificate_expired", judge(&Case { at: accepted.at.plus(PAST_THE_LEAF), ..good() })),
-        attack("verifier that forgot its nonce", "unchecked", judge(&Case { nonce: None, ..good() })),
+        attack(
+            "measurement: another image",
+            "measurement_mismatch",
+            expecting(Expectations { measurements: other_image, ..good() }),
+        ),
+        attack(
+            "policy: another bundle expected",
+            "policy_mismatch",
+            expecting(Expectations { policies: vec![wider.digest()], ..good() }),
+        ),
+        attack("mock offered as genuine", "root_untrusted", trusting(None)),
+        attack("mock of another root", "root_untrusted", trusting(Some(foreign_root))),
+        attack("document past its leaf", "certificate_expired", at(PAST_THE_LEAF)),
+        attack("verifier that forgot its nonce", "unchecked", expecting(Expectations { nonce: None, ..good() })),
     ])
 }
 

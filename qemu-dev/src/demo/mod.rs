@@ -8,8 +8,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use attestation::judge::{Case, Subject, judge};
-use attestation::{Measurements, MockRoot};
+use attestation::{Expectations, Measurements, MockRoot, Subject, Verifier};
 use data_encoding::HEXLOWER;
 use identity::UnixSeconds;
 use parent_proxy::{Client, Target};
@@ -74,15 +73,25 @@ struct Accepted {
 }
 
 impl Accepted {
-    /// The case as a verifier puts it who expects everything.
-    fn case<'a>(&'a self, token: &'a str, evidence: &'a [u8]) -> Case<'a> {
-        Case {
-            nonce: Some(&self.nonce),
-            measurements: &self.measurements,
-            policies: &self.policies,
-            allow_mock: Some(&self.root),
-            ..Case::new(Subject::Token { token, evidence }, self.at)
+    /// What a verifier expects who expects everything.
+    fn expectations(&self) -> Expectations {
+        Expectations {
+            nonce: Some(self.nonce.clone()),
+            measurements: self.measurements.clone(),
+            policies: self.policies.clone(),
+            ..Expectations::default()
         }
+    }
+
+    /// That verifier.
+    fn verifier(&self) -> Verifier {
+        let (expectations, allow_mock) = (self.expectations(), Some(self.root.clone()));
+        Verifier { expectations, allow_mock, ..Verifier::at(self.at) }
+    }
+
+    /// What it is shown.
+    fn subject(&self) -> Subject<'_> {
+        Subject::Token { token: &self.token, evidence: &self.evidence }
     }
 }
 
@@ -237,7 +246,7 @@ impl Stage {
         let at = UnixSeconds(i64::try_from(crate::state::now()).unwrap_or(i64::MAX));
         let (measurements, policies) = (vec![measurements], vec![bundle.digest()]);
         let accepted = Accepted { token, other_token, evidence, other_evidence, nonce, at, root, measurements, policies };
-        let verdict = judge(&accepted.case(&accepted.token, &accepted.evidence));
+        let verdict = accepted.verifier().judge(accepted.subject());
         let explanation = match &verdict {
             Ok(verdict) => format!(
                 "The code of anchorhold-verify says: {}. Chain to the mock's root, signature, nonce, PCR0-2, policy (PCR16),\n\

@@ -1,7 +1,6 @@
 //! What verifying costs: a document, evidence, a token at the boundary, and what is refused.
 
-use attestation::judge::{Subject, judge};
-use attestation::{AppraisalPolicy, Evidence};
+use attestation::{AppraisalPolicy, Evidence, Subject};
 use guard::{Guard, Requirements};
 use harness::{Connection, Running, post, raw};
 use serde_json::{Value, json};
@@ -39,7 +38,7 @@ fn documents(running: &Running) {
         assert!(attestation::verify_mock(&bad, &verifier.root, at).is_err());
     });
     let judged = time(1000, || {
-        judge(&verifier.case(Subject::Evidence(&evidence), &nonce)).expect("good evidence");
+        verifier.expecting(&nonce).judge(Subject::Evidence(&evidence)).expect("good evidence");
     });
     line("baseline: five bare P-384 verifications (ms)", &format!("{:.3}", 5.0 * bare * 1e3), "");
     line("verify one document (ms)", &format!("{:.3}", whole * 1e3), "<= 1");
@@ -108,7 +107,7 @@ fn random_bytes(running: &Running) {
         ("document", &|| attestation::verify_genuine(&random, at).is_ok()),
         ("evidence", &|| Evidence::parse(&random).is_ok()),
         ("token", &|| guard.admit(&dotted).is_ok()),
-        ("credential", &|| identity::credential::unverified_begin(&random).is_ok()),
+        ("credential", &|| identity::credential::canonical(&random).is_ok()),
     ];
     for (kind, accepts) in kinds {
         let refused = time(10_000, || assert!(!accepts()));

@@ -1,4 +1,4 @@
-use attestation::judge::{Subject, judge};
+use attestation::Subject;
 use harness::{Running, get, post, raw};
 use serde_json::{Value, json};
 
@@ -40,16 +40,17 @@ fn a_stranger_verifies_tokens_and_credentials_of_every_kind_of_identity() {
             json!({"payload": {"amount": 100}, "intent": intent, "identity": name, "audience": "https://bank.example"});
         let token = post(&running.socket, "/sign", &body).unwrap().json();
         let token = token["vouch_token"].as_str().unwrap();
-        let mut case = verifier.case(Subject::Token { token, evidence: &evidence }, &nonce);
-        case.did_document = Some(&document);
-        case.audience = Some("https://bank.example");
-        let verdict = judge(&case).unwrap_or_else(|refusal| panic!("{name}: {refusal}"));
+        let mut verifier = verifier.expecting(&nonce);
+        verifier.expectations.did_document = Some(document.clone());
+        verifier.expectations.audience = Some("https://bank.example".into());
+        let subject = Subject::Token { token, evidence: &evidence };
+        let verdict = verifier.judge(subject).unwrap_or_else(|refusal| panic!("{name}: {refusal}"));
         let claims = verdict.claims.unwrap();
         assert_eq!((verdict.verdict, &claims["tee"], &claims["vouch"]["intent"]), ("mock", &json!("mock"), &intent));
         assert_eq!(claims["vouch"]["payload"], json!({"amount": 100}));
         if name.starts_with("web") {
-            case.did_document = None;
-            assert_eq!(judge(&case).unwrap_err().code(), "unchecked", "did:web without a pinned document");
+            verifier.expectations.did_document = None;
+            assert_eq!(verifier.judge(subject).unwrap_err().code(), "unchecked", "did:web without a pinned document");
         }
 
         body["format"] = json!("vouch-credential");
@@ -59,9 +60,10 @@ fn a_stranger_verifies_tokens_and_credentials_of_every_kind_of_identity() {
             continue;
         }
         let credential = answer.json()["credential"].to_string().into_bytes();
-        case.did_document = Some(&document);
-        case.subject = Subject::Credential { credential: &credential, evidence: &evidence };
-        judge(&case).unwrap_or_else(|refusal| panic!("{name}: {refusal}"));
+        verifier.expectations.did_document = Some(document);
+        verifier
+            .judge(Subject::Credential { credential: &credential, evidence: &evidence })
+            .unwrap_or_else(|refusal| panic!("{name}: {refusal}"));
     }
 }
 

@@ -84,7 +84,11 @@ impl Parts {
         }
         let possession = cose::sign(Purpose::POSSESSION, &cbor::to_vec(&self.possession), &self.signs_possession).unwrap();
         let evidence = Evidence::new(document, self.description, self.bundle.canonical(), record_spki(), possession).to_vec();
-        Evidence::parse(&evidence)?.verify(&verified, &Expectations { nonce: Some(NONCE), ..Expectations::default() }, at())
+        Evidence::parse(&evidence)?.verify(
+            &verified,
+            &Expectations { nonce: Some(NONCE.to_vec()), ..Expectations::default() },
+            at(),
+        )
     }
 
     fn refused(self) -> &'static str {
@@ -193,7 +197,7 @@ fn images_and_policies_are_accepted_from_a_list_and_never_in_part() {
         pcr8: pcr8.map(|byte| Digest([byte; 48])),
     };
     let check = |images: &[Measurements]| {
-        let expectations = Expectations { measurements: images, ..Expectations::default() };
+        let expectations = Expectations { measurements: images.to_vec(), ..Expectations::default() };
         expectations.check_document(&document, at()).map(|_| ()).map_err(|error| error.code())
     };
     assert_eq!(check(&[image([1, 2, 3], None)]), Ok(()));
@@ -201,7 +205,7 @@ fn images_and_policies_are_accepted_from_a_list_and_never_in_part() {
     for wrong in [image([9, 2, 3], None), image([1, 9, 3], None), image([1, 2, 9], None), image([1, 2, 3], Some(1))] {
         assert_eq!(check(&[wrong]), Err("measurement_mismatch"));
     }
-    let expectations = Expectations { nonce: Some(b""), ..Expectations::default() };
+    let expectations = Expectations { nonce: Some(Vec::new()), ..Expectations::default() };
     let refused = expectations.check_document(&document, at()).unwrap_err();
     assert_eq!(refused.code(), "nonce_absent", "a document without a nonce answers no challenge, not even an empty one");
 }

@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use attestation::Measurements;
-use attestation::judge::{Case, Subject, judge};
+use attestation::{Expectations, Measurements, Subject, Verifier};
 use eif::{Entry, Image, Parts, ramdisk};
 use flate2::read::GzDecoder;
 use harness::machine::{Machine, Sidecar, command, connect, image, listen, nitro_qemu};
@@ -33,14 +32,15 @@ fn sign_and_judge(machine: &Machine, sidecar: &Sidecar, measurements: &Measureme
     let evidence = post(&sidecar.socket, "/attestation", &json!({"nonce": nonce})).unwrap();
     assert_eq!(evidence.status, 200, "{}", evidence.code());
     let (root, _, bundle) = machine.state().verifier_files().unwrap();
-    let case = Case {
-        nonce: Some(&NONCE),
-        measurements: std::slice::from_ref(measurements),
-        policies: &[bundle.digest()],
-        allow_mock: Some(&root),
-        ..Case::new(Subject::Token { token: &token, evidence: &evidence.body }, now())
+    let expectations = Expectations {
+        nonce: Some(NONCE.to_vec()),
+        measurements: vec![measurements.clone()],
+        policies: vec![bundle.digest()],
+        ..Expectations::default()
     };
-    judge(&case).map(|verdict| verdict.verdict).map_err(|refusal| refusal.code())
+    let verifier = Verifier { expectations, allow_mock: Some(root), ..Verifier::at(now()) };
+    let judged = verifier.judge(Subject::Token { token: &token, evidence: &evidence.body });
+    judged.map(|verdict| verdict.verdict).map_err(|refusal| refusal.code())
 }
 
 /// What `anchorhold-eif describe` prints of an image, as a verifier reads it.

@@ -1,4 +1,4 @@
-use attestation::judge::{Subject, judge};
+use attestation::Subject;
 use data_encoding::BASE64URL_NOPAD;
 use harness::{Running, get, post, program};
 use identity::{PublicKey, succession};
@@ -49,9 +49,9 @@ fn the_old_key_names_the_new_one_and_old_tokens_verify_with_the_evidence_of_thei
 
         let (new_token, new_evidence) = (sign(&running), evidence(&running));
         let judge = |token: &str, evidence: &[u8]| {
-            let mut case = verifier.case(Subject::Token { token, evidence }, &NONCE);
-            case.did_document = (did != "did:key").then_some(&document);
-            judge(&case).map(|_| ()).map_err(|refusal| refusal.code())
+            let mut verifier = verifier.expecting(&NONCE);
+            verifier.expectations.did_document = (did != "did:key").then(|| document.clone());
+            verifier.judge(Subject::Token { token, evidence }).map(|_| ()).map_err(|refusal| refusal.code())
         };
         assert_eq!(judge(&old_token, &old_evidence), Ok(()));
         assert_eq!(judge(&new_token, &new_evidence), Ok(()));

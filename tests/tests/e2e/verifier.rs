@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use attestation::anchor::{Anchored, TimeAnchor, anchored_digest};
-use attestation::judge::{Case, Outcome, Step, Subject, judge};
 use attestation::results::{About, NoRecord, ear, trace};
-use attestation::{AppraisalPolicy, Evidence};
+use attestation::{AppraisalPolicy, Evidence, Expectations, Outcome, Step, Subject, Verifier};
 use harness::program;
 use identity::{Digest, PublicKey, UnixSeconds};
 use serde_json::{Value, json};
@@ -333,9 +333,9 @@ fn a_witness_counts_only_within_the_leafs_validity() {
     let subject = Subject::Token { token: token.trim_end(), evidence: &evidence };
     let made = attestation::unverified_time(Evidence::parse(&evidence).unwrap().document()).unwrap();
     let judged = |seen: i64| {
-        let anchor = Checkpoint(made.plus(seen));
-        let case = Case { anchor: Some(&anchor), at: made.plus(100 * 86_400), ..verifier.case(subject, &nonce) };
-        judge(&case).map(|verdict| verdict.archive.unwrap().anchor).map_err(|refusal| refusal.code())
+        let (anchor, at) = (Some(Arc::new(Checkpoint(made.plus(seen))) as _), made.plus(100 * 86_400));
+        let judged = Verifier { anchor, at, ..verifier.expecting(&nonce) }.judge(subject);
+        judged.map(|verdict| verdict.archive.unwrap().anchor).map_err(|refusal| refusal.code())
     };
     // The mock's leaf may have been made a little before the document.
     assert_eq!(judged(0), Ok("checkpoint"));
@@ -344,9 +344,10 @@ fn a_witness_counts_only_within_the_leafs_validity() {
     assert_eq!(judged(-6), Err("anchor_too_early"));
     assert_eq!(judged(200 * 86_400), Err("anchor_from_future"));
     // An age is that of the document when it was seen.
-    let anchor = Checkpoint(made.plus(700));
-    let case = Case { anchor: Some(&anchor), at: made.plus(800), max_age_seconds: Some(600), ..verifier.case(subject, &nonce) };
-    assert_eq!(judge(&case).unwrap_err().code(), "too_old");
+    let (anchor, at) = (Some(Arc::new(Checkpoint(made.plus(700))) as _), made.plus(800));
+    let expectations = Expectations { max_age_seconds: Some(600), ..verifier.expectations(&nonce) };
+    let verifier = Verifier { anchor, at, expectations, ..verifier.expecting(&nonce) };
+    assert_eq!(verifier.judge(subject).unwrap_err().code(), "too_old");
 }
 
 #[test]
@@ -406,11 +407,11 @@ fn every_step_is_listed_with_what_became_of_it() {
 }
 
 /// The verdict over good evidence, as a library gives it.
-fn verdict(files: &Files) -> (attestation::judge::Verdict, Vec<u8>) {
+fn verdict(files: &Files) -> (attestation::Verdict, Vec<u8>) {
     let evidence = std::fs::read(files.path("evidence")).unwrap();
     let nonce = data_encoding::HEXLOWER.decode(files.nonce.as_bytes()).unwrap();
     let verifier = files.running.verifier();
-    (judge(&verifier.case(Subject::Evidence(&evidence), &nonce)).unwrap(), evidence)
+    (verifier.expecting(&nonce).judge(Subject::Evidence(&evidence)).unwrap(), evidence)
 }
 
 #[test]
@@ -437,7 +438,7 @@ fn an_ear_never_affirms_a_mock_debug_mode_or_what_was_only_looked_at() {
     assert_eq!(said(&ear(&Ok(looked), harness::now(), About::Evidence(&evidence))).0, "none");
     // What is from an archive was trusted then; what answered no challenge of the verifier may be a copy.
     let mut old = verdict.clone();
-    let archive = attestation::judge::Archive { anchor: "rfc3161", time: harness::now(), witness: "a clock".into() };
+    let archive = attestation::Archive { anchor: "rfc3161", time: harness::now(), witness: "a clock".into() };
     old.archive = Some(archive);
     assert_eq!(said(&ear(&Ok(old.clone()), harness::now(), About::Evidence(&evidence))), ("none".into(), vector));
     assert_eq!(trace(&old, harness::now()), Err(NoRecord::Archive));
