@@ -15,42 +15,29 @@
 //! # Ok(()) }
 //! ```
 
-pub mod anchor;
 mod appraisal;
-mod appraisal_policy;
-mod binding;
-mod chain;
+pub mod archive;
 mod document;
 mod error;
 mod evidence;
 mod field;
 #[doc = include_str!("../../docs/library.md")]
 pub mod guide {}
-mod judge;
-mod measurement;
-pub mod results;
 mod rules;
 #[cfg(test)]
 mod rules_tests;
 mod steps;
-mod verdict;
-mod verifier;
-mod verify;
 
-pub use crate::appraisal::Expectations;
-pub use crate::appraisal_policy::AppraisalPolicy;
-pub use crate::binding::{Binding, KeyDescription};
-pub use crate::chain::{CertificateId, MockRoot, SKEW_SECONDS, aws_root_g1};
-pub use crate::document::{Document, MAX_NONCE, Pcrs};
-pub use crate::error::{Error, Rule};
-pub use crate::evidence::{AttestedKey, AttestedSigner, Evidence, POSSESSION_TAG, Possession};
-pub use crate::field::Field;
-pub use crate::measurement::Measurements;
-pub use crate::steps::{Check, Outcome, Step, Unchecked};
-pub use crate::verdict::{Archive, KeyFacts, Reason, Refusal, Verdict};
-pub use crate::verifier::{Subject, Verifier};
-pub use crate::verify::{
-    Attested, Debug, Genuine, Mock, unverified_nonce, unverified_time, verify_debug, verify_genuine, verify_mock,
+pub use crate::appraisal::{
+    AppraisalPolicy, Archive, Expectations, KeyFacts, Measurements, Reason, Refusal, Subject, Verdict, Verifier, results,
 };
+pub use crate::document::{
+    Attested, CertificateId, Debug, Document, Genuine, MAX_NONCE, Mock, MockRoot, Pcrs, SKEW_SECONDS, aws_root_g1,
+    unverified_nonce, unverified_time, verify_debug, verify_genuine, verify_mock,
+};
+pub use crate::error::{Error, Rule};
+pub use crate::evidence::{AttestedKey, AttestedSigner, Binding, Evidence, KeyDescription, POSSESSION_TAG, Possession};
+pub use crate::field::Field;
+pub use crate::steps::{Check, Outcome, Step, Unchecked};
 /// Bundles and their digests, which evidence carries and expectations name.
 pub use policy;

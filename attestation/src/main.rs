@@ -1,8 +1,6 @@
 //! `anchorhold-verify`: is this document, token or credential what it claims to be? Offline, trusting nobody.
 
-mod args;
-mod checklist;
-mod starter;
+mod cli;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -13,7 +11,8 @@ use attestation::{Refusal, Verdict, results};
 use identity::printable;
 use serde_json::Value;
 
-use crate::args::{Args, Command, Form, Inputs};
+use crate::cli::args::{Args, Command, Form, Inputs};
+use crate::cli::checklist;
 
 /// sysexits(3): wrong usage.
 const EX_USAGE: u8 = 64;

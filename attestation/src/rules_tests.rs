@@ -8,10 +8,9 @@ use identity::UnixSeconds;
 use serde_json::Value;
 use strum::IntoEnumIterator;
 
-use crate::chain::signature_checks;
+use crate::document::{signature_checks, verify_mock_by};
 use crate::rules::{Every, Without};
 use crate::steps::Steps;
-use crate::verify::verify_mock_by;
 use crate::{Expectations, MockRoot, Outcome, Rule, Step, Subject, Verifier};
 
 struct Vector {

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use attestation::anchor::{Anchored, TimeAnchor, TimeStamp, anchored_digest};
+use attestation::archive::{Anchored, TimeAnchor, TimeStamp, anchored_digest};
 use attestation::{Error, Evidence, MockRoot, Outcome, Step, Subject, Verifier};
 use identity::{UnixSeconds, parse_rfc3339, sha256};
 

@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use attestation::anchor::TimeStamp;
+use attestation::archive::TimeStamp;
 use attestation::{
     AppraisalPolicy, Attested, Evidence, Measurements, MockRoot, unverified_time, verify_debug, verify_genuine, verify_mock,
 };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use attestation::anchor::{TimeAnchor, TimeStamp};
+use attestation::archive::{TimeAnchor, TimeStamp};
 use attestation::results::{self, About};
 use attestation::{AppraisalPolicy, Expectations, Measurements, MockRoot, Subject, Verifier};
 use axum::Json;

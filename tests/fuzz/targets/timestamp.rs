@@ -2,7 +2,7 @@
 
 //! Bytes as a time-stamp (RFC 3161). The root is that of an authority of ours, which has stamped one thing.
 
-use attestation::anchor::{TimeAnchor, TimeStamp};
+use attestation::archive::{TimeAnchor, TimeStamp};
 use identity::sha256;
 use libfuzzer_sys::fuzz_target;
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use attestation::anchor::{Anchored, TimeAnchor, anchored_digest};
+use attestation::archive::{Anchored, TimeAnchor, anchored_digest};
 use attestation::results::{About, NoRecord, ear, trace};
 use attestation::{AppraisalPolicy, Evidence, Expectations, Outcome, Step, Subject, Verifier};
 use harness::program;
@@ -277,7 +277,7 @@ fn what_is_older_than_its_leaf_needs_a_witness_of_its_time() {
             all += 1;
             let mut flipped = good.clone();
             flipped[at] ^= 4;
-            let judged = attestation::anchor::TimeStamp::new(&flipped, &[std::fs::read(&root).unwrap()])
+            let judged = attestation::archive::TimeStamp::new(&flipped, &[std::fs::read(&root).unwrap()])
                 .and_then(|stamp| stamp.prove(&anchored_digest(&document, token.trim_end().as_bytes())));
             // Bits that no signature covers: what the response says around the token, or certificates that nobody needs.
             match judged {

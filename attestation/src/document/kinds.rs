@@ -4,11 +4,11 @@ use std::ops::RangeInclusive;
 
 use identity::{Digest, Tee, UnixSeconds};
 
-use crate::chain::{self, CertificateId, Chain, MockRoot, aws_root_g1};
-use crate::document::{self, Document, Unverified};
+use super::chain::{self, CertificateId, Chain, MockRoot, SKEW_SECONDS, aws_root_g1};
+use super::{Document, Unverified, parse};
+use crate::Error;
 use crate::rules::{Every, Rules};
 use crate::steps::{Step, Steps};
-use crate::{Error, SKEW_SECONDS};
 
 mod sealed {
     pub trait Sealed {}
@@ -126,17 +126,17 @@ pub(crate) fn verify_mock_by(
 /// The time that a document claims for itself, before anything is verified. For those who verify an old document at its own
 /// time, knowing that this says nothing about when they look at it.
 pub fn unverified_time(bytes: &[u8]) -> Result<UnixSeconds, Error> {
-    Ok(document::parse(bytes, &Every)?.document.made())
+    Ok(parse(bytes, &Every)?.document.made())
 }
 
 /// The challenge that a document claims to answer, before anything is verified: to refuse those of others cheaply.
 pub fn unverified_nonce(bytes: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-    Ok(document::parse(bytes, &Every)?.document.nonce)
+    Ok(parse(bytes, &Every)?.document.nonce)
 }
 
 /// Every rule of documents but that of the mode, which depends on the kind.
 fn verify(bytes: &[u8], root: &[u8], at: UnixSeconds, rules: &impl Rules, steps: &mut Steps) -> Result<(Document, Chain), Error> {
-    let Unverified { document, chain, signed, signature } = document::parse(bytes, rules)?;
+    let Unverified { document, chain, signed, signature } = parse(bytes, rules)?;
     steps.passed(Step::DocumentForm, format!("of {}", document.module_id));
     chain::check_root(&chain, root, rules)?;
     steps.passed(Step::Root, format!("the root {}", identity::sha256(root)));

@@ -98,7 +98,7 @@ pub struct Verdict {
 /// Why something old was accepted.
 #[derive(Debug, Clone, Serialize)]
 pub struct Archive {
-    /// `rfc3161`, or another kind of [`TimeAnchor`](crate::anchor::TimeAnchor).
+    /// `rfc3161`, or another kind of [`TimeAnchor`](crate::archive::TimeAnchor).
     pub anchor: &'static str,
     /// Document and token existed by then.
     pub time: UnixSeconds,

@@ -263,7 +263,7 @@ const SEQUENCE: u8 = 0x30;
 impl Info {
     fn parse(bytes: &[u8]) -> Result<Self, Error> {
         let malformed = || Error::TimestampMalformed("TSTInfo");
-        let parts = crate::anchor::parts(bytes).map_err(|_| malformed())?;
+        let parts = super::parts(bytes).map_err(|_| malformed())?;
         let [version, _policy, imprint, _serial, time, rest @ ..] = parts.as_slice() else { return Err(malformed()) };
         if *version != [0x02, 0x01, 0x01] {
             return Err(Error::TimestampMalformed("a version other than 1"));

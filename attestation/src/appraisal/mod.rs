@@ -1,18 +1,38 @@
 //! One question, one verdict: what `anchorhold-verify`, `POST /verify`, the guard and the demonstration all ask.
 
+mod ear;
+mod expectations;
+mod measurements;
+mod policy;
+mod trace;
+mod verdict;
+mod verifier;
+
 use std::borrow::Cow;
 
 use data_encoding::HEXLOWER;
 use identity::{Digest, UnixSeconds};
 use serde_json::Value;
 
-use crate::anchor::{Anchored, TimeAnchor, anchored_digest};
+use crate::archive::{Anchored, TimeAnchor, anchored_digest};
+use crate::document::{Hardware, verify_hardware, verify_mock_by};
 use crate::rules::Every;
 use crate::steps::{Step, Steps};
-use crate::verdict::{Archive, KeyFacts, Reason, Refusal, Verdict};
-use crate::verifier::{Subject, Verifier};
-use crate::verify::{Hardware, verify_hardware, verify_mock_by};
 use crate::{Attested, AttestedKey, AttestedSigner, Error, Evidence, SKEW_SECONDS, aws_root_g1, unverified_time};
+
+pub use self::expectations::Expectations;
+pub use self::measurements::Measurements;
+pub use self::policy::AppraisalPolicy;
+pub use self::verdict::{Archive, KeyFacts, Reason, Refusal, Verdict};
+pub use self::verifier::{Subject, Verifier};
+
+/// Verdicts in forms that others read: an EAT attestation result, and a TRACE trust record.
+///
+/// Mock evidence is never labelled as hardware: an EAR says `contraindicated`, a trust record `software-only`.
+pub mod results {
+    pub use super::ear::{About, VerifierKey, ear};
+    pub use super::trace::{NoRecord, trace};
+}
 
 impl Verifier {
     /// Judges, step after step: time anchor, document, chain, expectations, then evidence and token where there are any.

@@ -1,5 +1,8 @@
 //! Documents of the NSM, read strictly.
 
+mod chain;
+mod kinds;
+
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
@@ -11,6 +14,14 @@ use identity::{Digest, UnixSeconds};
 use crate::rules::Rules;
 use crate::{Error, Field};
 use identity::Pcr;
+
+#[cfg(test)]
+pub(crate) use self::chain::signature_checks;
+pub use self::chain::{CertificateId, MockRoot, SKEW_SECONDS, aws_root_g1};
+pub use self::kinds::{
+    Attested, Debug, Genuine, Mock, unverified_nonce, unverified_time, verify_debug, verify_genuine, verify_mock,
+};
+pub(crate) use self::kinds::{Hardware, verify_hardware, verify_mock_by};
 
 /// A nonce that the NSM takes has at most 512 bytes.
 pub const MAX_NONCE: usize = 512;
@@ -77,17 +88,17 @@ impl Document {
 }
 
 /// A document that is well-formed, and of which nothing else is known.
-pub(crate) struct Unverified<'b> {
-    pub(crate) document: Document,
+struct Unverified<'b> {
+    document: Document,
     /// Root first, leaf last; at least two.
-    pub(crate) chain: Vec<&'b [u8]>,
-    pub(crate) signed: Vec<u8>,
-    pub(crate) signature: &'b [u8],
+    chain: Vec<&'b [u8]>,
+    signed: Vec<u8>,
+    signature: &'b [u8],
 }
 
 /// Parses strictly (AWS attestation process, section 3.2.1). Map keys may come in any order, each at most once; the
 /// payload map may be of definite or of indefinite length, as both are seen in the field.
-pub(crate) fn parse<'b>(bytes: &'b [u8], rules: &impl Rules) -> Result<Unverified<'b>, Error> {
+fn parse<'b>(bytes: &'b [u8], rules: &impl Rules) -> Result<Unverified<'b>, Error> {
     rules.require(bytes.len() <= MAX_BYTES, Error::DocumentTooLong)?;
     let sign1 = parse_envelope(bytes, rules)?;
     rules.require(sign1.protected == PROTECTED, Error::DocumentAlgorithm)?;

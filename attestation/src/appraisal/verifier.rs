@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use identity::UnixSeconds;
 
-use crate::anchor::TimeAnchor;
-use crate::{Expectations, MockRoot};
+use super::Expectations;
+use crate::MockRoot;
+use crate::archive::TimeAnchor;
 
 /// What is to be judged.
 #[derive(Debug, Clone, Copy)]

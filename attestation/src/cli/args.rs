@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use attestation::anchor::{TimeAnchor, TimeStamp};
+use attestation::archive::{TimeAnchor, TimeStamp};
 use attestation::results::{About, VerifierKey};
 use attestation::{AppraisalPolicy, Expectations, Measurements, MockRoot, Subject, Verifier};
 use clap::{Parser, Subcommand};
@@ -12,7 +12,7 @@ use data_encoding::HEXLOWER_PERMISSIVE;
 use identity::{UnixSeconds, did, parse_rfc3339};
 use policy::Bundle;
 
-use crate::starter::Starter;
+use super::starter::Starter;
 
 /// Verify, offline, that a document, token or credential comes from a key that only a measured enclave holds.
 ///

@@ -6,7 +6,7 @@ use attestation::AppraisalPolicy;
 use attestation::Measurements;
 use policy::Bundle;
 
-use crate::args::{Error, parse};
+use super::args::{Error, parse};
 
 /// What a policy is made of.
 #[derive(Debug, clap::Args)]

@@ -1,5 +1,7 @@
 //! The evidence file, `application/vnd.anchorhold.evidence+cbor`: everything behind one answer to one challenge.
 
+mod binding;
+
 use identity::cose::{self, Purpose};
 use identity::credential::Content;
 use identity::token::{self, Claims};
@@ -9,7 +11,9 @@ use policy::Bundle;
 use serde_json::Value;
 
 use crate::steps::{Step, Steps};
-use crate::{Attested, Binding, Error, KeyDescription, Unchecked};
+use crate::{Attested, Error, Unchecked};
+
+pub use self::binding::{Binding, KeyDescription};
 
 const TAG: &str = "anchorhold/evidence/v1";
 /// The first member of a proof of possession.
