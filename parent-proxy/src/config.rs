@@ -13,7 +13,8 @@ use protocol::Endpoint;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::{Error, Limits};
+use crate::Error;
+use callers::{AgentSocket, Limits, Localhost, LocalhostCaller};
 use enclave_client::RecordConfig;
 use enclave_client::files::{is_private, read_bounded};
 
@@ -73,20 +74,6 @@ impl LimitsFile {
     }
 }
 
-/// A socket for one agent, beside the one for all.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AgentSocket {
-    /// What the policy's annex knows it by.
-    pub name: String,
-    /// Where it is.
-    pub path: PathBuf,
-    /// Only this user may connect; the sidecar's own, if neither is given.
-    pub uid: Option<u32>,
-    /// This group may connect too.
-    pub gid: Option<u32>,
-}
-
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LocalhostFile {
@@ -144,26 +131,6 @@ pub struct Config {
     pub record: RecordConfig,
     /// A TCP listener, only where asked for.
     pub localhost: Option<Localhost>,
-}
-
-/// A TCP listener on a loopback address.
-#[derive(Debug)]
-pub struct Localhost {
-    /// The address.
-    pub listen: SocketAddr,
-    /// Who may call.
-    pub callers: Vec<LocalhostCaller>,
-}
-
-/// A caller on localhost: whoever shows this token.
-#[derive(Debug)]
-pub struct LocalhostCaller {
-    /// The name that the policy knows.
-    pub name: String,
-    /// At least 32 characters.
-    pub token: Zeroizing<String>,
-    /// Whether it may read the metrics.
-    pub operator: bool,
 }
 
 impl File {

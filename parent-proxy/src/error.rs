@@ -21,14 +21,9 @@ pub enum Error {
     /// A key, a file or the record cannot be used.
     #[error(transparent)]
     Client(#[from] enclave_client::Error),
-    /// The socket cannot be where it is wanted.
-    #[error("socket {path}: {why}")]
-    Socket {
-        /// Where.
-        path: PathBuf,
-        /// What is wrong.
-        why: String,
-    },
+    /// A socket cannot be had.
+    #[error(transparent)]
+    Socket(#[from] callers::Error),
     /// The runtime failed.
     #[error("{0}")]
     Runtime(#[from] std::io::Error),
@@ -38,7 +33,7 @@ impl Error {
     /// sysexits(3): 64 where the user can mend it in a file or on the command line, 70 otherwise.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Runtime(_) => 70,
+            Self::Runtime(_) | Self::Socket(callers::Error::Io(_)) => 70,
             _ => 64,
         }
     }

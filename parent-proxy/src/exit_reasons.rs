@@ -16,7 +16,7 @@ use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
 use tracing::{debug, warn};
 
 use crate::metrics::Metrics;
-use crate::socket::Socket;
+use callers::Socket;
 use enclave_client::Stream;
 
 const READ_TIMEOUT: Duration = Duration::from_secs(1);

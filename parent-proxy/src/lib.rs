@@ -4,24 +4,18 @@
 //! the enclave does not decide again, and what it says of a caller is marked as its claim.
 
 mod api;
-mod caller;
 pub mod cli;
 mod client;
 mod config;
 mod error;
 mod exit_reasons;
-mod fair_queue;
 mod metrics;
-mod one_writer;
-mod peer;
-mod quotas;
 mod server;
-mod socket;
 
 pub use crate::api::openapi;
 pub use crate::client::{Client, ClientError, Target};
-pub use crate::config::{AgentSocket, Config, Localhost, LocalhostCaller, LogFormat};
+pub use crate::config::{Config, LogFormat};
 pub use crate::error::Error;
-pub use crate::quotas::Limits;
 pub use crate::server::run;
+pub use callers::{AgentSocket, Limits, Localhost, LocalhostCaller};
 pub use enclave_client::{KeyFile, RecordConfig};

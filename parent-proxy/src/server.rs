@@ -24,15 +24,12 @@ use tower::ServiceExt;
 use tracing::{debug, error, info, warn};
 
 use crate::api::{App, Known, MAX_VERIFYING, Peer, Problem, route, router};
-use crate::caller::{Admission, Operators, TurnedAway};
 use crate::exit_reasons::ExitReasons;
-use crate::fair_queue::FairQueue;
 use crate::metrics::{Handled, Limited, Metrics, Refused};
-use crate::one_writer::OneWriter;
-use crate::peer::{Connected, Inspector, sees_other_users};
-use crate::quotas::CallerQuotas;
-use crate::socket::Socket;
 use crate::{Config, Error, KeyFile};
+use callers::{
+    Admission, CallerQuotas, Connected, FairQueue, Inspector, OneWriter, Operators, Socket, TurnedAway, sees_other_users,
+};
 use enclave_client::Counters;
 use enclave_client::Recorder;
 use enclave_client::files::read_bounded;

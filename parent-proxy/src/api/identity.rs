@@ -18,7 +18,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::body::Strict;
 use super::{Admitted, Anyone, App, Problem};
-use crate::caller::Caller;
+use callers::Caller;
 use enclave_client::RequestError;
 
 const MAX_BODY: usize = 8 * 1024;

@@ -20,12 +20,11 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::caller::{Admission, Caller, Operators, TurnedAway};
-use crate::config::Localhost;
-use crate::fair_queue::{FairQueue, QueueFull, Slot};
 use crate::metrics::{Denied, Limited, Metrics};
-use crate::quotas::{CallerQuota, CallerQuotas, TooMuch};
 use ::identity::caller::ObservedCaller;
+use callers::{
+    Admission, Caller, CallerQuota, CallerQuotas, FairQueue, Localhost, Operators, QueueFull, Slot, TooMuch, TurnedAway,
+};
 use enclave_client::{EnclaveClient, RequestError};
 
 pub(crate) use problem::Problem;
@@ -200,7 +199,7 @@ impl FromRequestParts<Arc<App>> for Anyone {
         let (seen, account) = match (parts.extensions.get::<Peer>(), &app.localhost) {
             (Some(Peer::Unix(known)), _) => (known.seen.clone(), Arc::clone(&known.account)),
             (Some(Peer::Localhost), Some(localhost)) => {
-                let seen = Caller::of_headers(&parts.headers, localhost)?;
+                let seen = localhost.caller(&parts.headers)?;
                 let account = app.accounts.of(&seen);
                 (seen, account)
             }

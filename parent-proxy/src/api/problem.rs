@@ -10,7 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::AskError;
-use crate::caller::TurnedAway;
+use callers::TurnedAway;
 use enclave_client::RequestError;
 
 /// An error as RFC 9457 has it, with `code` as its stable name.

@@ -10,8 +10,8 @@ use serde_json::json;
 
 use super::policy::read_annex;
 use super::{Failure, print_json};
-use crate::peer::{is_interpreter, sha256_of};
 use crate::{Error, KeyFile};
+use callers::{is_interpreter, sha256_of};
 
 #[derive(Debug, Args)]
 pub(super) struct Annex {

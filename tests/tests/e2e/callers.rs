@@ -123,7 +123,7 @@ fn a_caller_of_several_identities_must_name_one() {
 
 #[test]
 fn the_security_module_is_asked_about_the_socket_and_the_process_of_a_caller() {
-    // What it says is tried without it (parent-proxy/src/peer.rs); that it is asked, the system calls show.
+    // What it says is tried without it (parent-proxy/callers/src/peer.rs); that it is asked, the system calls show.
     let mut running = Running::start();
     running.kill_sidecar();
     let config = running.state.folder().join("sidecar.toml");

@@ -13,14 +13,14 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
 
 /// See the module.
-pub(crate) struct OneWriter {
+pub struct OneWriter {
     stream: UnixStream,
     pid: i32,
 }
 
 impl OneWriter {
     /// `pid` is the process that connected.
-    pub(crate) fn new(stream: UnixStream, pid: i32) -> Self {
+    pub fn new(stream: UnixStream, pid: i32) -> Self {
         Self { stream, pid }
     }
 

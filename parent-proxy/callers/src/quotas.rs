@@ -23,9 +23,9 @@ pub struct Limits {
 
 /// Why a caller has to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TooMuch {
+pub struct TooMuch {
     /// When it may ask again, in whole seconds.
-    pub(crate) retry_after: u32,
+    pub retry_after: u32,
 }
 
 /// By what callers are told apart: nothing that a caller can choose for itself, as its executable or its group are.
@@ -53,7 +53,7 @@ impl Key {
 }
 
 /// All callers.
-pub(crate) struct CallerQuotas {
+pub struct CallerQuotas {
     limits: Limits,
     /// Names of the policy's identities, in order.
     identities: Vec<String>,
@@ -74,9 +74,9 @@ type ConnectKey = Option<(u32, Option<String>)>;
 type Buckets = Option<DefaultDirectRateLimiter>;
 
 /// One caller.
-pub(crate) struct CallerQuota {
+pub struct CallerQuota {
     /// No other has it.
-    pub(crate) id: u64,
+    pub id: u64,
     connections: AtomicUsize,
     /// One for each identity of the policy, and one for requests that name none.
     buckets: Vec<Buckets>,
@@ -90,7 +90,7 @@ impl std::fmt::Debug for CallerQuota {
 
 /// A connection that is counted, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Held(Arc<CallerQuota>);
+pub struct Held(Arc<CallerQuota>);
 
 impl Drop for Held {
     fn drop(&mut self) {
@@ -99,13 +99,14 @@ impl Drop for Held {
 }
 
 impl CallerQuotas {
-    pub(crate) fn new(limits: Limits, identities: Vec<String>) -> Self {
+    /// With these limits for each caller; requests are counted for each of `identities`.
+    pub fn new(limits: Limits, identities: Vec<String>) -> Self {
         let others = Arc::new(CallerQuota::new(0, &limits, identities.len()));
         Self { limits, identities, known: Mutex::new(Known { next: 1, ..Known::default() }), others }
     }
 
     /// The account of a caller.
-    pub(crate) fn of(&self, seen: &ObservedCaller) -> Arc<CallerQuota> {
+    pub fn of(&self, seen: &ObservedCaller) -> Arc<CallerQuota> {
         let key = Key::of(seen);
         let mut known = self.known();
         if let Some(account) = known.accounts.get(&key) {
@@ -126,7 +127,7 @@ impl CallerQuotas {
 
     /// Whether this user may connect to this socket once more now. Asked before anything is found out about it, which costs more
     /// than this.
-    pub(crate) fn connects(&self, uid: u32, socket: Option<&str>) -> Result<(), TooMuch> {
+    pub fn connects(&self, uid: u32, socket: Option<&str>) -> Result<(), TooMuch> {
         let mut known = self.known();
         if known.doors.len() >= MAX_ACCOUNTS {
             known.doors.retain(|_, bucket| !is_full(bucket, &self.limits));
@@ -137,14 +138,14 @@ impl CallerQuotas {
     }
 
     /// Counts a connection of this account; none if it has as many as it may.
-    pub(crate) fn acquire(&self, account: &Arc<CallerQuota>) -> Option<Held> {
+    pub fn acquire(&self, account: &Arc<CallerQuota>) -> Option<Held> {
         let held = Held(Arc::clone(account));
         // Dropping it gives back also what was one too many.
         (account.connections.fetch_add(1, Ordering::AcqRel) < self.limits.connections).then_some(held)
     }
 
     /// Takes one request for this identity out of the account.
-    pub(crate) fn take(&self, account: &CallerQuota, identity: Option<&str>) -> Result<(), TooMuch> {
+    pub fn take(&self, account: &CallerQuota, identity: Option<&str>) -> Result<(), TooMuch> {
         let named = identity.and_then(|name| self.identities.iter().position(|known| known == name));
         let sole = if self.identities.len() == 1 { Some(0) } else { None };
         let place = named.or(sole).unwrap_or(self.identities.len());
@@ -152,7 +153,7 @@ impl CallerQuotas {
     }
 
     /// How a metric calls this identity: only by a name that the policy knows.
-    pub(crate) fn label(&self, identity: Option<&str>) -> &str {
+    pub fn label(&self, identity: Option<&str>) -> &str {
         match identity {
             Some(name) => self.identities.iter().find(|known| *known == name).map_or("unknown", String::as_str),
             None if self.identities.len() == 1 => &self.identities[0],

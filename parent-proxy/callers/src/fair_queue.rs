@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 /// Places, and who waits for one.
 #[derive(Debug)]
-pub(crate) struct FairQueue {
+pub struct FairQueue {
     state: Mutex<State>,
     most_waiting: usize,
 }
@@ -23,23 +23,23 @@ struct State {
 
 /// A place, given to the next one when dropped.
 #[derive(Debug)]
-pub(crate) struct Slot {
+pub struct Slot {
     turns: Option<Arc<FairQueue>>,
 }
 
 /// This caller has too many requests waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct QueueFull;
+pub struct QueueFull;
 
 impl FairQueue {
     /// `most_waiting` requests of one caller wait at most.
-    pub(crate) fn new(places: usize, most_waiting: usize) -> Arc<Self> {
+    pub fn new(places: usize, most_waiting: usize) -> Arc<Self> {
         let state = State { free: places, order: VecDeque::new(), waiting: BTreeMap::new() };
         Arc::new(Self { state: Mutex::new(state), most_waiting })
     }
 
     /// Waits until it is this caller's turn.
-    pub(crate) async fn take(self: &Arc<Self>, caller: u64) -> Result<Slot, QueueFull> {
+    pub async fn take(self: &Arc<Self>, caller: u64) -> Result<Slot, QueueFull> {
         let receiver = {
             let mut state = self.state();
             if state.free > 0 {

@@ -22,7 +22,7 @@ use tokio::net::UnixStream;
 use tracing::debug;
 use uds::UnixStreamExt;
 
-use crate::caller::TurnedAway;
+use crate::turned_away::TurnedAway;
 
 /// Larger executables are not measured.
 const MAX_EXECUTABLE: u64 = 512 << 20;
@@ -37,7 +37,7 @@ const MAX_MOUNTS: u64 = 8 << 20;
 
 /// Looks at peers, and remembers executables that could not have changed.
 #[derive(Debug, Default)]
-pub(crate) struct Inspector<L = KernelLabels> {
+pub struct Inspector<L = KernelLabels> {
     digests: Mutex<BTreeMap<Version, Digest<32>>>,
     labels: L,
 }
@@ -47,15 +47,18 @@ type Version = (u64, u64, i64, i64, u64);
 
 /// The process that connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Connected {
-    pub(crate) pid: i32,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
+pub struct Connected {
+    /// As this process sees it.
+    pub pid: i32,
+    /// Effective user id.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
 }
 
 impl Connected {
     /// SO_PEERCRED: the process that called connect(2), with its effective ids of that moment.
-    pub(crate) fn of(stream: &UnixStream) -> Result<Self, TurnedAway> {
+    pub fn of(stream: &UnixStream) -> Result<Self, TurnedAway> {
         let peer = stream.peer_cred().map_err(|_| TurnedAway::CallerUnknown)?;
         // The overflow ids stand for "cannot be named here"; a pid of 0 is one that cannot be seen from here.
         let pid = peer.pid().filter(|pid| *pid > 0).ok_or(TurnedAway::CallerUnknown)?;
@@ -67,7 +70,7 @@ impl Connected {
 }
 
 /// Where the Linux security module (LSM) names a caller: on its socket, and in its process.
-pub(crate) trait Labels {
+pub trait Labels {
     /// What it says of whoever connected, as bytes; nothing if there is no such module.
     fn of_peer(&self, stream: BorrowedFd<'_>) -> Option<Vec<u8>>;
 
@@ -77,7 +80,7 @@ pub(crate) trait Labels {
 
 /// The module of the running kernel.
 #[derive(Debug, Default)]
-pub(crate) struct KernelLabels;
+pub struct KernelLabels;
 
 impl Labels for KernelLabels {
     /// SO_PEERSEC. Where no module answers, some kernels say that all of the buffer was filled, and leave it as it was: zeros.
@@ -115,7 +118,7 @@ const OVERFLOW_ID: u32 = 65534;
 impl<L: Labels> Inspector<L> {
     /// Sees what there is to see. `measure`: whether the executable matters to anybody. What cannot be seen is left out; a
     /// process that is gone is turned away.
-    pub(crate) fn see(
+    pub fn see(
         &self,
         stream: &impl AsFd,
         peer: Connected,
@@ -279,7 +282,8 @@ fn lives(pidfd: BorrowedFd<'_>) -> bool {
     matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0))
 }
 
-pub(crate) fn sha256_of(file: &mut File, length: u64) -> Result<Digest<32>, &'static str> {
+/// SHA-256 of a file that has `length` bytes and no more: what an annex names an executable by.
+pub fn sha256_of(file: &mut File, length: u64) -> Result<Digest<32>, &'static str> {
     let mut hash = Sha256::new();
     let mut chunk = vec![0; 256 * 1024];
     let mut left = length + 1;
@@ -373,7 +377,7 @@ fn container_id(part: &str) -> Option<String> {
 }
 
 /// Whether a program runs whatever its arguments name, so that its own digest says nothing of what it does.
-pub(crate) fn is_interpreter(path: &[u8]) -> bool {
+pub fn is_interpreter(path: &[u8]) -> bool {
     const NAMES: [&str; 31] = [
         "python", "pypy", "node", "nodejs", "deno", "bun", "bash", "sh", "dash", "ash", "zsh", "ksh", "fish", "busybox",
         "toybox", "perl", "ruby", "php", "lua", "java", "dotnet", "mono", "tclsh", "wish", "guile", "Rscript", "erl", "beam.smp",
@@ -391,7 +395,7 @@ pub(crate) fn is_interpreter(path: &[u8]) -> bool {
 }
 
 /// Whether the process can look at callers of other users: CAP_SYS_PTRACE (capabilities(7)), or it is root.
-pub(crate) fn sees_other_users() -> bool {
+pub fn sees_other_users() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).map(str::trim);
     let bits = effective.and_then(|hex| u64::from_str_radix(hex, 16).ok());

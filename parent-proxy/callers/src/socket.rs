@@ -9,17 +9,32 @@ use std::path::{Path, PathBuf};
 use policy::{Annex, Bundle, Callers};
 use rustix::fs::Mode;
 use rustix::process::{geteuid, umask};
+use serde::Deserialize;
 use tokio::net::UnixListener;
 
-use crate::Error;
-use crate::caller::callers;
-use crate::config::AgentSocket;
+use crate::admission::all_callers;
+use crate::error::Error;
+
+/// A socket for one agent, beside the one for all.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentSocket {
+    /// What the policy's annex knows it by.
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Only this user may connect; the sidecar's own, if neither is given.
+    pub uid: Option<u32>,
+    /// This group may connect too.
+    pub gid: Option<u32>,
+}
 
 /// A listening socket that is removed when dropped.
-pub(crate) struct Socket {
-    pub(crate) listener: UnixListener,
+pub struct Socket {
+    /// Where callers connect.
+    pub listener: UnixListener,
     /// What callers on it are told apart by, where there are several.
-    pub(crate) name: Option<String>,
+    pub name: Option<String>,
     path: PathBuf,
     /// Of the file that is ours to remove.
     inode: Option<(u64, u64)>,
@@ -35,13 +50,13 @@ fn is_shared(policy: &Bundle, annex: Option<&Annex>) -> bool {
     // Who a name stands for, the annex says, and it may change; and whoever proves itself may be anybody.
     let others =
         |callers: &Callers| !callers.gids.is_empty() || !callers.proven.is_empty() || callers.uids.iter().any(|uid| *uid != own);
-    callers(policy).any(others)
+    all_callers(policy).any(others)
 }
 
 impl Socket {
     /// Binds. For the own user only: 0600 in a 0700 directory. For others: 0666 in a directory that only root can change,
     /// and the peers' credentials decide.
-    pub(crate) fn bind(path: &Path, policy: &Bundle, annex: Option<&Annex>) -> Result<Self, Error> {
+    pub fn bind(path: &Path, policy: &Bundle, annex: Option<&Annex>) -> Result<Self, Error> {
         let refuse = |why: String| Error::Socket { path: path.into(), why };
         if path.as_os_str().len() > 107 {
             return Err(refuse("longer than the 107 bytes that a socket address can hold".into()));
@@ -53,7 +68,7 @@ impl Socket {
     }
 
     /// Binds one agent's own socket: nobody but this user or group may connect.
-    pub(crate) fn bind_for(named: &AgentSocket) -> Result<Self, Error> {
+    pub fn bind_for(named: &AgentSocket) -> Result<Self, Error> {
         let refuse = |why: String| Error::Socket { path: named.path.clone(), why };
         let folder = named.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let foreign = named.uid.is_some_and(|uid| uid != geteuid().as_raw()) || named.gid.is_some();
@@ -66,7 +81,7 @@ impl Socket {
     }
 
     /// Binds in a directory that is somebody else's to guard, closed to other users.
-    pub(crate) fn bind_private(path: &Path) -> Result<Self, String> {
+    pub fn bind_private(path: &Path) -> Result<Self, String> {
         Self::bind_with(path, 0o177)
     }
 
@@ -85,7 +100,7 @@ impl Socket {
 
     /// Takes a socket that listens already. Where it is and who may reach it was decided by whoever made it, and it stays
     /// when this one goes; the peers' credentials decide as ever.
-    pub(crate) fn inherited(listener: std::os::unix::net::UnixListener) -> Result<Self, Error> {
+    pub fn inherited(listener: std::os::unix::net::UnixListener) -> Result<Self, Error> {
         listener.set_nonblocking(true)?;
         let path = listener.local_addr()?.as_pathname().unwrap_or(Path::new("(unnamed)")).to_owned();
         let listener = UnixListener::from_std(listener)?;
@@ -94,7 +109,7 @@ impl Socket {
     }
 
     /// Where it is.
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 }
