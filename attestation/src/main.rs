@@ -11,7 +11,7 @@ use attestation::{Refusal, Verdict, results};
 use identity::printable;
 use serde_json::Value;
 
-use crate::cli::args::{Args, Command, Form, Inputs};
+use crate::cli::args::{Args, Command, Inputs, Output};
 use crate::cli::checklist;
 
 /// sysexits(3): wrong usage.
@@ -23,8 +23,8 @@ fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
-            let shown = error.print();
-            return ExitCode::from(if error.use_stderr() || shown.is_err() { EX_USAGE } else { 0 });
+            let printed = error.print();
+            return ExitCode::from(if error.use_stderr() || printed.is_err() { EX_USAGE } else { 0 });
         }
     };
     if let Command::Completions { shell } = args.command {
@@ -70,10 +70,10 @@ impl From<std::io::Error> for Failure {
 
 fn print(inputs: &Inputs, outcome: &Result<Verdict, Refusal>) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
-    match (inputs.form, outcome) {
-        (Form::Json, Ok(verdict)) => print_json(&mut out, &serde_json::to_value(verdict).unwrap_or_default())?,
-        (Form::Json, Err(refusal)) => print_json(&mut out, &refusal.to_json())?,
-        (Form::Ear, _) => {
+    match (inputs.output, outcome) {
+        (Output::Json, Ok(verdict)) => print_json(&mut out, &serde_json::to_value(verdict).unwrap_or_default())?,
+        (Output::Json, Err(refusal)) => print_json(&mut out, &refusal.to_json())?,
+        (Output::Ear, _) => {
             let claims = results::ear(outcome, inputs.verifier.at, inputs.about());
             let signed = inputs.key.as_ref().map(|key| key.sign_ear(&claims)).transpose();
             let signed = signed.map_err(|error| Failure::Usage(error.to_string()))?;
@@ -82,11 +82,11 @@ fn print(inputs: &Inputs, outcome: &Result<Verdict, Refusal>) -> Result<(), Fail
                 None => print_json(&mut out, &claims)?,
             }
         }
-        (Form::Trace, Ok(verdict)) => {
+        (Output::Trace, Ok(verdict)) => {
             let record = results::trace(verdict, inputs.verifier.at).map_err(|error| Failure::Usage(error.to_string()))?;
             print_json(&mut out, &record)?;
         }
-        (Form::Trace | Form::Text, _) => {
+        (Output::Trace | Output::Text, _) => {
             let colour = out.is_terminal();
             out.write_all(checklist::of(outcome, colour).as_bytes())?;
         }

@@ -332,8 +332,8 @@ impl<N: Nsm> Enclave<N> {
         let bytes = nsm.attest(public_key, user_data, Some(nonce))?;
         let answered = self.boot_clock.now();
         let document = nsm.verify_own(&bytes).map_err(NsmError::Document)?;
-        let said = [document.public_key.as_deref(), document.user_data.as_deref(), document.nonce.as_deref()];
-        if said != [public_key, user_data, Some(nonce)] {
+        let claims = [document.public_key.as_deref(), document.user_data.as_deref(), document.nonce.as_deref()];
+        if claims != [public_key, user_data, Some(nonce)] {
             return Err(NsmError::DocumentContent.into());
         }
         if anchor {

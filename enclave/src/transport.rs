@@ -118,7 +118,7 @@ pub fn serve<S: Service>(service: &Arc<S>, listener: &Listener) -> io::Result<()
         };
         failures = 0;
         let Some(stream) = accepted else { continue };
-        let Some(place) = Place::take(&counts, |c| &c.strangers, MAX_STRANGERS) else { continue };
+        let Some(place) = ConnectionSlot::take(&counts, |c| &c.strangers, MAX_STRANGERS) else { continue };
         let connection = Connection { service: Arc::clone(service), lanes: lanes.clone(), counts: Arc::clone(&counts) };
         // A thread that cannot be started is a connection that is closed.
         let _ = thread::Builder::new().name("window".into()).spawn(move || connection.run(stream, place));
@@ -148,13 +148,13 @@ struct Counts {
     connections: AtomicUsize,
 }
 
-/// A counted place, given back when dropped.
-struct Place {
+/// A counted slot, given back when dropped.
+struct ConnectionSlot {
     counts: Arc<Counts>,
     which: fn(&Counts) -> &AtomicUsize,
 }
 
-impl Place {
+impl ConnectionSlot {
     fn take(counts: &Arc<Counts>, which: fn(&Counts) -> &AtomicUsize, max: usize) -> Option<Self> {
         let place = Self { counts: Arc::clone(counts), which };
         // Dropping the place gives back also what was one too many.
@@ -162,7 +162,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         (self.which)(&self.counts).fetch_sub(1, Ordering::AcqRel);
     }
@@ -193,18 +193,18 @@ impl From<protocol::Error> for End {
 }
 
 impl<S: Service> Connection<S> {
-    fn run(&self, mut stream: Box<dyn Stream>, stranger: Place) {
+    fn run(&self, mut stream: Box<dyn Stream>, stranger: ConnectionSlot) {
         // Either end is an end; what was wrong is the other side's to find out.
         let (Ok(()) | Err(End::Closed | End::Wrong)) = self.talk(&mut stream, stranger);
         let _ = stream.shutdown();
     }
 
-    fn talk(&self, stream: &mut Box<dyn Stream>, stranger: Place) -> Result<(), End> {
+    fn talk(&self, stream: &mut Box<dyn Stream>, stranger: ConnectionSlot) -> Result<(), End> {
         stream.set_read_timeout(Some(FRAME_TIMEOUT))?;
         stream.set_write_timeout(Some(FRAME_TIMEOUT))?;
         let mut input = Input { buffer: FrameBuffer::default(), chunk: vec![0; READ_BYTES], partial_since: None };
         let key = self.handshake(stream, &mut input)?;
-        let Some(_place) = Place::take(&self.counts, |c| &c.connections, MAX_CONNECTIONS) else {
+        let Some(_place) = ConnectionSlot::take(&self.counts, |c| &c.connections, MAX_CONNECTIONS) else {
             return refuse(stream, Error::Busy.into());
         };
         drop(stranger);

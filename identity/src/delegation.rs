@@ -168,7 +168,7 @@ impl Subject {
         if intent.is_some_and(|intent| intent.action().contains(' ')) && claims.scope.is_none() {
             return Err(Error::ScopeInvalid);
         }
-        let said = claims.scope.clone().or_else(|| intent.map(|intent| intent.action().to_owned()));
+        let claimed = claims.scope.clone().or_else(|| intent.map(|intent| intent.action().to_owned()));
         let resource = match intent {
             Some(intent) if claims.resource.is_empty() => intent.resource().to_owned(),
             _ => claims.resource,
@@ -179,10 +179,10 @@ impl Subject {
                 "a Vouch token that is handed on names who may act (aud or may_act), and a resource",
             ));
         }
-        let scope = said.as_deref().map(words).transpose()?;
+        let scope = claimed.as_deref().map(words).transpose()?;
         let iat = claims.iat.unwrap_or(claims.exp);
         let chain = claims.vouch.as_ref().map(|vouch| vouch.chain(&claims.iss, iat)).transpose()?.unwrap_or_default();
-        let link = DelegationLink::new(&claims.iss, &claims.sub, &said.unwrap_or_default(), &resource, iat, signature);
+        let link = DelegationLink::new(&claims.iss, &claims.sub, &claimed.unwrap_or_default(), &resource, iat, signature);
         Ok(Self {
             iss: claims.iss,
             sub: claims.sub,

@@ -110,7 +110,7 @@ impl Grants {
                 }
             }
             if !grant.follows(&grants) {
-                return Err(Error::DelegationInvalid("a grant names other grants before it than those that are shown"));
+                return Err(Error::DelegationInvalid("a grant names other grants before it than those that are presented"));
             }
             if grant.issuer == grant.delegatee || grants.iter().any(|known| known.issuer == grant.delegatee) {
                 return Err(Error::DelegationInvalid("a loop"));
@@ -263,9 +263,9 @@ impl Granted {
 
     /// Whether its own chain names exactly the grants that stand before it: nobody takes one out, so that it is not looked at.
     fn follows(&self, before: &[Self]) -> bool {
-        let same = |(said, grant): (&Grant, &Self)| {
-            let link = grant.link(&said.intent);
-            *said == link
+        let same = |(claimed, grant): (&Grant, &Self)| {
+            let link = grant.link(&claimed.intent);
+            *claimed == link
         };
         self.chain.len() == before.len() && self.chain.iter().zip(before).all(same)
     }

@@ -9,7 +9,7 @@ use crate::{Did, Error};
 /// In JSON an object with those three members, or a string, which is then the action. `action` is never empty; each
 /// field is at most 1024 bytes and holds no control characters, so that it can stand in a log line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Form")]
+#[serde(try_from = "Wire")]
 pub struct Intent {
     action: String,
     target: String,
@@ -65,7 +65,7 @@ impl Intent {
 
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "an intent is a string or {action, target, resource, delegatee?}")]
-enum Form {
+enum Wire {
     Action(String),
     Full(Full),
 }
@@ -82,13 +82,13 @@ struct Full {
     delegatee: Option<Did>,
 }
 
-impl TryFrom<Form> for Intent {
+impl TryFrom<Wire> for Intent {
     type Error = Error;
 
-    fn try_from(form: Form) -> Result<Self, Error> {
-        match form {
-            Form::Action(action) => Self::new(action, String::new(), String::new()),
-            Form::Full(full) => {
+    fn try_from(wire: Wire) -> Result<Self, Error> {
+        match wire {
+            Wire::Action(action) => Self::new(action, String::new(), String::new()),
+            Wire::Full(full) => {
                 Self::new(full.action, full.target, full.resource).map(|intent| intent.granted_to(full.delegatee))
             }
         }

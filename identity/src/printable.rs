@@ -6,15 +6,15 @@
 /// JSON as serde_json writes it stays JSON of the same value: it has these characters within strings only, where they may be
 /// escaped (RFC 8259, section 7).
 pub fn printable(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
+    let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         if c == '\n' || !deceives(c) {
-            shown.push(c);
+            escaped.push(c);
         } else {
-            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| shown.push_str(&format!("\\u{unit:04x}")));
+            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| escaped.push_str(&format!("\\u{unit:04x}")));
         }
     }
-    shown
+    escaped
 }
 
 /// Whether there is no such character in a text.
@@ -45,15 +45,15 @@ mod tests {
         let all: String = (0..=0x10_ffff).filter_map(char::from_u32).collect();
         let value = serde_json::json!({&all: [&all, {"a\u{9b}2J": "\u{202e}"}]});
         for text in [serde_json::to_string(&value).unwrap(), serde_json::to_string_pretty(&value).unwrap()] {
-            let shown = printable(&text);
-            assert!(serde_json::from_str::<serde_json::Value>(&shown).unwrap() == value);
+            let escaped = printable(&text);
+            assert!(serde_json::from_str::<serde_json::Value>(&escaped).unwrap() == value);
             let hidden = |c: char| {
                 let listed = [0x200b..=0x200f, 0x2028..=0x2029, 0x202a..=0x202e, 0x2060..=0x2069, 0xe0000..=0xe007f];
                 c.is_control()
                     || [0x61c, 0xfeff].contains(&u32::from(c))
                     || listed.iter().any(|range| range.contains(&u32::from(c)))
             };
-            assert_eq!(shown.chars().find(|c| *c != '\n' && hidden(*c)), None);
+            assert_eq!(escaped.chars().find(|c| *c != '\n' && hidden(*c)), None);
         }
     }
 

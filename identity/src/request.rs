@@ -82,12 +82,12 @@ impl Exchange<'_> {
     /// SHA-256 of the RFC 8785 form.
     pub fn digest(&self) -> Result<Digest<32>, Error> {
         #[derive(Serialize)]
-        struct Form<'a> {
+        struct Digested<'a> {
             grant_type: &'static str,
             #[serde(flatten)]
             exchange: &'a Exchange<'a>,
         }
-        Ok(sha256(&json::canonical(&Form { grant_type: EXCHANGE, exchange: self })?))
+        Ok(sha256(&json::canonical(&Digested { grant_type: EXCHANGE, exchange: self })?))
     }
 }
 

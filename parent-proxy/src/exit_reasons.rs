@@ -33,12 +33,12 @@ impl ExitReasons {
     pub(crate) fn listen(enclave: &Endpoint, metrics: Arc<Metrics>) -> Self {
         let place = match enclave {
             Endpoint::Unix(_) => return Self(None),
-            Endpoint::Vsock { .. } => Place::Vsock,
+            Endpoint::Vsock { .. } => Address::Vsock,
             // The hypervisor brings what the guest sends to its host's port there.
             Endpoint::HybridVsock { path, .. } => {
                 let mut path = path.clone().into_os_string();
                 path.push(format!("_{EXIT_PORT}"));
-                Place::Unix(path.into())
+                Address::Unix(path.into())
             }
         };
         Self(Some(tokio::spawn(listen(place, metrics))))
@@ -53,7 +53,7 @@ impl Drop for ExitReasons {
     }
 }
 
-enum Place {
+enum Address {
     Vsock,
     Unix(PathBuf),
 }
@@ -64,13 +64,13 @@ enum Listener {
 }
 
 impl Listener {
-    fn bind(place: &Place) -> Result<Self, String> {
-        match place {
-            Place::Vsock => {
+    fn bind(address: &Address) -> Result<Self, String> {
+        match address {
+            Address::Vsock => {
                 let bound = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, EXIT_PORT));
                 bound.map(Self::Vsock).map_err(|error| error.to_string())
             }
-            Place::Unix(path) => Socket::bind_private(path).map(Self::Unix),
+            Address::Unix(path) => Socket::bind_private(path).map(Self::Unix),
         }
     }
 
@@ -85,15 +85,15 @@ impl Listener {
     }
 }
 
-async fn listen(place: Place, metrics: Arc<Metrics>) {
-    let mut told = false;
+async fn listen(address: Address, metrics: Arc<Metrics>) {
+    let mut warned = false;
     let listener = loop {
-        match Listener::bind(&place) {
+        match Listener::bind(&address) {
             Ok(listener) => break listener,
             Err(why) => {
-                if !told {
+                if !warned {
                     warn!(port = EXIT_PORT, why, "cannot listen yet for why an enclave ends; another sidecar may");
-                    told = true;
+                    warned = true;
                 }
                 sleep(BIND_AGAIN).await;
             }

@@ -87,13 +87,13 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let recorder = Recorder::open(config.record, counters.clone())?;
     tokio::spawn(Arc::clone(&recorder).tend());
     let exit_reasons = ExitReasons::listen(&config.enclave, Arc::clone(&metrics));
-    let link = EnclaveClient::start(config.enclave, key, &config.policy, config.connections, counters, Arc::clone(&recorder));
+    let enclave = EnclaveClient::start(config.enclave, key, &config.policy, config.connections, counters, Arc::clone(&recorder));
     for socket in &sockets {
         info!(socket = %socket.path().display(), name = socket.name, policy = %config.policy.digest().digest(), "listening");
     }
     let admission = Admission::new(config.policy);
     if let Some((signed, annex)) = annex {
-        link.set_annex(signed);
+        enclave.set_annex(signed);
         admission.set_annex(annex);
     }
     if admission.measures() && !sees_other_users() {
@@ -107,10 +107,10 @@ pub async fn run(config: Config) -> Result<(), Error> {
     // One for each connection, so that who asks too much waits, and costs nothing meanwhile.
     let waiting = config.limits.connections;
     let app = Arc::new(App {
-        link,
+        enclave,
         admission,
         operators,
-        accounts: CallerQuotas::new(config.limits, identities),
+        quotas: CallerQuotas::new(config.limits, identities),
         signing: FairQueue::new(GATHERED * config.connections, waiting),
         attesting: FairQueue::new(MAX_ATTESTING, waiting),
         verifying: FairQueue::new(MAX_VERIFYING, waiting),
@@ -239,7 +239,7 @@ impl Server {
     /// Finds out who connected, first of all by what costs nothing.
     fn meet(self: &Arc<Self>, stream: UnixStream, socket: Option<&str>) {
         let connected = Connected::of(&stream);
-        if connected.as_ref().is_ok_and(|peer| self.app.accounts.connects(peer.uid, socket).is_err()) {
+        if connected.as_ref().is_ok_and(|peer| self.app.quotas.connects(peer.uid, socket).is_err()) {
             self.turn_away(stream);
             return;
         }
@@ -263,10 +263,10 @@ impl Server {
     }
 
     async fn welcome(self: Arc<Self>, stream: UnixStream, pid: i32, seen: ObservedCaller, place: OwnedSemaphorePermit) {
-        let account = self.app.accounts.of(&seen);
-        match self.app.accounts.acquire(&account) {
+        let quota = self.app.quotas.of(&seen);
+        match self.app.quotas.acquire(&quota) {
             Some(held) => {
-                let peer = Peer::Unix(Arc::new(Known { seen, account }));
+                let peer = Peer::Unix(Arc::new(Known { seen, quota }));
                 self.serve(OneWriter::new(stream, pid), peer, (place, held)).await;
             }
             None => self.turn_away(stream),
@@ -356,7 +356,7 @@ impl Server {
         match read_annex(file, self.app.admission.policy()) {
             Ok((signed, annex)) => {
                 let version = annex.version;
-                match self.app.link.bring_annex(signed).await {
+                match self.app.enclave.bring_annex(signed).await {
                     Ok(()) => {
                         self.app.admission.set_annex(annex);
                         info!(version, "the annex is in force");

@@ -1,7 +1,7 @@
 //! Requests and answers.
 
 use identity::caller::ObservedCaller;
-use identity::{ApprovalId, BootId, Tee};
+use identity::{ApprovalId, BootId, Format, Tee};
 use minicbor::{Decode, Encode};
 
 /// A request and the id under which its answer comes back.
@@ -147,21 +147,6 @@ pub struct Requester {
     /// Its name. Left out, it is the only one that the caller may use.
     #[n(1)]
     pub identity: Option<String>,
-}
-
-/// What is signed as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
-#[cbor(index_only)]
-pub enum Format {
-    /// A compact JWS.
-    #[n(0)]
-    VouchJwt,
-    /// A Data Integrity credential.
-    #[n(1)]
-    VouchCredential,
-    /// A plain envelope, as a compact JWS.
-    #[n(2)]
-    Envelope,
 }
 
 /// What is to be signed. The enclave parses and checks all of it again.

@@ -64,7 +64,7 @@ mod tests {
         let of = Requester { caller: ObservedCaller::ids(1, 2), identity: Some("agent".into()) };
         let sign = crate::Sign {
             requester: of.clone(),
-            format: crate::Format::VouchJwt,
+            format: identity::Format::VouchJwt,
             action: String::new(),
             target: String::new(),
             resource: String::new(),

@@ -14,7 +14,7 @@ use crate::wire::{Ask, Channel, MOCK_NSM_PORT};
 /// vsock's well-known host, which stands for the parent here. Hybrid vsock has no source ports of its own to go by.
 const HOST: u32 = 2;
 const IMAGE: Image =
-    Image { name: "anchorhold-dev-enclave (MOCK)", parent: Parent { cid: HOST, ports_below: u32::MAX }, told: &[HOST] };
+    Image { name: "anchorhold-dev-enclave (MOCK)", parent: Parent { cid: HOST, ports_below: u32::MAX }, notified: &[HOST] };
 const DEVICE: &str = "/dev/nsm";
 
 /// Boots, and never comes back.

@@ -265,8 +265,8 @@ impl Nsm for MockNsm {
         }
         let timestamp_ms = (self.clock)();
         let (module_id, encoding) = (self.module_id.clone(), self.encoding);
-        let shown = (0_u8..32).filter(|index| self.locked[usize::from(*index)]);
-        let pcrs = shown.map(|index| (index, self.pcrs[usize::from(index)])).collect();
+        let attested = (0_u8..32).filter(|index| self.locked[usize::from(*index)]);
+        let pcrs = attested.map(|index| (index, self.pcrs[usize::from(index)])).collect();
         let fields = Fields { module_id: &module_id, timestamp_ms, pcrs, public_key, user_data, nonce };
         Ok(sign_document(&fields, self.chain(timestamp_ms / 1000), encoding))
     }

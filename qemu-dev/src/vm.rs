@@ -194,8 +194,8 @@ fn read_lines(mut console: impl BufRead, lines: &SyncSender<String>) {
     let mut line = Vec::new();
     while console.by_ref().take(MAX_LINE).read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
         let text = String::from_utf8_lossy(&line);
-        let shown: String = text.trim_end().chars().map(|c| if c.is_control() { '.' } else { c }).collect();
-        let _ = lines.try_send(shown);
+        let printable: String = text.trim_end().chars().map(|c| if c.is_control() { '.' } else { c }).collect();
+        let _ = lines.try_send(printable);
         line.clear();
     }
 }

@@ -102,11 +102,11 @@ pub(crate) fn answer(stream: &mut (impl Read + Write), nsm: &Mutex<MockNsm>) -> 
     let mut buffer = FrameBuffer::default();
     loop {
         let ask = cbor::from_slice(&receive(stream, &mut buffer)?).map_err(std::io::Error::other)?;
-        let told = match one(&mut nsm.lock().unwrap_or_else(PoisonError::into_inner), ask) {
+        let answer = match one(&mut nsm.lock().unwrap_or_else(PoisonError::into_inner), ask) {
             Ok(bytes) => Told::Bytes(bytes),
             Err(error) => Told::Failed(error.to_string()),
         };
-        send(stream, &told)?;
+        send(stream, &answer)?;
     }
 }
 

@@ -170,12 +170,12 @@ impl Boot {
 /// Which boot and place an event claims, before anything is verified: to sort lines, never to trust.
 pub fn unverified_place(line: &[u8]) -> Result<(BootId, u64), Error> {
     #[derive(Deserialize)]
-    struct Place {
+    struct Position {
         boot_id: BootId,
         sequence: u64,
     }
-    let place: Place = serde_json::from_slice(line).map_err(|error| identity::Error::JsonShape(error.to_string()))?;
-    Ok((place.boot_id, place.sequence))
+    let position: Position = serde_json::from_slice(line).map_err(|error| identity::Error::JsonShape(error.to_string()))?;
+    Ok((position.boot_id, position.sequence))
 }
 
 /// The end of a record whose last line this is. Nothing is verified: it is what a sidecar claims.

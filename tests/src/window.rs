@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use enclave::{BootClock, BootTime, Enclave, Listener, Machine, Nsm, OsEntropy, serve};
 use identity::caller::ObservedCaller;
-use identity::{Message, PublicKey, Signature, Signer, cbor};
+use identity::{Format, Message, PublicKey, Signature, Signer, cbor};
 use policy::Bundle;
 use protocol::{
-    Answer, ChannelProof, Format, FrameBuffer, Hello, Outcome, Refusal, Request, RequestFrame, Requester, ResponseFrame, Sign,
-    Welcome, write_frame,
+    Answer, ChannelProof, FrameBuffer, Hello, Outcome, Refusal, Request, RequestFrame, Requester, ResponseFrame, Sign, Welcome,
+    write_frame,
 };
 
 /// A key of a test, made of repeated bytes.

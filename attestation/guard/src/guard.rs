@@ -165,8 +165,8 @@ impl Guard {
     }
 
     fn now(&self) -> UnixSeconds {
-        let shown = (self.clock)();
-        UnixSeconds(self.latest.fetch_max(shown.0, Ordering::Relaxed).max(shown.0))
+        let reading = (self.clock)();
+        UnixSeconds(self.latest.fetch_max(reading.0, Ordering::Relaxed).max(reading.0))
     }
 }
 

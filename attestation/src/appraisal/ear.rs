@@ -84,8 +84,8 @@ pub(super) fn accepted_status(verdict: &Verdict) -> &'static str {
 
 fn accepted_vector(verdict: &Verdict) -> Map<String, Value> {
     let mut vector = Map::new();
-    let mut say = |name: &str, said: bool, value: i8| {
-        if said {
+    let mut say = |name: &str, holds: bool, value: i8| {
+        if holds {
             vector.insert(name.into(), value.into());
         }
     };

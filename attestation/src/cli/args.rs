@@ -150,7 +150,7 @@ pub(crate) struct Expected {
 
 /// What is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum Output {
     Text,
     Json,
     Ear,
@@ -158,12 +158,12 @@ pub(crate) enum Form {
 }
 
 impl Expected {
-    fn form(&self) -> Form {
+    fn output(&self) -> Output {
         match (self.json, self.ear, self.trace) {
-            (true, ..) => Form::Json,
-            (_, true, _) => Form::Ear,
-            (.., true) => Form::Trace,
-            _ => Form::Text,
+            (true, ..) => Output::Json,
+            (_, true, _) => Output::Ear,
+            (.., true) => Output::Trace,
+            _ => Output::Text,
         }
     }
 }
@@ -174,7 +174,7 @@ pub(crate) struct Inputs {
     subject: Vec<u8>,
     evidence: Vec<u8>,
     pub(crate) verifier: Verifier,
-    pub(crate) form: Form,
+    pub(crate) output: Output,
     pub(crate) key: Option<VerifierKey>,
 }
 
@@ -210,7 +210,7 @@ impl Inputs {
             subject,
             evidence,
             verifier: expected.verifier(signed)?,
-            form: expected.form(),
+            output: expected.output(),
             key: optional(expected.sign_with.as_deref(), VerifierKey::from_pem)?,
         })
     }

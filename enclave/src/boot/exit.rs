@@ -21,13 +21,13 @@ const EX_SOFTWARE: i32 = 70;
 #[derive(Debug, Clone, Copy)]
 pub struct Exit {
     name: &'static str,
-    told: &'static [u32],
+    notified: &'static [u32],
 }
 
 impl Exit {
     /// `told` are the context ids of those who may be listening on [`EXIT_PORT`].
-    pub fn new(name: &'static str, told: &'static [u32]) -> Self {
-        Self { name, told }
+    pub fn new(name: &'static str, notified: &'static [u32]) -> Self {
+        Self { name, notified }
     }
 
     /// Says why, to the console and to the parent, and ends the process. Of PID 1, that is the end of the machine
@@ -50,7 +50,7 @@ impl Exit {
         let mut frame = Vec::new();
         write_frame(reason, &mut frame)?;
         let deadline = Instant::now() + FAREWELL_TIMEOUT;
-        let mut waiting: Vec<Listener> = self.told.iter().filter_map(|cid| Listener::call(*cid).ok()).collect();
+        let mut waiting: Vec<Listener> = self.notified.iter().filter_map(|cid| Listener::call(*cid).ok()).collect();
         while !waiting.is_empty() {
             let left = deadline.saturating_duration_since(Instant::now());
             let Ok(timeout) = Timespec::try_from(left) else { break };

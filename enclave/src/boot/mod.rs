@@ -34,7 +34,7 @@ pub struct Image {
     /// Who may come to the window.
     pub parent: Parent,
     /// The context ids of whoever may be there to hear why the enclave ends; all are told.
-    pub told: &'static [u32],
+    pub notified: &'static [u32],
 }
 
 /// Whether this process is PID 1: the only one of its machine, or of its container.
@@ -44,7 +44,7 @@ pub fn is_pid_1() -> bool {
 
 /// Boots as PID 1 and serves until the machine ends; never comes back.
 pub fn run<N: Nsm>(image: &Image, open: impl FnOnce() -> Result<N, Error>) -> ! {
-    let exit = Exit::new(image.name, image.told);
+    let exit = Exit::new(image.name, image.notified);
     std::panic::set_hook(Box::new(move |panic| exit.end("panicked", &panic.to_string())));
     machine::quiet_console();
     match boot(image, exit, open) {

@@ -4,7 +4,8 @@ mod credential;
 mod envelope;
 mod token;
 
-use protocol::{Format, Signed};
+use identity::Format;
+use protocol::Signed;
 
 pub(crate) use token::exchanged;
 

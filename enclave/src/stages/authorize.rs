@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use identity::Format;
 use identity::delegation::{Act, Subject};
 use identity::token::EXCHANGE_ACTION;
 use identity::{Caller, Digest, Intent, UnixSeconds};
 use policy::{ApprovalRule, Delegation, Rule};
 use policy_engine::{Denied, ExchangeInput, PolicyInput};
-use protocol::Format;
 
 use crate::Error;
 use crate::audit::Trail;

@@ -1,7 +1,7 @@
 //! Strings end here: what comes out is well-formed, and nothing else is known of it.
 
-use identity::{ApprovalId, Digest, Intent, Payload, request};
-use protocol::{Exchange, Format, PresentedProof, Requester, Sign};
+use identity::{ApprovalId, Digest, Format, Intent, Payload, request};
+use protocol::{Exchange, PresentedProof, Requester, Sign};
 
 use crate::Error;
 use crate::audit::Trail;
@@ -86,7 +86,7 @@ impl SignRequest {
         request::Request {
             audience: self.audience.as_deref(),
             delegation: self.presented.text(),
-            format: name(self.format),
+            format: self.format.as_str(),
             identity,
             intent: &self.intent,
             payload: &self.payload,
@@ -147,14 +147,6 @@ impl Request for ExchangeRequest {
             subject_token: &self.subject_token,
         };
         Ok(form.digest()?)
-    }
-}
-
-fn name(format: Format) -> &'static str {
-    match format {
-        Format::VouchJwt => "vouch-jwt",
-        Format::VouchCredential => "vouch-credential",
-        Format::Envelope => "envelope",
     }
 }
 

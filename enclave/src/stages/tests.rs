@@ -4,9 +4,9 @@ use data_encoding::BASE64URL_NOPAD;
 use identity::caller::{ObservedCaller, Proven};
 use identity::request::{Approval, CallerProof};
 use identity::token;
-use identity::{Algorithm, AnnexId, ApprovalId, BootId, Caller, Signer, Tee, UnixSeconds};
+use identity::{Algorithm, AnnexId, ApprovalId, BootId, Caller, Format, Signer, Tee, UnixSeconds};
 use policy::{Annex, Bundle};
-use protocol::{Answer, Exchange, Format, PendingApproval, PresentedProof, Requester, Sign, Signed};
+use protocol::{Answer, Exchange, PendingApproval, PresentedProof, Requester, Sign, Signed};
 use record::{Decision, Verdict};
 
 use crate::audit::Trail;

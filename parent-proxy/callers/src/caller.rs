@@ -17,12 +17,12 @@ pub struct Caller {
     /// Whether it may see how the sidecar does: its own user, root, and whom the configuration names.
     pub operator: bool,
     /// What it takes of this process.
-    pub account: Arc<CallerQuota>,
+    pub quota: Arc<CallerQuota>,
 }
 
 impl Caller {
     /// Whoever this is what was seen of.
-    pub fn of(claim: ObservedCaller, account: Arc<CallerQuota>, admission: &Admission, operators: &Operators) -> Self {
-        Self { admitted: admission.admits(&claim), operator: operators.include(&claim), account, claim }
+    pub fn of(claim: ObservedCaller, quota: Arc<CallerQuota>, admission: &Admission, operators: &Operators) -> Self {
+        Self { admitted: admission.admits(&claim), operator: operators.include(&claim), quota, claim }
     }
 }

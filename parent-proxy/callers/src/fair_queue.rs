@@ -24,7 +24,7 @@ struct State {
 /// A place, given to the next one when dropped.
 #[derive(Debug)]
 pub struct Slot {
-    turns: Option<Arc<FairQueue>>,
+    queue: Option<Arc<FairQueue>>,
 }
 
 /// This caller has too many requests waiting.
@@ -44,7 +44,7 @@ impl FairQueue {
             let mut state = self.state();
             if state.free > 0 {
                 state.free -= 1;
-                return Ok(Slot { turns: Some(Arc::clone(self)) });
+                return Ok(Slot { queue: Some(Arc::clone(self)) });
             }
             let queue = state.waiting.entry(caller).or_default();
             if queue.len() >= self.most_waiting {
@@ -63,7 +63,7 @@ impl FairQueue {
 
     fn pass_on(self: Arc<Self>) {
         let mut state = self.state();
-        let mut turn = Slot { turns: Some(Arc::clone(&self)) };
+        let mut slot = Slot { queue: Some(Arc::clone(&self)) };
         while let Some(caller) = state.order.pop_front() {
             let Some(queue) = state.waiting.get_mut(&caller) else { continue };
             let next = queue.pop_front();
@@ -73,13 +73,13 @@ impl FairQueue {
                 state.order.push_back(caller);
             }
             let Some(next) = next else { continue };
-            match next.send(turn) {
+            match next.send(slot) {
                 Ok(()) => return,
                 // It went away while it waited: the next one.
-                Err(back) => turn = back,
+                Err(back) => slot = back,
             }
         }
-        turn.turns = None;
+        slot.queue = None;
         state.free += 1;
     }
 
@@ -90,8 +90,8 @@ impl FairQueue {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if let Some(turns) = self.turns.take() {
-            turns.pass_on();
+        if let Some(queue) = self.queue.take() {
+            queue.pass_on();
         }
     }
 }
@@ -106,40 +106,40 @@ mod tests {
 
     type Waiting = Pin<Box<dyn Future<Output = Result<Slot, QueueFull>>>>;
 
-    fn ask(turns: &Arc<FairQueue>, caller: u64) -> Waiting {
-        let turns = Arc::clone(turns);
-        let mut waiting: Waiting = Box::pin(async move { turns.take(caller).await });
+    fn ask(queue: &Arc<FairQueue>, caller: u64) -> Waiting {
+        let queue = Arc::clone(queue);
+        let mut waiting: Waiting = Box::pin(async move { queue.take(caller).await });
         assert!(poll(&mut waiting).is_none(), "there is no place");
         waiting
     }
 
     fn poll(waiting: &mut Waiting) -> Option<Result<Slot, QueueFull>> {
         match waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(turn) => Some(turn),
+            Poll::Ready(slot) => Some(slot),
             Poll::Pending => None,
         }
     }
 
-    fn now(turns: &Arc<FairQueue>, caller: u64) -> Slot {
-        let turns = Arc::clone(turns);
-        let mut waiting: Waiting = Box::pin(async move { turns.take(caller).await });
+    fn now(queue: &Arc<FairQueue>, caller: u64) -> Slot {
+        let queue = Arc::clone(queue);
+        let mut waiting: Waiting = Box::pin(async move { queue.take(caller).await });
         poll(&mut waiting).expect("a place is free").expect("a turn")
     }
 
     #[test]
     fn who_asks_for_much_waits_for_those_who_ask_for_little() {
-        let turns = FairQueue::new(2, 100);
-        let (first, second) = (now(&turns, 1), now(&turns, 1));
-        let mut greedy: Vec<Waiting> = (0..100).map(|_| ask(&turns, 1)).collect();
-        let mut modest = ask(&turns, 2);
-        let mut third = ask(&turns, 3);
+        let queue = FairQueue::new(2, 100);
+        let (first, second) = (now(&queue, 1), now(&queue, 1));
+        let mut greedy: Vec<Waiting> = (0..100).map(|_| ask(&queue, 1)).collect();
+        let mut modest = ask(&queue, 2);
+        let mut third = ask(&queue, 3);
         // The greedy one stood there first, and has one turn; then the others have theirs.
         drop(first);
-        let turn = poll(&mut greedy[0]).unwrap().unwrap();
+        let slot = poll(&mut greedy[0]).unwrap().unwrap();
         assert!(poll(&mut modest).is_none());
         drop(second);
         let other = poll(&mut modest).expect("its turn").unwrap();
-        drop(turn);
+        drop(slot);
         assert!(poll(&mut greedy[1]).is_none());
         assert!(poll(&mut third).is_some());
         drop(other);
@@ -148,32 +148,32 @@ mod tests {
 
     #[test]
     fn one_caller_has_only_so_many_waiting_and_nobody_else_feels_it() {
-        let turns = FairQueue::new(1, 2);
-        let held = now(&turns, 1);
-        let _two = [ask(&turns, 1), ask(&turns, 1)];
+        let queue = FairQueue::new(1, 2);
+        let held = now(&queue, 1);
+        let _two = [ask(&queue, 1), ask(&queue, 1)];
         let mut more: Waiting = Box::pin({
-            let turns = Arc::clone(&turns);
-            async move { turns.take(1).await }
+            let queue = Arc::clone(&queue);
+            async move { queue.take(1).await }
         });
         assert!(matches!(poll(&mut more), Some(Err(QueueFull))));
-        let _other = ask(&turns, 2);
+        let _other = ask(&queue, 2);
         drop(held);
     }
 
     #[test]
     fn who_goes_away_while_it_waits_or_with_its_turn_in_hand_loses_none() {
-        let turns = FairQueue::new(1, 10);
-        let held = now(&turns, 1);
-        let gone = ask(&turns, 1);
-        let served = ask(&turns, 2);
-        let mut last = ask(&turns, 3);
+        let queue = FairQueue::new(1, 10);
+        let held = now(&queue, 1);
+        let gone = ask(&queue, 1);
+        let served = ask(&queue, 2);
+        let mut last = ask(&queue, 3);
         drop(gone);
         drop(held);
         // The turn lies ready for the second, which goes away without having looked.
         drop(served);
-        let turn = poll(&mut last).expect("its turn").unwrap();
-        drop(turn);
-        let _free = now(&turns, 4);
-        assert!(turns.state().waiting.is_empty() && turns.state().order.is_empty());
+        let slot = poll(&mut last).expect("its turn").unwrap();
+        drop(slot);
+        let _free = now(&queue, 4);
+        assert!(queue.state().waiting.is_empty() && queue.state().order.is_empty());
     }
 }

@@ -37,13 +37,13 @@ impl Localhost {
         if headers.contains_key(ORIGIN) {
             return Err(TurnedAway::ForeignOrigin);
         }
-        let shown =
+        let presented =
             headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| value.strip_prefix("Bearer "));
-        let shown = shown.ok_or(TurnedAway::TokenInvalid)?;
+        let presented = presented.ok_or(TurnedAway::TokenInvalid)?;
         // Every token is compared, whichever matches.
         let mut found = None;
         for caller in &self.callers {
-            if bool::from(caller.token.as_bytes().ct_eq(shown.as_bytes())) {
+            if bool::from(caller.token.as_bytes().ct_eq(presented.as_bytes())) {
                 found = Some(&caller.name);
             }
         }

@@ -106,8 +106,8 @@ fn label(of_peer: Option<Vec<u8>>, of_process: Option<Vec<u8>>) -> Option<String
 
 /// A label without the ends that modules put behind it: the end of a C string, of a line. One that is empty, too long or no plain
 /// text is none.
-fn label_text(said: &[u8]) -> Option<&str> {
-    let label = std::str::from_utf8(said).ok()?.trim_end_matches(['\0', '\n']);
+fn label_text(bytes: &[u8]) -> Option<&str> {
+    let label = std::str::from_utf8(bytes).ok()?.trim_end_matches(['\0', '\n']);
     let plain = (1..=MAX_LABEL).contains(&label.len()) && !label.chars().any(char::is_control);
     plain.then_some(label)
 }
@@ -240,8 +240,8 @@ impl Process {
 
     fn running(&self) -> Option<Running> {
         let file = openat(&self.folder, "exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
-        let told = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
-        let number = |name: &str| told.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+        let number = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
         Some(Running { file, mount: number("mnt_id:")?, inode: number("ino:")? })
     }
 

@@ -9,8 +9,8 @@ use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use identity::caller::ObservedCaller;
 
-/// Callers that are told apart; more than these share one account.
-const MAX_ACCOUNTS: usize = 4096;
+/// Callers that are told apart; more than these share one quota.
+const MAX_QUOTAS: usize = 4096;
 
 /// What each caller may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,14 +58,14 @@ pub struct CallerQuotas {
     /// Names of the policy's identities, in order.
     identities: Vec<String>,
     known: Mutex<Known>,
-    /// Of those for whom there is no account of their own.
+    /// Of those for whom there is no quota of their own.
     others: Arc<CallerQuota>,
 }
 
 #[derive(Default)]
 struct Known {
-    accounts: BTreeMap<Key, Arc<CallerQuota>>,
-    doors: BTreeMap<ConnectKey, Buckets>,
+    quotas: BTreeMap<Key, Arc<CallerQuota>>,
+    connecting: BTreeMap<ConnectKey, Buckets>,
     next: u64,
 }
 
@@ -105,51 +105,51 @@ impl CallerQuotas {
         Self { limits, identities, known: Mutex::new(Known { next: 1, ..Known::default() }), others }
     }
 
-    /// The account of a caller.
+    /// The quota of a caller.
     pub fn of(&self, seen: &ObservedCaller) -> Arc<CallerQuota> {
         let key = Key::of(seen);
         let mut known = self.known();
-        if let Some(account) = known.accounts.get(&key) {
-            return Arc::clone(account);
+        if let Some(quota) = known.quotas.get(&key) {
+            return Arc::clone(quota);
         }
-        if known.accounts.len() >= MAX_ACCOUNTS {
+        if known.quotas.len() >= MAX_QUOTAS {
             // Who has nothing open and has not asked for a while is as good as new.
-            known.accounts.retain(|_, account| !account.is_as_new(&self.limits));
+            known.quotas.retain(|_, quota| !quota.is_as_new(&self.limits));
         }
-        if known.accounts.len() >= MAX_ACCOUNTS {
+        if known.quotas.len() >= MAX_QUOTAS {
             return Arc::clone(&self.others);
         }
-        let account = Arc::new(CallerQuota::new(known.next, &self.limits, self.identities.len()));
+        let quota = Arc::new(CallerQuota::new(known.next, &self.limits, self.identities.len()));
         known.next += 1;
-        known.accounts.insert(key, Arc::clone(&account));
-        account
+        known.quotas.insert(key, Arc::clone(&quota));
+        quota
     }
 
     /// Whether this user may connect to this socket once more now. Asked before anything is found out about it, which costs more
     /// than this.
     pub fn connects(&self, uid: u32, socket: Option<&str>) -> Result<(), TooMuch> {
         let mut known = self.known();
-        if known.doors.len() >= MAX_ACCOUNTS {
-            known.doors.retain(|_, bucket| !is_full(bucket, &self.limits));
+        if known.connecting.len() >= MAX_QUOTAS {
+            known.connecting.retain(|_, bucket| !is_full(bucket, &self.limits));
         }
-        let door = Some((uid, socket.map(str::to_owned)));
-        let shared = known.doors.len() >= MAX_ACCOUNTS && !known.doors.contains_key(&door);
-        take(known.doors.entry(if shared { None } else { door }).or_insert_with(|| bucket(&self.limits)))
+        let connecting_key = Some((uid, socket.map(str::to_owned)));
+        let shared = known.connecting.len() >= MAX_QUOTAS && !known.connecting.contains_key(&connecting_key);
+        take(known.connecting.entry(if shared { None } else { connecting_key }).or_insert_with(|| bucket(&self.limits)))
     }
 
-    /// Counts a connection of this account; none if it has as many as it may.
-    pub fn acquire(&self, account: &Arc<CallerQuota>) -> Option<Held> {
-        let held = Held(Arc::clone(account));
+    /// Counts a connection of this caller; none if it has as many as it may.
+    pub fn acquire(&self, quota: &Arc<CallerQuota>) -> Option<Held> {
+        let held = Held(Arc::clone(quota));
         // Dropping it gives back also what was one too many.
-        (account.connections.fetch_add(1, Ordering::AcqRel) < self.limits.connections).then_some(held)
+        (quota.connections.fetch_add(1, Ordering::AcqRel) < self.limits.connections).then_some(held)
     }
 
-    /// Takes one request for this identity out of the account.
-    pub fn take(&self, account: &CallerQuota, identity: Option<&str>) -> Result<(), TooMuch> {
+    /// Takes one request for this identity out of the quota.
+    pub fn take(&self, quota: &CallerQuota, identity: Option<&str>) -> Result<(), TooMuch> {
         let named = identity.and_then(|name| self.identities.iter().position(|known| known == name));
         let sole = if self.identities.len() == 1 { Some(0) } else { None };
         let place = named.or(sole).unwrap_or(self.identities.len());
-        account.buckets.get(place).map_or(Ok(()), take)
+        quota.buckets.get(place).map_or(Ok(()), take)
     }
 
     /// How a metric calls this identity: only by a name that the policy knows.

@@ -158,7 +158,7 @@ pub(crate) async fn attestation(
     let nonce = HEXLOWER_PERMISSIVE.decode(request.nonce.as_bytes());
     let nonce = nonce.map_err(|_| Problem::new(422, "nonce_not_hex", "the nonce is not hex"))?;
     let requester = Requester { caller: caller.claim, identity: request.identity };
-    let Answer::Evidence(evidence) = app.ask(&caller.account, Request::Attest { requester, nonce }).await? else {
+    let Answer::Evidence(evidence) = app.ask(&caller.quota, Request::Attest { requester, nonce }).await? else {
         return Err(RequestError::Nonsense.into());
     };
     let kind = HeaderValue::from_static("application/vnd.anchorhold.evidence+cbor");
@@ -202,7 +202,7 @@ pub(crate) async fn rotate(
     let order = request.order.map(|text| BASE64URL_NOPAD.decode(text.as_bytes())).transpose();
     let order = order.map_err(|_| Problem::from(identity::Error::Base64("the order")))?;
     let requester = Requester { caller: caller.claim, identity: request.identity };
-    let Answer::Rotated(rotated) = app.ask(&caller.account, Request::Rotate(Rotate { requester, order })).await? else {
+    let Answer::Rotated(rotated) = app.ask(&caller.quota, Request::Rotate(Rotate { requester, order })).await? else {
         return Err(RequestError::Nonsense.into());
     };
     tracing::info!(identity = rotated.description.name, "key rotated");
@@ -217,7 +217,7 @@ async fn describe(
 ) -> Result<Description, Problem> {
     let Query(which) = which.map_err(|error| Problem::new(422, "query_invalid", error.body_text()))?;
     let requester = Requester { caller: caller.claim, identity: which.identity };
-    match app.ask(&caller.account, Request::Describe(requester)).await? {
+    match app.ask(&caller.quota, Request::Describe(requester)).await? {
         Answer::Description(description) if !description.versions.is_empty() => Ok(description),
         _ => Err(RequestError::Nonsense.into()),
     }

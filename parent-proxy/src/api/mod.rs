@@ -28,7 +28,7 @@ use callers::{
 use enclave_client::{EnclaveClient, RequestError};
 
 pub(crate) use problem::Problem;
-pub(crate) use sign::shown;
+pub(crate) use sign::presented;
 pub(crate) use token::JWT;
 pub(crate) use verify::MAX_VERIFYING;
 
@@ -48,11 +48,11 @@ pub(crate) enum AskError {
 
 /// What every handler has at hand.
 pub(crate) struct App {
-    pub(crate) link: EnclaveClient,
+    pub(crate) enclave: EnclaveClient,
     pub(crate) admission: Admission,
     pub(crate) localhost: Option<Localhost>,
     pub(crate) operators: Operators,
-    pub(crate) accounts: CallerQuotas,
+    pub(crate) quotas: CallerQuotas,
     pub(crate) metrics: Arc<Metrics>,
     /// At the enclave.
     pub(crate) signing: Arc<FairQueue>,
@@ -64,17 +64,17 @@ pub(crate) struct App {
 
 impl App {
     /// Sends a request to the enclave when it is this caller's turn.
-    pub(crate) async fn ask(self: &Arc<Self>, account: &CallerQuota, request: Request) -> Result<Answer, AskError> {
+    pub(crate) async fn ask(self: &Arc<Self>, quota: &CallerQuota, request: Request) -> Result<Answer, AskError> {
         let traits = request.traits();
-        let turns = if traits.lane == Lane::Connection { &self.signing } else { &self.attesting };
+        let queue = if traits.lane == Lane::Connection { &self.signing } else { &self.attesting };
         let identity = traits.requester.and_then(|of| of.identity.as_deref());
-        let label = self.accounts.label(identity).to_owned();
-        let turn = self.turn(turns, account, identity).await?;
+        let label = self.quotas.label(identity).to_owned();
+        let slot = self.slot(queue, quota, identity).await?;
         let this = Arc::clone(self);
         // A caller that goes away leaves its request at the enclave; its turn is not over before that one is.
         let under_way = tokio::spawn(async move {
-            let answer = this.link.request(request).await;
-            drop(turn);
+            let answer = this.enclave.request(request).await;
+            drop(slot);
             answer
         });
         let answer = under_way.await.unwrap_or(Err(RequestError::Unavailable));
@@ -86,20 +86,20 @@ impl App {
     }
 
     /// A turn, if the account has a request left in this time.
-    pub(crate) async fn turn(
+    pub(crate) async fn slot(
         &self,
-        turns: &Arc<FairQueue>,
-        account: &CallerQuota,
+        queue: &Arc<FairQueue>,
+        quota: &CallerQuota,
         identity: Option<&str>,
     ) -> Result<Slot, AskError> {
         let counted = |limit| self.metrics.limited.get_or_create(&Limited { limit }).inc();
-        if let Err(much) = self.accounts.take(account, identity) {
+        if let Err(much) = self.quotas.take(quota, identity) {
             counted("requests");
             // Whoever does not wait by itself is made to: refusing it again and again would be work.
             tokio::time::sleep(REFUSED_AFTER).await;
             return Err(AskError::TooOften(much));
         }
-        turns.take(account.id).await.map_err(|QueueFull| {
+        queue.take(quota.id).await.map_err(|QueueFull| {
             counted("waiting");
             RequestError::Busy.into()
         })
@@ -110,7 +110,7 @@ impl App {
 #[derive(Debug)]
 pub(crate) struct Known {
     pub(crate) seen: ObservedCaller,
-    pub(crate) account: Arc<CallerQuota>,
+    pub(crate) quota: Arc<CallerQuota>,
 }
 
 /// Where a connection came from; the server puts it into each request.
@@ -196,17 +196,17 @@ impl FromRequestParts<Arc<App>> for Anyone {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        let (seen, account) = match (parts.extensions.get::<Peer>(), &app.localhost) {
-            (Some(Peer::Unix(known)), _) => (known.seen.clone(), Arc::clone(&known.account)),
+        let (seen, quota) = match (parts.extensions.get::<Peer>(), &app.localhost) {
+            (Some(Peer::Unix(known)), _) => (known.seen.clone(), Arc::clone(&known.quota)),
             (Some(Peer::Localhost), Some(localhost)) => {
                 let seen = localhost.caller(&parts.headers)?;
-                let account = app.accounts.of(&seen);
-                (seen, account)
+                let quota = app.quotas.of(&seen);
+                (seen, quota)
             }
             (Some(Peer::Nobody(why)), _) => return Err((*why).into()),
             _ => return Err(TurnedAway::CallerUnknown.into()),
         };
-        Ok(Self(Caller::of(seen, account, &app.admission, &app.operators)))
+        Ok(Self(Caller::of(seen, quota, &app.admission, &app.operators)))
     }
 }
 

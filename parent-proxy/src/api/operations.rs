@@ -28,10 +28,10 @@ pub(crate) async fn ready(State(app): State<Arc<App>>, Anyone(caller): Anyone) -
     if !(caller.admitted || caller.operator) {
         return Err(super::not_admitted());
     }
-    let Answer::Status(status) = app.ask(&caller.account, Request::Status).await? else {
+    let Answer::Status(status) = app.ask(&caller.quota, Request::Status).await? else {
         return Err(RequestError::Nonsense.into());
     };
-    if !app.link.is_recording() {
+    if !app.enclave.is_recording() {
         return Err(RequestError::Unrecorded.into());
     }
     match status.cannot_sign {

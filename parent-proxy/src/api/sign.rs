@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use data_encoding::BASE64URL_NOPAD;
-use identity::{Intent, Payload, UnixSeconds};
+use identity::{Format, Intent, Payload, UnixSeconds};
 use protocol::{Answer, PresentedProof, Request, Requester, Sign};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -40,6 +40,7 @@ pub(crate) struct SignRequest {
     audience: Option<String>,
     /// Form of the result.
     #[serde(default)]
+    #[schema(value_type = FormatSchema)]
     format: Format,
     /// Validity in seconds. Left out: 300, or less if the policy allows less.
     #[serde(default)]
@@ -95,7 +96,7 @@ enum DelegationSchema {
 }
 
 /// What the enclave is shown: a token as it is, grants as canonical JSON.
-pub(crate) fn shown(delegation: &Value) -> Result<String, identity::Error> {
+pub(crate) fn presented(delegation: &Value) -> Result<String, identity::Error> {
     match delegation {
         Value::String(token) => Ok(token.clone()),
         Value::Array(_) => String::from_utf8(identity::json::canonical(delegation)?).map_err(|_| odd()),
@@ -126,11 +127,11 @@ enum IntentSchema {
 }
 
 /// Form of the result.
-#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-enum Format {
+#[derive(ToSchema)]
+#[schema(as = Format, rename_all = "kebab-case")]
+#[expect(dead_code, reason = "describes a format to OpenAPI")]
+enum FormatSchema {
     /// A compact JWS.
-    #[default]
     VouchJwt,
     /// A W3C credential with an eddsa-jcs-2022 proof.
     VouchCredential,
@@ -202,14 +203,9 @@ pub(crate) async fn sign(
     if !caller.admitted && may_prove.is_none() {
         return Err(super::not_admitted());
     }
-    let (format, label) = match request.format {
-        Format::VouchJwt => (protocol::Format::VouchJwt, "vouch-jwt"),
-        Format::VouchCredential => (protocol::Format::VouchCredential, "vouch-credential"),
-        Format::Envelope => (protocol::Format::Envelope, "envelope"),
-    };
     let sign = Sign {
         requester: Requester { caller: caller.claim, identity: request.identity },
-        format,
+        format: request.format,
         action: request.intent.action().to_owned(),
         target: request.intent.target().to_owned(),
         resource: request.intent.resource().to_owned(),
@@ -217,12 +213,12 @@ pub(crate) async fn sign(
         audience: request.audience,
         validity_seconds: request.validity_seconds,
         proof,
-        delegation: request.delegation.as_ref().map(shown).transpose()?,
+        delegation: request.delegation.as_ref().map(presented).transpose()?,
         delegatee: request.intent.delegatee().map(ToString::to_string),
         approval: request.approval.as_deref().map(approvals::id).transpose()?,
     };
     let resource = fingerprint(&sign.resource);
-    let signed = match app.ask(&caller.account, Request::Sign(sign)).await? {
+    let signed = match app.ask(&caller.quota, Request::Sign(sign)).await? {
         Answer::Signed(signed) => signed,
         Answer::PendingApproval(waiting) => {
             return Ok((StatusCode::ACCEPTED, Json(WaitingResponse::from(waiting))).into_response());
@@ -232,7 +228,7 @@ pub(crate) async fn sign(
     tracing::debug!(identity = signed.identity, rule = signed.rule, signature_id = signed.signature_id, "signed");
     app.metrics.note_resource(&signed.identity, resource);
     app.metrics.sign_seconds.observe(begin.elapsed().as_secs_f64());
-    app.metrics.signatures.get_or_create(&Signed { identity: signed.identity, format: label }).inc();
+    app.metrics.signatures.get_or_create(&Signed { identity: signed.identity, format: request.format.as_str() }).inc();
     let mut response = SignResponse {
         vouch_token: None,
         credential: None,

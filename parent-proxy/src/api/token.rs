@@ -157,7 +157,7 @@ impl From<RequestError> for Refused {
 
 /// A form, strictly: each parameter once, and none that is not known here.
 #[derive(Debug, Default)]
-pub(crate) struct Form {
+pub(crate) struct ExchangeForm {
     values: std::collections::BTreeMap<String, String>,
 }
 
@@ -175,7 +175,7 @@ const PARAMETERS: [&str; 11] = [
     "actor_attestation",
 ];
 
-impl<S: Sync> FromRequest<S> for Form {
+impl<S: Sync> FromRequest<S> for ExchangeForm {
     type Rejection = Refused;
 
     async fn from_request(request: HttpRequest, _: &S) -> Result<Self, Refused> {
@@ -203,7 +203,7 @@ impl<S: Sync> FromRequest<S> for Form {
     }
 }
 
-impl Form {
+impl ExchangeForm {
     fn take(&mut self, name: &str) -> Option<String> {
         self.values.remove(name)
     }
@@ -269,7 +269,7 @@ impl Form {
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(crate) async fn token(State(app): State<Arc<App>>, Anyone(caller): Anyone, form: Form) -> Result<Response, Refused> {
+pub(crate) async fn token(State(app): State<Arc<App>>, Anyone(caller): Anyone, form: ExchangeForm) -> Result<Response, Refused> {
     let exchange = form.exchange(|identity| Requester { caller: caller.claim, identity })?;
     // Whoever proves itself to the enclave need not be one whom this side knows.
     let may_prove = exchange.proof.as_ref().map(|proof| app.admission.expects_proof(proof));
@@ -279,7 +279,7 @@ pub(crate) async fn token(State(app): State<Arc<App>>, Anyone(caller): Anyone, f
     if !caller.admitted && may_prove.is_none() {
         return Err(Refused::new("unauthorized_client", "caller_not_allowed", "the policy names no identity for this caller"));
     }
-    let Answer::Signed(signed) = app.ask(&caller.account, Request::Exchange(exchange)).await? else {
+    let Answer::Signed(signed) = app.ask(&caller.quota, Request::Exchange(exchange)).await? else {
         return Err(RequestError::Nonsense.into());
     };
     let issued = ::identity::token::unverified_claims(&signed.signed).map_or(signed.expires_at, |claims| claims.iat);

@@ -119,11 +119,11 @@ pub(crate) async fn verify(
     Admitted(caller): Admitted,
     Strict(request): Strict<VerifyRequest, MAX_BODY>,
 ) -> Result<Json<Value>, Problem> {
-    let turn = app.turn(&app.verifying, &caller.account, None).await?;
+    let slot = app.slot(&app.verifying, &caller.quota, None).await?;
     // A millisecond of arithmetic, during which other callers shall not wait.
     let verdict = tokio::task::spawn_blocking(move || {
         let verdict = answer(request);
-        drop(turn);
+        drop(slot);
         verdict
     })
     .await;

@@ -29,7 +29,7 @@ pub(super) struct Approve {
 
 /// What waits, as the sidecar says; the digest is our own.
 struct Waiting {
-    shown: Value,
+    answer: Value,
     digest: Digest<32>,
     boot_id: BootId,
 }
@@ -43,7 +43,7 @@ impl Approve {
         let key = self.key.as_deref().map(KeyFile::read).transpose()?;
         let (client, path) = (self.connection.client()?, format!("/approvals/{id}"));
         let waiting = Waiting::of(answer(&client.call(&path, None).await?)?)?;
-        let Some(key) = key else { return Ok(waiting.shown) };
+        let Some(key) = key else { return Ok(waiting.answer) };
         match seen {
             Some(seen) if seen != waiting.digest => {
                 return Err(Failure::Refused(format!(
@@ -62,9 +62,9 @@ impl Approve {
 
 impl Waiting {
     /// Computes the digest of the request that is shown. A sidecar that says another one lies in one of the two.
-    fn of(shown: Value) -> Result<Self, Failure> {
+    fn of(answer: Value) -> Result<Self, Failure> {
         let odd = |what: &str| Failure::Refused(format!("the sidecar's answer: {what}"));
-        let waiting = &shown["approval"];
+        let waiting = &answer["approval"];
         let request = waiting["request"].as_object().ok_or_else(|| odd("it shows no request"))?;
         let canonical = identity::json::canonical(request).map_err(|error| odd(&error.to_string()))?;
         let digest = identity::sha256(&canonical);
@@ -72,7 +72,7 @@ impl Waiting {
             return Err(odd("its request_digest is not that of the request that it shows; nothing was signed"));
         }
         let boot_id = BootId::from_hex(waiting["boot_id"].as_str().unwrap_or_default()).map_err(|_| odd("it names no boot"))?;
-        Ok(Self { digest, boot_id, shown })
+        Ok(Self { digest, boot_id, answer })
     }
 
     /// Shows it on the terminal, and asks there.
@@ -85,9 +85,9 @@ impl Waiting {
             ));
         }
         // Letters that look like others are written as numbers here.
-        writeln!(terminal, "{}", ascii(&serde_json::to_string_pretty(&self.shown).unwrap_or_default()))?;
+        writeln!(terminal, "{}", ascii(&serde_json::to_string_pretty(&self.answer).unwrap_or_default()))?;
         // What a long payload has pushed off the screen stands there again.
-        let request = &self.shown["approval"]["request"];
+        let request = &self.answer["approval"]["request"];
         for (name, value) in [
             ("identity", &request["identity"]),
             ("action", &request["intent"]["action"]),

@@ -229,7 +229,7 @@ impl Sign {
         let delegatee = self.delegatee.as_deref().map(identity::Did::parse).transpose()?;
         let intent = Intent::new(self.action.clone(), self.target.clone(), self.resource.clone())?.granted_to(delegatee);
         let payload = Payload::parse(body["payload"].to_string().as_bytes())?;
-        let delegation = body.get("delegation").map(crate::api::shown).transpose()?;
+        let delegation = body.get("delegation").map(crate::api::presented).transpose()?;
         let request = Request {
             audience: self.audience.as_deref(),
             delegation: delegation.as_deref(),

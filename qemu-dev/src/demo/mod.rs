@@ -98,10 +98,10 @@ impl Accepted {
 /// Runs the story. Exit code 0 only if everything held.
 pub async fn run(as_json: bool) -> ExitCode {
     let mut narrator = Narrator { quiet: as_json, report: Report::default() };
-    let told = match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+    let outcome = match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
         // Who is interrupted cleans up by being dropped.
         (Ok(mut interrupt), Ok(mut terminate)) => tokio::select! {
-            told = tell(&mut narrator) => told,
+            outcome = tell(&mut narrator) => outcome,
             _ = interrupt.recv() => Err(Error::State("interrupted".into())),
             _ = terminate.recv() => Err(Error::State("interrupted".into())),
         },
@@ -111,7 +111,7 @@ pub async fn run(as_json: bool) -> ExitCode {
     if as_json {
         let _ = writeln!(out, "{}", serde_json::to_value(&narrator.report).unwrap_or_default());
     }
-    if let Err(error) = told {
+    if let Err(error) = outcome {
         let _ = writeln!(std::io::stderr(), "anchorhold-dev: the story broke off: {error}");
         return ExitCode::from(70);
     }

@@ -13,10 +13,10 @@ use identity::caller::ObservedCaller;
 use identity::cose::{self, Purpose};
 use identity::credential::{self, Content};
 use identity::succession::{self, Order, Statement, Version};
-use identity::{Payload, PublicKey, Tee, cbor, did, sha256, token};
+use identity::{Format, Payload, PublicKey, Tee, cbor, did, sha256, token};
 use minicbor::Encode;
 use protocol::{
-    Requester, ExitReason, Format, Hello, Outcome, ChannelProof, Refusal, Request, RequestFrame, ResponseFrame, Sign, Welcome,
+    Requester, ExitReason, Hello, Outcome, ChannelProof, Refusal, Request, RequestFrame, ResponseFrame, Sign, Welcome,
     write_frame,
 };
 use serde_json::json;

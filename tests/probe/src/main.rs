@@ -9,7 +9,7 @@
 use enclave::boot::{self, Image};
 use enclave::{Nsm, NsmError, Parent};
 
-const IMAGE: Image = Image { name: "anchorhold-probe", parent: Parent { cid: 2, ports_below: u32::MAX }, told: &[2] };
+const IMAGE: Image = Image { name: "anchorhold-probe", parent: Parent { cid: 2, ports_below: u32::MAX }, notified: &[2] };
 
 fn main() {
     if boot::is_pid_1() {

@@ -47,13 +47,13 @@ fn beside(running: &Running, how: &str, connections: usize) {
     flood_beside(&socket("greedy.sock"), connections, 3.0, || std::thread::sleep(Duration::from_secs(3)));
     let (before, memory_before) = (modest(), memory());
     let mut during = before;
-    let said = flood_beside(&socket("greedy.sock"), connections, SECONDS + 2.0, || {
+    let counts = flood_beside(&socket("greedy.sock"), connections, SECONDS + 2.0, || {
         std::thread::sleep(Duration::from_secs(1));
         during = modest();
     });
     let memory_during = memory();
     let ratio = |a: Duration, b: Duration| format!("{:.1} x", b.as_secs_f64() / a.as_secs_f64());
-    line("  the greedy one: signed and refused, 1/s", &said, "");
+    line("  the greedy one: signed and refused, 1/s", &counts, "");
     line("  the modest one alone, p50 (us)", &micros(before.0), "");
     line("  beside the other, p50 (us)", &micros(during.0), &ratio(before.0, during.0));
     line("  the modest one alone, p99 (us)", &micros(before.1), "");
