@@ -2,7 +2,7 @@
 
 use identity::AnnexId;
 use identity::caller::ObservedCaller;
-use identity::cose::{self, Purpose, Sign1};
+use identity::cose::{self, Purpose};
 use identity::grants::Status;
 use identity::status::StatusList;
 use identity::{Digest, PublicKey, Signer, json, sha256};
@@ -93,14 +93,14 @@ impl Annex {
     /// Verifies the operator's signature, and reads the canonical form and nothing else.
     pub fn verify(signed: &[u8], operator: &PublicKey) -> Result<Self, Error> {
         let canonical = cose::verify(Purpose::ANNEX, signed, operator)?;
-        let annex: Self = json::parse_as(canonical).map_err(|error| malformed(error.to_string()))?;
+        let annex: Self = json::parse_as(&canonical).map_err(|error| malformed(error.to_string()))?;
         annex.check()?;
         if json::canonical(&annex)? == canonical { Ok(annex) } else { Err(malformed("not in canonical form")) }
     }
 
     /// The canonical bytes within a signed annex; nothing is verified.
-    pub fn unverified_canonical(signed: &[u8]) -> Result<&[u8], Error> {
-        Ok(Sign1::parse(signed)?.payload)
+    pub fn unverified_canonical(signed: &[u8]) -> Result<Vec<u8>, Error> {
+        Ok(cose::unverified_payload(signed)?)
     }
 
     /// Version and digest, as records name it.

@@ -433,9 +433,9 @@ fn an_annex_is_the_operators_and_has_one_spelling() {
     assert_eq!(Annex::verify(&signed, &other.1).unwrap_err().code(), "signature_invalid");
     let canonical = Annex::unverified_canonical(&signed).unwrap();
     assert_eq!(canonical, identity::json::canonical(&annex).unwrap());
-    assert_eq!(annex.id().unwrap(), identity::AnnexId { digest: identity::sha256(canonical), version: 3 });
+    assert_eq!(annex.id().unwrap(), identity::AnnexId { digest: identity::sha256(&canonical), version: 3 });
     let sign = |text: &str| identity::cose::sign(identity::cose::Purpose::ANNEX, text.as_bytes(), &operator).unwrap();
-    let text = std::str::from_utf8(canonical).unwrap();
+    let text = std::str::from_utf8(&canonical).unwrap();
     assert!(Annex::verify(&sign(text), &operator.1).is_ok());
     for wrong in [
         text.replace(",\"version\"", ", \"version\""),
@@ -446,7 +446,7 @@ fn an_annex_is_the_operators_and_has_one_spelling() {
         assert_eq!(Annex::verify(&sign(&wrong), &operator.1).unwrap_err().code(), "policy_malformed", "{wrong}");
     }
     // Another statement of the operator is no annex.
-    let order = identity::cose::sign(identity::cose::Purpose::ROTATION_ORDER, canonical, &operator).unwrap();
+    let order = identity::cose::sign(identity::cose::Purpose::ROTATION_ORDER, &canonical, &operator).unwrap();
     assert_eq!(Annex::verify(&order, &operator.1).unwrap_err().code(), "signature_invalid");
 }
 

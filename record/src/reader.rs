@@ -126,11 +126,11 @@ impl Reader {
         {
             return Ok((head.clone(), boot.key.clone()));
         }
-        let good = |key: &&PublicKey| cose::verify(Purpose::RECORD, bytes, key).is_ok();
-        let key = self.keys.iter().find(good).ok_or(identity::Error::SignatureInvalid)?;
-        let head: Head = cbor::from_slice(cose::verify(Purpose::RECORD, bytes, key)?)?;
+        let verified = |key: &PublicKey| cose::verify(Purpose::RECORD, bytes, key).ok().map(|head| (head, key.clone()));
+        let (head, key) = self.keys.iter().find_map(verified).ok_or(identity::Error::SignatureInvalid)?;
+        let head: Head = cbor::from_slice(&head)?;
         self.verified = Some((bytes.to_vec(), head.clone()));
-        Ok((head, key.clone()))
+        Ok((head, key))
     }
 }
 

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use identity::cbor::Reader;
-use identity::cose::{self, Sign1};
+use identity::cbor::{self, Reader};
 use identity::{Digest, UnixSeconds};
+use minicbor::bytes::ByteSlice;
 
 use crate::rules::Rules;
 use crate::{Error, Field};
@@ -105,7 +105,7 @@ fn parse<'b>(bytes: &'b [u8], rules: &impl Rules) -> Result<Unverified<'b>, Erro
     rules.require(sign1.signature.len() == SIGNATURE_BYTES, Error::DocumentSignatureSize)?;
     rules.require(!sign1.payload.is_empty() && sign1.payload.len() <= MAX_PAYLOAD, Error::PayloadSize)?;
     let (document, chain) = parse_payload(sign1.payload, rules)?;
-    Ok(Unverified { document, chain, signed: sign1.sig_structure(&[]), signature: sign1.signature })
+    Ok(Unverified { document, chain, signed: sign1.sig_structure(), signature: sign1.signature })
 }
 
 fn parse_envelope<'b>(bytes: &'b [u8], rules: &impl Rules) -> Result<Sign1<'b>, Error> {
@@ -117,7 +117,7 @@ fn parse_envelope<'b>(bytes: &'b [u8], rules: &impl Rules) -> Result<Sign1<'b>, 
     };
     let mut reader = Reader::new(bytes);
     if bytes.first().is_some_and(|head| head >> 5 == CBOR_TAG) {
-        reader.tag_if(cose::TAG).map_err(|error| match error {
+        reader.tag_if(COSE_SIGN1).map_err(|error| match error {
             identity::Error::CborNotShortest => Error::DocumentNotShortest,
             _ => Error::DocumentTag,
         })?;
@@ -138,6 +138,23 @@ fn parse_envelope<'b>(bytes: &'b [u8], rules: &impl Rules) -> Result<Sign1<'b>, 
 
 /// Major type 6 (RFC 8949 section 3.1).
 const CBOR_TAG: u8 = 6;
+/// The CBOR tag of COSE_Sign1 (RFC 9052 section 2).
+const COSE_SIGN1: u64 = 18;
+
+/// The parts of a COSE_Sign1 (RFC 9052 section 4.2), as they stand in the original bytes.
+struct Sign1<'b> {
+    protected: &'b [u8],
+    payload: &'b [u8],
+    signature: &'b [u8],
+}
+
+impl Sign1<'_> {
+    /// The bytes under the signature: `["Signature1", protected, external_aad, payload]` (RFC 9052 section 4.4).
+    fn sig_structure(&self) -> Vec<u8> {
+        let [protected, external_aad, payload] = [self.protected, &[], self.payload].map(<&ByteSlice>::from);
+        cbor::to_vec(&("Signature1", protected, external_aad, payload))
+    }
+}
 
 #[derive(Default)]
 struct Fields<'b> {

@@ -301,7 +301,7 @@ impl Shared {
             }
         }
         let annex = self.annex.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let digest = |signed: &[u8]| Annex::unverified_canonical(signed).ok().map(|canonical| identity::sha256(canonical).0);
+        let digest = |signed: &[u8]| Annex::unverified_canonical(signed).ok().map(|canonical| identity::sha256(&canonical).0);
         if let Some(signed) = annex.filter(|signed| known.annex.is_none() || known.annex != digest(signed)) {
             match ask(Request::Annex { signed: signed.to_vec() }).await {
                 Err(ConnectError::Refused(refusal)) => warn!(%refusal, "the enclave does not take the annex"),

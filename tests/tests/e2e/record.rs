@@ -157,7 +157,7 @@ fn head(line: &[u8], key: &PublicKey) -> Head {
     for _ in 0..proof.array().unwrap() {
         proof.bytes().unwrap();
     }
-    cbor::from_slice(cose::verify(Purpose::RECORD, proof.bytes().unwrap(), key).unwrap()).unwrap()
+    cbor::from_slice(&cose::verify(Purpose::RECORD, proof.bytes().unwrap(), key).unwrap()).unwrap()
 }
 
 /// Sends so many requests at once, as one write over a connection of its own; gives their events.
