@@ -1,4 +1,5 @@
-//! Prints what can be measured of the shape: functions, circles, tests of each crate.
+//! Prints what can be measured of the shape: functions and circles of each crate, then the largest functions (as many as the first argument
+//! says).
 #![expect(clippy::print_stdout, reason = "what it is for")]
 
 use shape::{functions, modules, rooms, root};
@@ -17,6 +18,11 @@ fn main() {
         }
     }
     print("all but tests", &all, 0);
+    let most = std::env::args().nth(1).and_then(|most| most.parse().ok()).unwrap_or(0);
+    all.sort_by_key(|function| std::cmp::Reverse(function.tokens));
+    for function in all.iter().take(most) {
+        println!("{:>5} tokens {:>4} lines  {}", function.tokens, function.lines, function.name);
+    }
 }
 
 fn print(name: &str, found: &[shape::Function], circles: usize) {
