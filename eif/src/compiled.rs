@@ -47,15 +47,8 @@ pub(crate) fn compile(which: Which, source: &Path, say: &dyn Fn(&str)) -> Result
     let mut rust_flags = vec!["-Ctarget-feature=+crt-static".to_owned(), "-Clink-arg=-Wl,--build-id=none".into()];
     rust_flags.extend(maps.iter().map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())));
     let c_flags: Vec<String> = maps.iter().map(|(from, to)| format!("-ffile-prefix-map={}={to}", from.display())).collect();
-    // Cargo sees no change of compiler, linker or C library outside of itself: each combination has a folder of its own.
-    // The same goes for the moment that C code says it was built at, which is none: the allocator of Rego has one in it.
-    let moment = "SOURCE_DATE_EPOCH=0".to_owned();
-    let tools =
-        [tool_version("rustc", source)?, tool_version("gcc", source)?, tool_version("ld", source)?, libc_sha256()?, moment]
-            .join("\n");
-    let key = data_encoding::HEXLOWER.encode(&Sha256::digest(tools)[..8]);
     let image = source.join("target/image");
-    let folder = image.join(key);
+    let folder = image.join(tools_key(source)?);
     let mut cargo = clean(Command::new("cargo"));
     cargo.current_dir(source).args(["build", "--locked", "--profile", "image", "--target", TARGET]);
     cargo.args(["--package", which.package(), "--bin", which.program(), "--target-dir"]).arg(&folder);
@@ -66,9 +59,22 @@ pub(crate) fn compile(which: Which, source: &Path, say: &dyn Fn(&str)) -> Result
     let unstripped = image.join(which.program());
     std::fs::copy(&compiled, &unstripped).map_err(Error::io(&compiled))?;
     check_marker(which, &std::fs::read(&unstripped).map_err(Error::io(&unstripped))?)?;
+    strip(&unstripped, say)
+}
+
+/// Cargo sees no change of compiler, linker or C library outside of itself: each combination has a folder of its own.
+/// The same goes for the moment that C code says it was built at, which is none: the allocator of Rego has one in it.
+fn tools_key(source: &Path) -> Result<String, Error> {
+    let moment = "SOURCE_DATE_EPOCH=0".to_owned();
+    let [rustc, gcc, ld] = [tool_version("rustc", source)?, tool_version("gcc", source)?, tool_version("ld", source)?];
+    let tools = [rustc, gcc, ld, libc_sha256()?, moment].join("\n");
+    Ok(data_encoding::HEXLOWER.encode(&Sha256::digest(tools)[..8]))
+}
+
+fn strip(unstripped: &Path, say: &dyn Fn(&str)) -> Result<Vec<u8>, Error> {
     let stripped = unstripped.with_extension("stripped");
     let mut strip = clean(Command::new("strip"));
-    strip.arg("--strip-all").arg("-o").arg(&stripped).arg(&unstripped);
+    strip.arg("--strip-all").arg("-o").arg(&stripped).arg(unstripped);
     Step::new("stripping the enclave program", strip).run(say)?;
     std::fs::read(&stripped).map_err(Error::io(&stripped))
 }

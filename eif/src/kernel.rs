@@ -90,25 +90,7 @@ pub(crate) fn tool_version(tool: &str, folder: &Path) -> Result<String, Error> {
 
 /// Unpacks beside the cache entry, builds, and puts the result in place in one move.
 fn make(source: &Path, folder: &Path, say: &dyn Fn(&str)) -> Result<(), Error> {
-    for (tool, package) in [
-        ("make", "make"),
-        ("gcc", "gcc"),
-        ("ld", "binutils"),
-        ("flex", "flex"),
-        ("bison", "bison"),
-        ("bc", "bc"),
-        ("perl", "perl"),
-        ("xz", "xz-utils"),
-        ("tar", "tar"),
-        ("gzip", "gzip"),
-    ] {
-        find_tool(tool, package)?;
-    }
-    for (header, package) in [("/usr/include/libelf.h", "libelf-dev"), ("/usr/include/openssl/opensslv.h", "libssl-dev")] {
-        if !Path::new(header).exists() {
-            return Err(Error::MissingTool { tool: header.into(), package });
-        }
-    }
+    find_tools()?;
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let work = tempfile::Builder::new().prefix("build-").tempdir_in(folder).map_err(Error::io(folder))?;
     let tree = work.path().join("linux");
@@ -132,6 +114,30 @@ fn make(source: &Path, folder: &Path, say: &dyn Fn(&str)) -> Result<(), Error> {
     check_bz_image(&fs::read(&built).map_err(Error::io(&built))?)?;
     // Another build of the same inputs may have been faster; both made the same bytes.
     fs::rename(&built, &done).map_err(Error::io(&done))
+}
+
+/// What building a kernel takes, each with the Debian package that it is in.
+fn find_tools() -> Result<(), Error> {
+    for (tool, package) in [
+        ("make", "make"),
+        ("gcc", "gcc"),
+        ("ld", "binutils"),
+        ("flex", "flex"),
+        ("bison", "bison"),
+        ("bc", "bc"),
+        ("perl", "perl"),
+        ("xz", "xz-utils"),
+        ("tar", "tar"),
+        ("gzip", "gzip"),
+    ] {
+        find_tool(tool, package)?;
+    }
+    for (header, package) in [("/usr/include/libelf.h", "libelf-dev"), ("/usr/include/openssl/opensslv.h", "libssl-dev")] {
+        if !Path::new(header).exists() {
+            return Err(Error::MissingTool { tool: header.into(), package });
+        }
+    }
+    Ok(())
 }
 
 /// Every option came out as the fragment has it.

@@ -123,6 +123,18 @@ pub fn sign<S: Signer>(content: Content, kid: &KeyId, signer: &S) -> Result<Valu
         return Err(Error::CredentialNeedsEd25519.into());
     }
     check_intent(&content.intent)?;
+    let (document, proof) = unsigned(content, kid);
+    let mut document = to_object(&document)?;
+    let mut proof = to_object(&proof)?;
+    let signature = signer.sign(&message(&document, &proof)?)?;
+    let value = format!("z{}", bs58::encode(signature).into_string());
+    proof.insert("proofValue".into(), Value::String(value));
+    document.insert("proof".into(), Value::Object(proof));
+    Ok(Value::Object(document))
+}
+
+/// The document, and the options of its proof.
+fn unsigned(content: Content, kid: &KeyId) -> (Wire, Proof) {
     let proof = Proof {
         r#type: "DataIntegrityProof".into(),
         cryptosuite: CRYPTOSUITE.into(),
@@ -152,13 +164,7 @@ pub fn sign<S: Signer>(content: Content, kid: &KeyId, signer: &S) -> Result<Valu
         },
         proof: None,
     };
-    let mut document = to_object(&document)?;
-    let mut proof = to_object(&proof)?;
-    let signature = signer.sign(&message(&document, &proof)?)?;
-    let value = format!("z{}", bs58::encode(signature).into_string());
-    proof.insert("proofValue".into(), Value::String(value));
-    document.insert("proof".into(), Value::Object(proof));
-    Ok(Value::Object(document))
+    (document, proof)
 }
 
 /// Verifies a credential: form, key id, proof, then times within [`crate::SKEW_SECONDS`], then audience.
@@ -184,7 +190,7 @@ pub fn verify_signature(text: &[u8], key: &PublicKey, did: &Did) -> Result<Signe
     if text.len() > MAX_BYTES {
         return Err(malformed("longer than 64 KiB"));
     }
-    let Value::Object(mut document) = json::parse(text)? else {
+    let Value::Object(document) = json::parse(text)? else {
         return Err(malformed("not an object"));
     };
     let wire = Wire::deserialize(&document).map_err(|error| Error::CredentialMalformed(error.to_string()))?;
@@ -196,12 +202,7 @@ pub fn verify_signature(text: &[u8], key: &PublicKey, did: &Did) -> Result<Signe
     if proof.verification_method != KeyId::of(did, key)?.as_str() {
         return Err(Error::KeyIdMismatch);
     }
-    let Some(Value::Object(mut options)) = document.remove("proof") else {
-        return Err(malformed("no proof"));
-    };
-    options.remove("proofValue");
-    key.verify(&message(&document, &options)?, &proof_value(&proof)?)?;
-
+    check_proof(document, &proof, key)?;
     let subject = wire.credential_subject;
     if wire.issuer != *did || subject.id != *did {
         return Err(Error::IssuerMismatch);
@@ -227,6 +228,14 @@ pub fn verify_signature(text: &[u8], key: &PublicKey, did: &Did) -> Result<Signe
         caller: subject.provenance.caller,
     };
     Ok(Signed { content, begins })
+}
+
+fn check_proof(mut document: Map<String, Value>, proof: &Proof, key: &PublicKey) -> Result<(), Error> {
+    let Some(Value::Object(mut options)) = document.remove("proof") else {
+        return Err(malformed("no proof"));
+    };
+    options.remove("proofValue");
+    key.verify(&message(&document, &options)?, &proof_value(proof)?)
 }
 
 /// Which binding a credential names, before anything is verified: to choose evidence, never to trust.

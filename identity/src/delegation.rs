@@ -78,6 +78,52 @@ struct Foreign {
     vouch: Option<ForeignVouch>,
 }
 
+impl Foreign {
+    /// Scope, as text, and resource.
+    fn purpose(&self) -> Result<(Option<String>, String), Error> {
+        // A Vouch token says what it is for in its intent: its action is its scope.
+        let intent = self.vouch.as_ref().and_then(|vouch| vouch.intent.as_ref());
+        if intent.is_some_and(|intent| intent.action().contains(' ')) && self.scope.is_none() {
+            return Err(Error::ScopeInvalid);
+        }
+        let scope = self.scope.clone().or_else(|| intent.map(|intent| intent.action().to_owned()));
+        let resource = match intent {
+            Some(intent) if self.resource.is_empty() => intent.resource().to_owned(),
+            _ => self.resource.clone(),
+        };
+        // What was signed for one action is none of a stranger's to take up: it must say by whom, and for what.
+        if self.vouch.is_some() && (self.aud.is_none() && self.may_act.is_none() || resource.is_empty()) {
+            return Err(Error::DelegationInvalid(
+                "a Vouch token that is handed on names who may act (aud or may_act), and a resource",
+            ));
+        }
+        Ok((scope, resource))
+    }
+}
+
+/// Verifies a compact JWS by one of these keys; gives what was signed, and the signature's text.
+fn verify_signature<'t>(token: &'t str, keys: &[PublicKey]) -> Result<(&'t str, &'t str), Error> {
+    if token.len() > MAX_BYTES {
+        return Err(Error::TokenMalformed("longer than 16 KiB"));
+    }
+    let (signed, signature) = token.rsplit_once('.').ok_or(Error::TokenMalformed("not three parts"))?;
+    let header = json::parse(&part(token, 0)?)?;
+    let header = Header::deserialize(&header).map_err(|error| Error::JsonShape(error.to_string()))?;
+    if header.crit.is_some() {
+        return Err(Error::TokenMalformed("a critical header"));
+    }
+    let bytes = part(token, 2)?;
+    if signed.split('.').count() != 2 || bytes.is_empty() {
+        return Err(Error::TokenMalformed("not three parts, or no signature"));
+    }
+    let usable = |key: &&PublicKey| {
+        key.algorithm().as_str() == header.alg && header.kid.is_none_or(|kid| keys.len() == 1 || names(kid, key))
+    };
+    let key = keys.iter().find(usable).ok_or(Error::AlgorithmMismatch)?;
+    key.verify(&Message::jws(signed), &bytes)?;
+    Ok((signed, signature))
+}
+
 /// What a Vouch token of other software says beside: what it is for, and the tokens before it.
 #[derive(Deserialize)]
 struct ForeignVouch {
@@ -139,46 +185,14 @@ impl Subject {
 
     /// Verifies a JWT of another issuer (RFC 7519) with its keys, in EdDSA or ES256.
     pub fn verify(token: &str, keys: &[PublicKey], at: UnixSeconds) -> Result<Self, Error> {
-        if token.len() > MAX_BYTES {
-            return Err(Error::TokenMalformed("longer than 16 KiB"));
-        }
-        let (signed, signature) = token.rsplit_once('.').ok_or(Error::TokenMalformed("not three parts"))?;
-        let header = json::parse(&part(token, 0)?)?;
-        let header = Header::deserialize(&header).map_err(|error| Error::JsonShape(error.to_string()))?;
-        if header.crit.is_some() {
-            return Err(Error::TokenMalformed("a critical header"));
-        }
-        let bytes = part(token, 2)?;
-        if signed.split('.').count() != 2 || bytes.is_empty() {
-            return Err(Error::TokenMalformed("not three parts, or no signature"));
-        }
-        let usable = |key: &&PublicKey| {
-            key.algorithm().as_str() == header.alg && header.kid.is_none_or(|kid| keys.len() == 1 || names(kid, key))
-        };
-        let key = keys.iter().find(usable).ok_or(Error::AlgorithmMismatch)?;
-        key.verify(&Message::jws(signed), &bytes)?;
+        let (signed, signature) = verify_signature(token, keys)?;
         let claims: Foreign = json::parse_as(&part(token, 1)?)?;
         let begins = UnixSeconds(claims.nbf.or(claims.iat).unwrap_or(i64::MIN));
         crate::token::check_window(begins, UnixSeconds(claims.exp), at)?;
         if claims.act.as_ref().is_some_and(|act| act.depth() > MAX_DEPTH) {
             return Err(Error::DelegationInvalid("more than five act for one another"));
         }
-        // A Vouch token says what it is for in its intent: its action is its scope.
-        let intent = claims.vouch.as_ref().and_then(|vouch| vouch.intent.as_ref());
-        if intent.is_some_and(|intent| intent.action().contains(' ')) && claims.scope.is_none() {
-            return Err(Error::ScopeInvalid);
-        }
-        let claimed = claims.scope.clone().or_else(|| intent.map(|intent| intent.action().to_owned()));
-        let resource = match intent {
-            Some(intent) if claims.resource.is_empty() => intent.resource().to_owned(),
-            _ => claims.resource,
-        };
-        // What was signed for one action is none of a stranger's to take up: it must say by whom, and for what.
-        if claims.vouch.is_some() && (claims.aud.is_none() && claims.may_act.is_none() || resource.is_empty()) {
-            return Err(Error::DelegationInvalid(
-                "a Vouch token that is handed on names who may act (aud or may_act), and a resource",
-            ));
-        }
+        let (claimed, resource) = claims.purpose()?;
         let scope = claimed.as_deref().map(words).transpose()?;
         let iat = claims.iat.unwrap_or(claims.exp);
         let chain = claims.vouch.as_ref().map(|vouch| vouch.chain(&claims.iss, iat)).transpose()?.unwrap_or_default();

@@ -75,6 +75,22 @@ enum OneOrMore {
     One(WireStatus),
 }
 
+impl OneOrMore {
+    fn entries(self) -> Result<Vec<Status>, Error> {
+        match self {
+            Self::One(one) => Ok(vec![one.entry()?]),
+            Self::More(more) if more.len() > MAX_STATUS => Err(Error::StatusInvalid("more than two entries")),
+            Self::More(more) => more.iter().map(WireStatus::entry).collect(),
+        }
+    }
+}
+
+fn check_proof_expiry(proof: &Map<String, Value>, at: UnixSeconds) -> Result<(), Error> {
+    let Some(expires) = proof.get("expires") else { return Ok(()) };
+    let expires = expires.as_str().ok_or(Error::TimeInvalid).and_then(crate::parse_rfc3339)?;
+    if at >= expires { Err(Error::OutsideValidityWindow) } else { Ok(()) }
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct WireStatus {
@@ -212,12 +228,7 @@ impl Granted {
             Some(key) => vec![key],
             None => keys_of(&wire.issuer),
         };
-        if let Some(expires) = proof.get("expires") {
-            let expires = expires.as_str().ok_or(Error::TimeInvalid).and_then(crate::parse_rfc3339)?;
-            if at >= expires {
-                return Err(Error::OutsideValidityWindow);
-            }
-        }
+        check_proof_expiry(&proof, at)?;
         let proof_value = verify_proof(&document, proof, &wire.issuer, &keys)?;
         if wire.credential_subject.id != wire.issuer {
             return Err(Error::IssuerMismatch);
@@ -230,12 +241,7 @@ impl Granted {
         if intent.resource().trim_end_matches('/').is_empty() {
             return Err(Error::CredentialIntentIncomplete);
         }
-        let status = match wire.credential_status {
-            None => Vec::new(),
-            Some(OneOrMore::One(one)) => vec![one.entry()?],
-            Some(OneOrMore::More(more)) if more.len() > MAX_STATUS => return Err(Error::StatusInvalid("more than two entries")),
-            Some(OneOrMore::More(more)) => more.iter().map(WireStatus::entry).collect::<Result<_, _>>()?,
-        };
+        let status = wire.credential_status.map(OneOrMore::entries).transpose()?.unwrap_or_default();
         Ok(Self {
             id: wire.id,
             issuer: wire.issuer,

@@ -78,9 +78,8 @@ pub(crate) struct Metrics {
 impl Metrics {
     /// Those of the connections to the enclave among them.
     pub(crate) fn new(enclave: &Counters) -> Self {
-        let mut registry = Registry::with_prefix("anchorhold");
         let buckets = [0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 1.0];
-        let metrics = Self {
+        let mut metrics = Self {
             resources: Mutex::default(),
             denials: Family::default(),
             limited: Family::default(),
@@ -91,36 +90,41 @@ impl Metrics {
             sign_seconds: Histogram::new(buckets),
             enclave_exits: Counter::default(),
             connections: Gauge::default(),
-            registry: Registry::default(),
+            registry: Registry::with_prefix("anchorhold"),
         };
+        metrics.register(enclave);
+        metrics
+    }
+
+    fn register(&mut self, enclave: &Counters) {
+        let registry = &mut self.registry;
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The program", build);
-        registry.register("requests", "HTTP requests answered", metrics.requests.clone());
-        registry.register("signatures", "Signatures handed out", metrics.signatures.clone());
-        registry.register("refusals", "Requests that the enclave or the sidecar refused, by code", metrics.refusals.clone());
-        registry.register("denials", "Requests that the enclave refused, by identity and code", metrics.denials.clone());
+        registry.register("requests", "HTTP requests answered", self.requests.clone());
+        registry.register("signatures", "Signatures handed out", self.signatures.clone());
+        registry.register("refusals", "Requests that the enclave or the sidecar refused, by code", self.refusals.clone());
+        registry.register("denials", "Requests that the enclave refused, by identity and code", self.denials.clone());
         registry.register(
             "limited",
             "Times that a caller had to wait: requests, connections, or requests waiting for their turn",
-            metrics.limited.clone(),
+            self.limited.clone(),
         );
         registry.register(
             "new_resources",
             "Resources for which an identity signed for the first time since the sidecar started",
-            metrics.new_resources.clone(),
+            self.new_resources.clone(),
         );
-        registry.register("sign_duration_seconds", "From a parsed sign request to its answer", metrics.sign_seconds.clone());
+        registry.register("sign_duration_seconds", "From a parsed sign request to its answer", self.sign_seconds.clone());
         registry.register("enclave_connections", "Connections to the enclave that work", enclave.connections.clone());
         registry.register("enclave_boots", "Boots of the enclave that were seen", enclave.boots.clone());
-        registry.register("enclave_exits", "Times that an enclave said why it ends", metrics.enclave_exits.clone());
-        registry.register("connections", "Connections of callers", metrics.connections.clone());
+        registry.register("enclave_exits", "Times that an enclave said why it ends", self.enclave_exits.clone());
+        registry.register("connections", "Connections of callers", self.connections.clone());
         registry.register("record_events", "Events written to the decision record", enclave.record_events.clone());
         registry.register(
             "record_failing",
             "1 while the record cannot be written, and nothing is signed",
             enclave.record_failing.clone(),
         );
-        Self { registry, ..metrics }
     }
 
     /// Counts a resource that this identity has not signed for before.

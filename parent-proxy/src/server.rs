@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinHandle;
 use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
 use tracing::{debug, error, info, warn};
@@ -28,7 +29,8 @@ use crate::exit_reasons::ExitReasons;
 use crate::metrics::{Handled, Limited, Metrics, Refused};
 use crate::{Config, Error, KeyFile};
 use callers::{
-    Admission, CallerQuotas, Connected, FairQueue, Inspector, OneWriter, Operators, Socket, TurnedAway, sees_other_users,
+    Admission, CallerQuotas, Connected, FairQueue, Inspector, Localhost, OneWriter, Operators, Socket, TurnedAway,
+    sees_other_users,
 };
 use enclave_client::Counters;
 use enclave_client::Recorder;
@@ -55,88 +57,27 @@ const MAX_HEAD: usize = 16 * 1024;
 /// Serves until SIGTERM or SIGINT, then drains.
 pub async fn run(config: Config) -> Result<(), Error> {
     raise_file_limit();
-    let key = KeyFile::read(&config.proxy_key)?;
-    if *identity::Signer::public_key(&key) != config.policy.proxy_key.0 {
-        return Err(enclave_client::Error::KeyFile {
-            file: config.proxy_key,
-            why: "not the key that the policy names as proxy_key",
-        }
-        .into());
-    }
+    let key = read_key(&config)?;
     let annex = config.annex.as_deref().map(|file| read_annex(file, &config.policy)).transpose()?;
     let counters = Counters::default();
     let metrics = Arc::new(Metrics::new(&counters));
-    let first = match activated()? {
-        Some(listener) => Socket::inherited(listener)?,
-        None => Socket::bind(&config.socket, &config.policy, annex.as_ref().map(|annex| &annex.1))?,
-    };
-    let mut sockets = vec![first];
-    for named in &config.sockets {
-        sockets.push(Socket::bind_for(named)?);
-    }
-    let mut localhost = config.localhost;
-    let tcp = match &mut localhost {
-        Some(localhost) => {
-            let listener = TcpListener::bind(localhost.listen).await?;
-            localhost.listen = listener.local_addr()?;
-            info!(address = %localhost.listen, "listening on localhost; callers show tokens");
-            Some(listener)
-        }
-        None => None,
-    };
-    let recorder = Recorder::open(config.record, counters.clone())?;
+    let mut listeners = Listeners::bind(&config, annex.as_ref().map(|(_, annex)| annex)).await?;
+    let recorder = Recorder::open(config.record.clone(), counters.clone())?;
     tokio::spawn(Arc::clone(&recorder).tend());
     let exit_reasons = ExitReasons::listen(&config.enclave, Arc::clone(&metrics));
-    let enclave = EnclaveClient::start(config.enclave, key, &config.policy, config.connections, counters, Arc::clone(&recorder));
-    for socket in &sockets {
-        info!(socket = %socket.path().display(), name = socket.name, policy = %config.policy.digest().digest(), "listening");
-    }
-    let admission = Admission::new(config.policy);
+    let enclave =
+        EnclaveClient::start(config.enclave.clone(), key, &config.policy, config.connections, counters, Arc::clone(&recorder));
+    listeners.announce(&config.policy);
+    let admission = Admission::new(config.policy.clone());
     if let Some((signed, annex)) = annex {
         enclave.set_annex(signed);
         admission.set_annex(annex);
     }
-    if admission.measures() && !sees_other_users() {
-        warn!(
-            "without CAP_SYS_PTRACE the executables of other users' processes cannot be seen; callers named by them are refused"
-        );
-    }
-    let names = localhost.iter().flat_map(|localhost| &localhost.callers).filter(|caller| caller.operator);
-    let operators = Operators { uids: config.operator_uids, names: names.map(|caller| caller.name.clone()).collect() };
-    let identities = admission.policy().identities.iter().map(|identity| identity.name.clone()).collect();
-    // One for each connection, so that who asks too much waits, and costs nothing meanwhile.
-    let waiting = config.limits.connections;
-    let app = Arc::new(App {
-        enclave,
-        admission,
-        operators,
-        quotas: CallerQuotas::new(config.limits, identities),
-        signing: FairQueue::new(GATHERED * config.connections, waiting),
-        attesting: FairQueue::new(MAX_ATTESTING, waiting),
-        verifying: FairQueue::new(MAX_VERIFYING, waiting),
-        localhost,
-        metrics,
-    });
-    let server = Arc::new(Server {
-        router: router(Arc::clone(&app)),
-        app,
-        inspector: Arc::default(),
-        callers: Arc::new(Semaphore::new(MAX_CALLERS)),
-        strangers: Arc::new(Semaphore::new(MAX_STRANGERS)),
-        localhost: Arc::new(Semaphore::new(MAX_LOCALHOST)),
-        turned_away: Arc::new(Semaphore::new(MAX_TURNED_AWAY)),
-        stopping: watch::Sender::new(false),
-        open: watch::Sender::new(0),
-    });
-    let mut signals = Signals {
-        terminate: signal(SignalKind::terminate())?,
-        interrupt: signal(SignalKind::interrupt())?,
-        hangup: signal(SignalKind::hangup())?,
-    };
+    let server = Arc::new(Server::new(app(&config, enclave, admission, listeners.localhost.take(), metrics)));
+    let mut signals = Signals::listen()?;
     // Requests are answered from here on, with 503 until the enclave is there: what waits for this service can start.
     tell_systemd(&NotifyState::Ready);
-    let mut accepting: Vec<_> = sockets.into_iter().map(|socket| tokio::spawn(Arc::clone(&server).accept(socket))).collect();
-    accepting.extend(tcp.map(|tcp| tokio::spawn(Arc::clone(&server).accept_tcp(tcp))));
+    let accepting = listeners.accept(&server);
     while signals.hung_up().await {
         server.reload(config.annex.as_deref()).await;
     }
@@ -154,6 +95,88 @@ pub async fn run(config: Config) -> Result<(), Error> {
     recorder.close();
     info!("stopped");
     Ok(())
+}
+
+/// The key that the policy names as the proxy's.
+fn read_key(config: &Config) -> Result<KeyFile, Error> {
+    let key = KeyFile::read(&config.proxy_key)?;
+    if *identity::Signer::public_key(&key) == config.policy.proxy_key.0 {
+        return Ok(key);
+    }
+    let (file, why) = (config.proxy_key.clone(), "not the key that the policy names as proxy_key");
+    Err(enclave_client::Error::KeyFile { file, why }.into())
+}
+
+/// What every request needs.
+fn app(
+    config: &Config,
+    enclave: EnclaveClient,
+    admission: Admission,
+    localhost: Option<Localhost>,
+    metrics: Arc<Metrics>,
+) -> App {
+    if admission.measures() && !sees_other_users() {
+        warn!(
+            "without CAP_SYS_PTRACE the executables of other users' processes cannot be seen; callers named by them are refused"
+        );
+    }
+    let names = localhost.iter().flat_map(|localhost| &localhost.callers).filter(|caller| caller.operator);
+    let operators = Operators { uids: config.operator_uids.clone(), names: names.map(|caller| caller.name.clone()).collect() };
+    let identities = admission.policy().identities.iter().map(|identity| identity.name.clone()).collect();
+    // One for each connection, so that who asks too much waits, and costs nothing meanwhile.
+    let waiting = config.limits.connections;
+    App {
+        enclave,
+        admission,
+        operators,
+        quotas: CallerQuotas::new(config.limits, identities),
+        signing: FairQueue::new(GATHERED * config.connections, waiting),
+        attesting: FairQueue::new(MAX_ATTESTING, waiting),
+        verifying: FairQueue::new(MAX_VERIFYING, waiting),
+        localhost,
+        metrics,
+    }
+}
+
+/// Where agents connect.
+struct Listeners {
+    sockets: Vec<Socket>,
+    tcp: Option<TcpListener>,
+    /// With the address that was bound, where the configuration leaves the port open.
+    localhost: Option<Localhost>,
+}
+
+impl Listeners {
+    async fn bind(config: &Config, annex: Option<&Annex>) -> Result<Self, Error> {
+        let mut sockets = vec![match activated()? {
+            Some(listener) => Socket::inherited(listener)?,
+            None => Socket::bind(&config.socket, &config.policy, annex)?,
+        }];
+        for named in &config.sockets {
+            sockets.push(Socket::bind_for(named)?);
+        }
+        let mut listeners = Self { sockets, tcp: None, localhost: None };
+        if let Some(localhost) = &config.localhost {
+            let tcp = TcpListener::bind(localhost.listen).await?;
+            let listen = tcp.local_addr()?;
+            info!(address = %listen, "listening on localhost; callers show tokens");
+            listeners.localhost = Some(Localhost { listen, ..localhost.clone() });
+            listeners.tcp = Some(tcp);
+        }
+        Ok(listeners)
+    }
+
+    fn announce(&self, policy: &Bundle) {
+        for socket in &self.sockets {
+            info!(socket = %socket.path().display(), name = socket.name, policy = %policy.digest().digest(), "listening");
+        }
+    }
+
+    fn accept(self, server: &Arc<Server>) -> Vec<JoinHandle<()>> {
+        let sockets = self.sockets.into_iter().map(|socket| tokio::spawn(Arc::clone(server).accept(socket)));
+        let tcp = self.tcp.map(|tcp| tokio::spawn(Arc::clone(server).accept_tcp(tcp)));
+        sockets.chain(tcp).collect()
+    }
 }
 
 /// The annex as it was signed, and what it says.
@@ -189,6 +212,14 @@ struct Signals {
 }
 
 impl Signals {
+    fn listen() -> Result<Self, Error> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
     /// Whether it was SIGHUP that came.
     async fn hung_up(&mut self) -> bool {
         tokio::select! {
@@ -212,6 +243,21 @@ struct Server {
 }
 
 impl Server {
+    fn new(app: App) -> Self {
+        let app = Arc::new(app);
+        Self {
+            router: router(Arc::clone(&app)),
+            app,
+            inspector: Arc::default(),
+            callers: Arc::new(Semaphore::new(MAX_CALLERS)),
+            strangers: Arc::new(Semaphore::new(MAX_STRANGERS)),
+            localhost: Arc::new(Semaphore::new(MAX_LOCALHOST)),
+            turned_away: Arc::new(Semaphore::new(MAX_TURNED_AWAY)),
+            stopping: watch::Sender::new(false),
+            open: watch::Sender::new(0),
+        }
+    }
+
     async fn accept(self: Arc<Self>, socket: Socket) {
         loop {
             match socket.listener.accept().await {

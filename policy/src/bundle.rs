@@ -166,18 +166,7 @@ impl Bundle {
             ));
         }
         self.check_callers()?;
-        self.resources
-            .iter()
-            .try_for_each(|label| label.pattern.check_resource())
-            .map_err(|why| malformed(format!("resources: {why}")))?;
-        if let Some(label) =
-            self.resources.iter().find(|label| label.environment.as_deref().is_some_and(|e| check_name(e).is_err()))
-        {
-            return Err(malformed(format!("resources {:?}: its environment is not a name", label.pattern)));
-        }
-        if let Some(label) = self.resources.iter().find(|label| label.kind.as_deref().is_some_and(|t| check_name(t).is_err())) {
-            return Err(malformed(format!("resources {:?}: its type is not a name", label.pattern)));
-        }
+        self.check_resources()?;
         self.rego.iter().try_for_each(Rego::check).map_err(|why| malformed(format!("rego: {why}")))?;
         if self.identities.is_empty() || self.identities.len() > 64 {
             return Err(malformed("1 to 64 identities"));
@@ -192,6 +181,19 @@ impl Bundle {
         }
         if json::canonical(self)?.len() > MAX_BYTES {
             return Err(malformed("longer than 32 KiB"));
+        }
+        Ok(())
+    }
+
+    fn check_resources(&self) -> Result<(), Error> {
+        for label in &self.resources {
+            label.pattern.check_resource().map_err(|why| malformed(format!("resources: {why}")))?;
+        }
+        for label in &self.resources {
+            let wrong = |what: &str| malformed(format!("resources {:?}: its {what} is not a name", label.pattern));
+            for (what, name) in [("environment", &label.environment), ("type", &label.kind)] {
+                name.as_deref().map_or(Ok(()), check_name).map_err(|_| wrong(what))?;
+            }
         }
         Ok(())
     }

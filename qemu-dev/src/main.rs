@@ -113,7 +113,11 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 64 } else { 0 });
         }
     };
-    match args.command {
+    run(args.command)
+}
+
+fn run(command: Command) -> ExitCode {
+    match command {
         Command::Demo { json } => with_runtime(async move { demo::run(json).await }),
         Command::Up { state, socket } => match socket.map_or_else(parent_proxy::cli::default_socket, Ok) {
             Ok(socket) => with_runtime(async move { ended(up(&Up { state, socket }).await, qemu_dev::Error::exit_code) }),

@@ -114,6 +114,55 @@ struct DeniedCertificate {
     serial: String,
 }
 
+impl Image {
+    fn check(&self) -> Result<(), Error> {
+        let wrong = |why: &str| malformed(format!("image {:?}: {why}", self.label));
+        let Registers { pcr0: Some(pcr0), pcr1: Some(pcr1), pcr2: Some(pcr2), .. } = self.registers else {
+            return Err(wrong("PCR0, PCR1 and PCR2 count together only"));
+        };
+        if [pcr0, pcr1, pcr2].contains(&identity::Digest([0; 48])) {
+            return Err(wrong("a measurement is zero, which only debug mode shows"));
+        }
+        Ok(())
+    }
+}
+
+impl AcceptedBundle {
+    fn check(&self) -> Result<(), Error> {
+        if self.digest.is_some() == self.pcr16.is_some() {
+            return Err(malformed(format!("bundle {:?}: give either digest or PCR16", self.label)));
+        }
+        Ok(())
+    }
+}
+
+impl DeniedImage {
+    fn check(&self) -> Result<(), Error> {
+        if self.registers.named().next().is_none() {
+            return Err(malformed(format!("denied image {:?}: it names no register, so it would deny all", self.reason)));
+        }
+        Ok(())
+    }
+}
+
+impl DeniedCertificate {
+    fn check(&self) -> Result<(), Error> {
+        let wrong = |why: &str| malformed(format!("denied certificate {:?}: {why}", self.reason));
+        if self.issuer.parse::<Name>().ok().is_none_or(|name| name.to_string() != self.issuer) {
+            return Err(wrong("issuer is not a distinguished name as RFC 4514 and the checklist write it"));
+        }
+        match data_encoding::HEXLOWER.decode(self.serial.as_bytes()).as_deref() {
+            Err(_) | Ok([]) => return Err(wrong("serial is not lowercase hex")),
+            Ok([0x80..=0xff, ..]) => {
+                return Err(wrong("serial is negative: as verdicts write it, 00 stands before a first byte of 80 or more"));
+            }
+            Ok([0, 0..=0x7f, ..]) => return Err(wrong("serial has zeros before it that no certificate has")),
+            Ok(_) => {}
+        }
+        Ok(())
+    }
+}
+
 impl AppraisalPolicy {
     /// Reads and checks a policy.
     pub fn from_toml(text: &[u8]) -> Result<Self, Error> {
@@ -133,39 +182,10 @@ impl AppraisalPolicy {
         if self.max_age.is_some_and(|age| age.is_negative()) {
             return Err(malformed("max_age is negative"));
         }
-        for image in &self.images {
-            let wrong = |why: &str| malformed(format!("image {:?}: {why}", image.label));
-            let Registers { pcr0: Some(pcr0), pcr1: Some(pcr1), pcr2: Some(pcr2), .. } = image.registers else {
-                return Err(wrong("PCR0, PCR1 and PCR2 count together only"));
-            };
-            if [pcr0, pcr1, pcr2].contains(&identity::Digest([0; 48])) {
-                return Err(wrong("a measurement is zero, which only debug mode shows"));
-            }
-        }
-        for bundle in &self.bundles {
-            if bundle.digest.is_some() == bundle.pcr16.is_some() {
-                return Err(malformed(format!("bundle {:?}: give either digest or PCR16", bundle.label)));
-            }
-        }
-        for image in &self.deny.images {
-            if image.registers.named().next().is_none() {
-                return Err(malformed(format!("denied image {:?}: it names no register, so it would deny all", image.reason)));
-            }
-        }
-        for certificate in &self.deny.certificates {
-            let wrong = |why: &str| malformed(format!("denied certificate {:?}: {why}", certificate.reason));
-            if certificate.issuer.parse::<Name>().ok().is_none_or(|name| name.to_string() != certificate.issuer) {
-                return Err(wrong("issuer is not a distinguished name as RFC 4514 and the checklist write it"));
-            }
-            match data_encoding::HEXLOWER.decode(certificate.serial.as_bytes()).as_deref() {
-                Err(_) | Ok([]) => return Err(wrong("serial is not lowercase hex")),
-                Ok([0x80..=0xff, ..]) => {
-                    return Err(wrong("serial is negative: as verdicts write it, 00 stands before a first byte of 80 or more"));
-                }
-                Ok([0, 0..=0x7f, ..]) => return Err(wrong("serial has zeros before it that no certificate has")),
-                Ok(_) => {}
-            }
-        }
+        self.images.iter().try_for_each(Image::check)?;
+        self.bundles.iter().try_for_each(AcceptedBundle::check)?;
+        self.deny.images.iter().try_for_each(DeniedImage::check)?;
+        self.deny.certificates.iter().try_for_each(DeniedCertificate::check)?;
         for (what, list) in [("dids", &self.dids), ("issuers", &self.issuers)] {
             if list.as_ref().is_some_and(Vec::is_empty) {
                 return Err(malformed(format!("an empty list of {what} accepts none; leave it out to accept any")));

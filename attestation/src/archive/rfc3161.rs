@@ -213,16 +213,8 @@ fn verify_signer(signer: &SignerInfo, certificate: &Certificate, content: &[u8])
     if stated.as_bytes() != digest || content_type != TST_INFO {
         return Err(wrong("the signed attributes are for other content"));
     }
-    let signing: SigningCertificate = single(attributes, SIGNING_CERTIFICATE_V2)?;
-    let first = signing.certificates.first().ok_or(wrong("it names no certificate"))?;
     let der = certificate.to_der().map_err(|_| wrong("not X.509"))?;
-    let named = match &first.algorithm {
-        None => sha2::Sha256::digest(&der).to_vec(),
-        Some(algorithm) => hash(algorithm, &der)?,
-    };
-    if named != first.digest.as_bytes() {
-        return Err(wrong("it names another certificate than that of its signer"));
-    }
+    check_names_certificate(attributes, &der)?;
     let signed = attributes.to_der().map_err(|_| wrong("not DER"))?;
     let der = CertificateDer::from(der);
     let leaf = EndEntityCert::try_from(&der).map_err(|_| wrong("not an end-entity certificate"))?;
@@ -237,6 +229,17 @@ fn verify_signer(signer: &SignerInfo, certificate: &Certificate, content: &[u8])
     } else {
         Err(wrong("it is not its signer's"))
     }
+}
+
+fn check_names_certificate(attributes: &SetOfVec<Attribute>, der: &[u8]) -> Result<(), Error> {
+    let wrong = Error::TimestampSignature;
+    let signing: SigningCertificate = single(attributes, SIGNING_CERTIFICATE_V2)?;
+    let first = signing.certificates.first().ok_or(wrong("it names no certificate"))?;
+    let digest = match &first.algorithm {
+        None => sha2::Sha256::digest(der).to_vec(),
+        Some(algorithm) => hash(algorithm, der)?,
+    };
+    if digest == first.digest.as_bytes() { Ok(()) } else { Err(wrong("it names another certificate than that of its signer")) }
 }
 
 fn hash(algorithm: &AlgorithmIdentifierOwned, bytes: &[u8]) -> Result<Vec<u8>, Error> {

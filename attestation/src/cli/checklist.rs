@@ -48,6 +48,15 @@ fn accepted(verdict: &Verdict, colours: &Colours) -> String {
     text.push('\n');
     checks(&mut text, &verdict.checks, colours);
     text.push_str("\nWhat it says\n");
+    facts(&mut text, verdict);
+    text.push_str("\nWhat it does not say\n");
+    for limit in LIMITS {
+        wrap(&mut text, "  - ", limit);
+    }
+    text
+}
+
+fn facts(text: &mut String, verdict: &Verdict) {
     let mut line = |name: &str, value: &str| {
         let _ = writeln!(text, "  {name:<9} {}", printable(value));
     };
@@ -67,11 +76,6 @@ fn accepted(verdict: &Verdict, colours: &Colours) -> String {
     if let Some(claims) = &verdict.claims {
         line("signed", &claims.to_string());
     }
-    text.push_str("\nWhat it does not say\n");
-    for limit in LIMITS {
-        wrap(&mut text, "  - ", limit);
-    }
-    text
 }
 
 /// What no verdict of this program says, whatever was checked.

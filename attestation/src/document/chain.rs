@@ -122,19 +122,15 @@ pub(crate) fn verify(chain: &[&[u8]], at: UnixSeconds, rules: &impl Rules) -> Re
     let certificates = chain.iter().enumerate().map(|(index, der)| parse(index, der)).collect::<Result<Vec<_>, _>>()?;
     let [authorities @ .., leaf] = certificates.as_slice() else { return Err(Error::RootUntrusted) };
     for (index, certificate) in certificates.iter().enumerate() {
+        let skew = if index == authorities.len() { SKEW_SECONDS } else { 0 };
         check_profile(index, certificate, rules)?;
-        check_validity(index, certificate, at, if index == authorities.len() { SKEW_SECONDS } else { 0 }, rules)?;
+        check_validity(index, certificate, at, skew, rules)?;
     }
     for (index, certificate) in authorities.iter().enumerate() {
         check_ca(index, certificate, authorities.len() - index - 1, rules)?;
     }
     check_leaf(leaf, rules)?;
-    let subjects: Vec<_> = certificates.iter().map(|certificate| certificate.tbs_certificate().subject()).collect();
-    for (index, certificate) in certificates.iter().enumerate().skip(1) {
-        rules.require(certificate.tbs_certificate().issuer() == subjects[index - 1], Error::ChainIssuer(index))?;
-        // One name, one certificate: else webpki would try every order of certificates that share a name.
-        rules.require(!subjects[..index].contains(&subjects[index]), Error::ChainSubjectTwice(index))?;
-    }
+    check_names(&certificates, rules)?;
     let (not_before, not_after) = validity(leaf);
     if rules.second_opinion() {
         rules.accept(check_path(chain, at.0.max(not_before)))?;
@@ -142,6 +138,17 @@ pub(crate) fn verify(chain: &[&[u8]], at: UnixSeconds, rules: &impl Rules) -> Re
     let point = leaf.tbs_certificate().subject_public_key_info().subject_public_key.raw_bytes().to_vec();
     let certificates = certificates.iter().map(CertificateId::of).collect();
     Ok(Chain { certificates, leaf: Leaf { point, not_before, not_after } })
+}
+
+/// Each certificate names the one before it as its issuer, and none has the name of an earlier one.
+fn check_names(certificates: &[Certificate], rules: &impl Rules) -> Result<(), Error> {
+    let subjects: Vec<_> = certificates.iter().map(|certificate| certificate.tbs_certificate().subject()).collect();
+    for (index, certificate) in certificates.iter().enumerate().skip(1) {
+        rules.require(certificate.tbs_certificate().issuer() == subjects[index - 1], Error::ChainIssuer(index))?;
+        // One name, one certificate: else webpki would try every order of certificates that share a name.
+        rules.require(!subjects[..index].contains(&subjects[index]), Error::ChainSubjectTwice(index))?;
+    }
+    Ok(())
 }
 
 /// webpki verifies signatures, path lengths, name constraints and critical extensions. It may look for a path of its own,

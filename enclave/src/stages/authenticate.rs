@@ -155,18 +155,7 @@ fn peer(env: &Env<'_>, document: &[u8]) -> Result<Peer, Error> {
     if let Some(known) = lock(&provisioned.peers).known(&digest, now.latest) {
         return Ok(known);
     }
-    let bad = |_| Error::ProofOfNobody("the caller's document is not good");
-    // What a document costs is spent on those only that may be for us.
-    if provisioned.bundle.callers.iter().all(|caller| caller.enclave.is_none()) {
-        return Err(Error::ProofOfNobody("the policy names no enclave"));
-    }
-    if attestation::unverified_nonce(document).map_err(bad)?.as_deref() != Some(&env.boot_id.as_bytes()[..]) {
-        return Err(Error::ProofOfNobody("the caller's document was made for another boot"));
-    }
-    let document = (env.verify_peer)(document, now.latest).map_err(bad)?;
-    if document.nonce.as_deref() != Some(&env.boot_id.as_bytes()[..]) {
-        return Err(Error::ProofOfNobody("the caller's document was made for another boot"));
-    }
+    let document = peer_document(env, document, now)?;
     let made = i64::try_from(document.timestamp_ms / 1000).unwrap_or(i64::MAX);
     let until = UnixSeconds(made).plus(MAX_DOCUMENT_SECONDS);
     if now.latest > until {
@@ -181,6 +170,23 @@ fn peer(env: &Env<'_>, document: &[u8]) -> Result<Peer, Error> {
     let peer = Peer { name: caller.name.clone(), key, measurement, until };
     lock(&provisioned.peers).remember(digest, peer.clone(), now.latest);
     Ok(peer)
+}
+
+/// The document of an enclave that was asked for this boot.
+fn peer_document(env: &Env<'_>, document: &[u8], now: Bounds) -> Result<Document, Error> {
+    let bad = |_| Error::ProofOfNobody("the caller's document is not good");
+    let for_this_boot = |nonce: Option<&[u8]>| match nonce {
+        Some(nonce) if *nonce == env.boot_id.as_bytes()[..] => Ok(()),
+        _ => Err(Error::ProofOfNobody("the caller's document was made for another boot")),
+    };
+    // What a document costs is spent on those only that may be for us.
+    if env.provisioned.bundle.callers.iter().all(|caller| caller.enclave.is_none()) {
+        return Err(Error::ProofOfNobody("the policy names no enclave"));
+    }
+    for_this_boot(attestation::unverified_nonce(document).map_err(bad)?.as_deref())?;
+    let document = (env.verify_peer)(document, now.latest).map_err(bad)?;
+    for_this_boot(document.nonce.as_deref())?;
+    Ok(document)
 }
 
 fn runs(document: &Document, enclave: &PeerEnclave) -> bool {

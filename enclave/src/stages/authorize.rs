@@ -6,7 +6,7 @@ use identity::Format;
 use identity::delegation::{Act, Subject};
 use identity::token::EXCHANGE_ACTION;
 use identity::{Caller, Digest, Intent, UnixSeconds};
-use policy::{ApprovalRule, Delegation, Rule};
+use policy::{ApprovalRule, Delegation, IdentityPolicy, Rule};
 use policy_engine::{Denied, ExchangeInput, PolicyInput};
 
 use crate::Error;
@@ -221,11 +221,7 @@ pub(crate) fn exchange<'e>(
     let scope = narrowed_scope(&subject, asked.request.scope.as_deref(), allowed)?;
     let resource = subject.narrow_resource(asked.request.resource.as_deref())?;
     trail.resource(&resource);
-    let longest = allowed.max_validity_seconds.unwrap_or(policy.max_validity_seconds).min(policy.max_validity_seconds);
-    let exp = subject.exp.min(now.earliest.0 + i64::from(longest).min(DEFAULT_EXCHANGE_SECONDS));
-    if exp <= now.latest.0 {
-        return Err(identity::Error::Expired.into());
-    }
+    let exp = expiry(&subject, now, allowed, policy)?;
     let actors: Vec<String> = subject.act.iter().flat_map(actors).collect();
     let input = ExchangeInput {
         from: &from,
@@ -243,6 +239,14 @@ pub(crate) fn exchange<'e>(
     let (identity, caller, audience) = (asked.identity, asked.caller, asked.request.audience);
     let exchange = Exchange { card: Arc::clone(card), caller, audience, subject, act, scope, intent, from: now.earliest, exp };
     Ok(ExchangePermit { identity, now, exchange })
+}
+
+/// When the token ends: with the subject's, and no later than the policy and the default allow.
+fn expiry(subject: &Subject, now: Bounds, allowed: &Delegation, policy: &IdentityPolicy) -> Result<i64, Error> {
+    let most = policy.max_validity_seconds;
+    let longest = allowed.max_validity_seconds.unwrap_or(most).min(most);
+    let exp = subject.exp.min(now.earliest.0 + i64::from(longest).min(DEFAULT_EXCHANGE_SECONDS));
+    if exp <= now.latest.0 { Err(identity::Error::Expired.into()) } else { Ok(exp) }
 }
 
 fn narrowed_scope(subject: &Subject, wanted: Option<&str>, allowed: &Delegation) -> Result<Vec<String>, Error> {

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use crate::turned_away::TurnedAway;
 
 /// A TCP listener on a loopback address.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Localhost {
     /// The address.
     pub listen: SocketAddr,
@@ -20,7 +20,7 @@ pub struct Localhost {
 }
 
 /// A caller on localhost: whoever shows this token.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct LocalhostCaller {
     /// The name that the policy knows.
     pub name: String,

@@ -7,19 +7,16 @@ use std::time::Duration;
 
 use identity::{BootId, cbor};
 use policy::{Annex, Bundle};
-use protocol::{
-    Answer, ChannelProof, Endpoint, FrameBuffer, Hello, Lane, Outcome, RecordEnd, Refusal, Request, RequestFrame, ResponseFrame,
-    Status, Welcome, write_frame,
-};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use protocol::{Answer, Endpoint, FrameBuffer, Lane, Outcome, RecordEnd, Refusal, Request, ResponseFrame, Status, write_frame};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::KeyFile;
-use crate::connect::{self, Stream};
 use crate::counters::Counters;
 use crate::record::{Recorder, Release};
+use crate::session::{ConnectError, Reader, Session, Writer};
 
 /// From request to answer; a signature takes a twentieth of a millisecond, an attestation a few.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
@@ -59,25 +56,6 @@ pub enum RequestError {
     /// The enclave answered something that was not asked.
     #[error("the enclave answered something else than what was asked")]
     Nonsense,
-}
-
-/// Why a connection did not come about.
-#[derive(Debug, thiserror::Error)]
-enum ConnectError {
-    #[error("{0}")]
-    Io(#[from] std::io::Error),
-    #[error("{0}")]
-    Protocol(#[from] protocol::Error),
-    #[error("{0}")]
-    Identity(#[from] identity::Error),
-    #[error("the enclave refused: {0}")]
-    Refused(#[from] Refusal),
-    #[error("the enclave has another policy; it must be restarted to take this one")]
-    OtherPolicy,
-    #[error("the enclave closed the connection or answered something else than what was asked")]
-    Nonsense,
-    #[error("it took too long")]
-    Timeout,
 }
 
 /// Sends requests to the enclave.
@@ -244,72 +222,64 @@ impl Shared {
 
     /// Connects, proves the proxy's key, and makes sure that the enclave has our policy.
     async fn connect(&self) -> Result<Connected, ConnectError> {
-        let (mut reader, mut writer) = tokio::io::split(connect::open(&self.endpoint).await?);
-        let mut buffer = FrameBuffer::default();
-        let hello = Hello::decode(&read_frame(&mut reader, &mut buffer).await?)?;
-        send(&mut writer, &ChannelProof::new(&hello, &self.key)?).await?;
-        match cbor::from_slice(&read_frame(&mut reader, &mut buffer).await?)? {
-            Welcome::Welcome => {}
-            Welcome::Refused(refusal) => return Err(refusal.into()),
-        }
-        let mut ids = 0..;
-        let mut ask = async |request| {
-            let id = ids.next().unwrap_or(u64::MAX);
-            send(&mut writer, &RequestFrame { id, request }).await?;
-            let frame = read_frame(&mut reader, &mut buffer).await?;
-            let response: ResponseFrame = cbor::from_slice(&frame)?;
-            if let Some(line) = response.event {
-                self.recorder.take([(line, None)]);
-            }
-            match response.outcome {
-                Outcome::Done(answer) if response.id == id => Ok(answer),
-                Outcome::Refused(refusal) => Err(ConnectError::Refused(refusal)),
-                Outcome::Done(_) => Err(ConnectError::Nonsense),
-            }
-        };
-        let status = |answer| if let Answer::Status(status) = answer { Ok(status) } else { Err(ConnectError::Nonsense) };
-        let mut known: Status = status(ask(Request::Status).await?)?;
-        if known.policy.is_none() {
-            // The boot before has ended, and its record with it; the new one writes down with what.
-            let before = self.recorder.end_before(known.boot_id).map(|end| RecordEnd {
-                boot_id: end.boot_id,
-                last: end.last,
-                leaf: end.leaf.0,
-            });
-            known = match ask(Request::Provision { bundle: self.canonical.clone(), before }).await {
-                // Another connection of ours was faster.
-                Err(ConnectError::Refused(refusal)) if refusal.code == "already_provisioned" => {
-                    status(ask(Request::Status).await?)?
-                }
-                other => status(other?)?,
-            };
-        }
-        if known.policy != Some(self.digest) {
+        let mut session = Session::open(&self.endpoint, &self.key, &self.recorder).await?;
+        let status = self.provision(&mut session).await?;
+        if status.policy != Some(self.digest) {
             return Err(ConnectError::OtherPolicy);
         }
-        // What was decided before this connection: the boot itself, and what a broken connection held.
-        let mut wanted = self.recorder.begin(known.boot_id);
+        self.catch_up(&mut session, status.boot_id).await?;
+        self.bring_own_annex(&mut session, &status).await?;
+        self.note_boot(status.boot_id);
+        Ok((session.reader, session.writer, session.buffer))
+    }
+
+    /// Gives the enclave our policy, if it has none.
+    async fn provision(&self, session: &mut Session<'_>) -> Result<Status, ConnectError> {
+        let status = session.status(Request::Status).await?;
+        if status.policy.is_some() {
+            return Ok(status);
+        }
+        // The boot before has ended, and its record with it; the new one writes down with what.
+        let before = self.recorder.end_before(status.boot_id).map(|end| RecordEnd {
+            boot_id: end.boot_id,
+            last: end.last,
+            leaf: end.leaf.0,
+        });
+        match session.status(Request::Provision { bundle: self.canonical.clone(), before }).await {
+            // Another connection of ours was faster.
+            Err(ConnectError::Refused(refusal)) if refusal.code == "already_provisioned" => session.status(Request::Status).await,
+            other => other,
+        }
+    }
+
+    /// Takes what was decided before this connection: the boot itself, and what a broken connection held.
+    async fn catch_up(&self, session: &mut Session<'_>, boot_id: BootId) -> Result<(), ConnectError> {
+        let mut wanted = self.recorder.begin(boot_id);
         loop {
-            let Answer::Records(records) = ask(Request::Records { from: wanted }).await? else {
+            let Answer::Records(records) = session.ask(Request::Records { from: wanted }).await? else {
                 return Err(ConnectError::Nonsense);
             };
             let (next, empty) = (records.next, records.lines.is_empty());
             self.recorder.take_again(wanted, records);
-            wanted = self.recorder.begin(known.boot_id);
+            wanted = self.recorder.begin(boot_id);
             if wanted >= next || empty {
-                break;
+                return Ok(());
             }
         }
+    }
+
+    /// Brings the annex that we have, if the enclave has another one.
+    async fn bring_own_annex(&self, session: &mut Session<'_>, status: &Status) -> Result<(), ConnectError> {
         let annex = self.annex.read().unwrap_or_else(PoisonError::into_inner).clone();
         let digest = |signed: &[u8]| Annex::unverified_canonical(signed).ok().map(|canonical| identity::sha256(&canonical).0);
-        if let Some(signed) = annex.filter(|signed| known.annex.is_none() || known.annex != digest(signed)) {
-            match ask(Request::Annex { signed: signed.to_vec() }).await {
-                Err(ConnectError::Refused(refusal)) => warn!(%refusal, "the enclave does not take the annex"),
-                other => drop(other?),
-            }
+        let Some(signed) = annex.filter(|signed| status.annex.is_none() || status.annex != digest(signed)) else {
+            return Ok(());
+        };
+        match session.ask(Request::Annex { signed: signed.to_vec() }).await {
+            Err(ConnectError::Refused(refusal)) => warn!(%refusal, "the enclave does not take the annex"),
+            other => drop(other?),
         }
-        self.note_boot(known.boot_id);
-        Ok((reader, writer, buffer))
+        Ok(())
     }
 
     fn note_boot(&self, boot_id: BootId) {
@@ -349,8 +319,6 @@ impl Shared {
     }
 }
 
-type Reader = ReadHalf<Box<dyn Stream>>;
-type Writer = WriteHalf<Box<dyn Stream>>;
 type Connected = (Reader, Writer, FrameBuffer);
 
 impl EnclaveConnection {
@@ -459,25 +427,6 @@ fn too_large() -> Refusal {
         message: "the request is too large for the enclave".into(),
         retry_after: None,
     }
-}
-
-async fn read_frame(reader: &mut Reader, buffer: &mut FrameBuffer) -> Result<Vec<u8>, ConnectError> {
-    let mut chunk = vec![0; 4096];
-    loop {
-        if let Some(frame) = buffer.next_frame()? {
-            return Ok(frame.to_vec());
-        }
-        match reader.read(&mut chunk).await? {
-            0 => return Err(ConnectError::Nonsense),
-            read => buffer.push(&chunk[..read]),
-        }
-    }
-}
-
-async fn send<T: minicbor::Encode<()>>(writer: &mut Writer, message: &T) -> Result<(), ConnectError> {
-    let mut out = Vec::new();
-    write_frame(message, &mut out)?;
-    Ok(writer.write_all(&out).await?)
 }
 
 /// Half to all of `backoff`, so that many proxies do not come back in step.

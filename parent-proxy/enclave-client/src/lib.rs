@@ -8,6 +8,7 @@ mod error;
 pub mod files;
 mod key_file;
 mod record;
+mod session;
 
 pub use crate::client::{EnclaveClient, GATHERED, RequestError};
 pub use crate::connect::{Stream, open};

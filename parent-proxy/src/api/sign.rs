@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use data_encoding::BASE64URL_NOPAD;
+use identity::caller::ObservedCaller;
 use identity::{Format, Intent, Payload, UnixSeconds};
 use protocol::{Answer, PresentedProof, Request, Requester, Sign};
 use serde::{Deserialize, Serialize};
@@ -191,11 +192,11 @@ pub(crate) struct SignResponse {
 pub(crate) async fn sign(
     State(app): State<Arc<App>>,
     Anyone(caller): Anyone,
-    Strict(request): Strict<SignRequest, MAX_BODY>,
+    Strict(mut request): Strict<SignRequest, MAX_BODY>,
 ) -> Result<Response, Problem> {
     let begin = Instant::now();
     // Whoever proves itself to the enclave need not be one whom this side knows.
-    let proof = request.proof.map(Proof::decode).transpose()?;
+    let proof = request.proof.take().map(Proof::decode).transpose()?;
     let may_prove = proof.as_ref().map(|proof| app.admission.expects_proof(proof));
     if may_prove == Some(false) {
         return Err(Problem::new(403, "proof_invalid", UNEXPECTED_PROOF));
@@ -203,22 +204,10 @@ pub(crate) async fn sign(
     if !caller.admitted && may_prove.is_none() {
         return Err(super::not_admitted());
     }
-    let sign = Sign {
-        requester: Requester { caller: caller.claim, identity: request.identity },
-        format: request.format,
-        action: request.intent.action().to_owned(),
-        target: request.intent.target().to_owned(),
-        resource: request.intent.resource().to_owned(),
-        payload: serde_json::to_string(&request.payload).map_err(|error| Problem::new(422, "json_shape", error.to_string()))?,
-        audience: request.audience,
-        validity_seconds: request.validity_seconds,
-        proof,
-        delegation: request.delegation.as_ref().map(presented).transpose()?,
-        delegatee: request.intent.delegatee().map(ToString::to_string),
-        approval: request.approval.as_deref().map(approvals::id).transpose()?,
-    };
+    let format = request.format;
+    let sign = request.into_message(caller.claim, proof)?;
     let resource = fingerprint(&sign.resource);
-    let signed = match app.ask(&caller.quota, Request::Sign(sign)).await? {
+    let mut signed = match app.ask(&caller.quota, Request::Sign(sign)).await? {
         Answer::Signed(signed) => signed,
         Answer::PendingApproval(waiting) => {
             return Ok((StatusCode::ACCEPTED, Json(WaitingResponse::from(waiting))).into_response());
@@ -228,26 +217,56 @@ pub(crate) async fn sign(
     tracing::debug!(identity = signed.identity, rule = signed.rule, signature_id = signed.signature_id, "signed");
     app.metrics.note_resource(&signed.identity, resource);
     app.metrics.sign_seconds.observe(begin.elapsed().as_secs_f64());
-    app.metrics.signatures.get_or_create(&Signed { identity: signed.identity, format: request.format.as_str() }).inc();
-    let mut response = SignResponse {
-        vouch_token: None,
-        credential: None,
-        envelope: None,
-        did: signed.did,
-        signature_id: signed.signature_id,
-        expires_at: Some(UnixSeconds(signed.expires_at)),
-        key_version: signed.key_version,
-    };
-    match request.format {
-        Format::VouchJwt => response.vouch_token = Some(signed.signed),
-        Format::Envelope => {
-            response.envelope = Some(signed.signed);
-            response.expires_at = None;
-        }
-        Format::VouchCredential => {
-            let credential = identity::json::parse(signed.signed.as_bytes()).map_err(|_| RequestError::Nonsense)?;
-            response.credential = Some(credential);
-        }
+    app.metrics
+        .signatures
+        .get_or_create(&Signed { identity: std::mem::take(&mut signed.identity), format: format.as_str() })
+        .inc();
+    Ok(Json(SignResponse::of(signed, format)?).into_response())
+}
+
+impl SignRequest {
+    /// What the enclave is asked, which parses all of it again.
+    fn into_message(self, caller: ObservedCaller, proof: Option<PresentedProof>) -> Result<Sign, Problem> {
+        let odd = |error: serde_json::Error| Problem::new(422, "json_shape", error.to_string());
+        Ok(Sign {
+            requester: Requester { caller, identity: self.identity },
+            format: self.format,
+            action: self.intent.action().to_owned(),
+            target: self.intent.target().to_owned(),
+            resource: self.intent.resource().to_owned(),
+            payload: serde_json::to_string(&self.payload).map_err(odd)?,
+            audience: self.audience,
+            validity_seconds: self.validity_seconds,
+            proof,
+            delegation: self.delegation.as_ref().map(presented).transpose()?,
+            delegatee: self.intent.delegatee().map(ToString::to_string),
+            approval: self.approval.as_deref().map(approvals::id).transpose()?,
+        })
     }
-    Ok(Json(response).into_response())
+}
+
+impl SignResponse {
+    fn of(signed: protocol::Signed, format: Format) -> Result<Self, RequestError> {
+        let mut response = Self {
+            vouch_token: None,
+            credential: None,
+            envelope: None,
+            did: signed.did,
+            signature_id: signed.signature_id,
+            expires_at: Some(UnixSeconds(signed.expires_at)),
+            key_version: signed.key_version,
+        };
+        match format {
+            Format::VouchJwt => response.vouch_token = Some(signed.signed),
+            Format::Envelope => {
+                response.envelope = Some(signed.signed);
+                response.expires_at = None;
+            }
+            Format::VouchCredential => {
+                let credential = identity::json::parse(signed.signed.as_bytes());
+                response.credential = Some(credential.map_err(|_| RequestError::Nonsense)?);
+            }
+        }
+        Ok(response)
+    }
 }

@@ -7,7 +7,7 @@ use attestation::results::{self, About};
 use attestation::{AppraisalPolicy, Expectations, Measurements, MockRoot, Subject, Verifier};
 use axum::Json;
 use axum::extract::State;
-use policy::{Bundle, PolicyDigest};
+use policy::Bundle;
 
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use identity::{UnixSeconds, did};
@@ -131,69 +131,89 @@ pub(crate) async fn verify(
 }
 
 fn answer(request: VerifyRequest) -> Result<Value, Problem> {
-    let invalid = |what: &str, why: String| Problem::new(422, "verify_request_invalid", format!("{what}: {why}"));
-    let decode = |text: &Option<String>, what| {
-        let bytes = text.as_ref().map(|text| BASE64URL_NOPAD.decode(text.as_bytes())).transpose();
-        bytes.map_err(|_| Problem::from(identity::Error::Base64(what)))
-    };
+    let credential = request.credential.as_ref().map(|credential| credential.to_string().into_bytes());
+    let token = request.token.clone();
     let document = decode(&request.document, "the document")?;
-    let alone = document.is_some();
-    let judged = match (decode(&request.evidence, "the evidence")?, document) {
-        (Some(bytes), None) | (None, Some(bytes)) => bytes,
-        _ => return Err(invalid("evidence", "give either evidence or a document".into())),
+    let evidence = decode(&request.evidence, "the evidence")?;
+    let (about, subject) = match (&evidence, &document) {
+        (Some(evidence), None) => (About::Evidence(evidence), of_evidence(evidence, &token, &credential)?),
+        (None, Some(document)) if token.is_none() && credential.is_none() => {
+            (About::Document(document), Subject::Document(document))
+        }
+        (None, Some(_)) => {
+            let why = "what was signed needs evidence; a document alone names no key";
+            return Err(invalid("document", why));
+        }
+        _ => return Err(invalid("evidence", "give either evidence or a document")),
     };
-    let evidence = &judged;
-    let credential = request.credential.map(|credential| credential.to_string().into_bytes());
-    let subject = match (&request.token, &credential) {
-        (Some(_), Some(_)) => return Err(invalid("token", "give a token or a credential, not both".into())),
-        (None, None) if alone => Subject::Document(evidence),
-        _ if alone => return Err(invalid("document", "what was signed needs evidence; a document alone names no key".into())),
-        (Some(token), None) => Subject::Token { token, evidence },
-        (None, Some(credential)) => Subject::Credential { credential, evidence },
-        (None, None) => Subject::Evidence(evidence),
-    };
-    let nonce = request.nonce.map(|nonce| HEXLOWER_PERMISSIVE.decode(nonce.as_bytes())).transpose();
-    let nonce = nonce.map_err(|_| invalid("nonce", "not hex".into()))?;
-    let measurements = request.measurements.iter().map(|value| Measurements::parse(value.to_string().as_bytes()));
-    let measurements = measurements.collect::<Result<Vec<_>, _>>().map_err(|e| invalid("measurements", e.to_string()))?;
-    let policies = request.policies.iter().map(|text| Bundle::from_either(text.as_bytes()).map(|bundle| bundle.digest()));
-    let policies: Vec<PolicyDigest> = policies.collect::<Result<_, _>>().map_err(|e| invalid("policies", e.to_string()))?;
-    let did_document = request.did_document.map(|value| did::Document::parse(value.to_string().as_bytes())).transpose();
-    let did_document = did_document.map_err(|e| invalid("did_document", e.to_string()))?;
-    let root = request.mock_root.map(|pem| MockRoot::from_pem(pem.as_bytes())).transpose();
-    let root = root.map_err(|e| invalid("mock_root", e.to_string()))?;
-    let appraisal = request.appraisal_policy.map(|text| AppraisalPolicy::from_toml(text.as_bytes())).transpose();
-    let appraisal = appraisal.map_err(|e| invalid("appraisal_policy", e.to_string()))?;
-    let timestamp = decode(&request.timestamp, "the time-stamp")?;
-    let timestamp = timestamp.map(|der| TimeStamp::new(&der, &request.timestamp_roots)).transpose();
-    let timestamp = timestamp.map_err(|e| invalid("timestamp", e.to_string()))?;
-    let at = request.at.unwrap_or_else(now);
-    let verifier = Verifier {
-        at,
-        expectations: Expectations {
-            nonce,
-            measurements,
-            policies,
-            max_age_seconds: request.max_age_seconds.map(i64::from),
-            audience: request.audience,
-            did_document,
-            did: request.did,
-            identity: request.identity,
-            appraisal,
-        },
-        anchor: timestamp.map(|stamp| Arc::new(stamp) as Arc<dyn TimeAnchor>),
-        allow_debug: request.allow_debug,
-        allow_mock: root,
-        inspect: request.inspect,
-    };
+    let form = request.form;
+    let verifier = verifier(request)?;
     let outcome = verifier.judge(subject);
-    Ok(match (request.form, &outcome) {
-        (Form::Ear, _) if alone => results::ear(&outcome, at, About::Document(evidence)),
-        (Form::Ear, _) => results::ear(&outcome, at, About::Evidence(evidence)),
-        (Form::Trace, Ok(verdict)) => results::trace(verdict, at).map_err(|e| invalid("form", e.to_string()))?,
+    Ok(match (form, &outcome) {
+        (Form::Ear, _) => results::ear(&outcome, verifier.at, about),
+        (Form::Trace, Ok(verdict)) => results::trace(verdict, verifier.at).map_err(|error| invalid("form", error))?,
         (_, Ok(verdict)) => serde_json::to_value(verdict).unwrap_or_default(),
         (_, Err(refusal)) => refusal.to_json(),
     })
+}
+
+fn of_evidence<'a>(
+    evidence: &'a [u8],
+    token: &'a Option<String>,
+    credential: &'a Option<Vec<u8>>,
+) -> Result<Subject<'a>, Problem> {
+    match (token, credential) {
+        (Some(_), Some(_)) => Err(invalid("token", "give a token or a credential, not both")),
+        (Some(token), None) => Ok(Subject::Token { token, evidence }),
+        (None, Some(credential)) => Ok(Subject::Credential { credential, evidence }),
+        (None, None) => Ok(Subject::Evidence(evidence)),
+    }
+}
+
+/// The verifier that a request describes.
+fn verifier(request: VerifyRequest) -> Result<Verifier, Problem> {
+    let root = request.mock_root.as_ref().map(|pem| MockRoot::from_pem(pem.as_bytes())).transpose();
+    let stamp = decode(&request.timestamp, "the time-stamp")?;
+    let stamp = stamp.map(|der| TimeStamp::new(&der, &request.timestamp_roots)).transpose();
+    let stamp = stamp.map_err(|error| invalid("timestamp", error))?;
+    Ok(Verifier {
+        at: request.at.unwrap_or_else(now),
+        anchor: stamp.map(|stamp| Arc::new(stamp) as Arc<dyn TimeAnchor>),
+        allow_debug: request.allow_debug,
+        allow_mock: root.map_err(|error| invalid("mock_root", error))?,
+        inspect: request.inspect,
+        expectations: expectations(request)?,
+    })
+}
+
+fn expectations(request: VerifyRequest) -> Result<Expectations, Problem> {
+    let nonce = request.nonce.map(|nonce| HEXLOWER_PERMISSIVE.decode(nonce.as_bytes())).transpose();
+    let image = |value: &Value| Measurements::parse(value.to_string().as_bytes());
+    let measurements = request.measurements.iter().map(image).collect::<Result<_, _>>();
+    let digest = |text: &String| Bundle::from_either(text.as_bytes()).map(|bundle| bundle.digest());
+    let policies = request.policies.iter().map(digest).collect::<Result<_, _>>();
+    let did_document = request.did_document.map(|value| did::Document::parse(value.to_string().as_bytes())).transpose();
+    let appraisal = request.appraisal_policy.map(|text| AppraisalPolicy::from_toml(text.as_bytes())).transpose();
+    Ok(Expectations {
+        nonce: nonce.map_err(|_| invalid("nonce", "not hex"))?,
+        measurements: measurements.map_err(|error| invalid("measurements", error))?,
+        policies: policies.map_err(|error| invalid("policies", error))?,
+        max_age_seconds: request.max_age_seconds.map(i64::from),
+        audience: request.audience,
+        did: request.did,
+        identity: request.identity,
+        did_document: did_document.map_err(|error| invalid("did_document", error))?,
+        appraisal: appraisal.map_err(|error| invalid("appraisal_policy", error))?,
+    })
+}
+
+fn decode(text: &Option<String>, what: &'static str) -> Result<Option<Vec<u8>>, Problem> {
+    let bytes = text.as_ref().map(|text| BASE64URL_NOPAD.decode(text.as_bytes())).transpose();
+    bytes.map_err(|_| identity::Error::Base64(what).into())
+}
+
+fn invalid(what: &str, why: impl std::fmt::Display) -> Problem {
+    Problem::new(422, "verify_request_invalid", format!("{what}: {why}"))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the verifier's own clock, and only where the caller gave no time")]

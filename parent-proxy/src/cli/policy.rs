@@ -280,17 +280,23 @@ impl Row {
             envelope: self.envelope,
         };
         Ok(match policy_engine::accept(bundle, rego, identity, annex, &caller, &asked) {
-            Ok(accepted) => {
-                let approval = accepted.approval.map(|approval| format!(", once approved by {}", approval.by.join(" or ")));
-                let (rule, seconds) = (&accepted.rule.name, accepted.validity_seconds);
-                let says = format!("rule {rule:?} of {}, for {seconds} s{}", identity.name, approval.unwrap_or_default());
-                let decision = if accepted.approval.is_some() { "approve" } else { "allow" };
-                Explained { decision, rule: Some(rule.clone()), says }
-            }
-            Err(denied) => {
-                Explained { decision: denied.code(), rule: denied.rule().map(str::to_owned), says: denied.to_string() }
-            }
+            Ok(accepted) => Explained::accepted(&accepted, &identity.name),
+            Err(denied) => Explained::denied(&denied),
         })
+    }
+}
+
+impl Explained {
+    fn accepted(accepted: &policy_engine::Accepted<'_>, identity: &str) -> Self {
+        let approval = accepted.approval.map(|approval| format!(", once approved by {}", approval.by.join(" or ")));
+        let (rule, seconds) = (&accepted.rule.name, accepted.validity_seconds);
+        let says = format!("rule {rule:?} of {identity}, for {seconds} s{}", approval.unwrap_or_default());
+        let decision = if accepted.approval.is_some() { "approve" } else { "allow" };
+        Self { decision, rule: Some(rule.clone()), says }
+    }
+
+    fn denied(denied: &policy_engine::Denied) -> Self {
+        Self { decision: denied.code(), rule: denied.rule().map(str::to_owned), says: denied.to_string() }
     }
 }
 

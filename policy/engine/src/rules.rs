@@ -120,6 +120,15 @@ fn stricter<'a>(one: &'a ApprovalRule, other: &'a ApprovalRule) -> Option<&'a Ap
     }
 }
 
+/// A rule with delegatees is for grants to them, and for nothing else.
+fn grants(rule: &Rule, asked: &PolicyInput<'_>) -> bool {
+    match (&rule.delegatees, asked.intent.delegatee()) {
+        (None, None) => true,
+        (Some(delegatees), Some(to)) => any(delegatees, to.as_str()),
+        _ => false,
+    }
+}
+
 fn decide(rule: &Rule, asked: &PolicyInput<'_>, proven: bool, identity_max: u32) -> Result<u32, Denied> {
     if !any(&rule.actions, asked.intent.action()) {
         return Err(Denied::IntentActionNotInAllowlist);
@@ -140,12 +149,7 @@ fn decide(rule: &Rule, asked: &PolicyInput<'_>, proven: bool, identity_max: u32)
     if asked.envelope && !rule.envelope {
         return Err(Denied::EnvelopeNotAllowed(rule.name.clone()));
     }
-    let grants = match (&rule.delegatees, asked.intent.delegatee()) {
-        (None, None) => true,
-        (Some(delegatees), Some(to)) => any(delegatees, to.as_str()),
-        _ => false,
-    };
-    if !grants {
+    if !grants(rule, asked) {
         return Err(Denied::DelegateeNotAllowed(rule.name.clone()));
     }
     if let Some(audiences) = &rule.audiences

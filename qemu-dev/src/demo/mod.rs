@@ -89,6 +89,20 @@ impl Accepted {
         Verifier { expectations, allow_mock, ..Verifier::at(self.at) }
     }
 
+    fn verify(&self, narrator: &mut Narrator) {
+        let verdict = self.verifier().judge(self.subject());
+        let explanation = match &verdict {
+            Ok(verdict) => format!(
+                "The code of anchorhold-verify says: {}. Chain to the mock's root, signature, nonce, PCR0-2, policy (PCR16),\n\
+                 binding, possession of the key and the token itself are all good. Without the mock's root it is nothing.",
+                verdict.verdict
+            ),
+            Err(refusal) => format!("{}: {refusal}", refusal.code()),
+        };
+        let ok = verdict.is_ok_and(|verdict| verdict.verdict == "mock" && verdict.unchecked.is_empty());
+        narrator.step("A stranger verified token and evidence, offline", ok, &explanation);
+    }
+
     /// What it is shown.
     fn subject(&self) -> Subject<'_> {
         Subject::Token { token: &self.token, evidence: &self.evidence }
@@ -195,40 +209,11 @@ impl Stage {
     }
 
     async fn play(&mut self, narrator: &mut Narrator, state: &State) -> Result<Accepted, Error> {
-        wait_until_ready(&self.client, &mut [&mut self.enclave, &mut self.sidecar]).await?;
-        let (enclave, sidecar) = (self.enclave.pid(), self.sidecar.pid());
-        let (root, measurements, bundle) = state.verifier_files()?;
-        narrator.step(
-            "An enclave process and a sidecar process are up",
-            enclave != sidecar && enclave != std::process::id(),
-            &format!(
-                "Process {enclave} plays the enclave; its secure module is a mock. Process {sidecar} is the sidecar: it proved \
-                 its key\nto the enclave and handed it the policy. The enclave committed to that policy in PCR16 and locked it."
-            ),
-        );
-
-        let identity = self.get("/identity?identity=agent").await?;
-        let did = identity["did"].as_str().unwrap_or_default().to_owned();
-        narrator.step(
-            "An identity was born inside",
-            did.starts_with("did:key:z6Mk") && identity["durability"] == "ephemeral" && identity["tee"] == "mock",
-            &format!("{did}\nIts private key never left process {enclave}, and ends with it: durability is \"ephemeral\"."),
-        );
-
+        self.meet(narrator).await?;
+        let did = self.meet_identity(narrator).await?;
         let payload = json!({"action": "transfer", "amount": 100, "recipient": "account_123"});
-        let signed = self.sign("agent", &payload).await?;
-        let token = text(&signed, "vouch_token")?;
-        narrator.step(
-            "An agent's intent was signed over HTTP",
-            signed["did"] == did.as_str() && token.split('.').count() == 3,
-            &format!(
-                "POST /sign on {}\n{payload}\nbecame {}...",
-                self.socket.display(),
-                token.chars().take(60).collect::<String>()
-            ),
-        );
+        let token = self.sign_for_agent(narrator, &did, &payload).await?;
         let other_token = text(&self.sign("other", &payload).await?, "vouch_token")?;
-
         let (nonce, other_nonce) = (fresh_nonce(), fresh_nonce());
         let evidence = self.attest(&nonce).await?;
         let other_evidence = self.attest(&other_nonce).await?;
@@ -242,22 +227,50 @@ impl Stage {
                 evidence.len()
             ),
         );
-
         let at = UnixSeconds(i64::try_from(crate::state::now()).unwrap_or(i64::MAX));
+        let (root, measurements, bundle) = state.verifier_files()?;
         let (measurements, policies) = (vec![measurements], vec![bundle.digest()]);
         let accepted = Accepted { token, other_token, evidence, other_evidence, nonce, at, root, measurements, policies };
-        let verdict = accepted.verifier().judge(accepted.subject());
-        let explanation = match &verdict {
-            Ok(verdict) => format!(
-                "The code of anchorhold-verify says: {}. Chain to the mock's root, signature, nonce, PCR0-2, policy (PCR16),\n\
-                 binding, possession of the key and the token itself are all good. Without the mock's root it is nothing.",
-                verdict.verdict
-            ),
-            Err(refusal) => format!("{}: {refusal}", refusal.code()),
-        };
-        let ok = verdict.is_ok_and(|verdict| verdict.verdict == "mock" && verdict.unchecked.is_empty());
-        narrator.step("A stranger verified token and evidence, offline", ok, &explanation);
+        accepted.verify(narrator);
         Ok(accepted)
+    }
+
+    async fn meet(&mut self, narrator: &mut Narrator) -> Result<(), Error> {
+        wait_until_ready(&self.client, &mut [&mut self.enclave, &mut self.sidecar]).await?;
+        let (enclave, sidecar) = (self.enclave.pid(), self.sidecar.pid());
+        narrator.step(
+            "An enclave process and a sidecar process are up",
+            enclave != sidecar && enclave != std::process::id(),
+            &format!(
+                "Process {enclave} plays the enclave; its secure module is a mock. Process {sidecar} is the sidecar: it proved \
+                 its key\nto the enclave and handed it the policy. The enclave committed to that policy in PCR16 and locked it."
+            ),
+        );
+        Ok(())
+    }
+
+    async fn meet_identity(&self, narrator: &mut Narrator) -> Result<String, Error> {
+        let identity = self.get("/identity?identity=agent").await?;
+        let did = identity["did"].as_str().unwrap_or_default().to_owned();
+        let enclave = self.enclave.pid();
+        narrator.step(
+            "An identity was born inside",
+            did.starts_with("did:key:z6Mk") && identity["durability"] == "ephemeral" && identity["tee"] == "mock",
+            &format!("{did}\nIts private key never left process {enclave}, and ends with it: durability is \"ephemeral\"."),
+        );
+        Ok(did)
+    }
+
+    async fn sign_for_agent(&self, narrator: &mut Narrator, did: &str, payload: &Value) -> Result<String, Error> {
+        let signed = self.sign("agent", payload).await?;
+        let token = text(&signed, "vouch_token")?;
+        let begin: String = token.chars().take(60).collect();
+        narrator.step(
+            "An agent's intent was signed over HTTP",
+            signed["did"] == did && token.split('.').count() == 3,
+            &format!("POST /sign on {}\n{payload}\nbecame {begin}...", self.socket.display()),
+        );
+        Ok(token)
     }
 
     async fn sign(&self, identity: &str, payload: &Value) -> Result<Value, Error> {
