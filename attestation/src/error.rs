@@ -2,7 +2,8 @@
 
 use crate::Field;
 
-/// Why a document, evidence, a policy or a token was refused: one variant for each rule, [`Rule`] without the details.
+/// Why a document, evidence, a policy or a token was refused: one variant for each rule, [`Rule`]
+/// without the details.
 ///
 /// [`Error::code`] is stable: programs may match on it. The text is for people and may change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, strum::EnumDiscriminants)]
@@ -10,7 +11,10 @@ use crate::Field;
     name(Rule),
     doc = "A rule that a document, its chain, evidence or a token must meet; each has its own error."
 )]
-#[strum_discriminants(derive(Hash, strum::IntoStaticStr, strum::EnumIter), strum(serialize_all = "snake_case"))]
+#[strum_discriminants(
+    derive(Hash, strum::IntoStaticStr, strum::EnumIter),
+    strum(serialize_all = "snake_case")
+)]
 #[non_exhaustive]
 pub enum Error {
     /// A format of the identity crate was refused; its own code counts.
@@ -21,7 +25,8 @@ pub enum Error {
     /// Longer than a document can be.
     #[error("longer than a document can be")]
     DocumentTooLong,
-    /// No array of protected header, unprotected header, payload and signature, each of the type that it must have.
+    /// No array of protected header, unprotected header, payload and signature, each of the type
+    /// that it must have.
     #[error("not a COSE_Sign1: {0}")]
     DocumentNotCoseSign1(&'static str),
     /// A CBOR tag other than 18.
@@ -155,7 +160,9 @@ pub enum Error {
     #[error("certificate {0} of the chain is not marked as a CA")]
     CaNotMarked(usize),
     /// More certificates follow than a path length allows.
-    #[error("more certificates follow after certificate {0} of the chain than its path length allows")]
+    #[error(
+        "more certificates follow after certificate {0} of the chain than its path length allows"
+    )]
     CaPathLength(usize),
     /// A certificate above the leaf has no KeyUsage with keyCertSign.
     #[error("the key of certificate {0} of the chain may not sign certificates")]
@@ -248,7 +255,8 @@ pub enum Error {
     IssuerNotAccepted,
 
     // Evidence: from the document to the key, and to what the key signed.
-    /// `public_key` or `user_data` of the document are not those of the key that the evidence describes.
+    /// `public_key` or `user_data` of the document are not those of the key that the evidence
+    /// describes.
     #[error("the document does not bind the key that the evidence describes")]
     BindingMismatch,
     /// The token names another binding than the evidence proves.
@@ -280,13 +288,15 @@ pub enum Error {
     /// The time-stamp's signature does not verify.
     #[error("the time-stamp's signature does not verify: {0}")]
     TimestampSignature(&'static str),
-    /// The authority of the time-stamp does not chain to a root that was given, or may not make time-stamps.
+    /// The authority of the time-stamp does not chain to a root that was given, or may not make
+    /// time-stamps.
     #[error("the time-stamping authority is not trusted: {0}")]
     TimestampUntrusted(&'static str),
     /// The witness's time is after the time of verification.
     #[error("the anchored time is in the future of the verification time")]
     AnchorFromFuture,
-    /// The anchored time is outside the time in which the leaf certificate could vouch for the document.
+    /// The anchored time is outside the time in which the leaf certificate could vouch for the
+    /// document.
     #[error("the anchored time is outside the validity of the document's leaf certificate")]
     AnchorOutsideLeaf,
     /// The anchored time is before that of the document or token.

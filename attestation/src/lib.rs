@@ -1,7 +1,8 @@
 //! Verifying that a key lives in a measured AWS Nitro enclave, and that a token came from it.
 //!
-//! The library is pure: bytes, a time and expectations go in, a typed verdict comes out. Genuine, debug and mock documents
-//! are different types, so that none can pass for another; a mock root is an argument of one call, [`verify_mock`].
+//! The library is pure: bytes, a time and expectations go in, a typed verdict comes out. Genuine,
+//! debug and mock documents are different types, so that none can pass for another; a mock root is
+//! an argument of one call, [`verify_mock`].
 //!
 //! ```
 //! # fn check(evidence: &[u8], token: &str, at: identity::UnixSeconds) -> Result<(), attestation::Error> {
@@ -29,14 +30,18 @@ mod rules_tests;
 mod steps;
 
 pub use crate::appraisal::{
-    AppraisalPolicy, Archive, Expectations, KeyFacts, Measurements, Reason, Refusal, Subject, Verdict, Verifier, results,
+    AppraisalPolicy, Archive, Expectations, KeyFacts, Measurements, Reason, Refusal, Subject,
+    Verdict, Verifier, results,
 };
 pub use crate::document::{
-    Attested, CertificateId, Debug, Document, Genuine, MAX_NONCE, Mock, MockRoot, Pcrs, SKEW_SECONDS, aws_root_g1,
-    unverified_nonce, unverified_time, verify_debug, verify_genuine, verify_mock,
+    Attested, CertificateId, Debug, Document, Genuine, MAX_NONCE, Mock, MockRoot, Pcrs,
+    SKEW_SECONDS, aws_root_g1, unverified_nonce, unverified_time, verify_debug, verify_genuine,
+    verify_mock,
 };
 pub use crate::error::{Error, Rule};
-pub use crate::evidence::{AttestedKey, AttestedSigner, Binding, Evidence, KeyDescription, POSSESSION_TAG, Possession};
+pub use crate::evidence::{
+    AttestedKey, AttestedSigner, Binding, Evidence, KeyDescription, POSSESSION_TAG, Possession,
+};
 pub use crate::field::Field;
 pub use crate::steps::{Check, Outcome, Step, Unchecked};
 /// Bundles and their digests, which evidence carries and expectations name.

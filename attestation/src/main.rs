@@ -1,4 +1,5 @@
-//! `anchorhold-verify`: is this document, token or credential what it claims to be? Offline, trusting nobody.
+//! `anchorhold-verify`: is this document, token or credential what it claims to be? Offline,
+//! trusting nobody.
 
 mod cli;
 
@@ -24,11 +25,20 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => {
             let printed = error.print();
-            return ExitCode::from(if error.use_stderr() || printed.is_err() { EX_USAGE } else { 0 });
+            return ExitCode::from(if error.use_stderr() || printed.is_err() {
+                EX_USAGE
+            } else {
+                0
+            });
         }
     };
     if let Command::Completions { shell } = args.command {
-        clap_complete::generate(shell, &mut Args::command(), "anchorhold-verify", &mut std::io::stdout());
+        clap_complete::generate(
+            shell,
+            &mut Args::command(),
+            "anchorhold-verify",
+            &mut std::io::stdout(),
+        );
         return ExitCode::SUCCESS;
     }
     if let Command::Policy(starter) = &args.command {
@@ -71,11 +81,17 @@ impl From<std::io::Error> for Failure {
 fn print(inputs: &Inputs, outcome: &Result<Verdict, Refusal>) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match (inputs.output, outcome) {
-        (Output::Json, Ok(verdict)) => print_json(&mut out, &serde_json::to_value(verdict).unwrap_or_default())?,
+        (Output::Json, Ok(verdict)) => {
+            print_json(&mut out, &serde_json::to_value(verdict).unwrap_or_default())?
+        }
         (Output::Json, Err(refusal)) => print_json(&mut out, &refusal.to_json())?,
         (Output::Ear, _) => {
             let claims = results::ear(outcome, inputs.verifier.at, inputs.about());
-            let signed = inputs.key.as_ref().map(|key| key.sign_ear(&claims)).transpose();
+            let signed = inputs
+                .key
+                .as_ref()
+                .map(|key| key.sign_ear(&claims))
+                .transpose();
             let signed = signed.map_err(|error| Failure::Usage(error.to_string()))?;
             match signed {
                 Some(signed) => writeln!(out, "{signed}")?,
@@ -83,7 +99,8 @@ fn print(inputs: &Inputs, outcome: &Result<Verdict, Refusal>) -> Result<(), Fail
             }
         }
         (Output::Trace, Ok(verdict)) => {
-            let record = results::trace(verdict, inputs.verifier.at).map_err(|error| Failure::Usage(error.to_string()))?;
+            let record = results::trace(verdict, inputs.verifier.at)
+                .map_err(|error| Failure::Usage(error.to_string()))?;
             print_json(&mut out, &record)?;
         }
         (Output::Trace | Output::Text, _) => {

@@ -1,5 +1,5 @@
-//! Each refused vector, with the one rule left out that it names: it must pass. So nothing else was wrong with it, and no other
-//! rule stands in for that one.
+//! Each refused vector, with the one rule left out that it names: it must pass. So nothing else was
+//! wrong with it, and no other rule stands in for that one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,16 +28,31 @@ fn vectors() -> Vec<Vector> {
     let vector = |vector: &Value| Vector {
         name: vector["name"].as_str().unwrap().into(),
         document: hex(&vector["document"]),
-        root: MockRoot::from_pem(vector.get("root_pem").unwrap_or(&all["root_pem"]).as_str().unwrap().as_bytes()).unwrap(),
+        root: MockRoot::from_pem(
+            vector
+                .get("root_pem")
+                .unwrap_or(&all["root_pem"])
+                .as_str()
+                .unwrap()
+                .as_bytes(),
+        )
+        .unwrap(),
         at: UnixSeconds(vector["at"].as_i64().unwrap()),
         nonce: vector.get("nonce").map(hex),
         expected: vector["expected"].as_str().unwrap().into(),
     };
-    all["documents"].as_array().unwrap().iter().map(vector).collect()
+    all["documents"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(vector)
+        .collect()
 }
 
 fn rule(code: &str) -> Rule {
-    Rule::iter().find(|rule| rule.code() == code).unwrap_or_else(|| panic!("no rule is called {code}"))
+    Rule::iter()
+        .find(|rule| rule.code() == code)
+        .unwrap_or_else(|| panic!("no rule is called {code}"))
 }
 
 /// Where a rule speaks because nothing can be read, nothing can be judged in its place.
@@ -52,27 +67,37 @@ fn leaves_nothing_to_read(rule: Rule) -> bool {
     structure.contains(&rule)
 }
 
-/// What breaks these rules cannot but break another one: that one speaks when the first is left out.
+/// What breaks these rules cannot but break another one: that one speaks when the first is left
+/// out.
 fn must_break_another(vector: &Vector) -> Option<&'static str> {
     Some(match (vector.expected.as_str(), vector.name.as_str()) {
         ("document_too_long", _) => "payload_size",
         ("document_signature_size", _) => "document_signature_invalid",
-        ("timestamp_range", "timestamp: zero") | ("document_from_future", "timestamp: 2^63-1") => "document_outside_leaf",
+        ("timestamp_range", "timestamp: zero") | ("document_from_future", "timestamp: 2^63-1") => {
+            "document_outside_leaf"
+        }
         ("timestamp_range", _) => "document_from_future",
         ("certificate_not_yet_valid", "six seconds before the leaf") => "document_from_future",
         ("payload_size", "payload: empty") => "payload_cut",
         ("pcr_count", "pcrs: empty") => "pcr_missing",
         // 33 registers out of 32.
         ("pcr_count", _) => "pcr_index",
-        ("pcr_size", "pcrs: PCR0 of 0 bytes" | "pcrs: PCR1 of 0 bytes" | "pcrs: PCR2 of 0 bytes") => "debug_mode",
+        (
+            "pcr_size",
+            "pcrs: PCR0 of 0 bytes" | "pcrs: PCR1 of 0 bytes" | "pcrs: PCR2 of 0 bytes",
+        ) => "debug_mode",
         ("certificate_size", "certificate: empty") => "certificate_malformed",
         ("certificate_size", "cabundle: an empty certificate")
         | ("cabundle_count", "cabundle: empty" | "cabundle: nine elements") => "root_untrusted",
         ("cabundle_count", "cabundle: more elements than bytes") => "field_type",
         ("cabundle_count", name) if name.ends_with(" twice") => "chain_issuer",
-        ("chain_issuer", name) if name.ends_with(" in the place of the next") => "chain_subject_twice",
+        ("chain_issuer", name) if name.ends_with(" in the place of the next") => {
+            "chain_subject_twice"
+        }
         ("certificate_extension_twice", "leaf: key usage twice") => "leaf_key_usage",
-        ("certificate_extension_twice", name) if name.ends_with(": key usage twice") => "ca_key_usage",
+        ("certificate_extension_twice", name) if name.ends_with(": key usage twice") => {
+            "ca_key_usage"
+        }
         ("certificate_key", "leaf: a key on p-256") => "document_signature_invalid",
         ("ca_constraints", "the leaf of another chain among the intermediates") => "ca_key_usage",
         ("root_untrusted", "the root last") => "chain_issuer",
@@ -82,7 +107,10 @@ fn must_break_another(vector: &Vector) -> Option<&'static str> {
 }
 
 fn code(vector: &Vector, rules: &impl crate::rules::Rules) -> &'static str {
-    let expectations = Expectations { nonce: vector.nonce.clone(), ..Expectations::default() };
+    let expectations = Expectations {
+        nonce: vector.nonce.clone(),
+        ..Expectations::default()
+    };
     let mut steps = Steps::default();
     let judged = verify_mock_by(&vector.document, &vector.root, vector.at, rules, &mut steps);
     judged
@@ -94,7 +122,10 @@ fn code(vector: &Vector, rules: &impl crate::rules::Rules) -> &'static str {
 fn what_is_refused_is_refused_by_the_named_rule_alone() {
     let mut wrong = Vec::new();
     let mut cases: BTreeMap<&str, usize> = BTreeMap::new();
-    for vector in vectors().iter().filter(|vector| vector.expected != "accepted") {
+    for vector in vectors()
+        .iter()
+        .filter(|vector| vector.expected != "accepted")
+    {
         let rule = rule(&vector.expected);
         *cases.entry(rule.code()).or_default() += 1;
         assert_eq!(code(vector, &Every), vector.expected, "{}", vector.name);
@@ -104,23 +135,45 @@ fn what_is_refused_is_refused_by_the_named_rule_alone() {
         let without = code(vector, &Without(rule));
         let expected = must_break_another(vector).unwrap_or("accepted");
         if without != expected {
-            wrong.push(format!("{}: without {}: {without}", vector.name, vector.expected));
+            wrong.push(format!(
+                "{}: without {}: {without}",
+                vector.name, vector.expected
+            ));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(cases.values().sum::<usize>() >= 500, "{cases:?}");
 }
 
-/// What a refusal lists is what happened: each step before the refused one was made, and none after it.
+/// What a refusal lists is what happened: each step before the refused one was made, and none after
+/// it.
 #[test]
 fn a_document_is_refused_in_the_step_after_those_that_it_passed() {
     let mut refused = BTreeSet::new();
-    for vector in vectors().iter().filter(|vector| vector.expected != "accepted") {
-        let expectations = Expectations { nonce: vector.nonce.clone(), ..Expectations::default() };
+    for vector in vectors()
+        .iter()
+        .filter(|vector| vector.expected != "accepted")
+    {
+        let expectations = Expectations {
+            nonce: vector.nonce.clone(),
+            ..Expectations::default()
+        };
         let allow_mock = Some(vector.root.clone());
-        let verifier = Verifier { expectations, allow_mock, inspect: true, ..Verifier::at(vector.at) };
-        let checks = verifier.judge(Subject::Document(&vector.document)).unwrap_err().checks;
-        let failed = checks.iter().find(|check| check.outcome == Outcome::Failed).unwrap().step;
+        let verifier = Verifier {
+            expectations,
+            allow_mock,
+            inspect: true,
+            ..Verifier::at(vector.at)
+        };
+        let checks = verifier
+            .judge(Subject::Document(&vector.document))
+            .unwrap_err()
+            .checks;
+        let failed = checks
+            .iter()
+            .find(|check| check.outcome == Outcome::Failed)
+            .unwrap()
+            .step;
         for check in &checks {
             let made = matches!(check.outcome, Outcome::Passed | Outcome::NotChecked);
             assert_eq!(made, check.step < failed, "{}: {checks:?}", vector.name);
@@ -128,15 +181,29 @@ fn a_document_is_refused_in_the_step_after_those_that_it_passed() {
         assert_eq!(checks.len(), Step::DOCUMENT.len(), "{}", vector.name);
         refused.insert(failed);
     }
-    let document = [Step::DocumentForm, Step::Root, Step::Chain, Step::DocumentSignature, Step::DocumentTime, Step::Mode];
-    assert!(document.iter().all(|step| refused.contains(step)), "{refused:?}");
+    let document = [
+        Step::DocumentForm,
+        Step::Root,
+        Step::Chain,
+        Step::DocumentSignature,
+        Step::DocumentTime,
+        Step::Mode,
+    ];
+    assert!(
+        document.iter().all(|step| refused.contains(step)),
+        "{refused:?}"
+    );
 }
 
 #[test]
 fn every_rule_about_documents_has_a_case() {
     use Rule as R;
-    let cases: BTreeSet<String> = vectors().into_iter().map(|vector| vector.expected).collect();
-    // What is no rule about a document and its chain, or what needs something that vectors do not have.
+    let cases: BTreeSet<String> = vectors()
+        .into_iter()
+        .map(|vector| vector.expected)
+        .collect();
+    // What is no rule about a document and its chain, or what needs something that vectors do not
+    // have.
     #[rustfmt::skip]
     let elsewhere = [
         R::Identity, R::RootNotMock, R::RootMalformed, R::NotDebugMode, R::MeasurementDenied, R::CertificateDenied, R::TooOld,
@@ -146,8 +213,11 @@ fn every_rule_about_documents_has_a_case() {
         R::AnchorOutsideLeaf, R::AnchorTooEarly, R::AnchorFromFuture, R::EvidenceMalformed, R::MeasurementsMalformed, R::PolicyMalformed,
         R::AppraisalPolicyMalformed, R::VerifierKeyMalformed,
     ];
-    let without: Vec<&str> =
-        Rule::iter().filter(|rule| !elsewhere.contains(rule)).map(Rule::code).filter(|code| !cases.contains(*code)).collect();
+    let without: Vec<&str> = Rule::iter()
+        .filter(|rule| !elsewhere.contains(rule))
+        .map(Rule::code)
+        .filter(|code| !cases.contains(*code))
+        .collect();
     assert!(without.is_empty(), "{without:?}");
 }
 

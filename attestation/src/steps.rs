@@ -1,7 +1,8 @@
 //! The steps from bytes to a verdict, in their order, and what became of each.
 //!
-//! Whoever holds a rule writes down what it passed, in [`Steps`], as it passes it. What was refused belongs to the step that its
-//! rule names, or to the one that was under way; what nobody asked for is read from the same list.
+//! Whoever holds a rule writes down what it passed, in [`Steps`], as it passes it. What was refused
+//! belongs to the step that its rule names, or to the one that was under way; what nobody asked for
+//! is read from the same list.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +11,18 @@ use serde::Serialize;
 use crate::{Error, Rule};
 
 /// A step of verifying. Its name is stable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, strum::IntoStaticStr, strum::EnumIter)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    strum::IntoStaticStr,
+    strum::EnumIter,
+)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum Step {
@@ -78,25 +90,44 @@ impl Step {
         Self::Policy,
     ];
     /// What evidence adds.
-    pub(crate) const EVIDENCE: &[Self] = &[Self::Binding, Self::Possession, Self::Identity, Self::Epoch, Self::DidDocument];
+    pub(crate) const EVIDENCE: &[Self] = &[
+        Self::Binding,
+        Self::Possession,
+        Self::Identity,
+        Self::Epoch,
+        Self::DidDocument,
+    ];
     /// What a token or credential adds.
-    pub(crate) const SIGNED: &[Self] = &[Self::Signature, Self::Validity, Self::Audience, Self::Issuer, Self::Replay];
+    pub(crate) const SIGNED: &[Self] = &[
+        Self::Signature,
+        Self::Validity,
+        Self::Audience,
+        Self::Issuer,
+        Self::Replay,
+    ];
 
     /// The stable snake_case name.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 
-    /// What it means that this step is passed in an archive, or for a mock, where that is something else.
+    /// What it means that this step is passed in an archive, or for a mock, where that is something
+    /// else.
     fn special_meaning(self, archive: bool, mock: bool) -> Option<&'static str> {
         match self {
-            Self::Validity if archive => Some("It was valid at its own time: neither expired nor of the future."),
-            Self::Age if archive => Some("The document was recent when the witness saw it."),
-            Self::DocumentSignature if mock => Some("The mock's key signed this document; nobody has changed it since."),
-            Self::Binding if mock => Some("This key, under this DID and this policy, is what the mock was asked to attest."),
-            Self::Policy if mock => {
-                Some("The rules under which the key signs are ones that you know, if the mock tells the truth.")
+            Self::Validity if archive => {
+                Some("It was valid at its own time: neither expired nor of the future.")
             }
+            Self::Age if archive => Some("The document was recent when the witness saw it."),
+            Self::DocumentSignature if mock => {
+                Some("The mock's key signed this document; nobody has changed it since.")
+            }
+            Self::Binding if mock => Some(
+                "This key, under this DID and this policy, is what the mock was asked to attest.",
+            ),
+            Self::Policy if mock => Some(
+                "The rules under which the key signs are ones that you know, if the mock tells the truth.",
+            ),
             _ => None,
         }
     }
@@ -104,37 +135,64 @@ impl Step {
     /// What it means that this step is passed, in a sentence for people.
     pub fn meaning(self) -> &'static str {
         match self {
-            Self::EvidenceForm => "The file holds a document, a key's description, a policy and a proof, in their one encoding.",
+            Self::EvidenceForm => {
+                "The file holds a document, a key's description, a policy and a proof, in their one encoding."
+            }
             Self::TimeAnchor => {
                 "Somebody else saw these very bytes while the leaf certificate was valid, so nobody made them up later."
             }
-            Self::DocumentForm => "These bytes are what a Nitro Secure Module writes, and can be read in one way only.",
+            Self::DocumentForm => {
+                "These bytes are what a Nitro Secure Module writes, and can be read in one way only."
+            }
             Self::Root => "The chain ends in the root that you trust, byte for byte.",
-            Self::Chain => "Each certificate was issued by the one before it, for this use, and was valid at this time.",
-            Self::DocumentSignature => "The Nitro Secure Module signed this document; nobody has changed it since.",
-            Self::DocumentTime => "The document was made while its own certificate was valid, and not in the future.",
+            Self::Chain => {
+                "Each certificate was issued by the one before it, for this use, and was valid at this time."
+            }
+            Self::DocumentSignature => {
+                "The Nitro Secure Module signed this document; nobody has changed it since."
+            }
+            Self::DocumentTime => {
+                "The document was made while its own certificate was valid, and not in the future."
+            }
             Self::Mode => "Memory and console of the enclave are closed to the host.",
-            Self::DenyLists => "Nothing in it is on your list of what must not be trusted any more.",
-            Self::Nonce => "The document was made after your question, for you; it is no copy of an old one.",
+            Self::DenyLists => {
+                "Nothing in it is on your list of what must not be trusted any more."
+            }
+            Self::Nonce => {
+                "The document was made after your question, for you; it is no copy of an old one."
+            }
             Self::Age => "The document is recent.",
             Self::Measurements => "The program in the enclave is one that you know.",
-            Self::Policy => "The rules under which the key signs are ones that you know, and cannot change until the next boot.",
-            Self::Binding => "This key, under this DID and this policy, is what the enclave asked the module to attest.",
-            Self::Possession => "The enclave that the document is about holds the private key, and used it for this document.",
+            Self::Policy => {
+                "The rules under which the key signs are ones that you know, and cannot change until the next boot."
+            }
+            Self::Binding => {
+                "This key, under this DID and this policy, is what the enclave asked the module to attest."
+            }
+            Self::Possession => {
+                "The enclave that the document is about holds the private key, and used it for this document."
+            }
             Self::Identity => "The key belongs to an identity that you accept.",
             Self::Epoch => "The enclave's sealed state is not an old one brought back.",
-            Self::DidDocument => "The domain's owner, too, says that this key is theirs; evidence alone never proves a domain.",
-            Self::Signature => "The attested key made this signature, over these claims, under this binding.",
+            Self::DidDocument => {
+                "The domain's owner, too, says that this key is theirs; evidence alone never proves a domain."
+            }
+            Self::Signature => {
+                "The attested key made this signature, over these claims, under this binding."
+            }
             Self::Validity => "It is valid now: neither expired nor of the future.",
             Self::Audience => "It was made for you, and for nobody else to pass on to you.",
             Self::Issuer => "Its issuer is one that you accept.",
-            Self::Replay => "You have not accepted the same token before. Only who keeps a record can know.",
+            Self::Replay => {
+                "You have not accepted the same token before. Only who keeps a record can know."
+            }
         }
     }
 }
 
 impl Rule {
-    /// The step in which this rule is held. What several steps can say belongs to the one that was `under_way`.
+    /// The step in which this rule is held. What several steps can say belongs to the one that was
+    /// `under_way`.
     pub(crate) fn step(self, under_way: Step) -> Step {
         match self {
             Self::EvidenceMalformed => Step::EvidenceForm,
@@ -208,11 +266,13 @@ impl Rule {
             Self::DidDocumentLacksKey => Step::DidDocument,
             Self::TokenBindingMismatch | Self::TeeMismatch => Step::Signature,
             Self::IssuerNotAccepted => Step::Issuer,
-            // Formats of `identity` and the bundle's register are read for evidence and for what is signed; a witness can be
-            // too early for either.
-            Self::Identity | Self::PolicyNotCommitted | Self::PolicyMismatch | Self::PolicyMalformed | Self::AnchorTooEarly => {
-                under_way
-            }
+            // Formats of `identity` and the bundle's register are read for evidence and for what is
+            // signed; a witness can be too early for either.
+            Self::Identity
+            | Self::PolicyNotCommitted
+            | Self::PolicyMismatch
+            | Self::PolicyMalformed
+            | Self::AnchorTooEarly => under_way,
             // Files that a verifier brings are read before anything is judged.
             Self::RootNotMock
             | Self::RootMalformed
@@ -302,7 +362,12 @@ struct Entry {
 
 impl Steps {
     fn enter(&mut self, step: Step, outcome: Outcome, against: impl Into<String>) -> &mut Entry {
-        let entry = Entry { outcome, against: against.into(), matters: None, allowed: false };
+        let entry = Entry {
+            outcome,
+            against: against.into(),
+            matters: None,
+            allowed: false,
+        };
         self.entries.entry(step).insert_entry(entry).into_mut()
     }
 
@@ -333,20 +398,39 @@ impl Steps {
 
     /// What should have been expected, in the order of the steps.
     pub(crate) fn all_unchecked(&self) -> Vec<Unchecked> {
-        self.entries.values().filter_map(|entry| entry.matters).collect()
+        self.entries
+            .values()
+            .filter_map(|entry| entry.matters)
+            .collect()
     }
 
-    /// The steps of what was refused for `error`: those of `plan` that were never reached among them.
+    /// The steps of what was refused for `error`: those of `plan` that were never reached among
+    /// them.
     pub(crate) fn refuse(mut self, plan: &[Step], error: &Error) -> Vec<Check> {
-        let failed = self.entries.iter().find(|(_, made)| made.outcome == Outcome::Failed && !made.allowed);
-        let next = || plan.iter().find(|step| !self.entries.contains_key(step)).or(plan.last());
+        let failed = self
+            .entries
+            .iter()
+            .find(|(_, made)| made.outcome == Outcome::Failed && !made.allowed);
+        let next = || {
+            plan.iter()
+                .find(|step| !self.entries.contains_key(step))
+                .or(plan.last())
+        };
         if let Some(under_way) = failed.map(|(step, _)| step).or_else(next) {
             let step = Rule::from(error).step(*under_way);
-            if self.entries.get(&step).is_none_or(|made| made.outcome != Outcome::Failed) {
+            if self
+                .entries
+                .get(&step)
+                .is_none_or(|made| made.outcome != Outcome::Failed)
+            {
                 self.failed(step, error.to_string());
             }
         }
-        for step in plan.iter().filter(|step| !self.entries.contains_key(step)).collect::<Vec<_>>() {
+        for step in plan
+            .iter()
+            .filter(|step| !self.entries.contains_key(step))
+            .collect::<Vec<_>>()
+        {
             self.enter(*step, Outcome::NotReached, "a step before it failed");
         }
         self.into_checks()
@@ -355,9 +439,22 @@ impl Steps {
     /// Every step that was made, in order.
     pub(crate) fn into_checks(self) -> Vec<Check> {
         let (archive, mock) = (self.archive, self.mock);
-        let check = |(step, Entry { outcome, against, .. }): (Step, Entry)| {
-            let meaning = || step.special_meaning(archive, mock).unwrap_or_else(|| step.meaning());
-            Check { step, outcome, against, meaning: (outcome == Outcome::Passed).then(meaning) }
+        let check = |(
+            step,
+            Entry {
+                outcome, against, ..
+            },
+        ): (Step, Entry)| {
+            let meaning = || {
+                step.special_meaning(archive, mock)
+                    .unwrap_or_else(|| step.meaning())
+            };
+            Check {
+                step,
+                outcome,
+                against,
+                meaning: (outcome == Outcome::Passed).then(meaning),
+            }
         };
         self.entries.into_iter().map(check).collect()
     }
@@ -371,10 +468,21 @@ mod tests {
 
     #[test]
     fn an_archive_and_a_mock_change_what_some_steps_mean() {
-        let (archive, mock) = ([Step::Validity, Step::Age], [Step::DocumentSignature, Step::Binding, Step::Policy]);
+        let (archive, mock) = (
+            [Step::Validity, Step::Age],
+            [Step::DocumentSignature, Step::Binding, Step::Policy],
+        );
         for step in Step::iter() {
-            assert_eq!(step.special_meaning(true, false).is_some(), archive.contains(&step), "{step:?}");
-            assert_eq!(step.special_meaning(false, true).is_some(), mock.contains(&step), "{step:?}");
+            assert_eq!(
+                step.special_meaning(true, false).is_some(),
+                archive.contains(&step),
+                "{step:?}"
+            );
+            assert_eq!(
+                step.special_meaning(false, true).is_some(),
+                mock.contains(&step),
+                "{step:?}"
+            );
             assert_eq!(step.special_meaning(false, false), None, "{step:?}");
         }
     }

@@ -1,4 +1,5 @@
-//! `anchorhold-verify` as people see it: `cmd/*.trycmd`. `TRYCMD=overwrite` writes them anew; read the difference.
+//! `anchorhold-verify` as people see it: `cmd/*.trycmd`. `TRYCMD=overwrite` writes them anew; read
+//! the difference.
 
 #[test]
 fn what_the_command_says_is_written_down() {

@@ -6,33 +6,64 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 fn case(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/cases").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/vectors/cases")
+        .join(name)
 }
 
 fn verify(arguments: &[&str], input: &[u8]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_anchorhold-verify"));
-    command.args(arguments).args(["--inspect", "--at", "2026-01-01T00:00:00Z", "--allow-mock", "--root"]).arg(case("root.pem"));
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    command
+        .args(arguments)
+        .args([
+            "--inspect",
+            "--at",
+            "2026-01-01T00:00:00Z",
+            "--allow-mock",
+            "--root",
+        ])
+        .arg(case("root.pem"));
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     // A command that does not read its input has ended already.
     let _ = child.stdin.take().unwrap().write_all(input);
     let output = child.wait_with_output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    (
+        output.status.code().unwrap(),
+        text(output.stdout),
+        text(output.stderr),
+    )
 }
 
 #[test]
 fn evidence_may_come_from_standard_input_and_results_are_about_it() {
     let evidence = std::fs::read(case("evidence/good.cbor")).unwrap();
     let (code, from_input, _) = verify(&["evidence", "-", "--json"], &evidence);
-    let (_, from_file, _) = verify(&["evidence", case("evidence/good.cbor").to_str().unwrap(), "--json"], b"");
+    let (_, from_file, _) = verify(
+        &[
+            "evidence",
+            case("evidence/good.cbor").to_str().unwrap(),
+            "--json",
+        ],
+        b"",
+    );
     assert_eq!((code, &from_input), (0, &from_file));
     let (_, ear, _) = verify(&["evidence", "-", "--ear"], &evidence);
-    assert!(ear.contains("application/vnd.anchorhold.evidence+cbor"), "{ear}");
+    assert!(
+        ear.contains("application/vnd.anchorhold.evidence+cbor"),
+        "{ear}"
+    );
 }
 
 #[test]
 fn a_result_about_a_document_names_the_document() {
-    let evidence = attestation::Evidence::parse(&std::fs::read(case("evidence/good.cbor")).unwrap()).unwrap();
+    let evidence =
+        attestation::Evidence::parse(&std::fs::read(case("evidence/good.cbor")).unwrap()).unwrap();
     let (code, ear, _) = verify(&["document", "-", "--ear"], evidence.document());
     assert!(code == 0 && ear.contains("application/cose"), "{ear}");
 }

@@ -5,7 +5,8 @@ use std::sync::LazyLock;
 
 use attestation::archive::TimeStamp;
 use attestation::{
-    AppraisalPolicy, Attested, Evidence, Measurements, MockRoot, unverified_time, verify_debug, verify_genuine, verify_mock,
+    AppraisalPolicy, Attested, Evidence, Measurements, MockRoot, unverified_time, verify_debug,
+    verify_genuine, verify_mock,
 };
 use identity::{Digest, UnixSeconds, credential, did, token};
 use policy::Bundle;
@@ -15,13 +16,29 @@ use serde_json::Value;
 
 const AT: UnixSeconds = UnixSeconds(1_767_225_600);
 
-static ROOT: LazyLock<MockRoot> = LazyLock::new(|| MockRoot::from_pem(VECTORS["root_pem"].as_str().unwrap().as_bytes()).unwrap());
-static VECTORS: LazyLock<Value> = LazyLock::new(|| serde_json::from_str(include_str!("vectors/documents.json")).unwrap());
+static ROOT: LazyLock<MockRoot> =
+    LazyLock::new(|| MockRoot::from_pem(VECTORS["root_pem"].as_str().unwrap().as_bytes()).unwrap());
+static VECTORS: LazyLock<Value> =
+    LazyLock::new(|| serde_json::from_str(include_str!("vectors/documents.json")).unwrap());
 /// The accepted documents under the common root, and the digests of their payloads.
 static ACCEPTED: LazyLock<Vec<(Vec<u8>, Digest<32>)>> = LazyLock::new(|| {
     let documents = VECTORS["documents"].as_array().unwrap().iter();
-    let bytes = documents.map(|vector| data_encoding::HEXLOWER.decode(vector["document"].as_str().unwrap().as_bytes()).unwrap());
-    bytes.filter_map(|bytes| Some((bytes.clone(), verify_mock(&bytes, &ROOT, AT).ok()?.document().payload_digest()))).collect()
+    let bytes = documents.map(|vector| {
+        data_encoding::HEXLOWER
+            .decode(vector["document"].as_str().unwrap().as_bytes())
+            .unwrap()
+    });
+    bytes
+        .filter_map(|bytes| {
+            Some((
+                bytes.clone(),
+                verify_mock(&bytes, &ROOT, AT)
+                    .ok()?
+                    .document()
+                    .payload_digest(),
+            ))
+        })
+        .collect()
 });
 
 /// One change of a document's bytes.
@@ -30,7 +47,11 @@ enum Change {
     Set(Index, u8),
     Insert(Index, u8),
     Remove(Index),
-    Copy { from: Index, to: Index, length: usize },
+    Copy {
+        from: Index,
+        to: Index,
+        length: usize,
+    },
     Cut(Index),
 }
 
@@ -39,7 +60,11 @@ fn change() -> impl Strategy<Value = Change> {
         (any::<Index>(), any::<u8>()).prop_map(|(at, byte)| Change::Set(at, byte)),
         (any::<Index>(), any::<u8>()).prop_map(|(at, byte)| Change::Insert(at, byte)),
         any::<Index>().prop_map(Change::Remove),
-        (any::<Index>(), any::<Index>(), 1..64_usize).prop_map(|(from, to, length)| Change::Copy { from, to, length }),
+        (any::<Index>(), any::<Index>(), 1..64_usize).prop_map(|(from, to, length)| Change::Copy {
+            from,
+            to,
+            length
+        }),
         any::<Index>().prop_map(Change::Cut),
     ]
 }

@@ -18,26 +18,43 @@ fn every_vector_is_judged_as_it_says() {
     let documents = vectors["documents"].as_array().unwrap();
     let (mut accepted, mut refused, mut wrong) = (0, 0, Vec::new());
     for vector in documents {
-        let pem = vector.get("root_pem").unwrap_or(&vectors["root_pem"]).as_str().unwrap();
+        let pem = vector
+            .get("root_pem")
+            .unwrap_or(&vectors["root_pem"])
+            .as_str()
+            .unwrap();
         let root = MockRoot::from_pem(pem.as_bytes());
         let document = hex(&vector["document"]);
         let at = UnixSeconds(vector["at"].as_i64().unwrap());
         let nonce = vector.get("nonce").map(hex);
-        let expectations = Expectations { nonce, ..Expectations::default() };
+        let expectations = Expectations {
+            nonce,
+            ..Expectations::default()
+        };
         let judged = root.and_then(|root| verify_mock(&document, &root, at));
         let code = match judged.and_then(|document| expectations.check_document(&document, at)) {
             Ok(_) => "accepted",
             Err(error) => error.code(),
         };
         if code != vector["expected"] {
-            wrong.push(format!("{}: {code} instead of {}", vector["name"], vector["expected"]));
+            wrong.push(format!(
+                "{}: {code} instead of {}",
+                vector["name"], vector["expected"]
+            ));
         }
         assert!(verify_genuine(&document, at).is_err(), "{}", vector["name"]);
-        if code == "accepted" { accepted += 1 } else { refused += 1 }
+        if code == "accepted" {
+            accepted += 1
+        } else {
+            refused += 1
+        }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert_eq!((accepted, refused), (86, 756));
-    let names: BTreeSet<&str> = documents.iter().filter_map(|vector| vector["name"].as_str()).collect();
+    let names: BTreeSet<&str> = documents
+        .iter()
+        .filter_map(|vector| vector["name"].as_str())
+        .collect();
     assert_eq!(names.len(), documents.len(), "each has a name of its own");
 }
 
@@ -45,7 +62,10 @@ fn every_vector_is_judged_as_it_says() {
 fn every_bit_of_a_document_counts() {
     let vectors: Value = serde_json::from_str(include_str!("vectors/documents.json")).unwrap();
     let root = MockRoot::from_pem(vectors["root_pem"].as_str().unwrap().as_bytes()).unwrap();
-    let (vector, at) = (&vectors["documents"][0], UnixSeconds(vectors["documents"][0]["at"].as_i64().unwrap()));
+    let (vector, at) = (
+        &vectors["documents"][0],
+        UnixSeconds(vectors["documents"][0]["at"].as_i64().unwrap()),
+    );
     let document = hex(&vector["document"]);
     assert!(verify_mock(&document, &root, at).is_ok());
     let halves = std::thread::available_parallelism().map_or(1, |cores| cores.get());

@@ -66,21 +66,40 @@ struct DescribedMetadata {
     custom: Value,
 }
 
-/// What nitro-cli's `describe-eif` prints, indented JSON without a line end. An image with a wrong checksum, or a signature
-/// that is not its own, is refused and not described.
+/// What nitro-cli's `describe-eif` prints, indented JSON without a line end. An image with a wrong
+/// checksum, or a signature that is not its own, is refused and not described.
 pub fn describe(file: &[u8]) -> Result<String, Error> {
     let image = Image::parse(file)?;
     let signature = image.signature.map(Signature::parse).transpose()?;
-    if signature.as_ref().is_some_and(|signature| !signature.is_of(&image)) {
-        return Err(Error::Signature("not one of this image by the key of its certificate".into()));
+    if signature
+        .as_ref()
+        .is_some_and(|signature| !signature.is_of(&image))
+    {
+        return Err(Error::Signature(
+            "not one of this image by the key of its certificate".into(),
+        ));
     }
     let metadata: Option<Metadata> = serde_json::from_slice(image.metadata).map_err(unreadable)?;
-    let (name, image_version) = metadata.as_ref().map(|of| (of.name.clone(), of.version.clone())).unzip();
+    let (name, image_version) = metadata
+        .as_ref()
+        .map(|of| (of.name.clone(), of.version.clone()))
+        .unzip();
     let metadata = match metadata {
-        Some(Metadata { build, docker, custom: custom @ (Value::Object(_) | Value::Null), .. }) => {
-            Some(DescribedMetadata { build, docker, custom })
+        Some(Metadata {
+            build,
+            docker,
+            custom: custom @ (Value::Object(_) | Value::Null),
+            ..
+        }) => Some(DescribedMetadata {
+            build,
+            docker,
+            custom,
+        }),
+        Some(_) => {
+            return Err(Error::Metadata(
+                "CustomMetadata is neither an object nor null".into(),
+            ));
         }
-        Some(_) => return Err(Error::Metadata("CustomMetadata is neither an object nor null".into())),
         None => None,
     };
     let description = Description {

@@ -119,8 +119,8 @@ impl Error {
         self.into()
     }
 
-    /// sysexits(3): 1 for an image that is refused, 64 where the user can mend it on the command line or by installing
-    /// something, 70 otherwise.
+    /// sysexits(3): 1 for an image that is refused, 64 where the user can mend it on the command
+    /// line or by installing something, 70 otherwise.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::SigningKey(_)
@@ -130,13 +130,19 @@ impl Error {
             | Self::OthersCanWrite { .. }
             | Self::NotABzImage(_)
             | Self::Io { .. } => 64,
-            Self::KernelConfig(_) | Self::Step { .. } | Self::MockCode(_) | Self::CommandLine(_) => 70,
+            Self::KernelConfig(_)
+            | Self::Step { .. }
+            | Self::MockCode(_)
+            | Self::CommandLine(_) => 70,
             _ => 1,
         }
     }
 
     pub(crate) fn io(what: &Path) -> impl Fn(std::io::Error) -> Self + use<> {
         let what = what.display().to_string();
-        move |source| Self::Io { what: what.clone(), source }
+        move |source| Self::Io {
+            what: what.clone(),
+            source,
+        }
     }
 }

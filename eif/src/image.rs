@@ -46,7 +46,8 @@ pub struct Parts<'a> {
     pub cmdline: &'a str,
     /// JSON.
     pub metadata: &'a [u8],
-    /// cpio archives, each compressed or not. The first is measured with the kernel, the others in PCR2.
+    /// cpio archives, each compressed or not. The first is measured with the kernel, the others in
+    /// PCR2.
     pub ramdisks: &'a [&'a [u8]],
     /// CBOR, as [`crate::SigningKey::sign`] makes it.
     pub signature: Option<&'a [u8]>,
@@ -57,9 +58,16 @@ impl Parts<'_> {
     pub fn to_image(&self) -> Result<Vec<u8>, Error> {
         check_bz_image(self.kernel)?;
         check_cmdline(self.cmdline.as_bytes())?;
-        let mut sections =
-            vec![(kind::KERNEL, self.kernel), (kind::CMDLINE, self.cmdline.as_bytes()), (kind::METADATA, self.metadata)];
-        sections.extend(self.ramdisks.iter().map(|ramdisk| (kind::RAMDISK, *ramdisk)));
+        let mut sections = vec![
+            (kind::KERNEL, self.kernel),
+            (kind::CMDLINE, self.cmdline.as_bytes()),
+            (kind::METADATA, self.metadata),
+        ];
+        sections.extend(
+            self.ramdisks
+                .iter()
+                .map(|ramdisk| (kind::RAMDISK, *ramdisk)),
+        );
         sections.extend(self.signature.map(|signature| (kind::SIGNATURE, signature)));
         let count = u16::try_from(sections.len()).unwrap_or(u16::MAX);
         if !(MIN_SECTIONS..=MAX_SECTIONS).contains(&sections.len()) {
@@ -89,9 +97,10 @@ impl Parts<'_> {
 
 /// A well-formed image, taken apart.
 ///
-/// Well-formed is more than what loaders insist on: the sections fill the file from the header to its end, in the order of
-/// the table, each once but ramdisks; kernel, command line and ramdisks in the order in which they are measured; everything
-/// reserved is zero; the checksum fits. So two images with the same measurements boot the same thing.
+/// Well-formed is more than what loaders insist on: the sections fill the file from the header to
+/// its end, in the order of the table, each once but ramdisks; kernel, command line and ramdisks in
+/// the order in which they are measured; everything reserved is zero; the checksum fits. So two
+/// images with the same measurements boot the same thing.
 #[derive(Debug, Clone)]
 pub struct Image<'a> {
     /// The kernel, a bzImage.
@@ -112,7 +121,9 @@ impl<'a> Image<'a> {
         if file.get(..4) != Some(&MAGIC) {
             return Err(Error::NotAnImage);
         }
-        let header = file.get(..HEADER_BYTES).ok_or(Error::Truncated("in the header"))?;
+        let header = file
+            .get(..HEADER_BYTES)
+            .ok_or(Error::Truncated("in the header"))?;
         let (version, flags, count) = (u16_at(header, 4), u16_at(header, 6), u16_at(header, 26));
         if version != VERSION {
             return Err(Error::VersionUnsupported(version));
@@ -123,10 +134,20 @@ impl<'a> Image<'a> {
         if !(MIN_SECTIONS..=MAX_SECTIONS).contains(&usize::from(count)) {
             return Err(Error::SectionCount(count));
         }
-        let mut sections = Sections { file, header, at: HEADER_BYTES, next: 0, count: usize::from(count) };
+        let mut sections = Sections {
+            file,
+            header,
+            at: HEADER_BYTES,
+            next: 0,
+            count: usize::from(count),
+        };
         let table_rest = |at: usize| header[at + 8 * sections.count..at + 8 * MAX_SECTIONS].iter();
         let reserved = [u32::from(u16_at(header, 24)), u32_at(header, UNUSED_AT)];
-        if reserved != [0, 0] || table_rest(OFFSETS_AT).chain(table_rest(SIZES_AT)).any(|byte| *byte != 0) {
+        if reserved != [0, 0]
+            || table_rest(OFFSETS_AT)
+                .chain(table_rest(SIZES_AT))
+                .any(|byte| *byte != 0)
+        {
             return Err(Error::Reserved);
         }
         let image = Self::of_sections(&mut sections)?;
@@ -141,18 +162,32 @@ impl<'a> Image<'a> {
     }
 
     fn of_sections(sections: &mut Sections<'a>) -> Result<Self, Error> {
-        let (mut kernel, mut cmdline, mut metadata, mut signature, mut ramdisks) = (None, None, None, None, Vec::new());
-        while let Some(Section { index, kind, content }) = sections.next()? {
+        let (mut kernel, mut cmdline, mut metadata, mut signature, mut ramdisks) =
+            (None, None, None, None, Vec::new());
+        while let Some(Section {
+            index,
+            kind,
+            content,
+        }) = sections.next()?
+        {
             let wrong = |why| Err(Error::Section { index, why });
             let slot = match kind {
                 kind::KERNEL => &mut kernel,
-                kind::CMDLINE if kernel.is_none() => return wrong("the command line stands before the kernel"),
+                kind::CMDLINE if kernel.is_none() => {
+                    return wrong("the command line stands before the kernel");
+                }
                 kind::CMDLINE => &mut cmdline,
-                kind::METADATA if content.len() > MAX_METADATA_BYTES => return wrong("metadata of more than 1 MiB"),
+                kind::METADATA if content.len() > MAX_METADATA_BYTES => {
+                    return wrong("metadata of more than 1 MiB");
+                }
                 kind::METADATA => &mut metadata,
-                kind::SIGNATURE if content.len() > MAX_SIGNATURE_BYTES => return wrong("a signature of more than 32 KiB"),
+                kind::SIGNATURE if content.len() > MAX_SIGNATURE_BYTES => {
+                    return wrong("a signature of more than 32 KiB");
+                }
                 kind::SIGNATURE => &mut signature,
-                kind::RAMDISK if cmdline.is_none() => return wrong("a ramdisk stands before the command line"),
+                kind::RAMDISK if cmdline.is_none() => {
+                    return wrong("a ramdisk stands before the command line");
+                }
                 kind::RAMDISK => {
                     ramdisks.push(content);
                     continue;
@@ -163,7 +198,10 @@ impl<'a> Image<'a> {
                 return wrong("the second one of a kind of which there is one");
             }
         }
-        let missing = |why| Error::Section { index: sections.count, why };
+        let missing = |why| Error::Section {
+            index: sections.count,
+            why,
+        };
         if ramdisks.is_empty() {
             return Err(missing("no ramdisk"));
         }
@@ -184,7 +222,8 @@ impl<'a> Image<'a> {
     pub fn parts<'b>(&'b self) -> Result<Parts<'b>, Error> {
         Ok(Parts {
             kernel: self.kernel,
-            cmdline: std::str::from_utf8(self.cmdline).map_err(|_| Error::CommandLine("not UTF-8"))?,
+            cmdline: std::str::from_utf8(self.cmdline)
+                .map_err(|_| Error::CommandLine("not UTF-8"))?,
             metadata: self.metadata,
             ramdisks: &self.ramdisks,
             signature: self.signature,
@@ -215,12 +254,17 @@ impl<'a> Sections<'a> {
         let index = self.next;
         self.next += 1;
         let wrong = |why| Error::Section { index, why };
-        let stated = (u64_at(self.header, OFFSETS_AT + 8 * index), u64_at(self.header, SIZES_AT + 8 * index));
+        let stated = (
+            u64_at(self.header, OFFSETS_AT + 8 * index),
+            u64_at(self.header, SIZES_AT + 8 * index),
+        );
         if stated.0 != self.at as u64 {
             return Err(wrong("it does not begin where the one before it ends"));
         }
         let rest = &self.file[self.at..];
-        let head = rest.get(..SECTION_HEADER_BYTES).ok_or(Error::Truncated("in the header of a section"))?;
+        let head = rest
+            .get(..SECTION_HEADER_BYTES)
+            .ok_or(Error::Truncated("in the header of a section"))?;
         if u64_at(head, 4) != stated.1 {
             return Err(wrong("its own header gives another size than the table"));
         }
@@ -228,9 +272,15 @@ impl<'a> Sections<'a> {
             return Err(wrong("it has flags, and none are defined"));
         }
         let size = usize::try_from(stated.1).map_err(|_| Error::Truncated("in a section"))?;
-        let content = rest[SECTION_HEADER_BYTES..].get(..size).ok_or(Error::Truncated("in a section"))?;
+        let content = rest[SECTION_HEADER_BYTES..]
+            .get(..size)
+            .ok_or(Error::Truncated("in a section"))?;
         self.at += SECTION_HEADER_BYTES + size;
-        Ok(Some(Section { index, kind: u16_at(head, 0), content }))
+        Ok(Some(Section {
+            index,
+            kind: u16_at(head, 0),
+            content,
+        }))
     }
 }
 
@@ -251,8 +301,11 @@ pub fn read_file(file: &Path) -> Result<Vec<u8>, Error> {
     if bytes != MAGIC {
         return Err(Error::NotAnImage);
     }
-    let mut whole = Vec::with_capacity(usize::try_from(metadata.len()).map_err(|_| Error::TooLarge)?);
-    File::open(file).and_then(|opened| opened.take(metadata.len()).read_to_end(&mut whole)).map_err(&io)?;
+    let mut whole =
+        Vec::with_capacity(usize::try_from(metadata.len()).map_err(|_| Error::TooLarge)?);
+    File::open(file)
+        .and_then(|opened| opened.take(metadata.len()).read_to_end(&mut whole))
+        .map_err(&io)?;
     Ok(whole)
 }
 

@@ -1,4 +1,5 @@
-//! The kernel: from Debian's source with our configuration, cached by the digest of all that goes into it.
+//! The kernel: from Debian's source with our configuration, cached by the digest of all that goes
+//! into it.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -37,14 +38,24 @@ impl Kernel {
     pub(crate) fn read(file: &Path) -> Result<Self, Error> {
         let image = fs::read(file).map_err(Error::io(file))?;
         check_bz_image(&image)?;
-        Ok(Self { image, source_sha256: None })
+        Ok(Self {
+            image,
+            source_sha256: None,
+        })
     }
 
     /// Builds one, or takes it from the cache.
-    pub(crate) fn build(source: Option<&Path>, cache: &Path, say: &dyn Fn(&str)) -> Result<Self, Error> {
+    pub(crate) fn build(
+        source: Option<&Path>,
+        cache: &Path,
+        say: &dyn Fn(&str),
+    ) -> Result<Self, Error> {
         let source = source.unwrap_or(Path::new(DEBIAN_SOURCE));
         if !source.exists() {
-            return Err(Error::MissingTool { tool: source.display().to_string(), package: "linux-source-6.12" });
+            return Err(Error::MissingTool {
+                tool: source.display().to_string(),
+                package: "linux-source-6.12",
+            });
         }
         let source_sha256 = sha256_of(source)?;
         let folder = cache.join("kernel").join(key(&source_sha256)?);
@@ -64,7 +75,8 @@ impl Kernel {
     }
 }
 
-/// The digest of everything that the kernel is made from: source, configuration, recipe, compiler, linker.
+/// The digest of everything that the kernel is made from: source, configuration, recipe, compiler,
+/// linker.
 fn key(source_sha256: &str) -> Result<String, Error> {
     let mut hasher = Sha256::new();
     let inputs = [
@@ -81,35 +93,61 @@ fn key(source_sha256: &str) -> Result<String, Error> {
     Ok(data_encoding::HEXLOWER.encode(&hasher.finalize()[..16]))
 }
 
-/// The first line of what `tool --version` prints in this folder: a `rust-toolchain.toml` there chooses the compiler.
+/// The first line of what `tool --version` prints in this folder: a `rust-toolchain.toml` there
+/// chooses the compiler.
 pub(crate) fn tool_version(tool: &str, folder: &Path) -> Result<String, Error> {
-    let output = clean(Command::new(tool)).arg("--version").current_dir(folder).output();
-    let output = output.map_err(|_| Error::MissingTool { tool: tool.into(), package: "build-essential" })?;
-    Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned())
+    let output = clean(Command::new(tool))
+        .arg("--version")
+        .current_dir(folder)
+        .output();
+    let output = output.map_err(|_| Error::MissingTool {
+        tool: tool.into(),
+        package: "build-essential",
+    })?;
+    Ok(String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned())
 }
 
 /// Unpacks beside the cache entry, builds, and puts the result in place in one move.
 fn make(source: &Path, folder: &Path, say: &dyn Fn(&str)) -> Result<(), Error> {
     find_tools()?;
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    let work = tempfile::Builder::new().prefix("build-").tempdir_in(folder).map_err(Error::io(folder))?;
+    let work = tempfile::Builder::new()
+        .prefix("build-")
+        .tempdir_in(folder)
+        .map_err(Error::io(folder))?;
     let tree = work.path().join("linux");
     fs::create_dir(&tree).map_err(Error::io(&tree))?;
     let mut unpack = Command::new("tar");
-    unpack.args(["--extract", "--strip-components=1", "--file"]).arg(source).arg("--directory").arg(&tree);
+    unpack
+        .args(["--extract", "--strip-components=1", "--file"])
+        .arg(source)
+        .arg("--directory")
+        .arg(&tree);
     Step::new("unpacking the kernel's source", unpack).run(say)?;
     let fragment = work.path().join("anchorhold.config");
     fs::write(&fragment, FRAGMENT).map_err(Error::io(&fragment))?;
     let step = |what, targets: &[&str]| {
         let mut make = Command::new("make");
-        make.arg("--directory").arg(&tree).arg("ARCH=x86_64").args(targets).env("KCONFIG_ALLCONFIG", &fragment).envs(IDENTITY);
+        make.arg("--directory")
+            .arg(&tree)
+            .arg("ARCH=x86_64")
+            .args(targets)
+            .env("KCONFIG_ALLCONFIG", &fragment)
+            .envs(IDENTITY);
         Step::new(what, make).run(say)
     };
     step("configuring the kernel", &["--silent", "allnoconfig"])?;
     let config = tree.join(".config");
     check_config(&fs::read_to_string(&config).map_err(Error::io(&config))?)?;
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-    step("building the kernel", &["--silent", &format!("--jobs={jobs}"), "bzImage"])?;
+    step(
+        "building the kernel",
+        &["--silent", &format!("--jobs={jobs}"), "bzImage"],
+    )?;
     let (built, done) = (tree.join("arch/x86/boot/bzImage"), folder.join("bzImage"));
     check_bz_image(&fs::read(&built).map_err(Error::io(&built))?)?;
     // Another build of the same inputs may have been faster; both made the same bytes.
@@ -132,9 +170,15 @@ fn find_tools() -> Result<(), Error> {
     ] {
         find_tool(tool, package)?;
     }
-    for (header, package) in [("/usr/include/libelf.h", "libelf-dev"), ("/usr/include/openssl/opensslv.h", "libssl-dev")] {
+    for (header, package) in [
+        ("/usr/include/libelf.h", "libelf-dev"),
+        ("/usr/include/openssl/opensslv.h", "libssl-dev"),
+    ] {
         if !Path::new(header).exists() {
-            return Err(Error::MissingTool { tool: header.into(), package });
+            return Err(Error::MissingTool {
+                tool: header.into(),
+                package,
+            });
         }
     }
     Ok(())
@@ -147,20 +191,32 @@ fn check_config(config: &str) -> Result<(), Error> {
         // An option that nothing makes visible does not appear at all.
         Some(off) => {
             let name = off.trim_end_matches(" is not set");
-            !lines.iter().any(|line| line.split_once('=').is_some_and(|(set, _)| set == name))
+            !lines
+                .iter()
+                .any(|line| line.split_once('=').is_some_and(|(set, _)| set == name))
         }
         None => lines.contains(&wanted),
     };
-    let options = FRAGMENT.lines().filter(|line| line.starts_with("CONFIG_") || line.ends_with(" is not set"));
+    let options = FRAGMENT
+        .lines()
+        .filter(|line| line.starts_with("CONFIG_") || line.ends_with(" is not set"));
     let lost: Vec<&str> = options.filter(|option| !kept(option)).collect();
-    if lost.is_empty() { Ok(()) } else { Err(Error::KernelConfig(lost.join(", "))) }
+    if lost.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::KernelConfig(lost.join(", ")))
+    }
 }
 
-/// The setup header of the x86 boot protocol (Documentation/arch/x86/boot.rst): boot flag, magic, protocol 2.12 or later with
-/// a 64-bit entry point, loaded high.
+/// The setup header of the x86 boot protocol (Documentation/arch/x86/boot.rst): boot flag, magic,
+/// protocol 2.12 or later with a 64-bit entry point, loaded high.
 pub fn check_bz_image(image: &[u8]) -> Result<(), Error> {
     const MIN_PROTOCOL: u16 = 0x020c;
-    let field = |at: usize, length: usize| image.get(at..at + length).ok_or(Error::NotABzImage("it is too short"));
+    let field = |at: usize, length: usize| {
+        image
+            .get(at..at + length)
+            .ok_or(Error::NotABzImage("it is too short"))
+    };
     if field(0x1fe, 2)? != [0x55, 0xaa] || field(0x202, 4)? != b"HdrS" {
         return Err(Error::NotABzImage("its boot header is missing"));
     }
@@ -179,15 +235,25 @@ pub fn check_bz_image(image: &[u8]) -> Result<(), Error> {
 fn version(image: &[u8]) -> Option<String> {
     let at = image.get(0x20e..0x210)?;
     let text = image.get(0x200 + usize::from(u16::from_le_bytes([at[0], at[1]]))..)?;
-    let word: Vec<u8> = text.iter().copied().take(64).take_while(|byte| byte.is_ascii_graphic()).collect();
+    let word: Vec<u8> = text
+        .iter()
+        .copied()
+        .take(64)
+        .take_while(|byte| byte.is_ascii_graphic())
+        .collect();
     String::from_utf8(word).ok().filter(|word| !word.is_empty())
 }
 
 /// Finds a command on the path.
 pub(crate) fn find_tool(tool: &str, package: &'static str) -> Result<PathBuf, Error> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|folder| folder.join(tool)).find(|file| file.is_file());
-    found.ok_or_else(|| Error::MissingTool { tool: tool.into(), package })
+    let found = std::env::split_paths(&path)
+        .map(|folder| folder.join(tool))
+        .find(|file| file.is_file());
+    found.ok_or_else(|| Error::MissingTool {
+        tool: tool.into(),
+        package,
+    })
 }
 
 pub(crate) fn sha256_of(file: &Path) -> Result<String, Error> {
@@ -213,7 +279,9 @@ mod tests {
         for line in FRAGMENT.lines() {
             match line {
                 "" => reason = false,
-                option if option.starts_with("CONFIG_") || option.ends_with(" is not set") => assert!(reason, "{option}"),
+                option if option.starts_with("CONFIG_") || option.ends_with(" is not set") => {
+                    assert!(reason, "{option}")
+                }
                 comment => reason = comment.starts_with("# "),
             }
         }
@@ -227,17 +295,31 @@ mod tests {
         let tool = folder.path().join("rustc");
         fs::write(&tool, "#!/bin/sh\ncat rust-toolchain.toml\n").unwrap();
         fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
-        fs::write(folder.path().join("rust-toolchain.toml"), "one of its own\n").unwrap();
-        assert_eq!(tool_version(tool.to_str().unwrap(), folder.path()).unwrap(), "one of its own");
+        fs::write(
+            folder.path().join("rust-toolchain.toml"),
+            "one of its own\n",
+        )
+        .unwrap();
+        assert_eq!(
+            tool_version(tool.to_str().unwrap(), folder.path()).unwrap(),
+            "one of its own"
+        );
     }
 
     #[test]
     fn an_option_that_does_not_come_out_is_named() {
-        let whole: String = FRAGMENT.lines().filter(|line| line.starts_with("CONFIG_")).map(|line| format!("{line}\n")).collect();
+        let whole: String = FRAGMENT
+            .lines()
+            .filter(|line| line.starts_with("CONFIG_"))
+            .map(|line| format!("{line}\n"))
+            .collect();
         assert!(check_config(&whole).is_ok());
-        let lost = check_config(&whole.replace("CONFIG_NSM=y", "# CONFIG_NSM is not set")).unwrap_err();
+        let lost =
+            check_config(&whole.replace("CONFIG_NSM=y", "# CONFIG_NSM is not set")).unwrap_err();
         assert!(matches!(lost, Error::KernelConfig(which) if which == "CONFIG_NSM=y"));
         let brought = check_config(&(whole + "CONFIG_MODULES=y\n")).unwrap_err();
-        assert!(matches!(brought, Error::KernelConfig(which) if which == "# CONFIG_MODULES is not set"));
+        assert!(
+            matches!(brought, Error::KernelConfig(which) if which == "# CONFIG_MODULES is not set")
+        );
     }
 }

@@ -1,7 +1,9 @@
-//! Enclave image files (EIF): measuring them, taking them apart, putting them together, and building ours from source.
+//! Enclave image files (EIF): measuring them, taking them apart, putting them together, and
+//! building ours from source.
 //!
-//! The format is that of `aws-nitro-enclaves-image-format` (version 4, big-endian); the measurements are those of the AWS
-//! Nitro Enclaves user guide, "Where to find an enclave's measurements".
+//! The format is that of `aws-nitro-enclaves-image-format` (version 4, big-endian); the
+//! measurements are those of the AWS Nitro Enclaves user guide, "Where to find an enclave's
+//! measurements".
 #![forbid(unsafe_code)]
 
 pub mod build;

@@ -1,4 +1,5 @@
-//! `anchorhold-eif`: builds the enclave image, and says what a hypervisor will measure of any image.
+//! `anchorhold-eif`: builds the enclave image, and says what a hypervisor will measure of any
+//! image.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -10,7 +11,8 @@ use eif::build::{Plan, write_file};
 
 /// Build enclave image files (EIF) and measure them.
 ///
-/// Exit code 0: done. 1: the image is refused. 64: wrong usage, or something is missing here. 70: the build failed.
+/// Exit code 0: done. 1: the image is refused. 64: wrong usage, or something is missing here. 70:
+/// the build failed.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 struct Args {
@@ -38,7 +40,12 @@ enum Command {
         #[arg(long, value_name = "TARBALL")]
         kernel_source: Option<PathBuf>,
         /// Keep built kernels here [default: $XDG_CACHE_HOME/anchorhold or ~/.cache/anchorhold]
-        #[arg(long, value_name = "DIR", env = "ANCHORHOLD_CACHE", hide_env_values = true)]
+        #[arg(
+            long,
+            value_name = "DIR",
+            env = "ANCHORHOLD_CACHE",
+            hide_env_values = true
+        )]
         cache: Option<PathBuf>,
         /// Sign the image with this P-384 key (PEM)
         #[arg(long, value_name = "PEM", requires = "signing_certificate")]
@@ -47,7 +54,8 @@ enum Command {
         #[arg(long, value_name = "PEM", requires = "signing_key")]
         signing_certificate: Option<PathBuf>,
     },
-    /// Print what nitro-cli's describe-eif prints; the output serves as measurements file for anchorhold-verify
+    /// Print what nitro-cli's describe-eif prints; the output serves as measurements file for
+    /// anchorhold-verify
     Describe {
         /// An enclave image file
         file: PathBuf,
@@ -78,34 +86,66 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<(), Error> {
     match command {
-        Command::Build { output, dev, source, kernel, kernel_source, cache, signing_key, signing_certificate } => {
+        Command::Build {
+            output,
+            dev,
+            source,
+            kernel,
+            kernel_source,
+            cache,
+            signing_key,
+            signing_certificate,
+        } => {
             let cache = cache.map_or_else(default_cache, Ok)?;
             let signing = signing_key.zip(signing_certificate);
-            let plan = Plan { development: dev, source, kernel, kernel_source, cache, signing };
+            let plan = Plan {
+                development: dev,
+                source,
+                kernel,
+                kernel_source,
+                cache,
+                signing,
+            };
             let (image, measurements) = plan.run(&say)?;
             write_file(&output, &image)?;
             say(&format!("{}: {} bytes", output.display(), image.len()));
             let measurements = serde_json::json!({ "Measurements": measurements });
-            print(&serde_json::to_string_pretty(&measurements).map_err(|error| Error::Metadata(error.to_string()))?)
+            print(
+                &serde_json::to_string_pretty(&measurements)
+                    .map_err(|error| Error::Metadata(error.to_string()))?,
+            )
         }
         Command::Describe { file } => print(&eif::describe(&eif::read_file(&file)?)?),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "anchorhold-eif", &mut std::io::stdout());
+            clap_complete::generate(
+                shell,
+                &mut Args::command(),
+                "anchorhold-eif",
+                &mut std::io::stdout(),
+            );
             Ok(())
         }
     }
 }
 
 fn default_cache() -> Result<PathBuf, Error> {
-    let named = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|folder| folder.is_absolute());
+    let named = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .filter(|folder| folder.is_absolute());
     let folder = named.or_else(|| std::env::home_dir().map(|home| home.join(".cache")));
-    let missing = || Error::Io { what: "cache".into(), source: std::io::Error::other("HOME is not set; name it with --cache") };
+    let missing = || Error::Io {
+        what: "cache".into(),
+        source: std::io::Error::other("HOME is not set; name it with --cache"),
+    };
     Ok(folder.ok_or_else(missing)?.join("anchorhold"))
 }
 
 fn print(text: &str) -> Result<(), Error> {
     let written = writeln!(std::io::stdout(), "{text}");
-    written.map_err(|source| Error::Io { what: "standard output".into(), source })
+    written.map_err(|source| Error::Io {
+        what: "standard output".into(),
+        source,
+    })
 }
 
 fn say(text: &str) {

@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 
 use crate::Error;
 
-/// A command with nothing of the caller's environment but what finds tools, crates and scratch space. Whatever else is set
-/// (compiler flags, above all) could change the outcome.
+/// A command with nothing of the caller's environment but what finds tools, crates and scratch
+/// space. Whatever else is set (compiler flags, above all) could change the outcome.
 pub(crate) fn clean(mut command: Command) -> Command {
     const NAMES: [&str; 12] = [
         "PATH",
@@ -22,11 +22,20 @@ pub(crate) fn clean(mut command: Command) -> Command {
         "SSL_CERT_FILE",
         "SSL_CERT_DIR",
     ];
-    const PREFIXES: [&str; 4] = ["CARGO_NET_", "CARGO_HTTP_", "CARGO_REGISTRIES_", "CARGO_SOURCE_"];
+    const PREFIXES: [&str; 4] = [
+        "CARGO_NET_",
+        "CARGO_HTTP_",
+        "CARGO_REGISTRIES_",
+        "CARGO_SOURCE_",
+    ];
     let kept = |name: &OsStr| {
-        name.to_str().is_some_and(|name| NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
+        name.to_str().is_some_and(|name| {
+            NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        })
     };
-    command.env_clear().envs(std::env::vars_os().filter(|(name, _)| kept(name)));
+    command
+        .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| kept(name)));
     command.env("LC_ALL", "C").env("TZ", "UTC");
     command
 }
@@ -39,7 +48,10 @@ pub(crate) struct Step {
 
 impl Step {
     pub(crate) fn new(what: &'static str, command: Command) -> Self {
-        Self { what, command: clean_keeping_own(command) }
+        Self {
+            what,
+            command: clean_keeping_own(command),
+        }
     }
 
     /// Runs it; shows nothing of it unless it fails.
@@ -47,20 +59,30 @@ impl Step {
         const TAIL_LINES: usize = 30;
         say(self.what);
         let output = self.command.stdin(Stdio::null()).output();
-        let output = output.map_err(|source| Error::Io { what: self.what.into(), source })?;
+        let output = output.map_err(|source| Error::Io {
+            what: self.what.into(),
+            source,
+        })?;
         if output.status.success() {
             return Ok(());
         }
         let text = String::from_utf8_lossy(&output.stderr);
         let lines: Vec<&str> = text.lines().collect();
         let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
-        Err(Error::Step { what: self.what.into(), status: output.status.to_string(), tail })
+        Err(Error::Step {
+            what: self.what.into(),
+            status: output.status.to_string(),
+            tail,
+        })
     }
 }
 
 /// Cleans, and then sets again what the command itself has set.
 fn clean_keeping_own(command: Command) -> Command {
-    let own: Vec<_> = command.get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))).collect();
+    let own: Vec<_> = command
+        .get_envs()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
+        .collect();
     let mut command = clean(command);
     command.envs(own);
     command

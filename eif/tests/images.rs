@@ -24,7 +24,15 @@ fn kernel() -> Vec<u8> {
 
 fn image(ramdisks: &[&[u8]]) -> Vec<u8> {
     let kernel = kernel();
-    Parts { kernel: &kernel, cmdline: "console=ttyS0", metadata: METADATA, ramdisks, signature: None }.to_image().unwrap()
+    Parts {
+        kernel: &kernel,
+        cmdline: "console=ttyS0",
+        metadata: METADATA,
+        ramdisks,
+        signature: None,
+    }
+    .to_image()
+    .unwrap()
 }
 
 /// With the checksum that belongs to what it now is.
@@ -75,11 +83,26 @@ fn every_malformed_image_is_refused_for_its_own_reason() {
         ("reserved", changed(|f| set(f, 540, &[0, 0, 0, 1]))),
         ("reserved", changed(|f| set(f, offset(31), &[1]))),
         // Overlapping, gapped, huge.
-        ("section", changed(|f| set(f, offset(1), &(HEADER as u64).to_be_bytes()))),
-        ("section", changed(|f| set(f, offset(1), &(second as u64 + 1).to_be_bytes()))),
-        ("section", changed(|f| set(f, offset(1), &u64::MAX.to_be_bytes()))),
-        ("section", changed(|f| set(f, offset(0), &0_u64.to_be_bytes()))),
-        ("section", changed(|f| set(f, size(0), &u64::MAX.to_be_bytes()))),
+        (
+            "section",
+            changed(|f| set(f, offset(1), &(HEADER as u64).to_be_bytes())),
+        ),
+        (
+            "section",
+            changed(|f| set(f, offset(1), &(second as u64 + 1).to_be_bytes())),
+        ),
+        (
+            "section",
+            changed(|f| set(f, offset(1), &u64::MAX.to_be_bytes())),
+        ),
+        (
+            "section",
+            changed(|f| set(f, offset(0), &0_u64.to_be_bytes())),
+        ),
+        (
+            "section",
+            changed(|f| set(f, size(0), &u64::MAX.to_be_bytes())),
+        ),
         (
             "truncated",
             changed(|f| {
@@ -118,9 +141,16 @@ fn an_image_cut_anywhere_is_refused() {
     let good = image(&[b"one", b"two"]);
     for length in 0..good.len() {
         let refused = code(&good[..length]);
-        assert!(["not_an_image", "truncated"].contains(&refused), "{length}: {refused}");
+        assert!(
+            ["not_an_image", "truncated"].contains(&refused),
+            "{length}: {refused}"
+        );
         if length >= HEADER {
-            assert_eq!(code(&resealed(good[..length].to_vec())), "truncated", "{length}");
+            assert_eq!(
+                code(&resealed(good[..length].to_vec())),
+                "truncated",
+                "{length}"
+            );
         }
     }
 }
@@ -142,14 +172,34 @@ fn no_changed_byte_goes_unnoticed_and_none_panics_when_resealed() {
 fn metadata_that_cannot_be_read_is_refused() {
     let kernel = kernel();
     let with = |metadata: &[u8]| {
-        let parts = Parts { kernel: &kernel, cmdline: "", metadata, ramdisks: &[b"one"], signature: None };
+        let parts = Parts {
+            kernel: &kernel,
+            cmdline: "",
+            metadata,
+            ramdisks: &[b"one"],
+            signature: None,
+        };
         describe(&parts.to_image().unwrap())
     };
     assert!(!with(b"null").unwrap().contains("Metadata"));
     let nested = "[".repeat(100_000);
-    let list = std::str::from_utf8(METADATA).unwrap().replace("{\"Commit\":\"c\"}", "[1]");
-    for bad in [&b""[..], b"{}", b"{\"ImageName\":1}", b"\xff\xfe", b"[1", nested.as_bytes(), list.as_bytes()] {
-        assert!(matches!(with(bad), Err(Error::Metadata(_))), "{:?}", &bad[..bad.len().min(20)]);
+    let list = std::str::from_utf8(METADATA)
+        .unwrap()
+        .replace("{\"Commit\":\"c\"}", "[1]");
+    for bad in [
+        &b""[..],
+        b"{}",
+        b"{\"ImageName\":1}",
+        b"\xff\xfe",
+        b"[1",
+        nested.as_bytes(),
+        list.as_bytes(),
+    ] {
+        assert!(
+            matches!(with(bad), Err(Error::Metadata(_))),
+            "{:?}",
+            &bad[..bad.len().min(20)]
+        );
     }
 }
 
@@ -164,15 +214,27 @@ fn what_is_described_is_what_was_measured() {
     for count in 1..=3 {
         let file = image(&ramdisks[..count]);
         let measured = Measurements::of(&Image::parse(&file).unwrap()).unwrap();
-        assert_eq!(measured.pcr0, register(&[&kernel, cmdline, &ramdisks[..count].concat()]));
+        assert_eq!(
+            measured.pcr0,
+            register(&[&kernel, cmdline, &ramdisks[..count].concat()])
+        );
         assert_eq!(measured.pcr1, register(&[&kernel, cmdline, b"one"]));
         assert_eq!(measured.pcr2, register(&[&ramdisks[1..count].concat()]));
         assert_eq!(measured.pcr8, None);
         let described: serde_json::Value = serde_json::from_str(&describe(&file).unwrap()).unwrap();
         assert_eq!(described["Measurements"]["PCR0"], measured.pcr0);
         assert_eq!(described["Measurements"]["HashAlgorithm"], "Sha384 { ... }");
-        assert_eq!((described["IsSigned"].as_bool(), described["CheckCRC"].as_bool()), (Some(false), Some(true)));
-        assert_eq!((&described["ImageName"], &described["Metadata"]["Commit"]), (&"x".into(), &"c".into()));
+        assert_eq!(
+            (
+                described["IsSigned"].as_bool(),
+                described["CheckCRC"].as_bool()
+            ),
+            (Some(false), Some(true))
+        );
+        assert_eq!(
+            (&described["ImageName"], &described["Metadata"]["Commit"]),
+            (&"x".into(), &"c".into())
+        );
     }
 }
 
@@ -181,22 +243,56 @@ fn a_signature_section_that_is_none_is_refused() {
     let kernel = kernel();
     let deep = [&[0x81, 0xa2][..], &[0x81; 5000]].concat();
     let huge = [&b"\x81\xa2\x73signing_certificate\x9b"[..], &[0xff; 8]].concat();
-    for bad in [&b""[..], b"\x80", b"\x81\xa0", b"\x9f", &deep, &huge, &[0xff; 100]] {
-        let parts = Parts { kernel: &kernel, cmdline: "", metadata: METADATA, ramdisks: &[b"one"], signature: Some(bad) };
+    for bad in [
+        &b""[..],
+        b"\x80",
+        b"\x81\xa0",
+        b"\x9f",
+        &deep,
+        &huge,
+        &[0xff; 100],
+    ] {
+        let parts = Parts {
+            kernel: &kernel,
+            cmdline: "",
+            metadata: METADATA,
+            ramdisks: &[b"one"],
+            signature: Some(bad),
+        };
         assert_eq!(code(&parts.to_image().unwrap()), "signature");
     }
     let padded = vec![b' '; (1 << 20) + 1];
-    let parts = Parts { kernel: &kernel, cmdline: "", metadata: &padded, ramdisks: &[b"one"], signature: None };
+    let parts = Parts {
+        kernel: &kernel,
+        cmdline: "",
+        metadata: &padded,
+        ramdisks: &[b"one"],
+        signature: None,
+    };
     assert_eq!(parts.to_image().unwrap_err().code(), "section");
     let long = vec![0; 32 * 1024 + 1];
-    let parts = Parts { kernel: &kernel, cmdline: "", metadata: METADATA, ramdisks: &[b"one"], signature: Some(&long) };
+    let parts = Parts {
+        kernel: &kernel,
+        cmdline: "",
+        metadata: METADATA,
+        ramdisks: &[b"one"],
+        signature: Some(&long),
+    };
     assert_eq!(parts.to_image().unwrap_err().code(), "section");
 }
 
 #[test]
 fn a_kernel_or_command_line_that_cannot_boot_makes_no_image() {
     let build = |kernel: &[u8], cmdline: &str| {
-        Parts { kernel, cmdline, metadata: METADATA, ramdisks: &[b"one"], signature: None }.to_image().map(|_| ())
+        Parts {
+            kernel,
+            cmdline,
+            metadata: METADATA,
+            ramdisks: &[b"one"],
+            signature: None,
+        }
+        .to_image()
+        .map(|_| ())
     };
     assert!(build(&kernel(), "").is_ok());
     let mut old = kernel();
@@ -221,16 +317,24 @@ fn a_ramdisk_is_the_same_on_every_day_and_holds_what_was_put_in() {
     // RFC 1952: no time, no name, no operating system.
     assert_eq!(bytes[..10], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 2, 255]);
     let mut archive = Vec::new();
-    GzDecoder::new(bytes.as_slice()).read_to_end(&mut archive).unwrap();
+    GzDecoder::new(bytes.as_slice())
+        .read_to_end(&mut archive)
+        .unwrap();
     let mut reader = cpio::NewcReader::new(archive.as_slice()).unwrap();
     let mut seen = Vec::new();
     while !reader.entry().is_trailer() {
         let entry = reader.entry();
-        assert_eq!((entry.uid(), entry.gid(), entry.mtime(), entry.nlink()), (0, 0, 0, 1));
+        assert_eq!(
+            (entry.uid(), entry.gid(), entry.mtime(), entry.nlink()),
+            (0, 0, 0, 1)
+        );
         seen.push((entry.name().to_owned(), entry.mode(), entry.file_size()));
         reader = cpio::NewcReader::new(reader.finish().unwrap()).unwrap();
     }
-    assert_eq!(seen, [("dev".into(), 0o040_755, 0), ("init".into(), 0o100_555, 7)]);
+    assert_eq!(
+        seen,
+        [("dev".into(), 0o040_755, 0), ("init".into(), 0o100_555, 7)]
+    );
 }
 
 #[test]
@@ -239,12 +343,23 @@ fn a_file_that_is_no_image_is_refused_before_it_is_read() {
     let sparse = |magic: &[u8], length| {
         let path = folder.path().join("sparse");
         std::fs::write(&path, magic).unwrap();
-        std::fs::File::options().write(true).open(&path).unwrap().set_len(length).unwrap();
+        std::fs::File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(length)
+            .unwrap();
         read_file(&path).unwrap_err()
     };
     assert!(matches!(sparse(b".eif", 5 << 30), Error::TooLarge));
     assert!(matches!(sparse(b"MZ..", 3 << 30), Error::NotAnImage));
     assert!(matches!(read_file(folder.path()), Err(Error::Io { .. })));
-    assert!(matches!(read_file("/dev/zero".as_ref()), Err(Error::Io { .. })));
-    assert!(matches!(read_file("/nonexistent".as_ref()), Err(Error::Io { .. })));
+    assert!(matches!(
+        read_file("/dev/zero".as_ref()),
+        Err(Error::Io { .. })
+    ));
+    assert!(matches!(
+        read_file("/nonexistent".as_ref()),
+        Err(Error::Io { .. })
+    ));
 }

@@ -11,12 +11,14 @@ use crate::env::Env;
 use crate::identities::IdentityCard;
 use crate::sync::lock;
 
-/// The event of a refusal has at most so many bytes without its place and signature, which are less than 512.
+/// The event of a refusal has at most so many bytes without its place and signature, which are less
+/// than 512.
 const MAX_REFUSAL: usize = 3584 - 128;
 /// The event of an approval.
 const APPROVAL_GRANT: &str = "approval.grant";
 
-/// What is known of one decision. Every member of an event is set here, in whatever order it becomes known.
+/// What is known of one decision. Every member of an event is set here, in whatever order it
+/// becomes known.
 pub(crate) struct Trail {
     decision: Decision,
     /// The agent's part of the chain of delegation.
@@ -40,8 +42,8 @@ enum Behind {
 }
 
 impl Trail {
-    /// Nothing is known but the type of the event, and the rule that decides unless another one does: allowed, unless something is in
-    /// the way.
+    /// Nothing is known but the type of the event, and the rule that decides unless another one
+    /// does: allowed, unless something is in the way.
     pub(crate) fn new(policy: Digest<48>, event_type: &str, rule: &str) -> Self {
         let decision = Decision {
             action: None,
@@ -70,7 +72,13 @@ impl Trail {
             timestamp: None,
             token_id: None,
         };
-        Self { decision, agent: None, behind: Behind::Nobody, loaded: None, ended: None }
+        Self {
+            decision,
+            agent: None,
+            behind: Behind::Nobody,
+            loaded: None,
+            ended: None,
+        }
     }
 
     /// With what the record ended before this boot.
@@ -173,16 +181,30 @@ impl Trail {
         self.decision.expires_at = Some(expires_at);
     }
 
-    /// The decision, with what is true at its end; none where the record learns nothing: of what means nobody, which strangers could fill
-    /// its disk with, and of what a caller asks again and again though it may not have it, or waits already.
-    pub(crate) fn close(mut self, env: &Env<'_>, outcome: &Result<Answer, Error>, since_boot: Duration) -> Option<Decision> {
-        if outcome.as_ref().is_err_and(|error| is_of_nobody(&self.decision.event_type, error)) {
+    /// The decision, with what is true at its end; none where the record learns nothing: of what
+    /// means nobody, which strangers could fill its disk with, and of what a caller asks again and
+    /// again though it may not have it, or waits already.
+    pub(crate) fn close(
+        mut self,
+        env: &Env<'_>,
+        outcome: &Result<Answer, Error>,
+        since_boot: Duration,
+    ) -> Option<Decision> {
+        if outcome
+            .as_ref()
+            .is_err_and(|error| is_of_nobody(&self.decision.event_type, error))
+        {
             return None;
         }
         if outcome.is_err() || self.decision.policy_decision == Verdict::Pending {
             let mut refusals = lock(&env.provisioned.refusals);
-            let unrecorded = refusals.record(&self.decision.event_type, self.decision.caller.as_ref(), since_boot)?;
-            self.decision.refusals_unrecorded = Some(unrecorded).filter(|unrecorded| *unrecorded > 0);
+            let unrecorded = refusals.record(
+                &self.decision.event_type,
+                self.decision.caller.as_ref(),
+                since_boot,
+            )?;
+            self.decision.refusals_unrecorded =
+                Some(unrecorded).filter(|unrecorded| *unrecorded > 0);
         }
         let mut decision = self.compose(env.annex_id());
         if let Err(error) = outcome {
@@ -190,7 +212,10 @@ impl Trail {
             decision.policy_decision = Verdict::Deny;
             decision.refusal = Some(error.code().to_owned());
             if let Error::Denied(denied) = error {
-                denied.rule().unwrap_or("default").clone_into(&mut decision.policy_id);
+                denied
+                    .rule()
+                    .unwrap_or("default")
+                    .clone_into(&mut decision.policy_id);
             }
         }
         Some(dated(env, decision))
@@ -203,7 +228,13 @@ impl Trail {
 
     /// What is known, once nothing more will be; `annex` is the one that was applied.
     pub(crate) fn compose(self, annex: Option<AnnexId>) -> Decision {
-        let Self { mut decision, agent, behind, loaded, ended } = self;
+        let Self {
+            mut decision,
+            agent,
+            behind,
+            loaded,
+            ended,
+        } = self;
         decision.timestamp = ended;
         decision.annex = loaded.or(annex);
         decision.delegation_chain = match behind {
@@ -217,8 +248,14 @@ impl Trail {
 
 /// Adds the time, and of which bundle the rule is.
 fn dated(env: &Env<'_>, mut decision: Decision) -> Decision {
-    decision.timestamp = decision.timestamp.or(env.now().ok().map(|now| now.earliest));
-    decision.policy_id = format!("{}@{}", decision.policy_id, &env.provisioned.policy.to_string()[..16]);
+    decision.timestamp = decision
+        .timestamp
+        .or(env.now().ok().map(|now| now.earliest));
+    decision.policy_id = format!(
+        "{}@{}",
+        decision.policy_id,
+        &env.provisioned.policy.to_string()[..16]
+    );
     decision
 }
 
@@ -226,7 +263,8 @@ fn dated(env: &Env<'_>, mut decision: Decision) -> Decision {
 fn is_of_nobody(event_type: &str, error: &Error) -> bool {
     match error {
         Error::ProofOfNobody(_) | Error::ApprovalOfNobody(_) => true,
-        // Who asks for a signature with a wrong id is a caller; who approves nothing may be anybody with an approval of before.
+        // Who asks for a signature with a wrong id is a caller; who approves nothing may be anybody
+        // with an approval of before.
         Error::ApprovalUnknown => event_type == APPROVAL_GRANT,
         _ => false,
     }

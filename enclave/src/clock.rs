@@ -23,7 +23,10 @@ pub struct BootTime;
 impl BootClock for BootTime {
     fn now(&self) -> Duration {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
+        Duration::new(
+            now.tv_sec.unsigned_abs(),
+            u32::try_from(now.tv_nsec).unwrap_or(0),
+        )
     }
 }
 
@@ -59,11 +62,14 @@ pub(crate) struct Bounds {
 
 impl Clock {
     pub(crate) fn new() -> Self {
-        Self { state: RwLock::new(State::Unknown) }
+        Self {
+            state: RwLock::new(State::Unknown),
+        }
     }
 
-    /// Takes a time of the NSM. One before the last one stops the clock until the NSM is back where it was. `_nsm` is still held: who asks
-    /// later must not be here first, or the time would seem to go backwards.
+    /// Takes a time of the NSM. One before the last one stops the clock until the NSM is back where
+    /// it was. `_nsm` is still held: who asks later must not be here first, or the time would seem
+    /// to go backwards.
     pub(crate) fn anchor<N>(
         &self,
         _nsm: &MutexGuard<'_, N>,
@@ -71,7 +77,11 @@ impl Clock {
         asked: Duration,
         answered: Duration,
     ) -> Result<(), Error> {
-        let new = Anchor { nsm: Duration::from_millis(nsm_ms), asked, answered };
+        let new = Anchor {
+            nsm: Duration::from_millis(nsm_ms),
+            asked,
+            answered,
+        };
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         match *state {
             State::Anchored(last) | State::Regressed(last) if new.nsm < last.nsm => {
@@ -85,7 +95,8 @@ impl Clock {
         }
     }
 
-    /// Bounds of the time at `now` of the boot clock, which is read after the anchor, so that it cannot lie before it.
+    /// Bounds of the time at `now` of the boot clock, which is read after the anchor, so that it
+    /// cannot lie before it.
     pub(crate) fn bounds(&self, now: impl FnOnce() -> Duration) -> Result<Bounds, Error> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         match *state {
@@ -98,12 +109,18 @@ impl Clock {
 
 impl Anchor {
     fn bounds(&self, now: Duration) -> Result<Bounds, Error> {
-        let since = now.checked_sub(self.answered).ok_or(Error::ClockRegressed)?;
+        let since = now
+            .checked_sub(self.answered)
+            .ok_or(Error::ClockRegressed)?;
         if since > MAX_ANCHOR_AGE {
             return Err(Error::ClockStale);
         }
-        let seconds = |time: Duration| UnixSeconds(i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
-        Ok(Bounds { earliest: seconds(self.nsm + since), latest: seconds(self.nsm + (now - self.asked)) })
+        let seconds =
+            |time: Duration| UnixSeconds(i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
+        Ok(Bounds {
+            earliest: seconds(self.nsm + since),
+            latest: seconds(self.nsm + (now - self.asked)),
+        })
     }
 }
 
@@ -113,7 +130,12 @@ mod tests {
 
     use super::*;
 
-    fn anchor(clock: &Clock, nsm_ms: u64, asked: Duration, answered: Duration) -> Result<(), Error> {
+    fn anchor(
+        clock: &Clock,
+        nsm_ms: u64,
+        asked: Duration,
+        answered: Duration,
+    ) -> Result<(), Error> {
         clock.anchor(&Mutex::new(()).lock().unwrap(), nsm_ms, asked, answered)
     }
 
@@ -127,7 +149,12 @@ mod tests {
         assert_eq!(clock.bounds(|| s(5)), Err(Error::ClockNotAnchored));
         // Asked at 10, answered at 13: the NSM's second 1000 lies in between.
         anchor(&clock, 1_000_000, s(10), s(13)).unwrap();
-        let bounds = |earliest, latest| Ok(Bounds { earliest: UnixSeconds(earliest), latest: UnixSeconds(latest) });
+        let bounds = |earliest, latest| {
+            Ok(Bounds {
+                earliest: UnixSeconds(earliest),
+                latest: UnixSeconds(latest),
+            })
+        };
         assert_eq!(clock.bounds(|| s(13)), bounds(1000, 1003));
         assert_eq!(clock.bounds(|| s(23)), bounds(1010, 1013));
         assert_eq!(clock.bounds(|| s(12)), Err(Error::ClockRegressed));
@@ -147,9 +174,15 @@ mod tests {
     fn a_time_before_the_last_one_stops_signing_until_the_nsm_is_back() {
         let clock = Clock::new();
         anchor(&clock, 1_000_000, s(10), s(10)).unwrap();
-        assert_eq!(anchor(&clock, 999_999, s(70), s(70)), Err(Error::ClockRegressed));
+        assert_eq!(
+            anchor(&clock, 999_999, s(70), s(70)),
+            Err(Error::ClockRegressed)
+        );
         assert_eq!(clock.bounds(|| s(70)), Err(Error::ClockRegressed));
-        assert_eq!(anchor(&clock, 999_999, s(80), s(80)), Err(Error::ClockRegressed));
+        assert_eq!(
+            anchor(&clock, 999_999, s(80), s(80)),
+            Err(Error::ClockRegressed)
+        );
         anchor(&clock, 1_000_000, s(90), s(90)).unwrap();
         assert!(clock.bounds(|| s(90)).is_ok());
     }

@@ -1,4 +1,5 @@
-//! The life of one boot: at first without a policy, then with one, for good. The only file that knows which NSM there is.
+//! The life of one boot: at first without a policy, then with one, for good. The only file that
+//! knows which NSM there is.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -39,7 +40,8 @@ pub struct Machine<N> {
     pub boot_clock: Box<dyn BootClock>,
     /// The operating system's randomness.
     pub entropy: Box<dyn Entropy>,
-    /// Called once when the enclave must not go on; the keys are wiped already. A program powers off here.
+    /// Called once when the enclave must not go on; the keys are wiped already. A program powers
+    /// off here.
     pub power_off: Box<dyn Fn(&Error) + Send + Sync>,
 }
 
@@ -69,7 +71,9 @@ impl<N: Nsm> Service for Enclave<N> {
     }
 
     fn proxy_key(&self) -> Option<&PublicKey> {
-        self.provisioned.get().map(|provisioned| &provisioned.bundle.proxy_key.0)
+        self.provisioned
+            .get()
+            .map(|provisioned| &provisioned.bundle.proxy_key.0)
     }
 
     fn handle(&self, request: Request, proxy_key: &PublicKey) -> Outcome {
@@ -77,7 +81,13 @@ impl<N: Nsm> Service for Enclave<N> {
             Ok(()) => self.decide(request, proxy_key),
             Err(error) => (Err(error), None),
         };
-        let answer = answer.map_err(|error| if error == Error::SelfCheckFailed { self.halt(error) } else { error });
+        let answer = answer.map_err(|error| {
+            if error == Error::SelfCheckFailed {
+                self.halt(error)
+            } else {
+                error
+            }
+        });
         Outcome::new(answer, decision)
     }
 
@@ -90,7 +100,10 @@ impl<N: Nsm> Service for Enclave<N> {
             if self.halted.load(Ordering::Acquire) {
                 return Err(Error::Halted);
             }
-            self.provisioned()?.record.seal(decisions).map_err(|error| self.halt(error))
+            self.provisioned()?
+                .record
+                .seal(decisions)
+                .map_err(|error| self.halt(error))
         })
     }
 }
@@ -114,8 +127,9 @@ impl<N: Nsm> Enclave<N> {
         })
     }
 
-    /// Asks the NSM for a document and verifies it, before anybody is served: to the root that belongs to this NSM, not of debug
-    /// mode, with PCR0 to PCR15 locked. PCR16 must be missing yet: a register that is open shows in no document.
+    /// Asks the NSM for a document and verifies it, before anybody is served: to the root that
+    /// belongs to this NSM, not of debug mode, with PCR0 to PCR15 locked. PCR16 must be missing
+    /// yet: a register that is open shows in no document.
     pub fn attest_to_itself(&self) -> Result<(), Error> {
         let mut nonce = [0; 16];
         self.entropy.fill(&mut nonce)?;
@@ -131,47 +145,70 @@ impl<N: Nsm> Enclave<N> {
         if self.halted.load(Ordering::Acquire) {
             return Err(Error::Halted);
         }
-        // The window closes on other keys; but a request may have waited in a lane while the policy came.
+        // The window closes on other keys; but a request may have waited in a lane while the policy
+        // came.
         if !request.traits().before_policy && self.provisioned()?.bundle.proxy_key.0 != *proxy_key {
             return Err(Error::ProxyKeyMismatch);
         }
         Ok(())
     }
 
-    fn decide(&self, request: Request, proxy_key: &PublicKey) -> (Result<Answer, Error>, Option<Decision>) {
+    fn decide(
+        &self,
+        request: Request,
+        proxy_key: &PublicKey,
+    ) -> (Result<Answer, Error>, Option<Decision>) {
         let event = request.traits().event.unwrap_or_default();
         let unrecorded = |outcome| (outcome, None);
         match request {
             Request::Status => unrecorded(Ok(Answer::Status(self.status()))),
             // The record has begun already, and no line of it goes with this answer.
-            Request::Provision { bundle, before } => {
-                unrecorded(self.provision(&bundle, before, proxy_key).map(|()| Answer::Status(self.status())))
-            }
+            Request::Provision { bundle, before } => unrecorded(
+                self.provision(&bundle, before, proxy_key)
+                    .map(|()| Answer::Status(self.status())),
+            ),
             Request::Records { from } => unrecorded(self.records(from).map(Answer::Records)),
-            Request::Describe(of) => {
-                unrecorded(self.env().and_then(|env| describe::describe(&env, &of)).map(Answer::Description))
+            Request::Describe(of) => unrecorded(
+                self.env()
+                    .and_then(|env| describe::describe(&env, &of))
+                    .map(Answer::Description),
+            ),
+            Request::GetApproval { id } => unrecorded(
+                self.env()
+                    .and_then(|env| approve::show(&env, id))
+                    .map(Answer::PendingApproval),
+            ),
+            Request::Sign(sign) => {
+                self.recorded(event, "default", |env, trail| sign::sign(env, sign, trail))
             }
-            Request::GetApproval { id } => {
-                unrecorded(self.env().and_then(|env| approve::show(&env, id)).map(Answer::PendingApproval))
-            }
-            Request::Sign(sign) => self.recorded(event, "default", |env, trail| sign::sign(env, sign, trail)),
-            Request::Exchange(exchange) => {
-                self.recorded(event, "delegation", |env, trail| exchange::exchange(env, exchange, trail).map(Answer::Signed))
-            }
-            Request::Approve { jws } => {
-                self.recorded(event, "approvers", |env, trail| approve::approve(env, &jws, trail).map(Answer::PendingApproval))
-            }
+            Request::Exchange(exchange) => self.recorded(event, "delegation", |env, trail| {
+                exchange::exchange(env, exchange, trail).map(Answer::Signed)
+            }),
+            Request::Approve { jws } => self.recorded(event, "approvers", |env, trail| {
+                approve::approve(env, &jws, trail).map(Answer::PendingApproval)
+            }),
             Request::Annex { signed } => self.recorded(event, "operator", |env, trail| {
                 annex::load(env, &signed, trail)?;
                 Ok(Answer::Status(self.status()))
             }),
-            Request::Attest { requester, nonce } => self.recorded(event, "callers", |env, trail| {
-                let evidence = attest::attest(env, &requester, &nonce, |card| self.document_of(card, &nonce), trail);
-                self.note_end(trail);
-                Ok(Answer::Evidence(protocol::Evidence { evidence: evidence? }))
-            }),
+            Request::Attest { requester, nonce } => {
+                self.recorded(event, "callers", |env, trail| {
+                    let evidence = attest::attest(
+                        env,
+                        &requester,
+                        &nonce,
+                        |card| self.document_of(card, &nonce),
+                        trail,
+                    );
+                    self.note_end(trail);
+                    Ok(Answer::Evidence(protocol::Evidence {
+                        evidence: evidence?,
+                    }))
+                })
+            }
             Request::Rotate(rotate) => self.recorded(event, "rotation_callers", |env, trail| {
-                let new_key = |algorithm, name: &str, version| self.new_key(algorithm, name, version);
+                let new_key =
+                    |algorithm, name: &str, version| self.new_key(algorithm, name, version);
                 let now = || self.now().map(|now| now.earliest);
                 let rotated = rotate::rotate(env, &rotate, new_key, now, trail);
                 self.note_end(trail);
@@ -187,7 +224,8 @@ impl<N: Nsm> Enclave<N> {
         }
     }
 
-    /// Does something of which the record shall know, whatever comes of it. `rule` is who decides, unless a rule of the policy does.
+    /// Does something of which the record shall know, whatever comes of it. `rule` is who decides,
+    /// unless a rule of the policy does.
     fn recorded(
         &self,
         event: &str,
@@ -206,7 +244,12 @@ impl<N: Nsm> Enclave<N> {
 
     /// A document of the NSM that names the key of this card, and its binding.
     fn document_of(&self, card: &IdentityCard, nonce: &[u8]) -> Result<(Vec<u8>, Document), Error> {
-        self.own_document(Some(&card.description.spki), Some(card.binding.user_data()), nonce, false)
+        self.own_document(
+            Some(&card.description.spki),
+            Some(card.binding.user_data()),
+            nonce,
+            false,
+        )
     }
 
     /// What a request sees of this enclave, from now on.
@@ -215,7 +258,14 @@ impl<N: Nsm> Enclave<N> {
     }
 
     fn env_of<'e>(&'e self, provisioned: &'e Provisioned) -> Env<'e> {
-        Env::new(provisioned, self.now(), self.boot_id, N::TEE, &*self.entropy, &self.peers)
+        Env::new(
+            provisioned,
+            self.now(),
+            self.boot_id,
+            N::TEE,
+            &*self.entropy,
+            &self.peers,
+        )
     }
 
     fn records(&self, from: u64) -> Result<Records, Error> {
@@ -236,16 +286,29 @@ impl<N: Nsm> Enclave<N> {
         };
         Status {
             boot_id: self.boot_id,
-            policy: self.provisioned.get().map(|provisioned| provisioned.policy.0),
+            policy: self
+                .provisioned
+                .get()
+                .map(|provisioned| provisioned.policy.0),
             cannot_sign: can_sign.err().map(|error| error.code().to_owned()),
             tee: N::TEE,
-            annex: self.provisioned.get().and_then(Provisioned::annex_id).map(|annex| annex.digest.0),
+            annex: self
+                .provisioned
+                .get()
+                .and_then(Provisioned::annex_id)
+                .map(|annex| annex.digest.0),
         }
     }
 
-    /// Takes the policy, commits to it, and gives birth to its identities. From the first touch of PCR16 on, every failure is
-    /// the end of this boot: a register cannot be extended twice to the same value.
-    fn provision(&self, canonical: &[u8], before: Option<RecordEnd>, proxy_key: &PublicKey) -> Result<(), Error> {
+    /// Takes the policy, commits to it, and gives birth to its identities. From the first touch of
+    /// PCR16 on, every failure is the end of this boot: a register cannot be extended twice to the
+    /// same value.
+    fn provision(
+        &self,
+        canonical: &[u8],
+        before: Option<RecordEnd>,
+        proxy_key: &PublicKey,
+    ) -> Result<(), Error> {
         let _one_at_a_time = lock(&self.provisioning);
         if self.provisioned.get().is_some() {
             return Err(Error::AlreadyProvisioned);
@@ -258,10 +321,15 @@ impl<N: Nsm> Enclave<N> {
             return Err(Error::ProxyKeyMismatch);
         }
         let before = before.map(|before| self.record_end(before)).transpose()?;
-        let rego = Rego::load(&bundle).map_err(|error| policy::Error::Malformed(error.to_string()))?;
-        let provisioned = self.commit(bundle, canonical.to_vec(), rego, before).map_err(|error| self.halt(error))?;
+        let rego =
+            Rego::load(&bundle).map_err(|error| policy::Error::Malformed(error.to_string()))?;
+        let provisioned = self
+            .commit(bundle, canonical.to_vec(), rego, before)
+            .map_err(|error| self.halt(error))?;
         // `provisioning` is held and there was no policy, so there still is none.
-        self.provisioned.set(provisioned).map_err(|_| Error::AlreadyProvisioned)
+        self.provisioned
+            .set(provisioned)
+            .map_err(|_| Error::AlreadyProvisioned)
     }
 
     /// With what the proxy says that its record ended before this boot.
@@ -270,12 +338,24 @@ impl<N: Nsm> Enclave<N> {
             return Err(Error::RecordEndInvalid("it is of this boot"));
         }
         if before.last > identity::json::MAX_SAFE_INTEGER {
-            return Err(Error::RecordEndInvalid("its sequence number is beyond 2^53-1"));
+            return Err(Error::RecordEndInvalid(
+                "its sequence number is beyond 2^53-1",
+            ));
         }
-        Ok(End { boot_id: before.boot_id, last: before.last, leaf: Digest(before.leaf) })
+        Ok(End {
+            boot_id: before.boot_id,
+            last: before.last,
+            leaf: Digest(before.leaf),
+        })
     }
 
-    fn commit(&self, bundle: Bundle, canonical: Vec<u8>, rego: Option<Rego>, before: Option<End>) -> Result<Provisioned, Error> {
+    fn commit(
+        &self,
+        bundle: Bundle,
+        canonical: Vec<u8>,
+        rego: Option<Rego>,
+        before: Option<End>,
+    ) -> Result<Provisioned, Error> {
         let policy = bundle.digest();
         {
             let mut nsm = lock(&self.nsm);
@@ -299,7 +379,11 @@ impl<N: Nsm> Enclave<N> {
             let key = self.new_key(described.algorithm, &described.name, 1)?;
             Identity::new(described, &bundle, &record_spki, key)
         };
-        let identities = bundle.identities.iter().map(born).collect::<Result<Vec<_>, Error>>()?;
+        let identities = bundle
+            .identities
+            .iter()
+            .map(born)
+            .collect::<Result<Vec<_>, Error>>()?;
         let provisioned = Provisioned::new(bundle, canonical, rego, identities, record);
         let mut trail = Trail::new(provisioned.policy, "enclave.boot", "bundle");
         trail.boot(before);
@@ -316,7 +400,12 @@ impl<N: Nsm> Enclave<N> {
             return Err(NsmError::RandomZero.into());
         }
         self.entropy.fill(&mut *os)?;
-        Ok(KeyPair::generate(algorithm, &nsm, &os, &cbor::to_vec(&(name, version))))
+        Ok(KeyPair::generate(
+            algorithm,
+            &nsm,
+            &os,
+            &cbor::to_vec(&(name, version)),
+        ))
     }
 
     /// Asks for a document and verifies that it is ours and says what it was asked to say.
@@ -332,12 +421,17 @@ impl<N: Nsm> Enclave<N> {
         let bytes = nsm.attest(public_key, user_data, Some(nonce))?;
         let answered = self.boot_clock.now();
         let document = nsm.verify_own(&bytes).map_err(NsmError::Document)?;
-        let claims = [document.public_key.as_deref(), document.user_data.as_deref(), document.nonce.as_deref()];
+        let claims = [
+            document.public_key.as_deref(),
+            document.user_data.as_deref(),
+            document.nonce.as_deref(),
+        ];
         if claims != [public_key, user_data, Some(nonce)] {
             return Err(NsmError::DocumentContent.into());
         }
         if anchor {
-            self.clock.anchor(&nsm, document.timestamp_ms, asked, answered)?;
+            self.clock
+                .anchor(&nsm, document.timestamp_ms, asked, answered)?;
         }
         Ok((bytes, document))
     }

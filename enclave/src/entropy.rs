@@ -11,7 +11,8 @@ pub trait Entropy: Send + Sync + 'static {
     fn fill(&self, out: &mut [u8]) -> Result<(), Error>;
 }
 
-/// The operating system's randomness, getrandom(2). Never a file: in an image there is none, and none can be opened.
+/// The operating system's randomness, getrandom(2). Never a file: in an image there is none, and
+/// none can be opened.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OsEntropy;
 

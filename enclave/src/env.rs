@@ -34,7 +34,15 @@ impl<'e> Env<'e> {
         entropy: &'e dyn Entropy,
         verify_peer: &'e PeerVerifier,
     ) -> Self {
-        Self { now, annex: provisioned.annex(), boot_id, tee, entropy, verify_peer, provisioned }
+        Self {
+            now,
+            annex: provisioned.annex(),
+            boot_id,
+            tee,
+            entropy,
+            verify_peer,
+            provisioned,
+        }
     }
 
     /// The time when the request began.
@@ -54,12 +62,18 @@ impl<'e> Env<'e> {
 
     /// Whether the annex revokes this name or id.
     pub(crate) fn is_revoked(&self, is: impl Fn(&str) -> bool) -> bool {
-        self.annex().is_some_and(|annex| annex.revoked.iter().any(|entry| is(entry)))
+        self.annex()
+            .is_some_and(|annex| annex.revoked.iter().any(|entry| is(entry)))
     }
 
-    /// Refuses if another annex is in force than the one that this request sees: what the operator revoked meanwhile is not signed any more.
+    /// Refuses if another annex is in force than the one that this request sees: what the operator
+    /// revoked meanwhile is not signed any more.
     pub(crate) fn check_current(&self) -> Result<(), Error> {
-        if self.provisioned.annex_id() == self.annex_id() { Ok(()) } else { Err(Error::AnnexReplacedMeanwhile) }
+        if self.provisioned.annex_id() == self.annex_id() {
+            Ok(())
+        } else {
+            Err(Error::AnnexReplacedMeanwhile)
+        }
     }
 
     /// Refuses to decide without the annex that the bundle wants: what it revokes would be good.
@@ -71,8 +85,16 @@ impl<'e> Env<'e> {
     }
 
     /// Refuses callers that may not use this identity at all.
-    pub(crate) fn admit(&self, policy: &policy::IdentityPolicy, caller: &Caller) -> Result<(), Error> {
-        if policy_engine::admits(policy, self.annex(), caller) { Ok(()) } else { Err(Denied::CallerNotAllowed.into()) }
+    pub(crate) fn admit(
+        &self,
+        policy: &policy::IdentityPolicy,
+        caller: &Caller,
+    ) -> Result<(), Error> {
+        if policy_engine::admits(policy, self.annex(), caller) {
+            Ok(())
+        } else {
+            Err(Denied::CallerNotAllowed.into())
+        }
     }
 
     /// 16 random bytes.

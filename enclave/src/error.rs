@@ -93,7 +93,9 @@ pub enum Error {
     #[error("too many proofs came within a minute")]
     ProofsFull,
     /// A later annex is in force, or none as old is wanted.
-    #[error("the annex has version {version}, and version {known} is in force, or the lowest that the bundle takes")]
+    #[error(
+        "the annex has version {version}, and version {known} is in force, or the lowest that the bundle takes"
+    )]
     AnnexOutdated {
         /// Of the one that was brought.
         version: u32,
@@ -168,7 +170,8 @@ impl Error {
         }
     }
 
-    /// As [`Self::code`], but of the NSM's failures, which one: for an operator who has nothing but this word.
+    /// As [`Self::code`], but of the NSM's failures, which one: for an operator who has nothing but
+    /// this word.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Nsm(error) => error.code(),
@@ -191,7 +194,9 @@ impl Error {
             | Self::IssuerIsOurs(_)
             | Self::RecordEndInvalid(_)
             | Self::PayloadTooLarge => Kind::Invalid,
-            Self::Denied(Denied::RateLimitExceeded { .. } | Denied::BudgetExceeded { .. }) => Kind::Limited,
+            Self::Denied(Denied::RateLimitExceeded { .. } | Denied::BudgetExceeded { .. }) => {
+                Kind::Limited
+            }
             Self::Denied(_)
             | Self::ProofInvalid(_)
             | Self::ApprovalInvalid(_)
@@ -202,9 +207,10 @@ impl Error {
             | Self::RotationNotAllowed
             | Self::OrderInvalid(_) => Kind::Denied,
             Self::UnknownIdentity | Self::ApprovalUnknown => Kind::NotFound,
-            Self::AlreadyProvisioned | Self::RotatedMeanwhile | Self::AnnexReplacedMeanwhile | Self::AnnexOutdated { .. } => {
-                Kind::Conflict
-            }
+            Self::AlreadyProvisioned
+            | Self::RotatedMeanwhile
+            | Self::AnnexReplacedMeanwhile
+            | Self::AnnexOutdated { .. } => Kind::Conflict,
             Self::NotProvisioned
             | Self::ClockNotAnchored
             | Self::ClockStale
@@ -226,7 +232,16 @@ impl Error {
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
-        let retry_after = if let Error::Denied(denied) = &error { denied.retry_after() } else { None };
-        Self { kind: error.kind(), code: error.code().into(), message: error.to_string(), retry_after }
+        let retry_after = if let Error::Denied(denied) = &error {
+            denied.retry_after()
+        } else {
+            None
+        };
+        Self {
+            kind: error.kind(),
+            code: error.code().into(),
+            message: error.to_string(),
+            retry_after,
+        }
     }
 }

@@ -22,7 +22,8 @@ pub(crate) struct Identity {
     pub(crate) policy: IdentityPolicy,
     /// What was used of its limits in this boot. Lock order: this, then approvals.
     pub(crate) usage: Mutex<Usage>,
-    /// Lock order: release one identity's before taking another's; a queued writer would deadlock both.
+    /// Lock order: release one identity's before taking another's; a queued writer would deadlock
+    /// both.
     slot: RwLock<Option<KeySlot>>,
 }
 
@@ -86,14 +87,26 @@ impl KeyGuard<'_> {
     }
 
     fn slot(&self) -> &KeySlot {
-        self.0.as_ref().expect("looked at when the guard was made, and nobody writes while it is held")
+        self.0
+            .as_ref()
+            .expect("looked at when the guard was made, and nobody writes while it is held")
     }
 }
 
 impl IdentityCard {
-    fn new(policy: &IdentityPolicy, bundle: &Bundle, record_spki: &[u8], key: &KeyPair, version: u32) -> Result<Self, Error> {
+    fn new(
+        policy: &IdentityPolicy,
+        bundle: &Bundle,
+        record_spki: &[u8],
+        key: &KeyPair,
+        version: u32,
+    ) -> Result<Self, Error> {
         let public = key.public_key();
-        let did = if policy.did == "did:key" { Did::key(public) } else { Did::parse(&policy.did)? };
+        let did = if policy.did == "did:key" {
+            Did::key(public)
+        } else {
+            Did::parse(&policy.did)?
+        };
         let kid = KeyId::of(&did, public)?;
         let description = KeyDescription {
             name: policy.name.clone(),
@@ -135,18 +148,36 @@ impl IdentityCard {
 
 impl Identity {
     /// Gives birth to an identity: its first key.
-    pub(crate) fn new(policy: &IdentityPolicy, bundle: &Bundle, record_spki: &[u8], key: KeyPair) -> Result<Self, Error> {
+    pub(crate) fn new(
+        policy: &IdentityPolicy,
+        bundle: &Bundle,
+        record_spki: &[u8],
+        key: KeyPair,
+    ) -> Result<Self, Error> {
         let card = Arc::new(IdentityCard::new(policy, bundle, record_spki, &key, 1)?);
         let history = vec![card.facts(None)];
         let dids = BTreeSet::from([card.did.to_string()]);
-        let slot = RwLock::new(Some(KeySlot { card, key, history, dids }));
-        Ok(Self { policy: policy.clone(), usage: Mutex::default(), slot })
+        let slot = RwLock::new(Some(KeySlot {
+            card,
+            key,
+            history,
+            dids,
+        }));
+        Ok(Self {
+            policy: policy.clone(),
+            usage: Mutex::default(),
+            slot,
+        })
     }
 
     /// Holds the key of now. Never held while another identity is looked at.
     pub(crate) fn hold(&self) -> Result<KeyGuard<'_>, Error> {
         let slot = read(&self.slot);
-        if slot.is_some() { Ok(KeyGuard(slot)) } else { Err(Error::Halted) }
+        if slot.is_some() {
+            Ok(KeyGuard(slot))
+        } else {
+            Err(Error::Halted)
+        }
     }
 
     /// What is public of the key of now; it may be replaced as soon as this returns.
@@ -154,8 +185,8 @@ impl Identity {
         Ok(Arc::clone(self.hold()?.card()))
     }
 
-    /// Replaces version `old` of the key: the old one signs who follows, the new one accepts, the old one is wiped. All or nothing. Gives
-    /// the versions and the statement.
+    /// Replaces version `old` of the key: the old one signs who follows, the new one accepts, the
+    /// old one is wiped. All or nothing. Gives the versions and the statement.
     pub(crate) fn rotate(
         &self,
         old: u32,
@@ -169,11 +200,25 @@ impl Identity {
         if slot.card.version() != old {
             return Err(Error::RotatedMeanwhile);
         }
-        let version = old.checked_add(1).ok_or(Error::OrderInvalid("no version is left"))?;
-        let next = Arc::new(IdentityCard::new(&self.policy, bundle, record_spki, &key, version)?);
-        let side = |card: &IdentityCard, key: &KeyPair| succession::Version::new(&card.did, key.public_key(), card.version());
-        let statement =
-            Statement { tag: succession::TAG.into(), old: side(&slot.card, &slot.key)?, new: side(&next, &key)?, time: now()?.0 };
+        let version = old
+            .checked_add(1)
+            .ok_or(Error::OrderInvalid("no version is left"))?;
+        let next = Arc::new(IdentityCard::new(
+            &self.policy,
+            bundle,
+            record_spki,
+            &key,
+            version,
+        )?);
+        let side = |card: &IdentityCard, key: &KeyPair| {
+            succession::Version::new(&card.did, key.public_key(), card.version())
+        };
+        let statement = Statement {
+            tag: succession::TAG.into(),
+            old: side(&slot.card, &slot.key)?,
+            new: side(&next, &key)?,
+            time: now()?.0,
+        };
         let statement = succession::sign(&statement, slot.key(Crossing::Succession), &key)?;
         slot.history.push(next.facts(Some(statement.clone())));
         if slot.history.len() > MAX_HISTORY {

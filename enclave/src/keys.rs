@@ -23,9 +23,15 @@ enum Secret {
 pub(crate) const SEED_BYTES: usize = 32;
 
 impl KeyPair {
-    /// Derives a key from both sources with HKDF-SHA-512 (RFC 5869): as good as the better one of them. `context` is what the
-    /// key is for, so that equal randomness would still give different keys.
-    pub(crate) fn generate(algorithm: Algorithm, nsm: &[u8; SEED_BYTES], os: &[u8; SEED_BYTES], context: &[u8]) -> Self {
+    /// Derives a key from both sources with HKDF-SHA-512 (RFC 5869): as good as the better one of
+    /// them. `context` is what the key is for, so that equal randomness would still give different
+    /// keys.
+    pub(crate) fn generate(
+        algorithm: Algorithm,
+        nsm: &[u8; SEED_BYTES],
+        os: &[u8; SEED_BYTES],
+        context: &[u8],
+    ) -> Self {
         let mut both = Zeroizing::new([0; 2 * SEED_BYTES]);
         both[..SEED_BYTES].copy_from_slice(nsm);
         both[SEED_BYTES..].copy_from_slice(os);
@@ -34,7 +40,9 @@ impl KeyPair {
         loop {
             let mut seed = Zeroizing::new([0; 32]);
             // 32 bytes is far below HKDF's limit of 255 blocks.
-            derived.expand_multi_info(&[&[counter], context], &mut *seed).expect("a short output");
+            derived
+                .expand_multi_info(&[&[counter], context], &mut *seed)
+                .expect("a short output");
             if let Some(pair) = Self::from_seed(algorithm, &seed) {
                 return pair;
             }
@@ -48,12 +56,18 @@ impl KeyPair {
             Algorithm::EdDSA => {
                 let key = ed25519_dalek::SigningKey::from_bytes(seed);
                 let public = PublicKey::Ed25519(key.verifying_key());
-                Self { secret: Box::new(Secret::Ed25519(key)), public }
+                Self {
+                    secret: Box::new(Secret::Ed25519(key)),
+                    public,
+                }
             }
             Algorithm::ES256 => {
                 let key = p256::ecdsa::SigningKey::from_slice(seed).ok()?;
                 let public = PublicKey::P256(*key.verifying_key());
-                Self { secret: Box::new(Secret::P256(key)), public }
+                Self {
+                    secret: Box::new(Secret::P256(key)),
+                    public,
+                }
             }
         })
     }
@@ -71,11 +85,14 @@ impl Signer for KeyPair {
         let signature: Signature = match &*self.secret {
             Secret::Ed25519(key) => ed25519_dalek::Signer::sign(key, message.as_bytes()).to_bytes(),
             Secret::P256(key) => {
-                let signature: p256::ecdsa::Signature = p256::ecdsa::signature::Signer::sign(key, message.as_bytes());
+                let signature: p256::ecdsa::Signature =
+                    p256::ecdsa::signature::Signer::sign(key, message.as_bytes());
                 signature.to_bytes().into()
             }
         };
-        self.public.verify(message, &signature).map_err(|_| Error::SelfCheckFailed)?;
+        self.public
+            .verify(message, &signature)
+            .map_err(|_| Error::SelfCheckFailed)?;
         Ok(signature)
     }
 }
@@ -89,9 +106,17 @@ mod tests {
     #[test]
     fn both_sources_and_the_context_go_into_a_key() {
         for algorithm in [Algorithm::EdDSA, Algorithm::ES256] {
-            let key = |nsm, os, context: &[u8]| KeyPair::generate(algorithm, &[nsm; 32], &[os; 32], context).public;
+            let key = |nsm, os, context: &[u8]| {
+                KeyPair::generate(algorithm, &[nsm; 32], &[os; 32], context).public
+            };
             assert_eq!(key(1, 2, b"a"), key(1, 2, b"a"));
-            let keys = [key(1, 2, b"a"), key(3, 2, b"a"), key(1, 3, b"a"), key(2, 1, b"a"), key(1, 2, b"b")];
+            let keys = [
+                key(1, 2, b"a"),
+                key(3, 2, b"a"),
+                key(1, 3, b"a"),
+                key(2, 1, b"a"),
+                key(1, 2, b"b"),
+            ];
             for (index, one) in keys.iter().enumerate() {
                 assert!(!keys[..index].contains(one));
             }
@@ -103,10 +128,17 @@ mod tests {
         for algorithm in [Algorithm::EdDSA, Algorithm::ES256] {
             let good = KeyPair::generate(algorithm, &[1; 32], &[2; 32], b"");
             assert!(cose::sign(Purpose::POSSESSION, b"x", &good).is_ok());
-            // As if memory had been damaged: the secret is not the one that belongs to the bound key.
+            // As if memory had been damaged: the secret is not the one that belongs to the bound
+            // key.
             let other = KeyPair::generate(algorithm, &[3; 32], &[2; 32], b"");
-            let faulty = KeyPair { secret: other.secret, public: good.public };
-            assert_eq!(cose::sign(Purpose::POSSESSION, b"x", &faulty), Err(Error::SelfCheckFailed));
+            let faulty = KeyPair {
+                secret: other.secret,
+                public: good.public,
+            };
+            assert_eq!(
+                cose::sign(Purpose::POSSESSION, b"x", &faulty),
+                Err(Error::SelfCheckFailed)
+            );
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The enclave: keys, policy decisions, signing, time. The one place where keys are.
 //!
-//! The program is the same on Nitro and on a laptop; what differs is the [`Machine`] it is given: the NSM, the boot clock,
-//! the operating system's randomness. Nothing in here is a mock, and nothing in here asks for the date.
+//! The program is the same on Nitro and on a laptop; what differs is the [`Machine`] it is given:
+//! the NSM, the boot clock, the operating system's randomness. Nothing in here is a mock, and
+//! nothing in here asks for the date.
 //!
 //! ```text
 //! transport   frames, lanes; serves a Service and knows no enclave

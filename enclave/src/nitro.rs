@@ -1,5 +1,5 @@
-//! `/dev/nsm`, through AWS's own library. Its answers come from the hypervisor; nothing that a parent or a stranger sent goes
-//! through its decoder.
+//! `/dev/nsm`, through AWS's own library. Its answers come from the hypervisor; nothing that a
+//! parent or a stranger sent goes through its decoder.
 
 use attestation::{Attested, Document, verify_genuine};
 use aws_nitro_enclaves_nsm_api::api::{Request, Response};
@@ -22,7 +22,11 @@ impl NitroNsm {
     pub fn open() -> Result<Self, NsmError> {
         boot::tighten_device(DEVICE).map_err(|_| NsmError::NoDevice)?;
         let device = driver::nsm_init();
-        if device < 0 { Err(NsmError::NoDevice) } else { Ok(Self { device }) }
+        if device < 0 {
+            Err(NsmError::NoDevice)
+        } else {
+            Ok(Self { device })
+        }
     }
 
     fn ask(&self, request: Request) -> Result<Response, NsmError> {
@@ -42,9 +46,18 @@ impl Drop for NitroNsm {
 impl Nsm for NitroNsm {
     const TEE: Tee = Tee::AwsNitro;
 
-    fn attest(&mut self, public_key: Option<&[u8]>, user_data: Option<&[u8]>, nonce: Option<&[u8]>) -> Result<Vec<u8>, NsmError> {
+    fn attest(
+        &mut self,
+        public_key: Option<&[u8]>,
+        user_data: Option<&[u8]>,
+        nonce: Option<&[u8]>,
+    ) -> Result<Vec<u8>, NsmError> {
         let field = |bytes: Option<&[u8]>| bytes.map(|bytes| bytes.to_vec().into());
-        let request = Request::Attestation { user_data: field(user_data), nonce: field(nonce), public_key: field(public_key) };
+        let request = Request::Attestation {
+            user_data: field(user_data),
+            nonce: field(nonce),
+            public_key: field(public_key),
+        };
         match self.ask(request)? {
             Response::Attestation { document } => Ok(document),
             _ => Err(NsmError::Nonsense),
@@ -52,8 +65,13 @@ impl Nsm for NitroNsm {
     }
 
     fn extend_pcr(&mut self, index: u16, data: &[u8]) -> Result<Pcr, NsmError> {
-        match self.ask(Request::ExtendPCR { index, data: data.to_vec() })? {
-            Response::ExtendPCR { data } => data.try_into().map(Digest).map_err(|_| NsmError::Nonsense),
+        match self.ask(Request::ExtendPCR {
+            index,
+            data: data.to_vec(),
+        })? {
+            Response::ExtendPCR { data } => {
+                data.try_into().map(Digest).map_err(|_| NsmError::Nonsense)
+            }
             _ => Err(NsmError::Nonsense),
         }
     }
@@ -87,6 +105,8 @@ impl Nsm for NitroNsm {
     }
 
     fn peers(&self) -> PeerVerifier {
-        Box::new(|document, at| verify_genuine(document, at).map(|genuine| genuine.document().clone()))
+        Box::new(|document, at| {
+            verify_genuine(document, at).map(|genuine| genuine.document().clone())
+        })
     }
 }

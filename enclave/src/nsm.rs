@@ -43,17 +43,24 @@ impl NsmError {
 }
 
 /// Verifies a document of another enclave at a time.
-pub type PeerVerifier = Box<dyn Fn(&[u8], UnixSeconds) -> Result<Document, attestation::Error> + Send + Sync>;
+pub type PeerVerifier =
+    Box<dyn Fn(&[u8], UnixSeconds) -> Result<Document, attestation::Error> + Send + Sync>;
 
 /// The Nitro Secure Module, as far as the enclave uses it, and the trust anchor that belongs to it.
 ///
-/// The anchor stands behind this trait so that a mock's root can only be believed together with the mock itself.
+/// The anchor stands behind this trait so that a mock's root can only be believed together with the
+/// mock itself.
 pub trait Nsm: Send + 'static {
     /// Where this NSM lives; tokens say so.
     const TEE: Tee;
 
     /// Asks for a document with these three fields.
-    fn attest(&mut self, public_key: Option<&[u8]>, user_data: Option<&[u8]>, nonce: Option<&[u8]>) -> Result<Vec<u8>, NsmError>;
+    fn attest(
+        &mut self,
+        public_key: Option<&[u8]>,
+        user_data: Option<&[u8]>,
+        nonce: Option<&[u8]>,
+    ) -> Result<Vec<u8>, NsmError>;
 
     /// Extends a register and gives its new value.
     fn extend_pcr(&mut self, index: u16, data: &[u8]) -> Result<Pcr, NsmError>;
@@ -64,7 +71,8 @@ pub trait Nsm: Send + 'static {
     /// Fills `out` with the hypervisor's randomness.
     fn random(&mut self, out: &mut [u8]) -> Result<(), NsmError>;
 
-    /// The name of the kernel's random number generator that this NSM feeds, as sysfs has it; `None` for a mock, which feeds none.
+    /// The name of the kernel's random number generator that this NSM feeds, as sysfs has it;
+    /// `None` for a mock, which feeds none.
     fn hwrng(&self) -> Option<&'static str> {
         Some("nsm-hwrng")
     }

@@ -36,7 +36,13 @@ pub(crate) struct Provisioned {
 }
 
 impl Provisioned {
-    pub(crate) fn new(bundle: Bundle, canonical: Vec<u8>, rego: Option<Rego>, identities: Vec<Identity>, record: Record) -> Self {
+    pub(crate) fn new(
+        bundle: Bundle,
+        canonical: Vec<u8>,
+        rego: Option<Rego>,
+        identities: Vec<Identity>,
+        record: Record,
+    ) -> Self {
         Self {
             policy: bundle.digest().digest(),
             rego,
@@ -47,7 +53,10 @@ impl Provisioned {
             peers: Mutex::default(),
             approvals: Mutex::default(),
             refusals: Mutex::default(),
-            identities: identities.into_iter().map(|identity| (identity.policy.name.clone(), identity)).collect(),
+            identities: identities
+                .into_iter()
+                .map(|identity| (identity.policy.name.clone(), identity))
+                .collect(),
             annex: RwLock::new(None),
         }
     }
@@ -66,22 +75,36 @@ impl Provisioned {
         self.annex().map(|annex| annex.1)
     }
 
-    /// Takes an annex of the operator, unless it is older than the one in force or than the bundle wants. The same one again is no
-    /// news and no error.
+    /// Takes an annex of the operator, unless it is older than the one in force or than the bundle
+    /// wants. The same one again is no news and no error.
     pub(crate) fn load_annex(&self, signed: &[u8]) -> Result<AnnexId, Error> {
         let annex = Annex::verify(signed, &self.bundle.operator_key.0)?;
         let id = annex.id()?;
-        if let Some(lowest) = self.bundle.annex_version.filter(|lowest| id.version < *lowest) {
-            return Err(Error::AnnexOutdated { version: id.version, known: lowest });
+        if let Some(lowest) = self
+            .bundle
+            .annex_version
+            .filter(|lowest| id.version < *lowest)
+        {
+            return Err(Error::AnnexOutdated {
+                version: id.version,
+                known: lowest,
+            });
         }
-        let is_ours = |issuer: &&Issuer| self.identities.contains_key(&issuer.name) || self.is_reserved(&issuer.iss);
+        let is_ours = |issuer: &&Issuer| {
+            self.identities.contains_key(&issuer.name) || self.is_reserved(&issuer.iss)
+        };
         if let Some(issuer) = annex.issuers.iter().find(is_ours) {
             return Err(Error::IssuerIsOurs(issuer.name.clone()));
         }
         let mut current = write(&self.annex);
         match current.as_ref().map(|current| current.1) {
-            Some(known) if id.version < known.version || (id.version == known.version && id != known) => {
-                Err(Error::AnnexOutdated { version: id.version, known: known.version })
+            Some(known)
+                if id.version < known.version || (id.version == known.version && id != known) =>
+            {
+                Err(Error::AnnexOutdated {
+                    version: id.version,
+                    known: known.version,
+                })
             }
             _ => {
                 *current = Some(Arc::new((annex, id)));
@@ -90,23 +113,40 @@ impl Provisioned {
         }
     }
 
-    /// The identity that is meant: the one named, or the only one that the caller may use by this annex.
-    pub(crate) fn find(&self, requester: &Requester, annex: Option<&Annex>) -> Result<&Identity, Error> {
+    /// The identity that is meant: the one named, or the only one that the caller may use by this
+    /// annex.
+    pub(crate) fn find(
+        &self,
+        requester: &Requester,
+        annex: Option<&Annex>,
+    ) -> Result<&Identity, Error> {
         let usable = |policy: &&IdentityPolicy| policy.callers.admit(&requester.caller, annex);
         self.find_for(requester.identity.as_deref(), usable)
     }
 
     /// The same, for a caller of this name that says it can prove itself.
-    pub(crate) fn find_proven(&self, identity: Option<&str>, caller: &str) -> Result<&Identity, Error> {
-        let usable = |policy: &&IdentityPolicy| policy.callers.proven.iter().any(|name| name == caller);
+    pub(crate) fn find_proven(
+        &self,
+        identity: Option<&str>,
+        caller: &str,
+    ) -> Result<&Identity, Error> {
+        let usable =
+            |policy: &&IdentityPolicy| policy.callers.proven.iter().any(|name| name == caller);
         // Nothing is spent on an identity that is not for it.
-        if identity.and_then(|name| self.bundle.identity(name)).is_some_and(|named| !usable(&named)) {
+        if identity
+            .and_then(|name| self.bundle.identity(name))
+            .is_some_and(|named| !usable(&named))
+        {
             return Err(Denied::CallerNotAllowed.into());
         }
         self.find_for(identity, usable)
     }
 
-    fn find_for(&self, name: Option<&str>, usable: impl Fn(&&IdentityPolicy) -> bool) -> Result<&Identity, Error> {
+    fn find_for(
+        &self,
+        name: Option<&str>,
+        usable: impl Fn(&&IdentityPolicy) -> bool,
+    ) -> Result<&Identity, Error> {
         if let Some(name) = name {
             return self.identities.get(name).ok_or(Error::UnknownIdentity);
         }
@@ -118,15 +158,18 @@ impl Provisioned {
         }
     }
 
-    /// Whether this names an identity of the bundle, as a token's audience: by `agent:<name>`, or by the DID that it has now.
+    /// Whether this names an identity of the bundle, as a token's audience: by `agent:<name>`, or
+    /// by the DID that it has now.
     pub(crate) fn is_of(&self, audience: &str) -> bool {
         let by_did = |own: &Identity| own.card().is_ok_and(|card| card.did.as_str() == audience);
-        let by_name = audience.strip_prefix(AGENT).is_some_and(|name| self.identities.contains_key(name));
+        let by_name = audience
+            .strip_prefix(AGENT)
+            .is_some_and(|name| self.identities.contains_key(name));
         by_name || self.identities().any(by_did)
     }
 
-    /// Whether nobody outside may be called so: what names agents and approvers here, an identity's name, its DID of now or of before, and
-    /// what a reader could take for one of these.
+    /// Whether nobody outside may be called so: what names agents and approvers here, an identity's
+    /// name, its DID of now or of before, and what a reader could take for one of these.
     pub(crate) fn is_reserved(&self, name: &str) -> bool {
         if name.trim() != name || !identity::hides_nothing(name) {
             return true;
@@ -136,19 +179,33 @@ impl Provisioned {
             code @ 0xff01..=0xff5e => char::from_u32(code - 0xfee0).unwrap_or(c),
             _ => c,
         };
-        let plain: String = name.chars().map(ascii).flat_map(char::to_lowercase).collect();
-        if [AGENT, APPROVER].iter().any(|prefix| plain.starts_with(prefix)) || self.identities.contains_key(&plain) {
+        let plain: String = name
+            .chars()
+            .map(ascii)
+            .flat_map(char::to_lowercase)
+            .collect();
+        if [AGENT, APPROVER]
+            .iter()
+            .any(|prefix| plain.starts_with(prefix))
+            || self.identities.contains_key(&plain)
+        {
             return true;
         }
         if !plain.starts_with("did:") {
             return false;
         }
-        // A DID URL names what its DID names (DID Core section 3.2). What is no DID in its one spelling might be one of ours in another.
+        // A DID URL names what its DID names (DID Core section 3.2). What is no DID in its one
+        // spelling might be one of ours in another.
         let did = name.split(['#', '?', '/', ';']).next().unwrap_or_default();
-        let is_spelled_otherwise = Did::parse(did).is_err() && (plain.starts_with("did:key:") || plain.starts_with("did:web:"));
-        let is_web = |identity: &IdentityPolicy| identity.did != "did:key" && is_same_domain(&identity.did, did);
+        let is_spelled_otherwise = Did::parse(did).is_err()
+            && (plain.starts_with("did:key:") || plain.starts_with("did:web:"));
+        let is_web = |identity: &IdentityPolicy| {
+            identity.did != "did:key" && is_same_domain(&identity.did, did)
+        };
         let by_did = |own: &Identity| own.hold().is_ok_and(|held| held.had_did(did));
-        is_spelled_otherwise || self.bundle.identities.iter().any(is_web) || self.identities().any(by_did)
+        is_spelled_otherwise
+            || self.bundle.identities.iter().any(is_web)
+            || self.identities().any(by_did)
     }
 
     /// Wipes every key.
@@ -158,7 +215,8 @@ impl Provisioned {
     }
 }
 
-/// Whether both are a did:web of one document: the default port says nothing (did:web method, section 2.5.2).
+/// Whether both are a did:web of one document: the default port says nothing (did:web method,
+/// section 2.5.2).
 fn is_same_domain(one: &str, other: &str) -> bool {
     let plain = |did: &str| did.to_ascii_lowercase().replacen("%3a443", "", 1);
     plain(one) == plain(other)

@@ -1,4 +1,5 @@
-//! The decision record of this boot: a chain of which only the end is kept, a key, and the latest lines for a proxy that missed them.
+//! The decision record of this boot: a chain of which only the end is kept, a key, and the latest
+//! lines for a proxy that missed them.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, RwLock};
@@ -34,8 +35,17 @@ struct State {
 
 impl Record {
     pub(crate) fn new(key: KeyPair, boot_id: BootId) -> Self {
-        let state = State { tail: Tail::new(boot_id), remembered: VecDeque::new(), bytes: 0, next: 0 };
-        Self { public: key.public_key().clone(), key: RwLock::new(Some(key)), state: Mutex::new(state) }
+        let state = State {
+            tail: Tail::new(boot_id),
+            remembered: VecDeque::new(),
+            bytes: 0,
+            next: 0,
+        };
+        Self {
+            public: key.public_key().clone(),
+            key: RwLock::new(Some(key)),
+            state: Mutex::new(state),
+        }
     }
 
     /// The key that signs, and nothing else is signed by it.
@@ -43,7 +53,8 @@ impl Record {
         &self.public
     }
 
-    /// Gives decisions their place and signs them; gives their lines. After an error the record cannot go on.
+    /// Gives decisions their place and signs them; gives their lines. After an error the record
+    /// cannot go on.
     pub(crate) fn seal(&self, decisions: Vec<Decision>) -> Result<Vec<Vec<u8>>, Error> {
         let key = read(&self.key);
         let key = key.as_ref().ok_or(Error::Halted)?;
@@ -52,7 +63,9 @@ impl Record {
         let mut lines = Vec::with_capacity(decisions.len());
         let mut decisions = decisions.into_iter().peekable();
         while decisions.peek().is_some() {
-            let batch = state.tail.append(decisions.by_ref().take(MAX_BATCH).collect())?;
+            let batch = state
+                .tail
+                .append(decisions.by_ref().take(MAX_BATCH).collect())?;
             lines.extend(batch.sign(key)?);
         }
         for line in &lines {
@@ -72,8 +85,17 @@ impl Record {
             room = room.saturating_sub(line.len() + 8);
             fits
         };
-        let lines = state.remembered.iter().skip(skip).take_while(fits).map(|line| line.clone().into()).collect();
-        Records { lines, next: state.next }
+        let lines = state
+            .remembered
+            .iter()
+            .skip(skip)
+            .take_while(fits)
+            .map(|line| line.clone().into())
+            .collect();
+        Records {
+            lines,
+            next: state.next,
+        }
     }
 
     pub(crate) fn wipe(&self) {

@@ -1,4 +1,5 @@
-//! What stands between the transport and the core: a request goes in, and what comes of it leaves only once it is recorded.
+//! What stands between the transport and the core: a request goes in, and what comes of it leaves
+//! only once it is recorded.
 
 use identity::{BootId, PublicKey};
 use protocol::{Answer, Request};
@@ -20,12 +21,13 @@ pub trait Service: Send + Sync + 'static {
     /// Does what is asked over a connection that proved `proxy_key`.
     fn handle(&self, request: Request, proxy_key: &PublicKey) -> Outcome;
 
-    /// Records what was decided, with one signature for all, and lets it leave; after a failure nothing of it does.
+    /// Records what was decided, with one signature for all, and lets it leave; after a failure
+    /// nothing of it does.
     fn release(&self, batch: Vec<Outcome>) -> Vec<Released>;
 }
 
-/// What came of a request, and what of it the record takes. It must not leave before its decision is recorded, and cannot:
-/// [`release`] alone opens it.
+/// What came of a request, and what of it the record takes. It must not leave before its decision
+/// is recorded, and cannot: [`release`] alone opens it.
 #[derive(Debug)]
 pub struct Outcome {
     answer: Result<Answer, Error>,
@@ -49,18 +51,36 @@ impl Outcome {
 
     /// A refusal of which the record learns nothing.
     pub(crate) fn refused(error: Error) -> Self {
-        Self { answer: Err(error), decision: None }
+        Self {
+            answer: Err(error),
+            decision: None,
+        }
     }
 }
 
 /// Opens a batch. `seal` gives decisions their lines in the record, one for each, in their order.
-pub(crate) fn release(mut batch: Vec<Outcome>, seal: impl FnOnce(Vec<Decision>) -> Result<Vec<Vec<u8>>, Error>) -> Vec<Released> {
-    let recorded: Vec<bool> = batch.iter().map(|outcome| outcome.decision.is_some()).collect();
-    let decisions = batch.iter_mut().filter_map(|outcome| outcome.decision.take()).collect();
+pub(crate) fn release(
+    mut batch: Vec<Outcome>,
+    seal: impl FnOnce(Vec<Decision>) -> Result<Vec<Vec<u8>>, Error>,
+) -> Vec<Released> {
+    let recorded: Vec<bool> = batch
+        .iter()
+        .map(|outcome| outcome.decision.is_some())
+        .collect();
+    let decisions = batch
+        .iter_mut()
+        .filter_map(|outcome| outcome.decision.take())
+        .collect();
     let mut events = match seal(decisions) {
         Ok(lines) => lines.into_iter(),
         Err(error) => {
-            return batch.iter().map(|_| Released { answer: Err(error.clone()), event: None }).collect();
+            return batch
+                .iter()
+                .map(|_| Released {
+                    answer: Err(error.clone()),
+                    event: None,
+                })
+                .collect();
         }
     };
     let open = |(outcome, recorded): (Outcome, bool)| Released {
@@ -78,7 +98,10 @@ mod tests {
     use crate::audit::Trail;
 
     fn answer(next: u64) -> Result<Answer, Error> {
-        Ok(Answer::Records(Records { lines: Vec::new(), next }))
+        Ok(Answer::Records(Records {
+            lines: Vec::new(),
+            next,
+        }))
     }
 
     fn decision() -> Option<Decision> {
@@ -99,7 +122,10 @@ mod tests {
             assert_eq!(decisions.len(), 2);
             Ok(vec![b"one".to_vec(), b"two".to_vec()])
         };
-        let released = |answer, event: Option<&str>| Released { answer, event: event.map(|event| event.into()) };
+        let released = |answer, event: Option<&str>| Released {
+            answer,
+            event: event.map(|event| event.into()),
+        };
         assert_eq!(
             release(batch(), lines),
             [
@@ -111,6 +137,11 @@ mod tests {
         );
         let failed = release(batch(), |_| Err(Error::SelfCheckFailed));
         assert_eq!(failed.len(), 4);
-        assert!(failed.iter().all(|released| released.answer == Err(Error::SelfCheckFailed) && released.event.is_none()));
+        assert!(
+            failed
+                .iter()
+                .all(|released| released.answer == Err(Error::SelfCheckFailed)
+                    && released.event.is_none())
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The window: connections in, proofs, requests, answers. One thread for each connection, one more for what is slow.
+//! The window: connections in, proofs, requests, answers. One thread for each connection, one more
+//! for what is slow.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -11,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use identity::{PublicKey, cbor};
 use protocol::{
-    ChannelProof, FrameBuffer, Hello, Lane, Refusal, Request, RequestFrame, ResponseFrame, VERSION, Welcome, write_frame,
+    ChannelProof, FrameBuffer, Hello, Lane, Refusal, Request, RequestFrame, ResponseFrame, VERSION,
+    Welcome, write_frame,
 };
 use vsock::{VsockListener, VsockStream};
 
@@ -30,7 +32,8 @@ const MAX_SLOW: usize = 64;
 const MAX_WAIT: Duration = Duration::from_secs(8);
 /// Accepting may fail so many times in a row: half a minute.
 const MAX_ACCEPT_FAILURES: u32 = 600;
-/// Answers are written when so many have gathered, or none is left to make; one signature covers their events.
+/// Answers are written when so many have gathered, or none is left to make; one signature covers
+/// their events.
 const BATCH: usize = 16;
 const READ_BYTES: usize = 64 * 1024;
 
@@ -53,7 +56,8 @@ pub enum Listener {
 pub struct Parent {
     /// Its context id: 3 on Nitro.
     pub cid: u32,
-    /// Its source ports are below this one: 1024, which takes a privilege to bind, wherever ports are the parent's own.
+    /// Its source ports are below this one: 1024, which takes a privilege to bind, wherever ports
+    /// are the parent's own.
     pub ports_below: u32,
 }
 
@@ -102,13 +106,17 @@ impl Listener {
 /// Serves for ever; returns only if the listener is good for nothing any more.
 pub fn serve<S: Service>(service: &Arc<S>, listener: &Listener) -> io::Result<()> {
     // Two lanes: a flood of challenges must not keep the operator from rotating.
-    let lanes = Lanes { evidence: lane(service, "evidence")?, control: lane(service, "control")? };
+    let lanes = Lanes {
+        evidence: lane(service, "evidence")?,
+        control: lane(service, "control")?,
+    };
     let counts = Arc::new(Counts::default());
     let mut failures = 0;
     loop {
         let accepted = match listener.accept() {
             Ok(accepted) => accepted,
-            // Out of memory or descriptors, or interrupted: it passes, and the keys shall not end for it.
+            // Out of memory or descriptors, or interrupted: it passes, and the keys shall not end
+            // for it.
             Err(_) if failures < MAX_ACCEPT_FAILURES => {
                 failures += 1;
                 thread::sleep(Duration::from_millis(50));
@@ -118,10 +126,18 @@ pub fn serve<S: Service>(service: &Arc<S>, listener: &Listener) -> io::Result<()
         };
         failures = 0;
         let Some(stream) = accepted else { continue };
-        let Some(place) = ConnectionSlot::take(&counts, |c| &c.strangers, MAX_STRANGERS) else { continue };
-        let connection = Connection { service: Arc::clone(service), lanes: lanes.clone(), counts: Arc::clone(&counts) };
+        let Some(place) = ConnectionSlot::take(&counts, |c| &c.strangers, MAX_STRANGERS) else {
+            continue;
+        };
+        let connection = Connection {
+            service: Arc::clone(service),
+            lanes: lanes.clone(),
+            counts: Arc::clone(&counts),
+        };
         // A thread that cannot be started is a connection that is closed.
-        let _ = thread::Builder::new().name("window".into()).spawn(move || connection.run(stream, place));
+        let _ = thread::Builder::new()
+            .name("window".into())
+            .spawn(move || connection.run(stream, place));
     }
 }
 
@@ -156,9 +172,16 @@ struct ConnectionSlot {
 
 impl ConnectionSlot {
     fn take(counts: &Arc<Counts>, which: fn(&Counts) -> &AtomicUsize, max: usize) -> Option<Self> {
-        let place = Self { counts: Arc::clone(counts), which };
+        let place = Self {
+            counts: Arc::clone(counts),
+            which,
+        };
         // Dropping the place gives back also what was one too many.
-        if which(counts).fetch_add(1, Ordering::AcqRel) < max { Some(place) } else { None }
+        if which(counts).fetch_add(1, Ordering::AcqRel) < max {
+            Some(place)
+        } else {
+            None
+        }
     }
 }
 
@@ -202,9 +225,14 @@ impl<S: Service> Connection<S> {
     fn talk(&self, stream: &mut Box<dyn Stream>, stranger: ConnectionSlot) -> Result<(), End> {
         stream.set_read_timeout(Some(FRAME_TIMEOUT))?;
         stream.set_write_timeout(Some(FRAME_TIMEOUT))?;
-        let mut input = Input { buffer: FrameBuffer::default(), chunk: vec![0; READ_BYTES], partial_since: None };
+        let mut input = Input {
+            buffer: FrameBuffer::default(),
+            chunk: vec![0; READ_BYTES],
+            partial_since: None,
+        };
         let key = self.handshake(stream, &mut input)?;
-        let Some(_place) = ConnectionSlot::take(&self.counts, |c| &c.connections, MAX_CONNECTIONS) else {
+        let Some(_place) = ConnectionSlot::take(&self.counts, |c| &c.connections, MAX_CONNECTIONS)
+        else {
             return refuse(stream, Error::Busy.into());
         };
         drop(stranger);
@@ -216,7 +244,11 @@ impl<S: Service> Connection<S> {
     /// Challenges the other side to prove a key; once there is a policy, the one that it names.
     fn handshake(&self, stream: &mut Box<dyn Stream>, input: &mut Input) -> Result<PublicKey, End> {
         let challenge = self.service.challenge().map_err(|_| End::Closed)?;
-        let hello = Hello { version: VERSION, boot_id: self.service.boot_id(), challenge };
+        let hello = Hello {
+            version: VERSION,
+            boot_id: self.service.boot_id(),
+            challenge,
+        };
         send(stream, &hello)?;
         let deadline = Instant::now() + FRAME_TIMEOUT;
         let proven = loop {
@@ -249,16 +281,26 @@ impl<S: Service> Connection<S> {
         let mut done = Vec::with_capacity(BATCH);
         loop {
             while let Some(frame) = input.buffer.next_frame()? {
-                // Who came before the policy and proved another key than it names has nothing more to say.
+                // Who came before the policy and proved another key than it names has nothing more
+                // to say.
                 if self.service.proxy_key().is_some_and(|named| named != key) {
                     return Err(End::Wrong);
                 }
-                let RequestFrame { id, request } = cbor::from_slice(frame).map_err(protocol::Error::from)?;
+                let RequestFrame { id, request } =
+                    cbor::from_slice(frame).map_err(protocol::Error::from)?;
                 match self.lane(&request) {
                     None => done.push((id, self.service.handle(request, key))),
                     Some(lane) => {
-                        let job = Job { id, request, key: key.clone(), writer: Arc::clone(writer), since: Instant::now() };
-                        if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = lane.try_send(job) {
+                        let job = Job {
+                            id,
+                            request,
+                            key: key.clone(),
+                            writer: Arc::clone(writer),
+                            since: Instant::now(),
+                        };
+                        if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) =
+                            lane.try_send(job)
+                        {
                             done.push((job.id, Outcome::refused(Error::Busy)));
                         }
                     }
@@ -276,8 +318,12 @@ impl<S: Service> Connection<S> {
             match input.read(stream) {
                 Ok(0) => return Ok(()),
                 Ok(_) => {}
-                // The proxy may be silent between frames. Others, who came before the policy, keep no place by it.
-                Err(error) if is_timeout(&error) && !input.buffer.is_partial() && self.service.proxy_key() == Some(key) => {}
+                // The proxy may be silent between frames. Others, who came before the policy, keep
+                // no place by it.
+                Err(error)
+                    if is_timeout(&error)
+                        && !input.buffer.is_partial()
+                        && self.service.proxy_key() == Some(key) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -305,12 +351,19 @@ struct Job {
 impl Job {
     fn run<S: Service>(self, service: &S) {
         let mut out = Vec::new();
-        let outcome =
-            if self.since.elapsed() > MAX_WAIT { Outcome::refused(Error::Busy) } else { service.handle(self.request, &self.key) };
+        let outcome = if self.since.elapsed() > MAX_WAIT {
+            Outcome::refused(Error::Busy)
+        } else {
+            service.handle(self.request, &self.key)
+        };
         answer(service, &mut vec![(self.id, outcome)], &mut out);
         if flush(&self.writer, &mut out).is_err() {
             // Part of a frame may be out; nothing may follow it.
-            let _ = self.writer.lock().unwrap_or_else(PoisonError::into_inner).shutdown();
+            let _ = self
+                .writer
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .shutdown();
         }
     }
 }
@@ -334,11 +387,15 @@ impl Input {
             self.partial_since = None;
             return false;
         }
-        self.partial_since.get_or_insert_with(Instant::now).elapsed() > FRAME_TIMEOUT
+        self.partial_since
+            .get_or_insert_with(Instant::now)
+            .elapsed()
+            > FRAME_TIMEOUT
     }
 }
 
-/// Writes what came of some requests, each with its event of the record. One signature covers the events of all.
+/// Writes what came of some requests, each with its event of the record. One signature covers the
+/// events of all.
 fn answer<S: Service>(service: &S, done: &mut Vec<(u64, Outcome)>, out: &mut Vec<u8>) {
     let (ids, batch): (Vec<u64>, Vec<Outcome>) = done.drain(..).unzip();
     if batch.is_empty() {
@@ -349,11 +406,22 @@ fn answer<S: Service>(service: &S, done: &mut Vec<(u64, Outcome)>, out: &mut Vec
             Ok(answer) => protocol::Outcome::Done(answer),
             Err(error) => protocol::Outcome::Refused(error.into()),
         };
-        let response = ResponseFrame { id, outcome, event: released.event };
+        let response = ResponseFrame {
+            id,
+            outcome,
+            event: released.event,
+        };
         if write_frame(&response, out).is_err() {
-            // A refusal is a few hundred bytes, an event a few thousand, and both together always fit.
+            // A refusal is a few hundred bytes, an event a few thousand, and both together always
+            // fit.
             let outcome = protocol::Outcome::Refused(Error::PayloadTooLarge.into());
-            let _ = write_frame(&ResponseFrame { outcome, ..response }, out);
+            let _ = write_frame(
+                &ResponseFrame {
+                    outcome,
+                    ..response
+                },
+                out,
+            );
         }
     }
 }
@@ -387,5 +455,8 @@ fn refuse(stream: &mut Box<dyn Stream>, refusal: Refusal) -> Result<(), End> {
 }
 
 fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
 }

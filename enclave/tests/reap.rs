@@ -10,7 +10,13 @@ use rustix::process::{getpid, set_child_subreaper};
 fn orphans_are_reaped() {
     // As PID 1 does by nature, this process adopts whose parent has died.
     set_child_subreaper(Some(getpid())).unwrap();
-    assert!(Command::new("sh").args(["-c", "sleep 0.05 & sleep 0.05 & sleep 0.05 &"]).status().unwrap().success());
+    assert!(
+        Command::new("sh")
+            .args(["-c", "sleep 0.05 & sleep 0.05 & sleep 0.05 &"])
+            .status()
+            .unwrap()
+            .success()
+    );
     let deadline = Instant::now() + Duration::from_secs(10);
     let mut reaped = 0;
     while reaped < 3 {

@@ -32,6 +32,7 @@ impl Act {
 
     /// Whether one of the actors is called so, as `sub` or as `agent`.
     pub fn names(&self, name: &str) -> bool {
-        self.actors().any(|act| act.sub == name || act.agent.as_deref() == Some(name))
+        self.actors()
+            .any(|act| act.sub == name || act.agent.as_deref() == Some(name))
     }
 }

@@ -15,7 +15,8 @@ pub enum Caller {
     Proven(Proven),
 }
 
-/// What the parent says that it saw of a caller. Every member may be missing: it could not be seen, or there is none.
+/// What the parent says that it saw of a caller. Every member may be missing: it could not be seen,
+/// or there is none.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Encode, Decode)]
 #[serde(deny_unknown_fields)]
 #[cbor(array)]
@@ -58,7 +59,8 @@ pub struct ObservedCaller {
     pub unit: Option<String>,
 }
 
-/// A caller that the policy names with a key, or with the measurement of an enclave whose key it is.
+/// A caller that the policy names with a key, or with the measurement of an enclave whose key it
+/// is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Proven {
@@ -72,12 +74,21 @@ pub struct Proven {
 }
 
 impl Caller {
-    /// The same without what a caller can choose for itself: the program that it runs, its group, its label, and the key that its enclave
-    /// made. By the rest callers are told apart where something is shared out among them.
+    /// The same without what a caller can choose for itself: the program that it runs, its group,
+    /// its label, and the key that its enclave made. By the rest callers are told apart where
+    /// something is shared out among them.
     pub fn without_its_choices(&self) -> Self {
         match self {
-            Self::Asserted(seen) => Self::Asserted(ObservedCaller { executable: None, gid: None, label: None, ..seen.clone() }),
-            Self::Proven(proven) if proven.measurement.is_some() => Self::Proven(Proven { key: String::new(), ..proven.clone() }),
+            Self::Asserted(seen) => Self::Asserted(ObservedCaller {
+                executable: None,
+                gid: None,
+                label: None,
+                ..seen.clone()
+            }),
+            Self::Proven(proven) if proven.measurement.is_some() => Self::Proven(Proven {
+                key: String::new(),
+                ..proven.clone()
+            }),
             Self::Proven(_) => self.clone(),
         }
     }
@@ -86,12 +97,19 @@ impl Caller {
 impl ObservedCaller {
     /// A peer of a Unix socket of which nothing is known but its ids.
     pub fn ids(uid: u32, gid: u32) -> Self {
-        Self { uid: Some(uid), gid: Some(gid), ..Self::default() }
+        Self {
+            uid: Some(uid),
+            gid: Some(gid),
+            ..Self::default()
+        }
     }
 
     /// Somebody on localhost who showed the token of this name.
     pub fn named(name: impl Into<String>) -> Self {
-        Self { name: Some(name.into()), ..Self::default() }
+        Self {
+            name: Some(name.into()),
+            ..Self::default()
+        }
     }
 }
 
@@ -104,16 +122,30 @@ mod tests {
 
     #[test]
     fn a_caller_is_written_with_what_is_known_of_it_and_read_back() {
-        let seen = ObservedCaller { executable: Some(sha256(b"x")), unit: Some("u".into()), ..ObservedCaller::ids(7, 8) };
+        let seen = ObservedCaller {
+            executable: Some(sha256(b"x")),
+            unit: Some("u".into()),
+            ..ObservedCaller::ids(7, 8)
+        };
         let cases = [
-            (Caller::Asserted(ObservedCaller::ids(7, 8)), json!({"strength": "asserted", "uid": 7, "gid": 8})),
-            (Caller::Asserted(ObservedCaller::named("crew")), json!({"strength": "asserted", "name": "crew"})),
+            (
+                Caller::Asserted(ObservedCaller::ids(7, 8)),
+                json!({"strength": "asserted", "uid": 7, "gid": 8}),
+            ),
+            (
+                Caller::Asserted(ObservedCaller::named("crew")),
+                json!({"strength": "asserted", "name": "crew"}),
+            ),
             (
                 Caller::Asserted(seen.clone()),
                 json!({"strength": "asserted", "uid": 7, "gid": 8, "unit": "u", "executable": sha256(b"x")}),
             ),
             (
-                Caller::Proven(Proven { key: "k".into(), measurement: Some(Digest([1; 48])), name: "n".into() }),
+                Caller::Proven(Proven {
+                    key: "k".into(),
+                    measurement: Some(Digest([1; 48])),
+                    name: "n".into(),
+                }),
                 json!({"strength": "proven", "key": "k", "measurement": Digest([1; 48]), "name": "n"}),
             ),
         ];
@@ -121,11 +153,18 @@ mod tests {
             assert_eq!(serde_json::to_value(&caller).unwrap(), form);
             assert_eq!(serde_json::from_value::<Caller>(form).unwrap(), caller);
         }
-        for wrong in [json!({"uid": 7}), json!({"strength": "certain"}), json!({"strength": "asserted", "root": true})] {
+        for wrong in [
+            json!({"uid": 7}),
+            json!({"strength": "certain"}),
+            json!({"strength": "asserted", "root": true}),
+        ] {
             assert!(serde_json::from_value::<Caller>(wrong).is_err());
         }
         for seen in [seen, ObservedCaller::default()] {
-            assert_eq!(cbor::from_slice::<ObservedCaller>(&cbor::to_vec(&seen)), Ok(seen));
+            assert_eq!(
+                cbor::from_slice::<ObservedCaller>(&cbor::to_vec(&seen)),
+                Ok(seen)
+            );
         }
     }
 }

@@ -1,11 +1,13 @@
-//! Deterministic CBOR (RFC 8949 section 4.2.1): one encoding for one value, every other one refused.
+//! Deterministic CBOR (RFC 8949 section 4.2.1): one encoding for one value, every other one
+//! refused.
 
 use minicbor::data::Type;
 use minicbor::{Decode, Decoder, Encode};
 
 use crate::Error;
 
-/// Encodes. The types of this project define their members in ascending order, which makes the encoding deterministic.
+/// Encodes. The types of this project define their members in ascending order, which makes the
+/// encoding deterministic.
 pub fn to_vec<T: Encode<()>>(value: &T) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
     to_buffer(value, &mut out);
@@ -14,15 +16,20 @@ pub fn to_vec<T: Encode<()>>(value: &T) -> Vec<u8> {
 
 /// Appends the encoding of `value` to `out`.
 pub fn to_buffer<T: Encode<()>>(value: &T, out: &mut Vec<u8>) {
-    // Writing to a Vec cannot fail, and no type of this project has an encoder of its own that could.
+    // Writing to a Vec cannot fail, and no type of this project has an encoder of its own that
+    // could.
     minicbor::encode(value, out).expect("encoding to memory is infallible");
 }
 
-/// Decodes and refuses whatever [`to_vec`] would not have written: unknown or repeated members, indefinite lengths,
-/// longer heads than needed, bytes after the end.
+/// Decodes and refuses whatever [`to_vec`] would not have written: unknown or repeated members,
+/// indefinite lengths, longer heads than needed, bytes after the end.
 pub fn from_slice<'b, T: Decode<'b, ()> + Encode<()>>(bytes: &'b [u8]) -> Result<T, Error> {
     let value: T = minicbor::decode(bytes).map_err(|error| Error::Cbor(error.to_string()))?;
-    if to_vec(&value) == bytes { Ok(value) } else { Err(Error::Cbor("not the one deterministic encoding".into())) }
+    if to_vec(&value) == bytes {
+        Ok(value)
+    } else {
+        Err(Error::Cbor("not the one deterministic encoding".into()))
+    }
 }
 
 /// A pull parser over untrusted bytes that accepts shortest heads only. Allocates nothing.
@@ -34,7 +41,9 @@ pub struct Reader<'b> {
 impl<'b> Reader<'b> {
     /// Starts at the first byte.
     pub fn new(bytes: &'b [u8]) -> Self {
-        Self { decoder: Decoder::new(bytes) }
+        Self {
+            decoder: Decoder::new(bytes),
+        }
     }
 
     /// What comes next, if anything does.
@@ -104,7 +113,11 @@ impl<'b> Reader<'b> {
         let start = self.decoder.position();
         let found = self.decoder.tag().map_err(malformed)?.as_u64();
         self.shortest(start, found, 0)?;
-        if found == tag { Ok(true) } else { Err(Error::Cbor("unexpected tag".into())) }
+        if found == tag {
+            Ok(true)
+        } else {
+            Err(Error::Cbor("unexpected tag".into()))
+        }
     }
 
     /// Takes the break of an indefinite map if it comes next.
@@ -126,7 +139,11 @@ impl<'b> Reader<'b> {
     }
 
     fn definite(&self, indefinite: Type) -> Result<(), Error> {
-        if self.kind()? == indefinite { Err(Error::CborIndefinite) } else { Ok(()) }
+        if self.kind()? == indefinite {
+            Err(Error::CborIndefinite)
+        } else {
+            Ok(())
+        }
     }
 
     fn shortest(&self, start: usize, argument: u64, content: usize) -> Result<(), Error> {
@@ -137,13 +154,21 @@ impl<'b> Reader<'b> {
             0x1_0000..=0xffff_ffff => 5,
             _ => 9,
         };
-        if self.decoder.position() - start - content == shortest { Ok(()) } else { Err(Error::CborNotShortest) }
+        if self.decoder.position() - start - content == shortest {
+            Ok(())
+        } else {
+            Err(Error::CborNotShortest)
+        }
     }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the form map_err wants")]
 fn malformed(error: minicbor::decode::Error) -> Error {
-    if error.is_end_of_input() { Error::CborCut } else { Error::Cbor(error.to_string()) }
+    if error.is_end_of_input() {
+        Error::CborCut
+    } else {
+        Error::Cbor(error.to_string())
+    }
 }
 
 #[cfg(test)]
@@ -167,7 +192,10 @@ mod tests {
             &[0x98, 2, 1, 2],        // array head longer than needed
             &[],
         ] {
-            assert!(matches!(from_slice::<Pair>(bad), Err(Error::Cbor(_))), "{bad:02x?}");
+            assert!(
+                matches!(from_slice::<Pair>(bad), Err(Error::Cbor(_))),
+                "{bad:02x?}"
+            );
         }
     }
 
@@ -176,15 +204,25 @@ mod tests {
         assert_eq!(Reader::new(&[0x43, 1, 2, 3]).bytes(), Ok(&[1, 2, 3][..]));
         assert!(Reader::new(&[0x58, 3, 1, 2, 3]).bytes().is_err());
         assert!(Reader::new(&[0x5f, 0x43, 1, 2, 3, 0xff]).bytes().is_err());
-        assert!(Reader::new(&[0x5b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]).bytes().is_err());
+        assert!(
+            Reader::new(&[0x5b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff])
+                .bytes()
+                .is_err()
+        );
         assert_eq!(Reader::new(&[0x61, b'a']).text(), Ok("a"));
         assert!(Reader::new(&[0x61, 0xff]).text().is_err());
         assert!(Reader::new(&[0x19, 0, 1]).u64().is_err());
         assert_eq!(Reader::new(&[0xbf]).map(), Ok(None));
         assert!(Reader::new(&[0xb8, 1]).map().is_err());
         assert_eq!(Reader::new(&[0x9f]).array(), Err(Error::CborIndefinite));
-        assert_eq!(Reader::new(&[0x7f, 0x61, b'a', 0xff]).text(), Err(Error::CborIndefinite));
-        assert_eq!(Reader::new(&[0x5f, 0x41, 0, 0xff]).bytes(), Err(Error::CborIndefinite));
+        assert_eq!(
+            Reader::new(&[0x7f, 0x61, b'a', 0xff]).text(),
+            Err(Error::CborIndefinite)
+        );
+        assert_eq!(
+            Reader::new(&[0x5f, 0x41, 0, 0xff]).bytes(),
+            Err(Error::CborIndefinite)
+        );
     }
 
     #[test]
@@ -198,14 +236,23 @@ mod tests {
             (&[0x1a, 0, 1, 0, 0], 0x1_0000),
             (&[0x1a, 0xff, 0xff, 0xff, 0xff], 0xffff_ffff),
             (&[0x1b, 0, 0, 0, 1, 0, 0, 0, 0], 0x1_0000_0000),
-            (&[0x1b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], u64::MAX),
+            (
+                &[0x1b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+                u64::MAX,
+            ),
         ] {
             assert_eq!(Reader::new(head).u64(), Ok(value));
-            assert_eq!(Reader::new(&head[..head.len() - 1]).u64(), Err(Error::CborCut));
+            assert_eq!(
+                Reader::new(&head[..head.len() - 1]).u64(),
+                Err(Error::CborCut)
+            );
         }
-        for longer in
-            [&[0x18, 0x17][..], &[0x19, 0, 0xff], &[0x1a, 0, 0, 0xff, 0xff], &[0x1b, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]]
-        {
+        for longer in [
+            &[0x18, 0x17][..],
+            &[0x19, 0, 0xff],
+            &[0x1a, 0, 0, 0xff, 0xff],
+            &[0x1b, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff],
+        ] {
             assert_eq!(Reader::new(longer).u64(), Err(Error::CborNotShortest));
         }
     }
@@ -215,14 +262,32 @@ mod tests {
         // A tagged, indefinite map: null, two bytes, a text, an array of one.
         let bytes = [0xd2, 0xbf, 0xf6, 0x42, 1, 2, 0x61, b'a', 0x81, 7, 0xff];
         let mut reader = Reader::new(&bytes);
-        assert_eq!((reader.tag_if(18), reader.tag_if(18)), (Ok(true), Ok(false)));
-        assert_eq!((reader.break_if(), reader.map(), reader.break_if()), (Ok(false), Ok(None), Ok(false)));
-        assert_eq!((reader.bytes_or_null(), reader.bytes_or_null()), (Ok(None), Ok(Some(&[1, 2][..]))));
-        assert_eq!((reader.text(), reader.array(), reader.u64()), (Ok("a"), Ok(1), Ok(7)));
+        assert_eq!(
+            (reader.tag_if(18), reader.tag_if(18)),
+            (Ok(true), Ok(false))
+        );
+        assert_eq!(
+            (reader.break_if(), reader.map(), reader.break_if()),
+            (Ok(false), Ok(None), Ok(false))
+        );
+        assert_eq!(
+            (reader.bytes_or_null(), reader.bytes_or_null()),
+            (Ok(None), Ok(Some(&[1, 2][..])))
+        );
+        assert_eq!(
+            (reader.text(), reader.array(), reader.u64()),
+            (Ok("a"), Ok(1), Ok(7))
+        );
         assert!(reader.clone().finish().is_err());
         assert_eq!((reader.break_if(), reader.finish()), (Ok(true), Ok(())));
-        assert_eq!(Reader::new(&[0xd8, 18, 0]).tag_if(18), Err(Error::CborNotShortest));
-        assert!(matches!(Reader::new(&[0xd1, 0]).tag_if(18), Err(Error::Cbor(_))));
+        assert_eq!(
+            Reader::new(&[0xd8, 18, 0]).tag_if(18),
+            Err(Error::CborNotShortest)
+        );
+        assert!(matches!(
+            Reader::new(&[0xd1, 0]).tag_if(18),
+            Err(Error::Cbor(_))
+        ));
         assert_eq!(Reader::new(&[]).kind(), Err(Error::CborCut));
     }
 }

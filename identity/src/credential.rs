@@ -1,6 +1,8 @@
-//! The Vouch credential: a W3C Verifiable Credential 2.0 with one Data Integrity proof, `eddsa-jcs-2022`.
+//! The Vouch credential: a W3C Verifiable Credential 2.0 with one Data Integrity proof,
+//! `eddsa-jcs-2022`.
 //!
-//! The key signs `SHA-256(JCS(proof options)) || SHA-256(JCS(document without proof))` (W3C vc-di-eddsa section 3.3).
+//! The key signs `SHA-256(JCS(proof options)) || SHA-256(JCS(document without proof))` (W3C
+//! vc-di-eddsa section 3.3).
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -8,10 +10,14 @@ use uuid::Uuid;
 
 use crate::token::{Expected, check_audience, check_window};
 use crate::{
-    Algorithm, Caller, Did, Digest, Error, Intent, KeyId, Message, Payload, PublicKey, Signer, Tee, UnixSeconds, json, sha256,
+    Algorithm, Caller, Did, Digest, Error, Intent, KeyId, Message, Payload, PublicKey, Signer, Tee,
+    UnixSeconds, json, sha256,
 };
 
-const CONTEXTS: [&str; 2] = ["https://www.w3.org/ns/credentials/v2", "https://vouch-protocol.com/contexts/v1"];
+const CONTEXTS: [&str; 2] = [
+    "https://www.w3.org/ns/credentials/v2",
+    "https://vouch-protocol.com/contexts/v1",
+];
 const TYPES: [&str; 2] = ["VerifiableCredential", "VouchCredential"];
 const CRYPTOSUITE: &str = "eddsa-jcs-2022";
 /// Longer credentials are not looked at: 64 KiB.
@@ -44,7 +50,8 @@ pub struct Content {
     pub caller: Caller,
 }
 
-/// A grant under which a credential is made, as Vouch has it: who granted what to whom, and the credential that says so.
+/// A grant under which a credential is made, as Vouch has it: who granted what to whom, and the
+/// credential that says so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Grant {
@@ -159,7 +166,10 @@ fn unsigned(content: Content, kid: &KeyId) -> (Wire, Proof) {
             payload: content.payload,
             provenance: Provenance {
                 caller: content.caller,
-                runtime_attestation: RuntimeAttestation { binding: content.binding, tee: content.tee },
+                runtime_attestation: RuntimeAttestation {
+                    binding: content.binding,
+                    tee: content.tee,
+                },
             },
         },
         proof: None,
@@ -167,7 +177,8 @@ fn unsigned(content: Content, kid: &KeyId) -> (Wire, Proof) {
     (document, proof)
 }
 
-/// Verifies a credential: form, key id, proof, then times within [`crate::SKEW_SECONDS`], then audience.
+/// Verifies a credential: form, key id, proof, then times within [`crate::SKEW_SECONDS`], then
+/// audience.
 pub fn verify(text: &[u8], expected: &Expected<'_>) -> Result<Content, Error> {
     let Signed { content, begins } = verify_signature(text, expected.key, expected.did)?;
     check_window(begins, content.valid_until, expected.at)?;
@@ -184,8 +195,8 @@ pub struct Signed {
     pub begins: UnixSeconds,
 }
 
-/// Verifies form, key id, proof and issuer, and neither times nor audience: for a verifier that names each step. It must call
-/// [`check_window`] and [`check_audience`] too.
+/// Verifies form, key id, proof and issuer, and neither times nor audience: for a verifier that
+/// names each step. It must call [`check_window`] and [`check_audience`] too.
 pub fn verify_signature(text: &[u8], key: &PublicKey, did: &Did) -> Result<Signed, Error> {
     if text.len() > MAX_BYTES {
         return Err(malformed("longer than 64 KiB"));
@@ -193,7 +204,8 @@ pub fn verify_signature(text: &[u8], key: &PublicKey, did: &Did) -> Result<Signe
     let Value::Object(document) = json::parse(text)? else {
         return Err(malformed("not an object"));
     };
-    let wire = Wire::deserialize(&document).map_err(|error| Error::CredentialMalformed(error.to_string()))?;
+    let wire = Wire::deserialize(&document)
+        .map_err(|error| Error::CredentialMalformed(error.to_string()))?;
     let proof = wire.proof.ok_or_else(|| malformed("no proof"))?;
     check_form(&wire.context, &wire.r#type, &proof)?;
     if key.algorithm() != Algorithm::EdDSA {
@@ -211,8 +223,13 @@ pub fn verify_signature(text: &[u8], key: &PublicKey, did: &Did) -> Result<Signe
         return Err(malformed("vouchVersion is not 1.0"));
     }
     check_intent(&subject.intent)?;
-    let id = wire.id.strip_prefix("urn:uuid:").and_then(|id| Uuid::parse_str(id).ok());
-    let id = id.filter(|id| id.urn().to_string() == wire.id).ok_or_else(|| malformed("id is not a urn:uuid"))?;
+    let id = wire
+        .id
+        .strip_prefix("urn:uuid:")
+        .and_then(|id| Uuid::parse_str(id).ok());
+    let id = id
+        .filter(|id| id.urn().to_string() == wire.id)
+        .ok_or_else(|| malformed("id is not a urn:uuid"))?;
     let begins = wire.valid_from.max(proof.created);
     let content = Content {
         id,
@@ -230,7 +247,11 @@ pub fn verify_signature(text: &[u8], key: &PublicKey, did: &Did) -> Result<Signe
     Ok(Signed { content, begins })
 }
 
-fn check_proof(mut document: Map<String, Value>, proof: &Proof, key: &PublicKey) -> Result<(), Error> {
+fn check_proof(
+    mut document: Map<String, Value>,
+    proof: &Proof,
+    key: &PublicKey,
+) -> Result<(), Error> {
     let Some(Value::Object(mut options)) = document.remove("proof") else {
         return Err(malformed("no proof"));
     };
@@ -238,16 +259,23 @@ fn check_proof(mut document: Map<String, Value>, proof: &Proof, key: &PublicKey)
     key.verify(&message(&document, &options)?, &proof_value(proof)?)
 }
 
-/// Which binding a credential names, before anything is verified: to choose evidence, never to trust.
+/// Which binding a credential names, before anything is verified: to choose evidence, never to
+/// trust.
 pub fn unverified_binding(text: &[u8]) -> Result<Digest<32>, Error> {
     if text.len() > MAX_BYTES {
         return Err(malformed("longer than 64 KiB"));
     }
-    let wire = Wire::deserialize(json::parse(text)?).map_err(|error| Error::CredentialMalformed(error.to_string()))?;
-    Ok(wire.credential_subject.provenance.runtime_attestation.binding)
+    let wire = Wire::deserialize(json::parse(text)?)
+        .map_err(|error| Error::CredentialMalformed(error.to_string()))?;
+    Ok(wire
+        .credential_subject
+        .provenance
+        .runtime_attestation
+        .binding)
 }
 
-/// The RFC 8785 form of a credential, whatever it says: what stands for it where bytes are compared. Nothing is verified.
+/// The RFC 8785 form of a credential, whatever it says: what stands for it where bytes are
+/// compared. Nothing is verified.
 pub fn canonical(text: &[u8]) -> Result<Vec<u8>, Error> {
     if text.len() > MAX_BYTES {
         return Err(malformed("longer than 64 KiB"));
@@ -257,7 +285,9 @@ pub fn canonical(text: &[u8]) -> Result<Vec<u8>, Error> {
 
 fn check_form(context: &[String], types: &[String], proof: &Proof) -> Result<(), Error> {
     if !has_form(context, types) {
-        return Err(malformed("@context or type is not that of a Vouch credential"));
+        return Err(malformed(
+            "@context or type is not that of a Vouch credential",
+        ));
     }
     if !is_assertion(&proof.r#type, &proof.cryptosuite, &proof.proof_purpose) {
         return Err(malformed("the proof is not an eddsa-jcs-2022 assertion"));
@@ -294,8 +324,12 @@ pub(crate) fn decode_proof_value(value: &str) -> Result<Vec<u8>, Error> {
         .ok_or_else(|| malformed("proofValue is not base58btc of a signature"))
 }
 
-/// The 64 bytes that are signed. `options` is the proof without its value; it takes the document's `@context`.
-pub(crate) fn message(document: &Map<String, Value>, options: &Map<String, Value>) -> Result<Message, Error> {
+/// The 64 bytes that are signed. `options` is the proof without its value; it takes the document's
+/// `@context`.
+pub(crate) fn message(
+    document: &Map<String, Value>,
+    options: &Map<String, Value>,
+) -> Result<Message, Error> {
     let mut options = options.clone();
     if let Some(context) = document.get("@context") {
         options.insert("@context".into(), context.clone());
@@ -330,7 +364,12 @@ mod tests {
             issuer: Did::key(key.public_key()),
             valid_from: UnixSeconds(1_795_225_251),
             valid_until: UnixSeconds(1_795_225_551),
-            intent: Intent::new("transfer".into(), "account_123".into(), "https://bank.example/v1/transfers".into()).unwrap(),
+            intent: Intent::new(
+                "transfer".into(),
+                "account_123".into(),
+                "https://bank.example/v1/transfers".into(),
+            )
+            .unwrap(),
             delegation_chain: Vec::new(),
             payload: Payload::parse(b"{\"amount\":100}").unwrap(),
             audience: Some("https://bank.example".into()),
@@ -341,7 +380,12 @@ mod tests {
     }
 
     fn expected<'a>(key: &'a TestKey, did: &'a Did) -> Expected<'a> {
-        Expected { key: key.public_key(), did, at: UnixSeconds(1_795_225_300), audience: Some("https://bank.example") }
+        Expected {
+            key: key.public_key(),
+            did,
+            at: UnixSeconds(1_795_225_300),
+            audience: Some("https://bank.example"),
+        }
     }
 
     #[test]
@@ -351,7 +395,10 @@ mod tests {
         let kid = KeyId::of(&content.issuer, key.public_key()).unwrap();
         let signed = sign(content.clone(), &kid, &key).unwrap();
         let expected = expected(&key, &content.issuer);
-        assert_eq!(verify(signed.to_string().as_bytes(), &expected).unwrap(), content);
+        assert_eq!(
+            verify(signed.to_string().as_bytes(), &expected).unwrap(),
+            content
+        );
 
         let mut leaves = Vec::new();
         collect(&signed, String::new(), &mut leaves);
@@ -364,16 +411,22 @@ mod tests {
                 Value::Number(number) => Value::from(number.as_u64().unwrap() + 1),
                 other => panic!("{other}"),
             };
-            assert!(verify(changed.to_string().as_bytes(), &expected).is_err(), "{pointer}");
+            assert!(
+                verify(changed.to_string().as_bytes(), &expected).is_err(),
+                "{pointer}"
+            );
         }
     }
 
     fn collect(value: &Value, at: String, leaves: &mut Vec<String>) {
         match value {
-            Value::Object(map) => {
-                map.iter().for_each(|(name, v)| collect(v, format!("{at}/{}", name.replace('/', "~1")), leaves))
-            }
-            Value::Array(items) => items.iter().enumerate().for_each(|(i, v)| collect(v, format!("{at}/{i}"), leaves)),
+            Value::Object(map) => map.iter().for_each(|(name, v)| {
+                collect(v, format!("{at}/{}", name.replace('/', "~1")), leaves)
+            }),
+            Value::Array(items) => items
+                .iter()
+                .enumerate()
+                .for_each(|(i, v)| collect(v, format!("{at}/{i}"), leaves)),
             _ => leaves.push(at),
         }
     }
@@ -384,20 +437,40 @@ mod tests {
         let good = content(&key);
         let kid = KeyId::of(&good.issuer, key.public_key()).unwrap();
         let p256_kid = KeyId::of(&Did::key(p256.public_key()), p256.public_key()).unwrap();
-        assert_eq!(sign(good.clone(), &p256_kid, &p256), Err(Error::CredentialNeedsEd25519));
-        let short = Content { intent: Intent::new("a".into(), String::new(), String::new()).unwrap(), ..good.clone() };
-        assert_eq!(sign(short, &kid, &key), Err(Error::CredentialIntentIncomplete));
+        assert_eq!(
+            sign(good.clone(), &p256_kid, &p256),
+            Err(Error::CredentialNeedsEd25519)
+        );
+        let short = Content {
+            intent: Intent::new("a".into(), String::new(), String::new()).unwrap(),
+            ..good.clone()
+        };
+        assert_eq!(
+            sign(short, &kid, &key),
+            Err(Error::CredentialIntentIncomplete)
+        );
 
         let check = |change: &dyn Fn(&mut Content)| {
             let mut content = good.clone();
             change(&mut content);
             let signed = sign(content, &kid, &key).unwrap();
-            verify(signed.to_string().as_bytes(), &expected(&key, &good.issuer)).map(|_| ()).map_err(|error| error.code())
+            verify(signed.to_string().as_bytes(), &expected(&key, &good.issuer))
+                .map(|_| ())
+                .map_err(|error| error.code())
         };
         assert_eq!(check(&|_| ()), Ok(()));
-        assert_eq!(check(&|c| c.issuer = Did::key(p256.public_key())), Err("issuer_mismatch"));
-        assert_eq!(check(&|c| c.valid_until = UnixSeconds(1_795_225_270)), Err("expired"));
-        assert_eq!(check(&|c| c.valid_from = UnixSeconds(1_795_225_331)), Err("not_yet_valid"));
+        assert_eq!(
+            check(&|c| c.issuer = Did::key(p256.public_key())),
+            Err("issuer_mismatch")
+        );
+        assert_eq!(
+            check(&|c| c.valid_until = UnixSeconds(1_795_225_270)),
+            Err("expired")
+        );
+        assert_eq!(
+            check(&|c| c.valid_from = UnixSeconds(1_795_225_331)),
+            Err("not_yet_valid")
+        );
         assert_eq!(check(&|c| c.audience = None), Err("audience_mismatch"));
 
         let signed = sign(good.clone(), &kid, &key).unwrap();
@@ -408,7 +481,8 @@ mod tests {
         let mut twice = signed.clone();
         twice["admin"] = Value::Bool(true);
         for bad in [unsigned, array, twice, Value::Null] {
-            let refused = verify(bad.to_string().as_bytes(), &expected(&key, &good.issuer)).unwrap_err();
+            let refused =
+                verify(bad.to_string().as_bytes(), &expected(&key, &good.issuer)).unwrap_err();
             assert_eq!(refused.code(), "credential_malformed", "{bad}");
         }
     }
@@ -416,10 +490,18 @@ mod tests {
     /// The document with a good proof over whatever it says now.
     fn sealed(document: &Value, key: &TestKey) -> Vec<u8> {
         let mut document = document.as_object().unwrap().clone();
-        let mut proof = document.remove("proof").unwrap().as_object().unwrap().clone();
+        let mut proof = document
+            .remove("proof")
+            .unwrap()
+            .as_object()
+            .unwrap()
+            .clone();
         proof.remove("proofValue");
         let signature = key.sign(&message(&document, &proof).unwrap()).unwrap();
-        proof.insert("proofValue".into(), format!("z{}", bs58::encode(signature).into_string()).into());
+        proof.insert(
+            "proofValue".into(),
+            format!("z{}", bs58::encode(signature).into_string()).into(),
+        );
         document.insert("proof".into(), proof.into());
         serde_json::to_vec(&document).unwrap()
     }
@@ -433,27 +515,84 @@ mod tests {
         let judged = |pointer: &str, value: Value| {
             let mut changed = signed.clone();
             *changed.pointer_mut(pointer).unwrap() = value;
-            verify(&sealed(&changed, &key), &expected(&key, &good.issuer)).map(|_| ()).map_err(|error| error.code())
+            verify(&sealed(&changed, &key), &expected(&key, &good.issuer))
+                .map(|_| ())
+                .map_err(|error| error.code())
         };
-        assert_eq!(judged("/proof/proofPurpose", "assertionMethod".into()), Ok(()));
+        assert_eq!(
+            judged("/proof/proofPurpose", "assertionMethod".into()),
+            Ok(())
+        );
         let other = Did::key(p256.public_key()).to_string();
         for (pointer, value, code) in [
-            ("/@context", serde_json::json!([CONTEXTS[0]]), "credential_malformed"),
-            ("/@context", serde_json::json!([CONTEXTS[1], CONTEXTS[0]]), "credential_malformed"),
-            ("/type", serde_json::json!(["VerifiableCredential"]), "credential_malformed"),
-            ("/proof/type", "Ed25519Signature2020".into(), "credential_malformed"),
-            ("/proof/cryptosuite", "eddsa-rdfc-2022".into(), "credential_malformed"),
-            ("/proof/proofPurpose", "authentication".into(), "credential_malformed"),
+            (
+                "/@context",
+                serde_json::json!([CONTEXTS[0]]),
+                "credential_malformed",
+            ),
+            (
+                "/@context",
+                serde_json::json!([CONTEXTS[1], CONTEXTS[0]]),
+                "credential_malformed",
+            ),
+            (
+                "/type",
+                serde_json::json!(["VerifiableCredential"]),
+                "credential_malformed",
+            ),
+            (
+                "/proof/type",
+                "Ed25519Signature2020".into(),
+                "credential_malformed",
+            ),
+            (
+                "/proof/cryptosuite",
+                "eddsa-rdfc-2022".into(),
+                "credential_malformed",
+            ),
+            (
+                "/proof/proofPurpose",
+                "authentication".into(),
+                "credential_malformed",
+            ),
             ("/id", "urn:uuid:x".into(), "credential_malformed"),
-            ("/id", "urn:uuid:41414141414141414141414141414141".into(), "credential_malformed"),
-            ("/credentialSubject/vouchVersion", "2.0".into(), "credential_malformed"),
-            ("/credentialSubject/id", other.clone().into(), "issuer_mismatch"),
+            (
+                "/id",
+                "urn:uuid:41414141414141414141414141414141".into(),
+                "credential_malformed",
+            ),
+            (
+                "/credentialSubject/vouchVersion",
+                "2.0".into(),
+                "credential_malformed",
+            ),
+            (
+                "/credentialSubject/id",
+                other.clone().into(),
+                "issuer_mismatch",
+            ),
             ("/issuer", other.into(), "issuer_mismatch"),
-            ("/credentialSubject/intent/target", "".into(), "credential_intent_incomplete"),
-            ("/credentialSubject/intent/resource", "".into(), "credential_intent_incomplete"),
-            ("/proof/created", "2026-11-21T02:00:00Z".into(), "not_yet_valid"),
+            (
+                "/credentialSubject/intent/target",
+                "".into(),
+                "credential_intent_incomplete",
+            ),
+            (
+                "/credentialSubject/intent/resource",
+                "".into(),
+                "credential_intent_incomplete",
+            ),
+            (
+                "/proof/created",
+                "2026-11-21T02:00:00Z".into(),
+                "not_yet_valid",
+            ),
         ] {
-            assert_eq!(judged(pointer, value.clone()), Err(code), "{pointer}: {value}");
+            assert_eq!(
+                judged(pointer, value.clone()),
+                Err(code),
+                "{pointer}: {value}"
+            );
         }
     }
 
@@ -464,7 +603,8 @@ mod tests {
         let kid = KeyId::of(&good.issuer, key.public_key()).unwrap();
         let of_size = |size: usize| {
             let padded = |n: usize| Content {
-                payload: Payload::parse(format!("{{\"x\":\"{}\"}}", "a".repeat(n)).as_bytes()).unwrap(),
+                payload: Payload::parse(format!("{{\"x\":\"{}\"}}", "a".repeat(n)).as_bytes())
+                    .unwrap(),
                 ..good.clone()
             };
             let text = |n: usize| sign(padded(n), &kid, &key).unwrap().to_string();
@@ -475,15 +615,31 @@ mod tests {
         };
         let expected = expected(&key, &good.issuer);
         assert!(verify(&of_size(MAX_BYTES), &expected).is_ok());
-        assert_eq!(verify(&of_size(MAX_BYTES + 1), &expected), Err(malformed("longer than 64 KiB")));
-        let begins = verify_signature(&of_size(2000), expected.key, expected.did).map(|signed| signed.begins);
+        assert_eq!(
+            verify(&of_size(MAX_BYTES + 1), &expected),
+            Err(malformed("longer than 64 KiB"))
+        );
+        let begins = verify_signature(&of_size(2000), expected.key, expected.did)
+            .map(|signed| signed.begins);
         assert_eq!(begins, Ok(UnixSeconds(1_795_225_251)));
         assert_eq!(unverified_binding(&of_size(MAX_BYTES)), Ok(good.binding));
-        assert_eq!(unverified_binding(&of_size(MAX_BYTES + 1)), Err(malformed("longer than 64 KiB")));
-        assert_eq!(unverified_binding(b"{}").unwrap_err().code(), "credential_malformed");
+        assert_eq!(
+            unverified_binding(&of_size(MAX_BYTES + 1)),
+            Err(malformed("longer than 64 KiB"))
+        );
+        assert_eq!(
+            unverified_binding(b"{}").unwrap_err().code(),
+            "credential_malformed"
+        );
         let spaced = format!(" {}\n", sign(good.clone(), &kid, &key).unwrap());
-        assert_eq!(canonical(spaced.as_bytes()), json::canonical(&sign(good.clone(), &kid, &key).unwrap()));
+        assert_eq!(
+            canonical(spaced.as_bytes()),
+            json::canonical(&sign(good.clone(), &kid, &key).unwrap())
+        );
         assert!(canonical(&of_size(MAX_BYTES)).is_ok());
-        assert_eq!(canonical(&of_size(MAX_BYTES + 1)), Err(malformed("longer than 64 KiB")));
+        assert_eq!(
+            canonical(&of_size(MAX_BYTES + 1)),
+            Err(malformed("longer than 64 KiB"))
+        );
     }
 }

@@ -37,7 +37,9 @@ impl Did {
 
     /// The key that a did:key is made of; `None` for did:web.
     pub fn embedded_key(&self) -> Option<PublicKey> {
-        self.0.strip_prefix("did:key:").and_then(|multikey| PublicKey::from_multikey(multikey).ok())
+        self.0
+            .strip_prefix("did:key:")
+            .and_then(|multikey| PublicKey::from_multikey(multikey).ok())
     }
 
     /// Whether the method is `web`.
@@ -61,19 +63,33 @@ fn check_web(rest: &str) -> Result<(), Error> {
     };
     let label = |label: &str| {
         !label.is_empty()
-            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
     if !domain.split('.').all(label) {
         return Err(Error::DidInvalid("did:web needs a lowercase domain name"));
     }
-    if port.is_some_and(|port| port.parse::<u16>().map_or(true, |n| n == 0 || n.to_string() != port)) {
+    if port.is_some_and(|port| {
+        port.parse::<u16>()
+            .map_or(true, |n| n == 0 || n.to_string() != port)
+    }) {
         return Err(Error::DidInvalid("did:web has a malformed port"));
     }
-    let segment =
-        |s: &str| !s.is_empty() && s != "." && s != ".." && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
-    if parts.all(segment) { Ok(()) } else { Err(Error::DidInvalid("did:web has a malformed path")) }
+    let segment = |s: &str| {
+        !s.is_empty()
+            && s != "."
+            && s != ".."
+            && s.bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+    };
+    if parts.all(segment) {
+        Ok(())
+    } else {
+        Err(Error::DidInvalid("did:web has a malformed path"))
+    }
 }
 
 impl fmt::Display for Did {
@@ -140,7 +156,10 @@ pub struct Document {
 const MAX_METHODS: usize = 64;
 
 /// The contexts of every document of this profile.
-const CONTEXTS: [&str; 2] = ["https://www.w3.org/ns/did/v1", "https://w3id.org/security/multikey/v1"];
+const CONTEXTS: [&str; 2] = [
+    "https://www.w3.org/ns/did/v1",
+    "https://w3id.org/security/multikey/v1",
+];
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -165,15 +184,22 @@ impl Document {
         if keys.is_empty() {
             return Err(Error::DidDocumentInvalid("no key"));
         }
-        let keys = keys.iter().map(|key| Ok((KeyId::of(&did, key)?, key.clone()))).collect::<Result<_, Error>>()?;
+        let keys = keys
+            .iter()
+            .map(|key| Ok((KeyId::of(&did, key)?, key.clone())))
+            .collect::<Result<_, Error>>()?;
         Ok(Self { did, keys })
     }
 
-    /// Reads a document and checks that every key that asserts is of this DID and named as this profile names keys.
+    /// Reads a document and checks that every key that asserts is of this DID and named as this
+    /// profile names keys.
     pub fn parse(text: &[u8]) -> Result<Self, Error> {
         let wire: WireDocument = json::parse_as(text)?;
-        if wire.verification_method.len() > MAX_METHODS || wire.assertion_method.len() > MAX_METHODS {
-            return Err(Error::DidDocumentInvalid("more than 64 verification methods"));
+        if wire.verification_method.len() > MAX_METHODS || wire.assertion_method.len() > MAX_METHODS
+        {
+            return Err(Error::DidDocumentInvalid(
+                "more than 64 verification methods",
+            ));
         }
         let mut keys = Vec::new();
         for method in &wire.verification_method {
@@ -181,11 +207,15 @@ impl Document {
                 continue;
             }
             if method.r#type != "Multikey" || method.controller != wire.id {
-                return Err(Error::DidDocumentInvalid("a verification method is no Multikey of this DID"));
+                return Err(Error::DidDocumentInvalid(
+                    "a verification method is no Multikey of this DID",
+                ));
             }
             let key = PublicKey::from_multikey(&method.public_key_multibase)?;
             if KeyId::of(&wire.id, &key)?.as_str() != method.id {
-                return Err(Error::DidDocumentInvalid("a verification method has another id than its key"));
+                return Err(Error::DidDocumentInvalid(
+                    "a verification method has another id than its key",
+                ));
             }
             keys.push(key);
         }
@@ -199,7 +229,10 @@ impl Document {
 
     /// The key of this id, if the document lists it.
     pub fn key(&self, id: &str) -> Option<&PublicKey> {
-        self.keys.iter().find(|(listed, _)| listed.as_str() == id).map(|(_, key)| key)
+        self.keys
+            .iter()
+            .find(|(listed, _)| listed.as_str() == id)
+            .map(|(_, key)| key)
     }
 
     /// The document as JSON: Multikeys for assertion and authentication.
@@ -240,7 +273,10 @@ pub fn parse_jwks(text: &[u8]) -> Result<Vec<(Option<String>, PublicKey)>, Error
         keys: Vec<Jwk>,
     }
     let jwks: Jwks = json::parse_as(text)?;
-    jwks.keys.iter().map(|jwk| Ok((jwk.kid.clone(), PublicKey::from_jwk(jwk)?))).collect()
+    jwks.keys
+        .iter()
+        .map(|jwk| Ok((jwk.kid.clone(), PublicKey::from_jwk(jwk)?)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -250,9 +286,16 @@ mod tests {
 
     #[test]
     fn dids_are_read_strictly() {
-        for good in ["did:web:my-agent.example.com", "did:web:localhost%3A8443", "did:web:3.example.com:agents:A-1._"] {
+        for good in [
+            "did:web:my-agent.example.com",
+            "did:web:localhost%3A8443",
+            "did:web:3.example.com:agents:A-1._",
+        ] {
             let did = Did::parse(good).unwrap();
-            assert_eq!((did.as_str(), did.is_web(), did.embedded_key()), (good, true, None));
+            assert_eq!(
+                (did.as_str(), did.is_web(), did.embedded_key()),
+                (good, true, None)
+            );
         }
         for key in keys() {
             let did = Did::key(&key);
@@ -292,21 +335,33 @@ mod tests {
     fn documents_and_jwks_read_back() {
         let web = Did::parse("did:web:agent.example.com").unwrap();
         let [ed, p256] = keys();
-        for (did, keys) in [(web, vec![ed.clone(), p256.clone()]), (Did::key(&ed), vec![ed]), (Did::key(&p256), vec![p256])] {
+        for (did, keys) in [
+            (web, vec![ed.clone(), p256.clone()]),
+            (Did::key(&ed), vec![ed]),
+            (Did::key(&p256), vec![p256]),
+        ] {
             let document = Document::new(did, &keys).unwrap();
             let text = document.to_json().to_string();
             assert_eq!(Document::parse(text.as_bytes()).unwrap(), document);
             for key in &keys {
                 let kid = KeyId::of(document.did(), key).unwrap();
                 assert_eq!(document.key(kid.as_str()), Some(key));
-                let jwk = document.to_jwks().into_iter().find(|jwk| jwk.kid.as_deref() == Some(kid.as_str())).unwrap();
+                let jwk = document
+                    .to_jwks()
+                    .into_iter()
+                    .find(|jwk| jwk.kid.as_deref() == Some(kid.as_str()))
+                    .unwrap();
                 assert_eq!(jwk.alg.as_deref(), Some(key.algorithm().as_str()));
                 assert_eq!(jwk.usage.as_deref(), Some("sig"));
                 assert_eq!(PublicKey::from_jwk(&jwk).as_ref(), Ok(key));
             }
             assert_eq!(document.key("did:web:agent.example.com"), None);
             let jwks = json!({ "keys": document.to_jwks() }).to_string();
-            let read: Vec<PublicKey> = parse_jwks(jwks.as_bytes()).unwrap().into_iter().map(|(_, key)| key).collect();
+            let read: Vec<PublicKey> = parse_jwks(jwks.as_bytes())
+                .unwrap()
+                .into_iter()
+                .map(|(_, key)| key)
+                .collect();
             assert_eq!(read, keys);
         }
     }
@@ -314,17 +369,35 @@ mod tests {
     #[test]
     fn a_document_that_lies_about_a_key_is_refused() {
         let [ed, p256] = keys();
-        assert_eq!(Document::new(Did::key(&ed), std::slice::from_ref(&p256)).unwrap_err(), Error::KeyIdMismatch);
+        assert_eq!(
+            Document::new(Did::key(&ed), std::slice::from_ref(&p256)).unwrap_err(),
+            Error::KeyIdMismatch
+        );
         let web = Did::parse("did:web:agent.example.com").unwrap();
-        let text = Document::new(web, std::slice::from_ref(&ed)).unwrap().to_json().to_string();
+        let text = Document::new(web, std::slice::from_ref(&ed))
+            .unwrap()
+            .to_json()
+            .to_string();
         for (from, to) in [
             (ed.to_multikey(), p256.to_multikey()),
-            ("\"controller\":\"did:web:agent".to_owned(), "\"controller\":\"did:web:other".to_owned()),
-            ("\"type\":\"Multikey\"".to_owned(), "\"type\":\"JsonWebKey\"".to_owned()),
-            ("\"assertionMethod\":[".to_owned(), "\"assertionMethod\":[],\"x\":[".to_owned()),
+            (
+                "\"controller\":\"did:web:agent".to_owned(),
+                "\"controller\":\"did:web:other".to_owned(),
+            ),
+            (
+                "\"type\":\"Multikey\"".to_owned(),
+                "\"type\":\"JsonWebKey\"".to_owned(),
+            ),
+            (
+                "\"assertionMethod\":[".to_owned(),
+                "\"assertionMethod\":[],\"x\":[".to_owned(),
+            ),
         ] {
             assert!(text.contains(&from));
-            assert!(Document::parse(text.replace(&from, &to).as_bytes()).is_err(), "{from}");
+            assert!(
+                Document::parse(text.replace(&from, &to).as_bytes()).is_err(),
+                "{from}"
+            );
         }
     }
 
@@ -336,18 +409,33 @@ mod tests {
         let first = |document: &Value, list: &str| document[list][0].clone();
         let with = |methods: usize, assertions: usize| {
             let mut document = written.clone();
-            document["verificationMethod"] = Value::Array(vec![first(&written, "verificationMethod"); methods]);
-            document["assertionMethod"] = Value::Array(vec![first(&written, "assertionMethod"); assertions]);
+            document["verificationMethod"] =
+                Value::Array(vec![first(&written, "verificationMethod"); methods]);
+            document["assertionMethod"] =
+                Value::Array(vec![first(&written, "assertionMethod"); assertions]);
             Document::parse(document.to_string().as_bytes())
         };
         assert!(with(64, 64).is_ok());
-        assert_eq!(with(65, 1), Err(Error::DidDocumentInvalid("more than 64 verification methods")));
-        assert_eq!(with(1, 65), Err(Error::DidDocumentInvalid("more than 64 verification methods")));
+        assert_eq!(
+            with(65, 1),
+            Err(Error::DidDocumentInvalid(
+                "more than 64 verification methods"
+            ))
+        );
+        assert_eq!(
+            with(1, 65),
+            Err(Error::DidDocumentInvalid(
+                "more than 64 verification methods"
+            ))
+        );
         assert_eq!(with(0, 1), Err(Error::DidDocumentInvalid("no key")));
         let mut one = written.clone();
         one["assertionMethod"] = json!([first(&written, "assertionMethod")]);
         let document = Document::parse(one.to_string().as_bytes()).unwrap();
         assert_eq!(document.to_jwks().len(), 1);
-        assert_eq!(document.key(first(&written, "assertionMethod").as_str().unwrap()), Some(&ed));
+        assert_eq!(
+            document.key(first(&written, "assertionMethod").as_str().unwrap()),
+            Some(&ed)
+        );
     }
 }

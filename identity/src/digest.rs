@@ -61,7 +61,11 @@ impl<'de, const N: usize> Deserialize<'de> for Digest<N> {
 }
 
 impl<C, const N: usize> Encode<C> for Digest<N> {
-    fn encode<W: Write>(&self, encoder: &mut Encoder<W>, _: &mut C) -> Result<(), minicbor::encode::Error<W::Error>> {
+    fn encode<W: Write>(
+        &self,
+        encoder: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
         encoder.bytes(&self.0)?.ok()
     }
 }
@@ -69,7 +73,10 @@ impl<C, const N: usize> Encode<C> for Digest<N> {
 impl<'b, C, const N: usize> Decode<'b, C> for Digest<N> {
     fn decode(decoder: &mut Decoder<'b>, _: &mut C) -> Result<Self, minicbor::decode::Error> {
         let bytes = decoder.bytes()?;
-        bytes.try_into().map(Self).map_err(|_| minicbor::decode::Error::message("a digest of another size"))
+        bytes
+            .try_into()
+            .map(Self)
+            .map_err(|_| minicbor::decode::Error::message("a digest of another size"))
     }
 }
 
@@ -80,7 +87,10 @@ mod tests {
     #[test]
     fn a_digest_is_lowercase_hex_and_nothing_else() {
         let digest = Digest([0xab, 1]);
-        assert_eq!((digest.to_string(), format!("{digest:?}")), ("ab01".into(), "ab01".into()));
+        assert_eq!(
+            (digest.to_string(), format!("{digest:?}")),
+            ("ab01".into(), "ab01".into())
+        );
         assert_eq!(Digest::from_hex("ab01"), Ok(digest));
         for bad in ["AB01", "ab0", "ab010", "ab0100", "", "xy01"] {
             assert_eq!(Digest::<2>::from_hex(bad), Err(Error::Hex { expected: 2 }));

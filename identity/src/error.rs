@@ -10,17 +10,24 @@ pub enum Error {
     /// The text is not JSON at all.
     #[error("not valid JSON: {0}")]
     JsonMalformed(String),
-    /// A number with a fraction or an exponent: implementations of RFC 8785 print those differently.
-    #[error("JSON holds a number that is not a plain integer; write it as a string or in smaller units")]
+    /// A number with a fraction or an exponent: implementations of RFC 8785 print those
+    /// differently.
+    #[error(
+        "JSON holds a number that is not a plain integer; write it as a string or in smaller units"
+    )]
     JsonFloat,
-    /// An integer outside of -(2^53-1)..=2^53-1, which not every JSON reader keeps exact (RFC 8259 section 6).
+    /// An integer outside of -(2^53-1)..=2^53-1, which not every JSON reader keeps exact (RFC 8259
+    /// section 6).
     #[error("JSON holds an integer beyond 2^53-1; write it as a string")]
     JsonIntegerRange,
-    /// An object names a member twice, and readers disagree on which one counts (RFC 8259 section 4).
+    /// An object names a member twice, and readers disagree on which one counts (RFC 8259 section
+    /// 4).
     #[error("JSON object holds the key {0:?} twice")]
     JsonDuplicateKey(String),
     /// An object that some readers take for something else than an object.
-    #[error("JSON object holds a name that is kept for a reader's own use ($serde_json::private::)")]
+    #[error(
+        "JSON object holds a name that is kept for a reader's own use ($serde_json::private::)"
+    )]
     JsonPrivateName,
     /// Nested deeper than is read here.
     #[error("JSON nested too deeply")]
@@ -109,7 +116,8 @@ pub enum Error {
     /// Another resource is wanted than was given.
     #[error("the resource is not within that of the token that it is taken from")]
     ResourceExceedsParent,
-    /// A resource about which a label or a prefix decides, or a pattern of resources, is not spelled in the one way: see [`crate::resource`].
+    /// A resource about which a label or a prefix decides, or a pattern of resources, is not
+    /// spelled in the one way: see [`crate::resource`].
     #[error("the resource is not spelled in the one way that labels and prefixes compare: {0}")]
     ResourceNotCanonical(&'static str),
     /// A grant is not by the one to whom the grant before it was given.

@@ -39,7 +39,10 @@ mod tests {
     fn a_format_has_one_name() {
         for format in [Format::VouchJwt, Format::VouchCredential, Format::Envelope] {
             assert_eq!(serde_json::to_value(format).unwrap(), format.as_str());
-            assert_eq!(serde_json::from_value::<Format>(format.as_str().into()).unwrap(), format);
+            assert_eq!(
+                serde_json::from_value::<Format>(format.as_str().into()).unwrap(),
+                format
+            );
         }
     }
 }

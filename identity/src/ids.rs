@@ -77,7 +77,10 @@ mod tests {
     fn an_agent_is_named_by_its_key() {
         for (key, kind) in crate::signer::tests::both().iter().zip(["ed25519", "p256"]) {
             let fingerprint = sha256(&key.public_key().to_spki());
-            assert_eq!(agent_id("a", key.public_key()), format!("agent:a:{kind}:{fingerprint}"));
+            assert_eq!(
+                agent_id("a", key.public_key()),
+                format!("agent:a:{kind}:{fingerprint}")
+            );
         }
     }
 }

@@ -6,8 +6,9 @@ use crate::{Did, Error};
 
 /// What a caller wants a signature for: an action on a target within a resource.
 ///
-/// In JSON an object with those three members, or a string, which is then the action. `action` is never empty; each
-/// field is at most 1024 bytes and holds no control characters, so that it can stand in a log line.
+/// In JSON an object with those three members, or a string, which is then the action. `action` is
+/// never empty; each field is at most 1024 bytes and holds no control characters, so that it can
+/// stand in a log line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Wire")]
 pub struct Intent {
@@ -34,7 +35,12 @@ impl Intent {
                 return Err(Error::IntentInvalid("a field holds control characters"));
             }
         }
-        Ok(Self { action, target, resource, delegatee: None })
+        Ok(Self {
+            action,
+            target,
+            resource,
+            delegatee: None,
+        })
     }
 
     /// The same, as a grant: what this one may do from now on. Vouch has it so.
@@ -64,7 +70,10 @@ impl Intent {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "an intent is a string or {action, target, resource, delegatee?}")]
+#[serde(
+    untagged,
+    expecting = "an intent is a string or {action, target, resource, delegatee?}"
+)]
 enum Wire {
     Action(String),
     Full(Full),
@@ -88,9 +97,8 @@ impl TryFrom<Wire> for Intent {
     fn try_from(wire: Wire) -> Result<Self, Error> {
         match wire {
             Wire::Action(action) => Self::new(action, String::new(), String::new()),
-            Wire::Full(full) => {
-                Self::new(full.action, full.target, full.resource).map(|intent| intent.granted_to(full.delegatee))
-            }
+            Wire::Full(full) => Self::new(full.action, full.target, full.resource)
+                .map(|intent| intent.granted_to(full.delegatee)),
         }
     }
 }
@@ -102,16 +110,45 @@ mod tests {
     #[test]
     fn both_forms_are_read_and_odd_ones_refused() {
         let short: Intent = serde_json::from_str("\"authorization\"").unwrap();
-        assert_eq!((short.action(), short.target(), short.resource()), ("authorization", "", ""));
-        let full: Intent = serde_json::from_str("{\"action\":\"a\",\"target\":\"t\",\"resource\":\"r\"}").unwrap();
-        assert_eq!((full.action(), full.target(), full.resource()), ("a", "t", "r"));
-        let grant: Intent = serde_json::from_str("{\"action\":\"a\",\"delegatee\":\"did:web:a.example\"}").unwrap();
-        assert_eq!(grant.delegatee().map(Did::as_str), Some("did:web:a.example"));
-        assert_eq!(serde_json::to_value(&grant).unwrap()["delegatee"], "did:web:a.example");
-        assert!(serde_json::to_value(&full).unwrap().get("delegatee").is_none());
+        assert_eq!(
+            (short.action(), short.target(), short.resource()),
+            ("authorization", "", "")
+        );
+        let full: Intent =
+            serde_json::from_str("{\"action\":\"a\",\"target\":\"t\",\"resource\":\"r\"}").unwrap();
+        assert_eq!(
+            (full.action(), full.target(), full.resource()),
+            ("a", "t", "r")
+        );
+        let grant: Intent =
+            serde_json::from_str("{\"action\":\"a\",\"delegatee\":\"did:web:a.example\"}").unwrap();
+        assert_eq!(
+            grant.delegatee().map(Did::as_str),
+            Some("did:web:a.example")
+        );
+        assert_eq!(
+            serde_json::to_value(&grant).unwrap()["delegatee"],
+            "did:web:a.example"
+        );
+        assert!(
+            serde_json::to_value(&full)
+                .unwrap()
+                .get("delegatee")
+                .is_none()
+        );
         assert!(serde_json::from_str::<Intent>("{\"action\":\"a\",\"delegatee\":\"me\"}").is_err());
         let long = format!("\"{}\"", "a".repeat(1025));
-        for odd in ["\"\"", "null", "[]", "1", "{}", "{\"action\":\"a\",\"x\":1}", "\"a\\nb\"", "{\"action\":1}", &long] {
+        for odd in [
+            "\"\"",
+            "null",
+            "[]",
+            "1",
+            "{}",
+            "{\"action\":\"a\",\"x\":1}",
+            "\"a\\nb\"",
+            "{\"action\":1}",
+            &long,
+        ] {
             assert!(serde_json::from_str::<Intent>(odd).is_err(), "{odd}");
         }
     }

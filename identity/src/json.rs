@@ -1,7 +1,7 @@
 //! JSON that every implementation reads and canonicalises alike.
 //!
-//! Floats, integers beyond 2^53-1 and duplicate keys are refused here, at the door: implementations of RFC 8785 disagree
-//! on the first two, JSON readers on the third.
+//! Floats, integers beyond 2^53-1 and duplicate keys are refused here, at the door: implementations
+//! of RFC 8785 disagree on the first two, JSON readers on the third.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -17,18 +17,28 @@ pub const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
 
 /// Nesting of a whole text.
 const MAX_DEPTH: usize = 96;
-/// Nesting of a payload: less, so that it can be read again where it stands inside of a token or a credential.
+/// Nesting of a payload: less, so that it can be read again where it stands inside of a token or a
+/// credential.
 const MAX_PAYLOAD_DEPTH: usize = 64;
 
 /// Parses strictly; see the module's rules. Nesting deeper than 96 is refused.
 pub fn parse(text: &[u8]) -> Result<Value, Error> {
     let fault = RefCell::new(None);
     let mut deserializer = serde_json::Deserializer::from_slice(text);
-    let value = Strict { fault: &fault, depth: MAX_DEPTH }.deserialize(&mut deserializer).and_then(|value| {
+    let value = Strict {
+        fault: &fault,
+        depth: MAX_DEPTH,
+    }
+    .deserialize(&mut deserializer)
+    .and_then(|value| {
         deserializer.end()?;
         Ok(value)
     });
-    value.map_err(|error| fault.take().unwrap_or_else(|| Error::JsonMalformed(error.to_string())))
+    value.map_err(|error| {
+        fault
+            .take()
+            .unwrap_or_else(|| Error::JsonMalformed(error.to_string()))
+    })
 }
 
 /// Parses strictly, then reads the value as a `T`.
@@ -36,12 +46,14 @@ pub fn parse_as<T: DeserializeOwned>(text: &[u8]) -> Result<T, Error> {
     serde_json::from_value(parse(text)?).map_err(|error| Error::JsonShape(error.to_string()))
 }
 
-/// The RFC 8785 form. Only for values that came through [`parse`] or were built from strings and safe integers.
+/// The RFC 8785 form. Only for values that came through [`parse`] or were built from strings and
+/// safe integers.
 pub fn canonical<T: Serialize>(value: &T) -> Result<Vec<u8>, Error> {
     serde_jcs::to_vec(value).map_err(|error| Error::JsonShape(error.to_string()))
 }
 
-/// A JSON object of the caller's, strict as [`parse`] demands. It is signed as it is, under a member of its own.
+/// A JSON object of the caller's, strict as [`parse`] demands. It is signed as it is, under a
+/// member of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Payload(Map<String, Value>);
 
@@ -55,7 +67,11 @@ impl Payload {
     pub fn pointer(&self, pointer: &str) -> Option<&Value> {
         let (first, rest) = split_pointer(pointer)?;
         let value = self.0.get(&first)?;
-        if rest.is_empty() { Some(value) } else { value.pointer(rest) }
+        if rest.is_empty() {
+            Some(value)
+        } else {
+            value.pointer(rest)
+        }
     }
 
     /// The names of the top-level members.
@@ -63,17 +79,21 @@ impl Payload {
         self.0.keys().map(String::as_str)
     }
 
-    /// Whether every name in it, however deep, is below U+E000: then the order of bytes, in which it is kept, is also that of
-    /// UTF-16 code units, which RFC 8785 wants.
+    /// Whether every name in it, however deep, is below U+E000: then the order of bytes, in which
+    /// it is kept, is also that of UTF-16 code units, which RFC 8785 wants.
     pub(crate) fn is_in_canonical_order(&self) -> bool {
         fn good(value: &Value) -> bool {
             match value {
-                Value::Object(map) => map.iter().all(|(name, value)| name.chars().all(|c| c < '\u{e000}') && good(value)),
+                Value::Object(map) => map
+                    .iter()
+                    .all(|(name, value)| name.chars().all(|c| c < '\u{e000}') && good(value)),
                 Value::Array(items) => items.iter().all(good),
                 _ => true,
             }
         }
-        self.0.iter().all(|(name, value)| name.chars().all(|c| c < '\u{e000}') && good(value))
+        self.0
+            .iter()
+            .all(|(name, value)| name.chars().all(|c| c < '\u{e000}') && good(value))
     }
 
     /// The object as a JSON value.
@@ -85,13 +105,21 @@ impl Payload {
 fn split_pointer(pointer: &str) -> Option<(String, &str)> {
     let after = pointer.strip_prefix('/')?;
     let end = after.find('/').unwrap_or(after.len());
-    Some((after[..end].replace("~1", "/").replace("~0", "~"), &after[end..]))
+    Some((
+        after[..end].replace("~1", "/").replace("~0", "~"),
+        &after[end..],
+    ))
 }
 
 impl<'de> Deserialize<'de> for Payload {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let fault = RefCell::new(None);
-        match (Strict { fault: &fault, depth: MAX_PAYLOAD_DEPTH }).deserialize(deserializer) {
+        match (Strict {
+            fault: &fault,
+            depth: MAX_PAYLOAD_DEPTH,
+        })
+        .deserialize(deserializer)
+        {
             Ok(Value::Object(map)) => Ok(Self(map)),
             Ok(_) => Err(serde::de::Error::custom("a payload must be an object")),
             Err(error) => Err(fault.take().map_or(error, serde::de::Error::custom)),
@@ -99,7 +127,8 @@ impl<'de> Deserialize<'de> for Payload {
     }
 }
 
-/// Some readers, built with serde_json, take an object whose member begins so for something else than an object.
+/// Some readers, built with serde_json, take an object whose member begins so for something else
+/// than an object.
 const PRIVATE: &str = "$serde_json::private::";
 
 /// Builds a [`Value`] and leaves the typed reason of a refusal in `fault`.
@@ -162,10 +191,15 @@ impl<'de> Visitor<'de> for Strict<'_> {
         Ok(Value::from(value))
     }
 
-    /// serde_json also brings integers beyond 64 bits here; those have no fraction and are far out of range.
+    /// serde_json also brings integers beyond 64 bits here; those have no fraction and are far out
+    /// of range.
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
         let huge = value.abs() >= 9_007_199_254_740_992.0 && value.fract() == 0.0;
-        Err(self.refuse(if huge { Error::JsonIntegerRange } else { Error::JsonFloat }))
+        Err(self.refuse(if huge {
+            Error::JsonIntegerRange
+        } else {
+            Error::JsonFloat
+        }))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -216,7 +250,13 @@ mod tests {
             ("{\"a\":[1,{\"\u{e000}\":1}]}", false),
             ("{\"a\":{\"\u{10000}\":1}}", false),
         ] {
-            assert_eq!(Payload::parse(text.as_bytes()).unwrap().is_in_canonical_order(), known, "{text}");
+            assert_eq!(
+                Payload::parse(text.as_bytes())
+                    .unwrap()
+                    .is_in_canonical_order(),
+                known,
+                "{text}"
+            );
         }
     }
 
@@ -224,8 +264,14 @@ mod tests {
     fn what_cannot_be_canonicalised_alike_everywhere_is_refused() {
         for (text, code) in [
             ("{\"a\":1.5}", "json_float"),
-            ("{\"a\":[{\"$serde_json::private::Number\":\"1e2000000000\"}]}", "json_private_name"),
-            ("{\"$serde_json::private::RawValue\":\"1\"}", "json_private_name"),
+            (
+                "{\"a\":[{\"$serde_json::private::Number\":\"1e2000000000\"}]}",
+                "json_private_name",
+            ),
+            (
+                "{\"$serde_json::private::RawValue\":\"1\"}",
+                "json_private_name",
+            ),
             ("{\"a\":1.0}", "json_float"),
             ("{\"a\":1e2}", "json_float"),
             ("[-0]", "json_float"),
@@ -244,16 +290,25 @@ mod tests {
         ] {
             assert_eq!(parse(text.as_bytes()).unwrap_err().code(), code, "{text}");
         }
-        assert_eq!(parse(&[b'"', 0xff, b'"']).unwrap_err().code(), "json_malformed");
+        assert_eq!(
+            parse(&[b'"', 0xff, b'"']).unwrap_err().code(),
+            "json_malformed"
+        );
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         assert_eq!(parse(deep.as_bytes()).unwrap_err().code(), "json_too_deep");
         let nested = |levels: usize| format!("{}1{}", "{\"a\":".repeat(levels), "}".repeat(levels));
         assert!(parse(nested(96).as_bytes()).is_ok());
-        assert_eq!(parse(nested(97).as_bytes()).unwrap_err().code(), "json_too_deep");
+        assert_eq!(
+            parse(nested(97).as_bytes()).unwrap_err().code(),
+            "json_too_deep"
+        );
         assert!(Payload::parse(nested(64).as_bytes()).is_ok());
         assert!(Payload::parse(nested(65).as_bytes()).is_err());
         let text = b"[9007199254740991,-9007199254740991,null,true,false,\"a\",\"\\u20ac\\n\",{\"b\":{}},[],0]";
-        assert_eq!(parse(text).unwrap(), serde_json::from_slice::<Value>(text).unwrap());
+        assert_eq!(
+            parse(text).unwrap(),
+            serde_json::from_slice::<Value>(text).unwrap()
+        );
     }
 
     #[test]
@@ -266,13 +321,23 @@ mod tests {
         for nothing in ["", "x", "/y", "/a/b", "/x/0"] {
             assert_eq!(payload.pointer(nothing), None, "{nothing}");
         }
-        assert_eq!(payload.into_value(), serde_json::from_slice::<Value>(text).unwrap());
+        assert_eq!(
+            payload.into_value(),
+            serde_json::from_slice::<Value>(text).unwrap()
+        );
         for no_object in ["[]", "1", "null", "\"{}\""] {
-            assert_eq!(Payload::parse(no_object.as_bytes()).unwrap_err().code(), "json_shape");
-            let error = serde_json::from_str::<Payload>(no_object).unwrap_err().to_string();
+            assert_eq!(
+                Payload::parse(no_object.as_bytes()).unwrap_err().code(),
+                "json_shape"
+            );
+            let error = serde_json::from_str::<Payload>(no_object)
+                .unwrap_err()
+                .to_string();
             assert!(error.contains("a payload must be an object"), "{error}");
         }
-        let error = serde_json::from_str::<Payload>("{\"a\":1.5}").unwrap_err().to_string();
+        let error = serde_json::from_str::<Payload>("{\"a\":1.5}")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(&Error::JsonFloat.to_string()), "{error}");
     }
 
@@ -286,7 +351,10 @@ mod tests {
                         \"\u{1f600}\":\"Smiley\",\"\u{fb33}\":\"Dalet\"}";
         assert_eq!(String::from_utf8(form).unwrap(), expected);
         let strings = parse(b"[\"\\u000f\\n\\\"\\\\\\/\\u007f\\u2028\"]").unwrap();
-        assert_eq!(canonical(&strings).unwrap(), "[\"\\u000f\\n\\\"\\\\/\u{7f}\u{2028}\"]".as_bytes());
+        assert_eq!(
+            canonical(&strings).unwrap(),
+            "[\"\\u000f\\n\\\"\\\\/\u{7f}\u{2028}\"]".as_bytes()
+        );
     }
 
     #[test]
@@ -297,7 +365,10 @@ mod tests {
         assert_eq!(payload.pointer("d"), None);
         assert_eq!(payload.pointer(""), None);
         for not_an_object in ["null", "[]", "1", "\"x\""] {
-            assert_eq!(Payload::parse(not_an_object.as_bytes()).unwrap_err().code(), "json_shape");
+            assert_eq!(
+                Payload::parse(not_an_object.as_bytes()).unwrap_err().code(),
+                "json_shape"
+            );
         }
     }
 

@@ -1,4 +1,5 @@
-//! Compact JWS (RFC 7515 section 3.1) with the three header members that are used here: `alg`, `kid`, `typ`.
+//! Compact JWS (RFC 7515 section 3.1) with the three header members that are used here: `alg`,
+//! `kid`, `typ`.
 
 use data_encoding::BASE64URL_NOPAD;
 use serde::de::DeserializeOwned;
@@ -18,8 +19,17 @@ struct Header<'a> {
 }
 
 /// Signs `claims` as a `typ` with the key called `kid`.
-pub(crate) fn sign<T: Serialize, S: Signer>(typ: &str, claims: &T, kid: &str, signer: &S) -> Result<String, S::Error> {
-    let header = Header { alg: signer.public_key().algorithm().as_str(), kid, typ };
+pub(crate) fn sign<T: Serialize, S: Signer>(
+    typ: &str,
+    claims: &T,
+    kid: &str,
+    signer: &S,
+) -> Result<String, S::Error> {
+    let header = Header {
+        alg: signer.public_key().algorithm().as_str(),
+        kid,
+        typ,
+    };
     let mut jws = String::with_capacity(1024);
     append(&mut jws, &header)?;
     jws.push('.');
@@ -37,14 +47,24 @@ fn append<T: Serialize>(jws: &mut String, part: &T) -> Result<(), Error> {
 }
 
 /// Verifies form, type, algorithm, key id and signature, and reads the claims.
-pub(crate) fn verify<T: DeserializeOwned>(typ: &str, jws: &str, kid: &str, key: &PublicKey) -> Result<T, Error> {
+pub(crate) fn verify<T: DeserializeOwned>(
+    typ: &str,
+    jws: &str,
+    kid: &str,
+    key: &PublicKey,
+) -> Result<T, Error> {
     if jws.len() > MAX_BYTES {
         return Err(Error::TokenMalformed("longer than 64 KiB"));
     }
-    let (signing_input, signature) = jws.rsplit_once('.').ok_or(Error::TokenMalformed("not three parts"))?;
-    let (header, claims) = signing_input.split_once('.').ok_or(Error::TokenMalformed("not three parts"))?;
+    let (signing_input, signature) = jws
+        .rsplit_once('.')
+        .ok_or(Error::TokenMalformed("not three parts"))?;
+    let (header, claims) = signing_input
+        .split_once('.')
+        .ok_or(Error::TokenMalformed("not three parts"))?;
     let header = json::parse(&decode(header, "the header")?)?;
-    let header = Header::deserialize(&header).map_err(|error| Error::JsonShape(error.to_string()))?;
+    let header =
+        Header::deserialize(&header).map_err(|error| Error::JsonShape(error.to_string()))?;
     if header.typ != typ {
         return Err(Error::TokenMalformed("another typ"));
     }
@@ -54,7 +74,10 @@ pub(crate) fn verify<T: DeserializeOwned>(typ: &str, jws: &str, kid: &str, key: 
     if header.kid != kid {
         return Err(Error::KeyIdMismatch);
     }
-    key.verify(&Message::jws(signing_input), &decode(signature, "the signature")?)?;
+    key.verify(
+        &Message::jws(signing_input),
+        &decode(signature, "the signature")?,
+    )?;
     json::parse_as(&decode(claims, "the claims")?)
 }
 
@@ -63,11 +86,18 @@ pub(crate) fn unverified_claims(jws: &str) -> Result<Vec<u8>, Error> {
     if jws.len() > MAX_BYTES {
         return Err(Error::TokenMalformed("longer than 64 KiB"));
     }
-    decode(jws.split('.').nth(1).ok_or(Error::TokenMalformed("not three parts"))?, "the claims")
+    decode(
+        jws.split('.')
+            .nth(1)
+            .ok_or(Error::TokenMalformed("not three parts"))?,
+        "the claims",
+    )
 }
 
 fn decode(part: &str, what: &'static str) -> Result<Vec<u8>, Error> {
-    BASE64URL_NOPAD.decode(part.as_bytes()).map_err(|_| Error::Base64(what))
+    BASE64URL_NOPAD
+        .decode(part.as_bytes())
+        .map_err(|_| Error::Base64(what))
 }
 
 /// The key id, before anything is verified.
@@ -75,7 +105,11 @@ pub(crate) fn unverified_kid(jws: &str) -> Result<String, Error> {
     if jws.len() > MAX_BYTES {
         return Err(Error::TokenMalformed("longer than 64 KiB"));
     }
-    let header = json::parse(&decode(jws.split('.').next().unwrap_or_default(), "the header")?)?;
-    let header = Header::deserialize(&header).map_err(|error| Error::JsonShape(error.to_string()))?;
+    let header = json::parse(&decode(
+        jws.split('.').next().unwrap_or_default(),
+        "the header",
+    )?)?;
+    let header =
+        Header::deserialize(&header).map_err(|error| Error::JsonShape(error.to_string()))?;
     Ok(header.kid.to_owned())
 }

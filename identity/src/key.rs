@@ -24,7 +24,8 @@ impl Algorithm {
     }
 }
 
-/// An Ed25519 or P-256 public key that was checked when it was made: on the curve, not of small order.
+/// An Ed25519 or P-256 public key that was checked when it was made: on the curve, not of small
+/// order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PublicKey {
     /// Ed25519 (RFC 8032).
@@ -34,11 +35,13 @@ pub enum PublicKey {
 }
 
 /// RFC 8410: `SEQUENCE { SEQUENCE { OID 1.3.101.112 } BIT STRING (32 bytes) }`.
-const ED25519_SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+const ED25519_SPKI: [u8; 12] = [
+    0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
+];
 /// RFC 5480: id-ecPublicKey, prime256v1, and an uncompressed point of 65 bytes.
 const P256_SPKI: [u8; 26] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03,
-    0x01, 0x07, 0x03, 0x42, 0x00,
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
+    0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 /// Multicodec `ed25519-pub` and `p256-pub` as unsigned varints.
 const ED25519_MULTICODEC: [u8; 2] = [0xed, 0x01];
@@ -47,8 +50,11 @@ const P256_MULTICODEC: [u8; 2] = [0x80, 0x24];
 impl PublicKey {
     /// 32 bytes as RFC 8032 encodes them. Points of small order are refused.
     pub fn ed25519(bytes: &[u8]) -> Result<Self, Error> {
-        let bytes: &[u8; 32] = bytes.try_into().map_err(|_| Error::KeyInvalid("an Ed25519 key has 32 bytes"))?;
-        let key = ed25519_dalek::VerifyingKey::from_bytes(bytes).map_err(|_| Error::KeyInvalid("not a point of the curve"))?;
+        let bytes: &[u8; 32] = bytes
+            .try_into()
+            .map_err(|_| Error::KeyInvalid("an Ed25519 key has 32 bytes"))?;
+        let key = ed25519_dalek::VerifyingKey::from_bytes(bytes)
+            .map_err(|_| Error::KeyInvalid("not a point of the curve"))?;
         if key.is_weak() {
             return Err(Error::KeyInvalid("a point of small order"));
         }
@@ -57,7 +63,8 @@ impl PublicKey {
 
     /// A SEC1 point, 33 or 65 bytes.
     pub fn p256(sec1: &[u8]) -> Result<Self, Error> {
-        let key = p256::ecdsa::VerifyingKey::from_sec1_bytes(sec1).map_err(|_| Error::KeyInvalid("not a point of P-256"))?;
+        let key = p256::ecdsa::VerifyingKey::from_sec1_bytes(sec1)
+            .map_err(|_| Error::KeyInvalid("not a point of P-256"))?;
         Ok(Self::P256(key))
     }
 
@@ -78,7 +85,9 @@ impl PublicKey {
         {
             Self::p256(point)
         } else {
-            Err(Error::KeyInvalid("not the SubjectPublicKeyInfo of an Ed25519 or P-256 key"))
+            Err(Error::KeyInvalid(
+                "not the SubjectPublicKeyInfo of an Ed25519 or P-256 key",
+            ))
         }
     }
 
@@ -92,7 +101,8 @@ impl PublicKey {
 
     /// Reads a Multikey (`z` and base58btc of multicodec and key).
     pub fn from_multikey(text: &str) -> Result<Self, Error> {
-        // 35 bytes are at most 48 digits of base58; a longer text is not a key, and base58 is slow on long ones.
+        // 35 bytes are at most 48 digits of base58; a longer text is not a key, and base58 is slow
+        // on long ones.
         let digits = text.strip_prefix('z').filter(|digits| digits.len() <= 48);
         let bytes = digits.and_then(|digits| bs58::decode(digits).into_vec().ok());
         let bytes = bytes.ok_or(Error::KeyInvalid("not a base58btc Multikey"))?;
@@ -103,7 +113,9 @@ impl PublicKey {
         {
             Self::p256(point)
         } else {
-            Err(Error::KeyInvalid("not the Multikey of an Ed25519 or P-256 key"))
+            Err(Error::KeyInvalid(
+                "not the Multikey of an Ed25519 or P-256 key",
+            ))
         }
     }
 
@@ -119,9 +131,12 @@ impl PublicKey {
     /// The JWK form (RFC 7517; RFC 8037 for Ed25519).
     pub fn to_jwk(&self) -> Jwk {
         match self {
-            Self::Ed25519(key) => {
-                Jwk { crv: "Ed25519".into(), kty: "OKP".into(), x: BASE64URL_NOPAD.encode(key.as_bytes()), ..Jwk::default() }
-            }
+            Self::Ed25519(key) => Jwk {
+                crv: "Ed25519".into(),
+                kty: "OKP".into(),
+                x: BASE64URL_NOPAD.encode(key.as_bytes()),
+                ..Jwk::default()
+            },
             Self::P256(key) => {
                 let point = key.to_sec1_point(false);
                 let (x, y) = point.as_bytes()[1..].split_at(32);
@@ -138,7 +153,11 @@ impl PublicKey {
 
     /// Reads the public members of a JWK.
     pub fn from_jwk(jwk: &Jwk) -> Result<Self, Error> {
-        let member = |text: &str| BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| Error::Base64("a JWK"));
+        let member = |text: &str| {
+            BASE64URL_NOPAD
+                .decode(text.as_bytes())
+                .map_err(|_| Error::Base64("a JWK"))
+        };
         match (jwk.kty.as_str(), jwk.crv.as_str(), &jwk.y) {
             ("OKP", "Ed25519", None) => Self::ed25519(&member(&jwk.x)?),
             ("EC", "P-256", Some(y)) => {
@@ -156,24 +175,38 @@ impl PublicKey {
     pub fn thumbprint(&self) -> String {
         let jwk = self.to_jwk();
         let y = jwk.y.map(|y| format!(",\"y\":\"{y}\"")).unwrap_or_default();
-        let form = format!("{{\"crv\":\"{}\",\"kty\":\"{}\",\"x\":\"{}\"{y}}}", jwk.crv, jwk.kty, jwk.x);
+        let form = format!(
+            "{{\"crv\":\"{}\",\"kty\":\"{}\",\"x\":\"{}\"{y}}}",
+            jwk.crv, jwk.kty, jwk.x
+        );
         BASE64URL_NOPAD.encode(sha256(form.as_bytes()).as_bytes())
     }
 
-    /// Verifies 64 raw bytes of signature: strict Ed25519 (no small-order points, canonical encodings), or ES256 `r || s`.
+    /// Verifies 64 raw bytes of signature: strict Ed25519 (no small-order points, canonical
+    /// encodings), or ES256 `r || s`.
     pub fn verify(&self, message: &Message, signature: &[u8]) -> Result<(), Error> {
         self.verify_bytes(message.as_bytes(), signature)
     }
 
-    /// As [`PublicKey::verify`], over bytes that come framed from elsewhere. The caller's framing must separate domains.
+    /// As [`PublicKey::verify`], over bytes that come framed from elsewhere. The caller's framing
+    /// must separate domains.
     pub fn verify_bytes(&self, bytes: &[u8], signature: &[u8]) -> Result<(), Error> {
         let signature: &[u8; 64] = signature.try_into().map_err(|_| Error::SignatureInvalid)?;
         let good = match self {
-            Self::Ed25519(key) => key.verify_strict(bytes, &ed25519_dalek::Signature::from_bytes(signature)).is_ok(),
-            Self::P256(key) => p256::ecdsa::Signature::from_slice(signature)
-                .is_ok_and(|signature| p256::ecdsa::signature::Verifier::verify(key, bytes, &signature).is_ok()),
+            Self::Ed25519(key) => key
+                .verify_strict(bytes, &ed25519_dalek::Signature::from_bytes(signature))
+                .is_ok(),
+            Self::P256(key) => {
+                p256::ecdsa::Signature::from_slice(signature).is_ok_and(|signature| {
+                    p256::ecdsa::signature::Verifier::verify(key, bytes, &signature).is_ok()
+                })
+            }
         };
-        if good { Ok(()) } else { Err(Error::SignatureInvalid) }
+        if good {
+            Ok(())
+        } else {
+            Err(Error::SignatureInvalid)
+        }
     }
 }
 
@@ -213,8 +246,12 @@ mod tests {
             assert_eq!(PublicKey::from_multikey(&key.to_multikey()).unwrap(), key);
             assert_eq!(PublicKey::from_jwk(&key.to_jwk()).unwrap(), key);
             let library = match &key {
-                PublicKey::Ed25519(key) => ed25519_dalek::pkcs8::EncodePublicKey::to_public_key_der(key).unwrap(),
-                PublicKey::P256(key) => p256::pkcs8::EncodePublicKey::to_public_key_der(key).unwrap(),
+                PublicKey::Ed25519(key) => {
+                    ed25519_dalek::pkcs8::EncodePublicKey::to_public_key_der(key).unwrap()
+                }
+                PublicKey::P256(key) => {
+                    p256::pkcs8::EncodePublicKey::to_public_key_der(key).unwrap()
+                }
             };
             assert_eq!(library.as_bytes(), key.to_spki());
         }
@@ -230,7 +267,10 @@ mod tests {
             ..Jwk::default()
         };
         let key = PublicKey::from_jwk(&jwk).unwrap();
-        assert_eq!(key.thumbprint(), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
+        assert_eq!(
+            key.thumbprint(),
+            "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
+        );
         // did:key v0.7, sections "Ed25519" and "P-256": the prefixes that everybody recognises.
         assert!(key.to_multikey().starts_with("z6Mk"));
         assert!(keys()[1].to_multikey().starts_with("zDn"));
@@ -238,10 +278,16 @@ mod tests {
 
     #[test]
     fn weak_and_malformed_keys_are_refused() {
-        assert_eq!(PublicKey::ed25519(&[0; 32]).unwrap_err().code(), "key_invalid");
+        assert_eq!(
+            PublicKey::ed25519(&[0; 32]).unwrap_err().code(),
+            "key_invalid"
+        );
         let mut identity_point = [0; 32];
         identity_point[0] = 1;
-        assert_eq!(PublicKey::ed25519(&identity_point).unwrap_err(), Error::KeyInvalid("a point of small order"));
+        assert_eq!(
+            PublicKey::ed25519(&identity_point).unwrap_err(),
+            Error::KeyInvalid("a point of small order")
+        );
         assert!(PublicKey::ed25519(&[1; 31]).is_err());
         assert!(PublicKey::p256(&[4; 65]).is_err());
         for key in keys() {

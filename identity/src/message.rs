@@ -1,7 +1,8 @@
 //! What a key may sign.
 
-/// Bytes that an identity's key may sign: a JWS signing input, the digest pair of a credential, or a COSE Sig_structure
-/// with a tagged external_aad. Only this crate makes one, so a caller's bytes never reach a key unframed.
+/// Bytes that an identity's key may sign: a JWS signing input, the digest pair of a credential, or
+/// a COSE Sig_structure with a tagged external_aad. Only this crate makes one, so a caller's bytes
+/// never reach a key unframed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message(Vec<u8>);
 

@@ -1,14 +1,19 @@
-//! Resources have many spellings, and policies compare texts. Where a label or a prefix decides about a resource, it must have the one
-//! spelling that is described here; every other one is refused, none is mended.
+//! Resources have many spellings, and policies compare texts. Where a label or a prefix decides
+//! about a resource, it must have the one spelling that is described here; every other one is
+//! refused, none is mended.
 //!
-//! - A URL of a special scheme (`http`, `https`, `ws`, `wss`, `ftp`, `file`; WHATWG URL, section 3.1) is as that standard writes it:
+//! - A URL of a special scheme (`http`, `https`, `ws`, `wss`, `ftp`, `file`; WHATWG URL, section
+//!   3.1) is as that standard writes it:
 //!   the scheme in lower case and `://`; no user information; the host in lower-case ASCII, without a dot at its end, an IPv4 address in
 //!   four decimals, an IPv6 address as RFC 5952 has it; no default port; a path that begins with `/`; no query and no fragment.
-//! - Other URIs with an authority (`mcp://...`) are held to the same, but that their path may be left out, which is then `/`, and their
+//! - Other URIs with an authority (`mcp://...`) are held to the same, but that their path may be
+//!   left out, which is then `/`, and their
 //!   authority may be empty.
-//! - In paths: no empty segment but the last, no `.` or `..` (also not before a `;`), no backslash; percent-encoded is, in upper-case hex,
+//! - In paths: no empty segment but the last, no `.` or `..` (also not before a `;`), no backslash;
+//!   percent-encoded is, in upper-case hex,
 //!   what cannot stand there as it is, and never `/`, `\`, `%`, `?`, `#` or a control character.
-//! - Everything else is a name. It has no backslash, no `//`, no segment `.` or `..`, nothing percent-encoded that could stand there as it is, no
+//! - Everything else is a name. It has no backslash, no `//`, no segment `.` or `..`, nothing
+//!   percent-encoded that could stand there as it is, no
 //!   space at its begin or end, and nothing invisible.
 
 use std::borrow::Cow;
@@ -16,8 +21,14 @@ use std::net::Ipv6Addr;
 
 use crate::{Error, hides_nothing};
 
-const SPECIAL: [(&str, Option<u16>); 6] =
-    [("http", Some(80)), ("https", Some(443)), ("ws", Some(80)), ("wss", Some(443)), ("ftp", Some(21)), ("file", None)];
+const SPECIAL: [(&str, Option<u16>); 6] = [
+    ("http", Some(80)),
+    ("https", Some(443)),
+    ("ws", Some(80)),
+    ("wss", Some(443)),
+    ("ftp", Some(21)),
+    ("file", None),
+];
 
 type Checked = Result<(), &'static str>;
 
@@ -26,20 +37,26 @@ pub fn check(resource: &str) -> Result<(), Error> {
     check_text(resource, false).map_err(Error::ResourceNotCanonical)
 }
 
-/// The same, with the path `/` where a host has none: both are one resource (RFC 3986, section 6.2.3).
+/// The same, with the path `/` where a host has none: both are one resource (RFC 3986, section
+/// 6.2.3).
 pub fn with_path(resource: &str) -> Cow<'_, str> {
     match resource.split_once("://") {
-        Some((_, rest)) if !rest.is_empty() && !rest.contains(['/', '?', '#']) => Cow::Owned(format!("{resource}/")),
+        Some((_, rest)) if !rest.is_empty() && !rest.contains(['/', '?', '#']) => {
+            Cow::Owned(format!("{resource}/"))
+        }
         _ => Cow::Borrowed(resource),
     }
 }
 
-/// Refuses the text of a pattern to which a resource must be equal: here a URL may have a query and a fragment.
+/// Refuses the text of a pattern to which a resource must be equal: here a URL may have a query and
+/// a fragment.
 pub fn check_exact(pattern: &str) -> Result<(), Error> {
     let path = match pattern.find(['?', '#']) {
         Some(at) if is_url(pattern) => {
             if !pattern[at..].bytes().all(|b| b.is_ascii_graphic()) {
-                return Err(Error::ResourceNotCanonical("a query or fragment holds other than printable ASCII"));
+                return Err(Error::ResourceNotCanonical(
+                    "a query or fragment holds other than printable ASCII",
+                ));
             }
             &pattern[..at]
         }
@@ -48,7 +65,8 @@ pub fn check_exact(pattern: &str) -> Result<(), Error> {
     check(path)
 }
 
-/// Refuses the text of a pattern with which a resource must begin: it ends behind `://` or within a path, never within a host.
+/// Refuses the text of a pattern with which a resource must begin: it ends behind `://` or within a
+/// path, never within a host.
 pub fn check_prefix(pattern: &str) -> Result<(), Error> {
     check_text(pattern, true).map_err(Error::ResourceNotCanonical)
 }
@@ -57,7 +75,9 @@ fn check_text(text: &str, is_prefix: bool) -> Checked {
     if !is_url(text) {
         return check_name(text, is_prefix);
     }
-    let (scheme, rest) = text.split_once("://").ok_or("a URL has :// behind its scheme")?;
+    let (scheme, rest) = text
+        .split_once("://")
+        .ok_or("a URL has :// behind its scheme")?;
     let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b);
     if !scheme.bytes().all(good) || !scheme.starts_with(|c: char| c.is_ascii_lowercase()) {
         return Err("a scheme is in lower case, with nothing before it");
@@ -68,7 +88,9 @@ fn check_text(text: &str, is_prefix: bool) -> Checked {
     }
     let (authority, path) = match rest.find(['/', '?', '#', '\\']) {
         Some(at) => rest.split_at(at),
-        None if is_prefix => return Err("a prefix does not end within a host; end the host with /"),
+        None if is_prefix => {
+            return Err("a prefix does not end within a host; end the host with /");
+        }
         None => (rest, ""),
     };
     match (special, authority) {
@@ -84,26 +106,39 @@ fn check_text(text: &str, is_prefix: bool) -> Checked {
     }
 }
 
-/// Whether a text is a URI with an authority, or would be taken for a URL of a special scheme, however it is spelled.
+/// Whether a text is a URI with an authority, or would be taken for a URL of a special scheme,
+/// however it is spelled.
 fn is_url(text: &str) -> bool {
     // WHATWG URL, section 4.4: what readers strip before they look at the scheme, and within it.
     let ignored = |c: char| c <= ' ';
-    let scheme = text.split(':').next().unwrap_or_default().replace(ignored, "").to_ascii_lowercase();
+    let scheme = text
+        .split(':')
+        .next()
+        .unwrap_or_default()
+        .replace(ignored, "")
+        .to_ascii_lowercase();
     text.contains(':') && (text.contains("://") || SPECIAL.iter().any(|(name, _)| *name == scheme))
 }
 
 fn check_authority(authority: &str, default_port: Option<u16>) -> Checked {
     let (host, port) = match authority.rfind(':') {
-        Some(at) if !authority[at..].contains(']') => (&authority[..at], Some(&authority[at + 1..])),
+        Some(at) if !authority[at..].contains(']') => {
+            (&authority[..at], Some(&authority[at + 1..]))
+        }
         _ => (authority, None),
     };
     if let Some(port) = port {
         let number: u16 = port.parse().map_err(|_| "a port is a number up to 65535")?;
         if number == 0 || number.to_string() != port || default_port == Some(number) {
-            return Err("a port is written without zeros before it, and not where it is the default");
+            return Err(
+                "a port is written without zeros before it, and not where it is the default",
+            );
         }
     }
-    if let Some(address) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+    if let Some(address) = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+    {
         let parsed: Ipv6Addr = address.parse().map_err(|_| "not an IPv6 address")?;
         return if parsed.to_string() == address && !address.contains('.') {
             Ok(())
@@ -123,7 +158,9 @@ fn check_authority(authority: &str, default_port: Option<u16>) -> Checked {
     }
     // WHATWG URL, section 3.5: such a host is an IPv4 address, however it is written.
     let is_number = last.bytes().all(|b| b.is_ascii_digit())
-        || last.strip_prefix("0x").is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
+        || last
+            .strip_prefix("0x")
+            .is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
     match host.parse::<std::net::Ipv4Addr>() {
         Ok(address) if address.to_string() == host => Ok(()),
         _ if is_number => Err("an IPv4 address is four decimal numbers"),
@@ -161,18 +198,24 @@ fn check_segment(segment: &str, is_open: bool) -> Checked {
         let byte = bytes[at];
         if byte != b'%' {
             if !is_pchar(byte) {
-                return Err("a path holds a character that is percent-encoded there, or a query, a fragment, a backslash");
+                return Err(
+                    "a path holds a character that is percent-encoded there, or a query, a fragment, a backslash",
+                );
             }
             decoded.push(byte);
             at += 1;
             continue;
         }
-        let digits = bytes.get(at + 1..at + 3).and_then(|digits| data_encoding::HEXUPPER.decode(digits).ok());
+        let digits = bytes
+            .get(at + 1..at + 3)
+            .and_then(|digits| data_encoding::HEXUPPER.decode(digits).ok());
         let &[encoded] = digits.as_deref().unwrap_or_default() else {
             return Err("percent-encoded is two digits of upper-case hex");
         };
         if is_pchar(encoded) || b"/\\%?#".contains(&encoded) || encoded.is_ascii_control() {
-            return Err("percent-encoded is only what cannot stand there as it is, and never / \\ % ? # or a control character");
+            return Err(
+                "percent-encoded is only what cannot stand there as it is, and never / \\ % ? # or a control character",
+            );
         }
         decoded.push(encoded);
         at += 3;
@@ -197,9 +240,15 @@ fn check_name(name: &str, is_prefix: bool) -> Checked {
         return Err("no space at its begin or end, and no invisible character");
     }
     for (at, _) in name.match_indices('%') {
-        let encoded = name.get(at + 1..at + 3).and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        if encoded.is_some_and(|byte| is_pchar(byte) || b"/\\%?#".contains(&byte) || byte.is_ascii_control()) {
-            return Err("nothing is percent-encoded that could stand there as it is, nor / \\ % ? # or a control character");
+        let encoded = name
+            .get(at + 1..at + 3)
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        if encoded.is_some_and(|byte| {
+            is_pchar(byte) || b"/\\%?#".contains(&byte) || byte.is_ascii_control()
+        }) {
+            return Err(
+                "nothing is percent-encoded that could stand there as it is, nor / \\ % ? # or a control character",
+            );
         }
     }
     if !name.contains('/') {
@@ -379,7 +428,11 @@ mod tests {
             "a/..;x/b",
             "/../etc",
         ] {
-            assert_eq!(check(bad).unwrap_err().code(), "resource_not_canonical", "{bad:?}");
+            assert_eq!(
+                check(bad).unwrap_err().code(),
+                "resource_not_canonical",
+                "{bad:?}"
+            );
         }
     }
 
@@ -430,10 +483,24 @@ mod tests {
         ] {
             assert!(check_prefix(bad).is_err(), "{bad}");
         }
-        for good in ["https://a/x?y=1", "https://a/x?y=/../z#f", "https://a/?", "https://a/x", "r", "a?b"] {
+        for good in [
+            "https://a/x?y=1",
+            "https://a/x?y=/../z#f",
+            "https://a/?",
+            "https://a/x",
+            "r",
+            "a?b",
+        ] {
             assert_eq!(check_exact(good), Ok(()), "{good}");
         }
-        for bad in ["https://a?x", "https://A/x?y", "https://a/x?y z", "https://a/x?\u{e9}", "https://a/../x?y", "a/../b"] {
+        for bad in [
+            "https://a?x",
+            "https://A/x?y",
+            "https://a/x?y z",
+            "https://a/x?\u{e9}",
+            "https://a/../x?y",
+            "a/../b",
+        ] {
             assert!(check_exact(bad).is_err(), "{bad}");
         }
     }

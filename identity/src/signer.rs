@@ -49,7 +49,9 @@ pub(crate) mod tests {
         }
         let base64 = data_encoding::BASE64URL_NOPAD;
         let (signed, signature) = jws.rsplit_once('.').unwrap();
-        let signature = p256::ecdsa::Signature::from_slice(&base64.decode(signature.as_bytes()).unwrap()).unwrap();
+        let signature =
+            p256::ecdsa::Signature::from_slice(&base64.decode(signature.as_bytes()).unwrap())
+                .unwrap();
         let (r, s) = signature.split_scalars();
         let twin = p256::ecdsa::Signature::from_scalars(*r, -*s).unwrap();
         format!("{signed}.{}", base64.encode(&twin.to_bytes()))
@@ -70,9 +72,12 @@ pub(crate) mod tests {
 
         fn sign(&self, message: &Message) -> Result<Signature, Error> {
             Ok(match self {
-                Self::Ed25519(key, _) => ed25519_dalek::Signer::sign(key, message.as_bytes()).to_bytes(),
+                Self::Ed25519(key, _) => {
+                    ed25519_dalek::Signer::sign(key, message.as_bytes()).to_bytes()
+                }
                 Self::P256(key, _) => {
-                    let signature: p256::ecdsa::Signature = p256::ecdsa::signature::Signer::sign(key, message.as_bytes());
+                    let signature: p256::ecdsa::Signature =
+                        p256::ecdsa::signature::Signer::sign(key, message.as_bytes());
                     signature.to_bytes().into()
                 }
             })

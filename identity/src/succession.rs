@@ -1,6 +1,7 @@
 //! The successor statement: a key's last word names the key that follows it, and that key accepts.
 //!
-//! Two nested COSE_Sign1: the old key signs [`Statement`], the new key signs the whole of what the old key signed.
+//! Two nested COSE_Sign1: the old key signs [`Statement`], the new key signs the whole of what the
+//! old key signed.
 
 use minicbor::{Decode, Encode};
 
@@ -32,7 +33,12 @@ impl Version {
     /// Describes `key` as version `version` of `did`.
     pub fn new(did: &Did, key: &PublicKey, version: u32) -> Result<Self, Error> {
         let kid = KeyId::of(did, key)?;
-        Ok(Self { did: did.to_string(), kid: kid.into(), spki: key.to_spki(), version })
+        Ok(Self {
+            did: did.to_string(),
+            kid: kid.into(),
+            spki: key.to_spki(),
+            version,
+        })
     }
 
     /// The key, after checking that DID and key id belong to it.
@@ -78,10 +84,14 @@ pub fn verify(bytes: &[u8], old: &PublicKey) -> Result<Statement, Error> {
         return Err(Error::SuccessionInvalid("another tag"));
     }
     if statement.old.key()? != *old {
-        return Err(Error::SuccessionInvalid("the old key is not the one that signed"));
+        return Err(Error::SuccessionInvalid(
+            "the old key is not the one that signed",
+        ));
     }
     if statement.old.version.checked_add(1) != Some(statement.new.version) {
-        return Err(Error::SuccessionInvalid("the versions do not follow each other"));
+        return Err(Error::SuccessionInvalid(
+            "the versions do not follow each other",
+        ));
     }
     if statement.old.spki == statement.new.spki {
         return Err(Error::SuccessionInvalid("the key did not change"));
@@ -96,7 +106,8 @@ impl Statement {
     }
 }
 
-/// The operator's order to rotate one key: a COSE_Sign1 for [`Purpose::ROTATION_ORDER`] over this, by the operator key.
+/// The operator's order to rotate one key: a COSE_Sign1 for [`Purpose::ROTATION_ORDER`] over this,
+/// by the operator key.
 ///
 /// It names the boot and the version that it ends, so it works once.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -134,8 +145,15 @@ mod tests {
     use crate::signer::tests::TestKey;
 
     fn statement(old: &TestKey, new: &TestKey) -> Statement {
-        let version = |key: &TestKey, n| Version::new(&Did::key(key.public_key()), key.public_key(), n).unwrap();
-        Statement { tag: TAG.into(), old: version(old, 1), new: version(new, 2), time: 1000 }
+        let version = |key: &TestKey, n| {
+            Version::new(&Did::key(key.public_key()), key.public_key(), n).unwrap()
+        };
+        Statement {
+            tag: TAG.into(),
+            old: version(old, 1),
+            new: version(new, 2),
+            time: 1000,
+        }
     }
 
     #[test]
@@ -144,7 +162,10 @@ mod tests {
         let good = statement(&old, &new);
         let bytes = sign(&good, &old, &new).unwrap();
         assert_eq!(verify(&bytes, old.public_key()).unwrap(), good);
-        assert_eq!(verify(&bytes, third.public_key()), Err(Error::SignatureInvalid));
+        assert_eq!(
+            verify(&bytes, third.public_key()),
+            Err(Error::SignatureInvalid)
+        );
         let accepted_by_another = sign(&good, &old, &third).unwrap();
         assert!(verify(&accepted_by_another, old.public_key()).is_err());
         for bit in 0..bytes.len() * 8 {
@@ -165,19 +186,36 @@ mod tests {
         ] {
             let mut bad = statement(&old, &new);
             change(&mut bad);
-            assert!(verify(&sign(&bad, &old, &new).unwrap(), old.public_key()).is_err(), "{bad:?}");
+            assert!(
+                verify(&sign(&bad, &old, &new).unwrap(), old.public_key()).is_err(),
+                "{bad:?}"
+            );
         }
     }
 
     #[test]
     fn an_order_is_the_operators_and_for_that_alone() {
         let (operator, other) = (TestKey::ed25519(1), TestKey::ed25519(2));
-        let order = Order { identity: "agent".into(), boot_id: BootId::new([3; 16]), version: 1, not_after: 1000 };
+        let order = Order {
+            identity: "agent".into(),
+            boot_id: BootId::new([3; 16]),
+            version: 1,
+            not_after: 1000,
+        };
         let signed = order.sign(&operator).unwrap();
-        assert_eq!(Order::verify(&signed, operator.public_key()), Ok(order.clone()));
-        assert_eq!(Order::verify(&signed, other.public_key()), Err(Error::SignatureInvalid));
+        assert_eq!(
+            Order::verify(&signed, operator.public_key()),
+            Ok(order.clone())
+        );
+        assert_eq!(
+            Order::verify(&signed, other.public_key()),
+            Err(Error::SignatureInvalid)
+        );
         let elsewhere = cose::sign(Purpose::POSSESSION, &cbor::to_vec(&order), &operator).unwrap();
-        assert_eq!(Order::verify(&elsewhere, operator.public_key()), Err(Error::SignatureInvalid));
+        assert_eq!(
+            Order::verify(&elsewhere, operator.public_key()),
+            Err(Error::SignatureInvalid)
+        );
         assert_eq!(statement(&operator, &other).time(), UnixSeconds(1000));
     }
 }

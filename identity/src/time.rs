@@ -6,7 +6,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::Error;
 
-/// Clocks of signer and verifier may differ by this much, either way. The Vouch verifier allows the same.
+/// Clocks of signer and verifier may differ by this much, either way. The Vouch verifier allows the
+/// same.
 pub const SKEW_SECONDS: i64 = 30;
 
 /// Whole seconds since 1970-01-01T00:00:00Z. As text: RFC 3339 in UTC.
@@ -33,7 +34,11 @@ impl fmt::Display for UnixSeconds {
 pub fn parse_rfc3339(text: &str) -> Result<UnixSeconds, Error> {
     let time: jiff::Timestamp = text.parse().map_err(|_| Error::TimeInvalid)?;
     let seconds = UnixSeconds(time.as_second());
-    if seconds.to_string() == text { Ok(seconds) } else { Err(Error::TimeInvalid) }
+    if seconds.to_string() == text {
+        Ok(seconds)
+    } else {
+        Err(Error::TimeInvalid)
+    }
 }
 
 impl Serialize for UnixSeconds {
@@ -55,10 +60,17 @@ mod tests {
 
     #[test]
     fn one_spelling_of_a_time_is_read() {
-        assert_eq!(parse_rfc3339("2026-11-21T01:40:51Z"), Ok(UnixSeconds(1_795_225_251)));
-        for other in
-            ["2026-11-21T01:40:51.5Z", "2026-11-21T01:40:51+00:00", "2026-11-21 01:40:51Z", "2026-11-21T02:40:51+01:00", "x"]
-        {
+        assert_eq!(
+            parse_rfc3339("2026-11-21T01:40:51Z"),
+            Ok(UnixSeconds(1_795_225_251))
+        );
+        for other in [
+            "2026-11-21T01:40:51.5Z",
+            "2026-11-21T01:40:51+00:00",
+            "2026-11-21 01:40:51Z",
+            "2026-11-21T02:40:51+01:00",
+            "x",
+        ] {
             assert_eq!(parse_rfc3339(other), Err(Error::TimeInvalid), "{other}");
         }
     }

@@ -1,12 +1,16 @@
 //! The Vouch JWS token: compact serialisation (RFC 7515 section 3.1), EdDSA or ES256.
 //!
-//! `header.claims.signature`, where the header is `{"alg","kid","typ":"vouch+jwt"}` and the claims are [`Claims`].
+//! `header.claims.signature`, where the header is `{"alg","kid","typ":"vouch+jwt"}` and the claims
+//! are [`Claims`].
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::act::{Act, MAX_DEPTH};
-use crate::{Caller, Did, Digest, Error, Intent, KeyId, Payload, PublicKey, SKEW_SECONDS, Signer, UnixSeconds, json, jws};
+use crate::{
+    Caller, Did, Digest, Error, Intent, KeyId, Payload, PublicKey, SKEW_SECONDS, Signer,
+    UnixSeconds, json, jws,
+};
 
 /// The `typ` of a Vouch token.
 pub const TYPE: &str = "vouch+jwt";
@@ -59,7 +63,8 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// Whether a token exchange issued it (RFC 8693). No rule of a policy allowed what its scope names: it is for asking, not for doing.
+    /// Whether a token exchange issued it (RFC 8693). No rule of a policy allowed what its scope
+    /// names: it is for asking, not for doing.
     pub fn is_exchanged(&self) -> bool {
         self.vouch.intent.action() == EXCHANGE_ACTION
     }
@@ -74,7 +79,8 @@ impl Claims {
         check_window(self.begins(), UnixSeconds(self.exp), at)
     }
 
-    /// A token for somebody else is refused, and so is one for nobody in particular where somebody is expected.
+    /// A token for somebody else is refused, and so is one for nobody in particular where somebody
+    /// is expected.
     pub fn check_audience(&self, expected: Option<&str>) -> Result<(), Error> {
         check_audience(self.aud.as_deref(), expected)
     }
@@ -95,7 +101,8 @@ pub struct Vouch {
     pub delegation_chain: Vec<DelegationLink>,
 }
 
-/// `intent.action` of what a token exchange issues, and of nothing else: an enclave signs no intent with it.
+/// `intent.action` of what a token exchange issues, and of nothing else: an enclave signs no intent
+/// with it.
 pub const EXCHANGE_ACTION: &str = "act";
 /// What the issuer of an approval's link begins with; nobody outside may be called so.
 pub const APPROVER: &str = "approver:";
@@ -117,16 +124,41 @@ pub struct DelegationLink {
 }
 
 impl DelegationLink {
-    pub(crate) fn new(iss: &str, sub: &str, scope: &str, resource: &str, iat: i64, signature: &str) -> Self {
+    pub(crate) fn new(
+        iss: &str,
+        sub: &str,
+        scope: &str,
+        resource: &str,
+        iat: i64,
+        signature: &str,
+    ) -> Self {
         let intent = serde_json::json!({ "resource": resource, "scope": scope }).to_string();
-        Self { iss: iss.into(), sub: sub.into(), intent, iat, sig: signature.chars().take(64).collect() }
+        Self {
+            iss: iss.into(),
+            sub: sub.into(),
+            intent,
+            iat,
+            sig: signature.chars().take(64).collect(),
+        }
     }
 
     /// The link of an approval: the approver lets `sub` do what has this digest.
-    pub fn approval(approver: &str, sub: &str, request: Digest<32>, iat: i64, signature: &str) -> Self {
+    pub fn approval(
+        approver: &str,
+        sub: &str,
+        request: Digest<32>,
+        iat: i64,
+        signature: &str,
+    ) -> Self {
         let intent = serde_json::json!({ "approves": request }).to_string();
         let iss = format!("{APPROVER}{approver}");
-        Self { iss, sub: sub.into(), intent, iat, sig: signature.chars().take(64).collect() }
+        Self {
+            iss,
+            sub: sub.into(),
+            intent,
+            iat,
+            sig: signature.chars().take(64).collect(),
+        }
     }
 
     /// Whether it is an approval, and no token.
@@ -153,7 +185,8 @@ pub struct Expected<'a> {
     pub audience: Option<&'a str>,
 }
 
-/// Verifies a token: form, key id, algorithm, signature, then times within [`SKEW_SECONDS`], then audience.
+/// Verifies a token: form, key id, algorithm, signature, then times within [`SKEW_SECONDS`], then
+/// audience.
 pub fn verify(token: &str, expected: &Expected<'_>) -> Result<Claims, Error> {
     let claims = verify_signature(token, expected.key, expected.did)?;
     claims.check_window(expected.at)?;
@@ -161,8 +194,9 @@ pub fn verify(token: &str, expected: &Expected<'_>) -> Result<Claims, Error> {
     Ok(claims)
 }
 
-/// Verifies form, key id, algorithm, signature and issuer, and neither times nor audience: for a verifier that names each step.
-/// It must call [`Claims::check_window`] and [`Claims::check_audience`] too.
+/// Verifies form, key id, algorithm, signature and issuer, and neither times nor audience: for a
+/// verifier that names each step. It must call [`Claims::check_window`] and
+/// [`Claims::check_audience`] too.
 pub fn verify_signature(token: &str, key: &PublicKey, did: &Did) -> Result<Claims, Error> {
     let kid = KeyId::of(did, key)?;
     let claims: Claims = jws::verify(TYPE, token, kid.as_str(), key)?;
@@ -170,13 +204,20 @@ pub fn verify_signature(token: &str, key: &PublicKey, did: &Did) -> Result<Claim
     if claims.iss != *did || acts != did.as_str() {
         return Err(Error::IssuerMismatch);
     }
-    let links = claims.vouch.delegation_chain.iter().filter(|link| !link.is_approval()).count();
+    let links = claims
+        .vouch
+        .delegation_chain
+        .iter()
+        .filter(|link| !link.is_approval())
+        .count();
     if claims.act.as_ref().map_or(0, Act::depth) > MAX_DEPTH
         || links > MAX_DEPTH
         || claims.vouch.delegation_chain.len() > 2 * MAX_DEPTH
         || claims.act.is_some() != (links > 0)
     {
-        return Err(Error::DelegationInvalid("its chain and its actors do not belong together"));
+        return Err(Error::DelegationInvalid(
+            "its chain and its actors do not belong together",
+        ));
     }
     if claims.vouch.version != "1.0" {
         return Err(Error::TokenMalformed("vouch.version is not 1.0"));
@@ -200,7 +241,8 @@ pub struct ClaimedKey {
 
 /// Reads what is needed to find the evidence for a token, and no more.
 pub fn unverified_key(token: &str) -> Result<ClaimedKey, Error> {
-    serde_json::from_slice(&jws::unverified_claims(token)?).map_err(|error| Error::JsonShape(error.to_string()))
+    serde_json::from_slice(&jws::unverified_claims(token)?)
+        .map_err(|error| Error::JsonShape(error.to_string()))
 }
 
 /// Holds the first and the last second of a validity against `at`, within [`SKEW_SECONDS`].
@@ -214,9 +256,14 @@ pub fn check_window(begin: UnixSeconds, end: UnixSeconds, at: UnixSeconds) -> Re
     Ok(())
 }
 
-/// What was signed for somebody else is refused, and so is what was signed for nobody in particular where somebody is expected.
+/// What was signed for somebody else is refused, and so is what was signed for nobody in particular
+/// where somebody is expected.
 pub fn check_audience(named: Option<&str>, expected: Option<&str>) -> Result<(), Error> {
-    if named == expected { Ok(()) } else { Err(Error::AudienceMismatch) }
+    if named == expected {
+        Ok(())
+    } else {
+        Err(Error::AudienceMismatch)
+    }
 }
 
 #[cfg(test)]
@@ -246,7 +293,8 @@ mod tests {
             caller: Caller::Asserted(ObservedCaller::ids(1000, 1000)),
             vouch: Vouch {
                 version: "1.0".into(),
-                payload: Payload::parse(b"{\"amount\":100,\"nested\":{\"x\":[1,null,\"y\"]}}").unwrap(),
+                payload: Payload::parse(b"{\"amount\":100,\"nested\":{\"x\":[1,null,\"y\"]}}")
+                    .unwrap(),
                 intent: Intent::new("authorization".into(), String::new(), String::new()).unwrap(),
                 delegation_chain: Vec::new(),
             },
@@ -254,11 +302,21 @@ mod tests {
     }
 
     fn signed(key: &TestKey, claims: &Claims) -> String {
-        sign(claims, &KeyId::of(&claims.iss, key.public_key()).unwrap(), key).unwrap()
+        sign(
+            claims,
+            &KeyId::of(&claims.iss, key.public_key()).unwrap(),
+            key,
+        )
+        .unwrap()
     }
 
     fn expected<'a>(key: &'a TestKey, did: &'a Did) -> Expected<'a> {
-        Expected { key: key.public_key(), did, at: UnixSeconds(1100), audience: Some("https://bank.example") }
+        Expected {
+            key: key.public_key(),
+            did,
+            at: UnixSeconds(1100),
+            audience: Some("https://bank.example"),
+        }
     }
 
     #[test]
@@ -266,9 +324,15 @@ mod tests {
         for key in both() {
             let claims = claims(&key);
             let token = signed(&key, &claims);
-            assert_eq!(verify(&token, &expected(&key, &claims.iss)).unwrap(), claims);
+            assert_eq!(
+                verify(&token, &expected(&key, &claims.iss)).unwrap(),
+                claims
+            );
             assert_eq!(unverified_claims(&token).unwrap(), claims);
-            let claimed = ClaimedKey { iss: claims.iss.to_string(), binding: claims.binding };
+            let claimed = ClaimedKey {
+                iss: claims.iss.to_string(),
+                binding: claims.binding,
+            };
             assert_eq!(unverified_key(&token), Ok(claimed));
         }
     }
@@ -278,13 +342,22 @@ mod tests {
         for key in both() {
             let claims = claims(&key);
             let token = signed(&key, &claims);
-            let parts: Vec<Vec<u8>> = token.split('.').map(|part| BASE64URL_NOPAD.decode(part.as_bytes()).unwrap()).collect();
+            let parts: Vec<Vec<u8>> = token
+                .split('.')
+                .map(|part| BASE64URL_NOPAD.decode(part.as_bytes()).unwrap())
+                .collect();
             for part in 0..3 {
                 for bit in 0..parts[part].len() * 8 {
                     let mut changed = parts.clone();
                     changed[part][bit / 8] ^= 1 << (bit % 8);
-                    let changed: Vec<String> = changed.iter().map(|part| BASE64URL_NOPAD.encode(part)).collect();
-                    assert!(verify(&changed.join("."), &expected(&key, &claims.iss)).is_err(), "part {part} bit {bit}");
+                    let changed: Vec<String> = changed
+                        .iter()
+                        .map(|part| BASE64URL_NOPAD.encode(part))
+                        .collect();
+                    assert!(
+                        verify(&changed.join("."), &expected(&key, &claims.iss)).is_err(),
+                        "part {part} bit {bit}"
+                    );
                 }
             }
         }
@@ -296,18 +369,31 @@ mod tests {
         let claims = claims(&key);
         let token = signed(&key, &claims);
         let expected = expected(&key, &claims.iss);
-        for respelled in
-            [format!("{token}="), format!("{token}."), format!(" {token}"), format!("{token}\n"), token.replace('.', "..")]
-        {
+        for respelled in [
+            format!("{token}="),
+            format!("{token}."),
+            format!(" {token}"),
+            format!("{token}\n"),
+            token.replace('.', ".."),
+        ] {
             assert!(verify(&respelled, &expected).is_err());
         }
-        // The last character of a 64-byte value has four stray bits; setting one names the same bytes to a lax reader.
+        // The last character of a 64-byte value has four stray bits; setting one names the same
+        // bytes to a lax reader.
         let last = token.chars().last().unwrap();
         let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         let twin = alphabet.as_bytes()[alphabet.find(last).unwrap() ^ 1] as char;
         let respelled = format!("{}{twin}", &token[..token.len() - 1]);
-        assert_eq!(verify(&respelled, &expected), Err(Error::Base64("the signature")));
-        assert_eq!(verify(&"a".repeat(MAX_BYTES + 1), &expected).unwrap_err().code(), "token_malformed");
+        assert_eq!(
+            verify(&respelled, &expected),
+            Err(Error::Base64("the signature"))
+        );
+        assert_eq!(
+            verify(&"a".repeat(MAX_BYTES + 1), &expected)
+                .unwrap_err()
+                .code(),
+            "token_malformed"
+        );
         assert_eq!(verify("", &expected).unwrap_err().code(), "token_malformed");
         // The same at both doors that verify nothing.
         let longest = format!("{}.e30.{}", "a".repeat(100), "a".repeat(MAX_BYTES - 105));
@@ -330,17 +416,30 @@ mod tests {
         for key in both() {
             let padded = |n: usize| {
                 let mut claims = claims(&key);
-                claims.vouch.payload = Payload::parse(format!("{{\"x\":\"{}\"}}", "a".repeat(n)).as_bytes()).unwrap();
+                claims.vouch.payload =
+                    Payload::parse(format!("{{\"x\":\"{}\"}}", "a".repeat(n)).as_bytes()).unwrap();
                 (signed(&key, &claims), claims)
             };
             // Four characters for each three bytes: some lengths there are not.
             let about = (MAX_BYTES - padded(0).0.len()) / 4 * 3;
-            let mut sizes = (about - 3..about + 6).map(padded).map(|(token, claims)| (token.len(), token, claims));
-            let longest = sizes.clone().filter(|(size, ..)| *size <= MAX_BYTES).max_by_key(|(size, ..)| *size).unwrap();
+            let mut sizes = (about - 3..about + 6)
+                .map(padded)
+                .map(|(token, claims)| (token.len(), token, claims));
+            let longest = sizes
+                .clone()
+                .filter(|(size, ..)| *size <= MAX_BYTES)
+                .max_by_key(|(size, ..)| *size)
+                .unwrap();
             assert!(longest.0 >= MAX_BYTES - 1);
-            assert_eq!(verify(&longest.1, &expected(&key, &longest.2.iss)), Ok(longest.2.clone()));
+            assert_eq!(
+                verify(&longest.1, &expected(&key, &longest.2.iss)),
+                Ok(longest.2.clone())
+            );
             let longer = sizes.find(|(size, ..)| *size > MAX_BYTES).unwrap();
-            assert_eq!(verify(&longer.1, &expected(&key, &longer.2.iss)), Err(Error::TokenMalformed("longer than 64 KiB")));
+            assert_eq!(
+                verify(&longer.1, &expected(&key, &longer.2.iss)),
+                Err(Error::TokenMalformed("longer than 64 KiB"))
+            );
         }
     }
 
@@ -352,19 +451,36 @@ mod tests {
             let mut claims = good.clone();
             change(&mut claims);
             let kid = KeyId::of(&good.iss, key.public_key()).unwrap();
-            verify(&sign(&claims, &kid, &key).unwrap(), &expected(&key, &good.iss)).map(|_| ()).map_err(|e| e.code())
+            verify(
+                &sign(&claims, &kid, &key).unwrap(),
+                &expected(&key, &good.iss),
+            )
+            .map(|_| ())
+            .map_err(|e| e.code())
         };
         assert_eq!(check(&|_| ()), Ok(()));
-        assert_eq!(check(&|c| c.sub = Did::key(other.public_key()).to_string()), Err("issuer_mismatch"));
-        assert_eq!(check(&|c| c.iss = Did::key(other.public_key())), Err("issuer_mismatch"));
+        assert_eq!(
+            check(&|c| c.sub = Did::key(other.public_key()).to_string()),
+            Err("issuer_mismatch")
+        );
+        assert_eq!(
+            check(&|c| c.iss = Did::key(other.public_key())),
+            Err("issuer_mismatch")
+        );
         assert_eq!(check(&|c| c.exp = 1070), Err("expired"));
         assert_eq!(check(&|c| c.exp = 1071), Ok(()));
         assert_eq!(check(&|c| c.nbf = 1131), Err("not_yet_valid"));
         assert_eq!(check(&|c| c.iat = 1131), Err("not_yet_valid"));
         assert_eq!(check(&|c| c.iat = 1130), Ok(()));
         assert_eq!(check(&|c| c.aud = None), Err("audience_mismatch"));
-        assert_eq!(check(&|c| c.aud = Some("https://other.example".into())), Err("audience_mismatch"));
-        assert_eq!(check(&|c| c.vouch.version = "2.0".into()), Err("token_malformed"));
+        assert_eq!(
+            check(&|c| c.aud = Some("https://other.example".into())),
+            Err("audience_mismatch")
+        );
+        assert_eq!(
+            check(&|c| c.vouch.version = "2.0".into()),
+            Err("token_malformed")
+        );
     }
 
     #[test]
@@ -374,22 +490,64 @@ mod tests {
         let body = serde_json::to_string(&claims).unwrap();
         let kid = KeyId::of(&claims.iss, key.public_key()).unwrap();
         let make = |header: String, body: &str| {
-            let mut token = format!("{}.{}", BASE64URL_NOPAD.encode(header.as_bytes()), BASE64URL_NOPAD.encode(body.as_bytes()));
+            let mut token = format!(
+                "{}.{}",
+                BASE64URL_NOPAD.encode(header.as_bytes()),
+                BASE64URL_NOPAD.encode(body.as_bytes())
+            );
             let signature = key.sign(&Message::jws(&token)).unwrap();
             token = format!("{token}.{}", BASE64URL_NOPAD.encode(&signature));
-            verify(&token, &expected(&key, &claims.iss)).map(|_| ()).map_err(|error| error.code())
+            verify(&token, &expected(&key, &claims.iss))
+                .map(|_| ())
+                .map_err(|error| error.code())
         };
         let good = format!("{{\"alg\":\"EdDSA\",\"kid\":\"{kid}\",\"typ\":\"vouch+jwt\"}}");
         assert_eq!(make(good.clone(), &body), Ok(()));
-        assert_eq!(make(good.replace("EdDSA", "none"), &body), Err("algorithm_mismatch"));
-        assert_eq!(make(good.replace("EdDSA", "ES256"), &body), Err("algorithm_mismatch"));
-        assert_eq!(make(good.replace("vouch+jwt", "JWT"), &body), Err("token_malformed"));
+        assert_eq!(
+            make(good.replace("EdDSA", "none"), &body),
+            Err("algorithm_mismatch")
+        );
+        assert_eq!(
+            make(good.replace("EdDSA", "ES256"), &body),
+            Err("algorithm_mismatch")
+        );
+        assert_eq!(
+            make(good.replace("vouch+jwt", "JWT"), &body),
+            Err("token_malformed")
+        );
         let other = KeyId::of(&Did::key(p256.public_key()), p256.public_key()).unwrap();
-        assert_eq!(make(good.replace(kid.as_str(), other.as_str()), &body), Err("key_id_mismatch"));
-        assert_eq!(make(good.replace('}', ",\"jwk\":{}}"), &body), Err("json_shape"));
-        assert_eq!(make(good.replace("{\"alg\"", "{\"alg\":\"none\",\"alg\""), &body), Err("json_duplicate_key"));
-        assert_eq!(make(good.clone(), &body.replace("{\"iss\"", "{\"admin\":true,\"iss\"")), Err("json_shape"));
-        assert_eq!(make(good.clone(), &body.replace("1000,\"nbf\"", "1000.0,\"nbf\"")), Err("json_float"));
-        assert_eq!(make(good, &body.replace("\"payload\":{", "\"payload\":null,\"x\":{")), Err("json_shape"));
+        assert_eq!(
+            make(good.replace(kid.as_str(), other.as_str()), &body),
+            Err("key_id_mismatch")
+        );
+        assert_eq!(
+            make(good.replace('}', ",\"jwk\":{}}"), &body),
+            Err("json_shape")
+        );
+        assert_eq!(
+            make(good.replace("{\"alg\"", "{\"alg\":\"none\",\"alg\""), &body),
+            Err("json_duplicate_key")
+        );
+        assert_eq!(
+            make(
+                good.clone(),
+                &body.replace("{\"iss\"", "{\"admin\":true,\"iss\"")
+            ),
+            Err("json_shape")
+        );
+        assert_eq!(
+            make(
+                good.clone(),
+                &body.replace("1000,\"nbf\"", "1000.0,\"nbf\"")
+            ),
+            Err("json_float")
+        );
+        assert_eq!(
+            make(
+                good,
+                &body.replace("\"payload\":{", "\"payload\":null,\"x\":{")
+            ),
+            Err("json_shape")
+        );
     }
 }

@@ -27,10 +27,16 @@ impl FromStr for Target {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if let Some(path) = text.strip_prefix("unix://") {
-            return if path.starts_with('/') { Ok(Self::Unix(path.into())) } else { Err("the path is not absolute") };
+            return if path.starts_with('/') {
+                Ok(Self::Unix(path.into()))
+            } else {
+                Err("the path is not absolute")
+            };
         }
         match text.strip_prefix("http://") {
-            Some(authority) if !authority.is_empty() && !authority.contains('/') => Ok(Self::Localhost(authority.to_owned())),
+            Some(authority) if !authority.is_empty() && !authority.contains('/') => {
+                Ok(Self::Localhost(authority.to_owned()))
+            }
             _ => Err("neither unix:///path nor http://127.0.0.1:port"),
         }
     }
@@ -77,20 +83,34 @@ impl Client {
 
     /// `GET`, or `POST` with a JSON body. Gives the body of a 200 or 202.
     pub async fn call(&self, path: &str, body: Option<&Value>) -> Result<Vec<u8>, ClientError> {
-        self.send(path, body.map(|body| ("application/json", body.to_string()))).await
+        self.send(
+            path,
+            body.map(|body| ("application/json", body.to_string())),
+        )
+        .await
     }
 
     /// `POST` with a form. Gives the body of a 200.
     pub async fn post_form(&self, path: &str, form: String) -> Result<Vec<u8>, ClientError> {
-        self.send(path, Some(("application/x-www-form-urlencoded", form))).await
+        self.send(path, Some(("application/x-www-form-urlencoded", form)))
+            .await
     }
 
     async fn send(&self, path: &str, body: Option<(&str, String)>) -> Result<Vec<u8>, ClientError> {
         let (status, bytes) = match &self.target {
-            Target::Unix(socket) => self.exchange(UnixStream::connect(socket).await, "localhost", path, body).await,
-            Target::Localhost(authority) => self.exchange(TcpStream::connect(authority).await, authority, path, body).await,
+            Target::Unix(socket) => {
+                self.exchange(UnixStream::connect(socket).await, "localhost", path, body)
+                    .await
+            }
+            Target::Localhost(authority) => {
+                self.exchange(TcpStream::connect(authority).await, authority, path, body)
+                    .await
+            }
         }
-        .map_err(|why| ClientError::Unreachable { target: self.describe(), why })?;
+        .map_err(|why| ClientError::Unreachable {
+            target: self.describe(),
+            why,
+        })?;
         if [200, 202].contains(&status) {
             return Ok(bytes);
         }
@@ -98,7 +118,11 @@ impl Client {
         let text = |name: &str| problem[name].as_str().map(str::to_owned);
         let detail = text("detail").or_else(|| text("error_description"));
         let unknown = || "unknown".to_owned();
-        Err(ClientError::Refused { status, code: text("code").unwrap_or_else(unknown), detail: detail.unwrap_or_else(unknown) })
+        Err(ClientError::Refused {
+            status,
+            code: text("code").unwrap_or_else(unknown),
+            detail: detail.unwrap_or_else(unknown),
+        })
     }
 
     async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
@@ -109,7 +133,9 @@ impl Client {
         body: Option<(&str, String)>,
     ) -> Result<(u16, Vec<u8>), String> {
         let stream = stream.map_err(|error| error.to_string())?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| error.to_string())?;
         tokio::spawn(connection);
         let mut request = Request::builder().uri(path).header("host", host);
         if let Some(token) = &self.token {
@@ -117,12 +143,21 @@ impl Client {
         }
         let request = match body {
             None => request.body(Full::default()),
-            Some((kind, body)) => request.method("POST").header("content-type", kind).body(Full::new(Bytes::from(body))),
+            Some((kind, body)) => request
+                .method("POST")
+                .header("content-type", kind)
+                .body(Full::new(Bytes::from(body))),
         };
         let request = request.map_err(|error| error.to_string())?;
-        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| error.to_string())?;
         let status = response.status().as_u16();
-        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|error| error.to_string())?;
+        let body = Limited::new(response.into_body(), MAX_ANSWER)
+            .collect()
+            .await
+            .map_err(|error| error.to_string())?;
         Ok((status, body.to_bytes().to_vec()))
     }
 

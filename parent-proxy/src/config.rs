@@ -54,23 +54,36 @@ pub(crate) struct LimitsFile {
 
 impl Default for LimitsFile {
     fn default() -> Self {
-        Self { requests_per_second: 1000, burst: None, connections: 256 }
+        Self {
+            requests_per_second: 1000,
+            burst: None,
+            connections: 256,
+        }
     }
 }
 
 impl LimitsFile {
     fn finish(self) -> Result<Limits, Error> {
         let rate = NonZeroU32::new(self.requests_per_second);
-        let burst = self.burst.unwrap_or(self.requests_per_second.saturating_mul(2));
+        let burst = self
+            .burst
+            .unwrap_or(self.requests_per_second.saturating_mul(2));
         let quota = match (rate, NonZeroU32::new(burst)) {
             (Some(rate), Some(burst)) => Some(Quota::per_second(rate).allow_burst(burst)),
             (None, _) if self.burst.is_none() => None,
-            _ => return Err(Error::Config("limits: burst is 1 or more, and needs requests_per_second".into())),
+            _ => {
+                return Err(Error::Config(
+                    "limits: burst is 1 or more, and needs requests_per_second".into(),
+                ));
+            }
         };
         if !(1..=4096).contains(&self.connections) {
             return Err(Error::Config("limits: connections is 1 to 4096".into()));
         }
-        Ok(Limits { quota, connections: self.connections })
+        Ok(Limits {
+            quota,
+            connections: self.connections,
+        })
     }
 }
 
@@ -136,13 +149,30 @@ pub struct Config {
 impl File {
     /// Reads a file; paths in it are relative to its folder.
     pub(crate) fn read(file: &Path) -> Result<Self, Error> {
-        let text = String::from_utf8(read_bounded(file)?).map_err(|_| Error::Config(format!("{}: not UTF-8", file.display())))?;
-        let mut read: Self = toml::from_str(&text).map_err(|error| Error::Config(format!("{}: {error}", file.display())))?;
+        let text = String::from_utf8(read_bounded(file)?)
+            .map_err(|_| Error::Config(format!("{}: not UTF-8", file.display())))?;
+        let mut read: Self = toml::from_str(&text)
+            .map_err(|error| Error::Config(format!("{}: {error}", file.display())))?;
         let folder = file.parent().unwrap_or(Path::new("."));
-        let paths = [&mut read.policy, &mut read.proxy_key, &mut read.socket, &mut read.record, &mut read.annex];
-        paths.into_iter().flatten().for_each(|path| *path = folder.join(&*path));
-        read.sockets.iter_mut().for_each(|socket| socket.path = folder.join(&socket.path));
-        for caller in read.localhost.iter_mut().flat_map(|localhost| &mut localhost.callers) {
+        let paths = [
+            &mut read.policy,
+            &mut read.proxy_key,
+            &mut read.socket,
+            &mut read.record,
+            &mut read.annex,
+        ];
+        paths
+            .into_iter()
+            .flatten()
+            .for_each(|path| *path = folder.join(&*path));
+        read.sockets
+            .iter_mut()
+            .for_each(|socket| socket.path = folder.join(&socket.path));
+        for caller in read
+            .localhost
+            .iter_mut()
+            .flat_map(|localhost| &mut localhost.callers)
+        {
             caller.token_file = folder.join(&caller.token_file);
         }
         Ok(read)
@@ -150,7 +180,8 @@ impl File {
 
     /// Checks everything, and reads the files that it names.
     pub(crate) fn finish(self) -> Result<Config, Error> {
-        let missing = |what: &str| Error::Config(format!("{what} is not set; see anchorhold serve --help"));
+        let missing =
+            |what: &str| Error::Config(format!("{what} is not set; see anchorhold serve --help"));
         let policy = self.policy.ok_or_else(|| missing("policy"))?;
         let text = read_bounded(&policy)?;
         let enclave = self.enclave.ok_or_else(|| missing("enclave"))?;
@@ -164,12 +195,17 @@ impl File {
             rotate_bytes: self.record_rotate_bytes.unwrap_or(64 << 20),
         };
         if record.sync > Duration::from_secs(60) || record.rotate_bytes < 4096 {
-            return Err(Error::Config("record_sync_ms is 0 to 60000, record_rotate_bytes 4096 or more".into()));
+            return Err(Error::Config(
+                "record_sync_ms is 0 to 60000, record_rotate_bytes 4096 or more".into(),
+            ));
         }
         for (index, socket) in self.sockets.iter().enumerate() {
             let twin = |other: &AgentSocket| other.name == socket.name || other.path == socket.path;
             if socket.name.is_empty() || self.sockets[..index].iter().any(twin) {
-                return Err(Error::Config(format!("sockets: the name or path of {:?} is empty or given twice", socket.name)));
+                return Err(Error::Config(format!(
+                    "sockets: the name or path of {:?} is empty or given twice",
+                    socket.name
+                )));
             }
         }
         Ok(Config {
@@ -178,7 +214,9 @@ impl File {
             limits: self.limits.finish()?,
             annex: self.annex,
             sockets: self.sockets,
-            enclave: enclave.parse().map_err(|error| Error::Config(format!("enclave {enclave:?}: {error}")))?,
+            enclave: enclave
+                .parse()
+                .map_err(|error| Error::Config(format!("enclave {enclave:?}: {error}")))?,
             policy: read_policy(&policy, &text)?,
             proxy_key: self.proxy_key.ok_or_else(|| missing("proxy_key"))?,
             socket: self.socket.map_or_else(default_socket, Ok)?,
@@ -194,27 +232,50 @@ impl File {
 impl LocalhostFile {
     fn finish(self) -> Result<Localhost, Error> {
         if !self.listen.ip().is_loopback() {
-            return Err(Error::Config(format!("localhost.listen {} is not a loopback address", self.listen)));
+            return Err(Error::Config(format!(
+                "localhost.listen {} is not a loopback address",
+                self.listen
+            )));
         }
-        let callers = self.callers.into_iter().map(LocalhostCallerFile::finish).collect::<Result<Vec<_>, _>>()?;
+        let callers = self
+            .callers
+            .into_iter()
+            .map(LocalhostCallerFile::finish)
+            .collect::<Result<Vec<_>, _>>()?;
         for (index, caller) in callers.iter().enumerate() {
-            if callers[..index].iter().any(|other| other.name == caller.name || other.token == caller.token) {
-                return Err(Error::Config(format!("two callers on localhost share the name or token of {:?}", caller.name)));
+            if callers[..index]
+                .iter()
+                .any(|other| other.name == caller.name || other.token == caller.token)
+            {
+                return Err(Error::Config(format!(
+                    "two callers on localhost share the name or token of {:?}",
+                    caller.name
+                )));
             }
         }
         if callers.is_empty() {
             return Err(Error::Config("localhost.callers names nobody".into()));
         }
-        Ok(Localhost { listen: self.listen, callers })
+        Ok(Localhost {
+            listen: self.listen,
+            callers,
+        })
     }
 }
 
 impl LocalhostCallerFile {
     fn finish(self) -> Result<LocalhostCaller, Error> {
         let file = self.token_file;
-        let io = |source| enclave_client::Error::File { file: file.clone(), source };
+        let io = |source| enclave_client::Error::File {
+            file: file.clone(),
+            source,
+        };
         if !is_private(&file, std::fs::metadata(&file).map_err(io)?.mode()) {
-            return Err(enclave_client::Error::KeyFile { file, why: "readable by group or others; chmod 600" }.into());
+            return Err(enclave_client::Error::KeyFile {
+                file,
+                why: "readable by group or others; chmod 600",
+            }
+            .into());
         }
         let text = Zeroizing::new(read_bounded(&file)?);
         let token = Zeroizing::new(String::from_utf8_lossy(&text).trim().to_owned());
@@ -225,13 +286,20 @@ impl LocalhostCallerFile {
             }
             .into());
         }
-        Ok(LocalhostCaller { name: self.name, token, operator: self.operator })
+        Ok(LocalhostCaller {
+            name: self.name,
+            token,
+            operator: self.operator,
+        })
     }
 }
 
 /// A policy that the enclave will take.
 fn read_policy(file: &Path, text: &[u8]) -> Result<Bundle, Error> {
-    let bundle = Bundle::from_either(text).map_err(|source| Error::Policy { file: file.into(), source })?;
+    let bundle = Bundle::from_either(text).map_err(|source| Error::Policy {
+        file: file.into(),
+        source,
+    })?;
     load_rego(file, &bundle)?;
     Ok(bundle)
 }
@@ -239,11 +307,14 @@ fn read_policy(file: &Path, text: &[u8]) -> Result<Bundle, Error> {
 /// Compiles the Rego of a bundle, as the enclave will.
 pub(crate) fn load_rego(file: &Path, policy: &Bundle) -> Result<Option<Rego>, Error> {
     let wrong = |error: policy_engine::RegoError| policy::Error::Malformed(error.to_string());
-    Rego::load(policy).map_err(|error| Error::Policy { file: file.into(), source: wrong(error) })
+    Rego::load(policy).map_err(|error| Error::Policy {
+        file: file.into(),
+        source: wrong(error),
+    })
 }
 
-/// `$XDG_RUNTIME_DIR/anchorhold/sidecar.sock`, or `/run/anchorhold/sidecar.sock` for root without one, and for a service to
-/// which systemd hands its socket.
+/// `$XDG_RUNTIME_DIR/anchorhold/sidecar.sock`, or `/run/anchorhold/sidecar.sock` for root without
+/// one, and for a service to which systemd hands its socket.
 pub fn default_socket() -> Result<PathBuf, Error> {
     match std::env::var_os("XDG_RUNTIME_DIR") {
         Some(folder) => Ok(Path::new(&folder).join("anchorhold/sidecar.sock")),
@@ -252,14 +323,20 @@ pub fn default_socket() -> Result<PathBuf, Error> {
     }
 }
 
-/// `$STATE_DIRECTORY/record`, which systemd makes for a service; or `$XDG_STATE_HOME/anchorhold/record`, by default
-/// `~/.local/state`; or `/var/lib/anchorhold/record` for root without a home.
+/// `$STATE_DIRECTORY/record`, which systemd makes for a service; or
+/// `$XDG_STATE_HOME/anchorhold/record`, by default `~/.local/state`; or
+/// `/var/lib/anchorhold/record` for root without a home.
 fn default_record() -> Result<PathBuf, Error> {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let variable = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     if let Some(folder) = variable("STATE_DIRECTORY") {
         return Ok(folder.join("record"));
     }
-    let state = variable("XDG_STATE_HOME").or_else(|| variable("HOME").map(|home| home.join(".local/state")));
+    let state = variable("XDG_STATE_HOME")
+        .or_else(|| variable("HOME").map(|home| home.join(".local/state")));
     match state {
         Some(folder) => Ok(folder.join("anchorhold/record")),
         None if rustix::process::geteuid().is_root() => Ok("/var/lib/anchorhold/record".into()),

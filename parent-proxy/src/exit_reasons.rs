@@ -1,6 +1,8 @@
-//! What an enclave says last: its console cannot be read, so it tells the parent over vsock why it ends.
+//! What an enclave says last: its console cannot be read, so it tells the parent over vsock why it
+//! ends.
 //!
-//! Anybody on this host who can open a vsock can say the same. So it is logged and counted, and nothing else comes of it.
+//! Anybody on this host who can open a vsock can say the same. So it is logged and counted, and
+//! nothing else comes of it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -77,10 +79,15 @@ impl Listener {
     /// The next one who has something to say, and the context id that it has.
     async fn accept(&self) -> std::io::Result<(Box<dyn Stream>, Option<u32>)> {
         match self {
-            Self::Vsock(listener) => {
-                listener.accept().await.map(|(stream, peer)| (Box::new(stream) as Box<dyn Stream>, Some(peer.cid())))
-            }
-            Self::Unix(socket) => socket.listener.accept().await.map(|(stream, _)| (Box::new(stream) as Box<dyn Stream>, None)),
+            Self::Vsock(listener) => listener
+                .accept()
+                .await
+                .map(|(stream, peer)| (Box::new(stream) as Box<dyn Stream>, Some(peer.cid()))),
+            Self::Unix(socket) => socket
+                .listener
+                .accept()
+                .await
+                .map(|(stream, _)| (Box::new(stream) as Box<dyn Stream>, None)),
         }
     }
 }
@@ -92,7 +99,10 @@ async fn listen(address: Address, metrics: Arc<Metrics>) {
             Ok(listener) => break listener,
             Err(why) => {
                 if !warned {
-                    warn!(port = EXIT_PORT, why, "cannot listen yet for why an enclave ends; another sidecar may");
+                    warn!(
+                        port = EXIT_PORT,
+                        why, "cannot listen yet for why an enclave ends; another sidecar may"
+                    );
                     warned = true;
                 }
                 sleep(BIND_AGAIN).await;
@@ -102,7 +112,9 @@ async fn listen(address: Address, metrics: Arc<Metrics>) {
     let places = Arc::new(Semaphore::new(MAX_SPEAKERS));
     loop {
         // Whoever says nothing keeps nobody else from speaking, until there are too many of them.
-        let Ok(speaker) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok(speaker) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
         let Ok((stream, cid)) = listener.accept().await else {
             sleep(PAUSE).await;
             continue;
@@ -111,12 +123,20 @@ async fn listen(address: Address, metrics: Arc<Metrics>) {
         tokio::spawn(async move {
             match read(stream).await {
                 Some(reason) => {
-                    warn!(code = reason.code, reason = reason.message, cid, "an enclave says why it ends");
+                    warn!(
+                        code = reason.code,
+                        reason = reason.message,
+                        cid,
+                        "an enclave says why it ends"
+                    );
                     metrics.enclave_exits.inc();
                     // The place is taken a while longer: a flood fills no log.
                     sleep(PAUSE * 5).await;
                 }
-                None => debug!(cid, "somebody came to where enclaves say why they end, and said nothing of the kind"),
+                None => debug!(
+                    cid,
+                    "somebody came to where enclaves say why they end, and said nothing of the kind"
+                ),
             }
             drop(speaker);
         });
@@ -125,7 +145,10 @@ async fn listen(address: Address, metrics: Arc<Metrics>) {
 
 /// Of the shape that our codes have; anything else is not ours.
 fn is_code(code: &str) -> bool {
-    (1..=64).contains(&code.len()) && code.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+    (1..=64).contains(&code.len())
+        && code
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
 }
 
 async fn read(mut stream: Box<dyn Stream>) -> Option<ExitReason> {
@@ -137,12 +160,18 @@ async fn read(mut stream: Box<dyn Stream>) -> Option<ExitReason> {
                 _ => return None,
             }
             match buffer.next_frame() {
-                Ok(Some(frame)) if frame.len() <= ExitReason::MAX_BYTES => return cbor::from_slice(frame).ok(),
+                Ok(Some(frame)) if frame.len() <= ExitReason::MAX_BYTES => {
+                    return cbor::from_slice(frame).ok();
+                }
                 Ok(None) => {}
                 _ => return None,
             }
         }
         None
     };
-    timeout(READ_TIMEOUT, reading).await.ok().flatten().filter(|reason: &ExitReason| is_code(&reason.code))
+    timeout(READ_TIMEOUT, reading)
+        .await
+        .ok()
+        .flatten()
+        .filter(|reason: &ExitReason| is_code(&reason.code))
 }

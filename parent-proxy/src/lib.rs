@@ -1,7 +1,8 @@
 //! The sidecar: agents speak HTTP to it, it speaks to the enclave.
 //!
-//! In the eyes of the enclave and of verifiers this program is hostile. It keeps no key of an identity, decides nothing that
-//! the enclave does not decide again, and what it says of a caller is marked as its claim.
+//! In the eyes of the enclave and of verifiers this program is hostile. It keeps no key of an
+//! identity, decides nothing that the enclave does not decide again, and what it says of a caller
+//! is marked as its claim.
 
 mod api;
 pub mod cli;

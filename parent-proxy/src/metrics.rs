@@ -78,7 +78,9 @@ pub(crate) struct Metrics {
 impl Metrics {
     /// Those of the connections to the enclave among them.
     pub(crate) fn new(enclave: &Counters) -> Self {
-        let buckets = [0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 1.0];
+        let buckets = [
+            0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 1.0,
+        ];
         let mut metrics = Self {
             resources: Mutex::default(),
             denials: Family::default(),
@@ -101,9 +103,21 @@ impl Metrics {
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The program", build);
         registry.register("requests", "HTTP requests answered", self.requests.clone());
-        registry.register("signatures", "Signatures handed out", self.signatures.clone());
-        registry.register("refusals", "Requests that the enclave or the sidecar refused, by code", self.refusals.clone());
-        registry.register("denials", "Requests that the enclave refused, by identity and code", self.denials.clone());
+        registry.register(
+            "signatures",
+            "Signatures handed out",
+            self.signatures.clone(),
+        );
+        registry.register(
+            "refusals",
+            "Requests that the enclave or the sidecar refused, by code",
+            self.refusals.clone(),
+        );
+        registry.register(
+            "denials",
+            "Requests that the enclave refused, by identity and code",
+            self.denials.clone(),
+        );
         registry.register(
             "limited",
             "Times that a caller had to wait: requests, connections, or requests waiting for their turn",
@@ -114,12 +128,36 @@ impl Metrics {
             "Resources for which an identity signed for the first time since the sidecar started",
             self.new_resources.clone(),
         );
-        registry.register("sign_duration_seconds", "From a parsed sign request to its answer", self.sign_seconds.clone());
-        registry.register("enclave_connections", "Connections to the enclave that work", enclave.connections.clone());
-        registry.register("enclave_boots", "Boots of the enclave that were seen", enclave.boots.clone());
-        registry.register("enclave_exits", "Times that an enclave said why it ends", self.enclave_exits.clone());
-        registry.register("connections", "Connections of callers", self.connections.clone());
-        registry.register("record_events", "Events written to the decision record", enclave.record_events.clone());
+        registry.register(
+            "sign_duration_seconds",
+            "From a parsed sign request to its answer",
+            self.sign_seconds.clone(),
+        );
+        registry.register(
+            "enclave_connections",
+            "Connections to the enclave that work",
+            enclave.connections.clone(),
+        );
+        registry.register(
+            "enclave_boots",
+            "Boots of the enclave that were seen",
+            enclave.boots.clone(),
+        );
+        registry.register(
+            "enclave_exits",
+            "Times that an enclave said why it ends",
+            self.enclave_exits.clone(),
+        );
+        registry.register(
+            "connections",
+            "Connections of callers",
+            self.connections.clone(),
+        );
+        registry.register(
+            "record_events",
+            "Events written to the decision record",
+            enclave.record_events.clone(),
+        );
         registry.register(
             "record_failing",
             "1 while the record cannot be written, and nothing is signed",
@@ -129,7 +167,10 @@ impl Metrics {
 
     /// Counts a resource that this identity has not signed for before.
     pub(crate) fn note_resource(&self, identity: &str, resource: u64) {
-        let mut resources = self.resources.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut resources = self
+            .resources
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let known = match resources.get_mut(identity) {
             Some(known) => known,
             None => resources.entry(identity.to_owned()).or_default(),
@@ -141,7 +182,11 @@ impl Metrics {
             known.insert(resource);
         }
         drop(resources);
-        self.new_resources.get_or_create(&Named { identity: identity.to_owned() }).inc();
+        self.new_resources
+            .get_or_create(&Named {
+                identity: identity.to_owned(),
+            })
+            .inc();
     }
 
     /// The text that Prometheus scrapes.

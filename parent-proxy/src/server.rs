@@ -29,8 +29,8 @@ use crate::exit_reasons::ExitReasons;
 use crate::metrics::{Handled, Limited, Metrics, Refused};
 use crate::{Config, Error, KeyFile};
 use callers::{
-    Admission, CallerQuotas, Connected, FairQueue, Inspector, Localhost, OneWriter, Operators, Socket, TurnedAway,
-    sees_other_users,
+    Admission, CallerQuotas, Connected, FairQueue, Inspector, Localhost, OneWriter, Operators,
+    Socket, TurnedAway, sees_other_users,
 };
 use enclave_client::Counters;
 use enclave_client::Recorder;
@@ -43,7 +43,8 @@ const MAX_CALLERS: usize = 4096;
 const MAX_STRANGERS: usize = 64;
 /// Connections on localhost, where nobody is known before the first request.
 const MAX_LOCALHOST: usize = 512;
-/// For a request's head to arrive, for a caller to take what is written to it, and for a connection to lie idle.
+/// For a request's head to arrive, for a caller to take what is written to it, and for a connection
+/// to lie idle.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// The same for those who are turned away.
 const REFUSED_TIMEOUT: Duration = Duration::from_secs(2);
@@ -58,24 +59,41 @@ const MAX_HEAD: usize = 16 * 1024;
 pub async fn run(config: Config) -> Result<(), Error> {
     raise_file_limit();
     let key = read_key(&config)?;
-    let annex = config.annex.as_deref().map(|file| read_annex(file, &config.policy)).transpose()?;
+    let annex = config
+        .annex
+        .as_deref()
+        .map(|file| read_annex(file, &config.policy))
+        .transpose()?;
     let counters = Counters::default();
     let metrics = Arc::new(Metrics::new(&counters));
     let mut listeners = Listeners::bind(&config, annex.as_ref().map(|(_, annex)| annex)).await?;
     let recorder = Recorder::open(config.record.clone(), counters.clone())?;
     tokio::spawn(Arc::clone(&recorder).tend());
     let exit_reasons = ExitReasons::listen(&config.enclave, Arc::clone(&metrics));
-    let enclave =
-        EnclaveClient::start(config.enclave.clone(), key, &config.policy, config.connections, counters, Arc::clone(&recorder));
+    let enclave = EnclaveClient::start(
+        config.enclave.clone(),
+        key,
+        &config.policy,
+        config.connections,
+        counters,
+        Arc::clone(&recorder),
+    );
     listeners.announce(&config.policy);
     let admission = Admission::new(config.policy.clone());
     if let Some((signed, annex)) = annex {
         enclave.set_annex(signed);
         admission.set_annex(annex);
     }
-    let server = Arc::new(Server::new(app(&config, enclave, admission, listeners.localhost.take(), metrics)));
+    let server = Arc::new(Server::new(app(
+        &config,
+        enclave,
+        admission,
+        listeners.localhost.take(),
+        metrics,
+    )));
     let mut signals = Signals::listen()?;
-    // Requests are answered from here on, with 503 until the enclave is there: what waits for this service can start.
+    // Requests are answered from here on, with 503 until the enclave is there: what waits for this
+    // service can start.
     tell_systemd(&NotifyState::Ready);
     let accepting = listeners.accept(&server);
     while signals.hung_up().await {
@@ -88,7 +106,10 @@ pub async fn run(config: Config) -> Result<(), Error> {
     }
     tell_systemd(&NotifyState::Stopping);
     info!("draining");
-    if tokio::time::timeout(Duration::from_secs(config.drain_seconds), server.drained()).await.is_err() {
+    if tokio::time::timeout(Duration::from_secs(config.drain_seconds), server.drained())
+        .await
+        .is_err()
+    {
         warn!("requests were still under way when the time to drain was over");
     }
     drop(exit_reasons);
@@ -103,7 +124,10 @@ fn read_key(config: &Config) -> Result<KeyFile, Error> {
     if *identity::Signer::public_key(&key) == config.policy.proxy_key.0 {
         return Ok(key);
     }
-    let (file, why) = (config.proxy_key.clone(), "not the key that the policy names as proxy_key");
+    let (file, why) = (
+        config.proxy_key.clone(),
+        "not the key that the policy names as proxy_key",
+    );
     Err(enclave_client::Error::KeyFile { file, why }.into())
 }
 
@@ -120,9 +144,20 @@ fn app(
             "without CAP_SYS_PTRACE the executables of other users' processes cannot be seen; callers named by them are refused"
         );
     }
-    let names = localhost.iter().flat_map(|localhost| &localhost.callers).filter(|caller| caller.operator);
-    let operators = Operators { uids: config.operator_uids.clone(), names: names.map(|caller| caller.name.clone()).collect() };
-    let identities = admission.policy().identities.iter().map(|identity| identity.name.clone()).collect();
+    let names = localhost
+        .iter()
+        .flat_map(|localhost| &localhost.callers)
+        .filter(|caller| caller.operator);
+    let operators = Operators {
+        uids: config.operator_uids.clone(),
+        names: names.map(|caller| caller.name.clone()).collect(),
+    };
+    let identities = admission
+        .policy()
+        .identities
+        .iter()
+        .map(|identity| identity.name.clone())
+        .collect();
     // One for each connection, so that who asks too much waits, and costs nothing meanwhile.
     let waiting = config.limits.connections;
     App {
@@ -155,12 +190,19 @@ impl Listeners {
         for named in &config.sockets {
             sockets.push(Socket::bind_for(named)?);
         }
-        let mut listeners = Self { sockets, tcp: None, localhost: None };
+        let mut listeners = Self {
+            sockets,
+            tcp: None,
+            localhost: None,
+        };
         if let Some(localhost) = &config.localhost {
             let tcp = TcpListener::bind(localhost.listen).await?;
             let listen = tcp.local_addr()?;
             info!(address = %listen, "listening on localhost; callers show tokens");
-            listeners.localhost = Some(Localhost { listen, ..localhost.clone() });
+            listeners.localhost = Some(Localhost {
+                listen,
+                ..localhost.clone()
+            });
             listeners.tcp = Some(tcp);
         }
         Ok(listeners)
@@ -173,8 +215,13 @@ impl Listeners {
     }
 
     fn accept(self, server: &Arc<Server>) -> Vec<JoinHandle<()>> {
-        let sockets = self.sockets.into_iter().map(|socket| tokio::spawn(Arc::clone(server).accept(socket)));
-        let tcp = self.tcp.map(|tcp| tokio::spawn(Arc::clone(server).accept_tcp(tcp)));
+        let sockets = self
+            .sockets
+            .into_iter()
+            .map(|socket| tokio::spawn(Arc::clone(server).accept(socket)));
+        let tcp = self
+            .tcp
+            .map(|tcp| tokio::spawn(Arc::clone(server).accept_tcp(tcp)));
         sockets.chain(tcp).collect()
     }
 }
@@ -182,8 +229,14 @@ impl Listeners {
 /// The annex as it was signed, and what it says.
 fn read_annex(file: &Path, policy: &Bundle) -> Result<(Vec<u8>, Annex), Error> {
     let signed = read_bounded(file)?;
-    let annex = Annex::verify(&signed, &policy.operator_key.0).map_err(|source| Error::Policy { file: file.into(), source })?;
-    policy.check_annex(&annex).map_err(|source| Error::Policy { file: file.into(), source })?;
+    let annex = Annex::verify(&signed, &policy.operator_key.0).map_err(|source| Error::Policy {
+        file: file.into(),
+        source,
+    })?;
+    policy.check_annex(&annex).map_err(|source| Error::Policy {
+        file: file.into(),
+        source,
+    })?;
     Ok((signed, annex))
 }
 
@@ -192,8 +245,12 @@ fn activated() -> Result<Option<std::os::unix::net::UnixListener>, Error> {
     let mut given = ListenFd::from_env();
     match given.len() {
         0 => Ok(None),
-        1 => given.take_unix_listener(0).map_err(|error| Error::Config(format!("the socket that was handed over: {error}"))),
-        more => Err(Error::Config(format!("{more} sockets were handed over; one is needed: the agents' Unix socket"))),
+        1 => given
+            .take_unix_listener(0)
+            .map_err(|error| Error::Config(format!("the socket that was handed over: {error}"))),
+        more => Err(Error::Config(format!(
+            "{more} sockets were handed over; one is needed: the agents' Unix socket"
+        ))),
     }
 }
 
@@ -285,13 +342,24 @@ impl Server {
     /// Finds out who connected, first of all by what costs nothing.
     fn meet(self: &Arc<Self>, stream: UnixStream, socket: Option<&str>) {
         let connected = Connected::of(&stream);
-        if connected.as_ref().is_ok_and(|peer| self.app.quotas.connects(peer.uid, socket).is_err()) {
+        if connected
+            .as_ref()
+            .is_ok_and(|peer| self.app.quotas.connects(peer.uid, socket).is_err())
+        {
             self.turn_away(stream);
             return;
         }
-        let known = connected.as_ref().is_ok_and(|peer| self.app.admission.may_admit(peer.uid, peer.gid));
-        let places = if known { &self.callers } else { &self.strangers };
-        let Ok(place) = Arc::clone(places).try_acquire_owned() else { return };
+        let known = connected
+            .as_ref()
+            .is_ok_and(|peer| self.app.admission.may_admit(peer.uid, peer.gid));
+        let places = if known {
+            &self.callers
+        } else {
+            &self.strangers
+        };
+        let Ok(place) = Arc::clone(places).try_acquire_owned() else {
+            return;
+        };
         let (server, socket) = (Arc::clone(self), socket.map(str::to_owned));
         tokio::spawn(async move {
             match connected {
@@ -308,12 +376,19 @@ impl Server {
         });
     }
 
-    async fn welcome(self: Arc<Self>, stream: UnixStream, pid: i32, seen: ObservedCaller, place: OwnedSemaphorePermit) {
+    async fn welcome(
+        self: Arc<Self>,
+        stream: UnixStream,
+        pid: i32,
+        seen: ObservedCaller,
+        place: OwnedSemaphorePermit,
+    ) {
         let quota = self.app.quotas.of(&seen);
         match self.app.quotas.acquire(&quota) {
             Some(held) => {
                 let peer = Peer::Unix(Arc::new(Known { seen, quota }));
-                self.serve(OneWriter::new(stream, pid), peer, (place, held)).await;
+                self.serve(OneWriter::new(stream, pid), peer, (place, held))
+                    .await;
             }
             None => self.turn_away(stream),
         }
@@ -321,9 +396,19 @@ impl Server {
 
     /// Answers once that it is too much, if a place is left for that.
     fn turn_away(self: &Arc<Self>, stream: UnixStream) {
-        self.app.metrics.limited.get_or_create(&Limited { limit: "connections" }).inc();
+        self.app
+            .metrics
+            .limited
+            .get_or_create(&Limited {
+                limit: "connections",
+            })
+            .inc();
         if let Ok(place) = Arc::clone(&self.turned_away).try_acquire_owned() {
-            tokio::spawn(Arc::clone(self).serve(stream, Peer::Nobody(TurnedAway::TooManyConnections), place));
+            tokio::spawn(Arc::clone(self).serve(
+                stream,
+                Peer::Nobody(TurnedAway::TooManyConnections),
+                place,
+            ));
         }
     }
 
@@ -341,16 +426,31 @@ impl Server {
         }
         let (inspector, shared) = (Arc::clone(&self.inspector), Arc::new(stream));
         let looked_at = Arc::clone(&shared);
-        let seen = tokio::task::spawn_blocking(move || inspector.see(&*looked_at, peer, socket.as_deref(), true)).await;
+        let seen = tokio::task::spawn_blocking(move || {
+            inspector.see(&*looked_at, peer, socket.as_deref(), true)
+        })
+        .await;
         let seen = seen.unwrap_or(Err(TurnedAway::CallerUnknown));
-        (Arc::try_unwrap(shared).expect("the other holder has ended"), seen)
+        (
+            Arc::try_unwrap(shared).expect("the other holder has ended"),
+            seen,
+        )
     }
 
     /// `_places` are given back at the end.
-    async fn serve<S: AsyncRead + AsyncWrite + Send + 'static, P: Send>(self: Arc<Self>, stream: S, peer: Peer, _places: P) {
+    async fn serve<S: AsyncRead + AsyncWrite + Send + 'static, P: Send>(
+        self: Arc<Self>,
+        stream: S,
+        peer: Peer,
+        _places: P,
+    ) {
         // Who is turned away has one answer, and soon.
         let nobody = matches!(peer, Peer::Nobody(_));
-        let limit = if nobody { REFUSED_TIMEOUT } else { CONNECTION_TIMEOUT };
+        let limit = if nobody {
+            REFUSED_TIMEOUT
+        } else {
+            CONNECTION_TIMEOUT
+        };
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(limit));
         self.app.metrics.connections.inc();
@@ -369,9 +469,13 @@ impl Server {
             }
         });
         let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(limit).max_buf_size(MAX_HEAD);
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(limit)
+            .max_buf_size(MAX_HEAD);
         builder.keep_alive(!nobody);
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(Box::pin(stream)), service));
+        let mut connection =
+            pin!(builder.serve_connection(TokioIo::new(Box::pin(stream)), service));
         let mut stopping = self.stopping.subscribe();
         let ended = tokio::select! {
             ended = &mut connection => ended,
@@ -422,9 +526,17 @@ async fn until(stopping: &mut watch::Receiver<bool>) {
 
 fn count(metrics: &Metrics, route: &'static str, response: &Response) {
     let status = response.status().as_u16();
-    metrics.requests.get_or_create(&Handled { route, status }).inc();
+    metrics
+        .requests
+        .get_or_create(&Handled { route, status })
+        .inc();
     if let Some(problem) = response.extensions().get::<Problem>() {
-        metrics.refusals.get_or_create(&Refused { code: problem.code().to_owned() }).inc();
+        metrics
+            .refusals
+            .get_or_create(&Refused {
+                code: problem.code().to_owned(),
+            })
+            .inc();
         info!(route, status, code = problem.code(), "refused");
     } else {
         debug!(route, status, "answered");

@@ -1,9 +1,11 @@
-//! `anchorhold-shim`: starts one program with the group by which callers are pinned, and nothing else with it.
+//! `anchorhold-shim`: starts one program with the group by which callers are pinned, and nothing
+//! else with it.
 //!
-//! Installed as a copy of its own for each agent, `root:GROUP` and mode 2755, with `<its path>.toml` beside it, which says what to
-//! start. Who calls it chooses neither the program nor, but for what that file lets through, its arguments and environment; the
-//! kernel keeps others of the same user from tracing what has another group than they have, and the C library ignores LD_PRELOAD
-//! there. So an interpreted agent can be pinned too. docs/callers.md.
+//! Installed as a copy of its own for each agent, `root:GROUP` and mode 2755, with `<its
+//! path>.toml` beside it, which says what to start. Who calls it chooses neither the program nor,
+//! but for what that file lets through, its arguments and environment; the kernel keeps others of
+//! the same user from tracing what has another group than they have, and the C library ignores
+//! LD_PRELOAD there. So an interpreted agent can be pinned too. docs/callers.md.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Write};
@@ -60,7 +62,11 @@ enum Error {
 fn main() -> ExitCode {
     let Err(error) = run();
     let _ = writeln!(io::stderr(), "anchorhold-shim: {error}");
-    ExitCode::from(if matches!(error, Error::Start { .. }) { SOFTWARE } else { USAGE })
+    ExitCode::from(if matches!(error, Error::Start { .. }) {
+        SOFTWARE
+    } else {
+        USAGE
+    })
 }
 
 fn run() -> Result<std::convert::Infallible, Error> {
@@ -70,7 +76,10 @@ fn run() -> Result<std::convert::Infallible, Error> {
     let own = std::fs::read_link("/proc/self/exe").map_err(Error::OwnPath)?;
     let shim = Shim::beside(&own)?;
     let mut command = Command::new(&shim.command[0]);
-    command.args(&shim.command[1..]).env_clear().env("PATH", PATH);
+    command
+        .args(&shim.command[1..])
+        .env_clear()
+        .env("PATH", PATH);
     for variable in &shim.environment {
         match variable.split_once('=') {
             Some((name, value)) => drop(command.env(name, value)),
@@ -81,47 +90,81 @@ fn run() -> Result<std::convert::Infallible, Error> {
         command.args(std::env::args_os().skip(1));
     }
     let source = command.exec();
-    Err(Error::Start { program: shim.command[0].clone(), source })
+    Err(Error::Start {
+        program: shim.command[0].clone(),
+        source,
+    })
 }
 
 impl Shim {
-    /// Reads `<own>.toml`. Nobody but root may have had a hand in it, nor in where it lies: with a link to this program in a folder of
-    /// their own, others would choose what has the group.
+    /// Reads `<own>.toml`. Nobody but root may have had a hand in it, nor in where it lies: with a
+    /// link to this program in a folder of their own, others would choose what has the group.
     fn beside(own: &Path) -> Result<Self, Error> {
         let folder = own.parent().unwrap_or(Path::new("/"));
         for (depth, ancestor) in folder.ancestors().enumerate() {
-            let metadata = std::fs::symlink_metadata(ancestor).map_err(|source| Error::File { path: ancestor.into(), source })?;
+            let metadata = std::fs::symlink_metadata(ancestor).map_err(|source| Error::File {
+                path: ancestor.into(),
+                source,
+            })?;
             // Above it a folder like /tmp does, where nobody can replace what is another's.
             let sticky = depth > 0 && metadata.mode() & 0o1000 != 0;
-            check(&metadata, sticky).map_err(|why| Error::Untrusted { path: ancestor.into(), why })?;
+            check(&metadata, sticky).map_err(|why| Error::Untrusted {
+                path: ancestor.into(),
+                why,
+            })?;
         }
-        let path = PathBuf::from(std::ffi::OsStr::from_bytes(&[own.as_os_str().as_bytes(), b".toml"].concat()));
-        let failed = |source| Error::File { path: path.clone(), source };
+        let path = PathBuf::from(std::ffi::OsStr::from_bytes(
+            &[own.as_os_str().as_bytes(), b".toml"].concat(),
+        ));
+        let failed = |source| Error::File {
+            path: path.clone(),
+            source,
+        };
         let mut options = File::options();
         let no_follow = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-        let file = options.read(true).custom_flags(no_follow.bits().cast_signed()).open(&path).map_err(failed)?;
+        let file = options
+            .read(true)
+            .custom_flags(no_follow.bits().cast_signed())
+            .open(&path)
+            .map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
         if !metadata.is_file() {
-            return Err(Error::Untrusted { path, why: "not a file" });
+            return Err(Error::Untrusted {
+                path,
+                why: "not a file",
+            });
         }
         if let Err(why) = check(&metadata, false) {
             return Err(Error::Untrusted { path, why });
         }
         let mut text = String::new();
-        file.take(MAX_CONFIG + 1).read_to_string(&mut text).map_err(failed)?;
+        file.take(MAX_CONFIG + 1)
+            .read_to_string(&mut text)
+            .map_err(failed)?;
         if text.len() as u64 > MAX_CONFIG {
-            return Err(Error::Config { path, why: "larger than 64 KiB".into() });
+            return Err(Error::Config {
+                path,
+                why: "larger than 64 KiB".into(),
+            });
         }
         Self::parse(&text).map_err(|why| Error::Config { path, why })
     }
 
     fn parse(text: &str) -> Result<Self, String> {
         let this: Self = toml::from_str(text).map_err(|error| error.message().to_owned())?;
-        if !this.command.first().is_some_and(|program| program.starts_with('/')) {
+        if !this
+            .command
+            .first()
+            .is_some_and(|program| program.starts_with('/'))
+        {
             return Err("command begins with the absolute path of a program".into());
         }
-        let named = |variable: &String| !variable.is_empty() && !variable.starts_with('=') && !variable.contains('\0');
-        if !this.environment.iter().all(named) || this.command.iter().any(|part| part.contains('\0')) {
+        let named = |variable: &String| {
+            !variable.is_empty() && !variable.starts_with('=') && !variable.contains('\0')
+        };
+        if !this.environment.iter().all(named)
+            || this.command.iter().any(|part| part.contains('\0'))
+        {
             return Err("environment holds NAME or NAME=value; NUL stands nowhere".into());
         }
         Ok(this)
@@ -147,7 +190,10 @@ mod tests {
     fn a_shim_says_what_it_starts_and_nothing_else() {
         let good = "command = [\"/usr/bin/python3\", \"-I\", \"/opt/agent.py\"]\nenvironment = [\"HOME\", \"LANG=C\"]\n";
         let shim = Shim::parse(good).unwrap();
-        assert_eq!((shim.command.len(), shim.environment.len(), shim.arguments), (3, 2, false));
+        assert_eq!(
+            (shim.command.len(), shim.environment.len(), shim.arguments),
+            (3, 2, false)
+        );
         for (bad, says) in [
             ("", "missing field"),
             ("command = []\n", "absolute"),

@@ -12,22 +12,25 @@ use crate::Error;
 use crate::Issuer;
 use crate::names::{check_name, malformed};
 
-/// What changes often, signed by the operator key that the bundle names: a COSE_Sign1 for [`Purpose::ANNEX`] over RFC 8785 JSON.
+/// What changes often, signed by the operator key that the bundle names: a COSE_Sign1 for
+/// [`Purpose::ANNEX`] over RFC 8785 JSON.
 ///
-/// It widens nothing that the bundle does not leave to it: callers by the names that the bundle admits.
+/// It widens nothing that the bundle does not leave to it: callers by the names that the bundle
+/// admits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Annex {
     /// Rises; within a boot the enclave takes none that is lower than the last one.
     pub version: u32,
-    /// Asserted callers by what the parent must have seen of them. Several of one name: any of them.
+    /// Asserted callers by what the parent must have seen of them. Several of one name: any of
+    /// them.
     #[serde(default)]
     pub callers: Vec<AssertedCaller>,
     /// Issuers outside whose tokens identities may take up, as far as the bundle lets each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub issuers: Vec<Issuer>,
-    /// What is not believed any more: the `jti` of a token or the SHA-256 of what was signed of it, the first 64 characters of its
-    /// signature, an issuer, a subject, an actor, or `agent:<name>`.
+    /// What is not believed any more: the `jti` of a token or the SHA-256 of what was signed of it,
+    /// the first 64 characters of its signature, an issuer, a subject, an actor, or `agent:<name>`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub revoked: Vec<String>,
     /// Bitstring Status Lists of other issuers, as the operator has fetched and checked them.
@@ -93,9 +96,14 @@ impl Annex {
     /// Verifies the operator's signature, and reads the canonical form and nothing else.
     pub fn verify(signed: &[u8], operator: &PublicKey) -> Result<Self, Error> {
         let canonical = cose::verify(Purpose::ANNEX, signed, operator)?;
-        let annex: Self = json::parse_as(&canonical).map_err(|error| malformed(error.to_string()))?;
+        let annex: Self =
+            json::parse_as(&canonical).map_err(|error| malformed(error.to_string()))?;
         annex.check()?;
-        if json::canonical(&annex)? == canonical { Ok(annex) } else { Err(malformed("not in canonical form")) }
+        if json::canonical(&annex)? == canonical {
+            Ok(annex)
+        } else {
+            Err(malformed("not in canonical form"))
+        }
     }
 
     /// The canonical bytes within a signed annex; nothing is verified.
@@ -105,12 +113,17 @@ impl Annex {
 
     /// Version and digest, as records name it.
     pub fn id(&self) -> Result<AnnexId, Error> {
-        Ok(AnnexId { digest: sha256(&json::canonical(self)?), version: self.version })
+        Ok(AnnexId {
+            digest: sha256(&json::canonical(self)?),
+            version: self.version,
+        })
     }
 
     /// Whether a caller of this name is what the parent saw.
     pub fn describes(&self, name: &str, seen: &ObservedCaller) -> bool {
-        self.callers.iter().any(|caller| caller.name == name && caller.is(seen))
+        self.callers
+            .iter()
+            .any(|caller| caller.name == name && caller.is(seen))
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -118,17 +131,31 @@ impl Annex {
             return Err(malformed("the version of an annex is 1 or more"));
         }
         for caller in &self.callers {
-            caller.check().map_err(|why| malformed(format!("caller {:?}: {why}", caller.name)))?;
+            caller
+                .check()
+                .map_err(|why| malformed(format!("caller {:?}: {why}", caller.name)))?;
         }
         for (index, issuer) in self.issuers.iter().enumerate() {
-            issuer.check().map_err(|why| malformed(format!("issuer {:?}: {why}", issuer.name)))?;
-            if self.issuers[..index].iter().any(|other| other.name == issuer.name || other.iss == issuer.iss) {
-                return Err(malformed(format!("issuer {:?}: another one has this name or iss", issuer.name)));
+            issuer
+                .check()
+                .map_err(|why| malformed(format!("issuer {:?}: {why}", issuer.name)))?;
+            if self.issuers[..index]
+                .iter()
+                .any(|other| other.name == issuer.name || other.iss == issuer.iss)
+            {
+                return Err(malformed(format!(
+                    "issuer {:?}: another one has this name or iss",
+                    issuer.name
+                )));
             }
         }
         for (index, list) in self.status_lists.iter().enumerate() {
-            StatusList::decode(&list.encoded).map_err(|error| malformed(format!("status list {:?}: {error}", list.id)))?;
-            if self.status_lists[..index].iter().any(|other| other.id == list.id) {
+            StatusList::decode(&list.encoded)
+                .map_err(|error| malformed(format!("status list {:?}: {error}", list.id)))?;
+            if self.status_lists[..index]
+                .iter()
+                .any(|other| other.id == list.id)
+            {
                 return Err(malformed(format!("status list {:?}: given twice", list.id)));
             }
         }
@@ -137,7 +164,10 @@ impl Annex {
 
     /// Whether this entry of a status list is set; `None` if the list is not here.
     pub fn status(&self, status: &Status) -> Option<Result<bool, identity::Error>> {
-        let list = self.status_lists.iter().find(|list| list.id == status.list)?;
+        let list = self
+            .status_lists
+            .iter()
+            .find(|list| list.id == status.list)?;
         Some(StatusList::decode(&list.encoded).and_then(|list| list.is_set(status.index)))
     }
 }
@@ -154,7 +184,10 @@ impl AssertedCaller {
             && holds(&self.container, &seen.container)
             && holds(&self.label, &seen.label)
             && holds(&self.socket, &seen.socket)
-            && (self.executables.is_empty() || seen.executable.is_some_and(|seen| self.executables.contains(&seen)))
+            && (self.executables.is_empty()
+                || seen
+                    .executable
+                    .is_some_and(|seen| self.executables.contains(&seen)))
     }
 
     fn check(&self) -> Result<(), String> {
@@ -162,13 +195,24 @@ impl AssertedCaller {
         if [self.uid, self.gid].contains(&Some(65534)) {
             return Err("65534 is nobody in particular and cannot be a caller".into());
         }
-        let anchors = [&self.unit, &self.pod, &self.container, &self.label, &self.socket];
-        if self.uid.is_none() && self.gid.is_none() && anchors.iter().all(|anchor| anchor.is_none()) {
+        let anchors = [
+            &self.unit,
+            &self.pod,
+            &self.container,
+            &self.label,
+            &self.socket,
+        ];
+        if self.uid.is_none() && self.gid.is_none() && anchors.iter().all(|anchor| anchor.is_none())
+        {
             return Err("an executable alone says little: whoever may run it may also steer it. Give uid, gid, unit, pod, \
                         container, label or socket too"
                 .into());
         }
-        if anchors.into_iter().flatten().any(|text| text.is_empty() || text.chars().any(char::is_control)) {
+        if anchors
+            .into_iter()
+            .flatten()
+            .any(|text| text.is_empty() || text.chars().any(char::is_control))
+        {
             return Err("a text is empty or holds control characters".into());
         }
         Ok(())

@@ -8,9 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::{MultikeyText, check_name, check_validity, malformed};
 use crate::{Annex, Error};
-use crate::{Approver, Callers, Delegation, Limit, Match, Pattern, PolicyDigest, ProvenCaller, Rego, Rule};
+use crate::{
+    Approver, Callers, Delegation, Limit, Match, Pattern, PolicyDigest, ProvenCaller, Rego, Rule,
+};
 
-/// A bundle's canonical form is at most this long, so that it fits through the window with a document beside it.
+/// A bundle's canonical form is at most this long, so that it fits through the window with a
+/// document beside it.
 pub const MAX_BYTES: usize = 32 * 1024;
 
 /// What the enclave is told once per boot, and commits to. Everything in it is public.
@@ -101,13 +104,28 @@ pub struct IdentityPolicy {
 }
 
 impl Bundle {
-    /// Refuses an annex that revokes an agent that this bundle does not have: what was meant would go on. Whoever brings an annex to an
-    /// enclave asks this first. The enclave does not: an annex that is not taken revokes nothing at all.
+    /// Refuses an annex that revokes an agent that this bundle does not have: what was meant would
+    /// go on. Whoever brings an annex to an enclave asks this first. The enclave does not: an annex
+    /// that is not taken revokes nothing at all.
     pub fn check_annex(&self, annex: &Annex) -> Result<(), Error> {
-        let is_agent = |entry: &str| entry.get(..AGENT.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(AGENT));
-        let is_known = |entry: &str| entry.strip_prefix(AGENT).is_some_and(|name| self.identity(name).is_some());
-        match annex.revoked.iter().find(|entry| is_agent(entry) && !is_known(entry)) {
-            Some(unknown) => Err(malformed(format!("revoked names {unknown:?}, and the policy has no such identity"))),
+        let is_agent = |entry: &str| {
+            entry
+                .get(..AGENT.len())
+                .is_some_and(|begin| begin.eq_ignore_ascii_case(AGENT))
+        };
+        let is_known = |entry: &str| {
+            entry
+                .strip_prefix(AGENT)
+                .is_some_and(|name| self.identity(name).is_some())
+        };
+        match annex
+            .revoked
+            .iter()
+            .find(|entry| is_agent(entry) && !is_known(entry))
+        {
+            Some(unknown) => Err(malformed(format!(
+                "revoked names {unknown:?}, and the policy has no such identity"
+            ))),
             None => Ok(()),
         }
     }
@@ -126,7 +144,11 @@ impl Bundle {
         }
         let bundle: Self = json::parse_as(bytes).map_err(|error| malformed(error.to_string()))?;
         bundle.check()?;
-        if bundle.canonical() == bytes { Ok(bundle) } else { Err(malformed("not in canonical form")) }
+        if bundle.canonical() == bytes {
+            Ok(bundle)
+        } else {
+            Err(malformed("not in canonical form"))
+        }
     }
 
     /// Reads either form: canonical JSON begins with a brace, TOML cannot.
@@ -150,7 +172,9 @@ impl Bundle {
 
     /// The identity of this name.
     pub fn identity(&self, name: &str) -> Option<&IdentityPolicy> {
-        self.identities.iter().find(|identity| identity.name == name)
+        self.identities
+            .iter()
+            .find(|identity| identity.name == name)
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -167,16 +191,25 @@ impl Bundle {
         }
         self.check_callers()?;
         self.check_resources()?;
-        self.rego.iter().try_for_each(Rego::check).map_err(|why| malformed(format!("rego: {why}")))?;
+        self.rego
+            .iter()
+            .try_for_each(Rego::check)
+            .map_err(|why| malformed(format!("rego: {why}")))?;
         if self.identities.is_empty() || self.identities.len() > 64 {
             return Err(malformed("1 to 64 identities"));
         }
         for (index, identity) in self.identities.iter().enumerate() {
-            identity.check(self).map_err(|why| malformed(format!("identity {:?}: {why}", identity.name)))?;
-            let twin =
-                |other: &IdentityPolicy| other.name == identity.name || (other.did != "did:key" && other.did == identity.did);
+            identity
+                .check(self)
+                .map_err(|why| malformed(format!("identity {:?}: {why}", identity.name)))?;
+            let twin = |other: &IdentityPolicy| {
+                other.name == identity.name || (other.did != "did:key" && other.did == identity.did)
+            };
             if self.identities[..index].iter().any(twin) {
-                return Err(malformed(format!("identity {:?}: another one has this name or did", identity.name)));
+                return Err(malformed(format!(
+                    "identity {:?}: another one has this name or did",
+                    identity.name
+                )));
             }
         }
         if json::canonical(self)?.len() > MAX_BYTES {
@@ -187,12 +220,22 @@ impl Bundle {
 
     fn check_resources(&self) -> Result<(), Error> {
         for label in &self.resources {
-            label.pattern.check_resource().map_err(|why| malformed(format!("resources: {why}")))?;
+            label
+                .pattern
+                .check_resource()
+                .map_err(|why| malformed(format!("resources: {why}")))?;
         }
         for label in &self.resources {
-            let wrong = |what: &str| malformed(format!("resources {:?}: its {what} is not a name", label.pattern));
+            let wrong = |what: &str| {
+                malformed(format!(
+                    "resources {:?}: its {what} is not a name",
+                    label.pattern
+                ))
+            };
             for (what, name) in [("environment", &label.environment), ("type", &label.kind)] {
-                name.as_deref().map_or(Ok(()), check_name).map_err(|_| wrong(what))?;
+                name.as_deref()
+                    .map_or(Ok(()), check_name)
+                    .map_err(|_| wrong(what))?;
             }
         }
         Ok(())
@@ -200,20 +243,31 @@ impl Bundle {
 
     fn check_callers(&self) -> Result<(), Error> {
         for (index, caller) in self.callers.iter().enumerate() {
-            caller.check().map_err(|why| malformed(format!("caller {:?}: {why}", caller.name)))?;
+            caller
+                .check()
+                .map_err(|why| malformed(format!("caller {:?}: {why}", caller.name)))?;
             let twin = |other: &ProvenCaller| {
                 other.name == caller.name
                     || (caller.key.is_some() && other.key == caller.key)
                     || (caller.enclave.is_some() && other.enclave == caller.enclave)
             };
             if self.callers[..index].iter().any(twin) {
-                return Err(malformed(format!("caller {:?}: another one has this name, key or enclave", caller.name)));
+                return Err(malformed(format!(
+                    "caller {:?}: another one has this name, key or enclave",
+                    caller.name
+                )));
             }
             if [Some(&self.proxy_key), Some(&self.operator_key)].contains(&caller.key.as_ref()) {
-                return Err(malformed(format!("caller {:?}: its key is the proxy's or the operator's", caller.name)));
+                return Err(malformed(format!(
+                    "caller {:?}: its key is the proxy's or the operator's",
+                    caller.name
+                )));
             }
-            let mut environments =
-                self.identities.iter().filter(|i| i.callers.proven.contains(&caller.name)).map(|i| &i.environment);
+            let mut environments = self
+                .identities
+                .iter()
+                .filter(|i| i.callers.proven.contains(&caller.name))
+                .map(|i| &i.environment);
             if let Some(one) = environments.next()
                 && let Some(other) = environments.find(|other| *other != one)
             {
@@ -230,34 +284,62 @@ impl Bundle {
         for (index, approver) in self.approvers.iter().enumerate() {
             let wrong = |why: &str| malformed(format!("approver {:?}: {why}", approver.name));
             check_name(&approver.name).map_err(|why| wrong(&why))?;
-            if self.approvers[..index].iter().any(|other| other.name == approver.name || other.key == approver.key) {
+            if self.approvers[..index]
+                .iter()
+                .any(|other| other.name == approver.name || other.key == approver.key)
+            {
                 return Err(wrong("another one has this name or key"));
             }
             let callers = self.callers.iter().filter_map(|caller| caller.key.as_ref());
-            if callers.chain([&self.proxy_key]).any(|key| *key == approver.key) {
-                return Err(wrong("its key is a caller's or the proxy's: it would approve what it asks for itself"));
+            if callers
+                .chain([&self.proxy_key])
+                .any(|key| *key == approver.key)
+            {
+                return Err(wrong(
+                    "its key is a caller's or the proxy's: it would approve what it asks for itself",
+                ));
             }
         }
-        let of_rules = self.identities.iter().flat_map(|identity| &identity.rules).filter_map(|rule| rule.approval.as_ref());
+        let of_rules = self
+            .identities
+            .iter()
+            .flat_map(|identity| &identity.rules)
+            .filter_map(|rule| rule.approval.as_ref());
         let wanted = of_rules.chain(self.rego.iter().filter_map(|rego| rego.approval.as_ref()));
-        match wanted.flat_map(|approval| &approval.by).find(|name| !self.approvers.iter().any(|approver| approver.name == **name))
-        {
-            Some(name) => Err(malformed(format!("approval by {name:?}, and no [[approvers]] is called so"))),
+        match wanted.flat_map(|approval| &approval.by).find(|name| {
+            !self
+                .approvers
+                .iter()
+                .any(|approver| approver.name == **name)
+        }) {
+            Some(name) => Err(malformed(format!(
+                "approval by {name:?}, and no [[approvers]] is called so"
+            ))),
             None => Ok(()),
         }
     }
 
-    /// What the resource is, if any label matches. Of a resource that is not spelled in the one way nothing is known: whoever decides by
-    /// labels refuses it first ([`identity::resource`]).
+    /// What the resource is, if any label matches. Of a resource that is not spelled in the one way
+    /// nothing is known: whoever decides by labels refuses it first ([`identity::resource`]).
     pub fn labels(&self, resource: &str) -> Option<&ResourceLabels> {
-        self.resources.iter().find(|label| label.pattern.matches_resource(resource) == Match::Yes)
+        self.resources
+            .iter()
+            .find(|label| label.pattern.matches_resource(resource) == Match::Yes)
     }
 
-    /// The label of another environment that says what some resource of this pattern is. A label that covers the whole pattern hides
-    /// those behind it.
+    /// The label of another environment that says what some resource of this pattern is. A label
+    /// that covers the whole pattern hides those behind it.
     fn foreign_label(&self, resources: &Pattern, environment: &str) -> Option<&ResourceLabels> {
-        for label in self.resources.iter().filter(|label| label.pattern.overlaps(resources)) {
-            if label.environment.as_ref().is_some_and(|other| other != environment) {
+        for label in self
+            .resources
+            .iter()
+            .filter(|label| label.pattern.overlaps(resources))
+        {
+            if label
+                .environment
+                .as_ref()
+                .is_some_and(|other| other != environment)
+            {
                 return Some(label);
             }
             if label.pattern.covers(resources) {
@@ -271,13 +353,16 @@ impl Bundle {
 impl IdentityPolicy {
     /// Whether an attested DID and algorithm are what this policy says.
     pub fn describes(&self, did: &Did, algorithm: Algorithm) -> bool {
-        self.algorithm == algorithm && (self.did == did.as_str() || (self.did == "did:key" && did.embedded_key().is_some()))
+        self.algorithm == algorithm
+            && (self.did == did.as_str() || (self.did == "did:key" && did.embedded_key().is_some()))
     }
 
     fn check(&self, bundle: &Bundle) -> Result<(), String> {
         check_name(&self.name)?;
         check_name(&self.environment).map_err(|why| format!("environment: {why}"))?;
-        self.role.iter().try_for_each(|role| check_name(role).map_err(|why| format!("role: {why}")))?;
+        self.role
+            .iter()
+            .try_for_each(|role| check_name(role).map_err(|why| format!("role: {why}")))?;
         match self.did.as_str() {
             "did:key" => {}
             web if web.starts_with("did:web:") => {
@@ -299,15 +384,18 @@ impl IdentityPolicy {
         self.limits.iter().try_for_each(Limit::check)?;
         if let Some(delegation) = &self.delegation {
             delegation.check(|name| bundle.identity(name).is_some())?;
-            self.check_environment(bundle, &delegation.resources).map_err(|why| format!("delegation {why}"))?;
+            self.check_environment(bundle, &delegation.resources)
+                .map_err(|why| format!("delegation {why}"))?;
         }
         if self.rules.is_empty() || self.rules.len() > 256 {
             return Err("1 to 256 rules".into());
         }
         let mut names = BTreeSet::new();
         for rule in &self.rules {
-            rule.check().map_err(|why| format!("rule {:?}: {why}", rule.name))?;
-            self.check_environment(bundle, &rule.resources).map_err(|why| format!("rule {:?} {why}", rule.name))?;
+            rule.check()
+                .map_err(|why| format!("rule {:?}: {why}", rule.name))?;
+            self.check_environment(bundle, &rule.resources)
+                .map_err(|why| format!("rule {:?} {why}", rule.name))?;
             if !names.insert(&rule.name) {
                 return Err(format!("two rules are called {:?}", rule.name));
             }
@@ -319,7 +407,10 @@ impl IdentityPolicy {
 impl IdentityPolicy {
     /// Refuses patterns that reach resources of another environment.
     fn check_environment(&self, bundle: &Bundle, resources: &[Pattern]) -> Result<(), String> {
-        match resources.iter().find_map(|resource| bundle.foreign_label(resource, &self.environment)) {
+        match resources
+            .iter()
+            .find_map(|resource| bundle.foreign_label(resource, &self.environment))
+        {
             None => Ok(()),
             Some(label) => Err(format!(
                 "reaches {:?}, which is of {}, with a key for {}: give each environment an identity of its own, and patterns that end where it ends",

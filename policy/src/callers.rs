@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::Annex;
 use crate::names::{MultikeyText, check_name};
 
-/// User and group id that stand for everybody whom a user namespace cannot name (user_namespaces(7)).
+/// User and group id that stand for everybody whom a user namespace cannot name
+/// (user_namespaces(7)).
 const OVERFLOW_ID: u32 = 65534;
 
 /// Who may use an identity. Any one match is enough.
@@ -20,8 +21,8 @@ pub struct Callers {
     /// Effective group ids of Unix socket peers, as the parent asserts them.
     #[serde(default)]
     pub gids: Vec<u32>,
-    /// Names of asserted callers: on localhost, each with a token of its own in the proxy's configuration; or in the annex, each
-    /// with what the parent must have seen.
+    /// Names of asserted callers: on localhost, each with a token of its own in the proxy's
+    /// configuration; or in the annex, each with what the parent must have seen.
     #[serde(default)]
     pub names: Vec<String>,
     /// Names of proven callers, which sign each request with a key that the bundle names.
@@ -75,7 +76,10 @@ impl Callers {
         let described = |name: &String| annex.is_some_and(|annex| annex.describes(name, seen));
         listed(&self.uids, seen.uid)
             || listed(&self.gids, seen.gid)
-            || self.names.iter().any(|name| seen.name.as_ref() == Some(name) || described(name))
+            || self
+                .names
+                .iter()
+                .any(|name| seen.name.as_ref() == Some(name) || described(name))
     }
 
     /// Whether it names nobody.
@@ -87,8 +91,14 @@ impl Callers {
         if self.uids.contains(&OVERFLOW_ID) || self.gids.contains(&OVERFLOW_ID) {
             return Err("65534 is nobody in particular and cannot be a caller".into());
         }
-        if let Some(name) = self.proven.iter().find(|name| !proven.iter().any(|caller| caller.name == **name)) {
-            return Err(format!("proven names {name:?}, and no [[callers]] is called so"));
+        if let Some(name) = self
+            .proven
+            .iter()
+            .find(|name| !proven.iter().any(|caller| caller.name == **name))
+        {
+            return Err(format!(
+                "proven names {name:?}, and no [[callers]] is called so"
+            ));
         }
         self.names.iter().try_for_each(|name| check_name(name))
     }

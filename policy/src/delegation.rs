@@ -15,7 +15,8 @@ pub struct Delegation {
     pub scopes: Vec<Pattern>,
     /// Resources for which it may act.
     pub resources: Vec<Pattern>,
-    /// For whom beside the identities of this bundle a token exchange may issue a token (`aud`). For nobody else, if left out.
+    /// For whom beside the identities of this bundle a token exchange may issue a token (`aud`).
+    /// For nobody else, if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audiences: Option<Vec<Pattern>>,
     /// How many may act for one another, itself included; at most 5.
@@ -26,7 +27,8 @@ pub struct Delegation {
     pub max_validity_seconds: Option<u32>,
 }
 
-/// Who delegates: written `agent:<name>` or `issuer:<name>`, since an annex must not decide which of both a name means.
+/// Who delegates: written `agent:<name>` or `issuer:<name>`, since an annex must not decide which
+/// of both a name means.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Delegator {
@@ -93,16 +95,26 @@ impl Delegation {
         if self.from.is_empty() || self.scopes.is_empty() || self.resources.is_empty() {
             return Err("delegation: from, scopes and resources each need an entry".into());
         }
-        self.resources.iter().try_for_each(|resource| resource.check_resource().map_err(|why| format!("delegation: {why}")))?;
+        self.resources.iter().try_for_each(|resource| {
+            resource
+                .check_resource()
+                .map_err(|why| format!("delegation: {why}"))
+        })?;
         if self.audiences.as_ref().is_some_and(Vec::is_empty) {
             return Err("delegation: an empty list of audiences is that of this bundle's identities; leave it out".into());
         }
-        if self.max_depth.is_some_and(|depth| !(1..=5).contains(&depth)) {
+        if self
+            .max_depth
+            .is_some_and(|depth| !(1..=5).contains(&depth))
+        {
             return Err("delegation: max_depth is 1 to 5".into());
         }
-        let is_unknown = |from: &&Delegator| matches!(from, Delegator::Agent(name) if !is_identity(name));
+        let is_unknown =
+            |from: &&Delegator| matches!(from, Delegator::Agent(name) if !is_identity(name));
         if let Some(unknown) = self.from.iter().find(is_unknown) {
-            return Err(format!("delegation: from names {unknown}, and no identity is called so"));
+            return Err(format!(
+                "delegation: from names {unknown}, and no identity is called so"
+            ));
         }
         self.max_validity_seconds.map_or(Ok(()), check_validity)
     }
@@ -111,7 +123,9 @@ impl Delegation {
 impl Issuer {
     pub(crate) fn check(&self) -> Result<(), String> {
         check_name(&self.name)?;
-        if [identity::token::APPROVER, identity::delegation::AGENT].iter().any(|kept| self.iss.starts_with(kept))
+        if [identity::token::APPROVER, identity::delegation::AGENT]
+            .iter()
+            .any(|kept| self.iss.starts_with(kept))
             || self.iss.starts_with("did:") && identity::Did::parse(&self.iss).is_err()
         {
             return Err("its iss is kept for agents and approvers, or is no DID".into());

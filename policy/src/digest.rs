@@ -10,7 +10,13 @@ pub struct PolicyDigest(Digest<48>);
 impl PolicyDigest {
     /// Of canonical bytes.
     pub(crate) fn of(canonical: &[u8]) -> Self {
-        Self(Digest(Sha384::new().chain_update(b"anchorhold/policy/v1\0").chain_update(canonical).finalize().into()))
+        Self(Digest(
+            Sha384::new()
+                .chain_update(b"anchorhold/policy/v1\0")
+                .chain_update(canonical)
+                .finalize()
+                .into(),
+        ))
     }
 
     /// Of a digest that a verifier wrote down.

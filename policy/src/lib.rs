@@ -1,5 +1,6 @@
-//! The policy bundle that PCR16 commits to: who may ask for which signature; and the annex that the operator may change. TOML
-//! for people, RFC 8785 JSON for digests. What a policy decides is `policy/engine`'s.
+//! The policy bundle that PCR16 commits to: who may ask for which signature; and the annex that the
+//! operator may change. TOML for people, RFC 8785 JSON for digests. What a policy decides is
+//! `policy/engine`'s.
 //!
 //! ```
 //! let sidecar = "z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK";

@@ -35,7 +35,11 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
 }
 
 pub(crate) fn check_validity(seconds: u32) -> Result<(), String> {
-    if (1..=MAX_VALIDITY_SECONDS).contains(&seconds) { Ok(()) } else { Err("max_validity_seconds is 1 to 86400".into()) }
+    if (1..=MAX_VALIDITY_SECONDS).contains(&seconds) {
+        Ok(())
+    } else {
+        Err("max_validity_seconds is 1 to 86400".into())
+    }
 }
 
 pub(crate) fn malformed(why: impl Into<String>) -> Error {

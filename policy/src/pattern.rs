@@ -15,14 +15,16 @@ pub enum Match {
     Yes,
     /// It does not.
     No,
-    /// It is a prefix, and the resource is not spelled in the one way, so that it might be another resource than it seems.
+    /// It is a prefix, and the resource is not spelled in the one way, so that it might be another
+    /// resource than it seems.
     Unclear(&'static str),
 }
 
 impl Pattern {
     /// Whether `text`, which is no resource, matches; case counts.
     pub fn matches(&self, text: &str) -> bool {
-        self.prefix().map_or(text == self.0, |prefix| text.starts_with(prefix))
+        self.prefix()
+            .map_or(text == self.0, |prefix| text.starts_with(prefix))
     }
 
     /// Whether this resource matches; case counts.
@@ -105,15 +107,29 @@ mod tests {
         assert!(!pattern("pay*").unwrap().matches("repay"));
         assert!(pattern("*").unwrap().matches(""));
         assert!(!pattern("").unwrap().matches("x"));
-        let covers = |one: &str, other: &str| pattern(one).unwrap().covers(&pattern(other).unwrap());
-        assert!(covers("*", "a*") && covers("a*", "a*") && covers("a*", "ab*") && covers("a*", "ab") && covers("a", "a"));
-        assert!(!covers("ab*", "a*") && !covers("a", "a*") && !covers("a", "b") && !covers("ab*", "a"));
+        let covers =
+            |one: &str, other: &str| pattern(one).unwrap().covers(&pattern(other).unwrap());
+        assert!(
+            covers("*", "a*")
+                && covers("a*", "a*")
+                && covers("a*", "ab*")
+                && covers("a*", "ab")
+                && covers("a", "a")
+        );
+        assert!(
+            !covers("ab*", "a*") && !covers("a", "a*") && !covers("a", "b") && !covers("ab*", "a")
+        );
         let overlap = |one: &str, other: &str| {
             let both = pattern(one).unwrap().overlaps(&pattern(other).unwrap());
-            assert_eq!(both, pattern(other).unwrap().overlaps(&pattern(one).unwrap()));
+            assert_eq!(
+                both,
+                pattern(other).unwrap().overlaps(&pattern(one).unwrap())
+            );
             both
         };
-        assert!(overlap("*", "a*") && overlap("ab*", "a*") && overlap("a*", "ab") && overlap("a", "a"));
+        assert!(
+            overlap("*", "a*") && overlap("ab*", "a*") && overlap("a*", "ab") && overlap("a", "a")
+        );
         assert!(!overlap("ab*", "ac*") && !overlap("a", "b") && !overlap("ab*", "a"));
         for bad in ["*x", "a*b", "**"] {
             assert!(pattern(bad).is_err(), "{bad}");
@@ -124,15 +140,24 @@ mod tests {
     fn a_prefix_matches_no_resource_that_might_be_another_one() {
         let pattern = |text: &str| Pattern::try_from(text.to_owned()).unwrap();
         let team = pattern("https://x.example/team-a/*");
-        assert_eq!(team.matches_resource("https://x.example/team-a/s"), Match::Yes);
-        assert_eq!(team.matches_resource("https://x.example/team-b/s"), Match::No);
+        assert_eq!(
+            team.matches_resource("https://x.example/team-a/s"),
+            Match::Yes
+        );
+        assert_eq!(
+            team.matches_resource("https://x.example/team-b/s"),
+            Match::No
+        );
         for other in [
             "https://x.example/team-a/../team-b/s",
             "https://x.example/team-a/%2e%2e/team-b/s",
             "https://X.example/team-a/s",
             "https://x.example/team-a/?",
         ] {
-            assert!(matches!(team.matches_resource(other), Match::Unclear(_)), "{other}");
+            assert!(
+                matches!(team.matches_resource(other), Match::Unclear(_)),
+                "{other}"
+            );
             assert_eq!(pattern("*").matches_resource(other), Match::Yes);
             assert_eq!(pattern(other).matches_resource(other), Match::Yes);
         }
@@ -141,15 +166,30 @@ mod tests {
         // A host is the same with and without the path that nothing follows.
         let github = pattern("mcp://github/*");
         assert_eq!(
-            (github.matches_resource("mcp://github"), github.matches_resource("mcp://github/pr")),
+            (
+                github.matches_resource("mcp://github"),
+                github.matches_resource("mcp://github/pr")
+            ),
             (Match::Yes, Match::Yes)
         );
-        assert_eq!(pattern("mcp://github").matches_resource("mcp://github/"), Match::Yes);
-        assert_eq!(pattern("mcp://github").matches_resource("mcp://github/pr"), Match::No);
-        assert!(github.overlaps(&pattern("mcp://github")) && !github.overlaps(&pattern("mcp://gitlab")));
-        assert!(team.check_resource().is_ok() && pattern("https://x.example*").check_resource().is_err());
+        assert_eq!(
+            pattern("mcp://github").matches_resource("mcp://github/"),
+            Match::Yes
+        );
+        assert_eq!(
+            pattern("mcp://github").matches_resource("mcp://github/pr"),
+            Match::No
+        );
         assert!(
-            pattern("https://x.example/a?b").check_resource().is_ok() && pattern("https://X.example/a").check_resource().is_err()
+            github.overlaps(&pattern("mcp://github")) && !github.overlaps(&pattern("mcp://gitlab"))
+        );
+        assert!(
+            team.check_resource().is_ok()
+                && pattern("https://x.example*").check_resource().is_err()
+        );
+        assert!(
+            pattern("https://x.example/a?b").check_resource().is_ok()
+                && pattern("https://X.example/a").check_resource().is_err()
         );
     }
 }

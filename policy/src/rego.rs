@@ -7,7 +7,8 @@ use crate::ApprovalRule;
 /// The longest module, in bytes.
 const MAX_MODULE: usize = 24 * 1024;
 
-/// A Rego module that every signature must pass too, after a rule accepted it. What it sees and says, `policy.md` describes.
+/// A Rego module that every signature must pass too, after a rule accepted it. What it sees and
+/// says, `policy.md` describes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rego {
@@ -31,7 +32,9 @@ impl Rego {
         }
         let word = |part: &str| {
             let mut bytes = part.bytes();
-            bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+            bytes
+                .next()
+                .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
                 && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
         };
         match self.entrypoint.strip_prefix("data.") {

@@ -20,7 +20,8 @@ pub struct Rule {
     pub targets: Vec<Pattern>,
     /// Accepted resources.
     pub resources: Vec<Pattern>,
-    /// Accepted audiences; if given, a request must name one. If left out, any audience or none is accepted.
+    /// Accepted audiences; if given, a request must name one. If left out, any audience or none is
+    /// accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audiences: Option<Vec<Pattern>>,
     /// A shorter limit than the identity's, in seconds.
@@ -38,7 +39,8 @@ pub struct Rule {
     /// Whether it is for what is asked on somebody's behalf only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub delegated: bool,
-    /// DIDs to which what it accepts may be granted. If given, the rule is for grants only; if left out, for none.
+    /// DIDs to which what it accepts may be granted. If given, the rule is for grants only; if left
+    /// out, for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delegatees: Option<Vec<Pattern>>,
     /// Whether it may be signed as a plain envelope, which has no target, no audience and no end.
@@ -71,7 +73,8 @@ impl ApprovalRule {
     }
 }
 
-/// How much is allowed in a time, counted within one boot on the NSM's time: requests, or the sum of a payload member.
+/// How much is allowed in a time, counted within one boot on the NSM's time: requests, or the sum
+/// of a payload member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limit {
@@ -79,8 +82,8 @@ pub struct Limit {
     pub per: Period,
     /// At most.
     pub max: u64,
-    /// RFC 6901 pointer to a payload member whose amounts are summed: an integer of 0 or more, which must be there. Left out:
-    /// requests are counted.
+    /// RFC 6901 pointer to a payload member whose amounts are summed: an integer of 0 or more,
+    /// which must be there. Left out: requests are counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub amount: Option<String>,
 }
@@ -154,15 +157,21 @@ impl Rule {
     pub(crate) fn check(&self) -> Result<(), String> {
         check_name(&self.name)?;
         if self.actions.is_empty() || self.targets.is_empty() || self.resources.is_empty() {
-            return Err("actions, targets and resources each need a pattern; \"*\" matches any".into());
+            return Err(
+                "actions, targets and resources each need a pattern; \"*\" matches any".into(),
+            );
         }
         if self.audiences.as_ref().is_some_and(Vec::is_empty) {
-            return Err("an empty list of audiences matches none; leave it out to accept any".into());
+            return Err(
+                "an empty list of audiences matches none; leave it out to accept any".into(),
+            );
         }
         if self.delegatees.as_ref().is_some_and(Vec::is_empty) {
             return Err("an empty list of delegatees matches none; leave it out for a rule that grants nothing".into());
         }
-        self.resources.iter().try_for_each(Pattern::check_resource)?;
+        self.resources
+            .iter()
+            .try_for_each(Pattern::check_resource)?;
         if let Some(seconds) = self.max_validity_seconds {
             check_validity(seconds)?;
         }
@@ -170,7 +179,9 @@ impl Rule {
             if !pointer.starts_with('/') {
                 return Err(not_a_pointer(pointer));
             }
-            constraint.check().map_err(|why| format!("{pointer:?}: {why}"))?;
+            constraint
+                .check()
+                .map_err(|why| format!("{pointer:?}: {why}"))?;
         }
         self.approval.iter().try_for_each(ApprovalRule::check)?;
         self.limits.iter().try_for_each(Limit::check)
@@ -180,8 +191,18 @@ impl Rule {
 impl Constraint {
     fn check(&self) -> Result<(), &'static str> {
         let scalars = self.one_of.iter().flatten();
-        let integers = scalars.filter_map(|scalar| if let Scalar::Integer(n) = scalar { Some(*n) } else { None });
-        if integers.chain(self.min).chain(self.max).any(|n| n.unsigned_abs() > json::MAX_SAFE_INTEGER) {
+        let integers = scalars.filter_map(|scalar| {
+            if let Scalar::Integer(n) = scalar {
+                Some(*n)
+            } else {
+                None
+            }
+        });
+        if integers
+            .chain(self.min)
+            .chain(self.max)
+            .any(|n| n.unsigned_abs() > json::MAX_SAFE_INTEGER)
+        {
             return Err("an integer is beyond 2^53-1");
         }
         if self.min.zip(self.max).is_some_and(|(min, max)| min > max) {

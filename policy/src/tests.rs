@@ -42,14 +42,24 @@ resources = ["", "report:*"]
 "#;
 
 fn key(byte: u8) -> String {
-    // Multiples of the base point would need a secret; any point of large order serves as a public key here.
-    (byte..).find_map(|b| identity::PublicKey::ed25519(&[b; 32]).ok()).unwrap().to_multikey()
+    // Multiples of the base point would need a secret; any point of large order serves as a public
+    // key here.
+    (byte..)
+        .find_map(|b| identity::PublicKey::ed25519(&[b; 32]).ok())
+        .unwrap()
+        .to_multikey()
 }
 
 fn toml() -> String {
     let digit = |d: &str| (format!("\"{d}{d}\""), format!("\"{}\"", d.repeat(96)));
-    let text = TOML.replace("PROXY", &key(1)).replace("OPERATOR", &key(100)).replace("ROBOT", &key(60));
-    ["0", "1", "2"].iter().map(|d| digit(d)).fold(text, |text, (short, long)| text.replace(&short, &long))
+    let text = TOML
+        .replace("PROXY", &key(1))
+        .replace("OPERATOR", &key(100))
+        .replace("ROBOT", &key(60));
+    ["0", "1", "2"]
+        .iter()
+        .map(|d| digit(d))
+        .fold(text, |text, (short, long)| text.replace(&short, &long))
 }
 
 #[test]
@@ -61,7 +71,10 @@ fn both_forms_are_one_bundle_and_one_digest() {
     assert_eq!(Bundle::from_either(toml().as_bytes()).unwrap(), bundle);
     // Comments, order and spaces of the TOML do not count; a word of meaning does.
     let respelled = format!("# a comment\n{}", toml().replace(" = ", "="));
-    assert_eq!(Bundle::from_toml(&respelled).unwrap().digest(), bundle.digest());
+    assert_eq!(
+        Bundle::from_toml(&respelled).unwrap().digest(),
+        bundle.digest()
+    );
     let changed = Bundle::from_toml(&toml().replace("max = 100", "max = 101")).unwrap();
     assert_ne!(changed.digest(), bundle.digest());
     assert_ne!(changed.digest().pcr16(), bundle.digest().pcr16());
@@ -79,7 +92,10 @@ fn a_canonical_form_has_one_spelling() {
         text.replacen("\"uids\":[1000]", "\"uids\":[1000.0]", 1),
     ] {
         assert_ne!(other, text);
-        assert_eq!(Bundle::from_canonical(other.as_bytes()).unwrap_err().code(), "policy_malformed");
+        assert_eq!(
+            Bundle::from_canonical(other.as_bytes()).unwrap_err().code(),
+            "policy_malformed"
+        );
     }
     assert!(Bundle::from_canonical(&vec![b' '; MAX_BYTES + 1]).is_err());
 }
@@ -89,53 +105,181 @@ fn mistakes_in_a_bundle_are_named() {
     let proxy = key(1);
     for (from, to, says) in [
         ("version = 1", "version = 2", "version"),
-        ("mode = \"production\"", "mode = \"prod\"", "unknown variant"),
-        ("mode = \"production\"", "mode = \"production\"\ncolour = 1", "unknown field"),
+        (
+            "mode = \"production\"",
+            "mode = \"prod\"",
+            "unknown variant",
+        ),
+        (
+            "mode = \"production\"",
+            "mode = \"production\"\ncolour = 1",
+            "unknown field",
+        ),
         ("mode = \"production\"", "", "missing field `mode`"),
         ("operator_key = \"z", "operator_key = \"y", "Multikey"),
         ("name = \"payer\"", "name = \"Payer\"", "name has"),
-        ("did = \"did:web:agent.example.com\"", "did = \"did:ion:x\"", "did:key"),
-        ("did = \"did:web:agent.example.com\"", "did = \"did:web:Agent\"", "lowercase domain"),
-        ("algorithm = \"EdDSA\"", "algorithm = \"RS256\"", "unknown variant"),
-        ("max_validity_seconds = 3600", "max_validity_seconds = 0", "1 to 86400"),
-        ("max_validity_seconds = 3600", "max_validity_seconds = 86401", "1 to 86400"),
-        ("{ uids = [1000], gids = [2000], names = [\"crew\"], proven = [\"robot\", \"peer\"] }", "{}", "nobody"),
+        (
+            "did = \"did:web:agent.example.com\"",
+            "did = \"did:ion:x\"",
+            "did:key",
+        ),
+        (
+            "did = \"did:web:agent.example.com\"",
+            "did = \"did:web:Agent\"",
+            "lowercase domain",
+        ),
+        (
+            "algorithm = \"EdDSA\"",
+            "algorithm = \"RS256\"",
+            "unknown variant",
+        ),
+        (
+            "max_validity_seconds = 3600",
+            "max_validity_seconds = 0",
+            "1 to 86400",
+        ),
+        (
+            "max_validity_seconds = 3600",
+            "max_validity_seconds = 86401",
+            "1 to 86400",
+        ),
+        (
+            "{ uids = [1000], gids = [2000], names = [\"crew\"], proven = [\"robot\", \"peer\"] }",
+            "{}",
+            "nobody",
+        ),
         ("uids = [1000]", "uids = [65534]", "65534"),
         ("uids = [1000]", "uids = [-1]", "invalid value"),
-        ("actions = [\"transfer\"]", "actions = []", "each need a pattern"),
-        ("actions = [\"transfer\"]", "actions = [\"a*b\"]", "end only"),
-        ("audiences = [\"https://bank.example\"]", "audiences = []", "empty list"),
+        (
+            "actions = [\"transfer\"]",
+            "actions = []",
+            "each need a pattern",
+        ),
+        (
+            "actions = [\"transfer\"]",
+            "actions = [\"a*b\"]",
+            "end only",
+        ),
+        (
+            "audiences = [\"https://bank.example\"]",
+            "audiences = []",
+            "empty list",
+        ),
         ("\"/amount\"", "\"amount\"", "RFC 6901"),
         ("min = 1, max = 100", "min = 2, max = 1", "min is above max"),
         ("min = 1", "min = 9007199254740992", "2^53-1"),
         ("min = 1", "min = 1.5", "invalid type"),
-        ("name = \"reports\"", "name = \"small-transfers\"", "two rules"),
-        ("environment = \"staging\"", "", "missing field `environment`"),
-        ("environment = \"staging\"", "environment = \"Staging\"", "environment: a name"),
-        ("environment = \"production\"", "environment = \"\"", "not a name"),
-        ("\"https://bank.example/*\"", "\"https://prod.example/pay/*\"", "give each environment an identity of its own"),
-        ("\"https://bank.example/*\"", "\"https://prod.example/x?y\"", "give each environment an identity of its own"),
+        (
+            "name = \"reports\"",
+            "name = \"small-transfers\"",
+            "two rules",
+        ),
+        (
+            "environment = \"staging\"",
+            "",
+            "missing field `environment`",
+        ),
+        (
+            "environment = \"staging\"",
+            "environment = \"Staging\"",
+            "environment: a name",
+        ),
+        (
+            "environment = \"production\"",
+            "environment = \"\"",
+            "not a name",
+        ),
+        (
+            "\"https://bank.example/*\"",
+            "\"https://prod.example/pay/*\"",
+            "give each environment an identity of its own",
+        ),
+        (
+            "\"https://bank.example/*\"",
+            "\"https://prod.example/x?y\"",
+            "give each environment an identity of its own",
+        ),
         // Overlap is enough.
-        ("\"https://bank.example/*\"", "\"https://*\"", "give each environment an identity of its own"),
-        ("\"report:*\"", "\"*\"", "give each environment an identity of its own"),
+        (
+            "\"https://bank.example/*\"",
+            "\"https://*\"",
+            "give each environment an identity of its own",
+        ),
+        (
+            "\"report:*\"",
+            "\"*\"",
+            "give each environment an identity of its own",
+        ),
         // Patterns of resources are spelled as resources are.
-        ("\"https://bank.example/*\"", "\"https://Bank.example/*\"", "not canonical"),
-        ("\"https://bank.example/*\"", "\"https://bank.example*\"", "does not end within a host"),
-        ("\"https://bank.example/*\"", "\"https://bank.example\"", "not canonical"),
-        ("\"https://bank.example/*\"", "\"https://bank.example:443/*\"", "not canonical"),
-        ("\"https://bank.example/*\"", "\"https://bank.example/a/../b\"", "not canonical"),
-        ("pattern = \"https://prod.example/*\"", "pattern = \"https://prod.example.*\"", "does not end within a host"),
-        ("pattern = \"https://prod.example/*\"", "pattern = \"HTTPS://prod.example/*\"", "not canonical"),
-        ("proven = [\"robot\", \"peer\"]", "proven = [\"nobody\"]", "no [[callers]] is called so"),
-        ("name = \"robot\"", "name = \"peer\"", "this name, key or enclave"),
-        ("name = \"robot\", key", "name = \"robot\", enclave", "invalid type"),
-        ("name = \"robot\", ", "name = \"robot\", enclave = { pcr0 = \"x\" }, ", "lowercase hex"),
+        (
+            "\"https://bank.example/*\"",
+            "\"https://Bank.example/*\"",
+            "not canonical",
+        ),
+        (
+            "\"https://bank.example/*\"",
+            "\"https://bank.example*\"",
+            "does not end within a host",
+        ),
+        (
+            "\"https://bank.example/*\"",
+            "\"https://bank.example\"",
+            "not canonical",
+        ),
+        (
+            "\"https://bank.example/*\"",
+            "\"https://bank.example:443/*\"",
+            "not canonical",
+        ),
+        (
+            "\"https://bank.example/*\"",
+            "\"https://bank.example/a/../b\"",
+            "not canonical",
+        ),
+        (
+            "pattern = \"https://prod.example/*\"",
+            "pattern = \"https://prod.example.*\"",
+            "does not end within a host",
+        ),
+        (
+            "pattern = \"https://prod.example/*\"",
+            "pattern = \"HTTPS://prod.example/*\"",
+            "not canonical",
+        ),
+        (
+            "proven = [\"robot\", \"peer\"]",
+            "proven = [\"nobody\"]",
+            "no [[callers]] is called so",
+        ),
+        (
+            "name = \"robot\"",
+            "name = \"peer\"",
+            "this name, key or enclave",
+        ),
+        (
+            "name = \"robot\", key",
+            "name = \"robot\", enclave",
+            "invalid type",
+        ),
+        (
+            "name = \"robot\", ",
+            "name = \"robot\", enclave = { pcr0 = \"x\" }, ",
+            "lowercase hex",
+        ),
         ("per = \"day\"", "per = \"week\"", "unknown variant"),
         ("max = 1000, amount", "max = 0, amount", "1 to 2^53-1"),
         ("amount = \"/amount\"", "amount = \"amount\"", "RFC 6901"),
         ("name = \"robot\"", "name = \"Robot\"", "name has"),
-        ("max = 1000, amount", "max = 9007199254740992, amount", "1 to 2^53-1"),
-        ("rotation_callers = { uids = [1001] }", "rotation_callers = { proven = [\"robot\"] }", "takes no proof"),
+        (
+            "max = 1000, amount",
+            "max = 9007199254740992, amount",
+            "1 to 2^53-1",
+        ),
+        (
+            "rotation_callers = { uids = [1001] }",
+            "rotation_callers = { proven = [\"robot\"] }",
+            "takes no proof",
+        ),
         // Which kind of delegator is meant must be said.
         (
             "rotation_callers",
@@ -145,26 +289,47 @@ fn mistakes_in_a_bundle_are_named() {
     ] {
         let text = toml().replacen(from, to, 1);
         assert_ne!(text, toml(), "{from}");
-        let Err(Error::Malformed(why)) = Bundle::from_toml(&text) else { panic!("{to}") };
+        let Err(Error::Malformed(why)) = Bundle::from_toml(&text) else {
+            panic!("{to}")
+        };
         assert!(why.contains(says), "{to}: {why}");
     }
     let one_key = toml().replace(&key(100), &proxy);
-    assert!(Bundle::from_toml(&one_key).unwrap_err().to_string().contains("operator's key must not be the proxy's"));
+    assert!(
+        Bundle::from_toml(&one_key)
+            .unwrap_err()
+            .to_string()
+            .contains("operator's key must not be the proxy's")
+    );
 }
 
 #[test]
 fn a_callers_key_is_its_own_and_of_one_environment() {
     for (from, to) in [(key(60), key(1)), (key(60), key(100))] {
-        let Err(Error::Malformed(why)) = Bundle::from_toml(&toml().replace(&from, &to)) else { panic!("accepted") };
-        assert!(why.contains("the proxy's or the operator's") || why.contains("operator's key must not"), "{why}");
+        let Err(Error::Malformed(why)) = Bundle::from_toml(&toml().replace(&from, &to)) else {
+            panic!("accepted")
+        };
+        assert!(
+            why.contains("the proxy's or the operator's")
+                || why.contains("operator's key must not"),
+            "{why}"
+        );
     }
     let two = toml()
         + "[[identities]]\nname = \"deployer\"\nenvironment = \"production\"\ndid = \"did:key\"\nalgorithm = \"EdDSA\"\n\
            max_validity_seconds = 60\ncallers = { proven = [\"robot\"] }\n\
            [[identities.rules]]\nname = \"r\"\nactions = [\"*\"]\ntargets = [\"*\"]\nresources = [\"\"]\n";
-    let Err(Error::Malformed(why)) = Bundle::from_toml(&two) else { panic!("accepted") };
+    let Err(Error::Malformed(why)) = Bundle::from_toml(&two) else {
+        panic!("accepted")
+    };
     assert!(why.contains("one key for staging and production"), "{why}");
-    assert!(Bundle::from_toml(&two.replace("environment = \"production\"\ndid", "environment = \"staging\"\ndid")).is_ok());
+    assert!(
+        Bundle::from_toml(&two.replace(
+            "environment = \"production\"\ndid",
+            "environment = \"staging\"\ndid"
+        ))
+        .is_ok()
+    );
 }
 
 #[test]
@@ -180,8 +345,16 @@ fn a_caller_shares_neither_key_nor_enclave_with_another() {
         .map_err(|error| error.to_string())
     };
     let robot = json!({"name": "robot", "key": key(60)});
-    assert_eq!(with(json!([robot, {"name": "other", "key": key(140)}])), Ok(()));
-    assert_eq!(with(json!([robot, {"name": "one", "enclave": enclave("a")}, {"name": "two", "enclave": enclave("b")}])), Ok(()));
+    assert_eq!(
+        with(json!([robot, {"name": "other", "key": key(140)}])),
+        Ok(())
+    );
+    assert_eq!(
+        with(
+            json!([robot, {"name": "one", "enclave": enclave("a")}, {"name": "two", "enclave": enclave("b")}])
+        ),
+        Ok(())
+    );
     let both = json!([robot, {"name": "other", "key": key(140), "enclave": enclave("a")}]);
     assert!(with(both).unwrap_err().contains("either key or enclave"));
     for twins in [
@@ -189,7 +362,12 @@ fn a_caller_shares_neither_key_nor_enclave_with_another() {
         json!([robot, {"name": "one", "enclave": enclave("a")}, {"name": "two", "enclave": enclave("a")}]),
         json!([robot, {"name": "robot", "key": key(140)}]),
     ] {
-        assert!(with(twins.clone()).unwrap_err().contains("this name, key or enclave"), "{twins}");
+        assert!(
+            with(twins.clone())
+                .unwrap_err()
+                .contains("this name, key or enclave"),
+            "{twins}"
+        );
     }
 }
 
@@ -202,9 +380,19 @@ fn the_first_label_that_matches_a_resource_counts() {
         ]);
     })
     .unwrap();
-    let environment = |resource: &str| bundle.labels(resource).and_then(|label| label.environment.clone());
-    assert_eq!(environment("https://prod.example/a").as_deref(), Some("production"));
-    assert_eq!(environment("https://a.example/").as_deref(), Some("staging"));
+    let environment = |resource: &str| {
+        bundle
+            .labels(resource)
+            .and_then(|label| label.environment.clone())
+    };
+    assert_eq!(
+        environment("https://prod.example/a").as_deref(),
+        Some("production")
+    );
+    assert_eq!(
+        environment("https://a.example/").as_deref(),
+        Some("staging")
+    );
     assert_eq!(environment("ftp://a.example/"), None);
     // Of what might be another resource than it seems, no label says anything.
     assert_eq!(environment("https://PROD.example/a"), None);
@@ -214,36 +402,70 @@ fn the_first_label_that_matches_a_resource_counts() {
         let bundle = changed(|bundle| {
             bundle["resources"] = labels;
             bundle["identities"][0]["rules"][0]["resources"] = resources.clone();
-            bundle["identities"][0]["delegation"] =
-                serde_json::json!({"from": ["issuer:x"], "scopes": ["a"], "resources": ["urn:x"], "audiences": ["x"]});
+            bundle["identities"][0]["delegation"] = serde_json::json!({"from": ["issuer:x"], "scopes": ["a"], "resources": ["urn:x"], "audiences": ["x"]});
         });
         let delegation = changed(|bundle| {
-            bundle["resources"] = serde_json::json!([{"pattern": "urn:prod", "environment": "production"}]);
+            bundle["resources"] =
+                serde_json::json!([{"pattern": "urn:prod", "environment": "production"}]);
             bundle["identities"][0]["delegation"] =
                 serde_json::json!({"from": ["issuer:x"], "scopes": ["a"], "resources": ["urn:*"]});
         });
-        assert!(delegation.unwrap_err().to_string().contains("delegation reaches"));
+        assert!(
+            delegation
+                .unwrap_err()
+                .to_string()
+                .contains("delegation reaches")
+        );
         bundle.map(|_| ()).map_err(|error| error.to_string())
     };
-    let public = serde_json::json!({"pattern": "https://prod.example/public/*", "environment": "staging"});
-    let prod = serde_json::json!({"pattern": "https://prod.example/*", "environment": "production"});
-    assert_eq!(rule(serde_json::json!([public, prod]), "https://prod.example/public/*"), Ok(()));
-    assert_eq!(rule(serde_json::json!([public, prod]), "https://prod.example/public/a"), Ok(()));
+    let public =
+        serde_json::json!({"pattern": "https://prod.example/public/*", "environment": "staging"});
+    let prod =
+        serde_json::json!({"pattern": "https://prod.example/*", "environment": "production"});
+    assert_eq!(
+        rule(
+            serde_json::json!([public, prod]),
+            "https://prod.example/public/*"
+        ),
+        Ok(())
+    );
+    assert_eq!(
+        rule(
+            serde_json::json!([public, prod]),
+            "https://prod.example/public/a"
+        ),
+        Ok(())
+    );
     for (labels, resource) in [
-        (serde_json::json!([prod, public]), "https://prod.example/public/*"),
+        (
+            serde_json::json!([prod, public]),
+            "https://prod.example/public/*",
+        ),
         (serde_json::json!([public, prod]), "https://prod.example/*"),
         (serde_json::json!([public, prod]), "https://prod.example/p*"),
     ] {
-        assert!(rule(labels.clone(), resource).unwrap_err().contains("reaches"), "{labels} {resource}");
+        assert!(
+            rule(labels.clone(), resource)
+                .unwrap_err()
+                .contains("reaches"),
+            "{labels} {resource}"
+        );
     }
 }
 
 #[test]
 fn periods_and_names_have_their_lengths() {
-    assert_eq!([Period::Minute, Period::Hour, Period::Day].map(Period::seconds), [60, 3600, 86400]);
-    let named = |length: usize| changed(|bundle| bundle["identities"][0]["name"] = "a".repeat(length).into()).is_ok();
+    assert_eq!(
+        [Period::Minute, Period::Hour, Period::Day].map(Period::seconds),
+        [60, 3600, 86400]
+    );
+    let named = |length: usize| {
+        changed(|bundle| bundle["identities"][0]["name"] = "a".repeat(length).into()).is_ok()
+    };
     assert!(named(63) && named(1) && !named(64) && !named(0));
-    let limited = |max: u64| changed(|bundle| bundle["identities"][0]["limits"][0]["max"] = max.into()).is_ok();
+    let limited = |max: u64| {
+        changed(|bundle| bundle["identities"][0]["limits"][0]["max"] = max.into()).is_ok()
+    };
     assert!(limited(1) && limited((1 << 53) - 1) && !limited(0) && !limited(1 << 53));
 }
 
@@ -262,7 +484,9 @@ fn mistakes_in_an_annex_are_named() {
         ("uid = 7", "pod = \"a\\nb\"", "control"),
         ("uid = 7", "uid = 7\nexecutables = [\"AA\"]", "hex"),
     ] {
-        let Err(Error::Malformed(why)) = Annex::from_toml(&good.replace(from, to)) else { panic!("{to}") };
+        let Err(Error::Malformed(why)) = Annex::from_toml(&good.replace(from, to)) else {
+            panic!("{to}")
+        };
         assert!(why.contains(says), "{to}: {why}");
     }
 }
@@ -275,17 +499,33 @@ fn an_annex_says_which_entries_of_its_status_lists_are_set() {
         "uH4sIAAAAAAACA-3BIQEAAAACIKc73RkWoAEAAAAAAAAAAAAAAAAAAADeBuRZQ2cAQAAA",
     );
     let lists = |ids: [&str; 2]| {
-        let list = |id: &str, encoded: &str| format!("[[status_lists]]\nid = \"{id}\"\nencoded = \"{encoded}\"\n");
-        Annex::from_toml(&format!("version = 1\n{}{}", list(ids[0], none), list(ids[1], first)))
+        let list = |id: &str, encoded: &str| {
+            format!("[[status_lists]]\nid = \"{id}\"\nencoded = \"{encoded}\"\n")
+        };
+        Annex::from_toml(&format!(
+            "version = 1\n{}{}",
+            list(ids[0], none),
+            list(ids[1], first)
+        ))
     };
     let annex = lists(["https://a", "https://b"]).unwrap();
-    let status = |list: &str, index: u64| annex.status(&Status { list: list.into(), index });
+    let status = |list: &str, index: u64| {
+        annex.status(&Status {
+            list: list.into(),
+            index,
+        })
+    };
     assert_eq!(status("https://a", 0), Some(Ok(false)));
     assert_eq!(status("https://b", 0), Some(Ok(true)));
     assert_eq!(status("https://b", 1), Some(Ok(false)));
     assert_eq!(status("https://c", 0), None);
-    assert_eq!(status("https://a", 131_072).unwrap().unwrap_err().code(), "status_invalid");
-    let Err(Error::Malformed(why)) = lists(["https://a", "https://a"]) else { panic!("twice") };
+    assert_eq!(
+        status("https://a", 131_072).unwrap().unwrap_err().code(),
+        "status_invalid"
+    );
+    let Err(Error::Malformed(why)) = lists(["https://a", "https://a"]) else {
+        panic!("twice")
+    };
     assert!(why.contains("given twice"), "{why}");
 }
 
@@ -294,26 +534,49 @@ fn a_module_in_rego_has_its_size_and_the_name_of_its_package() {
     use serde_json::json;
     let check = |module: &str, entrypoint: &str| {
         let rego = json!({"module": module, "entrypoint": entrypoint});
-        changed(|bundle| bundle["rego"] = rego).map(|_| ()).map_err(|error| error.to_string())
+        changed(|bundle| bundle["rego"] = rego)
+            .map(|_| ())
+            .map_err(|error| error.to_string())
     };
     for good in ["data.agent.authz", "data.a", "data._", "data.A_1.b2"] {
         assert_eq!(check("package a", good), Ok(()), "{good}");
     }
-    for bad in
-        ["", "data", "data.", "agent.authz", "data.a..b", "data.a.", "data.1", "data.a-b", "data.a b", "data.é", "data.a[0]"]
-    {
-        assert!(check("package a", bad).unwrap_err().contains("entrypoint is a package"), "{bad}");
+    for bad in [
+        "",
+        "data",
+        "data.",
+        "agent.authz",
+        "data.a..b",
+        "data.a.",
+        "data.1",
+        "data.a-b",
+        "data.a b",
+        "data.é",
+        "data.a[0]",
+    ] {
+        assert!(
+            check("package a", bad)
+                .unwrap_err()
+                .contains("entrypoint is a package"),
+            "{bad}"
+        );
     }
     assert_eq!(check("m", "data.a"), Ok(()));
     assert_eq!(check(&"m".repeat(24_576), "data.a"), Ok(()));
     for bad in [0, 24_577] {
-        assert!(check(&"m".repeat(bad), "data.a").unwrap_err().contains("module has 1 to 24576 bytes"), "{bad}");
+        assert!(
+            check(&"m".repeat(bad), "data.a")
+                .unwrap_err()
+                .contains("module has 1 to 24576 bytes"),
+            "{bad}"
+        );
     }
 }
 
 /// The canonical form with something changed.
 fn changed(change: impl FnOnce(&mut serde_json::Value)) -> Result<Bundle, Error> {
-    let mut value = serde_json::from_slice(&Bundle::from_toml(&toml()).unwrap().canonical()).unwrap();
+    let mut value =
+        serde_json::from_slice(&Bundle::from_toml(&toml()).unwrap().canonical()).unwrap();
     change(&mut value);
     Bundle::from_canonical(&identity::json::canonical(&value).unwrap())
 }
@@ -349,14 +612,26 @@ fn a_bundle_has_its_largest_sizes_and_no_larger_ones() {
     assert!(rules(256).is_ok());
     assert!(rules(257).unwrap_err().to_string().contains("1 to 256"));
     assert!(rules(0).unwrap_err().to_string().contains("1 to 256"));
-    let padded = |n: usize| changed(|bundle| bundle["identities"][0]["rules"][0]["targets"] = json!(["x".repeat(n)]));
+    let padded = |n: usize| {
+        changed(|bundle| bundle["identities"][0]["rules"][0]["targets"] = json!(["x".repeat(n)]))
+    };
     let room = MAX_BYTES - padded(0).unwrap().canonical().len();
     assert_eq!(padded(room).unwrap().canonical().len(), MAX_BYTES);
-    assert!(padded(room + 1).unwrap_err().to_string().contains("longer than 32 KiB"));
+    assert!(
+        padded(room + 1)
+            .unwrap_err()
+            .to_string()
+            .contains("longer than 32 KiB")
+    );
     // The same at the other door, where white space does not count.
     let spaced = |n: usize| Bundle::from_toml(&toml().replace("account_*", &"x".repeat(n)));
     assert!(spaced(room).is_ok());
-    assert!(spaced(room + 1).unwrap_err().to_string().contains("longer than 32 KiB"));
+    assert!(
+        spaced(room + 1)
+            .unwrap_err()
+            .to_string()
+            .contains("longer than 32 KiB")
+    );
 }
 
 #[test]
@@ -372,15 +647,33 @@ fn names_and_domains_are_given_once_and_every_list_of_a_rule_is_needed() {
         .is_ok()
     };
     assert!(two("other", "did:web:other.example") && two("other", "did:key"));
-    assert!(!two("payer", "did:web:other.example") && !two("other", "did:web:agent.example.com") && !two("payer", "did:key"));
+    assert!(
+        !two("payer", "did:web:other.example")
+            && !two("other", "did:web:agent.example.com")
+            && !two("payer", "did:key")
+    );
     for list in ["actions", "targets", "resources"] {
         let without = changed(|bundle| bundle["identities"][0]["rules"][0][list] = json!([]));
-        assert!(without.unwrap_err().to_string().contains("each need a pattern"), "{list}");
+        assert!(
+            without
+                .unwrap_err()
+                .to_string()
+                .contains("each need a pattern"),
+            "{list}"
+        );
     }
-    for (did, good) in
-        [("did:key", true), ("did:web:x.example", true), ("web:x.example", false), ("did:keyx", false), ("", false)]
-    {
-        assert_eq!(changed(|bundle| bundle["identities"][0]["did"] = did.into()).is_ok(), good, "{did}");
+    for (did, good) in [
+        ("did:key", true),
+        ("did:web:x.example", true),
+        ("web:x.example", false),
+        ("did:keyx", false),
+        ("", false),
+    ] {
+        assert_eq!(
+            changed(|bundle| bundle["identities"][0]["did"] = did.into()).is_ok(),
+            good,
+            "{did}"
+        );
     }
     let other = changed(|bundle| bundle["identities"][0]["did"] = "did:key:z6Mk".into());
     assert!(other.unwrap_err().to_string().contains("neither"));
@@ -391,13 +684,18 @@ fn bounds_of_a_payload_member_may_meet_and_reach_the_safe_integers() {
     use serde_json::json;
     const MAX: i64 = (1 << 53) - 1;
     let bounds = |constraint: serde_json::Value| {
-        changed(|bundle| bundle["identities"][0]["rules"][0]["payload"]["/amount"] = constraint).is_ok()
+        changed(|bundle| bundle["identities"][0]["rules"][0]["payload"]["/amount"] = constraint)
+            .is_ok()
     };
     assert!(
-        bounds(json!({"min": 5, "max": 5})) && bounds(json!({"min": -MAX, "max": MAX})) && bounds(json!({"one_of": [MAX, -MAX]}))
+        bounds(json!({"min": 5, "max": 5}))
+            && bounds(json!({"min": -MAX, "max": MAX}))
+            && bounds(json!({"one_of": [MAX, -MAX]}))
     );
     assert!(!bounds(json!({"min": 6, "max": 5})));
-    let validity = |seconds: u32| changed(|bundle| bundle["identities"][0]["max_validity_seconds"] = json!(seconds)).is_ok();
+    let validity = |seconds: u32| {
+        changed(|bundle| bundle["identities"][0]["max_validity_seconds"] = json!(seconds)).is_ok()
+    };
     assert!(validity(1) && validity(86_400) && !validity(86_401) && !validity(0));
 }
 
@@ -426,15 +724,28 @@ impl identity::Signer for Operator {
 
 #[test]
 fn an_annex_is_the_operators_and_has_one_spelling() {
-    let annex = Annex::from_toml("version = 3\nrevoked = [\"x\"]\n[[callers]]\nname = \"crew\"\nuid = 7\n").unwrap();
+    let annex =
+        Annex::from_toml("version = 3\nrevoked = [\"x\"]\n[[callers]]\nname = \"crew\"\nuid = 7\n")
+            .unwrap();
     let (operator, other) = (Operator::new(1), Operator::new(2));
     let signed = annex.sign(&operator).unwrap();
     assert_eq!(Annex::verify(&signed, &operator.1), Ok(annex.clone()));
-    assert_eq!(Annex::verify(&signed, &other.1).unwrap_err().code(), "signature_invalid");
+    assert_eq!(
+        Annex::verify(&signed, &other.1).unwrap_err().code(),
+        "signature_invalid"
+    );
     let canonical = Annex::unverified_canonical(&signed).unwrap();
     assert_eq!(canonical, identity::json::canonical(&annex).unwrap());
-    assert_eq!(annex.id().unwrap(), identity::AnnexId { digest: identity::sha256(&canonical), version: 3 });
-    let sign = |text: &str| identity::cose::sign(identity::cose::Purpose::ANNEX, text.as_bytes(), &operator).unwrap();
+    assert_eq!(
+        annex.id().unwrap(),
+        identity::AnnexId {
+            digest: identity::sha256(&canonical),
+            version: 3
+        }
+    );
+    let sign = |text: &str| {
+        identity::cose::sign(identity::cose::Purpose::ANNEX, text.as_bytes(), &operator).unwrap()
+    };
     let text = std::str::from_utf8(&canonical).unwrap();
     assert!(Annex::verify(&sign(text), &operator.1).is_ok());
     for wrong in [
@@ -443,11 +754,25 @@ fn an_annex_is_the_operators_and_has_one_spelling() {
         "{}".into(),
         String::new(),
     ] {
-        assert_eq!(Annex::verify(&sign(&wrong), &operator.1).unwrap_err().code(), "policy_malformed", "{wrong}");
+        assert_eq!(
+            Annex::verify(&sign(&wrong), &operator.1)
+                .unwrap_err()
+                .code(),
+            "policy_malformed",
+            "{wrong}"
+        );
     }
     // Another statement of the operator is no annex.
-    let order = identity::cose::sign(identity::cose::Purpose::ROTATION_ORDER, &canonical, &operator).unwrap();
-    assert_eq!(Annex::verify(&order, &operator.1).unwrap_err().code(), "signature_invalid");
+    let order = identity::cose::sign(
+        identity::cose::Purpose::ROTATION_ORDER,
+        &canonical,
+        &operator,
+    )
+    .unwrap();
+    assert_eq!(
+        Annex::verify(&order, &operator.1).unwrap_err().code(),
+        "signature_invalid"
+    );
 }
 
 #[test]
@@ -470,24 +795,67 @@ fn everything_that_an_annex_says_of_a_caller_must_have_been_seen() {
         executable: Some(Digest([0xbb; 32])),
         ..ObservedCaller::ids(7, 8)
     };
-    assert!(annex.describes("crew", &exact) && !annex.describes("loose", &exact) && !annex.describes("other", &exact));
-    assert!(annex.describes("crew", &ObservedCaller { executable: Some(Digest([0xaa; 32])), ..exact.clone() }));
-    assert!(annex.describes("loose", &ObservedCaller::ids(1, 9)) && !annex.describes("crew", &ObservedCaller::ids(1, 9)));
+    assert!(
+        annex.describes("crew", &exact)
+            && !annex.describes("loose", &exact)
+            && !annex.describes("other", &exact)
+    );
+    assert!(annex.describes(
+        "crew",
+        &ObservedCaller {
+            executable: Some(Digest([0xaa; 32])),
+            ..exact.clone()
+        }
+    ));
+    assert!(
+        annex.describes("loose", &ObservedCaller::ids(1, 9))
+            && !annex.describes("crew", &ObservedCaller::ids(1, 9))
+    );
     for other in [
-        ObservedCaller { uid: Some(9), ..exact.clone() },
-        ObservedCaller { gid: None, ..exact.clone() },
-        ObservedCaller { unit: None, ..exact.clone() },
-        ObservedCaller { pod: text("x"), ..exact.clone() },
-        ObservedCaller { container: None, ..exact.clone() },
-        ObservedCaller { label: text(""), ..exact.clone() },
-        ObservedCaller { socket: None, ..exact.clone() },
-        ObservedCaller { executable: None, ..exact.clone() },
-        ObservedCaller { executable: Some(Digest([0xcc; 32])), ..exact.clone() },
+        ObservedCaller {
+            uid: Some(9),
+            ..exact.clone()
+        },
+        ObservedCaller {
+            gid: None,
+            ..exact.clone()
+        },
+        ObservedCaller {
+            unit: None,
+            ..exact.clone()
+        },
+        ObservedCaller {
+            pod: text("x"),
+            ..exact.clone()
+        },
+        ObservedCaller {
+            container: None,
+            ..exact.clone()
+        },
+        ObservedCaller {
+            label: text(""),
+            ..exact.clone()
+        },
+        ObservedCaller {
+            socket: None,
+            ..exact.clone()
+        },
+        ObservedCaller {
+            executable: None,
+            ..exact.clone()
+        },
+        ObservedCaller {
+            executable: Some(Digest([0xcc; 32])),
+            ..exact.clone()
+        },
     ] {
         assert!(!annex.describes("crew", &other), "{other:?}");
     }
     let callers = |text: &str| toml::from_str::<Callers>(text).unwrap();
-    assert!(callers("names = [\"crew\"]").admit(&exact, Some(&annex)) && !callers("names = [\"crew\"]").admit(&exact, None));
+    assert!(
+        callers("names = [\"crew\"]").admit(&exact, Some(&annex))
+            && !callers("names = [\"crew\"]").admit(&exact, None)
+    );
     assert!(callers("uids = [7]").admit(&exact, None) && callers("gids = [8]").admit(&exact, None));
     assert!(!callers("uids = [8]\ngids = [7]\nproven = [\"crew\"]").admit(&exact, None));
     assert!(
@@ -502,9 +870,18 @@ fn issuers_delegations_and_approvals_have_their_bounds() {
     let rule = |member: &str, value: serde_json::Value| {
         changed(|bundle| bundle["identities"][0]["rules"][0][member] = value).map(|_| ())
     };
-    let with = |delegation: serde_json::Value| changed(|bundle| bundle["identities"][0]["delegation"] = delegation);
+    let with = |delegation: serde_json::Value| {
+        changed(|bundle| bundle["identities"][0]["delegation"] = delegation)
+    };
     let good = json!({"from": ["issuer:corp"], "scopes": ["a"], "resources": ["urn:*"]});
-    assert_eq!(with(good.clone()).unwrap().identities[0].delegation.as_ref().unwrap().depth(), 5);
+    assert_eq!(
+        with(good.clone()).unwrap().identities[0]
+            .delegation
+            .as_ref()
+            .unwrap()
+            .depth(),
+        5
+    );
     for (member, value, fine) in [
         ("max_depth", json!(1), true),
         ("max_depth", json!(5), true),
@@ -528,20 +905,35 @@ fn issuers_delegations_and_approvals_have_their_bounds() {
     }
     let mut three = good;
     three["max_depth"] = json!(3);
-    assert_eq!(with(three).unwrap().identities[0].delegation.as_ref().unwrap().depth(), 3);
+    assert_eq!(
+        with(three).unwrap().identities[0]
+            .delegation
+            .as_ref()
+            .unwrap()
+            .depth(),
+        3
+    );
 
-    assert!(rule("approval", json!({"by": ["alice"], "seconds": 60})).unwrap_err().to_string().contains("no [[approvers]]"));
+    assert!(
+        rule("approval", json!({"by": ["alice"], "seconds": 60}))
+            .unwrap_err()
+            .to_string()
+            .contains("no [[approvers]]")
+    );
     let approving = |name: &str, key: String, seconds: u32| {
         changed(|bundle| {
-            bundle["approvers"] = json!([{"name": "bob", "key": self::key(140)}, {"name": name, "key": key}]);
-            bundle["identities"][0]["rules"][0]["approval"] = json!({"by": ["alice"], "seconds": seconds});
+            bundle["approvers"] =
+                json!([{"name": "bob", "key": self::key(140)}, {"name": name, "key": key}]);
+            bundle["identities"][0]["rules"][0]["approval"] =
+                json!({"by": ["alice"], "seconds": seconds});
         })
         .map(|_| ())
     };
     let alone = |approver: &str| {
         changed(|bundle| {
             bundle["approvers"] = json!([{"name": approver, "key": key(140)}]);
-            bundle["identities"][0]["rules"][0]["approval"] = json!({"by": ["alice"], "seconds": 60});
+            bundle["identities"][0]["rules"][0]["approval"] =
+                json!({"by": ["alice"], "seconds": 60});
         })
         .is_ok()
     };
@@ -564,7 +956,9 @@ fn issuers_delegations_and_approvals_have_their_bounds() {
     assert!(rule("approval", json!({"by": [], "seconds": 60})).is_err());
 
     let issuer = |name: &str, iss: &str, keys: usize| {
-        let keys: Vec<String> = (0..keys).map(|n| format!("\"{}\"", key(u8::try_from(n).unwrap()))).collect();
+        let keys: Vec<String> = (0..keys)
+            .map(|n| format!("\"{}\"", key(u8::try_from(n).unwrap())))
+            .collect();
         let text = format!(
             "version = 1\n[[issuers]]\nname = \"corp\"\niss = \"https://a\"\nkeys = [\"{}\"]\n[[issuers]]\nname = \"{name}\"\niss = \"{iss}\"\nkeys = [{}]\n",
             key(1),
@@ -572,8 +966,20 @@ fn issuers_delegations_and_approvals_have_their_bounds() {
         );
         Annex::from_toml(&text).is_ok()
     };
-    assert!(issuer("other", "https://b", 1) && issuer("other", "https://b", 16) && issuer("other", "did:web:x.example", 1));
-    assert!(!issuer("other", "https://b", 0) && !issuer("other", "https://b", 17) && !issuer("other", "", 1));
-    assert!(!issuer("corp", "https://b", 1) && !issuer("other", "https://a", 1) && !issuer("Other", "https://b", 1));
+    assert!(
+        issuer("other", "https://b", 1)
+            && issuer("other", "https://b", 16)
+            && issuer("other", "did:web:x.example", 1)
+    );
+    assert!(
+        !issuer("other", "https://b", 0)
+            && !issuer("other", "https://b", 17)
+            && !issuer("other", "", 1)
+    );
+    assert!(
+        !issuer("corp", "https://b", 1)
+            && !issuer("other", "https://a", 1)
+            && !issuer("Other", "https://b", 1)
+    );
     assert!(!issuer("other", "approver:alice", 1) && !issuer("other", "did:nothing", 1));
 }

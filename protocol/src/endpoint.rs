@@ -18,7 +18,8 @@ pub enum Endpoint {
         /// Port.
         port: u32,
     },
-    /// `hvsock:///path:port`: hybrid vsock, as Firecracker and vhost-device-vsock speak it on a Unix socket.
+    /// `hvsock:///path:port`: hybrid vsock, as Firecracker and vhost-device-vsock speak it on a
+    /// Unix socket.
     HybridVsock {
         /// The socket of the hypervisor.
         path: PathBuf,
@@ -37,16 +38,29 @@ impl FromStr for Endpoint {
         if let Some(path) = text.strip_prefix("unix://") {
             return Ok(Self::Unix(socket_path(path)?));
         }
-        let (scheme, rest) = text.split_once("://").ok_or(Error::EndpointInvalid("no scheme; unix:///path, for example"))?;
-        let (host, port) = rest.rsplit_once(':').ok_or(Error::EndpointInvalid("no port"))?;
-        let port = port.parse().map_err(|_| Error::EndpointInvalid("the port is not a number"))?;
+        let (scheme, rest) = text.split_once("://").ok_or(Error::EndpointInvalid(
+            "no scheme; unix:///path, for example",
+        ))?;
+        let (host, port) = rest
+            .rsplit_once(':')
+            .ok_or(Error::EndpointInvalid("no port"))?;
+        let port = port
+            .parse()
+            .map_err(|_| Error::EndpointInvalid("the port is not a number"))?;
         match scheme {
             "vsock" => {
-                let cid = host.parse().map_err(|_| Error::EndpointInvalid("the CID is not a number"))?;
+                let cid = host
+                    .parse()
+                    .map_err(|_| Error::EndpointInvalid("the CID is not a number"))?;
                 Ok(Self::Vsock { cid, port })
             }
-            "hvsock" => Ok(Self::HybridVsock { path: socket_path(host)?, port }),
-            _ => Err(Error::EndpointInvalid("the scheme is none of unix, vsock and hvsock")),
+            "hvsock" => Ok(Self::HybridVsock {
+                path: socket_path(host)?,
+                port,
+            }),
+            _ => Err(Error::EndpointInvalid(
+                "the scheme is none of unix, vsock and hvsock",
+            )),
         }
     }
 }
@@ -57,7 +71,9 @@ fn socket_path(text: &str) -> Result<PathBuf, Error> {
         return Err(Error::EndpointInvalid("the socket path is not absolute"));
     }
     if text.len() > MAX_SOCKET_PATH {
-        return Err(Error::EndpointInvalid("the socket path is longer than 107 bytes"));
+        return Err(Error::EndpointInvalid(
+            "the socket path is longer than 107 bytes",
+        ));
     }
     Ok(path.to_owned())
 }
@@ -78,13 +94,25 @@ mod tests {
 
     #[test]
     fn endpoints_are_read_and_written() {
-        for good in ["unix:///run/x.sock", "vsock://16:5005", "hvsock:///tmp/v.sock:5005"] {
+        for good in [
+            "unix:///run/x.sock",
+            "vsock://16:5005",
+            "hvsock:///tmp/v.sock:5005",
+        ] {
             assert_eq!(good.parse::<Endpoint>().unwrap().to_string(), good);
         }
         let long = format!("unix:///{}", "a".repeat(107));
-        for bad in
-            ["", "unix://", "unix://relative", "vsock://16", "vsock://x:1", "vsock://1:x", "tcp://1:2", "hvsock://v:1", &long]
-        {
+        for bad in [
+            "",
+            "unix://",
+            "unix://relative",
+            "vsock://16",
+            "vsock://x:1",
+            "vsock://1:x",
+            "tcp://1:2",
+            "hvsock://v:1",
+            &long,
+        ] {
             assert!(bad.parse::<Endpoint>().is_err(), "{bad}");
         }
     }

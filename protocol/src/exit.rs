@@ -7,9 +7,11 @@ pub const WINDOW_PORT: u32 = 5005;
 /// The parent's port to which an enclave says why it ends.
 pub const EXIT_PORT: u32 = 5006;
 
-/// Why an enclave ended: one frame, the enclave's last words. The consoles of production enclaves cannot be read.
+/// Why an enclave ended: one frame, the enclave's last words. The consoles of production enclaves
+/// cannot be read.
 ///
-/// Whoever can open a vsock to the parent can say such a thing. It is for the operator's eyes; nothing is decided by it.
+/// Whoever can open a vsock to the parent can say such a thing. It is for the operator's eyes;
+/// nothing is decided by it.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(array)]
 pub struct ExitReason {
@@ -35,7 +37,10 @@ impl ExitReason {
                 })
                 .collect()
         };
-        Self { code: cut(code, 64), message: cut(message, 900) }
+        Self {
+            code: cut(code, 64),
+            message: cut(message, 900),
+        }
     }
 }
 
@@ -48,6 +53,9 @@ mod tests {
         let reason = ExitReason::new(&"c".repeat(1000), &"\u{1f600}".repeat(1000));
         let encoded = identity::cbor::to_vec(&reason);
         assert!(encoded.len() <= ExitReason::MAX_BYTES);
-        assert_eq!(identity::cbor::from_slice::<ExitReason>(&encoded).unwrap(), reason);
+        assert_eq!(
+            identity::cbor::from_slice::<ExitReason>(&encoded).unwrap(),
+            reason
+        );
     }
 }

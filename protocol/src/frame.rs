@@ -9,7 +9,8 @@ use crate::Error;
 pub const MAX_FRAME: usize = 64 * 1024;
 const HEAD: usize = 4;
 
-/// Appends `message` as one frame. A message that does not fit is an error of the sender, and leaves `out` as it was.
+/// Appends `message` as one frame. A message that does not fit is an error of the sender, and
+/// leaves `out` as it was.
 pub fn write_frame<T: Encode<()>>(message: &T, out: &mut Vec<u8>) -> Result<(), Error> {
     let start = out.len();
     out.extend_from_slice(&[0; HEAD]);
@@ -44,10 +45,13 @@ impl FrameBuffer {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The next whole frame, if it has arrived. An error means that the connection can only be closed.
+    /// The next whole frame, if it has arrived. An error means that the connection can only be
+    /// closed.
     pub fn next_frame(&mut self) -> Result<Option<&[u8]>, Error> {
         let waiting = &self.bytes[self.start..];
-        let Some(head) = waiting.first_chunk::<HEAD>() else { return Ok(None) };
+        let Some(head) = waiting.first_chunk::<HEAD>() else {
+            return Ok(None);
+        };
         let length = u32::from_be_bytes(*head) as usize;
         match length {
             0 => Err(Error::FrameEmpty),
@@ -108,7 +112,10 @@ mod tests {
 
         let mut out = vec![7];
         let long = "x".repeat(MAX_FRAME);
-        assert!(matches!(write_frame(&long, &mut out), Err(Error::FrameTooLong(_))));
+        assert!(matches!(
+            write_frame(&long, &mut out),
+            Err(Error::FrameTooLong(_))
+        ));
         assert_eq!(out, [7]);
     }
 }

@@ -62,7 +62,11 @@ impl ChannelProof {
     /// Answers `hello` with the proxy's key.
     pub fn new<S: Signer>(hello: &Hello, signer: &S) -> Result<Self, S::Error> {
         let statement = cose::sign(Purpose::WINDOW, &cbor::to_vec(hello), signer)?;
-        Ok(Self { version: VERSION, key: signer.public_key().to_spki(), statement })
+        Ok(Self {
+            version: VERSION,
+            key: signer.public_key().to_spki(),
+            statement,
+        })
     }
 
     /// Reads the proxy's first frame. Of a version that is not spoken, only the version is read.
@@ -74,8 +78,13 @@ impl ChannelProof {
     /// Verifies the proof for `hello` and gives the key that was proven.
     pub fn verify(&self, hello: &Hello) -> Result<PublicKey, Error> {
         let key = PublicKey::from_spki(&self.key).map_err(|_| Error::ProofInvalid)?;
-        let signed = cose::verify(Purpose::WINDOW, &self.statement, &key).map_err(|_| Error::ProofInvalid)?;
-        if signed == cbor::to_vec(hello) { Ok(key) } else { Err(Error::ProofInvalid) }
+        let signed = cose::verify(Purpose::WINDOW, &self.statement, &key)
+            .map_err(|_| Error::ProofInvalid)?;
+        if signed == cbor::to_vec(hello) {
+            Ok(key)
+        } else {
+            Err(Error::ProofInvalid)
+        }
     }
 }
 

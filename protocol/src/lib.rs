@@ -1,8 +1,9 @@
 //! The window between the parent and the enclave: framing and messages. No I/O.
 //!
-//! A frame is a big-endian u32 length, 1 to 65536, and that many bytes of deterministic CBOR. On a new connection the enclave
-//! says [`Hello`], the proxy answers with a [`ChannelProof`] of its key, the enclave with a [`Welcome`]; then requests and answers
-//! go in any order, matched by their ids. Every other byte closes the connection, and nothing else.
+//! A frame is a big-endian u32 length, 1 to 65536, and that many bytes of deterministic CBOR. On a
+//! new connection the enclave says [`Hello`], the proxy answers with a [`ChannelProof`] of its key,
+//! the enclave with a [`Welcome`]; then requests and answers go in any order, matched by their ids.
+//! Every other byte closes the connection, and nothing else.
 //!
 //! ```
 //! use protocol::{FrameBuffer, Request, RequestFrame, write_frame};
@@ -28,7 +29,8 @@ pub use exit::{EXIT_PORT, ExitReason, WINDOW_PORT};
 pub use frame::{FrameBuffer, MAX_FRAME, write_frame};
 pub use hello::{ChannelProof, Hello, VERSION, Welcome};
 pub use message::{
-    Answer, Description, Evidence, Exchange, Kind, Outcome, PendingApproval, PresentedProof, RecordEnd, Records, Refusal,
-    Request, RequestFrame, Requester, ResponseFrame, Rotate, Rotated, Sign, Signed, Status, VersionFacts,
+    Answer, Description, Evidence, Exchange, Kind, Outcome, PendingApproval, PresentedProof,
+    RecordEnd, Records, Refusal, Request, RequestFrame, Requester, ResponseFrame, Rotate, Rotated,
+    Sign, Signed, Status, VersionFacts,
 };
 pub use traits::{Lane, Traits};

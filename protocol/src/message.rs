@@ -26,8 +26,8 @@ pub struct ResponseFrame {
     /// What came of it.
     #[n(1)]
     pub outcome: Outcome,
-    /// The event of the record, a line without its end, if something was decided. The proxy writes it before it hands out the
-    /// outcome.
+    /// The event of the record, a line without its end, if something was decided. The proxy writes
+    /// it before it hands out the outcome.
     #[cbor(n(2), with = "minicbor::bytes")]
     pub event: Option<Vec<u8>>,
 }
@@ -132,7 +132,8 @@ pub enum Answer {
     /// To [`Request::Records`].
     #[n(5)]
     Records(#[n(0)] Records),
-    /// A request waits: to [`Request::Sign`] where the rule wants an approval, to [`Request::GetApproval`] and [`Request::Approve`].
+    /// A request waits: to [`Request::Sign`] where the rule wants an approval, to
+    /// [`Request::GetApproval`] and [`Request::Approve`].
     #[n(6)]
     PendingApproval(#[n(0)] PendingApproval),
 }
@@ -180,7 +181,8 @@ pub struct Sign {
     /// The caller's own signature over the request, if it has a key.
     #[n(8)]
     pub proof: Option<PresentedProof>,
-    /// On whose behalf it is asked: a token of this identity's own, or a JSON array of grants, root first.
+    /// On whose behalf it is asked: a token of this identity's own, or a JSON array of grants, root
+    /// first.
     #[n(9)]
     pub delegation: Option<String>,
     /// Id of the approval that it waited for.
@@ -273,7 +275,8 @@ pub struct RecordEnd {
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(array)]
 pub struct Records {
-    /// Lines without their ends, in their order, the first being the one that was asked for or the oldest that is remembered.
+    /// Lines without their ends, in their order, the first being the one that was asked for or the
+    /// oldest that is remembered.
     #[n(0)]
     pub lines: Vec<minicbor::bytes::ByteVec>,
     /// Sequence number of the next event after all that were made.
@@ -487,7 +490,10 @@ mod tests {
     use super::*;
 
     fn sign() -> RequestFrame {
-        let of = Requester { caller: ObservedCaller::ids(1000, 1000), identity: None };
+        let of = Requester {
+            caller: ObservedCaller::ids(1000, 1000),
+            identity: None,
+        };
         let sign = Sign {
             requester: of,
             format: Format::VouchJwt,
@@ -502,16 +508,34 @@ mod tests {
             approval: None,
             delegatee: None,
         };
-        RequestFrame { id: 7, request: Request::Sign(sign) }
+        RequestFrame {
+            id: 7,
+            request: Request::Sign(sign),
+        }
     }
 
     #[test]
     fn frames_are_the_same_bytes_as_in_every_build_of_this_version() {
-        let RequestFrame { request: Request::Sign(sign), .. } = sign() else { unreachable!() };
-        let caller =
-            ObservedCaller { executable: Some(identity::sha256(b"x")), socket: Some("s".into()), ..ObservedCaller::ids(1, 2) };
-        let of = Requester { caller, identity: Some("a".into()) };
-        let proof = Some(PresentedProof { jws: "j".into(), document: Some(vec![1]) });
+        let RequestFrame {
+            request: Request::Sign(sign),
+            ..
+        } = sign()
+        else {
+            unreachable!()
+        };
+        let caller = ObservedCaller {
+            executable: Some(identity::sha256(b"x")),
+            socket: Some("s".into()),
+            ..ObservedCaller::ids(1, 2)
+        };
+        let of = Requester {
+            caller,
+            identity: Some("a".into()),
+        };
+        let proof = Some(PresentedProof {
+            jws: "j".into(),
+            document: Some(vec![1]),
+        });
         let approval = Some(ApprovalId::new([5; 16]));
         let waiting = PendingApproval {
             id: ApprovalId::new([1; 16]),
@@ -522,24 +546,64 @@ mod tests {
             canonical: "{}".into(),
             by: vec!["b".into()],
         };
-        let status =
-            Status { boot_id: BootId::new([1; 16]), policy: None, cannot_sign: None, tee: Tee::Mock, annex: Some([2; 32]) };
+        let status = Status {
+            boot_id: BootId::new([1; 16]),
+            policy: None,
+            cannot_sign: None,
+            tee: Tee::Mock,
+            annex: Some([2; 32]),
+        };
         let requests = [
             Request::Sign(sign.clone()),
-            Request::Sign(Sign { requester: of, proof, approval, delegatee: Some("d".into()), ..sign.clone() }),
-            Request::Sign(Sign { format: Format::Envelope, approval, ..sign }),
-            Request::GetApproval { id: ApprovalId::new([9; 16]) },
+            Request::Sign(Sign {
+                requester: of,
+                proof,
+                approval,
+                delegatee: Some("d".into()),
+                ..sign.clone()
+            }),
+            Request::Sign(Sign {
+                format: Format::Envelope,
+                approval,
+                ..sign
+            }),
+            Request::GetApproval {
+                id: ApprovalId::new([9; 16]),
+            },
             Request::Provision {
                 bundle: vec![1],
-                before: Some(RecordEnd { boot_id: BootId::new([1; 16]), last: 2, leaf: [3; 32] }),
+                before: Some(RecordEnd {
+                    boot_id: BootId::new([1; 16]),
+                    last: 2,
+                    leaf: [3; 32],
+                }),
             },
-            Request::Provision { bundle: vec![1], before: None },
+            Request::Provision {
+                bundle: vec![1],
+                before: None,
+            },
         ];
         let answers = [Answer::PendingApproval(waiting), Answer::Status(status)];
-        let requests = requests.into_iter().map(|request| cbor::to_vec(&RequestFrame { id: 1, request }));
-        let frame = |answer| ResponseFrame { id: 1, outcome: Outcome::Done(answer), event: None };
-        let bytes: Vec<u8> = requests.chain(answers.into_iter().map(|answer| cbor::to_vec(&frame(answer)))).flatten().collect();
-        assert_eq!(identity::sha256(&bytes).to_string(), "879b6c627cd79f19a70c836854fa96ba9475704fea50976c16d3f5b3cb93f3db");
+        let requests = requests
+            .into_iter()
+            .map(|request| cbor::to_vec(&RequestFrame { id: 1, request }));
+        let frame = |answer| ResponseFrame {
+            id: 1,
+            outcome: Outcome::Done(answer),
+            event: None,
+        };
+        let bytes: Vec<u8> = requests
+            .chain(
+                answers
+                    .into_iter()
+                    .map(|answer| cbor::to_vec(&frame(answer))),
+            )
+            .flatten()
+            .collect();
+        assert_eq!(
+            identity::sha256(&bytes).to_string(),
+            "879b6c627cd79f19a70c836854fa96ba9475704fea50976c16d3f5b3cb93f3db"
+        );
     }
 
     #[test]
@@ -547,7 +611,10 @@ mod tests {
         let bytes = cbor::to_vec(&sign());
         assert_eq!(cbor::from_slice::<RequestFrame>(&bytes).unwrap(), sign());
         for length in 0..bytes.len() {
-            assert!(cbor::from_slice::<RequestFrame>(&bytes[..length]).is_err(), "cut at {length}");
+            assert!(
+                cbor::from_slice::<RequestFrame>(&bytes[..length]).is_err(),
+                "cut at {length}"
+            );
         }
         assert!(cbor::from_slice::<RequestFrame>(&[&bytes[..], &[0]].concat()).is_err());
     }

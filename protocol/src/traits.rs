@@ -9,7 +9,8 @@ pub struct Traits<'r> {
     pub lane: Lane,
     /// The type of the event that its decision makes in the record; none where nothing is decided.
     pub event: Option<&'static str>,
-    /// Whether it is answered to a connection that proved any key, and not only to that of the policy's proxy key.
+    /// Whether it is answered to a connection that proved any key, and not only to that of the
+    /// policy's proxy key.
     pub before_policy: bool,
     /// Who asks, and for which identity, where that matters.
     pub requester: Option<&'r Requester>,
@@ -18,35 +19,72 @@ pub struct Traits<'r> {
 /// Where the enclave works on a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
-    /// In the thread of its connection: it never waits for the NSM. An enclave that does not answer in time hangs.
+    /// In the thread of its connection: it never waits for the NSM. An enclave that does not answer
+    /// in time hangs.
     Connection,
     /// One after the other, with others that ask the NSM for a document.
     Evidence,
-    /// One after the other, with others of the operator that need the NSM. A flood of challenges does not hold them up.
+    /// One after the other, with others of the operator that need the NSM. A flood of challenges
+    /// does not hold them up.
     Control,
 }
 
 impl Request {
     /// What holds of it. A new kind of request says all of this here, or does not compile.
     pub fn traits(&self) -> Traits<'_> {
-        let plain = Traits { lane: Lane::Connection, event: None, before_policy: false, requester: None };
+        let plain = Traits {
+            lane: Lane::Connection,
+            event: None,
+            before_policy: false,
+            requester: None,
+        };
         match self {
-            Self::Status => Traits { before_policy: true, ..plain },
+            Self::Status => Traits {
+                before_policy: true,
+                ..plain
+            },
             // The record begins with it; the event of the boot is fetched apart.
-            Self::Provision { .. } => Traits { lane: Lane::Control, before_policy: true, ..plain },
-            Self::Sign(sign) => Traits { event: Some("token.sign"), requester: Some(&sign.requester), ..plain },
-            Self::Attest { requester, .. } => {
-                Traits { lane: Lane::Evidence, event: Some("key.attest"), requester: Some(requester), ..plain }
-            }
-            Self::Describe(of) => Traits { requester: Some(of), ..plain },
-            Self::Rotate(rotate) => {
-                Traits { lane: Lane::Control, event: Some("key.rotate"), requester: Some(&rotate.requester), ..plain }
-            }
-            Self::Annex { .. } => Traits { event: Some("annex.load"), ..plain },
+            Self::Provision { .. } => Traits {
+                lane: Lane::Control,
+                before_policy: true,
+                ..plain
+            },
+            Self::Sign(sign) => Traits {
+                event: Some("token.sign"),
+                requester: Some(&sign.requester),
+                ..plain
+            },
+            Self::Attest { requester, .. } => Traits {
+                lane: Lane::Evidence,
+                event: Some("key.attest"),
+                requester: Some(requester),
+                ..plain
+            },
+            Self::Describe(of) => Traits {
+                requester: Some(of),
+                ..plain
+            },
+            Self::Rotate(rotate) => Traits {
+                lane: Lane::Control,
+                event: Some("key.rotate"),
+                requester: Some(&rotate.requester),
+                ..plain
+            },
+            Self::Annex { .. } => Traits {
+                event: Some("annex.load"),
+                ..plain
+            },
             Self::Records { .. } => plain,
-            Self::Exchange(exchange) => Traits { event: Some("token.exchange"), requester: Some(&exchange.requester), ..plain },
+            Self::Exchange(exchange) => Traits {
+                event: Some("token.exchange"),
+                requester: Some(&exchange.requester),
+                ..plain
+            },
             Self::GetApproval { .. } => plain,
-            Self::Approve { .. } => Traits { event: Some("approval.grant"), ..plain },
+            Self::Approve { .. } => Traits {
+                event: Some("approval.grant"),
+                ..plain
+            },
         }
     }
 }
@@ -61,7 +99,10 @@ mod tests {
 
     #[test]
     fn what_holds_of_each_kind_of_request() {
-        let of = Requester { caller: ObservedCaller::ids(1, 2), identity: Some("agent".into()) };
+        let of = Requester {
+            caller: ObservedCaller::ids(1, 2),
+            identity: Some("agent".into()),
+        };
         let sign = crate::Sign {
             requester: of.clone(),
             format: identity::Format::VouchJwt,
@@ -87,21 +128,67 @@ mod tests {
         let asked = |request: &Request| {
             let traits = request.traits();
             let identity = traits.requester.and_then(|of| of.identity.clone());
-            (traits.lane, traits.event, traits.before_policy, identity.is_some())
+            (
+                traits.lane,
+                traits.event,
+                traits.before_policy,
+                identity.is_some(),
+            )
         };
         let connection = Lane::Connection;
         for (request, wanted) in [
             (Request::Status, (connection, None, true, false)),
-            (Request::Provision { bundle: Vec::new(), before: None }, (Lane::Control, None, true, false)),
-            (Request::Attest { requester: of.clone(), nonce: Vec::new() }, (Lane::Evidence, Some("key.attest"), false, true)),
-            (Request::Sign(sign), (connection, Some("token.sign"), false, true)),
-            (Request::Exchange(exchange), (connection, Some("token.exchange"), false, true)),
-            (Request::Describe(of.clone()), (connection, None, false, true)),
-            (Request::Rotate(Rotate { requester: of, order: None }), (Lane::Control, Some("key.rotate"), false, true)),
-            (Request::Annex { signed: Vec::new() }, (connection, Some("annex.load"), false, false)),
-            (Request::Records { from: 0 }, (connection, None, false, false)),
-            (Request::GetApproval { id: ApprovalId::new([0; 16]) }, (connection, None, false, false)),
-            (Request::Approve { jws: String::new() }, (connection, Some("approval.grant"), false, false)),
+            (
+                Request::Provision {
+                    bundle: Vec::new(),
+                    before: None,
+                },
+                (Lane::Control, None, true, false),
+            ),
+            (
+                Request::Attest {
+                    requester: of.clone(),
+                    nonce: Vec::new(),
+                },
+                (Lane::Evidence, Some("key.attest"), false, true),
+            ),
+            (
+                Request::Sign(sign),
+                (connection, Some("token.sign"), false, true),
+            ),
+            (
+                Request::Exchange(exchange),
+                (connection, Some("token.exchange"), false, true),
+            ),
+            (
+                Request::Describe(of.clone()),
+                (connection, None, false, true),
+            ),
+            (
+                Request::Rotate(Rotate {
+                    requester: of,
+                    order: None,
+                }),
+                (Lane::Control, Some("key.rotate"), false, true),
+            ),
+            (
+                Request::Annex { signed: Vec::new() },
+                (connection, Some("annex.load"), false, false),
+            ),
+            (
+                Request::Records { from: 0 },
+                (connection, None, false, false),
+            ),
+            (
+                Request::GetApproval {
+                    id: ApprovalId::new([0; 16]),
+                },
+                (connection, None, false, false),
+            ),
+            (
+                Request::Approve { jws: String::new() },
+                (connection, Some("approval.grant"), false, false),
+            ),
         ] {
             assert_eq!(asked(&request), wanted, "{request:?}");
         }

@@ -1,5 +1,5 @@
-//! A certification authority that imitates the one behind the Nitro Secure Module, down to the lifetimes. It says in every
-//! name that it is a mock.
+//! A certification authority that imitates the one behind the Nitro Secure Module, down to the
+//! lifetimes. It says in every name that it is a mock.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -89,7 +89,8 @@ impl Tier {
     }
 }
 
-/// What a certificate says. The default is what the mock's tier says; vectors change it to be wrong on purpose.
+/// What a certificate says. The default is what the mock's tier says; vectors change it to be wrong
+/// on purpose.
 #[derive(Debug, Clone)]
 pub struct Spec {
     /// Begin of validity, seconds since 1970.
@@ -185,21 +186,35 @@ impl Authority {
     pub fn changed(now: u64, random: Random<'_>, change: &dyn Fn(&mut Spec)) -> Self {
         let mut spec = Spec::of(Tier::Root, now);
         change(&mut spec);
-        Self { root: issue(Tier::Root, &spec, None, random) }
+        Self {
+            root: issue(Tier::Root, &spec, None, random),
+        }
     }
 
     /// Reads a root that [`Authority::key_pem`] and [`Authority::certificate_pem`] wrote.
     pub fn from_pem(key: &str, certificate: &str) -> Result<Self, Error> {
-        let key = SigningKey::from_pkcs8_pem(key).map_err(|_| Error::State("the mock root's key is not one".into()))?;
+        let key = SigningKey::from_pkcs8_pem(key)
+            .map_err(|_| Error::State("the mock root's key is not one".into()))?;
         let not_one = |_| Error::State("the mock root's certificate is not one".into());
         let certificate = Certificate::from_pem(certificate).map_err(not_one)?;
         let subject = certificate.tbs_certificate().subject().clone();
-        Ok(Self { root: Issued { key: Key::P384(key), subject, der: certificate.to_der().map_err(not_one)? } })
+        Ok(Self {
+            root: Issued {
+                key: Key::P384(key),
+                subject,
+                der: certificate.to_der().map_err(not_one)?,
+            },
+        })
     }
 
-    /// The root's key, PKCS#8. Whoever has it can make mock evidence; nobody can make genuine evidence with it.
+    /// The root's key, PKCS#8. Whoever has it can make mock evidence; nobody can make genuine
+    /// evidence with it.
     pub fn key_pem(&self) -> String {
-        let pem = self.root.key().to_pkcs8_pem(LineEnding::LF).expect("a P-384 key can be encoded");
+        let pem = self
+            .root
+            .key()
+            .to_pkcs8_pem(LineEnding::LF)
+            .expect("a P-384 key can be encoded");
         pem.to_string()
     }
 
@@ -218,8 +233,15 @@ impl Authority {
         self.issue_changed_chain(now, random, &Tier::BELOW_ROOT, &|_, _| ())
     }
 
-    /// Issues a chain of these tiers and a leaf, of which `change` may make something else of each certificate.
-    pub fn issue_changed_chain(&self, now: u64, random: Random<'_>, tiers: &[Tier], change: &dyn Fn(Tier, &mut Spec)) -> Chain {
+    /// Issues a chain of these tiers and a leaf, of which `change` may make something else of each
+    /// certificate.
+    pub fn issue_changed_chain(
+        &self,
+        now: u64,
+        random: Random<'_>,
+        tiers: &[Tier],
+        change: &dyn Fn(Tier, &mut Spec),
+    ) -> Chain {
         let spec = |tier| {
             let mut spec = Spec::of(tier, now);
             change(tier, &mut spec);
@@ -228,19 +250,35 @@ impl Authority {
         let mut cabundle = vec![self.root.der()];
         let mut above: Option<Issued> = None;
         for tier in tiers {
-            let issued = issue(*tier, &spec(*tier), Some(above.as_ref().unwrap_or(&self.root)), random);
+            let issued = issue(
+                *tier,
+                &spec(*tier),
+                Some(above.as_ref().unwrap_or(&self.root)),
+                random,
+            );
             cabundle.push(issued.der());
             above = Some(issued);
         }
-        let leaf = issue(Tier::Leaf, &spec(Tier::Leaf), Some(above.as_ref().unwrap_or(&self.root)), random);
-        Chain { cabundle, leaf, expires: now + Tier::Leaf.lifetime() }
+        let leaf = issue(
+            Tier::Leaf,
+            &spec(Tier::Leaf),
+            Some(above.as_ref().unwrap_or(&self.root)),
+            random,
+        );
+        Chain {
+            cabundle,
+            leaf,
+            expires: now + Tier::Leaf.lifetime(),
+        }
     }
 }
 
 /// PEM of a certificate.
 pub fn pem(certificate: &[u8]) -> String {
     let document = der::Document::try_from(certificate).expect("DER of ours");
-    document.to_pem("CERTIFICATE", LineEnding::LF).expect("DER can be written as PEM")
+    document
+        .to_pem("CERTIFICATE", LineEnding::LF)
+        .expect("DER can be written as PEM")
 }
 
 fn new_key(p256: bool, random: Random<'_>) -> Key {
@@ -269,17 +307,34 @@ fn issue(tier: Tier, spec: &Spec, issuer: Option<&Issued>, random: Random<'_>) -
         Key::P256(key) => key.verifying_key().to_public_key_der(),
     };
     let public = public.expect("a public key can be encoded");
-    let public = SubjectPublicKeyInfoOwned::try_from(public.as_bytes()).expect("DER that was just encoded");
+    let public =
+        SubjectPublicKeyInfoOwned::try_from(public.as_bytes()).expect("DER that was just encoded");
     let serial = SerialNumber::new(&serial).expect("16 bytes fit into a serial number");
     let subject = name(spec.subject.unwrap_or(tier.common_name()));
-    let above = spec.issuer.map(name).or_else(|| issuer.map(|issuer| issuer.subject.clone()));
-    let profile = Profile { subject: subject.clone(), spec: spec.clone(), issuer: above.unwrap_or_else(|| subject.clone()) };
-    let builder = CertificateBuilder::new(profile, serial, validity, public).expect("the profile is complete");
+    let above = spec
+        .issuer
+        .map(name)
+        .or_else(|| issuer.map(|issuer| issuer.subject.clone()));
+    let profile = Profile {
+        subject: subject.clone(),
+        spec: spec.clone(),
+        issuer: above.unwrap_or_else(|| subject.clone()),
+    };
+    let builder = CertificateBuilder::new(profile, serial, validity, public)
+        .expect("the profile is complete");
     let signer = issuer.map_or(&key, |issuer| &issuer.key);
     let any = SigningKey::from_slice(&[1; 48]).expect("a number below the order");
-    let first = if let Key::P384(signer) = signer { signer } else { &any };
-    let certificate = builder.build::<_, DerSignature>(first).expect("P-384 can sign");
-    let mut der = certificate.to_der().expect("a certificate that was built can be encoded");
+    let first = if let Key::P384(signer) = signer {
+        signer
+    } else {
+        &any
+    };
+    let certificate = builder
+        .build::<_, DerSignature>(first)
+        .expect("P-384 can sign");
+    let mut der = certificate
+        .to_der()
+        .expect("a certificate that was built can be encoded");
     if spec.draft.is_some() || matches!(signer, Key::P256(_)) {
         let mut draft = Draft::of(&der);
         spec.draft.inspect(|change| change(&mut draft));
@@ -289,11 +344,15 @@ fn issue(tier: Tier, spec: &Spec, issuer: Option<&Issued>, random: Random<'_>) -
 }
 
 fn name(common_name: &str) -> Name {
-    Name::from_str(&format!("CN={common_name},OU=mock without hardware,O=Anchorhold,C=US")).expect("a plain name")
+    Name::from_str(&format!(
+        "CN={common_name},OU=mock without hardware,O=Anchorhold,C=US"
+    ))
+    .expect("a plain name")
 }
 
 fn time(seconds: u64) -> Time {
-    Time::try_from(std::time::UNIX_EPOCH + Duration::from_secs(seconds)).expect("a year that X.509 can write")
+    Time::try_from(std::time::UNIX_EPOCH + Duration::from_secs(seconds))
+        .expect("a year that X.509 can write")
 }
 
 struct Profile {
@@ -319,19 +378,33 @@ impl BuilderProfile for Profile {
     ) -> BuildResult<Vec<Extension>> {
         let mut extensions = Vec::new();
         if let Some((critical, ca, path_len_constraint)) = self.spec.constraints {
-            extensions.push(extension(critical, &BasicConstraints { ca, path_len_constraint })?);
+            extensions.push(extension(
+                critical,
+                &BasicConstraints {
+                    ca,
+                    path_len_constraint,
+                },
+            )?);
         }
         if let Some((critical, usage)) = &self.spec.usage {
             extensions.push(extension(*critical, usage)?);
         }
         if let Some(critical) = self.spec.unknown_extension {
             let extn_id = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.99999.1");
-            extensions.push(Extension { extn_id, critical, extn_value: OctetString::new([5, 0])? });
+            extensions.push(Extension {
+                extn_id,
+                critical,
+                extn_value: OctetString::new([5, 0])?,
+            });
         }
         Ok(extensions)
     }
 }
 
 fn extension<T: AssociatedOid + Encode>(critical: bool, value: &T) -> BuildResult<Extension> {
-    Ok(Extension { extn_id: T::OID, critical, extn_value: OctetString::new(value.to_der()?)? })
+    Ok(Extension {
+        extn_id: T::OID,
+        critical,
+        extn_value: OctetString::new(value.to_der()?)?,
+    })
 }

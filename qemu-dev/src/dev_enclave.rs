@@ -19,8 +19,8 @@ pub struct DevEnclave {
     pub state: PathBuf,
     /// The Unix socket to listen on.
     pub listen: PathBuf,
-    /// The mock hypervisor's time at the start, in milliseconds since 1970; the host's if not given. From then on
-    /// CLOCK_BOOTTIME counts, whatever the host's clock does.
+    /// The mock hypervisor's time at the start, in milliseconds since 1970; the host's if not
+    /// given. From then on CLOCK_BOOTTIME counts, whatever the host's clock does.
     pub nsm_time_ms: Option<u64>,
 }
 
@@ -32,10 +32,14 @@ impl DevEnclave {
             std::process::exit(70);
         }));
         let state = State::open(&self.state)?;
-        let io = |source| Error::Io { what: "development enclave".into(), source };
+        let io = |source| Error::Io {
+            what: "development enclave".into(),
+            source,
+        };
         let machine = self.machine(&state)?;
         let listener = Listener::Unix(self.bind().map_err(io)?);
-        // The same system calls as in an image, so that whatever is tested here is tested within them.
+        // The same system calls as in an image, so that whatever is tested here is tested within
+        // them.
         enclave::boot::confine()?;
         let enclave = Arc::new(Enclave::boot(machine)?);
         enclave.attest_to_itself()?;
@@ -48,22 +52,36 @@ impl DevEnclave {
                 }
             }
         };
-        std::thread::Builder::new().name("clock".into()).spawn(tick).map_err(io)?;
+        std::thread::Builder::new()
+            .name("clock".into())
+            .spawn(tick)
+            .map_err(io)?;
         serve(&enclave, &listener).map_err(io)
     }
 
     fn machine(&self, state: &State) -> Result<Machine<MockNsm>, Error> {
         let (_, measurements, _) = state.verifier_files()?;
         let measured = [measurements.pcr0, measurements.pcr1, measurements.pcr2];
-        let nsm = MockNsm::new(state.authority()?, &measured, host_clock(self.nsm_time_ms, BootTime), Encoding::Indefinite)?;
+        let nsm = MockNsm::new(
+            state.authority()?,
+            &measured,
+            host_clock(self.nsm_time_ms, BootTime),
+            Encoding::Indefinite,
+        )?;
         let power_off = |error: &enclave::Error| {
             say(&format!("powering off: {}: {error}", error.code()));
             std::process::exit(70);
         };
-        Ok(Machine { nsm, boot_clock: Box::new(BootTime), entropy: Box::new(OsEntropy), power_off: Box::new(power_off) })
+        Ok(Machine {
+            nsm,
+            boot_clock: Box::new(BootTime),
+            entropy: Box::new(OsEntropy),
+            power_off: Box::new(power_off),
+        })
     }
 
-    /// Binds in a directory that only this user can enter; a socket left there by a dead enclave is replaced.
+    /// Binds in a directory that only this user can enter; a socket left there by a dead enclave is
+    /// replaced.
     fn bind(&self) -> io::Result<UnixListener> {
         match std::fs::remove_file(&self.listen) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

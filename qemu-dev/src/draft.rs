@@ -15,11 +15,15 @@ impl Key {
     fn sign(&self, digest: &[u8]) -> Vec<u8> {
         match self {
             Self::P384(key) => {
-                let signature: p384::ecdsa::DerSignature = key.sign_prehash(digest).expect("a whole digest can be signed");
+                let signature: p384::ecdsa::DerSignature = key
+                    .sign_prehash(digest)
+                    .expect("a whole digest can be signed");
                 signature.as_bytes().to_vec()
             }
             Self::P256(key) => {
-                let signature: p256::ecdsa::DerSignature = key.sign_prehash(digest).expect("a whole digest can be signed");
+                let signature: p256::ecdsa::DerSignature = key
+                    .sign_prehash(digest)
+                    .expect("a whole digest can be signed");
                 signature.as_bytes().to_vec()
             }
         }
@@ -69,8 +73,16 @@ pub fn sha512(bytes: &[u8]) -> Vec<u8> {
 
 impl Draft {
     pub(crate) fn of(certificate: &[u8]) -> Self {
-        let [tbs, algorithm, _] = parts(certificate).try_into().expect("a certificate has three parts");
-        Self { tbs: parts(&tbs), algorithm, hash: sha384, signature: |_| (), whole: |_| () }
+        let [tbs, algorithm, _] = parts(certificate)
+            .try_into()
+            .expect("a certificate has three parts");
+        Self {
+            tbs: parts(&tbs),
+            algorithm,
+            hash: sha384,
+            signature: |_| (),
+            whole: |_| (),
+        }
     }
 
     pub(crate) fn sign(&self, issuer: &Key) -> Vec<u8> {
@@ -85,7 +97,9 @@ impl Draft {
 
     /// Appends an extension.
     pub fn extend(&mut self, oid: &str, critical: bool, value: &[u8]) {
-        let oid = der::asn1::ObjectIdentifier::new_unwrap(oid).to_der().expect("an object identifier can be encoded");
+        let oid = der::asn1::ObjectIdentifier::new_unwrap(oid)
+            .to_der()
+            .expect("an object identifier can be encoded");
         let critical: &[u8] = if critical { &[0x01, 0x01, 0xff] } else { &[] };
         let extension = sequence(&[&oid, critical, &tlv(0x04, value)].concat());
         let mut extensions = self.extensions();
@@ -96,7 +110,9 @@ impl Draft {
 
     /// The extensions, each in DER.
     pub fn extensions(&self) -> Vec<Vec<u8>> {
-        self.tbs.get(part::EXTENSIONS).map_or_else(Vec::new, |explicit| parts(&parts(explicit)[0]))
+        self.tbs
+            .get(part::EXTENSIONS)
+            .map_or_else(Vec::new, |explicit| parts(&parts(explicit)[0]))
     }
 }
 

@@ -1,5 +1,5 @@
-//! The development enclave as PID 1 of an image: the very boot and enclave of production, with the mock NSM where hardware
-//! would be.
+//! The development enclave as PID 1 of an image: the very boot and enclave of production, with the
+//! mock NSM where hardware would be.
 
 use attestation::{Attested, Document, MockRoot, verify_mock};
 use aws_nitro_enclaves_nsm_api::{api, driver};
@@ -11,10 +11,17 @@ use vsock::VsockStream;
 
 use crate::wire::{Ask, Channel, MOCK_NSM_PORT};
 
-/// vsock's well-known host, which stands for the parent here. Hybrid vsock has no source ports of its own to go by.
+/// vsock's well-known host, which stands for the parent here. Hybrid vsock has no source ports of
+/// its own to go by.
 const HOST: u32 = 2;
-const IMAGE: Image =
-    Image { name: "anchorhold-dev-enclave (MOCK)", parent: Parent { cid: HOST, ports_below: u32::MAX }, notified: &[HOST] };
+const IMAGE: Image = Image {
+    name: "anchorhold-dev-enclave (MOCK)",
+    parent: Parent {
+        cid: HOST,
+        ports_below: u32::MAX,
+    },
+    notified: &[HOST],
+};
 const DEVICE: &str = "/dev/nsm";
 
 /// Boots, and never comes back.
@@ -22,8 +29,8 @@ pub fn boot() -> ! {
     run(&IMAGE, GuestNsm::open)
 }
 
-/// The mock NSM, across vsock. Where the machine has a `/dev/nsm` without keys (QEMU's), everything but signatures is that
-/// device's, through the real driver.
+/// The mock NSM, across vsock. Where the machine has a `/dev/nsm` without keys (QEMU's), everything
+/// but signatures is that device's, through the real driver.
 struct GuestNsm {
     channel: Channel<VsockStream>,
     root: MockRoot,
@@ -32,14 +39,24 @@ struct GuestNsm {
 
 impl GuestNsm {
     fn open() -> Result<Self, Error> {
-        let device = if std::path::Path::new(DEVICE).exists() { Some(NitroNsm::open()?) } else { None };
+        let device = if std::path::Path::new(DEVICE).exists() {
+            Some(NitroNsm::open()?)
+        } else {
+            None
+        };
         if device.is_some() {
             show_registers();
         }
-        let no_mock = |error: std::io::Error| Error::from(NsmError::Answered(format!("the mock NSM: {error}")));
+        let no_mock = |error: std::io::Error| {
+            Error::from(NsmError::Answered(format!("the mock NSM: {error}")))
+        };
         let stream = VsockStream::connect_with_cid_port(HOST, MOCK_NSM_PORT).map_err(no_mock)?;
         let (channel, root) = Channel::open(stream).map_err(no_mock)?;
-        Ok(Self { channel, root: MockRoot::from_der(&root)?, device })
+        Ok(Self {
+            channel,
+            root: MockRoot::from_der(&root)?,
+            device,
+        })
     }
 }
 
@@ -50,7 +67,10 @@ fn show_registers() {
         let answer = driver::nsm_process_request(device, api::Request::DescribePCR { index });
         if let api::Response::DescribePCR { lock, data } = answer {
             let hex = data_encoding::HEXLOWER.encode(&data);
-            say(&format!("/dev/nsm: PCR{index} {hex} {}", if lock { "locked" } else { "open" }));
+            say(&format!(
+                "/dev/nsm: PCR{index} {hex} {}",
+                if lock { "locked" } else { "open" }
+            ));
         }
     }
     driver::nsm_exit(device);
@@ -64,12 +84,23 @@ fn say(text: &str) {
 impl Nsm for GuestNsm {
     const TEE: Tee = Tee::Mock;
 
-    fn attest(&mut self, public_key: Option<&[u8]>, user_data: Option<&[u8]>, nonce: Option<&[u8]>) -> Result<Vec<u8>, NsmError> {
+    fn attest(
+        &mut self,
+        public_key: Option<&[u8]>,
+        user_data: Option<&[u8]>,
+        nonce: Option<&[u8]>,
+    ) -> Result<Vec<u8>, NsmError> {
         let ask = match &mut self.device {
-            Some(device) => Ask::Sign { unsigned: device.attest(public_key, user_data, nonce)? },
+            Some(device) => Ask::Sign {
+                unsigned: device.attest(public_key, user_data, nonce)?,
+            },
             None => {
                 let owned = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
-                Ask::Attest { public_key: owned(public_key), user_data: owned(user_data), nonce: owned(nonce) }
+                Ask::Attest {
+                    public_key: owned(public_key),
+                    user_data: owned(user_data),
+                    nonce: owned(nonce),
+                }
             }
         };
         self.channel.ask(&ask)
@@ -78,7 +109,10 @@ impl Nsm for GuestNsm {
     fn extend_pcr(&mut self, index: u16, data: &[u8]) -> Result<Pcr, NsmError> {
         match &mut self.device {
             Some(device) => device.extend_pcr(index, data),
-            None => self.channel.ask_for_pcr(&Ask::Extend { index, data: data.to_vec() }),
+            None => self.channel.ask_for_pcr(&Ask::Extend {
+                index,
+                data: data.to_vec(),
+            }),
         }
     }
 
@@ -113,6 +147,8 @@ impl Nsm for GuestNsm {
 
     fn peers(&self) -> PeerVerifier {
         let root = self.root.clone();
-        Box::new(move |document, at| verify_mock(document, &root, at).map(|mock| mock.document().clone()))
+        Box::new(move |document, at| {
+            verify_mock(document, &root, at).map(|mock| mock.document().clone())
+        })
     }
 }

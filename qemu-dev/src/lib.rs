@@ -1,5 +1,6 @@
-//! For developers: a Nitro Secure Module without hardware, and the programs around it. Mock code lives in this crate and in no
-//! other; what it makes chains to a root of its own and can pass for genuine nowhere.
+//! For developers: a Nitro Secure Module without hardware, and the programs around it. Mock code
+//! lives in this crate and in no other; what it makes chains to a root of its own and can pass for
+//! genuine nowhere.
 #![forbid(unsafe_code)]
 
 pub mod authority;

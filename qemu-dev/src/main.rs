@@ -11,12 +11,14 @@ use parent_proxy::{Config, cli::serve_until_stopped};
 use qemu_dev::{DevEnclave, Qemu, Up, VmMachine, demo, up};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
-/// Try Anchorhold without hardware: the same enclave, sidecar and verifier, with a mock secure module.
+/// Try Anchorhold without hardware: the same enclave, sidecar and verifier, with a mock secure
+/// module.
 ///
-/// What it proves is that the mock made it. Its evidence chains to a root of its own, its tokens say "tee":"mock", and no
-/// verifier accepts it unless it is told to, with that very root.
+/// What it proves is that the mock made it. Its evidence chains to a root of its own, its tokens
+/// say "tee":"mock", and no verifier accepts it unless it is told to, with that very root.
 ///
-/// Exit code 0: all held, or stopped. 1: a forgery was not refused as it should be. 64: wrong usage or files. 70: it failed.
+/// Exit code 0: all held, or stopped. 1: a forgery was not refused as it should be. 64: wrong usage
+/// or files. 70: it failed.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 struct Args {
@@ -26,7 +28,8 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Tell the whole story once, with forgeries, in a temporary folder; exit code 0 only if all held
+    /// Tell the whole story once, with forgeries, in a temporary folder; exit code 0 only if all
+    /// held
     Demo {
         /// Print one JSON object instead of prose
         #[arg(long)]
@@ -34,18 +37,22 @@ enum Command {
     },
     /// Run a mock enclave and a sidecar until Ctrl-C; says what to paste next
     Up {
-        /// Keep the mock's root and the configuration here (keys are ephemeral all the same) [default: a temporary folder]
+        /// Keep the mock's root and the configuration here (keys are ephemeral all the same)
+        /// [default: a temporary folder]
         #[arg(long, value_name = "DIR")]
         state: Option<PathBuf>,
-        /// Path of the sidecar's socket; its directory is made if missing [default: $XDG_RUNTIME_DIR/anchorhold/sidecar.sock]
+        /// Path of the sidecar's socket; its directory is made if missing [default:
+        /// $XDG_RUNTIME_DIR/anchorhold/sidecar.sock]
         #[arg(long, env = "ANCHORHOLD_SOCKET", value_name = "PATH")]
         socket: Option<PathBuf>,
     },
-    /// Boot a development image here, without hardware, and play its hypervisor until Ctrl-C; prints the endpoint
+    /// Boot a development image here, without hardware, and play its hypervisor until Ctrl-C;
+    /// prints the endpoint
     Qemu {
         /// A development image; make one with: anchorhold-eif build --dev -o signer-dev.eif
         image: PathBuf,
-        /// Keep the mock's root and the configuration here (keys are ephemeral all the same) [default: a temporary folder]
+        /// Keep the mock's root and the configuration here (keys are ephemeral all the same)
+        /// [default: a temporary folder]
         #[arg(long, value_name = "DIR")]
         state: Option<PathBuf>,
         /// How to boot it
@@ -119,43 +126,94 @@ fn main() -> ExitCode {
 fn run(command: Command) -> ExitCode {
     match command {
         Command::Demo { json } => with_runtime(async move { demo::run(json).await }),
-        Command::Up { state, socket } => match socket.map_or_else(parent_proxy::cli::default_socket, Ok) {
-            Ok(socket) => with_runtime(async move { ended(up(&Up { state, socket }).await, qemu_dev::Error::exit_code) }),
-            Err(error) => ended(Err(error), parent_proxy::Error::exit_code),
-        },
-        Command::Qemu { image, state, machine, qemu, memory } => {
-            let options = Qemu { image, state, machine, qemu, memory_mib: memory };
-            with_runtime(async move { ended(qemu_dev::qemu(&options).await, qemu_dev::Error::exit_code) })
+        Command::Up { state, socket } => {
+            match socket.map_or_else(parent_proxy::cli::default_socket, Ok) {
+                Ok(socket) => with_runtime(async move {
+                    ended(up(&Up { state, socket }).await, qemu_dev::Error::exit_code)
+                }),
+                Err(error) => ended(Err(error), parent_proxy::Error::exit_code),
+            }
+        }
+        Command::Qemu {
+            image,
+            state,
+            machine,
+            qemu,
+            memory,
+        } => {
+            let options = Qemu {
+                image,
+                state,
+                machine,
+                qemu,
+                memory_mib: memory,
+            };
+            with_runtime(async move {
+                ended(qemu_dev::qemu(&options).await, qemu_dev::Error::exit_code)
+            })
         }
         Command::Run { command } => {
             end_with_parent(true);
-            let error = std::process::Command::new(&command[0]).args(&command[1..]).exec();
+            let error = std::process::Command::new(&command[0])
+                .args(&command[1..])
+                .exec();
             ended(Err(format!("{}: {error}", command[0].display())), |_| 70)
         }
-        Command::Enclave { state, listen, nsm_time_ms, with_parent } => {
+        Command::Enclave {
+            state,
+            listen,
+            nsm_time_ms,
+            with_parent,
+        } => {
             end_with_parent(with_parent);
-            ended(DevEnclave { state, listen, nsm_time_ms }.run(), qemu_dev::Error::exit_code)
+            ended(
+                DevEnclave {
+                    state,
+                    listen,
+                    nsm_time_ms,
+                }
+                .run(),
+                qemu_dev::Error::exit_code,
+            )
         }
-        Command::Sidecar { config, with_parent } => {
+        Command::Sidecar {
+            config,
+            with_parent,
+        } => {
             end_with_parent(with_parent);
-            ended(Config::read(&config).and_then(serve_until_stopped), parent_proxy::Error::exit_code)
+            ended(
+                Config::read(&config).and_then(serve_until_stopped),
+                parent_proxy::Error::exit_code,
+            )
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "anchorhold-dev", &mut std::io::stdout());
+            clap_complete::generate(
+                shell,
+                &mut Args::command(),
+                "anchorhold-dev",
+                &mut std::io::stdout(),
+            );
             ExitCode::SUCCESS
         }
     }
 }
 
-/// The parent's death is this process' death too; a parent that is gone already has left it to init.
+/// The parent's death is this process' death too; a parent that is gone already has left it to
+/// init.
 fn end_with_parent(wanted: bool) {
-    if wanted && (set_parent_process_death_signal(Some(Signal::TERM)).is_err() || getppid().is_none_or(|pid| pid.is_init())) {
+    if wanted
+        && (set_parent_process_death_signal(Some(Signal::TERM)).is_err()
+            || getppid().is_none_or(|pid| pid.is_init()))
+    {
         std::process::exit(70);
     }
 }
 
 fn with_runtime(story: impl Future<Output = ExitCode>) -> ExitCode {
-    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime.block_on(story),
         Err(error) => ended(Err(error), |_| 70),
     }

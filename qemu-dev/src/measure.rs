@@ -7,8 +7,8 @@ use attestation::Measurements;
 use identity::{Digest, Pcr, extend};
 use sha2::{Digest as _, Sha384};
 
-/// The mock's measurements: PCR0 is this program's own file, so another program has another one. There is no kernel and no
-/// ramdisk to measure; PCR1 and PCR2 say so.
+/// The mock's measurements: PCR0 is this program's own file, so another program has another one.
+/// There is no kernel and no ramdisk to measure; PCR1 and PCR2 say so.
 pub fn measure_program() -> io::Result<Measurements> {
     let mut file = File::open("/proc/self/exe")?;
     let mut hasher = Sha384::new();

@@ -1,4 +1,5 @@
-//! The mock Nitro Secure Module: registers, randomness, documents. It plays the hypervisor, clock included.
+//! The mock Nitro Secure Module: registers, randomness, documents. It plays the hypervisor, clock
+//! included.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,8 @@ use p384::ecdsa::signature::Signer;
 
 use crate::authority::{Authority, Chain};
 
-/// How the payload map is written. The hypervisors of AWS wrote definite maps until spring 2025 and indefinite ones since.
+/// How the payload map is written. The hypervisors of AWS wrote definite maps until spring 2025 and
+/// indefinite ones since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
     /// `a9 ...`.
@@ -50,19 +52,38 @@ pub const PROTECTED: [u8; 4] = [0xa1, 0x01, 0x38, 0x22];
 
 /// Signs any payload as [`sign_document`] does; for documents that are wrong on purpose.
 pub fn sign_payload(payload: &[u8], chain: &Chain) -> Vec<u8> {
-    sign1(&PROTECTED, &[0xa0], payload, &sign_parts(&PROTECTED, payload, chain))
+    sign1(
+        &PROTECTED,
+        &[0xa0],
+        payload,
+        &sign_parts(&PROTECTED, payload, chain),
+    )
 }
 
 /// The 96 bytes of an ES384 signature over a protected header and a payload.
 pub fn sign_parts(protected: &[u8], payload: &[u8], chain: &Chain) -> Vec<u8> {
-    let signed = [&[0x84][..], b"\x6aSignature1", &bytes(protected), &bytes(&[]), &bytes(payload)].concat();
+    let signed = [
+        &[0x84][..],
+        b"\x6aSignature1",
+        &bytes(protected),
+        &bytes(&[]),
+        &bytes(payload),
+    ]
+    .concat();
     let signature: Signature = chain.leaf.key().sign(&signed);
     signature.to_bytes().to_vec()
 }
 
 /// Puts a COSE_Sign1 together; `unprotected` is encoded already.
 pub fn sign1(protected: &[u8], unprotected: &[u8], payload: &[u8], signature: &[u8]) -> Vec<u8> {
-    [&[0x84][..], &bytes(protected), unprotected, &bytes(payload), &bytes(signature)].concat()
+    [
+        &[0x84][..],
+        &bytes(protected),
+        unprotected,
+        &bytes(payload),
+        &bytes(signature),
+    ]
+    .concat()
 }
 
 /// A name of the payload map and its encoded value.
@@ -71,8 +92,16 @@ pub type Entry = (&'static str, Vec<u8>);
 /// The entries of a payload, in the order in which the NSM writes them.
 pub fn entries(fields: &Fields<'_>, chain: &Chain) -> Vec<Entry> {
     let optional = |field: Option<&[u8]>| field.map_or_else(|| vec![0xf6], bytes);
-    let pcrs: BTreeMap<u8, &ByteSlice> = fields.pcrs.iter().map(|(index, pcr)| (*index, pcr.as_bytes()[..].into())).collect();
-    let cabundle: Vec<&ByteSlice> = chain.cabundle.iter().map(|certificate| certificate.as_slice().into()).collect();
+    let pcrs: BTreeMap<u8, &ByteSlice> = fields
+        .pcrs
+        .iter()
+        .map(|(index, pcr)| (*index, pcr.as_bytes()[..].into()))
+        .collect();
+    let cabundle: Vec<&ByteSlice> = chain
+        .cabundle
+        .iter()
+        .map(|certificate| certificate.as_slice().into())
+        .collect();
     vec![
         ("module_id", encode(fields.module_id)),
         ("digest", encode("SHA384")),
@@ -134,15 +163,30 @@ pub struct MockNsm {
 const RENEW_BEFORE: u64 = 600;
 
 impl MockNsm {
-    /// A module whose registers 0 to 15 are `measured` (and zero beyond) and locked, as a hypervisor leaves them.
-    pub fn new(authority: Authority, measured: &[Pcr], clock: Clock, encoding: Encoding) -> Result<Self, attestation::Error> {
+    /// A module whose registers 0 to 15 are `measured` (and zero beyond) and locked, as a
+    /// hypervisor leaves them.
+    pub fn new(
+        authority: Authority,
+        measured: &[Pcr],
+        clock: Clock,
+        encoding: Encoding,
+    ) -> Result<Self, attestation::Error> {
         let root = MockRoot::from_der(&authority.root_der())?;
         let mut pcrs = [Digest([0; 48]); 32];
         pcrs[..measured.len()].copy_from_slice(measured);
         let mut locked = [false; 32];
         locked[..16].fill(true);
         let module_id = "i-0000000000000mock-enc0000000000000mock".to_owned();
-        Ok(Self { authority, root, chain: None, module_id, pcrs, locked, clock, encoding })
+        Ok(Self {
+            authority,
+            root,
+            chain: None,
+            module_id,
+            pcrs,
+            locked,
+            clock,
+            encoding,
+        })
     }
 
     /// The same with one register left open, which a hypervisor never does.
@@ -156,14 +200,18 @@ impl MockNsm {
         &self.root
     }
 
-    /// Signs what a device without keys has made (QEMU's leaves certificates and signature empty): the same fields, by this
-    /// mock's chain. Only for the image that this mock has been given as measured.
+    /// Signs what a device without keys has made (QEMU's leaves certificates and signature empty):
+    /// the same fields, by this mock's chain. Only for the image that this mock has been given as
+    /// measured.
     pub fn sign_again(&mut self, unsigned: &[u8]) -> Result<Vec<u8>, NsmError> {
-        let device = DeviceDocument::read(unsigned)
-            .map_err(|error| NsmError::Answered(format!("a document that cannot be read: {error}")))?;
+        let device = DeviceDocument::read(unsigned).map_err(|error| {
+            NsmError::Answered(format!("a document that cannot be read: {error}"))
+        })?;
         let measured = (0_u8..3).map(|index| (index, self.pcrs[usize::from(index)]));
         if !measured.eq(device.pcrs.iter().copied().take(3)) {
-            return Err(NsmError::Answered("the device has measured another image".into()));
+            return Err(NsmError::Answered(
+                "the device has measured another image".into(),
+            ));
         }
         let fields = Fields {
             module_id: &device.module_id,
@@ -174,11 +222,17 @@ impl MockNsm {
             nonce: device.nonce.as_deref(),
         };
         let encoding = self.encoding;
-        Ok(sign_document(&fields, self.chain(device.timestamp_ms / 1000), encoding))
+        Ok(sign_document(
+            &fields,
+            self.chain(device.timestamp_ms / 1000),
+            encoding,
+        ))
     }
 
     fn chain(&mut self, now: u64) -> &Chain {
-        let fresh = self.chain.take().filter(|chain| now + RENEW_BEFORE < chain.expires && now + 3 * 3600 >= chain.expires - 3);
+        let fresh = self.chain.take().filter(|chain| {
+            now + RENEW_BEFORE < chain.expires && now + 3 * 3600 >= chain.expires - 3
+        });
         let chain = fresh.unwrap_or_else(|| self.authority.issue_chain(now, &mut os_random));
         self.chain.insert(chain)
     }
@@ -218,9 +272,13 @@ impl DeviceDocument {
                 "module_id" => read.module_id = payload.str()?.to_owned(),
                 "timestamp" => read.timestamp_ms = payload.u64()?,
                 "pcrs" => {
-                    let pcrs = payload.map_iter::<u8, &ByteSlice>()?.collect::<Result<Vec<_>, _>>()?;
+                    let pcrs = payload
+                        .map_iter::<u8, &ByteSlice>()?
+                        .collect::<Result<Vec<_>, _>>()?;
                     let pcr = |bytes: &ByteSlice| {
-                        <[u8; 48]>::try_from(&bytes[..]).map(Digest).map_err(minicbor::decode::Error::message)
+                        <[u8; 48]>::try_from(&bytes[..])
+                            .map(Digest)
+                            .map_err(minicbor::decode::Error::message)
                     };
                     read.pcrs = pcrs
                         .into_iter()
@@ -257,7 +315,12 @@ impl Nsm for MockNsm {
         None
     }
 
-    fn attest(&mut self, public_key: Option<&[u8]>, user_data: Option<&[u8]>, nonce: Option<&[u8]>) -> Result<Vec<u8>, NsmError> {
+    fn attest(
+        &mut self,
+        public_key: Option<&[u8]>,
+        user_data: Option<&[u8]>,
+        nonce: Option<&[u8]>,
+    ) -> Result<Vec<u8>, NsmError> {
         for (field, limit) in [(public_key, 1024), (user_data, 512), (nonce, 512)] {
             if field.is_some_and(|bytes| bytes.len() > limit) {
                 return Err(NsmError::Answered("InputTooLarge".into()));
@@ -266,9 +329,22 @@ impl Nsm for MockNsm {
         let timestamp_ms = (self.clock)();
         let (module_id, encoding) = (self.module_id.clone(), self.encoding);
         let attested = (0_u8..32).filter(|index| self.locked[usize::from(*index)]);
-        let pcrs = attested.map(|index| (index, self.pcrs[usize::from(index)])).collect();
-        let fields = Fields { module_id: &module_id, timestamp_ms, pcrs, public_key, user_data, nonce };
-        Ok(sign_document(&fields, self.chain(timestamp_ms / 1000), encoding))
+        let pcrs = attested
+            .map(|index| (index, self.pcrs[usize::from(index)]))
+            .collect();
+        let fields = Fields {
+            module_id: &module_id,
+            timestamp_ms,
+            pcrs,
+            public_key,
+            user_data,
+            nonce,
+        };
+        Ok(sign_document(
+            &fields,
+            self.chain(timestamp_ms / 1000),
+            encoding,
+        ))
     }
 
     fn extend_pcr(&mut self, index: u16, data: &[u8]) -> Result<Pcr, NsmError> {
@@ -304,7 +380,9 @@ impl Nsm for MockNsm {
 
     fn peers(&self) -> PeerVerifier {
         let root = self.root.clone();
-        Box::new(move |document, at| verify_mock(document, &root, at).map(|mock| mock.document().clone()))
+        Box::new(move |document, at| {
+            verify_mock(document, &root, at).map(|mock| mock.document().clone())
+        })
     }
 }
 
@@ -339,8 +417,12 @@ mod tests {
             assert_eq!(document.pcrs().get(15), Some(&Digest([0; 48])));
             assert_eq!(document.pcrs().get(16), None);
             assert_eq!(verify_genuine(&bytes, at(0)), Err(Error::RootUntrusted));
-            let other = MockRoot::from_der(&Authority::new(NOW, &mut os_random).root_der()).unwrap();
-            assert_eq!(verify_mock(&bytes, &other, at(0)), Err(Error::RootUntrusted));
+            let other =
+                MockRoot::from_der(&Authority::new(NOW, &mut os_random).root_der()).unwrap();
+            assert_eq!(
+                verify_mock(&bytes, &other, at(0)),
+                Err(Error::RootUntrusted)
+            );
         }
     }
 
@@ -349,9 +431,15 @@ mod tests {
         let mut nsm = nsm(Encoding::Definite);
         let bytes = nsm.attest(None, None, None).unwrap();
         assert!(verify_mock(&bytes, nsm.root(), at(3 * 3600 + 3)).is_ok());
-        assert_eq!(verify_mock(&bytes, nsm.root(), at(3 * 3600 + 4)), Err(Error::CertificateExpired(4)));
+        assert_eq!(
+            verify_mock(&bytes, nsm.root(), at(3 * 3600 + 4)),
+            Err(Error::CertificateExpired(4))
+        );
         assert!(verify_mock(&bytes, nsm.root(), at(-5)).is_ok());
-        assert_eq!(verify_mock(&bytes, nsm.root(), at(-6)), Err(Error::CertificateNotYetValid(4)));
+        assert_eq!(
+            verify_mock(&bytes, nsm.root(), at(-6)),
+            Err(Error::CertificateNotYetValid(4))
+        );
     }
 
     #[test]
@@ -365,6 +453,13 @@ mod tests {
         assert!(nsm.lock_pcrs(33).is_err());
         assert!(nsm.extend_pcr(16, b"x").is_err());
         let bytes = nsm.attest(None, None, None).unwrap();
-        assert_eq!(verify_mock(&bytes, nsm.root(), at(0)).unwrap().document().pcrs().get(16), Some(&value));
+        assert_eq!(
+            verify_mock(&bytes, nsm.root(), at(0))
+                .unwrap()
+                .document()
+                .pcrs()
+                .get(16),
+            Some(&value)
+        );
     }
 }

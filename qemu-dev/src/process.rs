@@ -21,7 +21,12 @@ pub struct Program(OsString);
 impl Program {
     /// This very program.
     pub fn this() -> Result<Self, Error> {
-        std::env::current_exe().map(|path| Self(path.into())).map_err(|source| Error::Io { what: "this program".into(), source })
+        std::env::current_exe()
+            .map(|path| Self(path.into()))
+            .map_err(|source| Error::Io {
+                what: "this program".into(),
+                source,
+            })
     }
 
     /// The `anchorhold-dev` at this path.
@@ -30,14 +35,30 @@ impl Program {
     }
 
     /// Starts a development enclave. `more` are further arguments.
-    pub fn start_enclave(&self, state: &State, log: Option<&Path>, more: &[&str]) -> Result<Child, Error> {
+    pub fn start_enclave(
+        &self,
+        state: &State,
+        log: Option<&Path>,
+        more: &[&str],
+    ) -> Result<Child, Error> {
         let mut command = Command::new(&self.0);
-        command.arg("enclave").arg("--state").arg(state.folder()).arg("--listen").arg(state.enclave_socket()).args(more);
+        command
+            .arg("enclave")
+            .arg("--state")
+            .arg(state.folder())
+            .arg("--listen")
+            .arg(state.enclave_socket())
+            .args(more);
         Child::start("mock enclave", command, log)
     }
 
     /// Starts a development enclave and waits, at most ten seconds, until it listens.
-    pub fn start_listening_enclave(&self, state: &State, log: Option<&Path>, more: &[&str]) -> Result<Child, Error> {
+    pub fn start_listening_enclave(
+        &self,
+        state: &State,
+        log: Option<&Path>,
+        more: &[&str],
+    ) -> Result<Child, Error> {
         // A socket that a dead enclave left there would be taken for this one's.
         let _ = std::fs::remove_file(state.enclave_socket());
         let mut child = self.start_enclave(state, log, more)?;
@@ -54,17 +75,31 @@ impl Program {
         Ok(child)
     }
 
-    /// A command that ends with this process, however that ends: this program, in between, asks for it.
+    /// A command that ends with this process, however that ends: this program, in between, asks for
+    /// it.
     pub(crate) fn ending_with_this(&self, command: &Command) -> Command {
         let mut between = Command::new(&self.0);
-        between.arg("run").arg("--").arg(command.get_program()).args(command.get_args());
+        between
+            .arg("run")
+            .arg("--")
+            .arg(command.get_program())
+            .args(command.get_args());
         between
     }
 
     /// Starts a sidecar with this configuration file. `more` are further arguments.
-    pub fn start_sidecar(&self, config: &Path, log: Option<&Path>, more: &[&str]) -> Result<Child, Error> {
+    pub fn start_sidecar(
+        &self,
+        config: &Path,
+        log: Option<&Path>,
+        more: &[&str],
+    ) -> Result<Child, Error> {
         let mut command = Command::new(&self.0);
-        command.arg("sidecar").arg("--config").arg(config).args(more);
+        command
+            .arg("sidecar")
+            .arg("--config")
+            .arg(config)
+            .args(more);
         Child::start("sidecar", command, log)
     }
 }
@@ -79,9 +114,18 @@ pub struct Child {
 impl Child {
     /// Starts a command that writes its log to a file, or to this program's standard error.
     pub fn start(what: &'static str, command: Command, log: Option<&Path>) -> Result<Self, Error> {
-        let io = |source| Error::Io { what: what.into(), source };
+        let io = |source| Error::Io {
+            what: what.into(),
+            source,
+        };
         let log = match log {
-            Some(file) => Stdio::from(File::options().create(true).append(true).open(file).map_err(io)?),
+            Some(file) => Stdio::from(
+                File::options()
+                    .create(true)
+                    .append(true)
+                    .open(file)
+                    .map_err(io)?,
+            ),
             None => Stdio::inherit(),
         };
         Self::start_with(what, command, Stdio::null(), Stdio::null(), log)
@@ -96,7 +140,10 @@ impl Child {
         stderr: Stdio,
     ) -> Result<Self, Error> {
         let process = command.stdin(stdin).stdout(stdout).stderr(stderr).spawn();
-        let process = process.map_err(|source| Error::Io { what: what.into(), source })?;
+        let process = process.map_err(|source| Error::Io {
+            what: what.into(),
+            source,
+        })?;
         Ok(Self { what, process })
     }
 
@@ -117,19 +164,31 @@ impl Child {
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        if let Some(pid) = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw) {
+        if let Some(pid) = i32::try_from(self.process.id())
+            .ok()
+            .and_then(Pid::from_raw)
+        {
             // A process that has just ended needs none.
             let _ = kill_process(pid, signal);
         }
     }
 
-    /// Stops it where it is, as a hang would, and gives back control when its last thread stands still. SIGCONT wakes it.
+    /// Stops it where it is, as a hang would, and gives back control when its last thread stands
+    /// still. SIGCONT wakes it.
     pub fn freeze(&self) -> Result<(), Error> {
         self.signal(Signal::STOP);
-        let pid = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw);
+        let pid = i32::try_from(self.process.id())
+            .ok()
+            .and_then(Pid::from_raw);
         if let Some(pid) = pid {
-            let stopped = waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
-            stopped.map_err(|error| Error::Io { what: format!("stopping process {pid}"), source: error.into() })?;
+            let stopped = waitid(
+                WaitId::Pid(pid),
+                WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
+            );
+            stopped.map_err(|error| Error::Io {
+                what: format!("stopping process {pid}"),
+                source: error.into(),
+            })?;
         }
         Ok(())
     }
@@ -151,8 +210,14 @@ impl Child {
 
     /// Kills it at once and waits.
     pub fn kill(&mut self) -> Result<std::process::ExitStatus, Error> {
-        let io = |source: io::Error| Error::Io { what: self.what.into(), source };
-        self.process.kill().and_then(|()| self.process.wait()).map_err(io)
+        let io = |source: io::Error| Error::Io {
+            what: self.what.into(),
+            source,
+        };
+        self.process
+            .kill()
+            .and_then(|()| self.process.wait())
+            .map_err(io)
     }
 }
 

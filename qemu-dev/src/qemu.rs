@@ -34,8 +34,10 @@ pub struct Qemu {
 
 /// Boots the image; runs until it ends or a signal comes.
 pub async fn qemu(options: &Qemu) -> Result<(), Error> {
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate()).map_err(io)?, signal(SignalKind::interrupt()).map_err(io)?);
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate()).map_err(io)?,
+        signal(SignalKind::interrupt()).map_err(io)?,
+    );
     let mut hangup = signal(SignalKind::hangup()).map_err(io)?;
     tokio::select! {
         ended = run(options) => ended,
@@ -51,14 +53,25 @@ async fn run(options: &Qemu) -> Result<(), Error> {
     let description = eif::describe(&image)?;
     let measured = Measurements::parse(description.as_bytes())?;
     let qemu = find(&options.qemu, "apt-get install qemu-system-x86")?;
-    let vhost = find(Path::new("vhost-device-vsock"), "cargo install vhost-device-vsock --version 0.3.0 --locked")?;
+    let vhost = find(
+        Path::new("vhost-device-vsock"),
+        "cargo install vhost-device-vsock --version 0.3.0 --locked",
+    )?;
     vm::check_machine(&qemu, options.machine)?;
     let temporary = private_folder().map_err(io)?;
-    let state = State::open_measured(options.state.as_deref().unwrap_or(temporary.path()), &measured)?;
+    let state = State::open_measured(
+        options.state.as_deref().unwrap_or(temporary.path()),
+        &measured,
+    )?;
     let _lock = state.lock()?;
     let socket = default_socket().unwrap_or_else(|_| state.folder().join("sidecar.sock"));
     let config = state.write_sidecar_config_for(&vm::endpoint(state.folder()), &socket, "")?;
-    let nsm = MockNsm::new(state.authority()?, &registers(&measured), host_clock(None, BootTime), Encoding::Indefinite)?;
+    let nsm = MockNsm::new(
+        state.authority()?,
+        &registers(&measured),
+        host_clock(None, BootTime),
+        Encoding::Indefinite,
+    )?;
     let program = Program::this()?;
     let setup = Setup {
         program: &program,
@@ -71,19 +84,25 @@ async fn run(options: &Qemu) -> Result<(), Error> {
         nsm,
     };
     let mut vm = Vm::start(setup)?;
-    std::io::stdout().write_all(next_steps(&state, &config).as_bytes()).map_err(io)?;
+    std::io::stdout()
+        .write_all(next_steps(&state, &config).as_bytes())
+        .map_err(io)?;
     loop {
         tokio::time::sleep(Duration::from_millis(50)).await;
         if let Some((what, status)) = vm.ended() {
             // What it said last may still be on its way to the console.
             tokio::time::sleep(Duration::from_millis(100)).await;
             let log = std::fs::read_to_string(state.folder().join("qemu.log")).unwrap_or_default();
-            return Err(Error::Process(format!("the machine has ended: {what}, {status}\n{}", log.trim_end())));
+            return Err(Error::Process(format!(
+                "the machine has ended: {what}, {status}\n{}",
+                log.trim_end()
+            )));
         }
     }
 }
 
-/// PCR0 to 2, and 8 if the image is signed; zeros between, as a hypervisor without instance and role shows.
+/// PCR0 to 2, and 8 if the image is signed; zeros between, as a hypervisor without instance and
+/// role shows.
 fn registers(measured: &Measurements) -> Vec<Pcr> {
     let mut pcrs = vec![Digest([0; 48]); 9];
     pcrs[..3].copy_from_slice(&[measured.pcr0, measured.pcr1, measured.pcr2]);
@@ -100,20 +119,33 @@ fn find(command: &Path, install: &str) -> Result<PathBuf, Error> {
     let found = if named {
         Some(command.to_owned())
     } else {
-        places.into_iter().map(|folder| folder.join(command)).find(|file| file.is_file())
+        places
+            .into_iter()
+            .map(|folder| folder.join(command))
+            .find(|file| file.is_file())
     };
     match found.filter(|file| file.is_file()) {
         Some(file) => Ok(file),
-        None => Err(Error::State(format!("{} is missing; {install}", command.display()))),
+        None => Err(Error::State(format!(
+            "{} is missing; {install}",
+            command.display()
+        ))),
     }
 }
 
 fn io(source: std::io::Error) -> Error {
-    Error::Io { what: "qemu".into(), source }
+    Error::Io {
+        what: "qemu".into(),
+        source,
+    }
 }
 
 fn next_steps(state: &State, config: &Path) -> String {
-    let (endpoint, folder, config) = (vm::endpoint(state.folder()), state.folder().display(), config.display());
+    let (endpoint, folder, config) = (
+        vm::endpoint(state.folder()),
+        state.folder().display(),
+        config.display(),
+    );
     format!(
         "Booting, with a MOCK NSM: no hardware protects these keys, and they end with this machine (Ctrl-C).\n  \
          endpoint      {endpoint}\n  files         {folder}\n\n\

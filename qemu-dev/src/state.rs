@@ -1,4 +1,5 @@
-//! A state directory: the mock's root, the host's keys, a development policy. Never an identity's key.
+//! A state directory: the mock's root, the host's keys, a development policy. Never an identity's
+//! key.
 
 use std::fs;
 use std::io::Write;
@@ -22,8 +23,8 @@ pub struct State {
 }
 
 impl State {
-    /// Opens a directory, and writes whatever is missing in it. What is there stays, so that a policy can be edited;
-    /// only the measurements are always those of this very program.
+    /// Opens a directory, and writes whatever is missing in it. What is there stays, so that a
+    /// policy can be edited; only the measurements are always those of this very program.
     pub fn open(folder: &Path) -> Result<Self, Error> {
         let measured = measure_program().map_err(io(Path::new("this program's own file")))?;
         Self::open_measured(folder, &measured)
@@ -31,7 +32,11 @@ impl State {
 
     /// As [`State::open`], for an image with these measurements.
     pub fn open_measured(folder: &Path, measured: &Measurements) -> Result<Self, Error> {
-        fs::DirBuilder::new().mode(0o700).recursive(true).create(folder).map_err(io(folder))?;
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .recursive(true)
+            .create(folder)
+            .map_err(io(folder))?;
         let folder = fs::canonicalize(folder).map_err(io(folder))?;
         let metadata = fs::metadata(&folder).map_err(io(&folder))?;
         if metadata.mode() & 0o077 != 0 || metadata.uid() != rustix::process::geteuid().as_raw() {
@@ -57,12 +62,16 @@ impl State {
             }
         }
         if !self.policy().exists() {
-            write(&self.policy(), &self.development_policy(&[("agent", "did:key", "EdDSA")])?)?;
+            write(
+                &self.policy(),
+                &self.development_policy(&[("agent", "did:key", "EdDSA")])?,
+            )?;
         }
         fs::write(self.measurements(), measured.to_json() + "\n").map_err(io(&self.measurements()))
     }
 
-    /// A bundle that lets this very user sign anything, and rotate, with these identities: name, DID, algorithm.
+    /// A bundle that lets this very user sign anything, and rotate, with these identities: name,
+    /// DID, algorithm.
     pub fn development_policy(&self, identities: &[(&str, &str, &str)]) -> Result<String, Error> {
         let public = |file: &Path| match KeyFile::read(file) {
             Ok(key) => Ok(key.public_key().to_multikey()),
@@ -88,10 +97,23 @@ impl State {
     /// Keeps others from running on this directory, as long as the value lives.
     pub fn lock(&self) -> Result<fs::File, Error> {
         let file = self.folder.join("lock");
-        let opened =
-            fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&file).map_err(io(&file))?;
-        let locked = rustix::fs::flock(&opened, rustix::fs::FlockOperation::NonBlockingLockExclusive);
-        locked.map_err(|_| Error::State(format!("{}: another `up` or `qemu` runs on this directory", self.folder.display())))?;
+        let opened = fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&file)
+            .map_err(io(&file))?;
+        let locked = rustix::fs::flock(
+            &opened,
+            rustix::fs::FlockOperation::NonBlockingLockExclusive,
+        );
+        locked.map_err(|_| {
+            Error::State(format!(
+                "{}: another `up` or `qemu` runs on this directory",
+                self.folder.display()
+            ))
+        })?;
         Ok(opened)
     }
 
@@ -153,22 +175,31 @@ impl State {
     /// Reads what a verifier is given: root, measurements, policy.
     pub fn verifier_files(&self) -> Result<(MockRoot, Measurements, Bundle), Error> {
         let read = |file: &Path| fs::read(file).map_err(io(file));
-        let named = |file: &Path, error: &dyn std::fmt::Display| Error::State(format!("{}: {error}", file.display()));
+        let named = |file: &Path, error: &dyn std::fmt::Display| {
+            Error::State(format!("{}: {error}", file.display()))
+        };
         let (root, measurements, policy) = (self.root(), self.measurements(), self.policy());
         Ok((
             MockRoot::from_pem(&read(&root)?).map_err(|error| named(&root, &error))?,
-            Measurements::parse(&read(&measurements)?).map_err(|error| named(&measurements, &error))?,
+            Measurements::parse(&read(&measurements)?)
+                .map_err(|error| named(&measurements, &error))?,
             Bundle::from_either(&read(&policy)?).map_err(|error| named(&policy, &error))?,
         ))
     }
 
-    /// Writes a configuration of the sidecar that listens on `socket`, with more lines of TOML if wanted; gives its file.
+    /// Writes a configuration of the sidecar that listens on `socket`, with more lines of TOML if
+    /// wanted; gives its file.
     pub fn write_sidecar_config(&self, socket: &Path, more: &str) -> Result<PathBuf, Error> {
         self.write_sidecar_config_for(&Endpoint::Unix(self.enclave_socket()), socket, more)
     }
 
     /// As [`State::write_sidecar_config`], for an enclave elsewhere.
-    pub fn write_sidecar_config_for(&self, enclave: &Endpoint, socket: &Path, more: &str) -> Result<PathBuf, Error> {
+    pub fn write_sidecar_config_for(
+        &self,
+        enclave: &Endpoint,
+        socket: &Path,
+        more: &str,
+    ) -> Result<PathBuf, Error> {
         let file = self.folder.join("sidecar.toml");
         let text = format!(
             "enclave = \"{enclave}\"\npolicy = \"policy.toml\"\nproxy_key = \"proxy.key\"\nsocket = \"{}\"\nrecord = \"record\"\n{more}",
@@ -181,21 +212,39 @@ impl State {
 
 /// A temporary folder that only this user can enter; removed when dropped.
 pub(crate) fn private_folder() -> std::io::Result<tempfile::TempDir> {
-    tempfile::Builder::new().prefix("anchorhold-").permissions(fs::Permissions::from_mode(0o700)).tempdir()
+    tempfile::Builder::new()
+        .prefix("anchorhold-")
+        .permissions(fs::Permissions::from_mode(0o700))
+        .tempdir()
 }
 
 /// The host's clock: it dates the mock's root, and starts the mock hypervisor's clock.
-#[expect(clippy::disallowed_methods, reason = "the mock plays the hypervisor, whose clock this is")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the mock plays the hypervisor, whose clock this is"
+)]
 pub(crate) fn now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs()
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
 }
 
 fn write(file: &Path, text: &str) -> Result<(), Error> {
-    let opened = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
-    opened.and_then(|mut opened| opened.write_all(text.as_bytes())).map_err(io(file))
+    let opened = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file);
+    opened
+        .and_then(|mut opened| opened.write_all(text.as_bytes()))
+        .map_err(io(file))
 }
 
 fn io(file: &Path) -> impl Fn(std::io::Error) -> Error + use<> {
     let what = file.display().to_string();
-    move |source| Error::Io { what: what.clone(), source }
+    move |source| Error::Io {
+        what: what.clone(),
+        source,
+    }
 }

@@ -21,10 +21,13 @@ pub struct Up {
     pub socket: PathBuf,
 }
 
-/// Runs both processes until one ends or a signal comes. Whoever stops it early cleans up by dropping it.
+/// Runs both processes until one ends or a signal comes. Whoever stops it early cleans up by
+/// dropping it.
 pub async fn up(options: &Up) -> Result<(), Error> {
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate()).map_err(io)?, signal(SignalKind::interrupt()).map_err(io)?);
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate()).map_err(io)?,
+        signal(SignalKind::interrupt()).map_err(io)?,
+    );
     tokio::select! {
         ended = run(options) => ended,
         _ = terminate.recv() => Ok(()),
@@ -35,7 +38,10 @@ pub async fn up(options: &Up) -> Result<(), Error> {
 async fn run(options: &Up) -> Result<(), Error> {
     let socket = std::path::absolute(&options.socket).map_err(io)?;
     if UnixStream::connect(&socket).is_ok() {
-        return Err(Error::State(format!("{}: another process listens there; name another --socket", socket.display())));
+        return Err(Error::State(format!(
+            "{}: another process listens there; name another --socket",
+            socket.display()
+        )));
     }
     let temporary = private_folder().map_err(io)?;
     let state = State::open(options.state.as_deref().unwrap_or(temporary.path()))?;
@@ -45,7 +51,8 @@ async fn run(options: &Up) -> Result<(), Error> {
     let mut running = Pair {
         enclave: program.start_listening_enclave(&state, None, &["--with-parent"])?,
         sidecar: {
-            let config = state.write_sidecar_config(&socket, "log_format = \"text\"\nlog_level = \"warn\"\n")?;
+            let config = state
+                .write_sidecar_config(&socket, "log_format = \"text\"\nlog_level = \"warn\"\n")?;
             program.start_sidecar(&config, None, &["--with-parent"])?
         },
         enclave_socket: state.enclave_socket(),
@@ -57,7 +64,9 @@ async fn run(options: &Up) -> Result<(), Error> {
         Ok(identity) => did_of(&identity),
         Err(error) => format!("({error})"),
     };
-    std::io::stdout().write_all(next_steps(&socket, &state, &did).as_bytes()).map_err(io)?;
+    std::io::stdout()
+        .write_all(next_steps(&socket, &state, &did).as_bytes())
+        .map_err(io)?;
     loop {
         tokio::time::sleep(Duration::from_millis(200)).await;
         running.check()?;
@@ -65,10 +74,14 @@ async fn run(options: &Up) -> Result<(), Error> {
 }
 
 fn io(source: std::io::Error) -> Error {
-    Error::Io { what: "up".into(), source }
+    Error::Io {
+        what: "up".into(),
+        source,
+    }
 }
 
-/// Both processes. Dropped, the sidecar is asked to drain, so that its socket goes, and the enclave ends.
+/// Both processes. Dropped, the sidecar is asked to drain, so that its socket goes, and the enclave
+/// ends.
 struct Pair {
     enclave: Child,
     sidecar: Child,
@@ -77,7 +90,10 @@ struct Pair {
 
 impl Pair {
     fn check(&mut self) -> Result<(), Error> {
-        for (name, child) in [("mock enclave", &mut self.enclave), ("sidecar", &mut self.sidecar)] {
+        for (name, child) in [
+            ("mock enclave", &mut self.enclave),
+            ("sidecar", &mut self.sidecar),
+        ] {
             if let Some(status) = child.ended() {
                 return Err(Error::Process(format!("the {name} ended: {status}")));
             }
@@ -100,7 +116,10 @@ fn did_of(identity: &[u8]) -> String {
 }
 
 /// Waits until a signature could be made, or a process has ended, or half a minute has gone.
-pub(crate) async fn wait_until_ready(client: &Client, children: &mut [&mut Child]) -> Result<(), Error> {
+pub(crate) async fn wait_until_ready(
+    client: &Client,
+    children: &mut [&mut Child],
+) -> Result<(), Error> {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let error = match client.call("/ready", None).await {
@@ -110,7 +129,9 @@ pub(crate) async fn wait_until_ready(client: &Client, children: &mut [&mut Child
             Err(error) => error.to_string(),
         };
         if let Some(status) = children.iter_mut().find_map(|child| child.ended()) {
-            return Err(Error::Process(format!("a process ended before it was ready ({status})")));
+            return Err(Error::Process(format!(
+                "a process ended before it was ready ({status})"
+            )));
         }
         if Instant::now() > deadline {
             return Err(Error::Process(format!("not ready after 30 s: {error}")));
@@ -122,7 +143,11 @@ pub(crate) async fn wait_until_ready(client: &Client, children: &mut [&mut Child
 fn next_steps(socket: &Path, state: &State, did: &str) -> String {
     let (socket, folder) = (socket.display(), state.folder().display());
     // As this program was built, so that nothing is compiled twice.
-    let run = if cfg!(debug_assertions) { "cargo run --bin" } else { "cargo run --release --bin" };
+    let run = if cfg!(debug_assertions) {
+        "cargo run --bin"
+    } else {
+        "cargo run --release --bin"
+    };
     format!(
         r#"Anchorhold is up, in MOCK mode: no hardware protects these keys, and they end with this program (Ctrl-C).
   identity   {did}

@@ -1,4 +1,5 @@
-//! A virtual machine that boots an enclave image: QEMU, the vsock device beside it, the mock NSM behind it.
+//! A virtual machine that boots an enclave image: QEMU, the vsock device beside it, the mock NSM
+//! behind it.
 
 use std::fs;
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
@@ -20,9 +21,11 @@ use crate::{Child, Error, Program};
 /// How the image is booted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum VmMachine {
-    /// Any QEMU: kernel, command line and ramdisks are taken out of the image; the mock NSM alone stands for the NSM
+    /// Any QEMU: kernel, command line and ramdisks are taken out of the image; the mock NSM alone
+    /// stands for the NSM
     Microvm,
-    /// A QEMU built with libcbor: it reads the image itself and has a /dev/nsm; only signatures come from the mock
+    /// A QEMU built with libcbor: it reads the image itself and has a /dev/nsm; only signatures
+    /// come from the mock
     NitroEnclave,
 }
 
@@ -57,7 +60,10 @@ pub(crate) struct Vm {
 
 /// Where the window of a machine in `folder` is.
 pub(crate) fn endpoint(folder: &Path) -> Endpoint {
-    Endpoint::HybridVsock { path: folder.join("v.sock"), port: WINDOW_PORT }
+    Endpoint::HybridVsock {
+        path: folder.join("v.sock"),
+        port: WINDOW_PORT,
+    }
 }
 
 const VHOST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -69,17 +75,33 @@ impl Vm {
     /// Starts everything. Of what stands in `folder` from a run that was killed, nothing is used.
     pub(crate) fn start(setup: Setup<'_>) -> Result<Self, Error> {
         let at = |name: &str| setup.folder.join(name);
-        let sockets = [at("vhost.sock"), at("v.sock"), at(&format!("v.sock_{MOCK_NSM_PORT}")), at("image.eif")];
+        let sockets = [
+            at("vhost.sock"),
+            at("v.sock"),
+            at(&format!("v.sock_{MOCK_NSM_PORT}")),
+            at("image.eif"),
+        ];
         remove(&sockets);
         serve_nsm(&sockets[2], setup.nsm)?;
         let mut command = Command::new(&setup.vhost);
-        command.arg("--vm").arg(format!("guest-cid=4,socket={},uds-path={}", sockets[0].display(), sockets[1].display()));
+        command.arg("--vm").arg(format!(
+            "guest-cid=4,socket={},uds-path={}",
+            sockets[0].display(),
+            sockets[1].display()
+        ));
         let log = at("vhost.log");
-        let mut vhost = Child::start("vhost-device-vsock", setup.program.ending_with_this(&command), Some(&log))?;
+        let mut vhost = Child::start(
+            "vhost-device-vsock",
+            setup.program.ending_with_this(&command),
+            Some(&log),
+        )?;
         let deadline = Instant::now() + VHOST_TIMEOUT;
         while !sockets[0].exists() {
             if let Some(status) = vhost.ended() {
-                return Err(Error::Process(format!("vhost-device-vsock ended ({status}); see {}", log.display())));
+                return Err(Error::Process(format!(
+                    "vhost-device-vsock ended ({status}); see {}",
+                    log.display()
+                )));
             }
             if Instant::now() > deadline {
                 return Err(Error::Process("vhost-device-vsock does not listen".into()));
@@ -87,7 +109,13 @@ impl Vm {
             std::thread::sleep(Duration::from_millis(2));
         }
         let mut command = Command::new(&setup.qemu);
-        add_arguments(&mut command, setup.machine, setup.memory_mib, setup.folder, setup.image)?;
+        add_arguments(
+            &mut command,
+            setup.machine,
+            setup.memory_mib,
+            setup.folder,
+            setup.image,
+        )?;
         let mut qemu = Child::start_with(
             "QEMU",
             setup.program.ending_with_this(&command),
@@ -98,13 +126,21 @@ impl Vm {
         if let Some(console) = qemu.take_stdout() {
             show(console);
         }
-        Ok(Self { qemu, vhost, sockets })
+        Ok(Self {
+            qemu,
+            vhost,
+            sockets,
+        })
     }
 
     /// Whether one of the processes has ended, and how.
     pub(crate) fn ended(&mut self) -> Option<(&'static str, std::process::ExitStatus)> {
         let qemu = self.qemu.ended().map(|status| ("QEMU", status));
-        qemu.or_else(|| self.vhost.ended().map(|status| ("vhost-device-vsock", status)))
+        qemu.or_else(|| {
+            self.vhost
+                .ended()
+                .map(|status| ("vhost-device-vsock", status))
+        })
     }
 }
 
@@ -123,22 +159,53 @@ fn remove(files: &[PathBuf]) {
     }
 }
 
-fn add_arguments(command: &mut Command, machine: VmMachine, memory: u32, folder: &Path, image: &[u8]) -> Result<(), Error> {
+fn add_arguments(
+    command: &mut Command,
+    machine: VmMachine,
+    memory: u32,
+    folder: &Path,
+    image: &[u8],
+) -> Result<(), Error> {
     let write = |name: &str, bytes: &[u8]| {
         let file = folder.join(name);
         fs::write(&file, bytes).map_err(io(&file)).map(|()| file)
     };
-    let vhost = format!("socket,id=vsock,path={}", folder.join("vhost.sock").display());
-    command.args(["-cpu", "max", "-m", &format!("{memory}M"), "-display", "none", "-monitor", "none", "-serial", "stdio"]);
+    let vhost = format!(
+        "socket,id=vsock,path={}",
+        folder.join("vhost.sock").display()
+    );
+    command.args([
+        "-cpu",
+        "max",
+        "-m",
+        &format!("{memory}M"),
+        "-display",
+        "none",
+        "-monitor",
+        "none",
+        "-serial",
+        "stdio",
+    ]);
     command.args(["-nodefaults", "-no-reboot", "-chardev", &vhost]);
     match machine {
         VmMachine::Microvm => {
             let image = Image::parse(image)?;
             let cmdline = image.parts()?.cmdline.to_owned();
-            let options = "microvm,acpi=off,pit=on,pic=on,rtc=on,isa-serial=on,accel=tcg,memory-backend=mem";
-            command.args(["-M", options]).arg("-kernel").arg(write("kernel", image.kernel)?);
-            command.arg("-initrd").arg(write("ramdisk", &image.ramdisks.concat())?).arg("-append").arg(cmdline);
-            command.args(["-object", &format!("memory-backend-memfd,id=mem,size={memory}M,share=on")]);
+            let options =
+                "microvm,acpi=off,pit=on,pic=on,rtc=on,isa-serial=on,accel=tcg,memory-backend=mem";
+            command
+                .args(["-M", options])
+                .arg("-kernel")
+                .arg(write("kernel", image.kernel)?);
+            command
+                .arg("-initrd")
+                .arg(write("ramdisk", &image.ramdisks.concat())?)
+                .arg("-append")
+                .arg(cmdline);
+            command.args([
+                "-object",
+                &format!("memory-backend-memfd,id=mem,size={memory}M,share=on"),
+            ]);
             command.args(["-device", "vhost-user-vsock-device,chardev=vsock"]);
         }
         VmMachine::NitroEnclave => {
@@ -159,9 +226,15 @@ fn add_arguments(command: &mut Command, machine: VmMachine, memory: u32, folder:
 
 /// Whether this QEMU knows the machine; [`Error::State`] says what to do if not.
 pub(crate) fn check_machine(qemu: &Path, machine: VmMachine) -> Result<(), Error> {
-    let output = Command::new(qemu).args(["-M", "help"]).output().map_err(io(qemu))?;
+    let output = Command::new(qemu)
+        .args(["-M", "help"])
+        .output()
+        .map_err(io(qemu))?;
     let known = String::from_utf8_lossy(&output.stdout);
-    if known.lines().any(|line| line.split_whitespace().next() == Some(machine.name())) {
+    if known
+        .lines()
+        .any(|line| line.split_whitespace().next() == Some(machine.name()))
+    {
         return Ok(());
     }
     Err(Error::State(format!(
@@ -173,11 +246,15 @@ pub(crate) fn check_machine(qemu: &Path, machine: VmMachine) -> Result<(), Error
 
 /// The console's input: what this program is given, but a terminal stays with its user.
 fn console_input() -> Stdio {
-    if std::io::stdin().is_terminal() { Stdio::null() } else { Stdio::inherit() }
+    if std::io::stdin().is_terminal() {
+        Stdio::null()
+    } else {
+        Stdio::inherit()
+    }
 }
 
-/// Shows the console, line by line, on standard output. Whoever does not read it does not hold up the machine; what the
-/// console says cannot command a terminal.
+/// Shows the console, line by line, on standard output. Whoever does not read it does not hold up
+/// the machine; what the console says cannot command a terminal.
 fn show(console: impl Read + Send + 'static) {
     let (lines, waiting) = sync_channel::<String>(CONSOLE_LINES);
     std::thread::spawn(move || read_lines(BufReader::new(console), &lines));
@@ -192,9 +269,18 @@ fn show(console: impl Read + Send + 'static) {
 
 fn read_lines(mut console: impl BufRead, lines: &SyncSender<String>) {
     let mut line = Vec::new();
-    while console.by_ref().take(MAX_LINE).read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+    while console
+        .by_ref()
+        .take(MAX_LINE)
+        .read_until(b'\n', &mut line)
+        .is_ok_and(|read| read > 0)
+    {
         let text = String::from_utf8_lossy(&line);
-        let printable: String = text.trim_end().chars().map(|c| if c.is_control() { '.' } else { c }).collect();
+        let printable: String = text
+            .trim_end()
+            .chars()
+            .map(|c| if c.is_control() { '.' } else { c })
+            .collect();
         let _ = lines.try_send(printable);
         line.clear();
     }
@@ -216,5 +302,8 @@ fn serve_nsm(socket: &Path, nsm: MockNsm) -> Result<(), Error> {
 
 fn io(file: &Path) -> impl Fn(std::io::Error) -> Error + use<> {
     let what = file.display().to_string();
-    move |source| Error::Io { what: what.clone(), source }
+    move |source| Error::Io {
+        what: what.clone(),
+        source,
+    }
 }

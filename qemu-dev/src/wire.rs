@@ -1,6 +1,8 @@
-//! Between a development enclave in a virtual machine and the mock NSM, which the host holds in place of a hypervisor.
+//! Between a development enclave in a virtual machine and the mock NSM, which the host holds in
+//! place of a hypervisor.
 //!
-//! Over vsock: frames as the window's. The host greets; then the guest asks and the host answers, one at a time.
+//! Over vsock: frames as the window's. The host greets; then the guest asks and the host answers,
+//! one at a time.
 
 use std::io::{Read, Write};
 use std::sync::{Mutex, PoisonError};
@@ -16,8 +18,9 @@ use crate::nsm::MockNsm;
 /// The port of the host at which the mock NSM answers.
 pub(crate) const MOCK_NSM_PORT: u32 = 5007;
 
-/// Stands in every program that holds the mock NSM's code, and in no other: `anchorhold-eif build` looks for it. The host
-/// greets with it, and the guest takes no other greeting, so it cannot be optimised away.
+/// Stands in every program that holds the mock NSM's code, and in no other: `anchorhold-eif build`
+/// looks for it. The host greets with it, and the guest takes no other greeting, so it cannot be
+/// optimised away.
 pub const MARKER: &str = "anchorhold: this program holds the mock NSM";
 
 /// The host's first frame.
@@ -82,7 +85,10 @@ pub(crate) fn send<T: Encode<()>>(stream: &mut impl Write, message: &T) -> std::
 }
 
 /// Reads one frame.
-pub(crate) fn receive(stream: &mut impl Read, buffer: &mut FrameBuffer) -> std::io::Result<Vec<u8>> {
+pub(crate) fn receive(
+    stream: &mut impl Read,
+    buffer: &mut FrameBuffer,
+) -> std::io::Result<Vec<u8>> {
     loop {
         if let Some(frame) = buffer.next_frame().map_err(std::io::Error::other)? {
             return Ok(frame.to_vec());
@@ -96,12 +102,27 @@ pub(crate) fn receive(stream: &mut impl Read, buffer: &mut FrameBuffer) -> std::
 }
 
 /// The host's side: answers until the guest is gone.
-pub(crate) fn answer(stream: &mut (impl Read + Write), nsm: &Mutex<MockNsm>) -> std::io::Result<()> {
-    let root = nsm.lock().unwrap_or_else(PoisonError::into_inner).root().as_der().to_vec();
-    send(stream, &Greeting { marker: MARKER.into(), root })?;
+pub(crate) fn answer(
+    stream: &mut (impl Read + Write),
+    nsm: &Mutex<MockNsm>,
+) -> std::io::Result<()> {
+    let root = nsm
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .root()
+        .as_der()
+        .to_vec();
+    send(
+        stream,
+        &Greeting {
+            marker: MARKER.into(),
+            root,
+        },
+    )?;
     let mut buffer = FrameBuffer::default();
     loop {
-        let ask = cbor::from_slice(&receive(stream, &mut buffer)?).map_err(std::io::Error::other)?;
+        let ask =
+            cbor::from_slice(&receive(stream, &mut buffer)?).map_err(std::io::Error::other)?;
         let answer = match one(&mut nsm.lock().unwrap_or_else(PoisonError::into_inner), ask) {
             Ok(bytes) => Told::Bytes(bytes),
             Err(error) => Told::Failed(error.to_string()),
@@ -112,7 +133,15 @@ pub(crate) fn answer(stream: &mut (impl Read + Write), nsm: &Mutex<MockNsm>) -> 
 
 fn one(nsm: &mut MockNsm, ask: Ask) -> Result<Vec<u8>, NsmError> {
     match ask {
-        Ask::Attest { public_key, user_data, nonce } => nsm.attest(public_key.as_deref(), user_data.as_deref(), nonce.as_deref()),
+        Ask::Attest {
+            public_key,
+            user_data,
+            nonce,
+        } => nsm.attest(
+            public_key.as_deref(),
+            user_data.as_deref(),
+            nonce.as_deref(),
+        ),
         Ask::Extend { index, data } => nsm.extend_pcr(index, &data).map(|pcr| pcr.0.to_vec()),
         Ask::Lock { range } => nsm.lock_pcrs(range).map(|()| Vec::new()),
         Ask::Random { length } => {
@@ -133,7 +162,8 @@ impl<S: Read + Write> Channel<S> {
     /// Takes the greeting; gives the mock's root with the channel.
     pub(crate) fn open(mut stream: S) -> std::io::Result<(Self, Vec<u8>)> {
         let mut buffer = FrameBuffer::default();
-        let greeting: Greeting = cbor::from_slice(&receive(&mut stream, &mut buffer)?).map_err(std::io::Error::other)?;
+        let greeting: Greeting =
+            cbor::from_slice(&receive(&mut stream, &mut buffer)?).map_err(std::io::Error::other)?;
         if greeting.marker != MARKER {
             return Err(std::io::Error::other("this is not the mock NSM"));
         }
@@ -143,7 +173,8 @@ impl<S: Read + Write> Channel<S> {
     pub(crate) fn ask(&mut self, ask: &Ask) -> Result<Vec<u8>, NsmError> {
         let mut round = || {
             send(&mut self.stream, ask)?;
-            cbor::from_slice(&receive(&mut self.stream, &mut self.buffer)?).map_err(std::io::Error::other)
+            cbor::from_slice(&receive(&mut self.stream, &mut self.buffer)?)
+                .map_err(std::io::Error::other)
         };
         match round() {
             Ok(Told::Bytes(bytes)) => Ok(bytes),
@@ -153,6 +184,9 @@ impl<S: Read + Write> Channel<S> {
     }
 
     pub(crate) fn ask_for_pcr(&mut self, ask: &Ask) -> Result<Pcr, NsmError> {
-        self.ask(ask)?.try_into().map(Digest).map_err(|_| NsmError::Nonsense)
+        self.ask(ask)?
+            .try_into()
+            .map(Digest)
+            .map_err(|_| NsmError::Nonsense)
     }
 }

@@ -15,8 +15,8 @@ pub enum Verdict {
     Pending,
 }
 
-/// What an enclave decided, before it has its place in the record. Members that are `null` or missing: there was none, or the
-/// request did not get so far.
+/// What an enclave decided, before it has its place in the record. Members that are `null` or
+/// missing: there was none, or the request did not get so far.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Decision {
@@ -30,7 +30,8 @@ pub struct Decision {
     /// Those who approved it: name and thumbprint of each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approvals: Vec<Approval>,
-    /// What the sidecar says that its record ended with before this boot; in the first event of a boot only.
+    /// What the sidecar says that its record ended with before this boot; in the first event of a
+    /// boot only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<End>,
     /// The binding of the key version.
@@ -43,7 +44,8 @@ pub struct Decision {
     pub delegated_by: Option<String>,
     /// From whom it was delegated, in order, down to the agent.
     pub delegation_chain: Vec<String>,
-    /// Who issued each token of the delegation, oldest first: those who vouch for the names in `delegation_chain`.
+    /// Who issued each token of the delegation, oldest first: those who vouch for the names in
+    /// `delegation_chain`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub delegation_issuers: Vec<String>,
     /// The agent's DID.
@@ -52,7 +54,8 @@ pub struct Decision {
     /// The environment that its policy binds the agent to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub environment: Option<String>,
-    /// `enclave.boot`, `token.sign`, `token.exchange`, `key.rotate`, `key.attest`, `approval.grant`, `annex.load`.
+    /// `enclave.boot`, `token.sign`, `token.exchange`, `key.rotate`, `key.attest`,
+    /// `approval.grant`, `annex.load`.
     pub event_type: String,
     /// End of validity of what was signed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -69,8 +72,8 @@ pub struct Decision {
     /// Why it was refused: the code that the caller was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<String>,
-    /// How many refusals made no event since the last one that counted them: of this caller, which has a budget of them, and of callers that
-    /// are told apart no more.
+    /// How many refusals made no event since the last one that counted them: of this caller, which
+    /// has a budget of them, and of callers that are told apart no more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusals_unrecorded: Option<u64>,
     /// SHA-256 of the request in its canonical form.
@@ -89,23 +92,48 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// Cuts what a caller or its issuers wrote until the event has at most `max` bytes, without place and signature. What was cut ends in
-    /// `…`; the digest of the request, if it got so far, still says which one it was. What is not theirs stays, however long.
+    /// Cuts what a caller or its issuers wrote until the event has at most `max` bytes, without
+    /// place and signature. What was cut ends in `…`; the digest of the request, if it got so far,
+    /// still says which one it was. What is not theirs stays, however long.
     pub fn shorten(&mut self, max: usize) {
         for limit in [512, 256, 128, 64, 32, 16] {
-            if write(self, BootId::new([0; 16]), Digest([0; 32]), json::MAX_SAFE_INTEGER).is_ok_and(|text| text.len() <= max) {
+            if write(
+                self,
+                BootId::new([0; 16]),
+                Digest([0; 32]),
+                json::MAX_SAFE_INTEGER,
+            )
+            .is_ok_and(|text| text.len() <= max)
+            {
                 return;
             }
-            let texts = [&mut self.action, &mut self.target, &mut self.resource, &mut self.delegated_by];
-            texts.into_iter().flatten().for_each(|text| cut(text, limit));
+            let texts = [
+                &mut self.action,
+                &mut self.target,
+                &mut self.resource,
+                &mut self.delegated_by,
+            ];
+            texts
+                .into_iter()
+                .flatten()
+                .for_each(|text| cut(text, limit));
             for names in [&mut self.delegation_chain, &mut self.delegation_issuers] {
                 names.truncate(16);
                 names.iter_mut().for_each(|name| cut(name, limit));
             }
             if let Some(Caller::Asserted(seen)) = &mut self.caller {
-                let texts =
-                    [&mut seen.container, &mut seen.label, &mut seen.name, &mut seen.pod, &mut seen.socket, &mut seen.unit];
-                texts.into_iter().flatten().for_each(|text| cut(text, limit));
+                let texts = [
+                    &mut seen.container,
+                    &mut seen.label,
+                    &mut seen.name,
+                    &mut seen.pod,
+                    &mut seen.socket,
+                    &mut seen.unit,
+                ];
+                texts
+                    .into_iter()
+                    .flatten()
+                    .for_each(|text| cut(text, limit));
             }
         }
     }
@@ -155,7 +183,8 @@ pub struct Event {
     pub sequence: u64,
 }
 
-/// An event as it is written: all members in the order of RFC 8785, so that nothing has to be sorted.
+/// An event as it is written: all members in the order of RFC 8785, so that nothing has to be
+/// sorted.
 #[derive(Serialize)]
 struct Written<'a> {
     action: &'a Option<String>,
@@ -272,7 +301,12 @@ impl<'a> WrittenCaller<'a> {
 }
 
 /// The canonical form of an event without its signature.
-pub(crate) fn write(d: &Decision, boot_id: BootId, previous: Digest<32>, sequence: u64) -> Result<Vec<u8>, Error> {
+pub(crate) fn write(
+    d: &Decision,
+    boot_id: BootId,
+    previous: Digest<32>,
+    sequence: u64,
+) -> Result<Vec<u8>, Error> {
     let written = Written {
         action: &d.action,
         agent_id: &d.agent_id,
@@ -304,6 +338,7 @@ pub(crate) fn write(d: &Decision, boot_id: BootId, previous: Digest<32>, sequenc
         token_id: &d.token_id,
     };
     let mut text = Vec::with_capacity(2048);
-    serde_json::to_writer(&mut text, &written).map_err(|error| Error::JsonShape(error.to_string()))?;
+    serde_json::to_writer(&mut text, &written)
+        .map_err(|error| Error::JsonShape(error.to_string()))?;
     Ok(text)
 }

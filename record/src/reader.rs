@@ -40,7 +40,11 @@ pub struct Boot {
 impl Reader {
     /// Reads what any of these keys signed; each boot has one of its own.
     pub fn new(keys: Vec<PublicKey>) -> Self {
-        Self { keys, boots: Vec::new(), verified: None }
+        Self {
+            keys,
+            boots: Vec::new(),
+            verified: None,
+        }
     }
 
     /// The boots that were read, in the order of the record.
@@ -50,36 +54,57 @@ impl Reader {
 
     /// Keys that signed nothing of what was read: their boots are missing.
     pub fn unused_keys(&self) -> impl Iterator<Item = &PublicKey> {
-        self.keys.iter().filter(|key| !self.boots.iter().any(|boot| boot.key == **key))
+        self.keys
+            .iter()
+            .filter(|key| !self.boots.iter().any(|boot| boot.key == **key))
     }
 
-    /// Verifies the next line: its form, its signature over every member, and that it follows the one before.
+    /// Verifies the next line: its form, its signature over every member, and that it follows the
+    /// one before.
     pub fn next(&mut self, line: &[u8]) -> Result<Event, Error> {
         let (event, leaf, key) = self.event(line)?;
         let earlier = self.boots.iter().position(|boot| boot.id == event.boot_id);
         let current = self.boots.len().checked_sub(1);
         let before = event.decision.before;
         if event.sequence > 0 && before.is_some() {
-            return Err(Error::Invalid("only the first event of a boot says what came before it"));
+            return Err(Error::Invalid(
+                "only the first event of a boot says what came before it",
+            ));
         }
         match earlier {
-            Some(index) if Some(index) == current => self.boots[index].follow(&event, leaf, &key)?,
+            Some(index) if Some(index) == current => {
+                self.boots[index].follow(&event, leaf, &key)?
+            }
             Some(_) => return Err(Error::Invalid("an event of a boot that had ended")),
             None if self.boots.iter().any(|boot| boot.key == key) => {
                 return Err(Error::Invalid("a key signed for two boots"));
             }
             None if event.sequence == 0 && event.previous != Digest([0; 32]) => {
-                return Err(Error::Invalid("the first event of a boot follows another one"));
+                return Err(Error::Invalid(
+                    "the first event of a boot follows another one",
+                ));
             }
             None if event.sequence > 0 && current.is_some() => {
-                return Err(Error::Gap { from: 0, to: event.sequence - 1 });
+                return Err(Error::Gap {
+                    from: 0,
+                    to: event.sequence - 1,
+                });
             }
             None => {
                 if let Some(last) = self.boots.last() {
                     last.is_followed_by(&event)?;
                 }
-                let (first, last, latest) = (event.sequence, event.sequence, event.decision.timestamp);
-                self.boots.push(Boot { id: event.boot_id, first, last, before, key, leaf, latest });
+                let (first, last, latest) =
+                    (event.sequence, event.sequence, event.decision.timestamp);
+                self.boots.push(Boot {
+                    id: event.boot_id,
+                    first,
+                    last,
+                    before,
+                    key,
+                    leaf,
+                    latest,
+                });
             }
         }
         Ok(event)
@@ -100,12 +125,14 @@ impl Reader {
             return Err(Error::Invalid("a line has no signature"));
         };
         let text = json::canonical(&object)?;
-        let event: Event =
-            serde_json::from_value(object.into()).map_err(|error| identity::Error::JsonShape(error.to_string()))?;
+        let event: Event = serde_json::from_value(object.into())
+            .map_err(|error| identity::Error::JsonShape(error.to_string()))?;
         if json::canonical(&event)? != text {
             return Err(Error::Invalid("a line holds a member that no event has"));
         }
-        let proof = BASE64URL_NOPAD.decode(signature.as_bytes()).map_err(|_| identity::Error::Base64("a record's signature"))?;
+        let proof = BASE64URL_NOPAD
+            .decode(signature.as_bytes())
+            .map_err(|_| identity::Error::Base64("a record's signature"))?;
         let proof: InclusionProof = cbor::from_slice(&proof)?;
         let (head, key) = self.head(&proof.head)?;
         let path: Vec<Digest<32>> = proof.path.iter().map(|hash| Digest(**hash)).collect();
@@ -126,8 +153,16 @@ impl Reader {
         {
             return Ok((head.clone(), boot.key.clone()));
         }
-        let verified = |key: &PublicKey| cose::verify(Purpose::RECORD, bytes, key).ok().map(|head| (head, key.clone()));
-        let (head, key) = self.keys.iter().find_map(verified).ok_or(identity::Error::SignatureInvalid)?;
+        let verified = |key: &PublicKey| {
+            cose::verify(Purpose::RECORD, bytes, key)
+                .ok()
+                .map(|head| (head, key.clone()))
+        };
+        let (head, key) = self
+            .keys
+            .iter()
+            .find_map(verified)
+            .ok_or(identity::Error::SignatureInvalid)?;
         let head: Head = cbor::from_slice(&head)?;
         self.verified = Some((bytes.to_vec(), head.clone()));
         Ok((head, key))
@@ -140,7 +175,10 @@ impl Boot {
             return Err(Error::Invalid("an event stands twice, or out of its order"));
         }
         if event.sequence > self.last + 1 {
-            return Err(Error::Gap { from: self.last + 1, to: event.sequence - 1 });
+            return Err(Error::Gap {
+                from: self.last + 1,
+                to: event.sequence - 1,
+            });
         }
         if event.previous != self.leaf || *key != self.key {
             return Err(Error::Invalid("an event does not follow the one before it"));
@@ -150,31 +188,38 @@ impl Boot {
         Ok(())
     }
 
-    /// Whether this first event of another boot says that it follows what was read of this one, and is not of an earlier time.
+    /// Whether this first event of another boot says that it follows what was read of this one, and
+    /// is not of an earlier time.
     fn is_followed_by(&self, event: &Event) -> Result<(), Error> {
-        let end = End { boot_id: self.id, last: self.last, leaf: self.leaf };
+        let end = End {
+            boot_id: self.id,
+            last: self.last,
+            leaf: self.leaf,
+        };
         if event.decision.before != Some(end) {
             return Err(Error::Invalid(
                 "the first event of a boot says that something else came before it: a boot, or the end of one, is missing or stands elsewhere",
             ));
         }
         match (self.latest, event.decision.timestamp) {
-            (Some(latest), Some(begin)) if begin.plus(SKEW_SECONDS) < latest => {
-                Err(Error::Invalid("a boot began before the one before it ended"))
-            }
+            (Some(latest), Some(begin)) if begin.plus(SKEW_SECONDS) < latest => Err(
+                Error::Invalid("a boot began before the one before it ended"),
+            ),
             _ => Ok(()),
         }
     }
 }
 
-/// Which boot and place an event claims, before anything is verified: to sort lines, never to trust.
+/// Which boot and place an event claims, before anything is verified: to sort lines, never to
+/// trust.
 pub fn unverified_place(line: &[u8]) -> Result<(BootId, u64), Error> {
     #[derive(Deserialize)]
     struct Position {
         boot_id: BootId,
         sequence: u64,
     }
-    let position: Position = serde_json::from_slice(line).map_err(|error| identity::Error::JsonShape(error.to_string()))?;
+    let position: Position = serde_json::from_slice(line)
+        .map_err(|error| identity::Error::JsonShape(error.to_string()))?;
     Ok((position.boot_id, position.sequence))
 }
 
@@ -185,5 +230,9 @@ pub fn unverified_end(line: &[u8]) -> Result<End, Error> {
         return Err(Error::Invalid("a line is not an object"));
     };
     object.remove("signature");
-    Ok(End { boot_id, last, leaf: tree::leaf(&json::canonical(&object)?) })
+    Ok(End {
+        boot_id,
+        last,
+        leaf: tree::leaf(&json::canonical(&object)?),
+    })
 }

@@ -1,7 +1,7 @@
 use identity::caller::{ObservedCaller, Proven};
 use identity::{
-    AnnexId, BootId, Caller, Did, Digest, Message, PublicKey, SKEW_SECONDS, Signature, Signer, UnixSeconds, agent_id, json,
-    sha256,
+    AnnexId, BootId, Caller, Did, Digest, Message, PublicKey, SKEW_SECONDS, Signature, Signer,
+    UnixSeconds, agent_id, json, sha256,
 };
 
 use super::*;
@@ -35,11 +35,20 @@ fn decision(n: i64) -> Decision {
     Decision {
         action: Some("write".into()),
         agent_id: Some(agent_id("code-reviewer", key.public_key())),
-        annex: Some(AnnexId { digest: sha256(b"annex"), version: 3 }),
-        approvals: vec![Approval { key: key.public_key().thumbprint(), name: "alice".into() }],
+        annex: Some(AnnexId {
+            digest: sha256(b"annex"),
+            version: 3,
+        }),
+        approvals: vec![Approval {
+            key: key.public_key().thumbprint(),
+            name: "alice".into(),
+        }],
         before: None,
         binding: Some(sha256(b"binding")),
-        caller: Some(Caller::Asserted(ObservedCaller { executable: Some(sha256(b"exe")), ..ObservedCaller::ids(1000, 1000) })),
+        caller: Some(Caller::Asserted(ObservedCaller {
+            executable: Some(sha256(b"exe")),
+            ..ObservedCaller::ids(1000, 1000)
+        })),
         delegated_by: Some("user:sre-oncall".into()),
         delegation_chain: vec!["user:sre-oncall".into(), "agent:code-reviewer".into()],
         delegation_issuers: vec!["https://idp.example".into()],
@@ -74,9 +83,17 @@ fn lines(key: &TestKey, boot: u8, batches: &[usize]) -> Vec<Vec<u8>> {
 /// Another boot, which says with what the record ended before it, and when.
 fn next_boot(key: &TestKey, boot: u8, before: Option<End>, at: i64, more: usize) -> Vec<Vec<u8>> {
     let mut tail = Tail::new(BootId::new([boot; 16]));
-    let begin = vec![Decision { before, ..decision(at) }];
+    let begin = vec![Decision {
+        before,
+        ..decision(at)
+    }];
     let mut lines = tail.append(begin).unwrap().sign(key).unwrap();
-    lines.extend((0..more).flat_map(|n| tail.append(vec![decision(at + n as i64)]).unwrap().sign(key).unwrap()));
+    lines.extend((0..more).flat_map(|n| {
+        tail.append(vec![decision(at + n as i64)])
+            .unwrap()
+            .sign(key)
+            .unwrap()
+    }));
     lines
 }
 
@@ -86,7 +103,10 @@ fn end(lines: &[Vec<u8>]) -> Option<End> {
 
 fn read(keys: &[&TestKey], lines: &[Vec<u8>]) -> Result<usize, Error> {
     let mut reader = Reader::new(keys.iter().map(|key| key.public_key().clone()).collect());
-    lines.iter().try_for_each(|line| reader.next(line).map(|_| ())).map(|()| reader.boots().len())
+    lines
+        .iter()
+        .try_for_each(|line| reader.next(line).map(|_| ()))
+        .map(|()| reader.boots().len())
 }
 
 #[test]
@@ -97,21 +117,36 @@ fn a_record_reads_whatever_its_batches() {
     assert_eq!(read(&[&a], &one), Ok(1));
     assert_eq!(read(&[&b, &a], &[&one[..], &two[..]].concat()), Ok(2));
     assert_eq!(read(&[&b, &a], &one[4..]), Ok(1));
-    assert_eq!(read(&[&b], &one), Err(identity::Error::SignatureInvalid.into()));
-    assert_eq!(read(&[&a, &b], &[&one[..], &two[1..]].concat()), Err(Error::Gap { from: 0, to: 0 }));
+    assert_eq!(
+        read(&[&b], &one),
+        Err(identity::Error::SignatureInvalid.into())
+    );
+    assert_eq!(
+        read(&[&a, &b], &[&one[..], &two[1..]].concat()),
+        Err(Error::Gap { from: 0, to: 0 })
+    );
     assert_eq!(
         read(&[&a, &b], &[&one[..], &two[..], &one[..]].concat()),
         Err(Error::Invalid("an event of a boot that had ended"))
     );
     assert_eq!(
-        read(&[&a], &[&one[..], &next_boot(&a, 2, end(&one), 1010, 0)[..]].concat()),
+        read(
+            &[&a],
+            &[&one[..], &next_boot(&a, 2, end(&one), 1010, 0)[..]].concat()
+        ),
         Err(Error::Invalid("a key signed for two boots"))
     );
-    let event = Reader::new(vec![a.public_key().clone()]).next(&one[0]).unwrap();
-    assert_eq!((event.decision, event.sequence, event.boot_id), (decision(1000), 0, BootId::new([1; 16])));
+    let event = Reader::new(vec![a.public_key().clone()])
+        .next(&one[0])
+        .unwrap();
+    assert_eq!(
+        (event.decision, event.sequence, event.boot_id),
+        (decision(1000), 0, BootId::new([1; 16]))
+    );
     // A boot whose first lines are missing is refused as often as it is shown.
     let mut reader = Reader::new(vec![a.public_key().clone(), b.public_key().clone()]);
-    one.iter().for_each(|line| assert!(reader.next(line).is_ok()));
+    one.iter()
+        .for_each(|line| assert!(reader.next(line).is_ok()));
     for _ in 0..2 {
         assert_eq!(reader.next(&two[1]), Err(Error::Gap { from: 0, to: 0 }));
     }
@@ -127,7 +162,12 @@ fn the_first_event_of_a_boot_follows_none() {
     let mut tail = Tail::new(BootId::new([1; 16]));
     tail.previous = Digest([9; 32]);
     let line = tail.append(vec![decision(1)]).unwrap().sign(&key).unwrap();
-    assert_eq!(read(&[&key], &line), Err(Error::Invalid("the first event of a boot follows another one")));
+    assert_eq!(
+        read(&[&key], &line),
+        Err(Error::Invalid(
+            "the first event of a boot follows another one"
+        ))
+    );
 }
 
 #[test]
@@ -135,7 +175,12 @@ fn what_others_wrote_into_a_refusal_is_cut_until_it_fits() {
     let key = TestKey::ed25519(7);
     let long = |c: char| Some(c.to_string().repeat(4000));
     let mut decision = decision(1000);
-    (decision.action, decision.target, decision.resource, decision.delegated_by) = (long('"'), long('ä'), long('\\'), long('x'));
+    (
+        decision.action,
+        decision.target,
+        decision.resource,
+        decision.delegated_by,
+    ) = (long('"'), long('ä'), long('\\'), long('x'));
     decision.delegation_chain = vec!["\"".repeat(500); 40];
     decision.delegation_issuers = vec!["y".repeat(500); 40];
     let texts = ObservedCaller {
@@ -146,7 +191,10 @@ fn what_others_wrote_into_a_refusal_is_cut_until_it_fits() {
         name: long('"'),
         ..ObservedCaller::ids(1, 1)
     };
-    decision.caller = Some(Caller::Asserted(ObservedCaller { container: long('"'), ..texts }));
+    decision.caller = Some(Caller::Asserted(ObservedCaller {
+        container: long('"'),
+        ..texts
+    }));
     decision.shorten(3500);
     let line = Tail::new(BootId::new([1; 16]))
         .append(vec![decision.clone(); MAX_BATCH])
@@ -191,31 +239,66 @@ fn boots_are_chained_and_none_is_missing_moved_or_cut_in_between() {
     assert_eq!(all(&[&one, &three, &two]), Err(elsewhere.clone()));
     assert_eq!(all(&[&one, &two[..2], &three]), Err(elsewhere.clone()));
     assert_eq!(all(&[&one[..3], &two]), Err(elsewhere.clone()));
-    assert_eq!(all(&[&one, &two[1..], &three]), Err(Error::Gap { from: 0, to: 0 }));
+    assert_eq!(
+        all(&[&one, &two[1..], &three]),
+        Err(Error::Gap { from: 0, to: 0 })
+    );
     // One that says that nothing came before it, where something did; the end of another history.
-    assert_eq!(all(&[&one, &next_boot(b, 2, None, 1010, 1)]), Err(elsewhere.clone()));
-    for change in [&|end: &mut End| end.last += 1, &|end: &mut End| end.leaf = sha256(b""), &|end: &mut End| {
-        end.boot_id = BootId::new([9; 16])
-    }] as [&dyn Fn(&mut End); 3]
+    assert_eq!(
+        all(&[&one, &next_boot(b, 2, None, 1010, 1)]),
+        Err(elsewhere.clone())
+    );
+    for change in [
+        &|end: &mut End| end.last += 1,
+        &|end: &mut End| end.leaf = sha256(b""),
+        &|end: &mut End| end.boot_id = BootId::new([9; 16]),
+    ] as [&dyn Fn(&mut End); 3]
     {
         let mut other = end(&one).unwrap();
         change(&mut other);
-        assert_eq!(all(&[&one, &next_boot(b, 2, Some(other), 1010, 0)]), Err(elsewhere.clone()));
+        assert_eq!(
+            all(&[&one, &next_boot(b, 2, Some(other), 1010, 0)]),
+            Err(elsewhere.clone())
+        );
     }
     // Time goes on from boot to boot, but for what clocks may differ.
     let at = |time| all(&[&one, &next_boot(b, 2, end(&one), time, 0)]);
     assert_eq!(at(1002 - SKEW_SECONDS), Ok(2));
-    assert_eq!(at(1001 - SKEW_SECONDS), Err(Error::Invalid("a boot began before the one before it ended")));
+    assert_eq!(
+        at(1001 - SKEW_SECONDS),
+        Err(Error::Invalid(
+            "a boot began before the one before it ended"
+        ))
+    );
     // Only a first event says what came before.
     let mut tail = Tail::new(BootId::new([2; 16]));
     let mut late = tail.append(vec![decision(1)]).unwrap().sign(b).unwrap();
-    late.extend(tail.append(vec![Decision { before: end(&one), ..decision(1) }]).unwrap().sign(b).unwrap());
-    assert_eq!(read(&[b], &late), Err(Error::Invalid("only the first event of a boot says what came before it")));
+    late.extend(
+        tail.append(vec![Decision {
+            before: end(&one),
+            ..decision(1)
+        }])
+        .unwrap()
+        .sign(b)
+        .unwrap(),
+    );
+    assert_eq!(
+        read(&[b], &late),
+        Err(Error::Invalid(
+            "only the first event of a boot says what came before it"
+        ))
+    );
     // A key that signed nothing is of a boot that is missing.
     let mut reader = Reader::new(keys.iter().map(|key| key.public_key().clone()).collect());
-    [&two[..], &three].concat().iter().for_each(|line| drop(reader.next(line).unwrap()));
+    [&two[..], &three]
+        .concat()
+        .iter()
+        .for_each(|line| drop(reader.next(line).unwrap()));
     assert_eq!(reader.unused_keys().collect::<Vec<_>>(), [a.public_key()]);
-    assert_eq!((reader.boots()[0].before, reader.boots()[1].before), (end(&one), end(&two)));
+    assert_eq!(
+        (reader.boots()[0].before, reader.boots()[1].before),
+        (end(&one), end(&two))
+    );
 }
 
 #[test]
@@ -225,13 +308,22 @@ fn what_is_taken_out_or_swapped_is_found() {
     for at in 1..good.len() - 1 {
         let mut less = good.clone();
         less.remove(at);
-        assert_eq!(read(&[&key], &less), Err(Error::Gap { from: at as u64, to: at as u64 }));
+        assert_eq!(
+            read(&[&key], &less),
+            Err(Error::Gap {
+                from: at as u64,
+                to: at as u64
+            })
+        );
         let mut swapped = good.clone();
         swapped.swap(at, at + 1);
         assert!(read(&[&key], &swapped).is_err(), "{at}");
         let mut twice = good.clone();
         twice.insert(at, good[at].clone());
-        assert_eq!(read(&[&key], &twice), Err(Error::Invalid("an event stands twice, or out of its order")));
+        assert_eq!(
+            read(&[&key], &twice),
+            Err(Error::Invalid("an event stands twice, or out of its order"))
+        );
     }
     // Two histories of one boot by the same key: as if an enclave had forked.
     let mut tail = Tail::new(BootId::new([1; 16]));
@@ -298,7 +390,10 @@ fn variants(value: &serde_json::Value, out: &mut Vec<serde_json::Value>) {
                 }));
             }
         }
-        Value::String(text) => out.extend([format!("{text}x").into(), text.chars().rev().collect::<String>().into()]),
+        Value::String(text) => out.extend([
+            format!("{text}x").into(),
+            text.chars().rev().collect::<String>().into(),
+        ]),
         Value::Number(number) => out.push((number.as_u64().unwrap() + 1).into()),
         Value::Bool(bit) => out.push((!bit).into()),
         Value::Null => out.push("x".into()),
@@ -322,12 +417,22 @@ fn what_is_written_is_canonical_whoever_asked() {
         unit: Some("é\u{10000}\u{e000}/".into()),
         ..ObservedCaller::ids(1, 2)
     };
-    let proven = Proven { key: "k".into(), measurement: Some(Digest([1; 48])), name: "n".into() };
-    for caller in
-        [None, Some(Caller::Asserted(seen)), Some(Caller::Proven(proven)), Some(Caller::Asserted(ObservedCaller::default()))]
-    {
+    let proven = Proven {
+        key: "k".into(),
+        measurement: Some(Digest([1; 48])),
+        name: "n".into(),
+    };
+    for caller in [
+        None,
+        Some(Caller::Asserted(seen)),
+        Some(Caller::Proven(proven)),
+        Some(Caller::Asserted(ObservedCaller::default())),
+    ] {
         for full in [true, false] {
-            let mut decision = Decision { caller: caller.clone(), ..decision(7) };
+            let mut decision = Decision {
+                caller: caller.clone(),
+                ..decision(7)
+            };
             if !full {
                 decision = Decision {
                     action: None,
@@ -355,7 +460,12 @@ fn what_is_written_is_canonical_whoever_asked() {
             }
             let (boot_id, previous) = (BootId::new([1; 16]), Digest([2; 32]));
             let written = write(&decision, boot_id, previous, 9).unwrap();
-            let event = Event { decision, boot_id, previous, sequence: 9 };
+            let event = Event {
+                decision,
+                boot_id,
+                previous,
+                sequence: 9,
+            };
             assert_eq!(written, json::canonical(&event).unwrap());
         }
     }
@@ -366,8 +476,16 @@ fn lines_of_another_form_are_refused() {
     let key = TestKey::ed25519(1);
     let good = lines(&key, 1, &[1]).remove(0);
     let text = String::from_utf8(good).unwrap();
-    let proven = Caller::Proven(Proven { key: "k".into(), measurement: None, name: "n".into() });
-    assert!(serde_json::to_string(&proven).unwrap().contains("\"strength\":\"proven\""));
+    let proven = Caller::Proven(Proven {
+        key: "k".into(),
+        measurement: None,
+        name: "n".into(),
+    });
+    assert!(
+        serde_json::to_string(&proven)
+            .unwrap()
+            .contains("\"strength\":\"proven\"")
+    );
     for other in [
         format!(" {text}"),
         format!("{text}\n"),
@@ -385,9 +503,22 @@ fn lines_of_another_form_are_refused() {
 /// A line of this text, signed as a batch of its own.
 fn sealed(key: &TestKey, boot: u8, first: u64, text: &[u8]) -> Vec<u8> {
     let root = tree::root(&[tree::leaf(text)]).0;
-    let head = Head { boot_id: BootId::new([boot; 16]), first, size: 1, root };
-    let head = identity::cose::sign(identity::cose::Purpose::RECORD, &identity::cbor::to_vec(&head), key).unwrap();
-    let proof = identity::cbor::to_vec(&signature::InclusionProof { path: Vec::new(), head });
+    let head = Head {
+        boot_id: BootId::new([boot; 16]),
+        first,
+        size: 1,
+        root,
+    };
+    let head = identity::cose::sign(
+        identity::cose::Purpose::RECORD,
+        &identity::cbor::to_vec(&head),
+        key,
+    )
+    .unwrap();
+    let proof = identity::cbor::to_vec(&signature::InclusionProof {
+        path: Vec::new(),
+        head,
+    });
     let mut object: serde_json::Value = serde_json::from_slice(text).unwrap();
     object["signature"] = data_encoding::BASE64URL_NOPAD.encode(&proof).into();
     json::canonical(&object).unwrap()
@@ -400,18 +531,32 @@ fn what_is_signed_but_no_event_of_this_boot_is_refused() {
     let first = sealed(&key, 1, 0, &text);
     assert_eq!(read(&[&key], std::slice::from_ref(&first)), Ok(1));
     // A signature of another boot's.
-    assert_eq!(read(&[&key], &[sealed(&key, 2, 0, &text)]), Err(identity::Error::SignatureInvalid.into()));
+    assert_eq!(
+        read(&[&key], &[sealed(&key, 2, 0, &text)]),
+        Err(identity::Error::SignatureInvalid.into())
+    );
     // A member that no event has.
-    let more = String::from_utf8(text.clone()).unwrap().replacen("\"timestamp\"", "\"test\":1,\"timestamp\"", 1);
+    let more = String::from_utf8(text.clone()).unwrap().replacen(
+        "\"timestamp\"",
+        "\"test\":1,\"timestamp\"",
+        1,
+    );
     assert!(json::canonical(&json::parse(more.as_bytes()).unwrap()).unwrap() == more.as_bytes());
     assert!(read(&[&key], &[sealed(&key, 1, 0, more.as_bytes())]).is_err());
-    let null = String::from_utf8(text.clone()).unwrap().replacen("\"token_id\":\"id\"", "\"token_id\":null", 1);
+    let null = String::from_utf8(text.clone()).unwrap().replacen(
+        "\"token_id\":\"id\"",
+        "\"token_id\":null",
+        1,
+    );
     assert!(json::canonical(&json::parse(null.as_bytes()).unwrap()).unwrap() == null.as_bytes());
 
     assert!(read(&[&key], &[sealed(&key, 1, 0, null.as_bytes())]).is_err());
     // The next one by another key that is known.
     let next = write(&decision(1001), BootId::new([1; 16]), tree::leaf(&text), 1).unwrap();
-    assert_eq!(read(&[&key, &other], &[first.clone(), sealed(&key, 1, 1, &next)]), Ok(1));
+    assert_eq!(
+        read(&[&key, &other], &[first.clone(), sealed(&key, 1, 1, &next)]),
+        Ok(1)
+    );
     assert_eq!(
         read(&[&key, &other], &[first, sealed(&other, 1, 1, &next)]),
         Err(Error::Invalid("an event does not follow the one before it"))
@@ -423,9 +568,24 @@ fn a_boot_begins_after_the_latest_of_the_one_before_whichever_event_that_was() {
     let (key, other) = (TestKey::ed25519(1), TestKey::ed25519(2));
     for last in [None, Some(UnixSeconds(500))] {
         let mut tail = Tail::new(BootId::new([1; 16]));
-        let one = tail.append(vec![decision(5000), Decision { timestamp: last, ..decision(5000) }]).unwrap().sign(&key).unwrap();
+        let one = tail
+            .append(vec![
+                decision(5000),
+                Decision {
+                    timestamp: last,
+                    ..decision(5000)
+                },
+            ])
+            .unwrap()
+            .sign(&key)
+            .unwrap();
         let two = next_boot(&other, 2, end(&one), 1000, 0);
         let all = [one, two].concat();
-        assert_eq!(read(&[&key, &other], &all), Err(Error::Invalid("a boot began before the one before it ended")));
+        assert_eq!(
+            read(&[&key, &other], &all),
+            Err(Error::Invalid(
+                "a boot began before the one before it ended"
+            ))
+        );
     }
 }

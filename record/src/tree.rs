@@ -8,11 +8,24 @@ type Hash = Digest<32>;
 
 /// Hash of a leaf (section 2.1.1).
 pub(crate) fn leaf(entry: &[u8]) -> Hash {
-    Digest(Sha256::new().chain_update([0]).chain_update(entry).finalize().into())
+    Digest(
+        Sha256::new()
+            .chain_update([0])
+            .chain_update(entry)
+            .finalize()
+            .into(),
+    )
 }
 
 fn node(left: &Hash, right: &Hash) -> Hash {
-    Digest(Sha256::new().chain_update([1]).chain_update(left.0).chain_update(right.0).finalize().into())
+    Digest(
+        Sha256::new()
+            .chain_update([1])
+            .chain_update(left.0)
+            .chain_update(right.0)
+            .finalize()
+            .into(),
+    )
 }
 
 /// The largest power of two below `n`, for `n` of 2 and more.
@@ -39,12 +52,17 @@ pub(crate) fn path(index: usize, leaves: &[Hash]) -> Vec<Hash> {
     }
     let at = split(leaves.len());
     let (left, right) = leaves.split_at(at);
-    let (mut steps, other) = if index < at { (path(index, left), right) } else { (path(index - at, right), left) };
+    let (mut steps, other) = if index < at {
+        (path(index, left), right)
+    } else {
+        (path(index - at, right), left)
+    };
     steps.push(root(other));
     steps
 }
 
-/// The root that an inclusion proof leads to (section 2.1.3.2); `None` if it has not the length that belongs to the place.
+/// The root that an inclusion proof leads to (section 2.1.3.2); `None` if it has not the length
+/// that belongs to the place.
 pub(crate) fn root_of(leaf: Hash, index: u64, size: u64, path: &[Hash]) -> Option<Hash> {
     if index >= size {
         return None;
@@ -76,9 +94,18 @@ mod tests {
 
     use super::*;
 
-    /// The entries and roots with which Certificate Transparency implementations test themselves (RFC 6962 trees of 1 to 8).
-    const ENTRIES: [&str; 8] =
-        ["", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f"];
+    /// The entries and roots with which Certificate Transparency implementations test themselves
+    /// (RFC 6962 trees of 1 to 8).
+    const ENTRIES: [&str; 8] = [
+        "",
+        "00",
+        "10",
+        "2021",
+        "3031",
+        "40414243",
+        "5051525354555657",
+        "606162636465666768696a6b6c6d6e6f",
+    ];
     const ROOTS: [&str; 8] = [
         "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
         "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
@@ -92,7 +119,10 @@ mod tests {
 
     #[test]
     fn roots_are_those_of_other_implementations_and_every_path_leads_there() {
-        let leaves: Vec<Hash> = ENTRIES.iter().map(|entry| leaf(&HEXLOWER.decode(entry.as_bytes()).unwrap())).collect();
+        let leaves: Vec<Hash> = ENTRIES
+            .iter()
+            .map(|entry| leaf(&HEXLOWER.decode(entry.as_bytes()).unwrap()))
+            .collect();
         for size in 1..=leaves.len() {
             let leaves = &leaves[..size];
             assert_eq!(root(leaves).to_string(), ROOTS[size - 1]);
@@ -105,13 +135,22 @@ mod tests {
                 if let Some((_, shorter)) = path.split_last() {
                     assert_eq!(root_of(*leaf, at, of, shorter), None);
                 }
-                assert_ne!(root_of(root(&[*leaf, *leaf]), at, of, &path), Some(root(leaves)));
+                assert_ne!(
+                    root_of(root(&[*leaf, *leaf]), at, of, &path),
+                    Some(root(leaves))
+                );
                 for other in 0..of {
-                    assert!(other == at || root_of(*leaf, other, of, &path) != Some(root(leaves)), "{size} {index} {other}");
+                    assert!(
+                        other == at || root_of(*leaf, other, of, &path) != Some(root(leaves)),
+                        "{size} {index} {other}"
+                    );
                 }
             }
             assert_eq!(root_of(leaves[0], size as u64, size as u64, &[]), None);
         }
-        assert_eq!(root(&[]).to_string(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+        assert_eq!(
+            root(&[]).to_string(),
+            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        );
     }
 }

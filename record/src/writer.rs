@@ -31,12 +31,22 @@ pub struct Batch {
 impl Tail {
     /// Of a boot that has decided nothing yet.
     pub fn new(boot_id: BootId) -> Self {
-        Self { boot_id, next: 0, previous: Digest([0; 32]) }
+        Self {
+            boot_id,
+            next: 0,
+            previous: Digest([0; 32]),
+        }
     }
 
-    /// Gives decisions their places. Every batch that is made must be signed, and none may be left out.
+    /// Gives decisions their places. Every batch that is made must be signed, and none may be left
+    /// out.
     pub fn append(&mut self, decisions: Vec<Decision>) -> Result<Batch, Error> {
-        let mut batch = Batch { boot_id: self.boot_id, first: self.next, leaves: Vec::new(), texts: Vec::new() };
+        let mut batch = Batch {
+            boot_id: self.boot_id,
+            first: self.next,
+            leaves: Vec::new(),
+            texts: Vec::new(),
+        };
         for decision in decisions {
             let text = write(&decision, self.boot_id, self.previous, self.next)?;
             self.previous = tree::leaf(&text);
@@ -52,11 +62,25 @@ impl Batch {
     /// Signs; gives the lines, without line ends.
     pub fn sign<S: Signer>(self, signer: &S) -> Result<Vec<Vec<u8>>, S::Error> {
         let root = tree::root(&self.leaves).0;
-        let head = Head { boot_id: self.boot_id, first: self.first, size: self.leaves.len() as u64, root };
+        let head = Head {
+            boot_id: self.boot_id,
+            first: self.first,
+            size: self.leaves.len() as u64,
+            root,
+        };
         let head = cose::sign(Purpose::RECORD, &cbor::to_vec(&head), signer)?;
         let line = |(index, text): (usize, &Vec<u8>)| {
-            let path = tree::path(index, &self.leaves).into_iter().map(|hash| hash.0.into()).collect();
-            with_signature(text, &InclusionProof { path, head: head.clone() })
+            let path = tree::path(index, &self.leaves)
+                .into_iter()
+                .map(|hash| hash.0.into())
+                .collect();
+            with_signature(
+                text,
+                &InclusionProof {
+                    path,
+                    head: head.clone(),
+                },
+            )
         };
         Ok(self.texts.iter().enumerate().map(line).collect())
     }
@@ -64,8 +88,8 @@ impl Batch {
 
 const MEMBER: &[u8] = b",\"signature\":\"";
 
-/// Puts the signature where RFC 8785 wants it: of the members after `sequence` only `target`, `timestamp` and `token_id` come
-/// later, and `sequence` is always there.
+/// Puts the signature where RFC 8785 wants it: of the members after `sequence` only `target`,
+/// `timestamp` and `token_id` come later, and `sequence` is always there.
 fn with_signature(text: &[u8], proof: &InclusionProof) -> Vec<u8> {
     let at = after_sequence(text).unwrap_or(text.len());
     let mut line = Vec::with_capacity(text.len() + 512);
@@ -77,7 +101,8 @@ fn with_signature(text: &[u8], proof: &InclusionProof) -> Vec<u8> {
     line
 }
 
-/// The end of the member `sequence`. Its name can stand in no string of the canonical text as such: quotes are escaped there.
+/// The end of the member `sequence`. Its name can stand in no string of the canonical text as such:
+/// quotes are escaped there.
 fn after_sequence(text: &[u8]) -> Option<usize> {
     const NAME: &[u8] = b",\"sequence\":";
     let begin = text.windows(NAME.len()).position(|window| window == NAME)? + NAME.len();

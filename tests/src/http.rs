@@ -33,7 +33,8 @@ impl Answer {
     pub fn header(&self, name: &str) -> Option<String> {
         self.head.lines().find_map(|line| {
             let (key, value) = line.split_once(':')?;
-            key.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
+            key.eq_ignore_ascii_case(name)
+                .then(|| value.trim().to_owned())
         })
     }
 }
@@ -49,7 +50,10 @@ impl Connection {
     pub fn open(socket: &Path) -> io::Result<Self> {
         let stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        Ok(Self { stream, buffer: Vec::with_capacity(8192) })
+        Ok(Self {
+            stream,
+            buffer: Vec::with_capacity(8192),
+        })
     }
 
     /// Sends bytes as they are.
@@ -60,10 +64,21 @@ impl Connection {
     /// Reads one answer.
     pub fn read(&mut self) -> io::Result<Answer> {
         loop {
-            if let Some(head) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+            if let Some(head) = self
+                .buffer
+                .windows(4)
+                .position(|window| window == b"\r\n\r\n")
+            {
                 let text = String::from_utf8_lossy(&self.buffer[..head]).into_owned();
-                let mut answer = Answer { status: status(&text), head: text, body: Vec::new() };
-                let length: usize = answer.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+                let mut answer = Answer {
+                    status: status(&text),
+                    head: text,
+                    body: Vec::new(),
+                };
+                let length: usize = answer
+                    .header("content-length")
+                    .and_then(|length| length.parse().ok())
+                    .unwrap_or(0);
                 while self.buffer.len() < head + 4 + length {
                     self.fill()?;
                 }
@@ -94,7 +109,10 @@ impl Connection {
 }
 
 fn status(head: &str) -> u16 {
-    head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
+    head.split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .unwrap_or(0)
 }
 
 /// The bytes of a request; a body makes it a POST of JSON.

@@ -1,5 +1,5 @@
-//! What the end-to-end tests and the benchmark share: a running Anchorhold, a small HTTP client and a window connection that
-//! can also misbehave.
+//! What the end-to-end tests and the benchmark share: a running Anchorhold, a small HTTP client and
+//! a window connection that can also misbehave.
 
 mod http;
 pub mod machine;

@@ -16,16 +16,28 @@ use crate::{get, private_folder, program, wait_for};
 /// An image that `tests/run` has built: `signer-dev.eif` or `signer.eif`.
 pub fn image(name: &str) -> PathBuf {
     let target = program("anchorhold-eif");
-    let file = target.ancestors().nth(2).expect("target/release/anchorhold-eif").join("images").join(name);
-    assert!(file.is_file(), "{} is not built; run tests/run", file.display());
+    let file = target
+        .ancestors()
+        .nth(2)
+        .expect("target/release/anchorhold-eif")
+        .join("images")
+        .join(name);
+    assert!(
+        file.is_file(),
+        "{} is not built; run tests/run",
+        file.display()
+    );
     file
 }
 
-/// A QEMU with the machine `nitro-enclave`: the one that `ANCHORHOLD_QEMU` names, or the installed one.
+/// A QEMU with the machine `nitro-enclave`: the one that `ANCHORHOLD_QEMU` names, or the installed
+/// one.
 pub fn nitro_qemu() -> Option<String> {
     let named = std::env::var("ANCHORHOLD_QEMU").unwrap_or_else(|_| "qemu-system-x86_64".into());
     let output = Command::new(&named).args(["-M", "help"]).output().ok()?;
-    String::from_utf8_lossy(&output.stdout).contains("nitro-enclave").then_some(named)
+    String::from_utf8_lossy(&output.stdout)
+        .contains("nitro-enclave")
+        .then_some(named)
 }
 
 /// `anchorhold-dev qemu` on an image, in a state directory of its own.
@@ -52,8 +64,10 @@ impl Machine {
             .spawn()
             .expect("anchorhold-dev");
         let console = Arc::new(Mutex::new(String::new()));
-        let streams: [Box<dyn std::io::Read + Send>; 2] =
-            [Box::new(process.stdout.take().expect("piped")), Box::new(process.stderr.take().expect("piped"))];
+        let streams: [Box<dyn std::io::Read + Send>; 2] = [
+            Box::new(process.stdout.take().expect("piped")),
+            Box::new(process.stderr.take().expect("piped")),
+        ];
         for stream in streams {
             let console = Arc::clone(&console);
             std::thread::spawn(move || {
@@ -64,22 +78,35 @@ impl Machine {
                 }
             });
         }
-        let machine = Self { process, console, folder, image: image.to_owned() };
-        wait_for(|| machine.console().contains("--allow-mock") || machine.console().contains("anchorhold-dev: "));
+        let machine = Self {
+            process,
+            console,
+            folder,
+            image: image.to_owned(),
+        };
+        wait_for(|| {
+            machine.console().contains("--allow-mock")
+                || machine.console().contains("anchorhold-dev: ")
+        });
         machine
     }
 
-    /// Kills everything, as a power failure does, and boots the same image again on the same keys of the host.
+    /// Kills everything, as a power failure does, and boots the same image again on the same keys
+    /// of the host.
     pub fn reboot(self) -> Self {
         let (folder, image) = (Arc::clone(&self.folder), self.image.clone());
         self.stop(Signal::KILL);
-        // What the killed one started dies with it, in its own time; it holds the directory's lock no longer.
+        // What the killed one started dies with it, in its own time; it holds the directory's lock
+        // no longer.
         Self::boot_with(&image, folder, &[])
     }
 
     /// All that it has printed.
     pub fn console(&self) -> String {
-        self.console.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.console
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Waits for a line.
@@ -90,7 +117,11 @@ impl Machine {
 
     /// Sends a signal and waits.
     pub fn stop(mut self, signal: Signal) -> ExitStatus {
-        kill_process(Pid::from_raw(self.process.id().cast_signed()).expect("a pid"), signal).expect("it runs");
+        kill_process(
+            Pid::from_raw(self.process.id().cast_signed()).expect("a pid"),
+            signal,
+        )
+        .expect("it runs");
         self.process.wait().expect("it ends")
     }
 
@@ -102,9 +133,13 @@ impl Machine {
     /// Keys and files.
     pub fn state(&self) -> State {
         // What was measured is in the state directory already.
-        let measured = std::fs::read(self.folder.path().join("measurements.json")).expect("measurements");
-        State::open_measured(self.folder.path(), &attestation::Measurements::parse(&measured).expect("measurements"))
-            .expect("a state directory")
+        let measured =
+            std::fs::read(self.folder.path().join("measurements.json")).expect("measurements");
+        State::open_measured(
+            self.folder.path(),
+            &attestation::Measurements::parse(&measured).expect("measurements"),
+        )
+        .expect("a state directory")
     }
 
     /// The folder.
@@ -125,11 +160,23 @@ impl Machine {
     /// A sidecar for it.
     pub fn sidecar(&self) -> Sidecar {
         let socket = self.folder.path().join("run").join("sidecar.sock");
-        let endpoint = Endpoint::HybridVsock { path: self.vsock(), port: WINDOW_PORT };
-        let config = self.state().write_sidecar_config_for(&endpoint, &socket, "").expect("a configuration");
+        let endpoint = Endpoint::HybridVsock {
+            path: self.vsock(),
+            port: WINDOW_PORT,
+        };
+        let config = self
+            .state()
+            .write_sidecar_config_for(&endpoint, &socket, "")
+            .expect("a configuration");
         let log = self.folder.path().join("log");
-        let process = Program::at(&program("anchorhold-dev")).start_sidecar(&config, Some(&log), &[]).expect("a sidecar");
-        Sidecar { process, socket, log }
+        let process = Program::at(&program("anchorhold-dev"))
+            .start_sidecar(&config, Some(&log), &[])
+            .expect("a sidecar");
+        Sidecar {
+            process,
+            socket,
+            log,
+        }
     }
 }
 
@@ -144,7 +191,12 @@ impl Drop for Machine {
 pub fn command(image: &Path, folder: &Path) -> Command {
     let mut command = Command::new(program("anchorhold-dev"));
     // Which QEMU, a test says; what the environment names is for one test alone.
-    command.env_remove("ANCHORHOLD_QEMU").arg("qemu").arg(image).arg("--state").arg(folder);
+    command
+        .env_remove("ANCHORHOLD_QEMU")
+        .arg("qemu")
+        .arg(image)
+        .arg("--state")
+        .arg(folder);
     command
 }
 
@@ -164,7 +216,11 @@ pub fn connect(socket: &Path, port: u32) -> std::io::Result<UnixStream> {
         std::io::Read::read_exact(&mut stream, &mut byte)?;
         answer.push(byte[0]);
     }
-    if answer.starts_with(b"OK ") { Ok(stream) } else { Err(std::io::Error::other("not connected")) }
+    if answer.starts_with(b"OK ") {
+        Ok(stream)
+    } else {
+        Err(std::io::Error::other("not connected"))
+    }
 }
 
 /// A sidecar whose enclave is a machine.
@@ -180,7 +236,10 @@ impl Sidecar {
     /// Waits until a signature could be made; how long that took.
     pub fn wait_until_ready(&self) -> Duration {
         let begun = Instant::now();
-        wait_for(|| self.socket.exists() && get(&self.socket, "/ready").is_ok_and(|answer| answer.status == 200));
+        wait_for(|| {
+            self.socket.exists()
+                && get(&self.socket, "/ready").is_ok_and(|answer| answer.status == 200)
+        });
         begun.elapsed()
     }
 

@@ -15,10 +15,15 @@ use crate::http::get;
 pub fn program(name: &str) -> PathBuf {
     let this = std::env::current_exe().expect("this test has a path");
     let folder = this.ancestors().find(|folder| folder.join(name).is_file());
-    folder.unwrap_or_else(|| panic!("{name} is not built; run tests/run, or cargo build --release --workspace")).join(name)
+    folder
+        .unwrap_or_else(|| {
+            panic!("{name} is not built; run tests/run, or cargo build --release --workspace")
+        })
+        .join(name)
 }
 
-/// A development enclave and a sidecar, each a process, in a temporary folder. Both end with this value.
+/// A development enclave and a sidecar, each a process, in a temporary folder. Both end with this
+/// value.
 pub struct Running {
     /// The sidecar's process.
     pub sidecar: Child,
@@ -39,38 +44,74 @@ impl Running {
 
     /// The same, without limits of each caller.
     pub fn unlimited() -> Self {
-        let policy = |state: &State| state.development_policy(&[("agent", "did:key", "EdDSA")]).expect("a policy");
-        Self::prepared(policy, "[limits]\nrequests_per_second = 0\nconnections = 2000\n", &[])
+        let policy = |state: &State| {
+            state
+                .development_policy(&[("agent", "did:key", "EdDSA")])
+                .expect("a policy")
+        };
+        Self::prepared(
+            policy,
+            "[limits]\nrequests_per_second = 0\nconnections = 2000\n",
+            &[],
+        )
     }
 
     /// These identities: name, DID, algorithm.
     pub fn with(identities: &[(&str, &str, &str)]) -> Self {
-        Self::prepared(|state| state.development_policy(identities).expect("a policy"), "", &[])
+        Self::prepared(
+            |state| state.development_policy(identities).expect("a policy"),
+            "",
+            &[],
+        )
     }
 
     /// A policy of one's own, more lines of sidecar configuration, more arguments for the enclave.
-    pub fn prepared(policy: impl FnOnce(&State) -> String, config: &str, enclave_arguments: &[&str]) -> Self {
+    pub fn prepared(
+        policy: impl FnOnce(&State) -> String,
+        config: &str,
+        enclave_arguments: &[&str],
+    ) -> Self {
         let folder = private_folder();
         let state = State::open(folder.path()).expect("a state directory");
         state.set_policy(&policy(&state)).expect("a policy file");
         Self::start_in(folder, state, config, enclave_arguments)
     }
 
-    fn start_in(folder: tempfile::TempDir, state: State, config: &str, enclave_arguments: &[&str]) -> Self {
+    fn start_in(
+        folder: tempfile::TempDir,
+        state: State,
+        config: &str,
+        enclave_arguments: &[&str],
+    ) -> Self {
         let program = Program::at(&program("anchorhold-dev"));
         let log = folder.path().join("log");
-        let enclave = program.start_listening_enclave(&state, Some(&log), enclave_arguments).expect("an enclave");
+        let enclave = program
+            .start_listening_enclave(&state, Some(&log), enclave_arguments)
+            .expect("an enclave");
         let socket = folder.path().join("run").join("sidecar.sock");
-        let config = state.write_sidecar_config(&socket, config).expect("a configuration");
-        let sidecar = program.start_sidecar(&config, Some(&log), &[]).expect("a sidecar");
-        let running = Self { sidecar, enclave, state, socket, folder };
+        let config = state
+            .write_sidecar_config(&socket, config)
+            .expect("a configuration");
+        let sidecar = program
+            .start_sidecar(&config, Some(&log), &[])
+            .expect("a sidecar");
+        let running = Self {
+            sidecar,
+            enclave,
+            state,
+            socket,
+            folder,
+        };
         running.wait_until_ready();
         running
     }
 
     /// Waits until a signature could be made.
     pub fn wait_until_ready(&self) {
-        wait_for(|| self.socket.exists() && get(&self.socket, "/ready").is_ok_and(|answer| answer.status == 200));
+        wait_for(|| {
+            self.socket.exists()
+                && get(&self.socket, "/ready").is_ok_and(|answer| answer.status == 200)
+        });
     }
 
     /// Kills the enclave and starts another boot of it.
@@ -88,14 +129,18 @@ impl Running {
     pub fn start_sidecar(&mut self) {
         let program = Program::at(&program("anchorhold-dev"));
         let config = self.state.folder().join("sidecar.toml");
-        self.sidecar = program.start_sidecar(&config, Some(&self.log_file()), &[]).expect("a sidecar");
+        self.sidecar = program
+            .start_sidecar(&config, Some(&self.log_file()), &[])
+            .expect("a sidecar");
         self.wait_until_ready();
     }
 
     /// Starts an enclave where one was killed.
     pub fn start_enclave(&mut self) {
         let program = Program::at(&program("anchorhold-dev"));
-        self.enclave = program.start_enclave(&self.state, Some(&self.log_file()), &[]).expect("an enclave");
+        self.enclave = program
+            .start_enclave(&self.state, Some(&self.log_file()), &[])
+            .expect("an enclave");
     }
 
     /// The logs of both processes.
@@ -115,7 +160,12 @@ impl Running {
     /// What a verifier is given.
     pub fn verifier(&self) -> VerifierFiles {
         let (root, measurements, bundle) = self.state.verifier_files().expect("a verifier's files");
-        VerifierFiles { root, measurements: [measurements], policies: [bundle.digest()], bundle }
+        VerifierFiles {
+            root,
+            measurements: [measurements],
+            policies: [bundle.digest()],
+            bundle,
+        }
     }
 }
 
@@ -145,21 +195,31 @@ impl VerifierFiles {
     /// Who expects all of it, at the host's time.
     pub fn expecting(&self, nonce: &[u8]) -> Verifier {
         let (expectations, allow_mock) = (self.expectations(nonce), Some(self.root.clone()));
-        Verifier { expectations, allow_mock, ..Verifier::at(now()) }
+        Verifier {
+            expectations,
+            allow_mock,
+            ..Verifier::at(now())
+        }
     }
 }
 
 /// The host's time, as a verifier's clock.
 #[expect(clippy::disallowed_methods, reason = "a verifier's clock")]
 pub fn now() -> UnixSeconds {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("after 1970");
     UnixSeconds(since.as_secs().cast_signed())
 }
 
 /// A temporary folder that only this user can enter.
 pub fn private_folder() -> tempfile::TempDir {
     let permissions = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o700);
-    tempfile::Builder::new().prefix("anchorhold-test-").permissions(permissions).tempdir().expect("a temporary folder")
+    tempfile::Builder::new()
+        .prefix("anchorhold-test-")
+        .permissions(permissions)
+        .tempdir()
+        .expect("a temporary folder")
 }
 
 /// Waits at most 30 seconds.

@@ -12,13 +12,26 @@ pub struct Traced {
 }
 
 impl Traced {
-    /// Starts a sidecar with this configuration; `calls` as `strace -e trace=` takes them. `None` if strace is not installed.
+    /// Starts a sidecar with this configuration; `calls` as `strace -e trace=` takes them. `None`
+    /// if strace is not installed.
     pub fn start(config: &Path, trace: &Path, calls: &str) -> Option<Self> {
         let mut command = Command::new("strace");
-        command.args(["-f", "-qq", "-e", &format!("trace={calls}"), "-o"]).arg(trace);
-        command.arg(program("anchorhold")).args(["serve", "--config"]).arg(config);
-        let strace = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
-        Some(Self { strace, trace: trace.to_owned() })
+        command
+            .args(["-f", "-qq", "-e", &format!("trace={calls}"), "-o"])
+            .arg(trace);
+        command
+            .arg(program("anchorhold"))
+            .args(["serve", "--config"])
+            .arg(config);
+        let strace = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()?;
+        Some(Self {
+            strace,
+            trace: trace.to_owned(),
+        })
     }
 
     /// The system calls up to now: a line for each, with the number of its thread before it.
@@ -35,7 +48,10 @@ impl Traced {
     }
 
     fn pid(&self) -> Option<Pid> {
-        self.calls().split_whitespace().next().and_then(|pid| Pid::from_raw(pid.parse().ok()?))
+        self.calls()
+            .split_whitespace()
+            .next()
+            .and_then(|pid| Pid::from_raw(pid.parse().ok()?))
     }
 
     /// Ends the sidecar with SIGTERM.

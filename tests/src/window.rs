@@ -1,4 +1,5 @@
-//! The window by hand: a connection to an enclave that can do everything that a hostile process on the parent can.
+//! The window by hand: a connection to an enclave that can do everything that a hostile process on
+//! the parent can.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -11,8 +12,8 @@ use identity::caller::ObservedCaller;
 use identity::{Format, Message, PublicKey, Signature, Signer, cbor};
 use policy::Bundle;
 use protocol::{
-    Answer, ChannelProof, FrameBuffer, Hello, Outcome, Refusal, Request, RequestFrame, Requester, ResponseFrame, Sign, Welcome,
-    write_frame,
+    Answer, ChannelProof, FrameBuffer, Hello, Outcome, Refusal, Request, RequestFrame, Requester,
+    ResponseFrame, Sign, Welcome, write_frame,
 };
 
 /// A key of a test, made of repeated bytes.
@@ -52,16 +53,19 @@ pub const PROXY: u8 = 1;
 /// The operator's key in [`bundle`].
 pub const OPERATOR: u8 = 2;
 
-/// A bundle of this mode for uid 1000: `agent` (did:key), `web` (did:web) and `p256` (ES256); nobody but the operator rotates.
+/// A bundle of this mode for uid 1000: `agent` (did:key), `web` (did:web) and `p256` (ES256);
+/// nobody but the operator rotates.
 pub fn bundle(mode: &str) -> Bundle {
     let mut text = format!(
         "version = 1\nmode = \"{mode}\"\nproxy_key = \"{}\"\noperator_key = \"{}\"\n",
         TestKey::new(PROXY).public.to_multikey(),
         TestKey::new(OPERATOR).public.to_multikey()
     );
-    for (name, did, algorithm) in
-        [("agent", "did:key", "EdDSA"), ("web", "did:web:agent.example.com", "EdDSA"), ("p256", "did:key", "ES256")]
-    {
+    for (name, did, algorithm) in [
+        ("agent", "did:key", "EdDSA"),
+        ("web", "did:web:agent.example.com", "EdDSA"),
+        ("p256", "did:key", "ES256"),
+    ] {
         text.push_str(&format!(
             "[[identities]]\nname = \"{name}\"\nenvironment = \"test\"\ndid = \"{did}\"\nalgorithm = \"{algorithm}\"\nmax_validity_seconds = 600\n\
              callers = {{ uids = [1000] }}\n\
@@ -92,22 +96,45 @@ impl<N: Nsm> InProcess<N> {
     pub fn boot_with_clock(nsm: N, boot_clock: Box<dyn BootClock>) -> Self {
         let powered_off = Arc::new(Mutex::new(Vec::new()));
         let noted = Arc::clone(&powered_off);
-        let power_off = move |error: &enclave::Error| noted.lock().expect("not poisoned").push(error.code().to_owned());
-        let machine = Machine { nsm, boot_clock, entropy: Box::new(OsEntropy), power_off: Box::new(power_off) };
+        let power_off = move |error: &enclave::Error| {
+            noted
+                .lock()
+                .expect("not poisoned")
+                .push(error.code().to_owned())
+        };
+        let machine = Machine {
+            nsm,
+            boot_clock,
+            entropy: Box::new(OsEntropy),
+            power_off: Box::new(power_off),
+        };
         let enclave = Arc::new(Enclave::boot(machine).expect("a boot"));
         let folder = crate::private_folder();
         let socket = folder.path().join("enclave.sock");
         let listener = Listener::Unix(UnixListener::bind(&socket).expect("a socket"));
         let serving = Arc::clone(&enclave);
         std::thread::spawn(move || serve(&serving, &listener));
-        Self { socket, enclave, powered_off, _folder: folder }
+        Self {
+            socket,
+            enclave,
+            powered_off,
+            _folder: folder,
+        }
     }
 
     /// Connects as the proxy and provisions.
     pub fn provisioned(self) -> (Self, Window) {
-        let mut window = Window::connect(&self.socket, &TestKey::new(PROXY)).expect("a connection").expect("welcome");
-        let request = Request::Provision { bundle: bundle("development").canonical(), before: None };
-        window.ask(request).expect("an answer").expect("provisioned");
+        let mut window = Window::connect(&self.socket, &TestKey::new(PROXY))
+            .expect("a connection")
+            .expect("welcome");
+        let request = Request::Provision {
+            bundle: bundle("development").canonical(),
+            before: None,
+        };
+        window
+            .ask(request)
+            .expect("an answer")
+            .expect("provisioned");
         (self, window)
     }
 }
@@ -128,7 +155,11 @@ impl Window {
     /// As [`Window::open`], on a connection that is there.
     pub fn open_on(stream: UnixStream) -> io::Result<(Self, Hello)> {
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-        let mut window = Self { stream, buffer: FrameBuffer::default(), next: 0 };
+        let mut window = Self {
+            stream,
+            buffer: FrameBuffer::default(),
+            next: 0,
+        };
         let hello = Hello::decode(&window.read()?).map_err(io::Error::other)?;
         Ok((window, hello))
     }
@@ -139,9 +170,14 @@ impl Window {
     }
 
     /// As [`Window::connect`], on a connection that is there.
-    pub fn connect_on(stream: UnixStream, key: &impl Signer<Error = identity::Error>) -> io::Result<Result<Self, Refusal>> {
+    pub fn connect_on(
+        stream: UnixStream,
+        key: &impl Signer<Error = identity::Error>,
+    ) -> io::Result<Result<Self, Refusal>> {
         let (mut window, hello) = Self::open_on(stream)?;
-        window.send(&frame(&ChannelProof::new(&hello, key).map_err(io::Error::other)?))?;
+        window.send(&frame(
+            &ChannelProof::new(&hello, key).map_err(io::Error::other)?,
+        ))?;
         Ok(window.welcome()?.map(|()| window))
     }
 
@@ -178,9 +214,15 @@ impl Window {
     }
 
     /// Asks and reads the answer and the event that goes with it.
-    pub fn ask_recorded(&mut self, request: Request) -> io::Result<(Result<Answer, Refusal>, Event)> {
+    pub fn ask_recorded(
+        &mut self,
+        request: Request,
+    ) -> io::Result<(Result<Answer, Refusal>, Event)> {
         self.next += 1;
-        self.send(&frame(&RequestFrame { id: self.next, request }))?;
+        self.send(&frame(&RequestFrame {
+            id: self.next,
+            request,
+        }))?;
         let response: ResponseFrame = cbor::from_slice(&self.read()?).map_err(io::Error::other)?;
         assert_eq!(response.id, self.next);
         let answer = match response.outcome {
@@ -208,7 +250,10 @@ pub fn frame<T: minicbor::Encode<()>>(message: &T) -> Vec<u8> {
 
 /// For identity `name`, as asked by uid 1000.
 pub fn of(name: &str) -> Requester {
-    Requester { caller: ObservedCaller::ids(1000, 1000), identity: Some(name.into()) }
+    Requester {
+        caller: ObservedCaller::ids(1000, 1000),
+        identity: Some(name.into()),
+    }
 }
 
 /// A request for a token that every rule of [`bundle`] allows.

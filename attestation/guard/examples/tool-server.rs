@@ -1,8 +1,10 @@
-//! A tool server in the manner of MCP (JSON-RPC 2.0 over `POST /mcp`), whose tools run for attested agents only.
+//! A tool server in the manner of MCP (JSON-RPC 2.0 over `POST /mcp`), whose tools run for attested
+//! agents only.
 //!
-//! Each call needs a token of its own, made for exactly this call: its intent is `{"action": METHOD, "target": AUDIENCE, "resource": TOOL}`,
-//! and its payload is the call's `params`. So the agent can show afterwards what it asked for, and nobody who catches the token on
-//! the way can ask for something else.
+//! Each call needs a token of its own, made for exactly this call: its intent is `{"action":
+//! METHOD, "target": AUDIENCE, "resource": TOOL}`, and its payload is the call's `params`. So the
+//! agent can show afterwards what it asked for, and nobody who catches the token on the way can ask
+//! for something else.
 
 use std::fs;
 use std::io::{self, Write};
@@ -61,7 +63,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn app(guard: Arc<Guard>, audience: String) -> Router {
-    let ledger = Arc::new(Ledger { audience, sent: AtomicU64::new(0) });
+    let ledger = Arc::new(Ledger {
+        audience,
+        sent: AtomicU64::new(0),
+    });
     Router::new()
         .route("/mcp", post(call))
         .with_state(ledger)
@@ -90,31 +95,60 @@ struct Transfer {
     amount: u32,
 }
 
-/// The handler. It runs for admitted calls only, and looks whether this is the call that was signed.
+/// The handler. It runs for admitted calls only, and looks whether this is the call that was
+/// signed.
 async fn call(State(ledger): State<Arc<Ledger>>, admitted: Admitted, body: Bytes) -> Response {
     let request: Request = match json::parse_as(&body) {
         Ok(request) => request,
-        Err(error) => return answer(StatusCode::BAD_REQUEST, &Value::Null, Err((-32700, error.to_string()))),
+        Err(error) => {
+            return answer(
+                StatusCode::BAD_REQUEST,
+                &Value::Null,
+                Err((-32700, error.to_string())),
+            );
+        }
     };
     if request.jsonrpc != "2.0" {
-        return answer(StatusCode::BAD_REQUEST, &request.id, Err((-32600, "jsonrpc is not 2.0".into())));
+        return answer(
+            StatusCode::BAD_REQUEST,
+            &request.id,
+            Err((-32600, "jsonrpc is not 2.0".into())),
+        );
     }
     let signed = &admitted.claims().vouch;
     let tool = request.params["name"].as_str().unwrap_or_default();
     let payload = signed.payload.clone().into_value();
-    let intent = (signed.intent.action(), signed.intent.target(), signed.intent.resource());
-    if intent != (request.method.as_str(), ledger.audience.as_str(), tool) || payload != request.params {
-        return answer(StatusCode::FORBIDDEN, &request.id, Err((-32001, "the token was made for another call".into())));
+    let intent = (
+        signed.intent.action(),
+        signed.intent.target(),
+        signed.intent.resource(),
+    );
+    if intent != (request.method.as_str(), ledger.audience.as_str(), tool)
+        || payload != request.params
+    {
+        return answer(
+            StatusCode::FORBIDDEN,
+            &request.id,
+            Err((-32001, "the token was made for another call".into())),
+        );
     }
     match request.method.as_str() {
         "tools/call" => {
             let result = run(&ledger, tool, &request.params["arguments"]).map(|text| {
-                let by = format!("{text}, for {} of a {} enclave", admitted.claims().iss, admitted.verdict().verdict);
+                let by = format!(
+                    "{text}, for {} of a {} enclave",
+                    admitted.claims().iss,
+                    admitted.verdict().verdict
+                );
                 json!({"content": [{"type": "text", "text": by}], "isError": false})
             });
             answer(StatusCode::OK, &request.id, result)
         }
-        other => answer(StatusCode::OK, &request.id, Err((-32601, format!("no method {other:?}")))),
+        other => answer(
+            StatusCode::OK,
+            &request.id,
+            Err((-32601, format!("no method {other:?}"))),
+        ),
     }
 }
 
@@ -122,9 +156,13 @@ fn run(ledger: &Ledger, tool: &str, arguments: &Value) -> Result<String, (i32, S
     if tool != "transfer" {
         return Err((-32602, format!("no tool {tool:?}")));
     }
-    let Transfer { to, amount } = Transfer::deserialize(arguments).map_err(|error| (-32602, error.to_string()))?;
+    let Transfer { to, amount } =
+        Transfer::deserialize(arguments).map_err(|error| (-32602, error.to_string()))?;
     let before = ledger.sent.fetch_add(u64::from(amount), Ordering::Relaxed);
-    Ok(format!("sent {amount} to {to}; {} in all", before + u64::from(amount)))
+    Ok(format!(
+        "sent {amount} to {to}; {} in all",
+        before + u64::from(amount)
+    ))
 }
 
 fn answer(status: StatusCode, id: &Value, outcome: Result<Value, (i32, String)>) -> Response {

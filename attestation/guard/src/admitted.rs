@@ -12,7 +12,8 @@ use crate::known::Known;
 
 /// A call that was let through, for its handler: what the token says, and what is known of its key.
 ///
-/// As an extractor it refuses, with 401, calls that no [`RequireToken`](crate::RequireToken) has seen.
+/// As an extractor it refuses, with 401, calls that no [`RequireToken`](crate::RequireToken) has
+/// seen.
 #[derive(Debug, Clone)]
 pub struct Admitted {
     claims: Arc<Claims>,
@@ -21,7 +22,10 @@ pub struct Admitted {
 
 impl Admitted {
     pub(crate) fn new(claims: Claims, known: Arc<Known>) -> Self {
-        Self { claims: Arc::new(claims), known }
+        Self {
+            claims: Arc::new(claims),
+            known,
+        }
     }
 
     /// What the token says, all of it verified.
@@ -39,6 +43,10 @@ impl<S: Sync> FromRequestParts<S> for Admitted {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Error> {
-        parts.extensions.get::<Self>().cloned().ok_or(Error::TokenAbsent)
+        parts
+            .extensions
+            .get::<Self>()
+            .cloned()
+            .ok_or(Error::TokenAbsent)
     }
 }

@@ -9,8 +9,9 @@ pub const CHALLENGE_SECONDS: i64 = 60;
 
 pub(crate) type Challenge = [u8; 32];
 
-/// The challenge of this minute and that of the last. All callers share them: a challenge says *since when*, not *for whom*, so
-/// there is nothing to remember for anybody, and nothing that a flood of callers could fill.
+/// The challenge of this minute and that of the last. All callers share them: a challenge says
+/// *since when*, not *for whom*, so there is nothing to remember for anybody, and nothing that a
+/// flood of callers could fill.
 #[derive(Debug, Default)]
 pub(crate) struct Challenges {
     current: Option<(UnixSeconds, Challenge)>,
@@ -24,7 +25,10 @@ impl Challenges {
         now: UnixSeconds,
         random: impl FnOnce() -> Result<Challenge, Error>,
     ) -> Result<Challenge, Error> {
-        if let Some((_, given)) = self.current.filter(|(begun, _)| now < begun.plus(CHALLENGE_SECONDS)) {
+        if let Some((_, given)) = self
+            .current
+            .filter(|(begun, _)| now < begun.plus(CHALLENGE_SECONDS))
+        {
             return Ok(given);
         }
         let fresh = random()?;
@@ -35,8 +39,13 @@ impl Challenges {
 
     /// Those that evidence may answer at `now`.
     pub(crate) fn accepted(&self, now: UnixSeconds) -> impl Iterator<Item = Challenge> {
-        let young = move |(begun, _): &(UnixSeconds, Challenge)| now < begun.plus(2 * CHALLENGE_SECONDS);
-        self.current.into_iter().chain(self.last).filter(young).map(|(_, challenge)| challenge)
+        let young =
+            move |(begun, _): &(UnixSeconds, Challenge)| now < begun.plus(2 * CHALLENGE_SECONDS);
+        self.current
+            .into_iter()
+            .chain(self.last)
+            .filter(young)
+            .map(|(_, challenge)| challenge)
     }
 
     /// Nothing that was given out is accepted any longer.
@@ -58,14 +67,21 @@ mod tests {
                 next += 1;
                 Ok([next; 32])
             });
-            (given.unwrap()[0], challenges.accepted(UnixSeconds(seconds)).map(|challenge| challenge[0]).collect::<Vec<_>>())
+            (
+                given.unwrap()[0],
+                challenges
+                    .accepted(UnixSeconds(seconds))
+                    .map(|challenge| challenge[0])
+                    .collect::<Vec<_>>(),
+            )
         };
         assert_eq!(at(1000), (1, vec![1]));
         assert_eq!(at(1059), (1, vec![1]));
         assert_eq!(at(1060), (2, vec![2, 1]));
         assert_eq!(at(1119), (2, vec![2, 1]));
         assert_eq!(at(1120), (3, vec![3, 2]));
-        // Two minutes after it was first given out, it is over, whoever asked in between or did not.
+        // Two minutes after it was first given out, it is over, whoever asked in between or did
+        // not.
         assert_eq!(at(1179), (3, vec![3, 2]));
         assert_eq!(at(1240), (4, vec![4]));
         assert_eq!(at(1359), (5, vec![5, 4]));
@@ -75,7 +91,10 @@ mod tests {
     #[test]
     fn without_randomness_there_is_no_challenge() {
         let mut challenges = Challenges::default();
-        assert_eq!(challenges.current(UnixSeconds(1), || Err(Error::NoRandomness)), Err(Error::NoRandomness));
+        assert_eq!(
+            challenges.current(UnixSeconds(1), || Err(Error::NoRandomness)),
+            Err(Error::NoRandomness)
+        );
         assert_eq!(challenges.accepted(UnixSeconds(1)).count(), 0);
     }
 }

@@ -21,13 +21,15 @@ pub enum Error {
     #[error(transparent)]
     Token(attestation::Error),
     /// Nothing is known of the key that the token names, or not any longer.
-    #[error("evidence for this token's key is needed first: ask your sidecar for it over the challenge, and post it")]
+    #[error(
+        "evidence for this token's key is needed first: ask your sidecar for it over the challenge, and post it"
+    )]
     EvidenceRequired {
         /// Hex.
         challenge: String,
     },
-    /// The token is not younger than the evidence that this process was first shown for its key. It may have been used before this
-    /// process began.
+    /// The token is not younger than the evidence that this process was first shown for its key. It
+    /// may have been used before this process began.
     #[error(
         "the token is not younger than the first evidence that this service was shown for its key, so it may have been used before; sign again"
     )]
@@ -43,11 +45,16 @@ pub enum Error {
     /// The token was used before.
     #[error("the token was used before; each is good for one call")]
     Replayed,
-    /// The token is good, and it was not signed for what the call needs on behalf of somebody who delegated that.
-    #[error("the token was not signed for what this call needs, on behalf of somebody who delegated it")]
+    /// The token is good, and it was not signed for what the call needs on behalf of somebody who
+    /// delegated that.
+    #[error(
+        "the token was not signed for what this call needs, on behalf of somebody who delegated it"
+    )]
     InsufficientScope,
     /// A token exchange issued the token: no rule of the agent's policy allowed a deed by it.
-    #[error("this token came of a token exchange; sign with it as the delegation, and show what was signed")]
+    #[error(
+        "this token came of a token exchange; sign with it as the delegation, and show what was signed"
+    )]
     TokenExchanged,
     /// The token is good, but its issuer is not one of those that may call.
     #[error("calls of this issuer are not accepted")]
@@ -94,8 +101,8 @@ impl Error {
         }
     }
 
-    /// 401: come again with another token, or with evidence. 403: understood, and not accepted here. 408 and 413: the
-    /// body. 503: later.
+    /// 401: come again with another token, or with evidence. 403: understood, and not accepted
+    /// here. 408 and 413: the body. 503: later.
     pub fn status(&self) -> u16 {
         match self {
             Self::TokenAbsent
@@ -121,7 +128,9 @@ impl Error {
     /// The challenge that is to be answered next, hex.
     pub fn challenge(&self) -> Option<&str> {
         match self {
-            Self::EvidenceRequired { challenge } | Self::ChallengeStale { challenge } => Some(challenge),
+            Self::EvidenceRequired { challenge } | Self::ChallengeStale { challenge } => {
+                Some(challenge)
+            }
             _ => None,
         }
     }

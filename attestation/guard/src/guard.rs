@@ -18,13 +18,15 @@ pub type Clock = Box<dyn Fn() -> UnixSeconds + Send + Sync>;
 /// 32 random bytes.
 pub type Random = Box<dyn Fn() -> Result<[u8; 32], Error> + Send + Sync>;
 
-/// Decides who may call. It knows nothing of HTTP; [`RequireToken`](crate::RequireToken) puts it in front of a service.
+/// Decides who may call. It knows nothing of HTTP; [`RequireToken`](crate::RequireToken) puts it in
+/// front of a service.
 pub struct Guard {
     requirements: Requirements,
     clock: Clock,
     random: Random,
-    /// The latest time that the clock has shown. What has expired stays so, even if the clock is set back. A clock that once jumped
-    /// ahead therefore refuses everything until it is there again, or until a restart.
+    /// The latest time that the clock has shown. What has expired stays so, even if the clock is
+    /// set back. A clock that once jumped ahead therefore refuses everything until it is there
+    /// again, or until a restart.
     latest: AtomicI64,
     challenges: Mutex<Challenges>,
     keys: RwLock<KnownKeys>,
@@ -45,35 +47,56 @@ impl Guard {
             random,
             latest: AtomicI64::new(i64::MIN),
             challenges: Mutex::default(),
-            keys: RwLock::new(KnownKeys::new(requirements.max_keys, requirements.max_keys_of_one)),
-            used: Mutex::new(ReplayCache::new(requirements.max_tokens, requirements.max_tokens_of_one)),
+            keys: RwLock::new(KnownKeys::new(
+                requirements.max_keys,
+                requirements.max_keys_of_one,
+            )),
+            used: Mutex::new(ReplayCache::new(
+                requirements.max_tokens,
+                requirements.max_tokens_of_one,
+            )),
             requirements,
         })
     }
 
-    /// Accepts a token once: it was signed by a key that is known, for this service, now, and was not used before. A token that a
-    /// token exchange issued is refused; [`Guard::admit_for`] accepts one where that is wanted.
+    /// Accepts a token once: it was signed by a key that is known, for this service, now, and was
+    /// not used before. A token that a token exchange issued is refused; [`Guard::admit_for`]
+    /// accepts one where that is wanted.
     pub fn admit(&self, token: &str) -> Result<Admitted, Error> {
         self.admit_for(token, &Purpose::default())
     }
 
-    /// The same, for a call that wants more of its token, or less. What is refused for that is not used up.
+    /// The same, for a call that wants more of its token, or less. What is refused for that is not
+    /// used up.
     pub fn admit_for(&self, token: &str, purpose: &Purpose) -> Result<Admitted, Error> {
         let now = self.now();
         let claimed = unverified_key(token).map_err(|error| Error::Token(error.into()))?;
-        let known = self.keys.read().unwrap_or_else(PoisonError::into_inner).get(claimed, now);
+        let known = self
+            .keys
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(claimed, now);
         let Some(known) = known else {
-            return Err(Error::EvidenceRequired { challenge: self.challenge()? });
+            return Err(Error::EvidenceRequired {
+                challenge: self.challenge()?,
+            });
         };
-        let claims = known.signer.verify_token(token, now, Some(&self.requirements.audience)).map_err(Error::Token)?;
+        let claims = known
+            .signer
+            .verify_token(token, now, Some(&self.requirements.audience))
+            .map_err(Error::Token)?;
         let end = self.check_times(&claims, known.since, now)?;
-        self.requirements.policy.check_issuer(&claims.iss).map_err(|_| Error::IssuerNotAccepted)?;
+        self.requirements
+            .policy
+            .check_issuer(&claims.iss)
+            .map_err(|_| Error::IssuerNotAccepted)?;
         purpose.check(&claims)?;
         self.use_once(&claims, &known, end)?;
         Ok(Admitted::new(claims, known))
     }
 
-    /// Asks for the time again, once no other call can make the cache forget: a token that has expired since may be forgotten.
+    /// Asks for the time again, once no other call can make the cache forget: a token that has
+    /// expired since may be forgotten.
     fn use_once(&self, claims: &Claims, known: &Known, end: UnixSeconds) -> Result<(), Error> {
         let mut used = locked(&self.used);
         let now = self.now();
@@ -84,8 +107,17 @@ impl Guard {
     }
 
     /// When nobody accepts the token any longer.
-    fn check_times(&self, claims: &Claims, since: UnixSeconds, now: UnixSeconds) -> Result<UnixSeconds, Error> {
-        let Requirements { skew_seconds: skew, max_lifetime_seconds: most, .. } = self.requirements;
+    fn check_times(
+        &self,
+        claims: &Claims,
+        since: UnixSeconds,
+        now: UnixSeconds,
+    ) -> Result<UnixSeconds, Error> {
+        let Requirements {
+            skew_seconds: skew,
+            max_lifetime_seconds: most,
+            ..
+        } = self.requirements;
         let refuse = |error: identity::Error| Err(Error::Token(error.into()));
         let end = UnixSeconds(claims.exp).plus(skew);
         if now.plus(skew).0 < claims.nbf.max(claims.iat) {
@@ -111,7 +143,8 @@ impl Guard {
         Ok(HEXLOWER.encode(&challenge))
     }
 
-    /// Whether evidence claims to answer one of our challenges. Cheap, so that copies of others' evidence cost nothing.
+    /// Whether evidence claims to answer one of our challenges. Cheap, so that copies of others'
+    /// evidence cost nothing.
     pub fn answers(&self, evidence: &[u8]) -> Result<(), Error> {
         self.answered(evidence).map(|_| ())
     }
@@ -122,7 +155,10 @@ impl Guard {
         let now = self.now();
         let known = self.judge(evidence, &nonce, now).map_err(Error::Evidence)?;
         let learned = (known.signer.clone(), known.until);
-        self.keys.write().unwrap_or_else(PoisonError::into_inner).insert(known, now)?;
+        self.keys
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(known, now)?;
         Ok(learned)
     }
 
@@ -132,15 +168,25 @@ impl Guard {
         let claimed = unverified_nonce(evidence.document()).map_err(Error::EvidenceForm)?;
         let challenge = self.challenge()?;
         let (challenges, now) = (locked(&self.challenges), self.now());
-        let answered = challenges.accepted(now).find(|given| claimed.as_deref() == Some(given));
+        let answered = challenges
+            .accepted(now)
+            .find(|given| claimed.as_deref() == Some(given));
         answered.ok_or(Error::ChallengeStale { challenge })
     }
 
-    fn judge(&self, evidence: &[u8], nonce: &Challenge, now: UnixSeconds) -> Result<Known, Refusal> {
+    fn judge(
+        &self,
+        evidence: &[u8],
+        nonce: &Challenge,
+        now: UnixSeconds,
+    ) -> Result<Known, Refusal> {
         let required = &self.requirements;
         let claimed = Evidence::parse(evidence).ok();
-        let described =
-            |document: &&did::Document| claimed.as_ref().is_some_and(|evidence| evidence.key().did == document.did().as_str());
+        let described = |document: &&did::Document| {
+            claimed
+                .as_ref()
+                .is_some_and(|evidence| evidence.key().did == document.did().as_str())
+        };
         let verifier = Verifier {
             expectations: Expectations {
                 nonce: Some(nonce.to_vec()),
@@ -154,19 +200,32 @@ impl Guard {
         };
         let (verdict, signer) = verifier.judge_evidence(evidence)?;
         let until = now.plus(required.evidence_seconds).min(signer.until());
-        Ok(Known { holder: Holder::of(&signer), since: verdict.timestamp, until, signer, verdict })
+        Ok(Known {
+            holder: Holder::of(&signer),
+            since: verdict.timestamp,
+            until,
+            signer,
+            verdict,
+        })
     }
 
-    /// Forgets the keys of an identity, so that it must answer a new challenge: after it was rotated. Whom the requirements accept
-    /// can come back; to deny somebody, make another guard.
+    /// Forgets the keys of an identity, so that it must answer a new challenge: after it was
+    /// rotated. Whom the requirements accept can come back; to deny somebody, make another guard.
     pub fn forget(&self, did: &Did) {
         locked(&self.challenges).forget();
-        self.keys.write().unwrap_or_else(PoisonError::into_inner).forget(did);
+        self.keys
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .forget(did);
     }
 
     fn now(&self) -> UnixSeconds {
         let reading = (self.clock)();
-        UnixSeconds(self.latest.fetch_max(reading.0, Ordering::Relaxed).max(reading.0))
+        UnixSeconds(
+            self.latest
+                .fetch_max(reading.0, Ordering::Relaxed)
+                .max(reading.0),
+        )
     }
 }
 
@@ -176,7 +235,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[expect(clippy::disallowed_methods, reason = "a verifier's clock")]
 fn system_time() -> UnixSeconds {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     UnixSeconds(since.as_secs().cast_signed())
 }
 

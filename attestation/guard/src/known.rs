@@ -9,8 +9,8 @@ use identity::{Did, Digest, UnixSeconds};
 
 use crate::Error;
 
-/// Whose keys and tokens share a place: an identity of a policy, whatever DID it has after its next rotation, and in however many
-/// enclaves it was booted.
+/// Whose keys and tokens share a place: an identity of a policy, whatever DID it has after its next
+/// rotation, and in however many enclaves it was booted.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Holder {
     pub(crate) policy: Digest<48>,
@@ -19,7 +19,10 @@ pub(crate) struct Holder {
 
 impl Holder {
     pub(crate) fn of(signer: &AttestedSigner) -> Self {
-        Self { policy: signer.policy(), name: signer.name().to_owned() }
+        Self {
+            policy: signer.policy(),
+            name: signer.name().to_owned(),
+        }
     }
 }
 
@@ -29,8 +32,8 @@ pub(crate) struct Known {
     pub(crate) signer: AttestedSigner,
     pub(crate) verdict: Verdict,
     pub(crate) holder: Holder,
-    /// When the enclave made the first evidence that this process has seen, by the enclave's clock. It answered a challenge of
-    /// ours, so what was signed later was signed after we began.
+    /// When the enclave made the first evidence that this process has seen, by the enclave's clock.
+    /// It answered a challenge of ours, so what was signed later was signed after we began.
     pub(crate) since: UnixSeconds,
     pub(crate) until: UnixSeconds,
 }
@@ -45,15 +48,23 @@ pub(crate) struct KnownKeys {
 
 impl KnownKeys {
     pub(crate) fn new(most: usize, most_of_one: usize) -> Self {
-        Self { keys: BTreeMap::new(), most, most_of_one }
+        Self {
+            keys: BTreeMap::new(),
+            most,
+            most_of_one,
+        }
     }
 
     /// What is known of a key at `now`.
     pub(crate) fn get(&self, claimed: ClaimedKey, now: UnixSeconds) -> Option<Arc<Known>> {
-        self.keys.get(&(claimed.iss, claimed.binding)).filter(|known| now < known.until).cloned()
+        self.keys
+            .get(&(claimed.iss, claimed.binding))
+            .filter(|known| now < known.until)
+            .cloned()
     }
 
-    /// Remembers a key, or that its evidence is newer now. A holder of too many keys loses the one that would expire first.
+    /// Remembers a key, or that its evidence is newer now. A holder of too many keys loses the one
+    /// that would expire first.
     pub(crate) fn insert(&mut self, mut known: Known, now: UnixSeconds) -> Result<(), Error> {
         let name = (known.signer.did().to_string(), known.signer.binding());
         if let Some(before) = self.keys.get(&name) {
@@ -66,15 +77,26 @@ impl KnownKeys {
     }
 
     fn make_room(&mut self, holder: &Holder, now: UnixSeconds) -> Result<(), Error> {
-        let own = self.keys.iter().filter(|(_, known)| known.holder == *holder);
-        let (count, first) = (own.clone().count(), own.min_by_key(|(_, known)| known.until).map(|(name, _)| name.clone()));
+        let own = self
+            .keys
+            .iter()
+            .filter(|(_, known)| known.holder == *holder);
+        let (count, first) = (
+            own.clone().count(),
+            own.min_by_key(|(_, known)| known.until)
+                .map(|(name, _)| name.clone()),
+        );
         if let (true, Some(first)) = (count >= self.most_of_one, first) {
             self.keys.remove(&first);
         }
         if self.keys.len() >= self.most {
             self.keys.retain(|_, known| now < known.until);
         }
-        if self.keys.len() >= self.most { Err(Error::KeysFull) } else { Ok(()) }
+        if self.keys.len() >= self.most {
+            Err(Error::KeysFull)
+        } else {
+            Ok(())
+        }
     }
 
     /// Forgets every key of an identity.

@@ -12,8 +12,9 @@ use tower::{Layer, Service};
 
 use crate::{Error, Guard, Purpose};
 
-/// A layer that lets a call through only with a token that the guard admits (`Authorization: Bearer TOKEN`). The handler finds
-/// [`Admitted`](crate::Admitted) among the call's extensions. Others get a problem (RFC 9457) with 401, 403 or 503.
+/// A layer that lets a call through only with a token that the guard admits (`Authorization: Bearer
+/// TOKEN`). The handler finds [`Admitted`](crate::Admitted) among the call's extensions. Others get
+/// a problem (RFC 9457) with 401, 403 or 503.
 #[derive(Clone)]
 pub struct RequireToken {
     guard: Arc<Guard>,
@@ -23,20 +24,30 @@ pub struct RequireToken {
 impl RequireToken {
     /// Of this guard.
     pub fn new(guard: Arc<Guard>) -> Self {
-        Self { guard, purpose: Purpose::default() }
+        Self {
+            guard,
+            purpose: Purpose::default(),
+        }
     }
 
-    /// The same, only for what was signed on somebody's behalf with this word as its action: [`Purpose::scope`].
+    /// The same, only for what was signed on somebody's behalf with this word as its action:
+    /// [`Purpose::scope`].
     #[must_use]
     pub fn scope(self, word: &str) -> Self {
-        Self { purpose: self.purpose.scope(word), ..self }
+        Self {
+            purpose: self.purpose.scope(word),
+            ..self
+        }
     }
 
-    /// The same, and also for tokens that `POST /token` issued. No rule of the agent's policy allowed what is done by one: read
-    /// [`Purpose::delegated`] first.
+    /// The same, and also for tokens that `POST /token` issued. No rule of the agent's policy
+    /// allowed what is done by one: read [`Purpose::delegated`] first.
     #[must_use]
     pub fn delegated(self) -> Self {
-        Self { purpose: self.purpose.delegated(), ..self }
+        Self {
+            purpose: self.purpose.delegated(),
+            ..self
+        }
     }
 }
 
@@ -44,7 +55,11 @@ impl<S> Layer<S> for RequireToken {
     type Service = TokenService<S>;
 
     fn layer(&self, inner: S) -> TokenService<S> {
-        TokenService { guard: Arc::clone(&self.guard), purpose: self.purpose.clone(), inner }
+        TokenService {
+            guard: Arc::clone(&self.guard),
+            purpose: self.purpose.clone(),
+            inner,
+        }
     }
 }
 
@@ -69,7 +84,8 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        match bearer(request.headers()).and_then(|token| self.guard.admit_for(token, &self.purpose)) {
+        match bearer(request.headers()).and_then(|token| self.guard.admit_for(token, &self.purpose))
+        {
             Ok(admitted) => {
                 request.extensions_mut().insert(admitted);
                 Either::Right(self.inner.call(request))
@@ -79,14 +95,27 @@ where
     }
 }
 
-/// The one Bearer token of a call (RFC 6750 section 2.1); the scheme's name has no case (RFC 9110 section 11.1).
+/// The one Bearer token of a call (RFC 6750 section 2.1); the scheme's name has no case (RFC 9110
+/// section 11.1).
 fn bearer(headers: &HeaderMap) -> Result<&str, Error> {
     let mut given = headers.get_all(AUTHORIZATION).iter();
     let (Some(value), None) = (given.next(), given.next()) else {
-        return Err(if headers.contains_key(AUTHORIZATION) { Error::AuthorizationMalformed } else { Error::TokenAbsent });
+        return Err(if headers.contains_key(AUTHORIZATION) {
+            Error::AuthorizationMalformed
+        } else {
+            Error::TokenAbsent
+        });
     };
-    let (scheme, token) = value.to_str().ok().and_then(|value| value.split_once(' ')).ok_or(Error::AuthorizationMalformed)?;
-    if scheme.eq_ignore_ascii_case("bearer") { Ok(token) } else { Err(Error::AuthorizationMalformed) }
+    let (scheme, token) = value
+        .to_str()
+        .ok()
+        .and_then(|value| value.split_once(' '))
+        .ok_or(Error::AuthorizationMalformed)?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        Ok(token)
+    } else {
+        Err(Error::AuthorizationMalformed)
+    }
 }
 
 #[cfg(test)]
@@ -105,11 +134,20 @@ mod tests {
         assert_eq!(of(&["Bearer a.b.c"]), Ok("a.b.c".into()));
         assert_eq!(of(&["bEARER a.b.c"]), Ok("a.b.c".into()));
         assert_eq!(of(&[]), Err(Error::TokenAbsent));
-        for wrong in [&["Basic YTpi"][..], &["a.b.c"], &["Bearer"], &[""], &["Bearer a", "Bearer a"]] {
+        for wrong in [
+            &["Basic YTpi"][..],
+            &["a.b.c"],
+            &["Bearer"],
+            &[""],
+            &["Bearer a", "Bearer a"],
+        ] {
             assert_eq!(of(wrong), Err(Error::AuthorizationMalformed), "{wrong:?}");
         }
         let mut headers = HeaderMap::new();
-        headers.append(AUTHORIZATION, axum::http::HeaderValue::from_bytes(b"Bearer \xff").unwrap());
+        headers.append(
+            AUTHORIZATION,
+            axum::http::HeaderValue::from_bytes(b"Bearer \xff").unwrap(),
+        );
         assert_eq!(bearer(&headers), Err(Error::AuthorizationMalformed));
     }
 }

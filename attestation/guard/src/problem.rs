@@ -8,7 +8,8 @@ use serde::Serialize;
 use crate::Error;
 use crate::routes::EVIDENCE_PATH;
 
-/// A refusal as RFC 9457 has it: `code` is its stable name; with a `challenge` comes the place for its answer.
+/// A refusal as RFC 9457 has it: `code` is its stable name; with a `challenge` comes the place for
+/// its answer.
 #[derive(Serialize)]
 struct Problem<'a> {
     r#type: String,
@@ -35,15 +36,31 @@ impl IntoResponse for Error {
             evidence: challenge.map(|_| EVIDENCE_PATH),
         };
         let body = serde_json::to_vec(&problem).unwrap_or_default();
-        let mut response = (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), body).into_response();
+        let mut response = (
+            StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            body,
+        )
+            .into_response();
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         match status {
-            // RFC 6750 section 3.1: a call without credentials is told the scheme, and nothing of errors.
-            401 if self == Self::TokenAbsent => headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
-            401 => headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\"")),
-            403 => headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"insufficient_scope\"")),
+            // RFC 6750 section 3.1: a call without credentials is told the scheme, and nothing of
+            // errors.
+            401 if self == Self::TokenAbsent => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+            }
+            401 => headers.insert(
+                WWW_AUTHENTICATE,
+                HeaderValue::from_static("Bearer error=\"invalid_token\""),
+            ),
+            403 => headers.insert(
+                WWW_AUTHENTICATE,
+                HeaderValue::from_static("Bearer error=\"insufficient_scope\""),
+            ),
             503 => headers.insert(RETRY_AFTER, HeaderValue::from_static("1")),
             _ => None,
         };

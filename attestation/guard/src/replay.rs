@@ -8,8 +8,8 @@ use uuid::Uuid;
 use crate::Error;
 use crate::known::Holder;
 
-/// The tokens that were used, by issuer and `jti`, until they expire. Full, it refuses: forgetting one early would let it be
-/// used again. Each holder of keys has a share, and no more.
+/// The tokens that were used, by issuer and `jti`, until they expire. Full, it refuses: forgetting
+/// one early would let it be used again. Each holder of keys has a share, and no more.
 #[derive(Debug)]
 pub(crate) struct ReplayCache {
     holders: BTreeMap<Holder, Used>,
@@ -39,11 +39,16 @@ impl Used {
 
 impl ReplayCache {
     pub(crate) fn new(most: usize, most_of_one: usize) -> Self {
-        Self { holders: BTreeMap::new(), total: 0, most, most_of_one }
+        Self {
+            holders: BTreeMap::new(),
+            total: 0,
+            most,
+            most_of_one,
+        }
     }
 
-    /// Remembers that this token was used now. It is accepted by nobody at `end` or later. A token has one holder only: it names
-    /// the binding of its key.
+    /// Remembers that this token was used now. It is accepted by nobody at `end` or later. A token
+    /// has one holder only: it names the binding of its key.
     pub(crate) fn use_once(
         &mut self,
         holder: &Holder,
@@ -96,7 +101,10 @@ mod tests {
     }
 
     fn holder(n: u8) -> Holder {
-        Holder { policy: identity::Digest([n; 48]), name: "agent".into() }
+        Holder {
+            policy: identity::Digest([n; 48]),
+            name: "agent".into(),
+        }
     }
 
     fn id(n: u8) -> Uuid {
@@ -107,11 +115,26 @@ mod tests {
     fn a_token_is_good_once_and_another_issuers_id_is_another_token() {
         let mut cache = ReplayCache::new(10, 10);
         let (now, end) = (UnixSeconds(100), UnixSeconds(200));
-        assert_eq!(cache.use_once(&holder(1), (&did(1), id(1)), end, now), Ok(()));
-        assert_eq!(cache.use_once(&holder(1), (&did(1), id(1)), end, now), Err(Error::Replayed));
-        assert_eq!(cache.use_once(&holder(1), (&did(1), id(1)), end, UnixSeconds(199)), Err(Error::Replayed));
-        assert_eq!(cache.use_once(&holder(2), (&did(2), id(1)), end, now), Ok(()));
-        assert_eq!(cache.use_once(&holder(1), (&did(1), id(2)), end, now), Ok(()));
+        assert_eq!(
+            cache.use_once(&holder(1), (&did(1), id(1)), end, now),
+            Ok(())
+        );
+        assert_eq!(
+            cache.use_once(&holder(1), (&did(1), id(1)), end, now),
+            Err(Error::Replayed)
+        );
+        assert_eq!(
+            cache.use_once(&holder(1), (&did(1), id(1)), end, UnixSeconds(199)),
+            Err(Error::Replayed)
+        );
+        assert_eq!(
+            cache.use_once(&holder(2), (&did(2), id(1)), end, now),
+            Ok(())
+        );
+        assert_eq!(
+            cache.use_once(&holder(1), (&did(1), id(2)), end, now),
+            Ok(())
+        );
     }
 
     #[test]
@@ -119,19 +142,56 @@ mod tests {
         let mut cache = ReplayCache::new(4, 3);
         let now = UnixSeconds(100);
         for n in 0..3 {
-            assert_eq!(cache.use_once(&holder(1), (&did(1), id(n)), UnixSeconds(200), now), Ok(()));
+            assert_eq!(
+                cache.use_once(&holder(1), (&did(1), id(n)), UnixSeconds(200), now),
+                Ok(())
+            );
         }
         // One holder has its share, under whatever DID, and the others theirs.
-        assert_eq!(cache.use_once(&holder(1), (&did(9), id(3)), UnixSeconds(200), now), Err(Error::ReplayCacheFull));
-        assert_eq!(cache.use_once(&holder(1), (&did(1), id(3)), UnixSeconds(200), now), Err(Error::ReplayCacheFull));
-        assert_eq!(cache.use_once(&holder(2), (&did(2), id(0)), UnixSeconds(150), now), Ok(()));
-        assert_eq!(cache.use_once(&holder(2), (&did(2), id(1)), UnixSeconds(200), now), Err(Error::ReplayCacheFull));
-        assert_eq!(cache.use_once(&holder(3), (&did(3), id(1)), UnixSeconds(200), now), Err(Error::ReplayCacheFull));
-        assert_eq!(cache.use_once(&holder(1), (&did(1), id(0)), UnixSeconds(200), now), Err(Error::Replayed));
+        assert_eq!(
+            cache.use_once(&holder(1), (&did(9), id(3)), UnixSeconds(200), now),
+            Err(Error::ReplayCacheFull)
+        );
+        assert_eq!(
+            cache.use_once(&holder(1), (&did(1), id(3)), UnixSeconds(200), now),
+            Err(Error::ReplayCacheFull)
+        );
+        assert_eq!(
+            cache.use_once(&holder(2), (&did(2), id(0)), UnixSeconds(150), now),
+            Ok(())
+        );
+        assert_eq!(
+            cache.use_once(&holder(2), (&did(2), id(1)), UnixSeconds(200), now),
+            Err(Error::ReplayCacheFull)
+        );
+        assert_eq!(
+            cache.use_once(&holder(3), (&did(3), id(1)), UnixSeconds(200), now),
+            Err(Error::ReplayCacheFull)
+        );
+        assert_eq!(
+            cache.use_once(&holder(1), (&did(1), id(0)), UnixSeconds(200), now),
+            Err(Error::Replayed)
+        );
         // A place is free when its token has expired, and then for anybody.
-        assert_eq!(cache.use_once(&holder(3), (&did(3), id(1)), UnixSeconds(200), UnixSeconds(150)), Ok(()));
+        assert_eq!(
+            cache.use_once(
+                &holder(3),
+                (&did(3), id(1)),
+                UnixSeconds(200),
+                UnixSeconds(150)
+            ),
+            Ok(())
+        );
         assert_eq!(cache.holders.len(), 2);
-        assert_eq!(cache.use_once(&holder(1), (&did(1), id(0)), UnixSeconds(300), UnixSeconds(200)), Ok(()));
+        assert_eq!(
+            cache.use_once(
+                &holder(1),
+                (&did(1), id(0)),
+                UnixSeconds(300),
+                UnixSeconds(200)
+            ),
+            Ok(())
+        );
     }
 
     proptest! {

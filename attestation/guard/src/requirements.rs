@@ -24,7 +24,8 @@ pub struct Requirements {
     pub evidence_seconds: i64,
     /// Keys whose evidence is remembered; more are refused.
     pub max_keys: usize,
-    /// As many of them may be of one identity of a policy; when it brings another, the one that would expire first is forgotten.
+    /// As many of them may be of one identity of a policy; when it brings another, the one that
+    /// would expire first is forgotten.
     pub max_keys_of_one: usize,
     /// Tokens that are remembered until they expire; more are refused.
     pub max_tokens: usize,
@@ -33,8 +34,8 @@ pub struct Requirements {
 }
 
 impl Requirements {
-    /// 5 s of skew, tokens of at most 15 minutes, evidence for 10 minutes, 1,024 keys and 8 of them for one
-    /// identity, 100,000 tokens and a tenth of them for one identity.
+    /// 5 s of skew, tokens of at most 15 minutes, evidence for 10 minutes, 1,024 keys and 8 of them
+    /// for one identity, 100,000 tokens and a tenth of them for one identity.
     pub fn new(audience: impl Into<String>, policy: AppraisalPolicy) -> Self {
         Self {
             audience: audience.into(),
@@ -56,11 +57,17 @@ impl Requirements {
         if self.audience.is_empty() {
             return wrong("the audience is empty");
         }
-        if self.policy.audience().is_some_and(|audience| audience != self.audience) {
+        if self
+            .policy
+            .audience()
+            .is_some_and(|audience| audience != self.audience)
+        {
             return wrong("the policy names another audience");
         }
         if !self.policy.names_images() || !self.policy.names_bundles() {
-            return wrong("the policy accepts any image or any bundle: give it [[images]] and [[bundles]]");
+            return wrong(
+                "the policy accepts any image or any bundle: give it [[images]] and [[bundles]]",
+            );
         }
         if !(0..=identity::SKEW_SECONDS).contains(&self.skew_seconds) {
             return wrong("skew_seconds is not 0 to 30");
@@ -68,7 +75,14 @@ impl Requirements {
         if self.max_lifetime_seconds < 1 || self.evidence_seconds < 1 {
             return wrong("max_lifetime_seconds or evidence_seconds is below 1");
         }
-        if [self.max_keys, self.max_keys_of_one, self.max_tokens, self.max_tokens_of_one].contains(&0) {
+        if [
+            self.max_keys,
+            self.max_keys_of_one,
+            self.max_tokens,
+            self.max_tokens_of_one,
+        ]
+        .contains(&0)
+        {
             return wrong("a cache without places refuses everything");
         }
         Ok(())

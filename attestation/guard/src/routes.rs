@@ -26,7 +26,8 @@ const MAX_EVIDENCE: usize = 64 * 1024;
 /// Bodies that may arrive at one time, 64 KiB each, and how long one may take.
 const MAX_BODIES: usize = 64;
 const BODY_TIME: Duration = Duration::from_secs(5);
-/// Verifications at one time: a millisecond of arithmetic each, for anybody who asks; and how long to wait for a turn.
+/// Verifications at one time: a millisecond of arithmetic each, for anybody who asks; and how long
+/// to wait for a turn.
 const MAX_VERIFYING: usize = 2;
 const TURN_TIME: Duration = Duration::from_secs(2);
 
@@ -53,38 +54,56 @@ struct Learned {
     until: UnixSeconds,
 }
 
-/// `GET /anchorhold/challenge` gives `{"nonce","expires_in"}`; `POST /anchorhold/evidence` takes the evidence file that answers
-/// it, and gives `{"did","binding","until"}`. Nobody needs a token for them.
+/// `GET /anchorhold/challenge` gives `{"nonce","expires_in"}`; `POST /anchorhold/evidence` takes
+/// the evidence file that answers it, and gives `{"did","binding","until"}`. Nobody needs a token
+/// for them.
 pub fn evidence_routes(guard: Arc<Guard>) -> Router {
-    Router::new().route(CHALLENGE_PATH, get(challenge)).route(EVIDENCE_PATH, post(learn)).with_state(Desk {
-        guard,
-        bodies: Arc::new(Semaphore::new(MAX_BODIES)),
-        turns: Arc::new(Semaphore::new(MAX_VERIFYING)),
-    })
+    Router::new()
+        .route(CHALLENGE_PATH, get(challenge))
+        .route(EVIDENCE_PATH, post(learn))
+        .with_state(Desk {
+            guard,
+            bodies: Arc::new(Semaphore::new(MAX_BODIES)),
+            turns: Arc::new(Semaphore::new(MAX_VERIFYING)),
+        })
 }
 
 async fn challenge(State(desk): State<Desk>) -> Result<impl IntoResponse, Error> {
     let nonce = desk.guard.challenge()?;
-    Ok(([(CACHE_CONTROL, "no-store")], Json(Given { nonce, expires_in: CHALLENGE_SECONDS })))
+    Ok((
+        [(CACHE_CONTROL, "no-store")],
+        Json(Given {
+            nonce,
+            expires_in: CHALLENGE_SECONDS,
+        }),
+    ))
 }
 
 async fn learn(State(desk): State<Desk>, body: Body) -> Result<Json<Learned>, Error> {
     let evidence = receive(&desk, body).await?;
     desk.guard.answers(&evidence)?;
     let turn = timeout(TURN_TIME, Arc::clone(&desk.turns).acquire_owned()).await;
-    let Ok(Ok(turn)) = turn else { return Err(Error::Busy) };
+    let Ok(Ok(turn)) = turn else {
+        return Err(Error::Busy);
+    };
     let judged = tokio::task::spawn_blocking(move || {
         let judged = desk.guard.learn(&evidence);
         drop(turn);
         judged
     });
     let (signer, until) = judged.await.unwrap_or(Err(Error::Busy))?;
-    Ok(Json(Learned { did: signer.did().clone(), binding: signer.binding(), until }))
+    Ok(Json(Learned {
+        did: signer.did().clone(),
+        binding: signer.binding(),
+        until,
+    }))
 }
 
 /// The body, if there is room for it and it comes in time.
 async fn receive(desk: &Desk, body: Body) -> Result<Bytes, Error> {
     let _room = desk.bodies.try_acquire().map_err(|_| Error::Busy)?;
-    let received = timeout(BODY_TIME, to_bytes(body, MAX_EVIDENCE)).await.map_err(|_| Error::BodyTooSlow)?;
+    let received = timeout(BODY_TIME, to_bytes(body, MAX_EVIDENCE))
+        .await
+        .map_err(|_| Error::BodyTooSlow)?;
     received.map_err(|_| Error::BodyTooLong)
 }

@@ -1,4 +1,5 @@
-//! What a verifier expects, held step after step: of a document, of the key in it, of what the key signed.
+//! What a verifier expects, held step after step: of a document, of the key in it, of what the key
+//! signed.
 
 use data_encoding::HEXLOWER;
 use identity::{Did, UnixSeconds, did};
@@ -8,7 +9,9 @@ use subtle::ConstantTimeEq;
 use crate::evidence::Signed;
 use crate::rules::{Every, Rules};
 use crate::steps::{Step, Steps};
-use crate::{AppraisalPolicy, Attested, AttestedKey, Document, Error, Evidence, Measurements, Unchecked};
+use crate::{
+    AppraisalPolicy, Attested, AttestedKey, Document, Error, Evidence, Measurements, Unchecked,
+};
 
 /// What a verifier expects. What is left out is reported as [`Unchecked`], never silently passed.
 #[derive(Debug, Clone, Default)]
@@ -27,16 +30,22 @@ pub struct Expectations {
     pub identity: Option<String>,
     /// The pinned DID document, for did:web.
     pub did_document: Option<did::Document>,
-    /// The audience that the verifier is, of a token or credential; without it, only what was made for nobody in particular.
+    /// The audience that the verifier is, of a token or credential; without it, only what was made
+    /// for nobody in particular.
     pub audience: Option<String>,
-    /// The verifier's own policy; what it names must hold besides everything else that is given here.
+    /// The verifier's own policy; what it names must hold besides everything else that is given
+    /// here.
     pub appraisal: Option<AppraisalPolicy>,
 }
 
 impl Expectations {
-    /// Compares a verified document alone with what is expected, for those who have no evidence file, and gives what nobody
-    /// expected.
-    pub fn check_document(&self, document: &impl Attested, at: UnixSeconds) -> Result<Vec<Unchecked>, Error> {
+    /// Compares a verified document alone with what is expected, for those who have no evidence
+    /// file, and gives what nobody expected.
+    pub fn check_document(
+        &self,
+        document: &impl Attested,
+        at: UnixSeconds,
+    ) -> Result<Vec<Unchecked>, Error> {
         let mut steps = Steps::default();
         self.hold_document(document, at, &Every, &mut steps)?;
         self.hold_no_identity(&mut steps)?;
@@ -70,44 +79,87 @@ impl Expectations {
             return Ok(());
         }
         policy.check_denied(document.document(), document.certificates())?;
-        steps.passed(Step::DenyLists, format!("{images} denied images and {certificates} denied certificates"));
+        steps.passed(
+            Step::DenyLists,
+            format!("{images} denied images and {certificates} denied certificates"),
+        );
         Ok(())
     }
 
-    fn hold_nonce(&self, claims: &Document, rules: &impl Rules, steps: &mut Steps) -> Result<(), Error> {
+    fn hold_nonce(
+        &self,
+        claims: &Document,
+        rules: &impl Rules,
+        steps: &mut Steps,
+    ) -> Result<(), Error> {
         if let Some(expected) = &self.nonce {
             rules.require(claims.nonce.is_some(), Error::NonceAbsent)?;
             // Where there is none, the rule above has spoken.
-            let same = claims.nonce.as_deref().is_none_or(|nonce| bool::from(nonce.ct_eq(expected)));
+            let same = claims
+                .nonce
+                .as_deref()
+                .is_none_or(|nonce| bool::from(nonce.ct_eq(expected)));
             rules.require(same, Error::NonceMismatch)?;
             steps.passed(Step::Nonce, HEXLOWER.encode(expected));
-        } else if self.appraisal.as_ref().is_some_and(AppraisalPolicy::nonce_is_optional) {
-            steps.not_checked(Step::Nonce, "none was given, and the verifier's policy asks for none");
+        } else if self
+            .appraisal
+            .as_ref()
+            .is_some_and(AppraisalPolicy::nonce_is_optional)
+        {
+            steps.not_checked(
+                Step::Nonce,
+                "none was given, and the verifier's policy asks for none",
+            );
         } else {
-            let why = "none was given: any document of this enclave would do, until its leaf expires";
+            let why =
+                "none was given: any document of this enclave would do, until its leaf expires";
             steps.unchecked(Unchecked::Nonce, why);
         }
         Ok(())
     }
 
-    fn hold_age(&self, claims: &Document, fresh: UnixSeconds, steps: &mut Steps) -> Result<(), Error> {
-        let limits = [self.max_age_seconds, self.appraisal.as_ref().and_then(AppraisalPolicy::max_age_seconds)];
+    fn hold_age(
+        &self,
+        claims: &Document,
+        fresh: UnixSeconds,
+        steps: &mut Steps,
+    ) -> Result<(), Error> {
+        let limits = [
+            self.max_age_seconds,
+            self.appraisal
+                .as_ref()
+                .and_then(AppraisalPolicy::max_age_seconds),
+        ];
         let Some(max_seconds) = limits.into_iter().flatten().min() else {
-            steps.not_checked(Step::Age, "no greatest age was given; the leaf's three hours are the limit");
+            steps.not_checked(
+                Step::Age,
+                "no greatest age was given; the leaf's three hours are the limit",
+            );
             return Ok(());
         };
         let age_seconds = fresh.0.saturating_sub(claims.made().0);
         if age_seconds > max_seconds {
-            return Err(Error::TooOld { age_seconds, max_seconds });
+            return Err(Error::TooOld {
+                age_seconds,
+                max_seconds,
+            });
         }
         steps.passed(Step::Age, format!("at most {max_seconds} s at {fresh}"));
         Ok(())
     }
 
     fn hold_measurements(&self, claims: &Document, steps: &mut Steps) -> Result<(), Error> {
-        let (given, listed) = (&self.measurements, self.appraisal.as_ref().filter(|policy| policy.names_images()));
+        let (given, listed) = (
+            &self.measurements,
+            self.appraisal
+                .as_ref()
+                .filter(|policy| policy.names_images()),
+        );
         if given.is_empty() && listed.is_none() {
-            steps.unchecked(Unchecked::Measurements, "none were given: any image would do");
+            steps.unchecked(
+                Unchecked::Measurements,
+                "none were given: any image would do",
+            );
             return Ok(());
         }
         if !given.is_empty() && !given.iter().any(|image| image.match_document(claims)) {
@@ -115,14 +167,22 @@ impl Expectations {
         }
         let against = match listed {
             None => format!("one of {} given images", given.len()),
-            Some(policy) => format!("the image {:?}", policy.image(claims).ok_or(Error::MeasurementMismatch)?),
+            Some(policy) => format!(
+                "the image {:?}",
+                policy.image(claims).ok_or(Error::MeasurementMismatch)?
+            ),
         };
         steps.passed(Step::Measurements, against);
         Ok(())
     }
 
     fn hold_policy(&self, claims: &Document, steps: &mut Steps) -> Result<(), Error> {
-        let (given, listed) = (&self.policies, self.appraisal.as_ref().filter(|policy| policy.names_bundles()));
+        let (given, listed) = (
+            &self.policies,
+            self.appraisal
+                .as_ref()
+                .filter(|policy| policy.names_bundles()),
+        );
         if given.is_empty() && listed.is_none() {
             steps.unchecked(Unchecked::Policy, "none was given: any policy would do");
             return Ok(());
@@ -133,15 +193,21 @@ impl Expectations {
         }
         let against = match listed {
             None => format!("one of {} given policies", given.len()),
-            Some(policy) => format!("the bundle {:?}", policy.bundle(committed).ok_or(Error::PolicyMismatch)?),
+            Some(policy) => format!(
+                "the bundle {:?}",
+                policy.bundle(committed).ok_or(Error::PolicyMismatch)?
+            ),
         };
         steps.passed(Step::Policy, format!("PCR16 against {against}"));
         Ok(())
     }
 
-    /// A document alone says nothing of identities; a policy that asks for some is not satisfied by it.
+    /// A document alone says nothing of identities; a policy that asks for some is not satisfied by
+    /// it.
     pub(crate) fn hold_no_identity(&self, steps: &mut Steps) -> Result<(), Error> {
-        let Some(policy) = &self.appraisal else { return Ok(()) };
+        let Some(policy) = &self.appraisal else {
+            return Ok(());
+        };
         if policy.names_identities() {
             let why = "the verifier's policy names identities, and a document alone has none";
             steps.unchecked(Unchecked::Identity, why);
@@ -149,7 +215,8 @@ impl Expectations {
         policy.check_epoch()
     }
 
-    /// The steps that evidence adds, after the document's: from the document to the key, and whose it is.
+    /// The steps that evidence adds, after the document's: from the document to the key, and whose
+    /// it is.
     pub(crate) fn hold_evidence<A: Attested + Clone>(
         &self,
         evidence: &Evidence,
@@ -165,13 +232,22 @@ impl Expectations {
         Ok(key)
     }
 
-    fn hold_identity<A: Attested>(&self, key: &AttestedKey<A>, steps: &mut Steps) -> Result<(), Error> {
+    fn hold_identity<A: Attested>(
+        &self,
+        key: &AttestedKey<A>,
+        steps: &mut Steps,
+    ) -> Result<(), Error> {
         let described = key.description();
-        let other = |expected: &Option<String>, is: &str| expected.as_deref().is_some_and(|expected| expected != is);
+        let other = |expected: &Option<String>, is: &str| {
+            expected.as_deref().is_some_and(|expected| expected != is)
+        };
         if other(&self.did, &described.did) || other(&self.identity, &described.name) {
             return Err(Error::IdentityMismatch);
         }
-        let listed = self.appraisal.as_ref().filter(|policy| policy.names_identities());
+        let listed = self
+            .appraisal
+            .as_ref()
+            .filter(|policy| policy.names_identities());
         if let Some(policy) = listed {
             policy.check_did(key.did())?;
         }
@@ -179,7 +255,10 @@ impl Expectations {
         if self.did.is_some() || self.identity.is_some() || listed.is_some() {
             steps.passed(Step::Identity, who);
         } else {
-            steps.not_checked(Step::Identity, format!("{who}; any identity of an accepted policy would do"));
+            steps.not_checked(
+                Step::Identity,
+                format!("{who}; any identity of an accepted policy would do"),
+            );
         }
         Ok(())
     }
@@ -194,20 +273,27 @@ impl Expectations {
         Ok(())
     }
 
-    fn hold_did_document<A: Attested>(&self, key: &mut AttestedKey<A>, steps: &mut Steps) -> Result<(), Error> {
+    fn hold_did_document<A: Attested>(
+        &self,
+        key: &mut AttestedKey<A>,
+        steps: &mut Steps,
+    ) -> Result<(), Error> {
         if let Some(listed) = &self.did_document {
             key.require_did_document(listed)?;
             steps.passed(Step::DidDocument, "the DID document that was given");
         } else if key.did().is_web() {
-            steps.unchecked(Unchecked::DidDocument, "none was given, and evidence never proves a domain");
+            steps.unchecked(
+                Unchecked::DidDocument,
+                "none was given, and evidence never proves a domain",
+            );
         } else {
             steps.not_checked(Step::DidDocument, "a did:key names its key itself");
         }
         Ok(())
     }
 
-    /// The steps after the signature of what the key signed. `witnessed` is when somebody else saw it: then it is held to its own
-    /// time.
+    /// The steps after the signature of what the key signed. `witnessed` is when somebody else saw
+    /// it: then it is held to its own time.
     pub(crate) fn hold_signed(
         &self,
         signed: &Signed,
@@ -220,11 +306,18 @@ impl Expectations {
         if witnessed.is_some_and(|seen| seen < begins.plus(-identity::SKEW_SECONDS)) {
             return Err(Error::AnchorTooEarly);
         }
-        let when = if witnessed.is_some() { format!("at its own time, {begins}") } else { format!("at {at}") };
+        let when = if witnessed.is_some() {
+            format!("at its own time, {begins}")
+        } else {
+            format!("at {at}")
+        };
         steps.passed(Step::Validity, when);
         self.hold_audience(signed, steps)?;
         self.hold_issuer(&signed.issuer, steps)?;
-        steps.not_checked(Step::Replay, "an offline verifier keeps no record of what it has seen");
+        steps.not_checked(
+            Step::Replay,
+            "an offline verifier keeps no record of what it has seen",
+        );
         Ok(())
     }
 
@@ -234,7 +327,8 @@ impl Expectations {
         match expected {
             Some(audience) => steps.passed(Step::Audience, format!("{audience:?}")),
             None => {
-                let why = "it was made for nobody in particular: whoever has it can show it to anybody";
+                let why =
+                    "it was made for nobody in particular: whoever has it can show it to anybody";
                 steps.not_checked(Step::Audience, why);
             }
         }
@@ -245,11 +339,15 @@ impl Expectations {
         self.appraisal.as_ref().and_then(AppraisalPolicy::audience)
     }
 
-    /// Nothing can be made for two audiences, so a verifier who names two would refuse everything, and is told so of evidence alone.
+    /// Nothing can be made for two audiences, so a verifier who names two would refuse everything,
+    /// and is told so of evidence alone.
     fn hold_one_audience(&self, steps: &mut Steps) -> Result<(), Error> {
         match (self.audience.as_deref(), self.listed_audience()) {
             (Some(given), Some(listed)) if given != listed => {
-                steps.failed(Step::Audience, "the verifier's policy names another audience than was given");
+                steps.failed(
+                    Step::Audience,
+                    "the verifier's policy names another audience than was given",
+                );
                 Err(identity::Error::AudienceMismatch.into())
             }
             _ => Ok(()),
@@ -257,21 +355,29 @@ impl Expectations {
     }
 
     fn hold_issuer(&self, issuer: &Did, steps: &mut Steps) -> Result<(), Error> {
-        match self.appraisal.as_ref().filter(|policy| policy.names_issuers()) {
+        match self
+            .appraisal
+            .as_ref()
+            .filter(|policy| policy.names_issuers())
+        {
             Some(policy) => {
                 policy.check_issuer(issuer)?;
                 steps.passed(Step::Issuer, issuer.to_string());
             }
-            None => steps.not_checked(Step::Issuer, format!("{issuer}, the attested identity itself")),
+            None => steps.not_checked(
+                Step::Issuer,
+                format!("{issuer}, the attested identity itself"),
+            ),
         }
         Ok(())
     }
 }
 
 impl Evidence {
-    /// Verifies that the key lives behind `document`, which must have been verified from [`Evidence::document`], under the
-    /// policy that the evidence carries, that it answered this challenge, and that all is as expected. What a token or credential
-    /// says is held when it is verified: audience and issuer are not looked at here.
+    /// Verifies that the key lives behind `document`, which must have been verified from
+    /// [`Evidence::document`], under the policy that the evidence carries, that it answered this
+    /// challenge, and that all is as expected. What a token or credential says is held when it is
+    /// verified: audience and issuer are not looked at here.
     pub fn verify<A: Attested + Clone>(
         &self,
         document: &A,

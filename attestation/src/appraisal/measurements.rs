@@ -7,7 +7,8 @@ use crate::{Document, Error};
 
 /// The measurements of one image, as nitro-cli prints them under `Measurements`.
 ///
-/// PCR0, 1 and 2 always count together: section boundaries of an image are not measured by any one of them.
+/// PCR0, 1 and 2 always count together: section boundaries of an image are not measured by any one
+/// of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Measurements {
     /// `Sha384 { ... }`.
@@ -34,31 +35,44 @@ struct File {
 }
 
 impl Measurements {
-    /// Reads the JSON that `nitro-cli build-enclave`, `describe-eif` and `anchorhold-eif describe` print.
+    /// Reads the JSON that `nitro-cli build-enclave`, `describe-eif` and `anchorhold-eif describe`
+    /// print.
     pub fn parse(json: &[u8]) -> Result<Self, Error> {
         let malformed = |why: String| Error::MeasurementsMalformed(why);
-        let file: File = identity::json::parse_as(json).map_err(|error| malformed(error.to_string()))?;
+        let file: File =
+            identity::json::parse_as(json).map_err(|error| malformed(error.to_string()))?;
         let measurements = file.measurements;
-        // How Rust prints the hasher, which differs between versions of the library that nitro-cli is built with.
-        if !["Sha384", "Sha512_48"].iter().any(|name| measurements.hash_algorithm.starts_with(name)) {
+        // How Rust prints the hasher, which differs between versions of the library that nitro-cli
+        // is built with.
+        if !["Sha384", "Sha512_48"]
+            .iter()
+            .any(|name| measurements.hash_algorithm.starts_with(name))
+        {
             return Err(malformed("HashAlgorithm is not Sha384".into()));
         }
         if [measurements.pcr0, measurements.pcr1, measurements.pcr2].contains(&Digest([0; 48])) {
-            return Err(malformed("a measurement is zero, which only debug mode shows".into()));
+            return Err(malformed(
+                "a measurement is zero, which only debug mode shows".into(),
+            ));
         }
         Ok(measurements)
     }
 
     /// The JSON form that [`Measurements::parse`] reads.
     pub fn to_json(&self) -> String {
-        let file = File { measurements: self.clone() };
+        let file = File {
+            measurements: self.clone(),
+        };
         serde_json::to_string_pretty(&file).unwrap_or_default()
     }
 
     /// Whether a document shows this image.
     pub fn match_document(&self, document: &Document) -> bool {
         let same = |index, expected: &Pcr| document.pcrs().get(index) == Some(expected);
-        same(0, &self.pcr0) && same(1, &self.pcr1) && same(2, &self.pcr2) && self.pcr8.is_none_or(|pcr8| same(8, &pcr8))
+        same(0, &self.pcr0)
+            && same(1, &self.pcr1)
+            && same(2, &self.pcr2)
+            && self.pcr8.is_none_or(|pcr8| same(8, &pcr8))
     }
 }
 
@@ -76,7 +90,10 @@ mod tests {
             hex(3)
         );
         let read = Measurements::parse(good.as_bytes()).unwrap();
-        assert_eq!(Measurements::parse(read.to_json().as_bytes()).unwrap(), read);
+        assert_eq!(
+            Measurements::parse(read.to_json().as_bytes()).unwrap(),
+            read
+        );
         for (from, to) in [
             ("Sha384", "Sha256"),
             ("PCR2", "PCR3"),
@@ -87,7 +104,9 @@ mod tests {
             ("{", ""),
         ] {
             assert_eq!(
-                Measurements::parse(good.replacen(from, to, 1).as_bytes()).unwrap_err().code(),
+                Measurements::parse(good.replacen(from, to, 1).as_bytes())
+                    .unwrap_err()
+                    .code(),
                 "measurements_malformed",
                 "{from}"
             );

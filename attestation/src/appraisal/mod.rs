@@ -1,4 +1,5 @@
-//! One question, one verdict: what `anchorhold-verify`, `POST /verify`, the guard and the demonstration all ask.
+//! One question, one verdict: what `anchorhold-verify`, `POST /verify`, the guard and the
+//! demonstration all ask.
 
 mod ear;
 mod expectations;
@@ -18,7 +19,10 @@ use crate::archive::{Anchored, TimeAnchor, anchored_digest};
 use crate::document::{Hardware, verify_hardware, verify_mock_by};
 use crate::rules::Every;
 use crate::steps::{Step, Steps};
-use crate::{Attested, AttestedKey, AttestedSigner, Error, Evidence, SKEW_SECONDS, aws_root_g1, unverified_time};
+use crate::{
+    Attested, AttestedKey, AttestedSigner, Error, Evidence, SKEW_SECONDS, aws_root_g1,
+    unverified_time,
+};
 
 pub use self::expectations::Expectations;
 pub use self::measurements::Measurements;
@@ -28,35 +32,57 @@ pub use self::verifier::{Subject, Verifier};
 
 /// Verdicts in forms that others read: an EAT attestation result, and a TRACE trust record.
 ///
-/// Mock evidence is never labelled as hardware: an EAR says `contraindicated`, a trust record `software-only`.
+/// Mock evidence is never labelled as hardware: an EAR says `contraindicated`, a trust record
+/// `software-only`.
 pub mod results {
     pub use super::ear::{About, VerifierKey, ear};
     pub use super::trace::{NoRecord, trace};
 }
 
 impl Verifier {
-    /// Judges, step after step: time anchor, document, chain, expectations, then evidence and token where there are any.
+    /// Judges, step after step: time anchor, document, chain, expectations, then evidence and token
+    /// where there are any.
     pub fn judge(&self, subject: Subject<'_>) -> Result<Verdict, Refusal> {
         match subject {
             Subject::Document(document) => {
                 let plan = self.plan(&[Step::DOCUMENT]);
-                self.run(&plan, |steps| self.appraise(&Alone(document), steps)).map(|(verdict, ())| verdict)
+                self.run(&plan, |steps| self.appraise(&Alone(document), steps))
+                    .map(|(verdict, ())| verdict)
             }
-            Subject::Evidence(evidence) => self.judge_evidence(evidence).map(|(verdict, _)| verdict),
-            Subject::Token { token, evidence } => self.judge_statement(Statement::Token(token), evidence),
-            Subject::Credential { credential, evidence } => self.judge_statement(Statement::Credential(credential), evidence),
+            Subject::Evidence(evidence) => {
+                self.judge_evidence(evidence).map(|(verdict, _)| verdict)
+            }
+            Subject::Token { token, evidence } => {
+                self.judge_statement(Statement::Token(token), evidence)
+            }
+            Subject::Credential {
+                credential,
+                evidence,
+            } => self.judge_statement(Statement::Credential(credential), evidence),
         }
     }
 
-    /// As [`Verifier::judge`] with [`Subject::Evidence`], and gives what verifies tokens of the judged key.
+    /// As [`Verifier::judge`] with [`Subject::Evidence`], and gives what verifies tokens of the
+    /// judged key.
     pub fn judge_evidence(&self, evidence: &[u8]) -> Result<(Verdict, AttestedSigner), Refusal> {
         let plan = self.plan(&[&[Step::EvidenceForm], Step::DOCUMENT, Step::EVIDENCE]);
         self.run(&plan, |steps| self.appraise_evidence(evidence, None, steps))
     }
 
-    fn judge_statement(&self, statement: Statement<'_>, evidence: &[u8]) -> Result<Verdict, Refusal> {
-        let plan = self.plan(&[&[Step::EvidenceForm], Step::DOCUMENT, Step::EVIDENCE, Step::SIGNED]);
-        let judged = self.run(&plan, |steps| self.appraise_evidence(evidence, Some(statement), steps));
+    fn judge_statement(
+        &self,
+        statement: Statement<'_>,
+        evidence: &[u8],
+    ) -> Result<Verdict, Refusal> {
+        let plan = self.plan(&[
+            &[Step::EvidenceForm],
+            Step::DOCUMENT,
+            Step::EVIDENCE,
+            Step::SIGNED,
+        ]);
+        let judged = self.run(&plan, |steps| {
+            self.appraise_evidence(evidence, Some(statement), steps)
+        });
         judged.map(|(verdict, _)| verdict)
     }
 
@@ -68,7 +94,8 @@ impl Verifier {
         plan
     }
 
-    /// Refuses what `appraise` refuses, and what leaves out too much. Either way, every step is listed.
+    /// Refuses what `appraise` refuses, and what leaves out too much. Either way, every step is
+    /// listed.
     fn run<F>(
         &self,
         plan: &[Step],
@@ -78,11 +105,19 @@ impl Verifier {
         steps.archive = self.anchor.is_some();
         let (mut verdict, found) = match appraise(&mut steps) {
             Ok(judged) => judged,
-            Err(error) => return Err(Refusal { checks: steps.refuse(plan, &error), reason: Reason::Wrong(error) }),
+            Err(error) => {
+                return Err(Refusal {
+                    checks: steps.refuse(plan, &error),
+                    reason: Reason::Wrong(error),
+                });
+            }
         };
         let (unchecked, checks) = (steps.all_unchecked(), steps.into_checks());
         if !unchecked.is_empty() && !self.inspect {
-            return Err(Refusal { reason: Reason::Unchecked(unchecked), checks });
+            return Err(Refusal {
+                reason: Reason::Unchecked(unchecked),
+                checks,
+            });
         }
         (verdict.unchecked, verdict.checks) = (unchecked, checks);
         Ok((verdict, found))
@@ -96,13 +131,33 @@ impl Verifier {
     ) -> Result<(Verdict, AttestedSigner), Error> {
         let evidence = Evidence::parse(bytes)?;
         steps.passed(Step::EvidenceForm, format!("{} bytes", bytes.len()));
-        self.appraise(&WithEvidence { evidence, statement }, steps)
+        self.appraise(
+            &WithEvidence {
+                evidence,
+                statement,
+            },
+            steps,
+        )
     }
 
-    fn appraise<P: Presented>(&self, presented: &P, steps: &mut Steps) -> Result<(Verdict, P::Found), Error> {
+    fn appraise<P: Presented>(
+        &self,
+        presented: &P,
+        steps: &mut Steps,
+    ) -> Result<(Verdict, P::Found), Error> {
         let digest = anchored_digest(presented.document(), &presented.signed());
-        let witness = self.anchor.as_deref().map(|anchor| Witness::ask(anchor, &digest, self.at)).transpose()?;
-        Appraisal { verifier: self, presented, digest, witness }.run(steps)
+        let witness = self
+            .anchor
+            .as_deref()
+            .map(|anchor| Witness::ask(anchor, &digest, self.at))
+            .transpose()?;
+        Appraisal {
+            verifier: self,
+            presented,
+            digest,
+            witness,
+        }
+        .run(steps)
     }
 }
 
@@ -114,7 +169,8 @@ trait Presented {
     /// The attestation document.
     fn document(&self) -> &[u8];
 
-    /// What was signed, as a witness of the time sees it; nothing where a document or evidence is alone.
+    /// What was signed, as a witness of the time sees it; nothing where a document or evidence is
+    /// alone.
     fn signed(&self) -> Cow<'_, [u8]>;
 
     /// The steps after those of the document.
@@ -184,8 +240,11 @@ impl Presented for WithEvidence<'_> {
         match self.statement {
             None => Cow::Borrowed(&[]),
             Some(Statement::Token(token)) => Cow::Borrowed(token.as_bytes()),
-            // A credential is JSON, which has many spellings; a witness sees its canonical one. What has none is refused later.
-            Some(Statement::Credential(text)) => Cow::Owned(identity::credential::canonical(text).unwrap_or_default()),
+            // A credential is JSON, which has many spellings; a witness sees its canonical one.
+            // What has none is refused later.
+            Some(Statement::Credential(text)) => {
+                Cow::Owned(identity::credential::canonical(text).unwrap_or_default())
+            }
         }
     }
 
@@ -196,15 +255,25 @@ impl Presented for WithEvidence<'_> {
         witnessed: Option<UnixSeconds>,
         steps: &mut Steps,
     ) -> Result<(Facts, AttestedSigner), Error> {
-        let key = verifier.expectations.hold_evidence(&self.evidence, document, steps)?;
-        let mut facts = Facts { key: Some(facts(&key)), claims: None };
+        let key = verifier
+            .expectations
+            .hold_evidence(&self.evidence, document, steps)?;
+        let mut facts = Facts {
+            key: Some(facts(&key)),
+            claims: None,
+        };
         if let Some(statement) = self.statement {
             let signed = match statement {
                 Statement::Token(token) => key.signer().signed_token(token)?,
                 Statement::Credential(text) => key.signer().signed_credential(text)?,
             };
-            steps.passed(Step::Signature, format!("{} and its binding {}", key.kid(), key.binding()));
-            verifier.expectations.hold_signed(&signed, verifier.at, witnessed, steps)?;
+            steps.passed(
+                Step::Signature,
+                format!("{} and its binding {}", key.kid(), key.binding()),
+            );
+            verifier
+                .expectations
+                .hold_signed(&signed, verifier.at, witnessed, steps)?;
             facts.claims = Some(signed.value);
         }
         Ok((facts, key.signer().clone()))
@@ -236,7 +305,10 @@ impl Witness {
         if anchored.time > at.plus(SKEW_SECONDS) {
             return Err(Error::AnchorFromFuture);
         }
-        Ok(Self { kind: anchor.kind(), anchored })
+        Ok(Self {
+            kind: anchor.kind(),
+            anchored,
+        })
     }
 
     /// The witness saw it after it was made, and while its leaf certificate was valid.
@@ -248,7 +320,10 @@ impl Witness {
         if *time < document.document().made().plus(-SKEW_SECONDS) {
             return Err(Error::AnchorTooEarly);
         }
-        steps.passed(Step::TimeAnchor, format!("{time} by {witness}, within the leaf's validity"));
+        steps.passed(
+            Step::TimeAnchor,
+            format!("{time} by {witness}, within the leaf's validity"),
+        );
         Ok(())
     }
 }
@@ -266,22 +341,33 @@ impl<P: Presented> Appraisal<'_, P> {
     /// The document, by the root that it chains to.
     fn run(&self, steps: &mut Steps) -> Result<(Verdict, P::Found), Error> {
         let (verifier, bytes) = (self.verifier, self.presented.document());
-        // With a witness, the document is verified at its own time; the witness is then held against its leaf.
-        let at = if self.witness.is_some() { unverified_time(bytes)? } else { verifier.at };
+        // With a witness, the document is verified at its own time; the witness is then held
+        // against its leaf.
+        let at = if self.witness.is_some() {
+            unverified_time(bytes)?
+        } else {
+            verifier.at
+        };
         match (verify_hardware(bytes, at, steps), &verifier.allow_mock) {
             (Ok(Hardware::Genuine(document)), _) => {
                 steps.passed(Step::Mode, "production: PCR0, 1 and 2 are not zero");
                 self.hold(&document, aws_root_g1(), steps)
             }
             (Ok(Hardware::Debug(document)), _) if verifier.allow_debug => {
-                steps.allowed(Step::Mode, "DEBUG mode, which was allowed: the host can read everything in it");
+                steps.allowed(
+                    Step::Mode,
+                    "DEBUG mode, which was allowed: the host can read everything in it",
+                );
                 self.hold(&document, aws_root_g1(), steps)
             }
             (Ok(Hardware::Debug(_)), _) => Err(Error::DebugMode),
             (Err(Error::RootUntrusted), Some(root)) => {
                 steps.mock = true;
                 let document = verify_mock_by(bytes, root, at, &Every, steps)?;
-                steps.not_checked(Step::Mode, "a MOCK, which was allowed: there is no hardware that could close anything");
+                steps.not_checked(
+                    Step::Mode,
+                    "a MOCK, which was allowed: there is no hardware that could close anything",
+                );
                 self.hold(&document, root.as_der(), steps)
             }
             (Err(error), _) => Err(error),
@@ -289,21 +375,32 @@ impl<P: Presented> Appraisal<'_, P> {
     }
 
     /// The steps after the document's own.
-    fn hold<A: Attested + Clone>(&self, document: &A, root: &[u8], steps: &mut Steps) -> Result<(Verdict, P::Found), Error> {
+    fn hold<A: Attested + Clone>(
+        &self,
+        document: &A,
+        root: &[u8],
+        steps: &mut Steps,
+    ) -> Result<(Verdict, P::Found), Error> {
         if let Some(witness) = &self.witness {
             witness.hold(document, steps)?;
         }
         let witnessed = self.witness.as_ref().map(|witness| witness.anchored.time);
         let fresh = witnessed.unwrap_or(self.verifier.at);
-        self.verifier.expectations.hold_document(document, fresh, &Every, steps)?;
-        let (facts, found) = self.presented.hold(self.verifier, document, witnessed, steps)?;
+        self.verifier
+            .expectations
+            .hold_document(document, fresh, &Every, steps)?;
+        let (facts, found) = self
+            .presented
+            .hold(self.verifier, document, witnessed, steps)?;
         Ok((self.verdict(document, root, facts), found))
     }
 
     fn verdict<A: Attested>(&self, document: &A, root: &[u8], facts: Facts) -> Verdict {
         let claims = document.document();
         let hex = |bytes: &Option<Vec<u8>>| bytes.as_ref().map(|bytes| HEXLOWER.encode(bytes));
-        let pcr = |(index, pcr): (u8, &identity::Pcr)| (index.to_string(), Value::String(pcr.to_string()));
+        let pcr = |(index, pcr): (u8, &identity::Pcr)| {
+            (index.to_string(), Value::String(pcr.to_string()))
+        };
         let archive = |witness: &Witness| Archive {
             anchor: witness.kind,
             time: witness.anchored.time,

@@ -11,9 +11,11 @@ use policy::PolicyDigest;
 /// Longer files are not looked at: 256 KiB.
 const MAX_BYTES: usize = 256 * 1024;
 
-/// What a verifier accepts: an appraisal policy for evidence (RFC 9334 section 8.5), as a TOML file.
+/// What a verifier accepts: an appraisal policy for evidence (RFC 9334 section 8.5), as a TOML
+/// file.
 ///
-/// Everything that it names must hold; what it leaves out is not asked for by it. Unknown keys are errors.
+/// Everything that it names must hold; what it leaves out is not asked for by it. Unknown keys are
+/// errors.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AppraisalPolicy {
@@ -62,12 +64,21 @@ struct Registers {
 
 impl Registers {
     fn named(&self) -> impl Iterator<Item = (u8, Pcr)> {
-        let all = [(0, self.pcr0), (1, self.pcr1), (2, self.pcr2), (3, self.pcr3), (4, self.pcr4), (8, self.pcr8)];
-        all.into_iter().filter_map(|(index, pcr)| pcr.map(|pcr| (index, pcr)))
+        let all = [
+            (0, self.pcr0),
+            (1, self.pcr1),
+            (2, self.pcr2),
+            (3, self.pcr3),
+            (4, self.pcr4),
+            (8, self.pcr8),
+        ];
+        all.into_iter()
+            .filter_map(|(index, pcr)| pcr.map(|pcr| (index, pcr)))
     }
 
     fn match_document(&self, document: &Document) -> bool {
-        self.named().all(|(index, pcr)| document.pcrs().get(index) == Some(&pcr))
+        self.named()
+            .all(|(index, pcr)| document.pcrs().get(index) == Some(&pcr))
     }
 }
 
@@ -117,7 +128,13 @@ struct DeniedCertificate {
 impl Image {
     fn check(&self) -> Result<(), Error> {
         let wrong = |why: &str| malformed(format!("image {:?}: {why}", self.label));
-        let Registers { pcr0: Some(pcr0), pcr1: Some(pcr1), pcr2: Some(pcr2), .. } = self.registers else {
+        let Registers {
+            pcr0: Some(pcr0),
+            pcr1: Some(pcr1),
+            pcr2: Some(pcr2),
+            ..
+        } = self.registers
+        else {
             return Err(wrong("PCR0, PCR1 and PCR2 count together only"));
         };
         if [pcr0, pcr1, pcr2].contains(&identity::Digest([0; 48])) {
@@ -130,7 +147,10 @@ impl Image {
 impl AcceptedBundle {
     fn check(&self) -> Result<(), Error> {
         if self.digest.is_some() == self.pcr16.is_some() {
-            return Err(malformed(format!("bundle {:?}: give either digest or PCR16", self.label)));
+            return Err(malformed(format!(
+                "bundle {:?}: give either digest or PCR16",
+                self.label
+            )));
         }
         Ok(())
     }
@@ -139,7 +159,10 @@ impl AcceptedBundle {
 impl DeniedImage {
     fn check(&self) -> Result<(), Error> {
         if self.registers.named().next().is_none() {
-            return Err(malformed(format!("denied image {:?}: it names no register, so it would deny all", self.reason)));
+            return Err(malformed(format!(
+                "denied image {:?}: it names no register, so it would deny all",
+                self.reason
+            )));
         }
         Ok(())
     }
@@ -148,15 +171,29 @@ impl DeniedImage {
 impl DeniedCertificate {
     fn check(&self) -> Result<(), Error> {
         let wrong = |why: &str| malformed(format!("denied certificate {:?}: {why}", self.reason));
-        if self.issuer.parse::<Name>().ok().is_none_or(|name| name.to_string() != self.issuer) {
-            return Err(wrong("issuer is not a distinguished name as RFC 4514 and the checklist write it"));
+        if self
+            .issuer
+            .parse::<Name>()
+            .ok()
+            .is_none_or(|name| name.to_string() != self.issuer)
+        {
+            return Err(wrong(
+                "issuer is not a distinguished name as RFC 4514 and the checklist write it",
+            ));
         }
-        match data_encoding::HEXLOWER.decode(self.serial.as_bytes()).as_deref() {
+        match data_encoding::HEXLOWER
+            .decode(self.serial.as_bytes())
+            .as_deref()
+        {
             Err(_) | Ok([]) => return Err(wrong("serial is not lowercase hex")),
             Ok([0x80..=0xff, ..]) => {
-                return Err(wrong("serial is negative: as verdicts write it, 00 stands before a first byte of 80 or more"));
+                return Err(wrong(
+                    "serial is negative: as verdicts write it, 00 stands before a first byte of 80 or more",
+                ));
             }
-            Ok([0, 0..=0x7f, ..]) => return Err(wrong("serial has zeros before it that no certificate has")),
+            Ok([0, 0..=0x7f, ..]) => {
+                return Err(wrong("serial has zeros before it that no certificate has"));
+            }
             Ok(_) => {}
         }
         Ok(())
@@ -185,10 +222,15 @@ impl AppraisalPolicy {
         self.images.iter().try_for_each(Image::check)?;
         self.bundles.iter().try_for_each(AcceptedBundle::check)?;
         self.deny.images.iter().try_for_each(DeniedImage::check)?;
-        self.deny.certificates.iter().try_for_each(DeniedCertificate::check)?;
+        self.deny
+            .certificates
+            .iter()
+            .try_for_each(DeniedCertificate::check)?;
         for (what, list) in [("dids", &self.dids), ("issuers", &self.issuers)] {
             if list.as_ref().is_some_and(Vec::is_empty) {
-                return Err(malformed(format!("an empty list of {what} accepts none; leave it out to accept any")));
+                return Err(malformed(format!(
+                    "an empty list of {what} accepts none; leave it out to accept any"
+                )));
             }
         }
         Ok(())
@@ -220,14 +262,30 @@ impl AppraisalPolicy {
     }
 
     /// Holds a document and its chain against the deny lists.
-    pub(crate) fn check_denied(&self, document: &Document, chain: &[CertificateId]) -> Result<(), Error> {
-        if let Some(denied) = self.deny.images.iter().find(|image| image.registers.match_document(document)) {
+    pub(crate) fn check_denied(
+        &self,
+        document: &Document,
+        chain: &[CertificateId],
+    ) -> Result<(), Error> {
+        if let Some(denied) = self
+            .deny
+            .images
+            .iter()
+            .find(|image| image.registers.match_document(document))
+        {
             return Err(Error::MeasurementDenied(denied.reason.clone()));
         }
         for (index, certificate) in chain.iter().enumerate() {
-            let denied = self.deny.certificates.iter().find(|d| d.issuer == certificate.issuer && d.serial == certificate.serial);
+            let denied = self
+                .deny
+                .certificates
+                .iter()
+                .find(|d| d.issuer == certificate.issuer && d.serial == certificate.serial);
             if let Some(denied) = denied {
-                return Err(Error::CertificateDenied { index, reason: denied.reason.clone() });
+                return Err(Error::CertificateDenied {
+                    index,
+                    reason: denied.reason.clone(),
+                });
             }
         }
         Ok(())
@@ -240,30 +298,49 @@ impl AppraisalPolicy {
 
     /// The label of the accepted image that a document shows.
     pub(crate) fn image(&self, document: &Document) -> Option<&str> {
-        self.images.iter().find(|image| image.registers.match_document(document)).map(|image| image.label.as_str())
+        self.images
+            .iter()
+            .find(|image| image.registers.match_document(document))
+            .map(|image| image.label.as_str())
     }
 
     /// The label of the accepted bundle of this PCR16.
     pub(crate) fn bundle(&self, pcr16: &Pcr) -> Option<&str> {
         let accepted = self.bundles.iter().find(|bundle| {
             bundle.pcr16.is_some_and(|accepted| accepted == *pcr16)
-                || bundle.digest.is_some_and(|digest| PolicyDigest::from_digest(digest).pcr16() == *pcr16)
+                || bundle
+                    .digest
+                    .is_some_and(|digest| PolicyDigest::from_digest(digest).pcr16() == *pcr16)
         });
         accepted.map(|bundle| bundle.label.as_str())
     }
 
     pub(crate) fn check_did(&self, did: &Did) -> Result<(), Error> {
-        if self.dids.as_ref().is_none_or(|dids| dids.contains(did)) { Ok(()) } else { Err(Error::DidNotAccepted) }
+        if self.dids.as_ref().is_none_or(|dids| dids.contains(did)) {
+            Ok(())
+        } else {
+            Err(Error::DidNotAccepted)
+        }
     }
 
     /// Whether what this issuer signed is accepted.
     pub fn check_issuer(&self, issuer: &Did) -> Result<(), Error> {
-        if self.issuers.as_ref().is_none_or(|issuers| issuers.contains(issuer)) { Ok(()) } else { Err(Error::IssuerNotAccepted) }
+        if self
+            .issuers
+            .as_ref()
+            .is_none_or(|issuers| issuers.contains(issuer))
+        {
+            Ok(())
+        } else {
+            Err(Error::IssuerNotAccepted)
+        }
     }
 
-    /// The binding of this version commits to no epoch, so a policy that asks for one accepts none of its evidence.
+    /// The binding of this version commits to no epoch, so a policy that asks for one accepts none
+    /// of its evidence.
     pub(crate) fn check_epoch(&self) -> Result<(), Error> {
-        self.lowest_epoch.map_or(Ok(()), |lowest| Err(Error::EpochAbsent { lowest }))
+        self.lowest_epoch
+            .map_or(Ok(()), |lowest| Err(Error::EpochAbsent { lowest }))
     }
 
     /// Whether the policy says whose signatures it accepts.

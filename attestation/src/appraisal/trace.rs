@@ -11,16 +11,25 @@ const TRACE_PROFILE: &str = "tag:agentrust-io.com,2026:trace-v0.2";
 
 /// A TRACE v0.2 trust record of an accepted verdict over evidence.
 ///
-/// `cnf` is the attested key. A trust record is meant to be signed by that key, which signs no bytes of others' choosing, so
-/// the record has no signature and reaches conformance level 0, whatever stands behind it. What nobody told the verifier is
-/// said to be unstated: the model, and the class of the data.
+/// `cnf` is the attested key. A trust record is meant to be signed by that key, which signs no
+/// bytes of others' choosing, so the record has no signature and reaches conformance level 0,
+/// whatever stands behind it. What nobody told the verifier is said to be unstated: the model, and
+/// the class of the data.
 pub fn trace(verdict: &Verdict, at: UnixSeconds) -> Result<Value, NoRecord> {
     if verdict.archive.is_some() {
         return Err(NoRecord::Archive);
     }
     let key = verdict.key.as_ref().ok_or(NoRecord::NoKey)?;
-    let register = |index: &str| verdict.pcrs.get(index).and_then(Value::as_str).ok_or(NoRecord::NoKey);
-    let jwk = PublicKey::from_spki(&hex(verdict.public_key.as_deref())).map_err(|_| NoRecord::NoKey)?.to_jwk();
+    let register = |index: &str| {
+        verdict
+            .pcrs
+            .get(index)
+            .and_then(Value::as_str)
+            .ok_or(NoRecord::NoKey)
+    };
+    let jwk = PublicKey::from_spki(&hex(verdict.public_key.as_deref()))
+        .map_err(|_| NoRecord::NoKey)?
+        .to_jwk();
     let genuine = verdict.verdict == "genuine";
     let mut runtime = json!({
         "platform": if genuine { "aws-nitro" } else { "software-only" },
@@ -44,7 +53,9 @@ pub fn trace(verdict: &Verdict, at: UnixSeconds) -> Result<Value, NoRecord> {
 }
 
 fn hex(text: Option<&str>) -> Vec<u8> {
-    HEXLOWER_PERMISSIVE.decode(text.unwrap_or_default().as_bytes()).unwrap_or_default()
+    HEXLOWER_PERMISSIVE
+        .decode(text.unwrap_or_default().as_bytes())
+        .unwrap_or_default()
 }
 
 /// Why there is no trust record.
@@ -52,7 +63,9 @@ fn hex(text: Option<&str>) -> Vec<u8> {
 #[non_exhaustive]
 pub enum NoRecord {
     /// Only evidence names a key and an identity; a document alone does not.
-    #[error("a trust record is about an identity and its key, which evidence proves and a document alone does not")]
+    #[error(
+        "a trust record is about an identity and its key, which evidence proves and a document alone does not"
+    )]
     NoKey,
     /// A record has one time, and it would be taken for now.
     #[error("a trust record says what is trusted now; what is from an archive was trusted then")]

@@ -31,16 +31,17 @@ pub enum Subject<'a> {
     },
 }
 
-/// A verifier (RFC 9334 section 4): its time, its expectations, and what it is willing to accept beyond genuine documents. The
-/// command line, `POST /verify`, the guard and the demonstration all fill in this one.
+/// A verifier (RFC 9334 section 4): its time, its expectations, and what it is willing to accept
+/// beyond genuine documents. The command line, `POST /verify`, the guard and the demonstration all
+/// fill in this one.
 #[derive(Debug, Clone)]
 pub struct Verifier {
     /// The time of verification.
     pub at: UnixSeconds,
     /// What is expected.
     pub expectations: Expectations,
-    /// A witness of the time at which document and token existed. With it, both are verified at their own times, however long
-    /// ago, and `at` only says that the witness is not of the future.
+    /// A witness of the time at which document and token existed. With it, both are verified at
+    /// their own times, however long ago, and `at` only says that the witness is not of the future.
     pub anchor: Option<Arc<dyn TimeAnchor>>,
     /// Accept documents of debug mode too.
     pub allow_debug: bool,
@@ -54,6 +55,13 @@ impl Verifier {
     /// A verifier at this time that expects nothing, and therefore refuses everything as
     /// [`Reason::Unchecked`](crate::Reason::Unchecked).
     pub fn at(at: UnixSeconds) -> Self {
-        Self { at, expectations: Expectations::default(), anchor: None, allow_debug: false, allow_mock: None, inspect: false }
+        Self {
+            at,
+            expectations: Expectations::default(),
+            anchor: None,
+            allow_debug: false,
+            allow_mock: None,
+            inspect: false,
+        }
     }
 }

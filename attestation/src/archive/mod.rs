@@ -1,5 +1,5 @@
-//! Independent witnesses of time. A leaf certificate lives for three hours; what it vouched for can be verified later only if
-//! somebody else saw it in those hours.
+//! Independent witnesses of time. A leaf certificate lives for three hours; what it vouched for can
+//! be verified later only if somebody else saw it in those hours.
 
 mod rfc3161;
 
@@ -10,7 +10,8 @@ use crate::Error;
 
 pub use rfc3161::TimeStamp;
 
-/// Somebody who saw a digest at a time: an RFC 3161 authority ([`TimeStamp`]), or the checkpoint of a log.
+/// Somebody who saw a digest at a time: an RFC 3161 authority ([`TimeStamp`]), or the checkpoint of
+/// a log.
 pub trait TimeAnchor: std::fmt::Debug + Send + Sync {
     /// What kind of witness this is, as verdicts name it.
     fn kind(&self) -> &'static str;
@@ -28,8 +29,8 @@ pub struct Anchored {
     pub witness: String,
 }
 
-/// What a witness must have seen: SHA-256 of the document's bytes and, directly after them, those of the token, or of the
-/// credential in its RFC 8785 form.
+/// What a witness must have seen: SHA-256 of the document's bytes and, directly after them, those
+/// of the token, or of the credential in its RFC 8785 form.
 pub fn anchored_digest(document: &[u8], signed: &[u8]) -> Digest<32> {
     sha256(&[document, signed].concat())
 }

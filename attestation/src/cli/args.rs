@@ -14,12 +14,15 @@ use policy::Bundle;
 
 use super::starter::Starter;
 
-/// Verify, offline, that a document, token or credential comes from a key that only a measured enclave holds.
+/// Verify, offline, that a document, token or credential comes from a key that only a measured
+/// enclave holds.
 ///
-/// Nothing is fetched and nobody is asked. The root of AWS Nitro is built in; you bring what you expect: the measurements of
-/// the image that you accept, the policy that must govern the key, and the nonce with which you asked for the evidence.
+/// Nothing is fetched and nobody is asked. The root of AWS Nitro is built in; you bring what you
+/// expect: the measurements of the image that you accept, the policy that must govern the key, and
+/// the nonce with which you asked for the evidence.
 ///
-/// Exit code 0: accepted. 1: refused, with the reason. 64: the command line or a file given with it is wrong.
+/// Exit code 0: accepted. 1: refused, with the reason. 64: the command line or a file given with it
+/// is wrong.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub(crate) struct Args {
@@ -81,7 +84,8 @@ pub(crate) enum Command {
 /// What a verifier expects of something signed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Signed {
-    /// The audience that you are; without it, only what was signed for nobody in particular is accepted
+    /// The audience that you are; without it, only what was signed for nobody in particular is
+    /// accepted
     #[arg(long, value_name = "TEXT")]
     audience: Option<String>,
     /// The DID that must have signed; without it, any identity of an accepted policy
@@ -104,16 +108,19 @@ pub(crate) struct Expected {
     /// The challenge that you sent when you asked for the evidence
     #[arg(long, value_name = "HEX")]
     nonce: Option<String>,
-    /// Measurements of an image that you accept, as `nitro-cli describe-eif` prints them; may be repeated
+    /// Measurements of an image that you accept, as `nitro-cli describe-eif` prints them; may be
+    /// repeated
     #[arg(long, value_name = "FILE")]
     measurements: Vec<PathBuf>,
     /// A policy bundle that you accept, TOML or canonical; may be repeated
     #[arg(long, value_name = "BUNDLE")]
     policy: Vec<PathBuf>,
-    /// Your own policy: accepted images, bundles and identities, deny lists (docs/verifier-policy.md)
+    /// Your own policy: accepted images, bundles and identities, deny lists
+    /// (docs/verifier-policy.md)
     #[arg(long, value_name = "TOML")]
     appraisal_policy: Option<PathBuf>,
-    /// An RFC 3161 time-stamp over SHA-256(document || token): then something old is judged at its own time
+    /// An RFC 3161 time-stamp over SHA-256(document || token): then something old is judged at its
+    /// own time
     #[arg(long, value_name = "FILE", requires = "timestamp_root")]
     timestamp: Option<PathBuf>,
     /// Root certificate of a time-stamping authority that you trust; may be repeated
@@ -122,7 +129,8 @@ pub(crate) struct Expected {
     /// The greatest age of the document that you accept, such as `10m`
     #[arg(long, value_name = "DURATION")]
     max_age: Option<String>,
-    /// Only look: accept although nonce, measurements or policy were not given; what was not checked is listed
+    /// Only look: accept although nonce, measurements or policy were not given; what was not
+    /// checked is listed
     #[arg(long)]
     inspect: bool,
     /// Accept an enclave in debug mode too; the verdict then says `debug`
@@ -193,17 +201,40 @@ impl Inputs {
     pub(crate) fn read(command: &Command) -> Result<Self, Error> {
         let (kind, file, evidence, signed, expected) = match command {
             Command::Document { file, expected } => (Kind::Document, file, None, None, expected),
-            Command::Evidence { file, signed, expected } => (Kind::Evidence, file, Some(file), Some(signed), expected),
-            Command::Token { file, evidence, signed, expected } => (Kind::Token, file, Some(evidence), Some(signed), expected),
-            Command::Credential { file, evidence, signed, expected } => {
-                (Kind::Credential, file, Some(evidence), Some(signed), expected)
+            Command::Evidence {
+                file,
+                signed,
+                expected,
+            } => (Kind::Evidence, file, Some(file), Some(signed), expected),
+            Command::Token {
+                file,
+                evidence,
+                signed,
+                expected,
+            } => (Kind::Token, file, Some(evidence), Some(signed), expected),
+            Command::Credential {
+                file,
+                evidence,
+                signed,
+                expected,
+            } => (
+                Kind::Credential,
+                file,
+                Some(evidence),
+                Some(signed),
+                expected,
+            ),
+            Command::Policy(_) | Command::Completions { .. } => {
+                return Err("nothing to read".into());
             }
-            Command::Policy(_) | Command::Completions { .. } => return Err("nothing to read".into()),
         };
         let subject = read(file)?;
         let evidence = match kind {
             Kind::Evidence => subject.clone(),
-            _ => evidence.map(|file| read(file)).transpose()?.unwrap_or_default(),
+            _ => evidence
+                .map(|file| read(file))
+                .transpose()?
+                .unwrap_or_default(),
         };
         Ok(Self {
             kind,
@@ -231,10 +262,15 @@ impl Inputs {
             Kind::Evidence => Subject::Evidence(evidence),
             Kind::Token => {
                 // What is not UTF-8 is no token either; the empty one is refused as such.
-                let token = std::str::from_utf8(&self.subject).unwrap_or_default().trim_end();
+                let token = std::str::from_utf8(&self.subject)
+                    .unwrap_or_default()
+                    .trim_end();
                 Subject::Token { token, evidence }
             }
-            Kind::Credential => Subject::Credential { credential: &self.subject, evidence },
+            Kind::Credential => Subject::Credential {
+                credential: &self.subject,
+                evidence,
+            },
         }
     }
 }
@@ -269,7 +305,11 @@ impl Expected {
     }
 
     fn anchor(&self) -> Result<Option<Arc<dyn TimeAnchor>>, Error> {
-        let roots = self.timestamp_root.iter().map(|file| read(file)).collect::<Result<Vec<_>, _>>()?;
+        let roots = self
+            .timestamp_root
+            .iter()
+            .map(|file| read(file))
+            .collect::<Result<Vec<_>, _>>()?;
         let stamp = optional(self.timestamp.as_deref(), |der| TimeStamp::new(der, &roots))?;
         Ok(stamp.map(|stamp| Arc::new(stamp) as Arc<dyn TimeAnchor>))
     }
@@ -293,15 +333,24 @@ fn read(file: &Path) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-pub(crate) fn parse<T, E: std::fmt::Display>(file: &Path, parse: impl Fn(&[u8]) -> Result<T, E>) -> Result<T, Error> {
+pub(crate) fn parse<T, E: std::fmt::Display>(
+    file: &Path,
+    parse: impl Fn(&[u8]) -> Result<T, E>,
+) -> Result<T, Error> {
     parse(&read(file)?).map_err(|error| format!("{}: {error}", file.display()))
 }
 
-fn optional<T, E: std::fmt::Display>(file: Option<&Path>, with: impl Fn(&[u8]) -> Result<T, E>) -> Result<Option<T>, Error> {
+fn optional<T, E: std::fmt::Display>(
+    file: Option<&Path>,
+    with: impl Fn(&[u8]) -> Result<T, E>,
+) -> Result<Option<T>, Error> {
     file.map(|file| parse(file, with)).transpose()
 }
 
-fn parse_each<T, E: std::fmt::Display>(files: &[PathBuf], with: impl Fn(&[u8]) -> Result<T, E>) -> Result<Vec<T>, Error> {
+fn parse_each<T, E: std::fmt::Display>(
+    files: &[PathBuf],
+    with: impl Fn(&[u8]) -> Result<T, E>,
+) -> Result<Vec<T>, Error> {
     files.iter().map(|file| parse(file, &with)).collect()
 }
 
@@ -310,11 +359,15 @@ fn parse_at(text: &str) -> Result<UnixSeconds, Error> {
 }
 
 fn parse_nonce(text: &str) -> Result<Vec<u8>, Error> {
-    HEXLOWER_PERMISSIVE.decode(text.as_bytes()).map_err(|_| format!("--nonce {text:?}: not hex"))
+    HEXLOWER_PERMISSIVE
+        .decode(text.as_bytes())
+        .map_err(|_| format!("--nonce {text:?}: not hex"))
 }
 
 fn parse_age(text: &str) -> Result<i64, Error> {
-    let age: jiff::SignedDuration = text.parse().map_err(|error| format!("--max-age {text:?}: {error}"))?;
+    let age: jiff::SignedDuration = text
+        .parse()
+        .map_err(|error| format!("--max-age {text:?}: {error}"))?;
     if age.is_negative() {
         return Err(format!("--max-age {text:?}: negative"));
     }
@@ -322,8 +375,13 @@ fn parse_age(text: &str) -> Result<i64, Error> {
 }
 
 /// Without `--at`, now: the one place where this program looks at a clock.
-#[expect(clippy::disallowed_methods, reason = "the verifier's own clock, and only where the caller gave no time")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the verifier's own clock, and only where the caller gave no time"
+)]
 fn now() -> UnixSeconds {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     UnixSeconds(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }

@@ -1,4 +1,5 @@
-//! A verdict for a person: each step, what it was held against, what it means, and what was not looked at.
+//! A verdict for a person: each step, what it was held against, what it means, and what was not
+//! looked at.
 
 use std::fmt::Write;
 
@@ -14,11 +15,16 @@ struct Colours {
 
 impl Colours {
     fn paint(&self, code: &str, text: &str) -> String {
-        if self.on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.on {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
     }
 }
 
-/// The whole text. What was verified may hold anything: a terminal shows it, and does nothing of it.
+/// The whole text. What was verified may hold anything: a terminal shows it, and does nothing of
+/// it.
 pub(crate) fn of(outcome: &Result<Verdict, Refusal>, colour: bool) -> String {
     let colours = Colours { on: colour };
     match outcome {
@@ -29,11 +35,21 @@ pub(crate) fn of(outcome: &Result<Verdict, Refusal>, colour: bool) -> String {
 
 fn accepted(verdict: &Verdict, colours: &Colours) -> String {
     let (paint, meaning) = match verdict.verdict {
-        "genuine" => ("32", "signed by AWS Nitro hardware, for a production enclave"),
-        "debug" => ("33", "signed by AWS Nitro hardware, but for an enclave in DEBUG mode: its host can read it"),
+        "genuine" => (
+            "32",
+            "signed by AWS Nitro hardware, for a production enclave",
+        ),
+        "debug" => (
+            "33",
+            "signed by AWS Nitro hardware, but for an enclave in DEBUG mode: its host can read it",
+        ),
         _ => ("33", "made by a MOCK: no hardware stands behind it"),
     };
-    let mut text = format!("{} as {}: {meaning}\n", colours.paint(paint, "ACCEPTED"), verdict.verdict);
+    let mut text = format!(
+        "{} as {}: {meaning}\n",
+        colours.paint(paint, "ACCEPTED"),
+        verdict.verdict
+    );
     if let Some(archive) = &verdict.archive {
         let _ = writeln!(
             text,
@@ -43,7 +59,9 @@ fn accepted(verdict: &Verdict, colours: &Colours) -> String {
             printable(&archive.witness)
         );
         text.push_str("  whether it was still valid at any later time, nobody says\n");
-        text.push_str("  nor whether the witness's key was stolen since: who has it can date things back\n");
+        text.push_str(
+            "  nor whether the witness's key was stolen since: who has it can date things back\n",
+        );
     }
     text.push('\n');
     checks(&mut text, &verdict.checks, colours);
@@ -63,7 +81,11 @@ fn facts(text: &mut String, verdict: &Verdict) {
     line("made", &verdict.timestamp.to_string());
     line("enclave", &verdict.module_id);
     for index in ["0", "1", "2", "8", "16"] {
-        let value = verdict.pcrs.get(index).and_then(Value::as_str).unwrap_or_default();
+        let value = verdict
+            .pcrs
+            .get(index)
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         if value.bytes().any(|digit| digit != b'0') {
             line(&format!("PCR{index}"), value);
         }
@@ -86,7 +108,12 @@ const LIMITS: [&str; 3] = [
 ];
 
 fn refused(refusal: &Refusal, colours: &Colours) -> String {
-    let mut text = format!("{} {}: {}\n\n", colours.paint("31", "REFUSED"), refusal.code(), printable(&refusal.to_string()));
+    let mut text = format!(
+        "{} {}: {}\n\n",
+        colours.paint("31", "REFUSED"),
+        refusal.code(),
+        printable(&refusal.to_string())
+    );
     checks(&mut text, &refusal.checks, colours);
     if matches!(refusal.reason, Reason::Unchecked(_)) {
         text.push_str("\nNothing was wrong, but what was left out decides whether it means anything. See --help for each.\n");
@@ -102,7 +129,12 @@ fn checks(text: &mut String, checks: &[Check], colours: &Colours) {
             Outcome::NotChecked => colours.paint("33", "NOT CHECKED"),
             Outcome::NotReached => "not reached".to_owned(),
         };
-        let _ = writeln!(text, "{mark}  {:<18} {}", check.step.as_str().replace('_', " "), printable(&check.against));
+        let _ = writeln!(
+            text,
+            "{mark}  {:<18} {}",
+            check.step.as_str().replace('_', " "),
+            printable(&check.against)
+        );
         if let Some(meaning) = check.meaning {
             wrap(text, "               ", meaning);
         }
@@ -122,7 +154,10 @@ fn wrap(text: &mut String, indent: &str, sentence: &str) {
             column = 0;
         }
         if column == 0 {
-            let start = if text.ends_with('\n') && indent.trim_start().starts_with('-') && sentence.starts_with(word) {
+            let start = if text.ends_with('\n')
+                && indent.trim_start().starts_with('-')
+                && sentence.starts_with(word)
+            {
                 indent.to_owned()
             } else {
                 " ".repeat(indent.len())
@@ -151,9 +186,19 @@ mod tests {
             text
         };
         let (long, rest) = ("a".repeat(WIDTH - 4 - 2), "b");
-        assert_eq!(wrapped(&format!("{long} {rest}")), format!("\n  - {long} {rest}\n"));
-        assert_eq!(wrapped(&format!("{long}a {rest}")), format!("\n  - {long}a\n    {rest}\n"));
+        assert_eq!(
+            wrapped(&format!("{long} {rest}")),
+            format!("\n  - {long} {rest}\n")
+        );
+        assert_eq!(
+            wrapped(&format!("{long}a {rest}")),
+            format!("\n  - {long}a\n    {rest}\n")
+        );
         let word = "w".repeat(WIDTH);
-        assert_eq!(wrapped(&word), format!("\n  - {word}\n"), "no line is left empty before a word that is too long for any");
+        assert_eq!(
+            wrapped(&word),
+            format!("\n  - {word}\n"),
+            "no line is left empty before a word that is too long for any"
+        );
     }
 }

@@ -20,7 +20,8 @@ use x509_cert::spki::AlgorithmIdentifierOwned;
 use crate::Error;
 use crate::rules::Rules;
 
-/// The NSM issues its leaf without backdating, so a verifier whose clock is a little behind gets these seconds.
+/// The NSM issues its leaf without backdating, so a verifier whose clock is a little behind gets
+/// these seconds.
 pub const SKEW_SECONDS: i64 = 5;
 
 /// DER of the AWS Nitro Enclaves root G1, published by AWS; its SHA-256 is
@@ -52,7 +53,8 @@ impl MockRoot {
 
     /// Takes a root certificate in PEM.
     pub fn from_pem(pem: &[u8]) -> Result<Self, Error> {
-        let der = CertificateDer::from_pem_slice(pem).map_err(|_| Error::RootMalformed("not a certificate in PEM"))?;
+        let der = CertificateDer::from_pem_slice(pem)
+            .map_err(|_| Error::RootMalformed("not a certificate in PEM"))?;
         Self::from_der(&der)
     }
 
@@ -74,7 +76,10 @@ pub struct CertificateId {
 impl CertificateId {
     fn of(certificate: &Certificate) -> Self {
         let tbs = certificate.tbs_certificate();
-        Self { issuer: tbs.issuer().to_string(), serial: HEXLOWER.encode(tbs.serial_number().as_bytes()) }
+        Self {
+            issuer: tbs.issuer().to_string(),
+            serial: HEXLOWER.encode(tbs.serial_number().as_bytes()),
+        }
     }
 }
 
@@ -95,7 +100,8 @@ pub(crate) struct Leaf {
 }
 
 impl Leaf {
-    /// Verifies an ES384 signature, 96 bytes `r || s`. Both of the two equivalent values of `s` are good ECDSA.
+    /// Verifies an ES384 signature, 96 bytes `r || s`. Both of the two equivalent values of `s` are
+    /// good ECDSA.
     pub(crate) fn verify(&self, signed: &[u8], signature: &[u8]) -> Result<(), Error> {
         count::signature();
         UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, &self.point)
@@ -116,13 +122,24 @@ pub(crate) fn check_root(chain: &[&[u8]], root: &[u8], rules: &impl Rules) -> Re
 
 /// Verifies root -> intermediates -> leaf, of a chain whose root was checked; the leaf comes last.
 ///
-/// The chain is given in its one order, so there is no path to look for. Every rule is held here against every certificate;
-/// signatures are webpki's, which holds its own rules against the same chain again.
+/// The chain is given in its one order, so there is no path to look for. Every rule is held here
+/// against every certificate; signatures are webpki's, which holds its own rules against the same
+/// chain again.
 pub(crate) fn verify(chain: &[&[u8]], at: UnixSeconds, rules: &impl Rules) -> Result<Chain, Error> {
-    let certificates = chain.iter().enumerate().map(|(index, der)| parse(index, der)).collect::<Result<Vec<_>, _>>()?;
-    let [authorities @ .., leaf] = certificates.as_slice() else { return Err(Error::RootUntrusted) };
+    let certificates = chain
+        .iter()
+        .enumerate()
+        .map(|(index, der)| parse(index, der))
+        .collect::<Result<Vec<_>, _>>()?;
+    let [authorities @ .., leaf] = certificates.as_slice() else {
+        return Err(Error::RootUntrusted);
+    };
     for (index, certificate) in certificates.iter().enumerate() {
-        let skew = if index == authorities.len() { SKEW_SECONDS } else { 0 };
+        let skew = if index == authorities.len() {
+            SKEW_SECONDS
+        } else {
+            0
+        };
         check_profile(index, certificate, rules)?;
         check_validity(index, certificate, at, skew, rules)?;
     }
@@ -135,46 +152,88 @@ pub(crate) fn verify(chain: &[&[u8]], at: UnixSeconds, rules: &impl Rules) -> Re
     if rules.second_opinion() {
         rules.accept(check_path(chain, at.0.max(not_before)))?;
     }
-    let point = leaf.tbs_certificate().subject_public_key_info().subject_public_key.raw_bytes().to_vec();
+    let point = leaf
+        .tbs_certificate()
+        .subject_public_key_info()
+        .subject_public_key
+        .raw_bytes()
+        .to_vec();
     let certificates = certificates.iter().map(CertificateId::of).collect();
-    Ok(Chain { certificates, leaf: Leaf { point, not_before, not_after } })
+    Ok(Chain {
+        certificates,
+        leaf: Leaf {
+            point,
+            not_before,
+            not_after,
+        },
+    })
 }
 
 /// Each certificate names the one before it as its issuer, and none has the name of an earlier one.
 fn check_names(certificates: &[Certificate], rules: &impl Rules) -> Result<(), Error> {
-    let subjects: Vec<_> = certificates.iter().map(|certificate| certificate.tbs_certificate().subject()).collect();
+    let subjects: Vec<_> = certificates
+        .iter()
+        .map(|certificate| certificate.tbs_certificate().subject())
+        .collect();
     for (index, certificate) in certificates.iter().enumerate().skip(1) {
-        rules.require(certificate.tbs_certificate().issuer() == subjects[index - 1], Error::ChainIssuer(index))?;
-        // One name, one certificate: else webpki would try every order of certificates that share a name.
-        rules.require(!subjects[..index].contains(&subjects[index]), Error::ChainSubjectTwice(index))?;
+        rules.require(
+            certificate.tbs_certificate().issuer() == subjects[index - 1],
+            Error::ChainIssuer(index),
+        )?;
+        // One name, one certificate: else webpki would try every order of certificates that share a
+        // name.
+        rules.require(
+            !subjects[..index].contains(&subjects[index]),
+            Error::ChainSubjectTwice(index),
+        )?;
     }
     Ok(())
 }
 
-/// webpki verifies signatures, path lengths, name constraints and critical extensions. It may look for a path of its own,
-/// so the path that it found must be the one given, in its order and whole.
+/// webpki verifies signatures, path lengths, name constraints and critical extensions. It may look
+/// for a path of its own, so the path that it found must be the one given, in its order and whole.
 fn check_path(chain: &[&[u8]], at: i64) -> Result<(), Error> {
-    let [root, intermediates @ .., leaf] = chain else { return Err(Error::RootUntrusted) };
+    let [root, intermediates @ .., leaf] = chain else {
+        return Err(Error::RootUntrusted);
+    };
     let (anchor, leaf) = (CertificateDer::from(*root), CertificateDer::from(*leaf));
-    let anchors = [anchor_from_trusted_cert(&anchor).map_err(|_| Error::ChainPath("the root is no trust anchor"))?];
-    let intermediates: Vec<CertificateDer<'_>> = intermediates.iter().map(|der| CertificateDer::from(*der)).collect();
+    let anchors = [anchor_from_trusted_cert(&anchor)
+        .map_err(|_| Error::ChainPath("the root is no trust anchor"))?];
+    let intermediates: Vec<CertificateDer<'_>> = intermediates
+        .iter()
+        .map(|der| CertificateDer::from(*der))
+        .collect();
     let leaf = EndEntityCert::try_from(&leaf).map_err(|error| broken(&error))?;
     let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(at.unsigned_abs()));
     let path = leaf
-        .verify_for_usage(count::ALGORITHMS, &anchors, &intermediates, at, ExtendedUsage::server_auth(), None, None)
+        .verify_for_usage(
+            count::ALGORITHMS,
+            &anchors,
+            &intermediates,
+            at,
+            ExtendedUsage::server_auth(),
+            None,
+            None,
+        )
         .map_err(|error| broken(&error))?;
-    let used = path.intermediate_certificates().map(|certificate| certificate.der());
+    let used = path
+        .intermediate_certificates()
+        .map(|certificate| certificate.der());
     if used.eq(intermediates.iter().rev().cloned()) {
         Ok(())
     } else {
-        Err(Error::ChainPath("certificates that the path does not need, or in another order"))
+        Err(Error::ChainPath(
+            "certificates that the path does not need, or in another order",
+        ))
     }
 }
 
 fn broken(error: &webpki::Error) -> Error {
     match error {
         webpki::Error::InvalidSignatureForPublicKey => Error::ChainSignature,
-        webpki::Error::RequiredEkuNotFoundContext(_) => Error::ChainPath("the leaf's key is for another purpose"),
+        webpki::Error::RequiredEkuNotFoundContext(_) => {
+            Error::ChainPath("the leaf's key is for another purpose")
+        }
         webpki::Error::NameConstraintViolation => Error::ChainPath("a name constraint is violated"),
         _ => Error::ChainPath("a certificate is not as RFC 5280 wants it"),
     }
@@ -183,60 +242,120 @@ fn broken(error: &webpki::Error) -> Error {
 fn parse(index: usize, der: &[u8]) -> Result<Certificate, Error> {
     let certificate = Certificate::from_der(der).map_err(|_| Error::CertificateMalformed(index))?;
     let same = certificate.to_der().ok().as_deref() == Some(der);
-    if same { Ok(certificate) } else { Err(Error::CertificateMalformed(index)) }
+    if same {
+        Ok(certificate)
+    } else {
+        Err(Error::CertificateMalformed(index))
+    }
 }
 
-/// X.509 v3, a P-384 key, signed with ECDSA and SHA-384, each extension once, no critical one that is not looked at here.
+/// X.509 v3, a P-384 key, signed with ECDSA and SHA-384, each extension once, no critical one that
+/// is not looked at here.
 fn check_profile(index: usize, certificate: &Certificate, rules: &impl Rules) -> Result<(), Error> {
     let tbs = certificate.tbs_certificate();
-    rules.require(tbs.version() == Version::V3, Error::CertificateVersion(index))?;
+    rules.require(
+        tbs.version() == Version::V3,
+        Error::CertificateVersion(index),
+    )?;
     let [inside, outside] = [tbs.signature(), certificate.signature_algorithm()];
-    let es384 = |algorithm: &AlgorithmIdentifierOwned| algorithm.oid == ECDSA_SHA384 && algorithm.parameters.is_none();
-    rules.require(es384(inside) && es384(outside), Error::CertificateAlgorithm(index))?;
+    let es384 = |algorithm: &AlgorithmIdentifierOwned| {
+        algorithm.oid == ECDSA_SHA384 && algorithm.parameters.is_none()
+    };
+    rules.require(
+        es384(inside) && es384(outside),
+        Error::CertificateAlgorithm(index),
+    )?;
     let key = &tbs.subject_public_key_info().algorithm;
-    let curve = key.parameters.as_ref().and_then(|any| any.decode_as::<ObjectIdentifier>().ok());
-    rules.require(key.oid == EC_PUBLIC_KEY && curve == Some(P384), Error::CertificateKey(index))?;
+    let curve = key
+        .parameters
+        .as_ref()
+        .and_then(|any| any.decode_as::<ObjectIdentifier>().ok());
+    rules.require(
+        key.oid == EC_PUBLIC_KEY && curve == Some(P384),
+        Error::CertificateKey(index),
+    )?;
     let extensions = tbs.extensions().map_or(&[][..], Vec::as_slice);
     for (place, extension) in extensions.iter().enumerate() {
-        let again = extensions[..place].iter().any(|before| before.extn_id == extension.extn_id);
+        let again = extensions[..place]
+            .iter()
+            .any(|before| before.extn_id == extension.extn_id);
         rules.require(!again, Error::CertificateExtensionTwice(index))?;
         let known = [BasicConstraints::OID, KeyUsage::OID].contains(&extension.extn_id);
-        rules.require(known || !extension.critical, Error::CertificateCriticalExtension(index))?;
+        rules.require(
+            known || !extension.critical,
+            Error::CertificateCriticalExtension(index),
+        )?;
     }
     Ok(())
 }
 
-fn check_validity(index: usize, certificate: &Certificate, at: UnixSeconds, skew: i64, rules: &impl Rules) -> Result<(), Error> {
+fn check_validity(
+    index: usize,
+    certificate: &Certificate,
+    at: UnixSeconds,
+    skew: i64,
+    rules: &impl Rules,
+) -> Result<(), Error> {
     let (not_before, not_after) = validity(certificate);
-    rules.require(at.0 >= not_before.saturating_sub(skew), Error::CertificateNotYetValid(index))?;
+    rules.require(
+        at.0 >= not_before.saturating_sub(skew),
+        Error::CertificateNotYetValid(index),
+    )?;
     rules.require(at.0 <= not_after, Error::CertificateExpired(index))
 }
 
 fn validity(certificate: &Certificate) -> (i64, i64) {
     let validity = certificate.tbs_certificate().validity();
-    let seconds = |time: x509_cert::time::Time| i64::try_from(time.to_unix_duration().as_secs()).unwrap_or(i64::MAX);
+    let seconds = |time: x509_cert::time::Time| {
+        i64::try_from(time.to_unix_duration().as_secs()).unwrap_or(i64::MAX)
+    };
     (seconds(validity.not_before), seconds(validity.not_after))
 }
 
-fn check_ca(index: usize, certificate: &Certificate, intermediates_below: usize, rules: &impl Rules) -> Result<(), Error> {
+fn check_ca(
+    index: usize,
+    certificate: &Certificate,
+    intermediates_below: usize,
+    rules: &impl Rules,
+) -> Result<(), Error> {
     let tbs = certificate.tbs_certificate();
     let constraints = tbs.get_extension::<BasicConstraints>().ok().flatten();
-    rules.require(constraints.as_ref().is_some_and(|(critical, _)| *critical), Error::CaConstraints(index))?;
+    rules.require(
+        constraints.as_ref().is_some_and(|(critical, _)| *critical),
+        Error::CaConstraints(index),
+    )?;
     let constraints = constraints.map(|(_, constraints)| constraints);
     // Where there are none, the rule above has spoken.
-    rules.require(constraints.as_ref().is_none_or(|constraints| constraints.ca), Error::CaNotMarked(index))?;
+    rules.require(
+        constraints
+            .as_ref()
+            .is_none_or(|constraints| constraints.ca),
+        Error::CaNotMarked(index),
+    )?;
     let limit = constraints.and_then(|constraints| constraints.path_len_constraint);
-    rules.require(limit.is_none_or(|limit| usize::from(limit) >= intermediates_below), Error::CaPathLength(index))?;
+    rules.require(
+        limit.is_none_or(|limit| usize::from(limit) >= intermediates_below),
+        Error::CaPathLength(index),
+    )?;
     let usage = tbs.get_extension::<KeyUsage>().ok().flatten();
-    rules.require(usage.is_some_and(|(_, usage)| usage.key_cert_sign()), Error::CaKeyUsage(index))
+    rules.require(
+        usage.is_some_and(|(_, usage)| usage.key_cert_sign()),
+        Error::CaKeyUsage(index),
+    )
 }
 
 fn check_leaf(leaf: &Certificate, rules: &impl Rules) -> Result<(), Error> {
     let tbs = leaf.tbs_certificate();
     let constraints = tbs.get_extension::<BasicConstraints>();
-    rules.require(constraints.is_ok_and(|found| found.is_none_or(|(_, constraints)| !constraints.ca)), Error::LeafIsCa)?;
+    rules.require(
+        constraints.is_ok_and(|found| found.is_none_or(|(_, constraints)| !constraints.ca)),
+        Error::LeafIsCa,
+    )?;
     let usage = tbs.get_extension::<KeyUsage>().ok().flatten();
-    rules.require(usage.is_some_and(|(_, usage)| usage.digital_signature()), Error::LeafKeyUsage)
+    rules.require(
+        usage.is_some_and(|(_, usage)| usage.digital_signature()),
+        Error::LeafKeyUsage,
+    )
 }
 
 /// Signature checks, counted where tests want to know how many one document costs.
@@ -252,7 +371,8 @@ mod count {
     mod plain {
         use super::*;
 
-        pub(in super::super) const ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[webpki::aws_lc_rs::ECDSA_P384_SHA384];
+        pub(in super::super) const ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] =
+            &[webpki::aws_lc_rs::ECDSA_P384_SHA384];
 
         pub(in super::super) fn signature() {}
     }
@@ -284,7 +404,12 @@ mod count {
         struct Counted;
 
         impl SignatureVerificationAlgorithm for Counted {
-            fn verify_signature(&self, key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), InvalidSignature> {
+            fn verify_signature(
+                &self,
+                key: &[u8],
+                message: &[u8],
+                signature: &[u8],
+            ) -> Result<(), InvalidSignature> {
                 self::signature();
                 webpki::aws_lc_rs::ECDSA_P384_SHA384.verify_signature(key, message, signature)
             }
@@ -303,7 +428,8 @@ mod count {
 #[cfg(test)]
 pub(crate) use count::take as signature_checks;
 
-/// Project Wycheproof's P-384 cases, every one, against the two functions that documents and chains are verified with.
+/// Project Wycheproof's P-384 cases, every one, against the two functions that documents and chains
+/// are verified with.
 #[cfg(test)]
 mod tests {
     use wycheproof::TestResult;
@@ -319,9 +445,16 @@ mod tests {
                 match test.result {
                     TestResult::Valid => valid += 1,
                     TestResult::Invalid => invalid += 1,
-                    TestResult::Acceptable => panic!("case {} has an unknown kind of result", test.tc_id),
+                    TestResult::Acceptable => {
+                        panic!("case {} has an unknown kind of result", test.tc_id)
+                    }
                 }
-                assert_eq!(good, test.result == TestResult::Valid, "case {}", test.tc_id);
+                assert_eq!(
+                    good,
+                    test.result == TestResult::Valid,
+                    "case {}",
+                    test.tc_id
+                );
             }
         }
         (valid, invalid)
@@ -329,29 +462,52 @@ mod tests {
 
     #[test]
     fn wycheproof_p384_raw() {
-        let counts = run(TestName::EcdsaSecp384r1Sha384P1363, |point, message, signature| {
-            Leaf { point: point.to_vec(), not_before: 0, not_after: 0 }.verify(message, signature).is_ok()
-        });
+        let counts = run(
+            TestName::EcdsaSecp384r1Sha384P1363,
+            |point, message, signature| {
+                Leaf {
+                    point: point.to_vec(),
+                    not_before: 0,
+                    not_after: 0,
+                }
+                .verify(message, signature)
+                .is_ok()
+            },
+        );
         assert_eq!(counts, (193, 87));
     }
 
     #[test]
     fn wycheproof_p384_der() {
-        let counts = run(TestName::EcdsaSecp384r1Sha384, |point, message, signature| {
-            webpki::aws_lc_rs::ECDSA_P384_SHA384.verify_signature(point, message, signature).is_ok()
-        });
+        let counts = run(
+            TestName::EcdsaSecp384r1Sha384,
+            |point, message, signature| {
+                webpki::aws_lc_rs::ECDSA_P384_SHA384
+                    .verify_signature(point, message, signature)
+                    .is_ok()
+            },
+        );
         assert_eq!(counts, (194, 310));
     }
 
     #[test]
     fn what_the_second_opinion_says_is_passed_on() {
         let because = |error: webpki::Error| broken(&error);
-        assert_eq!(because(webpki::Error::InvalidSignatureForPublicKey), Error::ChainSignature);
+        assert_eq!(
+            because(webpki::Error::InvalidSignatureForPublicKey),
+            Error::ChainSignature
+        );
         let violated = Error::ChainPath("a name constraint is violated");
         assert_eq!(because(webpki::Error::NameConstraintViolation), violated);
-        let context = webpki::RequiredEkuNotFoundContext { required: webpki::KeyUsage::server_auth(), present: Vec::new() };
+        let context = webpki::RequiredEkuNotFoundContext {
+            required: webpki::KeyUsage::server_auth(),
+            present: Vec::new(),
+        };
         let purpose = Error::ChainPath("the leaf's key is for another purpose");
-        assert_eq!(because(webpki::Error::RequiredEkuNotFoundContext(context)), purpose);
+        assert_eq!(
+            because(webpki::Error::RequiredEkuNotFoundContext(context)),
+            purpose
+        );
         let other = Error::ChainPath("a certificate is not as RFC 5280 wants it");
         assert_eq!(because(webpki::Error::BadDer), other);
     }

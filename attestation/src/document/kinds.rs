@@ -65,7 +65,8 @@ attested!(
     Tee::AwsNitro
 );
 attested!(
-    /// A document of an enclave in debug mode, signed by AWS Nitro hardware. Its memory and console are open to the host.
+    /// A document of an enclave in debug mode, signed by AWS Nitro hardware. Its memory and console
+    /// are open to the host.
     Debug,
     "debug",
     Tee::AwsNitro
@@ -104,10 +105,18 @@ pub(crate) enum Hardware {
     Debug(Debug),
 }
 
-pub(crate) fn verify_hardware(bytes: &[u8], at: UnixSeconds, steps: &mut Steps) -> Result<Hardware, Error> {
+pub(crate) fn verify_hardware(
+    bytes: &[u8],
+    at: UnixSeconds,
+    steps: &mut Steps,
+) -> Result<Hardware, Error> {
     let verified = verify(bytes, aws_root_g1(), at, &Every, steps)?;
     let debug = is_debug(&verified.0, &Every)?;
-    Ok(if debug { Hardware::Debug(Debug(verified)) } else { Hardware::Genuine(Genuine(verified)) })
+    Ok(if debug {
+        Hardware::Debug(Debug(verified))
+    } else {
+        Hardware::Genuine(Genuine(verified))
+    })
 }
 
 pub(crate) fn verify_mock_by(
@@ -123,39 +132,76 @@ pub(crate) fn verify_mock_by(
     Ok(Mock(verified))
 }
 
-/// The time that a document claims for itself, before anything is verified. For those who verify an old document at its own
-/// time, knowing that this says nothing about when they look at it.
+/// The time that a document claims for itself, before anything is verified. For those who verify an
+/// old document at its own time, knowing that this says nothing about when they look at it.
 pub fn unverified_time(bytes: &[u8]) -> Result<UnixSeconds, Error> {
     Ok(parse(bytes, &Every)?.document.made())
 }
 
-/// The challenge that a document claims to answer, before anything is verified: to refuse those of others cheaply.
+/// The challenge that a document claims to answer, before anything is verified: to refuse those of
+/// others cheaply.
 pub fn unverified_nonce(bytes: &[u8]) -> Result<Option<Vec<u8>>, Error> {
     Ok(parse(bytes, &Every)?.document.nonce)
 }
 
 /// Every rule of documents but that of the mode, which depends on the kind.
-fn verify(bytes: &[u8], root: &[u8], at: UnixSeconds, rules: &impl Rules, steps: &mut Steps) -> Result<(Document, Chain), Error> {
-    let Unverified { document, chain, signed, signature } = parse(bytes, rules)?;
+fn verify(
+    bytes: &[u8],
+    root: &[u8],
+    at: UnixSeconds,
+    rules: &impl Rules,
+    steps: &mut Steps,
+) -> Result<(Document, Chain), Error> {
+    let Unverified {
+        document,
+        chain,
+        signed,
+        signature,
+    } = parse(bytes, rules)?;
     steps.passed(Step::DocumentForm, format!("of {}", document.module_id));
     chain::check_root(&chain, root, rules)?;
     steps.passed(Step::Root, format!("the root {}", identity::sha256(root)));
     let chain = chain::verify(&chain, at, rules)?;
-    let certificates: Vec<String> = chain.certificates.iter().map(|c| format!("serial {} of {}", c.serial, c.issuer)).collect();
-    steps.passed(Step::Chain, format!("{} certificates at {at}: {}", certificates.len(), certificates.join("; ")));
+    let certificates: Vec<String> = chain
+        .certificates
+        .iter()
+        .map(|c| format!("serial {} of {}", c.serial, c.issuer))
+        .collect();
+    steps.passed(
+        Step::Chain,
+        format!(
+            "{} certificates at {at}: {}",
+            certificates.len(),
+            certificates.join("; ")
+        ),
+    );
     rules.accept(chain.leaf.verify(&signed, signature))?;
-    steps.passed(Step::DocumentSignature, "ES384 by the last certificate's key");
+    steps.passed(
+        Step::DocumentSignature,
+        "ES384 by the last certificate's key",
+    );
     let (made, validity) = (document.made(), chain.leaf.validity());
     rules.require(made <= at.plus(SKEW_SECONDS), Error::DocumentFromFuture)?;
     rules.require(validity.contains(&made), Error::DocumentOutsideLeaf)?;
-    steps.passed(Step::DocumentTime, format!("made {made}, leaf valid {} to {}", validity.start(), validity.end()));
+    steps.passed(
+        Step::DocumentTime,
+        format!(
+            "made {made}, leaf valid {} to {}",
+            validity.start(),
+            validity.end()
+        ),
+    );
     Ok((document, chain))
 }
 
-/// Debug mode shows zeros for PCR0, 1 and 2. Any zero among them is taken for it: no image measures to zero.
+/// Debug mode shows zeros for PCR0, 1 and 2. Any zero among them is taken for it: no image measures
+/// to zero.
 fn is_debug(document: &Document, rules: &impl Rules) -> Result<bool, Error> {
     for index in 0..=2 {
-        rules.require(document.pcrs().get(index).is_some(), Error::PcrMissing(index))?;
+        rules.require(
+            document.pcrs().get(index).is_some(),
+            Error::PcrMissing(index),
+        )?;
     }
     Ok((0..=2).any(|index| document.pcrs().get(index) == Some(&Digest([0; 48]))))
 }

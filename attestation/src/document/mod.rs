@@ -19,7 +19,8 @@ use identity::Pcr;
 pub(crate) use self::chain::signature_checks;
 pub use self::chain::{CertificateId, MockRoot, SKEW_SECONDS, aws_root_g1};
 pub use self::kinds::{
-    Attested, Debug, Genuine, Mock, unverified_nonce, unverified_time, verify_debug, verify_genuine, verify_mock,
+    Attested, Debug, Genuine, Mock, unverified_nonce, unverified_time, verify_debug,
+    verify_genuine, verify_mock,
 };
 pub(crate) use self::kinds::{Hardware, verify_hardware, verify_mock_by};
 
@@ -29,7 +30,8 @@ const MAX_PAYLOAD: usize = 16384;
 /// A payload, a signature, and the heads around them.
 const MAX_BYTES: usize = MAX_PAYLOAD + 256;
 const MAX_CERTIFICATE: usize = 1024;
-/// Root, region, zone, instance: with the leaf's and the document's, five signatures to check at most.
+/// Root, region, zone, instance: with the leaf's and the document's, five signatures to check at
+/// most.
 const MAX_CABUNDLE: u64 = 4;
 /// `{1: -35}`: ES384.
 const PROTECTED: [u8; 4] = [0xa1, 0x01, 0x38, 0x22];
@@ -81,7 +83,8 @@ impl Document {
         UnixSeconds(i64::try_from(self.timestamp_ms / 1000).unwrap_or(i64::MAX))
     }
 
-    /// SHA-256 of the signed payload. The document's own bytes are not unique (an ECDSA signature has a twin), this is.
+    /// SHA-256 of the signed payload. The document's own bytes are not unique (an ECDSA signature
+    /// has a twin), this is.
     pub fn payload_digest(&self) -> Digest<32> {
         self.payload_digest
     }
@@ -96,22 +99,36 @@ struct Unverified<'b> {
     signature: &'b [u8],
 }
 
-/// Parses strictly (AWS attestation process, section 3.2.1). Map keys may come in any order, each at most once; the
-/// payload map may be of definite or of indefinite length, as both are seen in the field.
+/// Parses strictly (AWS attestation process, section 3.2.1). Map keys may come in any order, each
+/// at most once; the payload map may be of definite or of indefinite length, as both are seen in
+/// the field.
 fn parse<'b>(bytes: &'b [u8], rules: &impl Rules) -> Result<Unverified<'b>, Error> {
     rules.require(bytes.len() <= MAX_BYTES, Error::DocumentTooLong)?;
     let sign1 = parse_envelope(bytes, rules)?;
     rules.require(sign1.protected == PROTECTED, Error::DocumentAlgorithm)?;
-    rules.require(sign1.signature.len() == SIGNATURE_BYTES, Error::DocumentSignatureSize)?;
-    rules.require(!sign1.payload.is_empty() && sign1.payload.len() <= MAX_PAYLOAD, Error::PayloadSize)?;
+    rules.require(
+        sign1.signature.len() == SIGNATURE_BYTES,
+        Error::DocumentSignatureSize,
+    )?;
+    rules.require(
+        !sign1.payload.is_empty() && sign1.payload.len() <= MAX_PAYLOAD,
+        Error::PayloadSize,
+    )?;
     let (document, chain) = parse_payload(sign1.payload, rules)?;
-    Ok(Unverified { document, chain, signed: sign1.sig_structure(), signature: sign1.signature })
+    Ok(Unverified {
+        document,
+        chain,
+        signed: sign1.sig_structure(),
+        signature: sign1.signature,
+    })
 }
 
 fn parse_envelope<'b>(bytes: &'b [u8], rules: &impl Rules) -> Result<Sign1<'b>, Error> {
     let part = |what: &'static str| {
         move |error: identity::Error| match error {
-            identity::Error::CborNotShortest | identity::Error::CborIndefinite => Error::DocumentNotShortest,
+            identity::Error::CborNotShortest | identity::Error::CborIndefinite => {
+                Error::DocumentNotShortest
+            }
             _ => Error::DocumentNotCoseSign1(what),
         }
     };
@@ -133,7 +150,11 @@ fn parse_envelope<'b>(bytes: &'b [u8], rules: &impl Rules) -> Result<Sign1<'b>, 
     let payload = reader.bytes().map_err(part("payload"))?;
     let signature = reader.bytes().map_err(part("signature"))?;
     rules.require(reader.finish().is_ok(), Error::DocumentTrailingBytes)?;
-    Ok(Sign1 { protected, payload, signature })
+    Ok(Sign1 {
+        protected,
+        payload,
+        signature,
+    })
 }
 
 /// Major type 6 (RFC 8949 section 3.1).
@@ -149,9 +170,11 @@ struct Sign1<'b> {
 }
 
 impl Sign1<'_> {
-    /// The bytes under the signature: `["Signature1", protected, external_aad, payload]` (RFC 9052 section 4.4).
+    /// The bytes under the signature: `["Signature1", protected, external_aad, payload]` (RFC 9052
+    /// section 4.4).
     fn sig_structure(&self) -> Vec<u8> {
-        let [protected, external_aad, payload] = [self.protected, &[], self.payload].map(<&ByteSlice>::from);
+        let [protected, external_aad, payload] =
+            [self.protected, &[], self.payload].map(<&ByteSlice>::from);
         cbor::to_vec(&("Signature1", protected, external_aad, payload))
     }
 }
@@ -169,7 +192,10 @@ struct Fields<'b> {
     nonce: Option<Option<&'b [u8]>>,
 }
 
-fn parse_payload<'b>(payload: &'b [u8], rules: &impl Rules) -> Result<(Document, Vec<&'b [u8]>), Error> {
+fn parse_payload<'b>(
+    payload: &'b [u8],
+    rules: &impl Rules,
+) -> Result<(Document, Vec<&'b [u8]>), Error> {
     let mut reader = Reader::new(payload);
     let mut fields = Fields::default();
     let length = reader.map().map_err(outer)?;
@@ -200,35 +226,78 @@ fn outer(error: identity::Error) -> Error {
 }
 
 impl<'b> Fields<'b> {
-    fn read(&mut self, field: Field, reader: &mut Reader<'b>, rules: &impl Rules) -> Result<(), Error> {
+    fn read(
+        &mut self,
+        field: Field,
+        reader: &mut Reader<'b>,
+        rules: &impl Rules,
+    ) -> Result<(), Error> {
         let fault = |error| at(field, &error);
         let again = match field {
-            Field::ModuleId => self.module_id.replace(reader.text().map_err(fault)?).is_some(),
+            Field::ModuleId => self
+                .module_id
+                .replace(reader.text().map_err(fault)?)
+                .is_some(),
             Field::Digest => self.digest.replace(reader.text().map_err(fault)?).is_some(),
-            Field::Timestamp => self.timestamp.replace(reader.u64().map_err(fault)?).is_some(),
+            Field::Timestamp => self
+                .timestamp
+                .replace(reader.u64().map_err(fault)?)
+                .is_some(),
             Field::Pcrs => self.pcrs.replace(parse_pcrs(reader, rules)?).is_some(),
-            Field::Certificate => self.certificate.replace(certificate(field, reader, rules)?).is_some(),
-            Field::Cabundle => self.cabundle.replace(parse_cabundle(reader, rules)?).is_some(),
-            Field::PublicKey => self.public_key.replace(reader.bytes_or_null().map_err(fault)?).is_some(),
-            Field::UserData => self.user_data.replace(reader.bytes_or_null().map_err(fault)?).is_some(),
-            Field::Nonce => self.nonce.replace(reader.bytes_or_null().map_err(fault)?).is_some(),
+            Field::Certificate => self
+                .certificate
+                .replace(certificate(field, reader, rules)?)
+                .is_some(),
+            Field::Cabundle => self
+                .cabundle
+                .replace(parse_cabundle(reader, rules)?)
+                .is_some(),
+            Field::PublicKey => self
+                .public_key
+                .replace(reader.bytes_or_null().map_err(fault)?)
+                .is_some(),
+            Field::UserData => self
+                .user_data
+                .replace(reader.bytes_or_null().map_err(fault)?)
+                .is_some(),
+            Field::Nonce => self
+                .nonce
+                .replace(reader.bytes_or_null().map_err(fault)?)
+                .is_some(),
         };
         rules.require(!again, Error::FieldTwice(field))
     }
 
-    fn finish(self, payload: &'b [u8], rules: &impl Rules) -> Result<(Document, Vec<&'b [u8]>), Error> {
+    fn finish(
+        self,
+        payload: &'b [u8],
+        rules: &impl Rules,
+    ) -> Result<(Document, Vec<&'b [u8]>), Error> {
         let module_id = self.module_id.ok_or(Error::FieldMissing(Field::ModuleId))?;
         let digest = self.digest.ok_or(Error::FieldMissing(Field::Digest))?;
-        let timestamp_ms = self.timestamp.ok_or(Error::FieldMissing(Field::Timestamp))?;
+        let timestamp_ms = self
+            .timestamp
+            .ok_or(Error::FieldMissing(Field::Timestamp))?;
         let pcrs = self.pcrs.ok_or(Error::FieldMissing(Field::Pcrs))?;
-        let certificate = self.certificate.ok_or(Error::FieldMissing(Field::Certificate))?;
+        let certificate = self
+            .certificate
+            .ok_or(Error::FieldMissing(Field::Certificate))?;
         let mut chain = self.cabundle.ok_or(Error::FieldMissing(Field::Cabundle))?;
         chain.push(certificate);
         rules.require(!module_id.is_empty(), Error::ModuleIdEmpty)?;
         rules.require(digest == "SHA384", Error::DigestUnknown)?;
-        rules.require((1..=MAX_TIMESTAMP_MS).contains(&timestamp_ms), Error::TimestampRange)?;
-        let (public_key, user_data, nonce) = (self.public_key.flatten(), self.user_data.flatten(), self.nonce.flatten());
-        let within = |field: Option<&[u8]>, sizes: RangeInclusive<usize>| field.is_none_or(|bytes| sizes.contains(&bytes.len()));
+        rules.require(
+            (1..=MAX_TIMESTAMP_MS).contains(&timestamp_ms),
+            Error::TimestampRange,
+        )?;
+        let (public_key, user_data, nonce) = (
+            self.public_key.flatten(),
+            self.user_data.flatten(),
+            self.nonce.flatten(),
+        );
+        let within = |field: Option<&[u8]>, sizes: RangeInclusive<usize>| {
+            field.is_none_or(|bytes| sizes.contains(&bytes.len()))
+        };
         rules.require(within(public_key, 1..=1024), Error::PublicKeySize)?;
         rules.require(within(user_data, 0..=512), Error::UserDataSize)?;
         rules.require(within(nonce, 0..=MAX_NONCE), Error::NonceSize)?;
@@ -256,7 +325,10 @@ fn at(field: Field, error: &identity::Error) -> Error {
 
 fn parse_pcrs(reader: &mut Reader<'_>, rules: &impl Rules) -> Result<Pcrs, Error> {
     let fault = |error| at(Field::Pcrs, &error);
-    let count = reader.map().map_err(fault)?.ok_or(Error::PayloadIndefinite(Field::Pcrs))?;
+    let count = reader
+        .map()
+        .map_err(fault)?
+        .ok_or(Error::PayloadIndefinite(Field::Pcrs))?;
     rules.require((1..=32).contains(&count), Error::PcrCount)?;
     let mut pcrs = BTreeMap::new();
     for _ in 0..count {
@@ -267,20 +339,33 @@ fn parse_pcrs(reader: &mut Reader<'_>, rules: &impl Rules) -> Result<Pcrs, Error
         let mut pcr = [0; 48];
         pcr.iter_mut().zip(value).for_each(|(to, from)| *to = *from);
         // Beyond 255 only where the rule is left out; all of those are one.
-        let again = pcrs.insert(u8::try_from(index).unwrap_or(u8::MAX), Digest(pcr)).is_some();
+        let again = pcrs
+            .insert(u8::try_from(index).unwrap_or(u8::MAX), Digest(pcr))
+            .is_some();
         rules.require(!again, Error::PcrTwice)?;
     }
     Ok(Pcrs(pcrs))
 }
 
 fn parse_cabundle<'b>(reader: &mut Reader<'b>, rules: &impl Rules) -> Result<Vec<&'b [u8]>, Error> {
-    let count = reader.array().map_err(|error| at(Field::Cabundle, &error))?;
+    let count = reader
+        .array()
+        .map_err(|error| at(Field::Cabundle, &error))?;
     rules.require((1..=MAX_CABUNDLE).contains(&count), Error::CabundleCount)?;
-    (0..count).map(|_| certificate(Field::Cabundle, reader, rules)).collect()
+    (0..count)
+        .map(|_| certificate(Field::Cabundle, reader, rules))
+        .collect()
 }
 
-fn certificate<'b>(field: Field, reader: &mut Reader<'b>, rules: &impl Rules) -> Result<&'b [u8], Error> {
+fn certificate<'b>(
+    field: Field,
+    reader: &mut Reader<'b>,
+    rules: &impl Rules,
+) -> Result<&'b [u8], Error> {
     let der = reader.bytes().map_err(|error| at(field, &error))?;
-    rules.require((1..=MAX_CERTIFICATE).contains(&der.len()), Error::CertificateSize)?;
+    rules.require(
+        (1..=MAX_CERTIFICATE).contains(&der.len()),
+        Error::CertificateSize,
+    )?;
     Ok(der)
 }

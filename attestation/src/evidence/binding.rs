@@ -29,12 +29,12 @@ pub struct KeyDescription {
     pub spki: Vec<u8>,
 }
 
-/// What the documents of one key version carry as `user_data`: the key's identity, the policy that governs it, and the key of
-/// the record in which its uses stand.
+/// What the documents of one key version carry as `user_data`: the key's identity, the policy that
+/// governs it, and the key of the record in which its uses stand.
 ///
-/// Deterministic CBOR: `{0: "anchorhold/binding/v1", 1: SHA-256 of the described key, 2: policy digest, 3: SHA-256 of the record
-/// key's SubjectPublicKeyInfo}`, where the description is the CBOR array `[tag, identity name, DID, key id, key version,
-/// SubjectPublicKeyInfo]`.
+/// Deterministic CBOR: `{0: "anchorhold/binding/v1", 1: SHA-256 of the described key, 2: policy
+/// digest, 3: SHA-256 of the record key's SubjectPublicKeyInfo}`, where the description is the CBOR
+/// array `[tag, identity name, DID, key id, key version, SubjectPublicKeyInfo]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binding(Vec<u8>);
 
@@ -56,8 +56,12 @@ impl Binding {
     pub fn new(key: &KeyDescription, policy: &PolicyDigest, record_spki: &[u8]) -> Self {
         let spki: &ByteSlice = key.spki.as_slice().into();
         let described = cbor::to_vec(&(TAG, &key.name, &key.did, &key.kid, key.version, spki));
-        let user_data =
-            UserData { tag: TAG, key: sha256(&described).0, policy: policy.digest().0, record: sha256(record_spki).0 };
+        let user_data = UserData {
+            tag: TAG,
+            key: sha256(&described).0,
+            policy: policy.digest().0,
+            record: sha256(record_spki).0,
+        };
         Self(cbor::to_vec(&user_data))
     }
 

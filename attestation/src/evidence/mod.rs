@@ -1,4 +1,5 @@
-//! The evidence file, `application/vnd.anchorhold.evidence+cbor`: everything behind one answer to one challenge.
+//! The evidence file, `application/vnd.anchorhold.evidence+cbor`: everything behind one answer to
+//! one challenge.
 
 mod binding;
 
@@ -21,7 +22,8 @@ pub const POSSESSION_TAG: &str = "anchorhold/possession/v1";
 /// Longer files are not looked at: a document, a bundle and a little more.
 const MAX_BYTES: usize = 64 * 1024;
 
-/// What the key signs to prove itself: `[tag, nonce, SHA-256 of the document's payload]` in deterministic CBOR.
+/// What the key signs to prove itself: `[tag, nonce, SHA-256 of the document's payload]` in
+/// deterministic CBOR.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(array)]
 pub struct Possession {
@@ -55,10 +57,23 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// Puts the parts together: the document's bytes, the key it binds, the bundle's canonical bytes, the record key's
-    /// SubjectPublicKeyInfo, the proof.
-    pub fn new(document: Vec<u8>, key: KeyDescription, bundle: Vec<u8>, record: Vec<u8>, possession: Vec<u8>) -> Self {
-        Self { tag: TAG.into(), document, key, bundle, possession, record }
+    /// Puts the parts together: the document's bytes, the key it binds, the bundle's canonical
+    /// bytes, the record key's SubjectPublicKeyInfo, the proof.
+    pub fn new(
+        document: Vec<u8>,
+        key: KeyDescription,
+        bundle: Vec<u8>,
+        record: Vec<u8>,
+        possession: Vec<u8>,
+    ) -> Self {
+        Self {
+            tag: TAG.into(),
+            document,
+            key,
+            bundle,
+            possession,
+            record,
+        }
     }
 
     /// Reads the one encoding of an evidence file.
@@ -66,7 +81,8 @@ impl Evidence {
         if bytes.len() > MAX_BYTES {
             return Err(Error::EvidenceMalformed("longer than 64 KiB".into()));
         }
-        let evidence: Self = cbor::from_slice(bytes).map_err(|error| Error::EvidenceMalformed(error.to_string()))?;
+        let evidence: Self =
+            cbor::from_slice(bytes).map_err(|error| Error::EvidenceMalformed(error.to_string()))?;
         if evidence.tag != TAG {
             return Err(Error::EvidenceMalformed("another tag".into()));
         }
@@ -88,7 +104,8 @@ impl Evidence {
         &self.key
     }
 
-    /// The canonical bytes of the policy bundle; a claim until [`Evidence::verify`] has accepted it.
+    /// The canonical bytes of the policy bundle; a claim until [`Evidence::verify`] has accepted
+    /// it.
     pub fn bundle(&self) -> &[u8] {
         &self.bundle
     }
@@ -103,9 +120,13 @@ impl Evidence {
         &self.possession
     }
 
-    /// From a document, which must have been verified from [`Evidence::document`], to the key that it binds: under the policy that
-    /// the evidence carries, with proof of possession.
-    pub(crate) fn bind<A: Attested + Clone>(&self, document: &A, steps: &mut Steps) -> Result<AttestedKey<A>, Error> {
+    /// From a document, which must have been verified from [`Evidence::document`], to the key that
+    /// it binds: under the policy that the evidence carries, with proof of possession.
+    pub(crate) fn bind<A: Attested + Clone>(
+        &self,
+        document: &A,
+        steps: &mut Steps,
+    ) -> Result<AttestedKey<A>, Error> {
         let claims = document.document();
         let bundle = Bundle::from_canonical(&self.bundle)?;
         let policy = bundle.digest();
@@ -120,10 +141,14 @@ impl Evidence {
             return Err(identity::Error::KeyIdMismatch.into());
         }
         let binding = Binding::new(&self.key, &policy, &self.record);
-        if claims.public_key.as_deref() != Some(&self.key.spki) || claims.user_data.as_deref() != Some(binding.user_data()) {
+        if claims.public_key.as_deref() != Some(&self.key.spki)
+            || claims.user_data.as_deref() != Some(binding.user_data())
+        {
             return Err(Error::BindingMismatch);
         }
-        let described = bundle.identity(&self.key.name).ok_or(Error::IdentityNotInPolicy)?;
+        let described = bundle
+            .identity(&self.key.name)
+            .ok_or(Error::IdentityNotInPolicy)?;
         if !described.describes(&did, key.algorithm()) {
             return Err(Error::IdentityNotInPolicy);
         }
@@ -133,20 +158,40 @@ impl Evidence {
         steps.passed(Step::Possession, "a signature over nonce and document");
         let until = *document.leaf_validity().end();
         let name = self.key.name.clone();
-        let signer =
-            AttestedSigner { name, policy: policy.digest(), did, kid, key, binding: binding.digest(), tee: A::TEE, until };
+        let signer = AttestedSigner {
+            name,
+            policy: policy.digest(),
+            did,
+            kid,
+            key,
+            binding: binding.digest(),
+            tee: A::TEE,
+            until,
+        };
         let (document, description, unchecked) = (document.clone(), self.key.clone(), Vec::new());
-        Ok(AttestedKey { document, description, signer, bundle, record, unchecked })
+        Ok(AttestedKey {
+            document,
+            description,
+            signer,
+            bundle,
+            record,
+            unchecked,
+        })
     }
 
     fn check_possession<A: Attested>(&self, document: &A, key: &PublicKey) -> Result<(), Error> {
         let claims = document.document();
-        let proven = cose::verify(Purpose::POSSESSION, &self.possession, key).map_err(|_| Error::PossessionInvalid)?;
+        let proven = cose::verify(Purpose::POSSESSION, &self.possession, key)
+            .map_err(|_| Error::PossessionInvalid)?;
         let proven: Possession = cbor::from_slice(&proven).map_err(|_| Error::PossessionInvalid)?;
         let good = proven.tag == POSSESSION_TAG
             && claims.nonce.as_deref() == Some(&proven.nonce)
             && proven.document == claims.payload_digest().0;
-        if good { Ok(()) } else { Err(Error::PossessionInvalid) }
+        if good {
+            Ok(())
+        } else {
+            Err(Error::PossessionInvalid)
+        }
     }
 }
 
@@ -212,22 +257,34 @@ impl<A: Attested> AttestedKey<A> {
         &self.unchecked
     }
 
-    /// Requires the key in a DID document that the verifier has pinned or resolved over TLS. Evidence never proves a domain.
+    /// Requires the key in a DID document that the verifier has pinned or resolved over TLS.
+    /// Evidence never proves a domain.
     pub fn require_did_document(&mut self, document: &did::Document) -> Result<(), Error> {
         if document.did() != self.did() || document.key(self.kid().as_str()) != Some(self.key()) {
             return Err(Error::DidDocumentLacksKey);
         }
-        self.unchecked.retain(|unchecked| *unchecked != Unchecked::DidDocument);
+        self.unchecked
+            .retain(|unchecked| *unchecked != Unchecked::DidDocument);
         Ok(())
     }
 
     /// Verifies a Vouch token made with this key.
-    pub fn verify_token(&self, token: &str, at: UnixSeconds, audience: Option<&str>) -> Result<Claims, Error> {
+    pub fn verify_token(
+        &self,
+        token: &str,
+        at: UnixSeconds,
+        audience: Option<&str>,
+    ) -> Result<Claims, Error> {
         self.signer.verify_token(token, at, audience)
     }
 
     /// Verifies a Vouch credential made with this key.
-    pub fn verify_credential(&self, text: &[u8], at: UnixSeconds, audience: Option<&str>) -> Result<Content, Error> {
+    pub fn verify_credential(
+        &self,
+        text: &[u8],
+        at: UnixSeconds,
+        audience: Option<&str>,
+    ) -> Result<Content, Error> {
         self.signer.verify_credential(text, at, audience)
     }
 }
@@ -245,7 +302,8 @@ pub struct AttestedSigner {
     until: UnixSeconds,
 }
 
-/// What the key signed, with its signature, issuer, binding and kind of TEE verified: neither times nor audience are held yet.
+/// What the key signed, with its signature, issuer, binding and kind of TEE verified: neither times
+/// nor audience are held yet.
 #[derive(Debug)]
 pub(crate) struct Signed {
     /// The claims of a token, or the credential.
@@ -292,13 +350,19 @@ impl AttestedSigner {
         self.tee
     }
 
-    /// When the leaf certificate of the document expires; nothing vouches for the key any longer then.
+    /// When the leaf certificate of the document expires; nothing vouches for the key any longer
+    /// then.
     pub fn until(&self) -> UnixSeconds {
         self.until
     }
 
     /// Verifies a Vouch token made with this key.
-    pub fn verify_token(&self, token: &str, at: UnixSeconds, audience: Option<&str>) -> Result<Claims, Error> {
+    pub fn verify_token(
+        &self,
+        token: &str,
+        at: UnixSeconds,
+        audience: Option<&str>,
+    ) -> Result<Claims, Error> {
         let claims = self.token_signature(token)?;
         claims.check_window(at)?;
         claims.check_audience(audience)?;
@@ -306,7 +370,12 @@ impl AttestedSigner {
     }
 
     /// Verifies a Vouch credential made with this key.
-    pub fn verify_credential(&self, text: &[u8], at: UnixSeconds, audience: Option<&str>) -> Result<Content, Error> {
+    pub fn verify_credential(
+        &self,
+        text: &[u8],
+        at: UnixSeconds,
+        audience: Option<&str>,
+    ) -> Result<Content, Error> {
         let credential::Signed { content, begins } = self.credential_signature(text)?;
         token::check_window(begins, content.valid_until, at)?;
         token::check_audience(content.audience.as_deref(), audience)?;
@@ -327,7 +396,13 @@ impl AttestedSigner {
     pub(crate) fn signed_credential(&self, text: &[u8]) -> Result<Signed, Error> {
         let credential::Signed { content, begins } = self.credential_signature(text)?;
         let (issuer, ends, audience) = (content.issuer, content.valid_until, content.audience);
-        Ok(Signed { value: json::parse(text)?, issuer, begins, ends, audience })
+        Ok(Signed {
+            value: json::parse(text)?,
+            issuer,
+            begins,
+            ends,
+            audience,
+        })
     }
 
     fn token_signature(&self, token: &str) -> Result<Claims, Error> {
@@ -355,6 +430,10 @@ impl AttestedSigner {
     }
 
     fn require_tee(&self, tee: Tee) -> Result<(), Error> {
-        if tee == self.tee { Ok(()) } else { Err(Error::TeeMismatch) }
+        if tee == self.tee {
+            Ok(())
+        } else {
+            Err(Error::TeeMismatch)
+        }
     }
 }

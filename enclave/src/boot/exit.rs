@@ -5,7 +5,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, getsockopt, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, VsockAddr, connect, getsockopt, socket, sockopt,
+};
 use protocol::{EXIT_PORT, ExitReason, write_frame};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vsock::VsockStream;
@@ -30,8 +32,8 @@ impl Exit {
         Self { name, notified }
     }
 
-    /// Says why, to the console and to the parent, and ends the process. Of PID 1, that is the end of the machine
-    /// (`panic=-1`), and memory is gone with it.
+    /// Says why, to the console and to the parent, and ends the process. Of PID 1, that is the end
+    /// of the machine (`panic=-1`), and memory is gone with it.
     pub fn end(&self, code: &str, message: &str) -> ! {
         self.say(&format!("powering off: {code}: {message}"));
         let _ = self.tell(&ExitReason::new(code, message));
@@ -40,7 +42,10 @@ impl Exit {
 
     /// Writes a line to the console, if it takes one.
     pub fn say(&self, text: &str) {
-        let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let line: String = text
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
         // In one piece: a console takes a line or loses it.
         console(&format!("{}: {line}\n", self.name));
     }
@@ -50,10 +55,16 @@ impl Exit {
         let mut frame = Vec::new();
         write_frame(reason, &mut frame)?;
         let deadline = Instant::now() + FAREWELL_TIMEOUT;
-        let mut waiting: Vec<Listener> = self.notified.iter().filter_map(|cid| Listener::call(*cid).ok()).collect();
+        let mut waiting: Vec<Listener> = self
+            .notified
+            .iter()
+            .filter_map(|cid| Listener::call(*cid).ok())
+            .collect();
         while !waiting.is_empty() {
             let left = deadline.saturating_duration_since(Instant::now());
-            let Ok(timeout) = Timespec::try_from(left) else { break };
+            let Ok(timeout) = Timespec::try_from(left) else {
+                break;
+            };
             let mut polled: Vec<PollFd<'_>> = waiting.iter().map(Listener::polled).collect();
             if left.is_zero() || poll(&mut polled, Some(&timeout)).is_err() {
                 break;
@@ -105,7 +116,9 @@ impl Listener {
             }
             // Nothing is expected but the end.
             Self::Told(mut stream) => match stream.read(&mut [0; 16]) {
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Some(Self::Told(stream)),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    Some(Self::Told(stream))
+                }
                 _ => None,
             },
         }

@@ -1,7 +1,9 @@
 //! What this process gives up before it reads a byte of anybody else's.
 
 use rustix::process::{Gid, Uid};
-use rustix::thread::{CapabilitySet, capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use rustix::thread::{
+    CapabilitySet, capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+};
 
 use super::machine::{failed, forbid_dumps};
 use super::seccomp;
@@ -20,11 +22,15 @@ pub fn drop_privileges() -> Result<(), Error> {
     if left.effective.union(left.permitted).union(left.inheritable) == CapabilitySet::empty() {
         Ok(())
     } else {
-        Err(Error::Boot { step: "dropping capabilities", why: "some are left".into() })
+        Err(Error::Boot {
+            step: "dropping capabilities",
+            why: "some are left".into(),
+        })
     }
 }
 
-/// No core dumps, no new privileges, and no system call that is not on the list, for all threads, for good.
+/// No core dumps, no new privileges, and no system call that is not on the list, for all threads,
+/// for good.
 pub fn confine() -> Result<(), Error> {
     // Changing the user has made the process dumpable or not as the kernel sees fit; so once more.
     forbid_dumps()?;

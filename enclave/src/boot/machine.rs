@@ -27,7 +27,14 @@ impl Mounts {
         let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
         let mounted = Self;
         mount("devtmpfs", "/dev", "devtmpfs", flags, None).map_err(failed("mounting /dev"))?;
-        mount("sysfs", "/sys", "sysfs", flags | MountFlags::NODEV | MountFlags::RDONLY, None).map_err(failed("mounting /sys"))?;
+        mount(
+            "sysfs",
+            "/sys",
+            "sysfs",
+            flags | MountFlags::NODEV | MountFlags::RDONLY,
+            None,
+        )
+        .map_err(failed("mounting /sys"))?;
         Ok(mounted)
     }
 }
@@ -43,8 +50,10 @@ impl Drop for Mounts {
 
 /// Takes a device away from everybody but root: the kernel makes `/dev/nsm` with mode 0666.
 pub fn tighten_device(device: &str) -> Result<(), Error> {
-    fs::set_permissions(device, Permissions::from_mode(0o600))
-        .map_err(|error| Error::Boot { step: "tightening the NSM's device", why: error.to_string() })
+    fs::set_permissions(device, Permissions::from_mode(0o600)).map_err(|error| Error::Boot {
+        step: "tightening the NSM's device",
+        why: error.to_string(),
+    })
 }
 
 /// The kernel's pool is seeded, and fed by the NSM's generator if there is one.
@@ -63,14 +72,22 @@ pub(super) fn check_randomness(hwrng: Option<&str>) -> Result<(), Error> {
 
 /// No core dumps, no tracing, and every page stays where it is from the first touch on.
 pub fn lock_memory() -> Result<(), Error> {
-    let unlimited = Rlimit { current: None, maximum: None };
-    setrlimit(Resource::Memlock, unlimited).map_err(failed("lifting the limit of locked memory"))?;
+    let unlimited = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    setrlimit(Resource::Memlock, unlimited)
+        .map_err(failed("lifting the limit of locked memory"))?;
     forbid_dumps()?;
-    mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT).map_err(failed("locking memory"))
+    mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)
+        .map_err(failed("locking memory"))
 }
 
 pub(super) fn forbid_dumps() -> Result<(), Error> {
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
     setrlimit(Resource::Core, none).map_err(failed("forbidding core dumps"))?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed("forbidding core dumps"))
 }
@@ -86,10 +103,14 @@ pub(super) fn quiet_console() {
 /// The console, once standard error is another file.
 static CONSOLE: OnceLock<File> = OnceLock::new();
 
-/// The console keeps a descriptor of its own, for [`console`]; standard output and standard error go nowhere. Libraries write there
-/// with `eprintln!`, which panics where a full console takes nothing.
+/// The console keeps a descriptor of its own, for [`console`]; standard output and standard error
+/// go nowhere. Libraries write there with `eprintln!`, which panics where a full console takes
+/// nothing.
 pub fn part_from_console() -> Result<(), Error> {
-    let io = |error: std::io::Error| Error::Boot { step: "parting from the console", why: error.to_string() };
+    let io = |error: std::io::Error| Error::Boot {
+        step: "parting from the console",
+        why: error.to_string(),
+    };
     let console = std::io::stderr().as_fd().try_clone_to_owned().map_err(io)?;
     let nowhere = File::options().write(true).open("/dev/null").map_err(io)?;
     dup2_stdout(&nowhere).map_err(failed("parting from the console"))?;
@@ -116,7 +137,10 @@ pub(super) fn memory() -> String {
 }
 
 pub(super) fn failed(step: &'static str) -> impl Fn(Errno) -> Error {
-    move |why| Error::Boot { step, why: why.to_string() }
+    move |why| Error::Boot {
+        step,
+        why: why.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -133,13 +157,22 @@ mod tests {
         tighten_device(file.to_str().unwrap()).unwrap();
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
         fs::remove_file(&file).unwrap();
-        assert_eq!(tighten_device(file.to_str().unwrap()).unwrap_err().code(), "boot");
+        assert_eq!(
+            tighten_device(file.to_str().unwrap()).unwrap_err().code(),
+            "boot"
+        );
     }
 
     #[test]
     fn randomness_that_is_not_the_nsms_makes_no_key() {
-        assert!(!Path::new("/dev/nsm").exists(), "these tests run on ordinary machines");
-        assert!(matches!(check_randomness(Some("nsm-hwrng")), Err(Error::HwrngUnexpected(_))));
+        assert!(
+            !Path::new("/dev/nsm").exists(),
+            "these tests run on ordinary machines"
+        );
+        assert!(matches!(
+            check_randomness(Some("nsm-hwrng")),
+            Err(Error::HwrngUnexpected(_))
+        ));
         assert_eq!(check_randomness(None), Ok(()));
     }
 }

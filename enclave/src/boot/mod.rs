@@ -1,8 +1,9 @@
 //! From power-on to the window, as PID 1 of an enclave image.
 //!
-//! In this order, and any failure ends the machine with a typed reason: the NSM's device alone in a tightened `/dev`; its
-//! randomness in the kernel's pool; no way for libraries to the console; no core dumps, memory locked; signals; the port; no privileges; no system calls but those
-//! on the list. Only then does anything from outside come in: the enclave attests to itself, and serves.
+//! In this order, and any failure ends the machine with a typed reason: the NSM's device alone in a
+//! tightened `/dev`; its randomness in the kernel's pool; no way for libraries to the console; no
+//! core dumps, memory locked; signals; the port; no privileges; no system calls but those on the
+//! list. Only then does anything from outside come in: the enclave attests to itself, and serves.
 
 mod exit;
 mod heartbeat;
@@ -45,7 +46,9 @@ pub fn is_pid_1() -> bool {
 /// Boots as PID 1 and serves until the machine ends; never comes back.
 pub fn run<N: Nsm>(image: &Image, open: impl FnOnce() -> Result<N, Error>) -> ! {
     let exit = Exit::new(image.name, image.notified);
-    std::panic::set_hook(Box::new(move |panic| exit.end("panicked", &panic.to_string())));
+    std::panic::set_hook(Box::new(move |panic| {
+        exit.end("panicked", &panic.to_string())
+    }));
     machine::quiet_console();
     match boot(image, exit, open) {
         Ok(()) => exit.end("window_failed", "the window is good for nothing any more"),
@@ -53,7 +56,11 @@ pub fn run<N: Nsm>(image: &Image, open: impl FnOnce() -> Result<N, Error>) -> ! 
     }
 }
 
-fn boot<N: Nsm>(image: &Image, exit: Exit, open: impl FnOnce() -> Result<N, Error>) -> Result<(), Error> {
+fn boot<N: Nsm>(
+    image: &Image,
+    exit: Exit,
+    open: impl FnOnce() -> Result<N, Error>,
+) -> Result<(), Error> {
     let nsm = {
         let _mounted = machine::Mounts::mount()?;
         let nsm = open()?;
@@ -63,23 +70,45 @@ fn boot<N: Nsm>(image: &Image, exit: Exit, open: impl FnOnce() -> Result<N, Erro
     };
     lock_memory()?;
     signals::block()?;
-    let window = |error: std::io::Error| Error::Boot { step: "listening on the window's port", why: error.to_string() };
-    let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, WINDOW_PORT).map_err(window)?;
+    let window = |error: std::io::Error| Error::Boot {
+        step: "listening on the window's port",
+        why: error.to_string(),
+    };
+    let listener =
+        VsockListener::bind_with_cid_port(VMADDR_CID_ANY, WINDOW_PORT).map_err(window)?;
     drop_privileges()?;
     confine()?;
     // From here on, bytes of others are read.
-    let thread = |error: std::io::Error| Error::Boot { step: "starting a thread", why: error.to_string() };
+    let thread = |error: std::io::Error| Error::Boot {
+        step: "starting a thread",
+        why: error.to_string(),
+    };
     spawn("signals", move || signals::watch(exit)).map_err(thread)?;
     let parent = image.parent.cid;
     spawn("heartbeat", move || heartbeat::beat(parent)).map_err(thread)?;
     let power_off = move |error: &Error| exit.end(error.reason(), &error.to_string());
-    let machine = Machine { nsm, boot_clock: Box::new(BootTime), entropy: Box::new(OsEntropy), power_off: Box::new(power_off) };
+    let machine = Machine {
+        nsm,
+        boot_clock: Box::new(BootTime),
+        entropy: Box::new(OsEntropy),
+        power_off: Box::new(power_off),
+    };
     let enclave = Arc::new(Enclave::boot(machine)?);
     enclave.attest_to_itself()?;
     let clock = Arc::clone(&enclave);
     spawn("clock", move || tick(&clock, exit)).map_err(thread)?;
-    exit.say(&format!("serving on vsock port {WINDOW_PORT}; {}", machine::memory()));
-    serve(&enclave, &Listener::Vsock { listener, parent: image.parent }).map_err(window)
+    exit.say(&format!(
+        "serving on vsock port {WINDOW_PORT}; {}",
+        machine::memory()
+    ));
+    serve(
+        &enclave,
+        &Listener::Vsock {
+            listener,
+            parent: image.parent,
+        },
+    )
+    .map_err(window)
 }
 
 fn tick<N: Nsm>(enclave: &Enclave<N>, exit: Exit) {
@@ -92,5 +121,8 @@ fn tick<N: Nsm>(enclave: &Enclave<N>, exit: Exit) {
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-    thread::Builder::new().name(name.into()).spawn(work).map(|_| ())
+    thread::Builder::new()
+        .name(name.into())
+        .spawn(work)
+        .map(|_| ())
 }

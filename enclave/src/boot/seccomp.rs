@@ -1,19 +1,22 @@
-//! The system calls that are left, each with its reason. Any other kills the process, and with PID 1 the machine.
+//! The system calls that are left, each with its reason. Any other kills the process, and with PID
+//! 1 the machine.
 
 use std::collections::BTreeMap;
 
 use libc::{
-    AF_VSOCK, CLONE_FILES, CLONE_FS, CLONE_SIGHAND, CLONE_THREAD, CLONE_VM, PR_SET_NAME, PR_SET_VMA, PROT_EXEC, SYS_accept4,
-    SYS_brk, SYS_clock_gettime, SYS_clock_nanosleep, SYS_clone, SYS_clone3, SYS_close, SYS_connect, SYS_exit, SYS_exit_group,
-    SYS_fcntl, SYS_futex, SYS_getpid, SYS_getrandom, SYS_getsockopt, SYS_gettid, SYS_ioctl, SYS_madvise, SYS_mmap, SYS_mprotect,
-    SYS_mremap, SYS_munmap, SYS_openat, SYS_poll, SYS_ppoll, SYS_prctl, SYS_read, SYS_recvfrom, SYS_restart_syscall, SYS_rseq,
-    SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_rt_sigtimedwait, SYS_sched_getaffinity, SYS_sched_yield,
-    SYS_sendto, SYS_set_robust_list, SYS_setsockopt, SYS_shutdown, SYS_sigaltstack, SYS_socket, SYS_sysinfo, SYS_wait4,
-    SYS_write, SYS_writev,
+    AF_VSOCK, CLONE_FILES, CLONE_FS, CLONE_SIGHAND, CLONE_THREAD, CLONE_VM, PR_SET_NAME,
+    PR_SET_VMA, PROT_EXEC, SYS_accept4, SYS_brk, SYS_clock_gettime, SYS_clock_nanosleep, SYS_clone,
+    SYS_clone3, SYS_close, SYS_connect, SYS_exit, SYS_exit_group, SYS_fcntl, SYS_futex, SYS_getpid,
+    SYS_getrandom, SYS_getsockopt, SYS_gettid, SYS_ioctl, SYS_madvise, SYS_mmap, SYS_mprotect,
+    SYS_mremap, SYS_munmap, SYS_openat, SYS_poll, SYS_ppoll, SYS_prctl, SYS_read, SYS_recvfrom,
+    SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn,
+    SYS_rt_sigtimedwait, SYS_sched_getaffinity, SYS_sched_yield, SYS_sendto, SYS_set_robust_list,
+    SYS_setsockopt, SYS_shutdown, SYS_sigaltstack, SYS_socket, SYS_sysinfo, SYS_wait4, SYS_write,
+    SYS_writev,
 };
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen as Length, SeccompCmpOp as Op, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch, apply_filter_all_threads,
+    BpfProgram, SeccompAction, SeccompCmpArgLen as Length, SeccompCmpOp as Op, SeccompCondition,
+    SeccompFilter, SeccompRule, TargetArch, apply_filter_all_threads,
 };
 
 use crate::Error;
@@ -41,7 +44,11 @@ enum Only {
 }
 
 const fn any(number: i64, reason: &'static str) -> Allowed {
-    Allowed { number, reason, only: Only::Any }
+    Allowed {
+        number,
+        reason,
+        only: Only::Any,
+    }
 }
 
 /// `_IOWR(0x0A, 0, struct nsm_raw)`, linux/nsm.h.
@@ -62,16 +69,34 @@ pub const ALLOWED: &[Allowed] = &[
     any(SYS_getsockopt, "whether the last words can be said"),
     any(SYS_close, "connections"),
     any(SYS_fcntl, "a second handle of a connection, for its writer"),
-    Allowed { number: SYS_socket, reason: "heartbeat and last words, over vsock only", only: Only::Is(0, AF_VSOCK as u64) },
+    Allowed {
+        number: SYS_socket,
+        reason: "heartbeat and last words, over vsock only",
+        only: Only::Is(0, AF_VSOCK as u64),
+    },
     any(SYS_connect, "heartbeat and last words"),
     any(SYS_poll, "waiting for the last words to be heard"),
     any(SYS_ppoll, "waiting for the last words to be heard"),
-    Allowed { number: SYS_ioctl, reason: "the NSM, and no other device", only: Only::Is(1, NSM_IOCTL_RAW) },
+    Allowed {
+        number: SYS_ioctl,
+        reason: "the NSM, and no other device",
+        only: Only::Is(1, NSM_IOCTL_RAW),
+    },
     any(SYS_getrandom, "keys, challenges, ids"),
-    any(SYS_clock_gettime, "CLOCK_BOOTTIME and deadlines, where the vDSO cannot"),
-    any(SYS_clock_nanosleep, "the clock thread; a pause when nothing can be accepted"),
+    any(
+        SYS_clock_gettime,
+        "CLOCK_BOOTTIME and deadlines, where the vDSO cannot",
+    ),
+    any(
+        SYS_clock_nanosleep,
+        "the clock thread; a pause when nothing can be accepted",
+    ),
     any(SYS_futex, "locks and channels between threads"),
-    Allowed { number: SYS_mmap, reason: "memory, never executable", only: Only::Without(2, PROT_EXEC as u64) },
+    Allowed {
+        number: SYS_mmap,
+        reason: "memory, never executable",
+        only: Only::Without(2, PROT_EXEC as u64),
+    },
     Allowed {
         number: SYS_mprotect,
         reason: "memory and thread stacks, never executable",
@@ -79,22 +104,42 @@ pub const ALLOWED: &[Allowed] = &[
     },
     any(SYS_munmap, "memory"),
     any(SYS_mremap, "memory that grows"),
-    any(SYS_madvise, "memory given back; stacks of threads that ended"),
+    any(
+        SYS_madvise,
+        "memory given back; stacks of threads that ended",
+    ),
     any(SYS_brk, "memory"),
-    Allowed { number: SYS_clone, reason: "threads, never processes", only: Only::With(0, THREAD as u64) },
+    Allowed {
+        number: SYS_clone,
+        reason: "threads, never processes",
+        only: Only::With(0, THREAD as u64),
+    },
     any(SYS_set_robust_list, "the start of a thread"),
     any(SYS_rseq, "the start of a thread"),
-    any(SYS_sigaltstack, "the start of a thread: the stack on which an overflow is told"),
-    any(SYS_sched_getaffinity, "the start of a thread: the C library asks for its stack"),
+    any(
+        SYS_sigaltstack,
+        "the start of a thread: the stack on which an overflow is told",
+    ),
+    any(
+        SYS_sched_getaffinity,
+        "the start of a thread: the C library asks for its stack",
+    ),
     any(SYS_gettid, "the start of a thread"),
     any(SYS_getpid, "a panic, as the C library ends the process"),
-    Allowed { number: SYS_prctl, reason: "the name of a thread", only: Only::Is(0, PR_SET_NAME as u64) },
+    Allowed {
+        number: SYS_prctl,
+        reason: "the name of a thread",
+        only: Only::Is(0, PR_SET_NAME as u64),
+    },
     Allowed {
         number: SYS_prctl,
         reason: "the name of a thread's memory, in newer C libraries",
         only: Only::Is(0, PR_SET_VMA as u64),
     },
-    any(SYS_rt_sigaction, "the first thread: the C library's own signal"),
+    any(
+        SYS_rt_sigaction,
+        "the first thread: the C library's own signal",
+    ),
     any(SYS_rt_sigprocmask, "the start of a thread"),
     any(SYS_rt_sigtimedwait, "the signals thread"),
     any(SYS_rt_sigreturn, "the end of a signal handler"),
@@ -106,33 +151,54 @@ pub const ALLOWED: &[Allowed] = &[
     any(SYS_exit_group, "the end"),
 ];
 
-/// What the C library tries and can do without. Answered with ENOSYS, as by a kernel that does not know them: nothing is
-/// done, and the process lives.
+/// What the C library tries and can do without. Answered with ENOSYS, as by a kernel that does not
+/// know them: nothing is done, and the process lives.
 pub const ABSENT: &[Allowed] = &[
-    any(SYS_clone3, "instead comes clone, whose flags a filter can see"),
-    any(SYS_openat, "the allocator asks /proc how it may give memory back; there are no files"),
+    any(
+        SYS_clone3,
+        "instead comes clone, whose flags a filter can see",
+    ),
+    any(
+        SYS_openat,
+        "the allocator asks /proc how it may give memory back; there are no files",
+    ),
 ];
 
 /// Puts the filters on all threads. `no_new_privs` goes with it.
 pub(super) fn enter() -> Result<(), Error> {
-    let failed = |error: seccompiler::Error| Error::Boot { step: "entering seccomp", why: error.to_string() };
+    let failed = |error: seccompiler::Error| Error::Boot {
+        step: "entering seccomp",
+        why: error.to_string(),
+    };
     for filter in filters().map_err(|error| failed(error.into()))? {
         apply_filter_all_threads(&filter).map_err(failed)?;
     }
     Ok(())
 }
 
-/// Two, of which the stricter answer counts: the first takes away what is [`ABSENT`]; the second is the list.
+/// Two, of which the stricter answer counts: the first takes away what is [`ABSENT`]; the second is
+/// the list.
 fn filters() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
     let errno = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
-    let absent = ABSENT.iter().map(|call| (call.number, Vec::new())).collect();
+    let absent = ABSENT
+        .iter()
+        .map(|call| (call.number, Vec::new()))
+        .collect();
     let mut listed: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     for allowed in ALLOWED.iter().chain(ABSENT) {
         // A call without rules is allowed whatever its arguments.
-        listed.entry(allowed.number).or_default().extend(allowed.only.rule()?);
+        listed
+            .entry(allowed.number)
+            .or_default()
+            .extend(allowed.only.rule()?);
     }
     let first = SeccompFilter::new(absent, SeccompAction::Allow, errno, TargetArch::x86_64)?;
-    let second = SeccompFilter::new(listed, SeccompAction::KillProcess, SeccompAction::Allow, TargetArch::x86_64)?;
+    let second = SeccompFilter::new(
+        listed,
+        SeccompAction::KillProcess,
+        SeccompAction::Allow,
+        TargetArch::x86_64,
+    )?;
     Ok([first.try_into()?, second.try_into()?])
 }
 
@@ -144,6 +210,12 @@ impl Only {
             Self::Without(index, bits) => (index, Op::MaskedEq(bits), 0),
             Self::With(index, bits) => (index, Op::MaskedEq(bits), bits),
         };
-        SeccompRule::new(vec![SeccompCondition::new(index, Length::Dword, op, value)?]).map(Some)
+        SeccompRule::new(vec![SeccompCondition::new(
+            index,
+            Length::Dword,
+            op,
+            value,
+        )?])
+        .map(Some)
     }
 }

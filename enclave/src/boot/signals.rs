@@ -7,11 +7,19 @@ use rustix::process::{WaitOptions, wait};
 use super::Exit;
 use crate::Error;
 
-const WATCHED: [Signal; 4] = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+const WATCHED: [Signal; 4] = [
+    Signal::SIGCHLD,
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+];
 
 /// Blocks what [`watch`] waits for, in this thread and in those that it will start.
 pub(super) fn block() -> Result<(), Error> {
-    set().thread_block().map_err(|error| Error::Boot { step: "blocking signals", why: error.to_string() })
+    set().thread_block().map_err(|error| Error::Boot {
+        step: "blocking signals",
+        why: error.to_string(),
+    })
 }
 
 /// Reaps what has died; ends when told to.

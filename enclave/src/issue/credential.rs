@@ -11,10 +11,22 @@ use crate::stages::authorize::Permitted;
 use crate::stages::settle::Settled;
 
 /// A credential about what was asked, or a grant.
-pub(super) fn signed(env: &Env<'_>, key: &KeyGuard<'_>, settled: Settled<Permitted>) -> Result<Issued, Error> {
+pub(super) fn signed(
+    env: &Env<'_>,
+    key: &KeyGuard<'_>,
+    settled: Settled<Permitted>,
+) -> Result<Issued, Error> {
     let signer = settled.key(key)?;
     let (permitted, _) = settled.into_parts();
-    let Permitted { request, caller, basis, card, from, validity_seconds, .. } = permitted;
+    let Permitted {
+        request,
+        caller,
+        basis,
+        card,
+        from,
+        validity_seconds,
+        ..
+    } = permitted;
     let delegation_chain = match &basis {
         Basis::Granted(granted) => granted.grants.links(&request.intent),
         Basis::Own | Basis::Exchanged(_) => Vec::new(),
@@ -34,5 +46,9 @@ pub(super) fn signed(env: &Env<'_>, key: &KeyGuard<'_>, settled: Settled<Permitt
         caller,
     };
     let signed = credential::sign(content, &card.kid, signer)?.to_string();
-    Ok(Issued { signed, id: id.to_string(), expires_at })
+    Ok(Issued {
+        signed,
+        id: id.to_string(),
+        expires_at,
+    })
 }

@@ -14,7 +14,13 @@ use crate::stages::settle::Settled;
 pub(super) fn signed(key: &KeyGuard<'_>, settled: Settled<Permitted>) -> Result<Issued, Error> {
     let signer = settled.key(key)?;
     let (permitted, _) = settled.into_parts();
-    let Permitted { request, basis, card, from, .. } = permitted;
+    let Permitted {
+        request,
+        basis,
+        card,
+        from,
+        ..
+    } = permitted;
     let delegated_by = match basis {
         Basis::Exchanged(behalf) => Some(behalf.sub),
         Basis::Own | Basis::Granted(_) => None,
@@ -28,5 +34,9 @@ pub(super) fn signed(key: &KeyGuard<'_>, settled: Settled<Permitted>) -> Result<
     };
     let signed = envelope.sign(&card.kid, signer)?;
     let id = Envelope::id(&signed, signer.public_key())?;
-    Ok(Issued { signed, id, expires_at: from.0 })
+    Ok(Issued {
+        signed,
+        id,
+        expires_at: from.0,
+    })
 }

@@ -24,7 +24,12 @@ struct Issued {
 }
 
 /// Signs what was settled with the key that it was permitted for.
-pub(crate) fn sign(env: &Env<'_>, key: &KeyGuard<'_>, settled: Settled<Permitted>, trail: &mut Trail) -> Result<Signed, Error> {
+pub(crate) fn sign(
+    env: &Env<'_>,
+    key: &KeyGuard<'_>,
+    settled: Settled<Permitted>,
+    trail: &mut Trail,
+) -> Result<Signed, Error> {
     let (card, rule) = (settled.what().card.clone(), settled.what().rule.clone());
     let issued = match settled.what().request.format {
         Format::VouchJwt => token::signed(env, key, settled)?,

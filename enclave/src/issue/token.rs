@@ -16,10 +16,23 @@ use crate::stages::settle::Settled;
 const VERSION: &str = "1.0";
 
 /// A token about what was asked.
-pub(super) fn signed(env: &Env<'_>, key: &KeyGuard<'_>, settled: Settled<Permitted>) -> Result<Issued, Error> {
+pub(super) fn signed(
+    env: &Env<'_>,
+    key: &KeyGuard<'_>,
+    settled: Settled<Permitted>,
+) -> Result<Issued, Error> {
     let signer = settled.key(key)?;
     let (permitted, approved) = settled.into_parts();
-    let Permitted { request, caller, digest, basis, card, from, validity_seconds, .. } = permitted;
+    let Permitted {
+        request,
+        caller,
+        digest,
+        basis,
+        card,
+        from,
+        validity_seconds,
+        ..
+    } = permitted;
     let scope = matches!(basis, Basis::Exchanged(_)).then(|| request.intent.action().to_owned());
     let (sub, act, mut delegation_chain) = match basis {
         Basis::Exchanged(behalf) => (behalf.sub, Some(behalf.act), behalf.chain),
@@ -39,10 +52,19 @@ pub(super) fn signed(env: &Env<'_>, key: &KeyGuard<'_>, settled: Settled<Permitt
         binding: card.binding_digest,
         tee: env.tee,
         caller,
-        vouch: Vouch { version: VERSION.into(), payload: request.payload, intent: request.intent, delegation_chain },
+        vouch: Vouch {
+            version: VERSION.into(),
+            payload: request.payload,
+            intent: request.intent,
+            delegation_chain,
+        },
     };
     let signed = token::sign(&claims, &card.kid, signer)?;
-    Ok(Issued { signed, id: claims.jti.to_string(), expires_at: claims.exp })
+    Ok(Issued {
+        signed,
+        id: claims.jti.to_string(),
+        expires_at: claims.exp,
+    })
 }
 
 /// A token by which the agent acts for a subject (RFC 8693 section 2.2.1).
@@ -54,7 +76,17 @@ pub(crate) fn exchanged(
 ) -> Result<Signed, Error> {
     let signer = settled.key(key)?;
     let (permitted, _) = settled.into_parts();
-    let Exchange { card, caller, audience, subject, act, scope, intent, from, exp } = permitted;
+    let Exchange {
+        card,
+        caller,
+        audience,
+        subject,
+        act,
+        scope,
+        intent,
+        from,
+        exp,
+    } = permitted;
     trail.delegated(&subject.sub, principals(&subject.sub, &act));
     let mut delegation_chain = subject.chain;
     delegation_chain.push(subject.link);
@@ -71,9 +103,17 @@ pub(crate) fn exchanged(
         binding: card.binding_digest,
         tee: env.tee,
         caller,
-        vouch: Vouch { version: VERSION.into(), payload: Payload::default(), intent, delegation_chain },
+        vouch: Vouch {
+            version: VERSION.into(),
+            payload: Payload::default(),
+            intent,
+            delegation_chain,
+        },
     };
-    let (signed, id) = (token::sign(&claims, &card.kid, signer)?, claims.jti.to_string());
+    let (signed, id) = (
+        token::sign(&claims, &card.kid, signer)?,
+        claims.jti.to_string(),
+    );
     trail.issued(&id, identity::UnixSeconds(exp));
     Ok(Signed {
         signed,

@@ -14,8 +14,8 @@ use crate::identities::{Crossing, IdentityCard};
 
 const NONCE_BYTES: RangeInclusive<usize> = 16..=64;
 
-/// Gives evidence for a key. `document_of` asks the NSM for a document that names the key of a card; it may be slow, and no key is held
-/// meanwhile.
+/// Gives evidence for a key. `document_of` asks the NSM for a document that names the key of a
+/// card; it may be slow, and no key is held meanwhile.
 pub(crate) fn attest(
     env: &Env<'_>,
     requester: &Requester,
@@ -33,13 +33,28 @@ pub(crate) fn attest(
     trail.identity(&card);
     env.admit(&identity.policy, &caller)?;
     let (bytes, document) = document_of(&card)?;
-    let possession = Possession { tag: POSSESSION_TAG.into(), nonce: nonce.to_vec(), document: document.payload_digest().0 };
+    let possession = Possession {
+        tag: POSSESSION_TAG.into(),
+        nonce: nonce.to_vec(),
+        document: document.payload_digest().0,
+    };
     let key = identity.hold()?;
     if key.card().description != card.description {
         return Err(Error::RotatedMeanwhile);
     }
-    let possession = cose::sign(Purpose::POSSESSION, &cbor::to_vec(&possession), key.key(Crossing::Possession))?;
+    let possession = cose::sign(
+        Purpose::POSSESSION,
+        &cbor::to_vec(&possession),
+        key.key(Crossing::Possession),
+    )?;
     let provisioned = env.provisioned;
     let record = provisioned.record.public_key().to_spki();
-    Ok(Evidence::new(bytes, card.description.clone(), provisioned.canonical.clone(), record, possession).to_vec())
+    Ok(Evidence::new(
+        bytes,
+        card.description.clone(),
+        provisioned.canonical.clone(),
+        record,
+        possession,
+    )
+    .to_vec())
 }

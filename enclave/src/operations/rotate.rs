@@ -11,8 +11,8 @@ use crate::identities::IdentityCard;
 use crate::keys::KeyPair;
 use crate::operations::describe::description;
 
-/// Replaces an identity's key. `new_key` asks the NSM for randomness and may be slow: the old key goes on signing meanwhile. `now` is asked
-/// after that.
+/// Replaces an identity's key. `new_key` asks the NSM for randomness and may be slow: the old key
+/// goes on signing meanwhile. `now` is asked after that.
 pub(crate) fn rotate(
     env: &Env<'_>,
     rotate: &Rotate,
@@ -34,16 +34,24 @@ pub(crate) fn rotate(
         None if policy_engine::may_rotate(policy, env.annex(), &caller) => {}
         None => return Err(Error::RotationNotAllowed),
     }
-    let next = card.version().checked_add(1).ok_or(Error::OrderInvalid("no version is left"))?;
+    let next = card
+        .version()
+        .checked_add(1)
+        .ok_or(Error::OrderInvalid("no version is left"))?;
     let key = new_key(policy.algorithm, &policy.name, next)?;
     let record = provisioned.record.public_key().to_spki();
-    let (versions, statement) = identity.rotate(card.version(), &provisioned.bundle, &record, key, now)?;
-    Ok(Rotated { description: description(env, &policy.name, versions), statement })
+    let (versions, statement) =
+        identity.rotate(card.version(), &provisioned.bundle, &record, key, now)?;
+    Ok(Rotated {
+        description: description(env, &policy.name, versions),
+        statement,
+    })
 }
 
 fn check_order(env: &Env<'_>, order: &[u8], card: &IdentityCard) -> Result<(), Error> {
     let operator = &env.provisioned.bundle.operator_key.0;
-    let order = Order::verify(order, operator).map_err(|_| Error::OrderInvalid("not signed by the operator"))?;
+    let order = Order::verify(order, operator)
+        .map_err(|_| Error::OrderInvalid("not signed by the operator"))?;
     if order.identity != card.name {
         return Err(Error::OrderInvalid("for another identity"));
     }

@@ -19,7 +19,8 @@ pub(crate) fn sign(env: &Env<'_>, sign: Sign, trail: &mut Trail) -> Result<Answe
     let request = SignRequest::parse(sign, trail)?;
     let asked = authenticate(env, request, trail)?;
     let authority = Authority::establish(env, asked, trail)?;
-    // From here on the key is held: what is decided about it is signed with it, and no other identity is looked at.
+    // From here on the key is held: what is decided about it is signed with it, and no other
+    // identity is looked at.
     let key = authority.asked.identity.hold()?;
     let permit = authorize::sign(env, key.card(), authority, trail)?;
     match settle::sign(env, permit, trail)? {

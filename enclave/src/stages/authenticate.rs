@@ -1,5 +1,5 @@
-//! Who asks, and for which identity. A caller with a key of its own signs each request, end to end, past the parent; its proof is verified
-//! here, and used.
+//! Who asks, and for which identity. A caller with a key of its own signs each request, end to end,
+//! past the parent; its proof is verified here, and used.
 
 use attestation::Document;
 use identity::caller::Proven;
@@ -46,14 +46,24 @@ struct UnspentProof {
     key: PublicKey,
 }
 
-/// Finds the identity and the caller. Nothing that was presented is looked at before the caller is known.
-pub(crate) fn authenticate<'e, R: Request>(env: &Env<'e>, request: R, trail: &mut Trail) -> Result<Asked<'e, R>, Error> {
+/// Finds the identity and the caller. Nothing that was presented is looked at before the caller is
+/// known.
+pub(crate) fn authenticate<'e, R: Request>(
+    env: &Env<'e>,
+    request: R,
+    trail: &mut Trail,
+) -> Result<Asked<'e, R>, Error> {
     let requester = request.requester();
     let asserted = Caller::Asserted(requester.caller.clone());
     env.check_annex()?;
-    let claimed = request.proof().map(|proof| unverified(env, proof).map(|caller| (caller, proof))).transpose()?;
+    let claimed = request
+        .proof()
+        .map(|proof| unverified(env, proof).map(|caller| (caller, proof)))
+        .transpose()?;
     let identity = match &claimed {
-        Some((caller, _)) => env.provisioned.find_proven(requester.identity.as_deref(), &caller.name)?,
+        Some((caller, _)) => env
+            .provisioned
+            .find_proven(requester.identity.as_deref(), &caller.name)?,
         None => env.provisioned.find(requester, env.annex())?,
     };
     let card = identity.card()?;
@@ -70,11 +80,19 @@ pub(crate) fn authenticate<'e, R: Request>(env: &Env<'e>, request: R, trail: &mu
         }
     };
     env.admit(&identity.policy, &caller)?;
-    // From here on it works no second time, whatever is found of what it presents, and whatever the policy says. Only now is it said that
-    // the caller proved itself: a proof that is shown again may be anybody's.
+    // From here on it works no second time, whatever is found of what it presents, and whatever the
+    // policy says. Only now is it said that the caller proved itself: a proof that is shown again
+    // may be anybody's.
     let proven_for = proof.map(|proof| proof.spend(env, now)).transpose()?;
     trail.caller(&caller);
-    Ok(Asked { request, identity, caller, digest, now, proven_for })
+    Ok(Asked {
+        request,
+        identity,
+        caller,
+        digest,
+        now,
+        proven_for,
+    })
 }
 
 /// Who a proof says that it is from: its signature is still to be verified.
@@ -86,42 +104,83 @@ struct UnverifiedCaller {
 
 /// Finds out whose proof it claims to be.
 fn unverified(env: &Env<'_>, proof: &PresentedProof) -> Result<UnverifiedCaller, Error> {
-    let kid = CallerProof::unverified_kid(&proof.jws).map_err(|_| Error::ProofOfNobody("not a JWS of a request"))?;
+    let kid = CallerProof::unverified_kid(&proof.jws)
+        .map_err(|_| Error::ProofOfNobody("not a JWS of a request"))?;
     let claimed = match &proof.document {
         Some(document) => {
             let peer = peer(env, document)?;
-            UnverifiedCaller { name: peer.name, key: peer.key, measurement: Some(peer.measurement) }
+            UnverifiedCaller {
+                name: peer.name,
+                key: peer.key,
+                measurement: Some(peer.measurement),
+            }
         }
         None => {
-            let keyed = |caller: &ProvenCaller| caller.key.as_ref().is_some_and(|key| key.0.thumbprint() == kid);
-            let caller = env.provisioned.bundle.callers.iter().find(|caller| keyed(caller));
+            let keyed = |caller: &ProvenCaller| {
+                caller
+                    .key
+                    .as_ref()
+                    .is_some_and(|key| key.0.thumbprint() == kid)
+            };
+            let caller = env
+                .provisioned
+                .bundle
+                .callers
+                .iter()
+                .find(|caller| keyed(caller));
             let named = caller.and_then(|caller| Some((caller, caller.key.as_ref()?)));
-            let (caller, key) = named.ok_or(Error::ProofOfNobody("the policy names no caller with this key"))?;
-            UnverifiedCaller { name: caller.name.clone(), key: key.0.clone(), measurement: None }
+            let (caller, key) = named.ok_or(Error::ProofOfNobody(
+                "the policy names no caller with this key",
+            ))?;
+            UnverifiedCaller {
+                name: caller.name.clone(),
+                key: key.0.clone(),
+                measurement: None,
+            }
         }
     };
-    if claimed.key.thumbprint() == kid { Ok(claimed) } else { Err(Error::ProofOfNobody("another key than the document names")) }
+    if claimed.key.thumbprint() == kid {
+        Ok(claimed)
+    } else {
+        Err(Error::ProofOfNobody("another key than the document names"))
+    }
 }
 
 impl UnverifiedCaller {
     /// Verifies its proof: the signature over this request and boot, in time.
-    fn verify(&self, env: &Env<'_>, jws: &str, request: Digest<32>, now: Bounds) -> Result<UnspentProof, Error> {
-        let proof = CallerProof::verify(jws, &self.key, now.latest).map_err(|error| match error {
-            identity::Error::Expired => Error::ProofInvalid("it came too late"),
-            identity::Error::ProofTooLong => Error::ProofInvalid("it would hold for more than 60 seconds"),
-            _ => Error::ProofInvalid("its signature or form is not good"),
-        })?;
+    fn verify(
+        &self,
+        env: &Env<'_>,
+        jws: &str,
+        request: Digest<32>,
+        now: Bounds,
+    ) -> Result<UnspentProof, Error> {
+        let proof =
+            CallerProof::verify(jws, &self.key, now.latest).map_err(|error| match error {
+                identity::Error::Expired => Error::ProofInvalid("it came too late"),
+                identity::Error::ProofTooLong => {
+                    Error::ProofInvalid("it would hold for more than 60 seconds")
+                }
+                _ => Error::ProofInvalid("its signature or form is not good"),
+            })?;
         if proof.boot_id != env.boot_id {
             return Err(Error::ProofInvalid("for another boot"));
         }
         if proof.request != request {
             return Err(Error::ProofInvalid("for another request"));
         }
-        Ok(UnspentProof { proof, key: self.key.clone() })
+        Ok(UnspentProof {
+            proof,
+            key: self.key.clone(),
+        })
     }
 
     fn proven(self) -> Proven {
-        Proven { key: self.key.thumbprint(), measurement: self.measurement, name: self.name }
+        Proven {
+            key: self.key.thumbprint(),
+            measurement: self.measurement,
+            name: self.name,
+        }
     }
 }
 
@@ -138,14 +197,19 @@ impl UnspentProof {
 }
 
 fn check_version(proven_for: u32, version: u32) -> Result<(), Error> {
-    if proven_for == version { Ok(()) } else { Err(Error::ProofInvalid("for another version of the key")) }
+    if proven_for == version {
+        Ok(())
+    } else {
+        Err(Error::ProofInvalid("for another version of the key"))
+    }
 }
 
 impl<R> Asked<'_, R> {
-    /// Refuses to go on with another version of the key than the caller's proof is for. The key of this card is held from now until the
-    /// signature exists.
+    /// Refuses to go on with another version of the key than the caller's proof is for. The key of
+    /// this card is held from now until the signature exists.
     pub(crate) fn check_card(&self, card: &IdentityCard) -> Result<(), Error> {
-        self.proven_for.map_or(Ok(()), |version| check_version(version, card.version()))
+        self.proven_for
+            .map_or(Ok(()), |version| check_version(version, card.version()))
     }
 }
 
@@ -161,13 +225,31 @@ fn peer(env: &Env<'_>, document: &[u8]) -> Result<Peer, Error> {
     if now.latest > until {
         return Err(Error::ProofOfNobody("the caller's document is too old"));
     }
-    let is = |caller: &&ProvenCaller| caller.enclave.as_ref().is_some_and(|enclave| runs(&document, enclave));
+    let is = |caller: &&ProvenCaller| {
+        caller
+            .enclave
+            .as_ref()
+            .is_some_and(|enclave| runs(&document, enclave))
+    };
     let caller = provisioned.bundle.callers.iter().find(is);
     let caller = caller.ok_or(Error::ProofOfNobody("the policy names no such enclave"))?;
-    let key = document.public_key.as_deref().and_then(|spki| PublicKey::from_spki(spki).ok());
-    let key = key.ok_or(Error::ProofOfNobody("the caller's document names no key that can be used"))?;
-    let measurement = *document.pcrs().get(0).ok_or(Error::ProofOfNobody("the caller's document has no PCR0"))?;
-    let peer = Peer { name: caller.name.clone(), key, measurement, until };
+    let key = document
+        .public_key
+        .as_deref()
+        .and_then(|spki| PublicKey::from_spki(spki).ok());
+    let key = key.ok_or(Error::ProofOfNobody(
+        "the caller's document names no key that can be used",
+    ))?;
+    let measurement = *document
+        .pcrs()
+        .get(0)
+        .ok_or(Error::ProofOfNobody("the caller's document has no PCR0"))?;
+    let peer = Peer {
+        name: caller.name.clone(),
+        key,
+        measurement,
+        until,
+    };
     lock(&provisioned.peers).remember(digest, peer.clone(), now.latest);
     Ok(peer)
 }
@@ -177,13 +259,25 @@ fn peer_document(env: &Env<'_>, document: &[u8], now: Bounds) -> Result<Document
     let bad = |_| Error::ProofOfNobody("the caller's document is not good");
     let for_this_boot = |nonce: Option<&[u8]>| match nonce {
         Some(nonce) if *nonce == env.boot_id.as_bytes()[..] => Ok(()),
-        _ => Err(Error::ProofOfNobody("the caller's document was made for another boot")),
+        _ => Err(Error::ProofOfNobody(
+            "the caller's document was made for another boot",
+        )),
     };
     // What a document costs is spent on those only that may be for us.
-    if env.provisioned.bundle.callers.iter().all(|caller| caller.enclave.is_none()) {
+    if env
+        .provisioned
+        .bundle
+        .callers
+        .iter()
+        .all(|caller| caller.enclave.is_none())
+    {
         return Err(Error::ProofOfNobody("the policy names no enclave"));
     }
-    for_this_boot(attestation::unverified_nonce(document).map_err(bad)?.as_deref())?;
+    for_this_boot(
+        attestation::unverified_nonce(document)
+            .map_err(bad)?
+            .as_deref(),
+    )?;
     let document = (env.verify_peer)(document, now.latest).map_err(bad)?;
     for_this_boot(document.nonce.as_deref())?;
     Ok(document)

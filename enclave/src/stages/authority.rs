@@ -1,4 +1,5 @@
-//! On whose behalf something is asked, as far as what was presented shows it. Other identities are looked at here, so none is held.
+//! On whose behalf something is asked, as far as what was presented shows it. Other identities are
+//! looked at here, so none is held.
 
 use identity::delegation::{Act, Subject};
 use identity::grants::Grants;
@@ -59,13 +60,23 @@ pub(crate) struct Span {
 
 impl<'e> Authority<'e> {
     /// Verifies what was presented.
-    pub(crate) fn establish(env: &Env<'e>, asked: Asked<'e, SignRequest>, trail: &mut Trail) -> Result<Self, Error> {
+    pub(crate) fn establish(
+        env: &Env<'e>,
+        asked: Asked<'e, SignRequest>,
+        trail: &mut Trail,
+    ) -> Result<Self, Error> {
         let basis = match &asked.request.presented {
             Presented::None => Basis::Own,
-            Presented::Token(text) => {
-                Basis::Exchanged(ExchangedAuthority::verify(env, &asked.identity.policy.name, text, asked.now, trail)?)
+            Presented::Token(text) => Basis::Exchanged(ExchangedAuthority::verify(
+                env,
+                &asked.identity.policy.name,
+                text,
+                asked.now,
+                trail,
+            )?),
+            Presented::Grants(text) => {
+                Basis::Granted(GrantedAuthority::verify(env, text, asked.now, trail)?)
             }
-            Presented::Grants(text) => Basis::Granted(GrantedAuthority::verify(env, text, asked.now, trail)?),
         };
         Ok(Self { asked, basis })
     }
@@ -73,9 +84,18 @@ impl<'e> Authority<'e> {
 
 impl Basis {
     /// Whether the key of now may do this by it, and when.
-    pub(crate) fn span(&self, policy: &IdentityPolicy, card: &IdentityCard, intent: &Intent, now: Bounds) -> Result<Span, Error> {
+    pub(crate) fn span(
+        &self,
+        policy: &IdentityPolicy,
+        card: &IdentityCard,
+        intent: &Intent,
+        now: Bounds,
+    ) -> Result<Span, Error> {
         match self {
-            Self::Own => Ok(Span { from: now.earliest, seconds: None }),
+            Self::Own => Ok(Span {
+                from: now.earliest,
+                seconds: None,
+            }),
             Self::Exchanged(exchanged) => exchanged.span(policy, card, intent, now),
             Self::Granted(granted) => granted.span(policy, card, intent, now),
         }
@@ -84,15 +104,32 @@ impl Basis {
 
 impl ExchangedAuthority {
     /// Of a token of the agent's own, by which it acts for somebody.
-    fn verify(env: &Env<'_>, name: &str, text: &str, now: Bounds, trail: &mut Trail) -> Result<Self, Error> {
+    fn verify(
+        env: &Env<'_>,
+        name: &str,
+        text: &str,
+        now: Bounds,
+        trail: &mut Trail,
+    ) -> Result<Self, Error> {
         let own = own_token(env, text, now)?;
-        let (claims, of) = own.ok_or(identity::Error::DelegationInvalid("not a token of this identity"))?;
+        let (claims, of) = own.ok_or(identity::Error::DelegationInvalid(
+            "not a token of this identity",
+        ))?;
         let act = claims.act.clone().filter(|_| of == name);
-        let act = act.ok_or(identity::Error::DelegationInvalid("not a token by which this identity acts for somebody"))?;
+        let act = act.ok_or(identity::Error::DelegationInvalid(
+            "not a token by which this identity acts for somebody",
+        ))?;
         check_exchanged(&claims)?;
         let subject = Subject::of(&claims, text)?;
         trail.delegated(&claims.sub, principals(&claims.sub, &act));
-        trail.issuers(claims.vouch.delegation_chain.iter().map(|link| link.iss.clone()).collect());
+        trail.issuers(
+            claims
+                .vouch
+                .delegation_chain
+                .iter()
+                .map(|link| link.iss.clone())
+                .collect(),
+        );
         check_revoked(env, &subject)?;
         Ok(Self {
             sub: claims.sub,
@@ -105,10 +142,19 @@ impl ExchangedAuthority {
         })
     }
 
-    fn span(&self, policy: &IdentityPolicy, card: &IdentityCard, intent: &Intent, now: Bounds) -> Result<Span, Error> {
+    fn span(
+        &self,
+        policy: &IdentityPolicy,
+        card: &IdentityCard,
+        intent: &Intent,
+        now: Bounds,
+    ) -> Result<Span, Error> {
         if self.issuer != card.did {
             // The actor that it names would not be the issuer of what is signed under it.
-            return Err(identity::Error::DelegationInvalid("the identity has another DID since; exchange again").into());
+            return Err(identity::Error::DelegationInvalid(
+                "the identity has another DID since; exchange again",
+            )
+            .into());
         }
         if !self.scope.iter().any(|word| word == intent.action()) {
             return Err(identity::Error::ScopeExceedsParent.into());
@@ -116,21 +162,32 @@ impl ExchangedAuthority {
         if !identity::delegation::is_within(intent.resource(), &self.resource) {
             return Err(identity::Error::ResourceExceedsParent.into());
         }
-        let delegation = policy.delegation.as_ref().ok_or_else(|| Denied::UntrustedPrincipal(self.sub.clone()))?;
+        let delegation = policy
+            .delegation
+            .as_ref()
+            .ok_or_else(|| Denied::UntrustedPrincipal(self.sub.clone()))?;
         if !policy_engine::among_resources(&delegation.resources, intent.resource())? {
             return Err(Denied::TargetNotAllowed.into());
         }
-        let left = u32::try_from(self.exp - now.latest.0).ok().filter(|left| *left > 0);
-        Ok(Span { from: now.earliest, seconds: Some(left.ok_or(identity::Error::Expired)?) })
+        let left = u32::try_from(self.exp - now.latest.0)
+            .ok()
+            .filter(|left| *left > 0);
+        Ok(Span {
+            from: now.earliest,
+            seconds: Some(left.ok_or(identity::Error::Expired)?),
+        })
     }
 }
 
 impl GrantedAuthority {
-    /// Verifies grants, root first. The root is an issuer of the annex, or an identity of ours; who else granted, its DID or the annex
-    /// gives the key of.
+    /// Verifies grants, root first. The root is an issuer of the annex, or an identity of ours; who
+    /// else granted, its DID or the annex gives the key of.
     fn verify(env: &Env<'_>, text: &str, now: Bounds, trail: &mut Trail) -> Result<Self, Error> {
         let root = Grants::unverified_root(text)?;
-        let issuers = env.annex().map(|annex| annex.issuers.as_slice()).unwrap_or_default();
+        let issuers = env
+            .annex()
+            .map(|annex| annex.issuers.as_slice())
+            .unwrap_or_default();
         let listed = |did: &Did| issuers.iter().find(|issuer| issuer.iss == did.as_str());
         // Ours first: no annex gives an identity of the bundle another key.
         let keys_of = |did: &Did| match (own_keys(env, did), listed(did)) {
@@ -139,16 +196,32 @@ impl GrantedAuthority {
             (None, None) => Vec::new(),
         };
         let own_root = own_keys(env, &root).map(|(name, _)| Delegator::Agent(name));
-        let from = own_root.or_else(|| listed(&root).map(|issuer| Delegator::Issuer(issuer.name.clone())));
+        let from =
+            own_root.or_else(|| listed(&root).map(|issuer| Delegator::Issuer(issuer.name.clone())));
         let from = from.ok_or_else(|| Denied::UntrustedPrincipal(root.to_string()))?;
         let grants = Grants::verify(text, now.latest, keys_of)?;
-        trail.granted([grants.root()].into_iter().chain(grants.between()).map(ToString::to_string).collect());
+        trail.granted(
+            [grants.root()]
+                .into_iter()
+                .chain(grants.between())
+                .map(ToString::to_string)
+                .collect(),
+        );
         check_grants(env, &grants)?;
         Ok(Self { grants, from })
     }
 
-    fn span(&self, policy: &IdentityPolicy, card: &IdentityCard, intent: &Intent, now: Bounds) -> Result<Span, Error> {
-        let allowed = policy.delegation.as_ref().filter(|delegation| delegation.from.contains(&self.from));
+    fn span(
+        &self,
+        policy: &IdentityPolicy,
+        card: &IdentityCard,
+        intent: &Intent,
+        now: Bounds,
+    ) -> Result<Span, Error> {
+        let allowed = policy
+            .delegation
+            .as_ref()
+            .filter(|delegation| delegation.from.contains(&self.from));
         let allowed = allowed.ok_or_else(|| Denied::UntrustedPrincipal(self.from.to_string()))?;
         if *self.grants.delegatee() != card.did {
             return Err(identity::Error::SubjectIssuerMismatch.into());
@@ -156,7 +229,8 @@ impl GrantedAuthority {
         if self.grants.depth() >= allowed.depth() {
             return Err(identity::Error::DelegationInvalid("too many act for one another").into());
         }
-        // One that was made in this moment may begin a little after the earliest time that it can be now.
+        // One that was made in this moment may begin a little after the earliest time that it can
+        // be now.
         let (from, until) = self.grants.allow(intent, now.latest)?;
         let from = UnixSeconds(from.0.max(now.earliest.0));
         if !any(&allowed.scopes, intent.action()) {
@@ -169,17 +243,28 @@ impl GrantedAuthority {
         // Never past the grant's own end.
         let left = u32::try_from((until.0 - from.0).min(i64::from(longest))).ok();
         match left.filter(|left| *left > 0 && now.latest < until) {
-            Some(left) => Ok(Span { from, seconds: Some(left) }),
+            Some(left) => Ok(Span {
+                from,
+                seconds: Some(left),
+            }),
             None => Err(identity::Error::OutsideValidityWindow.into()),
         }
     }
 }
 
-/// Refuses grants of which one is revoked: by its id, by the DID or the name of whoever granted, or by a status list.
+/// Refuses grants of which one is revoked: by its id, by the DID or the name of whoever granted, or
+/// by a status list.
 fn check_grants(env: &Env<'_>, grants: &Grants) -> Result<(), Error> {
-    let agents: Vec<String> =
-        grants.dids().filter_map(|did| own_keys(env, did)).map(|(name, _)| format!("agent:{name}")).collect();
-    if grants.ids().chain(agents.iter().map(String::as_str)).any(|id| env.is_revoked(|revoked| revoked == id)) {
+    let agents: Vec<String> = grants
+        .dids()
+        .filter_map(|did| own_keys(env, did))
+        .map(|(name, _)| format!("agent:{name}"))
+        .collect();
+    if grants
+        .ids()
+        .chain(agents.iter().map(String::as_str))
+        .any(|id| env.is_revoked(|revoked| revoked == id))
+    {
         return Err(Denied::DelegationRevoked.into());
     }
     for status in grants.status() {
@@ -195,8 +280,13 @@ fn check_grants(env: &Env<'_>, grants: &Grants) -> Result<(), Error> {
 fn own_keys(env: &Env<'_>, did: &Did) -> Option<(String, Vec<PublicKey>)> {
     env.provisioned.identities().find_map(|identity| {
         let held = identity.hold().ok()?;
-        let keys = held.versions().iter().filter(|version| version.did == did.as_str());
-        let keys: Vec<PublicKey> = keys.filter_map(|version| PublicKey::from_spki(&version.spki).ok()).collect();
+        let keys = held
+            .versions()
+            .iter()
+            .filter(|version| version.did == did.as_str());
+        let keys: Vec<PublicKey> = keys
+            .filter_map(|version| PublicKey::from_spki(&version.spki).ok())
+            .collect();
         (!keys.is_empty()).then(|| (identity.policy.name.clone(), keys))
     })
 }
@@ -213,11 +303,24 @@ pub(crate) struct SubjectAuthority<'e> {
 
 impl<'e> SubjectAuthority<'e> {
     /// Verifies the subject token.
-    pub(crate) fn establish(env: &Env<'e>, asked: Asked<'e, ExchangeRequest>, trail: &mut Trail) -> Result<Self, Error> {
-        let audience_is_ours = asked.request.audience.as_deref().is_some_and(|audience| env.provisioned.is_of(audience));
+    pub(crate) fn establish(
+        env: &Env<'e>,
+        asked: Asked<'e, ExchangeRequest>,
+        trail: &mut Trail,
+    ) -> Result<Self, Error> {
+        let audience_is_ours = asked
+            .request
+            .audience
+            .as_deref()
+            .is_some_and(|audience| env.provisioned.is_of(audience));
         let (subject, from) = subject(env, &asked.request.subject_token, asked.now)?;
         trail.issuers(subject.issuers().map(str::to_owned).collect());
-        Ok(Self { asked, subject, from, audience_is_ours })
+        Ok(Self {
+            asked,
+            subject,
+            from,
+            audience_is_ours,
+        })
     }
 }
 
@@ -234,28 +337,54 @@ fn subject(env: &Env<'_>, token: &str, now: Bounds) -> Result<(Subject, Delegato
         return Ok((subject, Delegator::Agent(of)));
     }
     let iss = Subject::unverified_issuer(token)?;
-    let issuer = env.annex().and_then(|annex| annex.issuers.iter().find(|issuer| issuer.iss == iss));
+    let issuer = env
+        .annex()
+        .and_then(|annex| annex.issuers.iter().find(|issuer| issuer.iss == iss));
     let issuer = issuer.ok_or(Denied::UntrustedPrincipal(printable(&iss)))?;
     let keys: Vec<PublicKey> = issuer.keys.iter().map(|key| key.0.clone()).collect();
     let subject = Subject::verify(token, &keys, now.latest)?;
-    if subject.principals().any(|name| env.provisioned.is_reserved(name)) {
-        return Err(identity::Error::DelegationInvalid("it gives a name or a DID of ours to somebody outside").into());
+    if subject
+        .principals()
+        .any(|name| env.provisioned.is_reserved(name))
+    {
+        return Err(identity::Error::DelegationInvalid(
+            "it gives a name or a DID of ours to somebody outside",
+        )
+        .into());
     }
     check_revoked(env, &subject)?;
     Ok((subject, Delegator::Issuer(issuer.name.clone())))
 }
 
-/// A token of one of our own identities, by any version of its key of this boot; `None` for one of somebody else.
+/// A token of one of our own identities, by any version of its key of this boot; `None` for one of
+/// somebody else.
 fn own_token(env: &Env<'_>, token: &str, now: Bounds) -> Result<Option<(Claims, String)>, Error> {
-    let Ok(claimed) = token::unverified_key(token) else { return Ok(None) };
+    let Ok(claimed) = token::unverified_key(token) else {
+        return Ok(None);
+    };
     for identity in env.provisioned.identities() {
         let held = identity.hold()?;
-        let is_by = |version: &&protocol::VersionFacts| version.did == claimed.iss && version.binding == claimed.binding.0;
-        let Some(version) = held.versions().iter().find(is_by) else { continue };
-        let (key, did) = (PublicKey::from_spki(&version.spki)?, Did::parse(&version.did)?);
+        let is_by = |version: &&protocol::VersionFacts| {
+            version.did == claimed.iss && version.binding == claimed.binding.0
+        };
+        let Some(version) = held.versions().iter().find(is_by) else {
+            continue;
+        };
+        let (key, did) = (
+            PublicKey::from_spki(&version.spki)?,
+            Did::parse(&version.did)?,
+        );
         let audience = token::unverified_claims(token)?.aud;
-        let expected = Expected { key: &key, did: &did, at: now.latest, audience: audience.as_deref() };
-        return Ok(Some((token::verify(token, &expected)?, identity.policy.name.clone())));
+        let expected = Expected {
+            key: &key,
+            did: &did,
+            at: now.latest,
+            audience: audience.as_deref(),
+        };
+        return Ok(Some((
+            token::verify(token, &expected)?,
+            identity.policy.name.clone(),
+        )));
     }
     Ok(None)
 }
@@ -269,7 +398,11 @@ fn check_exchanged(claims: &Claims) -> Result<(), Error> {
 }
 
 fn check_revoked(env: &Env<'_>, subject: &Subject) -> Result<(), Error> {
-    if env.is_revoked(|entry| subject.is_revoked_by(entry)) { Err(Denied::DelegationRevoked.into()) } else { Ok(()) }
+    if env.is_revoked(|entry| subject.is_revoked_by(entry)) {
+        Err(Denied::DelegationRevoked.into())
+    } else {
+        Ok(())
+    }
 }
 
 /// The subject, and then who acts, oldest first.
@@ -279,7 +412,10 @@ pub(crate) fn principals(sub: &str, act: &Act) -> Vec<String> {
 
 /// Who acts, oldest first.
 pub(crate) fn actors(act: &Act) -> Vec<String> {
-    let mut actors: Vec<String> = act.actors().map(|act| act.agent.clone().unwrap_or_else(|| act.sub.clone())).collect();
+    let mut actors: Vec<String> = act
+        .actors()
+        .map(|act| act.agent.clone().unwrap_or_else(|| act.sub.clone()))
+        .collect();
     actors.reverse();
     actors
 }

@@ -21,8 +21,8 @@ use crate::stages::parse::SignRequest;
 /// A validity that nobody named, in seconds.
 const DEFAULT_EXCHANGE_SECONDS: i64 = 300;
 
-/// That this request of this caller may be signed with the key of this card, as far as limits and approvals do not matter. It is made
-/// here only.
+/// That this request of this caller may be signed with the key of this card, as far as limits and
+/// approvals do not matter. It is made here only.
 pub(crate) struct Permit<'e> {
     asked: Asked<'e, SignRequest>,
     basis: Basis,
@@ -131,7 +131,14 @@ pub(crate) fn sign<'e>(
         envelope: request.format == Format::Envelope,
     };
     let rego = provisioned.rego.as_ref();
-    let accepted = policy_engine::accept(&provisioned.bundle, rego, policy, env.annex(), &asked.caller, &input)?;
+    let accepted = policy_engine::accept(
+        &provisioned.bundle,
+        rego,
+        policy,
+        env.annex(),
+        &asked.caller,
+        &input,
+    )?;
     trail.rule(&accepted.rule.name);
     let Span { from, seconds } = span;
     Ok(Permit {
@@ -140,7 +147,9 @@ pub(crate) fn sign<'e>(
         approval: accepted.approval,
         from,
         // Time can only shorten.
-        validity_seconds: seconds.map_or(accepted.validity_seconds, |left| left.min(accepted.validity_seconds)),
+        validity_seconds: seconds.map_or(accepted.validity_seconds, |left| {
+            left.min(accepted.validity_seconds)
+        }),
         asked,
         basis,
     })
@@ -149,7 +158,10 @@ pub(crate) fn sign<'e>(
 /// Whether the format has a place for all that is asked.
 fn check_format(request: &SignRequest, basis: &Basis) -> Result<(), Error> {
     let is_grant = matches!(basis, Basis::Granted(_)) || request.intent.delegatee().is_some();
-    let (exchanged, approval) = (matches!(basis, Basis::Exchanged(_)), request.approval.is_some());
+    let (exchanged, approval) = (
+        matches!(basis, Basis::Exchanged(_)),
+        request.approval.is_some(),
+    );
     let fits = match request.format {
         Format::VouchJwt => !is_grant,
         Format::VouchCredential => !exchanged && !approval,
@@ -162,10 +174,15 @@ fn check_format(request: &SignRequest, basis: &Basis) -> Result<(), Error> {
         && request.intent.target().is_empty()
         && request.audience.is_none()
         && request.validity_seconds.is_none();
-    if request.format == Format::Envelope && !is_plain { Err(Error::EnvelopeHasNoPlace) } else { Ok(()) }
+    if request.format == Format::Envelope && !is_plain {
+        Err(Error::EnvelopeHasNoPlace)
+    } else {
+        Ok(())
+    }
 }
 
-/// That this caller's identity may act for a subject, as far as limits do not matter. It is made here only.
+/// That this caller's identity may act for a subject, as far as limits do not matter. It is made
+/// here only.
 pub(crate) struct ExchangePermit<'e> {
     identity: &'e Identity,
     now: Bounds,
@@ -209,12 +226,24 @@ pub(crate) fn exchange<'e>(
 ) -> Result<ExchangePermit<'e>, Error> {
     // The key may have been replaced meanwhile.
     trail.identity(card);
-    let SubjectAuthority { asked, subject, from, audience_is_ours } = authority;
+    let SubjectAuthority {
+        asked,
+        subject,
+        from,
+        audience_is_ours,
+    } = authority;
     asked.check_card(card)?;
     let (provisioned, policy, now) = (env.provisioned, &asked.identity.policy, asked.now);
-    let allowed = policy.delegation.as_ref().filter(|delegation| delegation.from.contains(&from));
+    let allowed = policy
+        .delegation
+        .as_ref()
+        .filter(|delegation| delegation.from.contains(&from));
     let allowed = allowed.ok_or_else(|| Denied::UntrustedPrincipal(from.to_string()))?;
-    let act = subject.act_by(card.did.as_str(), &format!("agent:{}", card.name), allowed.depth())?;
+    let act = subject.act_by(
+        card.did.as_str(),
+        &format!("agent:{}", card.name),
+        allowed.depth(),
+    )?;
     if env.is_revoked(|entry| act.names(entry)) {
         return Err(Denied::DelegationRevoked.into());
     }
@@ -234,22 +263,58 @@ pub(crate) fn exchange<'e>(
         audience_is_ours,
         validity_seconds: exp - now.earliest.0,
     };
-    policy_engine::accept_exchange(&provisioned.bundle, provisioned.rego.as_ref(), policy, allowed, &asked.caller, &input)?;
+    policy_engine::accept_exchange(
+        &provisioned.bundle,
+        provisioned.rego.as_ref(),
+        policy,
+        allowed,
+        &asked.caller,
+        &input,
+    )?;
     let intent = Intent::new(EXCHANGE_ACTION.into(), String::new(), resource)?;
     let (identity, caller, audience) = (asked.identity, asked.caller, asked.request.audience);
-    let exchange = Exchange { card: Arc::clone(card), caller, audience, subject, act, scope, intent, from: now.earliest, exp };
-    Ok(ExchangePermit { identity, now, exchange })
+    let exchange = Exchange {
+        card: Arc::clone(card),
+        caller,
+        audience,
+        subject,
+        act,
+        scope,
+        intent,
+        from: now.earliest,
+        exp,
+    };
+    Ok(ExchangePermit {
+        identity,
+        now,
+        exchange,
+    })
 }
 
 /// When the token ends: with the subject's, and no later than the policy and the default allow.
-fn expiry(subject: &Subject, now: Bounds, allowed: &Delegation, policy: &IdentityPolicy) -> Result<i64, Error> {
+fn expiry(
+    subject: &Subject,
+    now: Bounds,
+    allowed: &Delegation,
+    policy: &IdentityPolicy,
+) -> Result<i64, Error> {
     let most = policy.max_validity_seconds;
     let longest = allowed.max_validity_seconds.unwrap_or(most).min(most);
-    let exp = subject.exp.min(now.earliest.0 + i64::from(longest).min(DEFAULT_EXCHANGE_SECONDS));
-    if exp <= now.latest.0 { Err(identity::Error::Expired.into()) } else { Ok(exp) }
+    let exp = subject
+        .exp
+        .min(now.earliest.0 + i64::from(longest).min(DEFAULT_EXCHANGE_SECONDS));
+    if exp <= now.latest.0 {
+        Err(identity::Error::Expired.into())
+    } else {
+        Ok(exp)
+    }
 }
 
-fn narrowed_scope(subject: &Subject, wanted: Option<&str>, allowed: &Delegation) -> Result<Vec<String>, Error> {
+fn narrowed_scope(
+    subject: &Subject,
+    wanted: Option<&str>,
+    allowed: &Delegation,
+) -> Result<Vec<String>, Error> {
     let scope = subject.narrow_scope(wanted)?;
     let permitted = |word: &String| any(&allowed.scopes, word);
     // Who names a scope gets it or nothing; who does not, what there is for it.
@@ -258,5 +323,9 @@ fn narrowed_scope(subject: &Subject, wanted: Option<&str>, allowed: &Delegation)
         Some(_) => return Err(Denied::ScopeNotAllowed.into()),
         None => scope.into_iter().filter(permitted).collect(),
     };
-    if scope.is_empty() { Err(Denied::ScopeNotAllowed.into()) } else { Ok(scope) }
+    if scope.is_empty() {
+        Err(Denied::ScopeNotAllowed.into())
+    } else {
+        Ok(scope)
+    }
 }

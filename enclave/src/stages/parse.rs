@@ -7,7 +7,8 @@ use crate::Error;
 use crate::audit::Trail;
 use crate::stages::authenticate::Request;
 
-/// Base64url makes four bytes of three, and the rest of a token is far below 8 KiB, so this fits through the window.
+/// Base64url makes four bytes of three, and the rest of a token is far below 8 KiB, so this fits
+/// through the window.
 const MAX_PAYLOAD: usize = 32 * 1024;
 const MAX_AUDIENCE: usize = 1024;
 
@@ -57,7 +58,11 @@ pub(crate) struct SignRequest {
 impl SignRequest {
     /// Reads a request as it came through the window.
     pub(crate) fn parse(sign: Sign, trail: &mut Trail) -> Result<Self, Error> {
-        let delegatee = sign.delegatee.as_deref().map(identity::Did::parse).transpose()?;
+        let delegatee = sign
+            .delegatee
+            .as_deref()
+            .map(identity::Did::parse)
+            .transpose()?;
         let intent = Intent::new(sign.action, sign.target, sign.resource)?.granted_to(delegatee);
         trail.intent(&intent);
         if sign.payload.len() > MAX_PAYLOAD {
@@ -124,8 +129,22 @@ impl ExchangeRequest {
     /// Reads a request as it came through the window.
     pub(crate) fn parse(exchange: Exchange) -> Result<Self, Error> {
         check_audience(exchange.audience.as_deref())?;
-        let Exchange { requester, subject_token, scope, resource, audience, proof } = exchange;
-        Ok(Self { requester, subject_token, scope, resource, audience, proof })
+        let Exchange {
+            requester,
+            subject_token,
+            scope,
+            resource,
+            audience,
+            proof,
+        } = exchange;
+        Ok(Self {
+            requester,
+            subject_token,
+            scope,
+            resource,
+            audience,
+            proof,
+        })
     }
 }
 
@@ -151,8 +170,14 @@ impl Request for ExchangeRequest {
 }
 
 fn check_audience(audience: Option<&str>) -> Result<(), Error> {
-    let good = |text: &str| !text.is_empty() && text.len() <= MAX_AUDIENCE && !text.chars().any(char::is_control);
-    if audience.is_none_or(good) { Ok(()) } else { Err(Error::AudienceInvalid) }
+    let good = |text: &str| {
+        !text.is_empty() && text.len() <= MAX_AUDIENCE && !text.chars().any(char::is_control)
+    };
+    if audience.is_none_or(good) {
+        Ok(())
+    } else {
+        Err(Error::AudienceInvalid)
+    }
 }
 
 #[cfg(test)]
@@ -163,7 +188,10 @@ mod tests {
 
     fn wire() -> Sign {
         Sign {
-            requester: Requester { caller: ObservedCaller::ids(1, 1), identity: None },
+            requester: Requester {
+                caller: ObservedCaller::ids(1, 1),
+                identity: None,
+            },
             format: Format::VouchJwt,
             action: "transfer".into(),
             target: "account".into(),
@@ -179,7 +207,11 @@ mod tests {
     }
 
     fn parse(sign: Sign) -> Result<SignRequest, &'static str> {
-        SignRequest::parse(sign, &mut Trail::new(Digest([0; 48]), "token.sign", "default")).map_err(|error| error.code())
+        SignRequest::parse(
+            sign,
+            &mut Trail::new(Digest([0; 48]), "token.sign", "default"),
+        )
+        .map_err(|error| error.code())
     }
 
     #[test]
@@ -188,17 +220,83 @@ mod tests {
         let longest = format!("{{\"a\":\"{}\"}}", "x".repeat(MAX_PAYLOAD - 8));
         assert_eq!(longest.len(), MAX_PAYLOAD);
         for (sign, wanted) in [
-            (Sign { payload: longest.clone(), ..wire() }, None),
-            (Sign { payload: longest + " ", ..wire() }, Some("payload_too_large")),
-            (Sign { payload: "[]".into(), ..wire() }, Some("json_shape")),
-            (Sign { action: String::new(), ..wire() }, Some("intent_invalid")),
-            (Sign { audience: Some(String::new()), ..wire() }, Some("audience_invalid")),
-            (Sign { audience: Some("x".repeat(MAX_AUDIENCE)), ..wire() }, None),
-            (Sign { audience: Some("x".repeat(MAX_AUDIENCE + 1)), ..wire() }, Some("audience_invalid")),
-            (Sign { audience: Some("a\nb".into()), ..wire() }, Some("audience_invalid")),
-            (Sign { validity_seconds: Some(0), ..wire() }, Some("validity_invalid")),
-            (Sign { validity_seconds: Some(1), ..wire() }, None),
-            (Sign { delegatee: Some("nobody".into()), ..wire() }, Some("did_invalid")),
+            (
+                Sign {
+                    payload: longest.clone(),
+                    ..wire()
+                },
+                None,
+            ),
+            (
+                Sign {
+                    payload: longest + " ",
+                    ..wire()
+                },
+                Some("payload_too_large"),
+            ),
+            (
+                Sign {
+                    payload: "[]".into(),
+                    ..wire()
+                },
+                Some("json_shape"),
+            ),
+            (
+                Sign {
+                    action: String::new(),
+                    ..wire()
+                },
+                Some("intent_invalid"),
+            ),
+            (
+                Sign {
+                    audience: Some(String::new()),
+                    ..wire()
+                },
+                Some("audience_invalid"),
+            ),
+            (
+                Sign {
+                    audience: Some("x".repeat(MAX_AUDIENCE)),
+                    ..wire()
+                },
+                None,
+            ),
+            (
+                Sign {
+                    audience: Some("x".repeat(MAX_AUDIENCE + 1)),
+                    ..wire()
+                },
+                Some("audience_invalid"),
+            ),
+            (
+                Sign {
+                    audience: Some("a\nb".into()),
+                    ..wire()
+                },
+                Some("audience_invalid"),
+            ),
+            (
+                Sign {
+                    validity_seconds: Some(0),
+                    ..wire()
+                },
+                Some("validity_invalid"),
+            ),
+            (
+                Sign {
+                    validity_seconds: Some(1),
+                    ..wire()
+                },
+                None,
+            ),
+            (
+                Sign {
+                    delegatee: Some("nobody".into()),
+                    ..wire()
+                },
+                Some("did_invalid"),
+            ),
         ] {
             assert_eq!(parse(sign.clone()).err(), wanted, "{:?}", sign.audience);
         }
@@ -206,7 +304,14 @@ mod tests {
 
     #[test]
     fn grants_are_an_array_and_everything_else_is_a_token() {
-        let presented = |text: &str| parse(Sign { delegation: Some(text.into()), ..wire() }).unwrap().presented;
+        let presented = |text: &str| {
+            parse(Sign {
+                delegation: Some(text.into()),
+                ..wire()
+            })
+            .unwrap()
+            .presented
+        };
         assert_eq!(parse(wire()).unwrap().presented, Presented::None);
         assert_eq!(presented("[{}]"), Presented::Grants("[{}]".into()));
         assert_eq!(presented("ey.x.y"), Presented::Token("ey.x.y".into()));

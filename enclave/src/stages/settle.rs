@@ -1,4 +1,5 @@
-//! What a signature costs: limits are counted, an approval is used. All of it or nothing, and each once.
+//! What a signature costs: limits are counted, an approval is used. All of it or nothing, and each
+//! once.
 
 use std::sync::Arc;
 
@@ -15,8 +16,8 @@ use crate::stages::authorize::{Exchange, ExchangePermit, OfCard, Permit, Permitt
 use crate::stores::approvals::{ApprovalOutcome, Approved};
 use crate::sync::lock;
 
-/// Something that may be signed now, and that is paid for. It is made here only, and is the only way to an identity's key for what a
-/// caller asked.
+/// Something that may be signed now, and that is paid for. It is made here only, and is the only
+/// way to an identity's key for what a caller asked.
 pub(crate) struct Settled<T> {
     what: T,
     /// Who approved it.
@@ -51,9 +52,14 @@ pub(crate) enum Settling {
     Pending(PendingApproval),
 }
 
-/// Settles a request for a signature. What waits for an approval takes nothing of any limit. With an approval: it is looked at, then limits
-/// reserve, then it is used; so it is not lost to a limit, and who has none learns nothing of limits.
-pub(crate) fn sign(env: &Env<'_>, permit: Permit<'_>, trail: &mut Trail) -> Result<Settling, Error> {
+/// Settles a request for a signature. What waits for an approval takes nothing of any limit. With
+/// an approval: it is looked at, then limits reserve, then it is used; so it is not lost to a
+/// limit, and who has none learns nothing of limits.
+pub(crate) fn sign(
+    env: &Env<'_>,
+    permit: Permit<'_>,
+    trail: &mut Trail,
+) -> Result<Settling, Error> {
     // Whoever waited for the key, or for its turn at Rego, waited while others went on.
     env.check_current()?;
     let approved = match (permit.approval(), permit.request().approval) {
@@ -70,13 +76,18 @@ pub(crate) fn sign(env: &Env<'_>, permit: Permit<'_>, trail: &mut Trail) -> Resu
                 trail.pending();
                 return Ok(Settling::Pending(waiting));
             }
-            Some(reserve(&permit, || lock(&env.provisioned.approvals).spend(id, caller, digest, latest))?)
+            Some(reserve(&permit, || {
+                lock(&env.provisioned.approvals).spend(id, caller, digest, latest)
+            })?)
         }
     };
     if let Some(approved) = &approved {
         trail.approved(&approved.by);
     }
-    Ok(Settling::Settled(Box::new(Settled { what: permit.into_permitted(), approved })))
+    Ok(Settling::Settled(Box::new(Settled {
+        what: permit.into_permitted(),
+        approved,
+    })))
 }
 
 /// Counts the request, and does what follows; what was counted is given back if that fails.
@@ -87,7 +98,12 @@ fn reserve<T>(permit: &Permit<'_>, then: impl FnOnce() -> Result<T, Error>) -> R
         return then();
     }
     let mut usage = lock(&permit.identity().usage);
-    let reservation = usage.reserve(permit.now().earliest, policy, rule, &permit.request().payload)?;
+    let reservation = usage.reserve(
+        permit.now().earliest,
+        policy,
+        rule,
+        &permit.request().payload,
+    )?;
     let done = then();
     if done.is_ok() {
         usage.settle(reservation)
@@ -98,7 +114,12 @@ fn reserve<T>(permit: &Permit<'_>, then: impl FnOnce() -> Result<T, Error>) -> R
 }
 
 /// Lets the request wait for an approval.
-fn wait(env: &Env<'_>, permit: &Permit<'_>, wanted: &ApprovalRule, trail: &mut Trail) -> Result<Settling, Error> {
+fn wait(
+    env: &Env<'_>,
+    permit: &Permit<'_>,
+    wanted: &ApprovalRule,
+    trail: &mut Trail,
+) -> Result<Settling, Error> {
     let (identity, latest) = (&permit.identity().policy.name, permit.now().latest);
     let waiting = PendingApproval {
         id: ApprovalId::new(env.random()?),
@@ -109,18 +130,25 @@ fn wait(env: &Env<'_>, permit: &Permit<'_>, wanted: &ApprovalRule, trail: &mut T
         canonical: permit.request().in_form(identity).canonical()?,
         by: wanted.by.clone(),
     };
-    let waiting = lock(&env.provisioned.approvals).wait(identity, permit.caller(), waiting, latest)?;
+    let waiting =
+        lock(&env.provisioned.approvals).wait(identity, permit.caller(), waiting, latest)?;
     trail.pending();
     Ok(Settling::Pending(waiting))
 }
 
 /// Settles an exchange: counts it.
-pub(crate) fn exchange(env: &Env<'_>, permit: ExchangePermit<'_>) -> Result<Settled<Exchange>, Error> {
+pub(crate) fn exchange(
+    env: &Env<'_>,
+    permit: ExchangePermit<'_>,
+) -> Result<Settled<Exchange>, Error> {
     env.check_current()?;
     let policy = &permit.identity().policy;
     let mut usage = lock(&permit.identity().usage);
     let reservation = usage.reserve_exchange(permit.now().earliest, policy)?;
     usage.settle(reservation);
     drop(usage);
-    Ok(Settled { what: permit.into_exchange(), approved: None })
+    Ok(Settled {
+        what: permit.into_exchange(),
+        approved: None,
+    })
 }

@@ -70,17 +70,28 @@ impl Approvals {
         now: UnixSeconds,
     ) -> Result<PendingApproval, Error> {
         self.0.retain(|_, entry| now.0 <= entry.waiting.expires_at);
-        let same = |entry: &&Entry| entry.waiting.request == waiting.request && entry.caller == *caller;
+        let same =
+            |entry: &&Entry| entry.waiting.request == waiting.request && entry.caller == *caller;
         if let Some(known) = self.0.values().find(same) {
             return Ok(known.waiting.clone());
         }
         let holder = caller.without_its_choices();
         let of_one = || self.0.values().filter(|entry| entry.identity == identity);
-        let of_caller = of_one().filter(|entry| entry.caller.without_its_choices() == holder).count();
-        if self.0.len() >= MAX_WAITING || of_one().count() >= MAX_OF_ONE || of_caller >= MAX_OF_ONE_CALLER {
+        let of_caller = of_one()
+            .filter(|entry| entry.caller.without_its_choices() == holder)
+            .count();
+        if self.0.len() >= MAX_WAITING
+            || of_one().count() >= MAX_OF_ONE
+            || of_caller >= MAX_OF_ONE_CALLER
+        {
             return Err(Error::Busy);
         }
-        let entry = Entry { identity: identity.to_owned(), caller: caller.clone(), waiting: waiting.clone(), approved: None };
+        let entry = Entry {
+            identity: identity.to_owned(),
+            caller: caller.clone(),
+            waiting: waiting.clone(),
+            approved: None,
+        };
         self.0.insert(waiting.id, entry);
         Ok(waiting)
     }
@@ -99,7 +110,9 @@ impl Approvals {
             return Err(Error::ApprovalInvalid("it came too late"));
         }
         if entry.waiting.request != request.0 || entry.caller != *caller {
-            return Err(Error::ApprovalInvalid("for another request, or another caller"));
+            return Err(Error::ApprovalInvalid(
+                "for another request, or another caller",
+            ));
         }
         match &entry.approved {
             None => Ok(ApprovalOutcome::Pending(entry.waiting.clone())),
@@ -126,8 +139,13 @@ impl Approvals {
 
     /// A request that waits.
     pub(crate) fn get(&self, id: ApprovalId, now: UnixSeconds) -> Result<&PendingApproval, Error> {
-        let entry = self.0.get(&id).filter(|entry| now.0 <= entry.waiting.expires_at);
-        entry.map(|entry| &entry.waiting).ok_or(Error::ApprovalUnknown)
+        let entry = self
+            .0
+            .get(&id)
+            .filter(|entry| now.0 <= entry.waiting.expires_at);
+        entry
+            .map(|entry| &entry.waiting)
+            .ok_or(Error::ApprovalUnknown)
     }
 
     /// The identity and the digest of what an approval is for, whether it is good or not.
@@ -136,15 +154,24 @@ impl Approvals {
         Ok((&entry.identity, Digest(entry.waiting.request)))
     }
 
-    /// Takes an approval whose signature is verified: by an approver whom the rule names, for exactly what waits.
+    /// Takes an approval whose signature is verified: by an approver whom the rule names, for
+    /// exactly what waits.
     pub(crate) fn approve(
         &mut self,
         signed: &Signed<'_>,
         boot_id: BootId,
         now: UnixSeconds,
     ) -> Result<(PendingApproval, Approved), Error> {
-        let Signed { approval, approver, kid, jws } = signed;
-        let entry = self.0.get_mut(&approval.approval).ok_or(Error::ApprovalUnknown)?;
+        let Signed {
+            approval,
+            approver,
+            kid,
+            jws,
+        } = signed;
+        let entry = self
+            .0
+            .get_mut(&approval.approval)
+            .ok_or(Error::ApprovalUnknown)?;
         if approval.boot_id != boot_id {
             return Err(Error::ApprovalInvalid("for another boot"));
         }
@@ -155,7 +182,9 @@ impl Approvals {
             return Err(Error::ApprovalInvalid("it came too late"));
         }
         if !entry.waiting.by.contains(&approver.name) {
-            return Err(Error::ApprovalInvalid("the rule does not name this approver"));
+            return Err(Error::ApprovalInvalid(
+                "the rule does not name this approver",
+            ));
         }
         let own = matches!(&entry.caller, Caller::Proven(proven) if proven.key == *kid);
         if own {
@@ -164,9 +193,20 @@ impl Approvals {
         if entry.approved.is_some() {
             return Err(Error::ApprovalInvalid("it was approved before"));
         }
-        let by = record::Approval { key: kid.clone(), name: approver.name.clone() };
-        let signature = jws.rsplit_once('.').map(|(_, signature)| signature).unwrap_or_default().to_owned();
-        let approved = Approved { by, signature, at: now.0 };
+        let by = record::Approval {
+            key: kid.clone(),
+            name: approver.name.clone(),
+        };
+        let signature = jws
+            .rsplit_once('.')
+            .map(|(_, signature)| signature)
+            .unwrap_or_default()
+            .to_owned();
+        let approved = Approved {
+            by,
+            signature,
+            at: now.0,
+        };
         entry.approved = Some(approved.clone());
         entry.waiting.approved = true;
         Ok((entry.waiting.clone(), approved))
@@ -201,7 +241,10 @@ mod tests {
     }
 
     fn approver(name: &str) -> Approver {
-        Approver { name: name.into(), key: policy::MultikeyText(PublicKey::ed25519(&[1; 32]).unwrap()) }
+        Approver {
+            name: name.into(),
+            key: policy::MultikeyText(PublicKey::ed25519(&[1; 32]).unwrap()),
+        }
     }
 
     fn code<T>(result: Result<T, Error>) -> Result<T, String> {
@@ -212,17 +255,54 @@ mod tests {
     fn an_approval_is_for_what_waits_by_whom_the_rule_names_and_once() {
         let (alice, bob) = (approver("alice"), approver("bob"));
         let mut approvals = Approvals::default();
-        let robot = Caller::Proven(Proven { key: "robot".into(), measurement: None, name: "robot".into() });
-        approvals.wait("agent", &robot, waiting(1), UnixSeconds(50)).unwrap();
-        let good =
-            || Approval { approval: waiting(1).id, boot_id: BootId::new(BOOT), exp: 110, request: Digest(waiting(1).request) };
+        let robot = Caller::Proven(Proven {
+            key: "robot".into(),
+            measurement: None,
+            name: "robot".into(),
+        });
+        approvals
+            .wait("agent", &robot, waiting(1), UnixSeconds(50))
+            .unwrap();
+        let good = || Approval {
+            approval: waiting(1).id,
+            boot_id: BootId::new(BOOT),
+            exp: 110,
+            request: Digest(waiting(1).request),
+        };
         let mut approve = |approval, approver, kid: &str, at| {
-            let signed = Signed { approval, approver, kid: kid.into(), jws: "a.b.c" };
-            code(approvals.approve(&signed, BootId::new(BOOT), UnixSeconds(at)).map(|_| ()))
+            let signed = Signed {
+                approval,
+                approver,
+                kid: kid.into(),
+                jws: "a.b.c",
+            };
+            code(
+                approvals
+                    .approve(&signed, BootId::new(BOOT), UnixSeconds(at))
+                    .map(|_| ()),
+            )
         };
         for (approval, by, kid, at, wanted) in [
-            (Approval { boot_id: BootId::new([8; 16]), ..good() }, &alice, "k", 60, "another boot"),
-            (Approval { request: sha256(b"x"), ..good() }, &alice, "k", 60, "another request"),
+            (
+                Approval {
+                    boot_id: BootId::new([8; 16]),
+                    ..good()
+                },
+                &alice,
+                "k",
+                60,
+                "another boot",
+            ),
+            (
+                Approval {
+                    request: sha256(b"x"),
+                    ..good()
+                },
+                &alice,
+                "k",
+                60,
+                "another request",
+            ),
             (Approval { exp: 59, ..good() }, &alice, "k", 60, "too late"),
             (good(), &alice, "k", 101, "too late"),
             (good(), &bob, "k", 60, "does not name"),
@@ -232,28 +312,64 @@ mod tests {
             assert!(error.contains(wanted), "{error} {wanted}");
         }
         assert_eq!(approve(good(), &alice, "k", 100), Ok(()));
-        assert!(approve(good(), &alice, "k", 60).unwrap_err().contains("approved before"));
+        assert!(
+            approve(good(), &alice, "k", 60)
+                .unwrap_err()
+                .contains("approved before")
+        );
         let spend = |approvals: &mut Approvals, caller: &Caller, request, at| {
-            code(approvals.spend(waiting(1).id, caller, request, UnixSeconds(at)).map(|_| ()))
+            code(
+                approvals
+                    .spend(waiting(1).id, caller, request, UnixSeconds(at))
+                    .map(|_| ()),
+            )
         };
         let request = Digest(waiting(1).request);
-        assert!(spend(&mut approvals, &uid(1), request, 60).unwrap_err().contains("another caller"));
-        assert!(spend(&mut approvals, &robot, sha256(b"x"), 60).unwrap_err().contains("another request"));
+        assert!(
+            spend(&mut approvals, &uid(1), request, 60)
+                .unwrap_err()
+                .contains("another caller")
+        );
+        assert!(
+            spend(&mut approvals, &robot, sha256(b"x"), 60)
+                .unwrap_err()
+                .contains("another request")
+        );
         assert_eq!(spend(&mut approvals, &robot, request, 100), Ok(()));
-        assert_eq!(spend(&mut approvals, &robot, request, 100), Err(Error::ApprovalUnknown.to_string()));
+        assert_eq!(
+            spend(&mut approvals, &robot, request, 100),
+            Err(Error::ApprovalUnknown.to_string())
+        );
     }
 
     #[test]
     fn what_waits_too_long_is_gone_and_only_so_many_wait() {
         let mut approvals = Approvals::default();
         let wait = |approvals: &mut Approvals, identity: &str, caller: u32, n: u32| {
-            approvals.wait(identity, &uid(caller), waiting(n), UnixSeconds(50)).map(|waiting| waiting.id)
+            approvals
+                .wait(identity, &uid(caller), waiting(n), UnixSeconds(50))
+                .map(|waiting| waiting.id)
         };
         assert_eq!(wait(&mut approvals, "a", 1, 1), Ok(waiting(1).id));
         // The same again, but by somebody else.
-        let again = PendingApproval { id: waiting(99).id, ..waiting(1) };
-        assert_eq!(approvals.wait("a", &uid(1), again.clone(), UnixSeconds(50)).unwrap().id, waiting(1).id);
-        assert_eq!(approvals.wait("a", &uid(2), again, UnixSeconds(50)).unwrap().id, waiting(99).id);
+        let again = PendingApproval {
+            id: waiting(99).id,
+            ..waiting(1)
+        };
+        assert_eq!(
+            approvals
+                .wait("a", &uid(1), again.clone(), UnixSeconds(50))
+                .unwrap()
+                .id,
+            waiting(1).id
+        );
+        assert_eq!(
+            approvals
+                .wait("a", &uid(2), again, UnixSeconds(50))
+                .unwrap()
+                .id,
+            waiting(99).id
+        );
         for n in 2..=8 {
             assert!(wait(&mut approvals, "a", 1, n).is_ok());
         }
@@ -261,19 +377,35 @@ mod tests {
         for n in 10..33 {
             assert!(wait(&mut approvals, "a", n, n).is_ok());
         }
-        assert_eq!((approvals.0.len(), wait(&mut approvals, "a", 500, 500)), (32, Err(Error::Busy)));
+        assert_eq!(
+            (approvals.0.len(), wait(&mut approvals, "a", 500, 500)),
+            (32, Err(Error::Busy))
+        );
         for n in 1000..1224 {
             assert!(wait(&mut approvals, &n.to_string(), 1, n).is_ok());
         }
-        assert_eq!((approvals.0.len(), wait(&mut approvals, "z", 1, 5000)), (256, Err(Error::Busy)));
+        assert_eq!(
+            (approvals.0.len(), wait(&mut approvals, "z", 1, 5000)),
+            (256, Err(Error::Busy))
+        );
         // Too late by one.
-        let late = approvals.spend(waiting(1).id, &uid(1), Digest(waiting(1).request), UnixSeconds(101));
+        let late = approvals.spend(
+            waiting(1).id,
+            &uid(1),
+            Digest(waiting(1).request),
+            UnixSeconds(101),
+        );
         assert!(late.unwrap_err().to_string().contains("too late"));
         assert!(
-            approvals.get(waiting(1).id, UnixSeconds(100)).is_err() && approvals.get(waiting(2).id, UnixSeconds(100)).is_ok()
+            approvals.get(waiting(1).id, UnixSeconds(100)).is_err()
+                && approvals.get(waiting(2).id, UnixSeconds(100)).is_ok()
         );
         assert!(approvals.get(waiting(2).id, UnixSeconds(101)).is_err());
-        assert!(approvals.wait("a", &uid(1), waiting(6000), UnixSeconds(101)).is_ok());
+        assert!(
+            approvals
+                .wait("a", &uid(1), waiting(6000), UnixSeconds(101))
+                .is_ok()
+        );
         assert_eq!(approvals.0.len(), 1);
     }
 }

@@ -27,7 +27,10 @@ pub(crate) struct Peer {
 impl Peers {
     /// The enclave that a document is of, if that was verified before and is still believed.
     pub(crate) fn known(&self, document: &Digest<32>, latest: UnixSeconds) -> Option<Peer> {
-        self.0.get(document).filter(|peer| latest <= peer.until).cloned()
+        self.0
+            .get(document)
+            .filter(|peer| latest <= peer.until)
+            .cloned()
     }
 
     pub(crate) fn remember(&mut self, document: Digest<32>, peer: Peer, latest: UnixSeconds) {

@@ -1,5 +1,5 @@
-//! Which refusals make events of the record. Who asks again and again for what it may not have must not fill the record's disk, since
-//! without a record nothing is signed.
+//! Which refusals make events of the record. Who asks again and again for what it may not have must
+//! not fill the record's disk, since without a record nothing is signed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -35,14 +35,24 @@ struct Budget {
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { left: BURST, filled: Duration::ZERO, unrecorded: 0 }
+        Self {
+            left: BURST,
+            filled: Duration::ZERO,
+            unrecorded: 0,
+        }
     }
 }
 
 impl Refusals {
-    /// Whether a refusal of this caller makes an event: if so, how many made none since the last one that did. What no caller asked has a
-    /// budget for each type of event: forged approvals must not silence refused annexes.
-    pub(crate) fn record(&mut self, event_type: &str, caller: Option<&Caller>, now: Duration) -> Option<u64> {
+    /// Whether a refusal of this caller makes an event: if so, how many made none since the last
+    /// one that did. What no caller asked has a budget for each type of event: forged approvals
+    /// must not silence refused annexes.
+    pub(crate) fn record(
+        &mut self,
+        event_type: &str,
+        caller: Option<&Caller>,
+        now: Duration,
+    ) -> Option<u64> {
         let key = caller.and_then(|caller| json::canonical(&caller.without_its_choices()).ok());
         let key = key.unwrap_or_else(|| event_type.as_bytes().to_vec());
         if self.known.len() >= MAX_CALLERS && !self.known.contains_key(&key) {
@@ -68,7 +78,10 @@ impl Refusals {
 impl Budget {
     fn fill(&mut self, now: Duration) {
         let intervals = now.saturating_sub(self.filled).as_secs() / INTERVAL.as_secs();
-        self.left = u32::try_from(intervals).unwrap_or(BURST).saturating_add(self.left).min(BURST);
+        self.left = u32::try_from(intervals)
+            .unwrap_or(BURST)
+            .saturating_add(self.left)
+            .min(BURST);
         self.filled += Duration::from_secs(intervals * INTERVAL.as_secs());
     }
 
@@ -116,16 +129,30 @@ mod tests {
         for _ in 0..5 {
             assert_eq!(record(&uid(1), s(1000)), None);
         }
-        // Another group, executable or label makes nobody somebody else; another user, socket or key does.
-        let same =
-            ObservedCaller { executable: Some(identity::sha256(b"x")), label: Some("l".into()), ..ObservedCaller::ids(1, 2) };
+        // Another group, executable or label makes nobody somebody else; another user, socket or
+        // key does.
+        let same = ObservedCaller {
+            executable: Some(identity::sha256(b"x")),
+            label: Some("l".into()),
+            ..ObservedCaller::ids(1, 2)
+        };
         assert_eq!(record(&Caller::Asserted(same), s(1000)), None);
         assert_eq!(record(&uid(2), s(1000)), Some(0));
         assert_eq!(
-            record(&Caller::Asserted(ObservedCaller { socket: Some("s".into()), ..ObservedCaller::ids(1, 1) }), s(1000)),
+            record(
+                &Caller::Asserted(ObservedCaller {
+                    socket: Some("s".into()),
+                    ..ObservedCaller::ids(1, 1)
+                }),
+                s(1000)
+            ),
             Some(0)
         );
-        let proven = Caller::Proven(Proven { key: "k".into(), measurement: None, name: "n".into() });
+        let proven = Caller::Proven(Proven {
+            key: "k".into(),
+            measurement: None,
+            name: "n".into(),
+        });
         assert_eq!(record(&proven, s(1000)), Some(0));
         assert_eq!(record(&uid(1), s(1000) + INTERVAL - s(5)), None);
         assert_eq!(record(&uid(1), s(1000) + INTERVAL), Some(7));
@@ -139,7 +166,9 @@ mod tests {
         assert_eq!(refusals.record("annex.load", None, s(1000)), Some(0));
         let mut record = |caller: &Caller, at| refusals.record("token.sign", Some(caller), at);
         // After a long time it has a whole burst, and no more.
-        let made = (0..2 * BURST).filter(|_| record(&uid(1), s(1_000_000)).is_some()).count();
+        let made = (0..2 * BURST)
+            .filter(|_| record(&uid(1), s(1_000_000)).is_some())
+            .count();
         assert_eq!(made, BURST as usize);
     }
 
@@ -157,12 +186,21 @@ mod tests {
         assert_eq!(refusals.record("token.sign", Some(&uid(9999)), s(1)), None);
         // But not with what no caller asked.
         assert_eq!(refusals.record("approval.grant", None, s(1)), Some(0));
-        // Those who used theirs up and left make room later, and the next event has the counts that they owed.
+        // Those who used theirs up and left make room later, and the next event has the counts that
+        // they owed.
         let owed = 1 + refusals.others.unrecorded;
         for other in 1..5000 {
-            assert!(refusals.record("token.sign", Some(&uid(other)), s(100_000)).is_some() || other > 1024);
+            assert!(
+                refusals
+                    .record("token.sign", Some(&uid(other)), s(100_000))
+                    .is_some()
+                    || other > 1024
+            );
         }
         let carried = refusals.forgotten + refusals.others.unrecorded;
-        assert!(refusals.known.len() <= MAX_CALLERS && carried < owed + 5000, "{carried}");
+        assert!(
+            refusals.known.len() <= MAX_CALLERS && carried < owed + 5000,
+            "{carried}"
+        );
     }
 }

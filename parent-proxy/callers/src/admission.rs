@@ -19,13 +19,19 @@ pub struct Operators {
 
 impl Operators {
     pub(crate) fn include(&self, seen: &ObservedCaller) -> bool {
-        let own = |uid| uid == 0 || uid == rustix::process::geteuid().as_raw() || self.uids.contains(&uid);
-        seen.uid.is_some_and(own) || seen.name.as_ref().is_some_and(|name| self.names.contains(name))
+        let own = |uid| {
+            uid == 0 || uid == rustix::process::geteuid().as_raw() || self.uids.contains(&uid)
+        };
+        seen.uid.is_some_and(own)
+            || seen
+                .name
+                .as_ref()
+                .is_some_and(|name| self.names.contains(name))
     }
 }
 
-/// Whom the policy, and the annex of the moment, name at all. The enclave decides for itself; this keeps strangers from taking
-/// the callers' places.
+/// Whom the policy, and the annex of the moment, name at all. The enclave decides for itself; this
+/// keeps strangers from taking the callers' places.
 pub struct Admission {
     policy: Bundle,
     annex: RwLock<Option<Arc<Annex>>>,
@@ -37,9 +43,23 @@ pub struct Admission {
 impl Admission {
     /// Of a policy, until an annex comes.
     pub fn new(policy: Bundle) -> Self {
-        let caller_keys = policy.callers.iter().filter_map(|caller| caller.key.as_ref()).map(|key| key.0.thumbprint()).collect();
-        let approver_keys = policy.approvers.iter().map(|approver| approver.key.0.thumbprint()).collect();
-        Self { policy, annex: RwLock::new(None), caller_keys, approver_keys }
+        let caller_keys = policy
+            .callers
+            .iter()
+            .filter_map(|caller| caller.key.as_ref())
+            .map(|key| key.0.thumbprint())
+            .collect();
+        let approver_keys = policy
+            .approvers
+            .iter()
+            .map(|approver| approver.key.0.thumbprint())
+            .collect();
+        Self {
+            policy,
+            annex: RwLock::new(None),
+            caller_keys,
+            approver_keys,
+        }
     }
 
     /// Whom this annex names, and no longer the one before.
@@ -48,7 +68,10 @@ impl Admission {
     }
 
     fn annex(&self) -> Option<Arc<Annex>> {
-        self.annex.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.annex
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// The policy.
@@ -64,7 +87,12 @@ impl Admission {
     /// Whether somebody with these ids might be named, whatever else is to be seen of it.
     pub fn may_admit(&self, uid: u32, gid: u32) -> bool {
         let fits = |wanted: Option<u32>, id: u32| wanted.is_none_or(|wanted| wanted == id);
-        let described = |annex: Arc<Annex>| annex.callers.iter().any(|caller| fits(caller.uid, uid) && fits(caller.gid, gid));
+        let described = |annex: Arc<Annex>| {
+            annex
+                .callers
+                .iter()
+                .any(|caller| fits(caller.uid, uid) && fits(caller.gid, gid))
+        };
         let own = uid == 0 || uid == rustix::process::geteuid().as_raw();
         own || self.admits(&ObservedCaller::ids(uid, gid)) || self.annex().is_some_and(described)
     }
@@ -74,12 +102,17 @@ impl Admission {
         !self.policy.callers.is_empty()
     }
 
-    /// Whether a proof could be of a caller whom the policy names: by its key, or by an enclave that has a document. Nothing is verified;
-    /// the enclave does not learn of others.
+    /// Whether a proof could be of a caller whom the policy names: by its key, or by an enclave
+    /// that has a document. Nothing is verified; the enclave does not learn of others.
     pub fn expects_proof(&self, proof: &PresentedProof) -> bool {
         match &proof.document {
-            Some(_) => self.policy.callers.iter().any(|caller| caller.enclave.is_some()),
-            None => CallerProof::unverified_kid(&proof.jws).is_ok_and(|kid| self.caller_keys.contains(&kid)),
+            Some(_) => self
+                .policy
+                .callers
+                .iter()
+                .any(|caller| caller.enclave.is_some()),
+            None => CallerProof::unverified_kid(&proof.jws)
+                .is_ok_and(|kid| self.caller_keys.contains(&kid)),
         }
     }
 
@@ -90,11 +123,20 @@ impl Admission {
 
     /// Whether anybody is named by executable.
     pub fn measures(&self) -> bool {
-        self.annex().is_some_and(|annex| annex.callers.iter().any(|caller| !caller.executables.is_empty()))
+        self.annex().is_some_and(|annex| {
+            annex
+                .callers
+                .iter()
+                .any(|caller| !caller.executables.is_empty())
+        })
     }
 }
 
 /// All that the policy says of callers.
 pub(crate) fn all_callers(policy: &Bundle) -> impl Iterator<Item = &Callers> {
-    policy.identities.iter().flat_map(|identity| [Some(&identity.callers), identity.rotation_callers.as_ref()]).flatten()
+    policy
+        .identities
+        .iter()
+        .flat_map(|identity| [Some(&identity.callers), identity.rotation_callers.as_ref()])
+        .flatten()
 }

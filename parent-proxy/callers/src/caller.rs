@@ -14,7 +14,8 @@ pub struct Caller {
     pub claim: ObservedCaller,
     /// Whether any identity of the policy names it.
     pub admitted: bool,
-    /// Whether it may see how the sidecar does: its own user, root, and whom the configuration names.
+    /// Whether it may see how the sidecar does: its own user, root, and whom the configuration
+    /// names.
     pub operator: bool,
     /// What it takes of this process.
     pub quota: Arc<CallerQuota>,
@@ -22,7 +23,17 @@ pub struct Caller {
 
 impl Caller {
     /// Whoever this is what was seen of.
-    pub fn of(claim: ObservedCaller, quota: Arc<CallerQuota>, admission: &Admission, operators: &Operators) -> Self {
-        Self { admitted: admission.admits(&claim), operator: operators.include(&claim), quota, claim }
+    pub fn of(
+        claim: ObservedCaller,
+        quota: Arc<CallerQuota>,
+        admission: &Admission,
+        operators: &Operators,
+    ) -> Self {
+        Self {
+            admitted: admission.admits(&claim),
+            operator: operators.include(&claim),
+            quota,
+            claim,
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! Whose turn it is. As many requests as there are places are under way; of those that wait, each caller has one turn after the other
-//! callers had theirs, however many of them it sent.
+//! Whose turn it is. As many requests as there are places are under way; of those that wait, each
+//! caller has one turn after the other callers had theirs, however many of them it sent.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,8 +34,15 @@ pub struct QueueFull;
 impl FairQueue {
     /// `most_waiting` requests of one caller wait at most.
     pub fn new(places: usize, most_waiting: usize) -> Arc<Self> {
-        let state = State { free: places, order: VecDeque::new(), waiting: BTreeMap::new() };
-        Arc::new(Self { state: Mutex::new(state), most_waiting })
+        let state = State {
+            free: places,
+            order: VecDeque::new(),
+            waiting: BTreeMap::new(),
+        };
+        Arc::new(Self {
+            state: Mutex::new(state),
+            most_waiting,
+        })
     }
 
     /// Waits until it is this caller's turn.
@@ -44,7 +51,9 @@ impl FairQueue {
             let mut state = self.state();
             if state.free > 0 {
                 state.free -= 1;
-                return Ok(Slot { queue: Some(Arc::clone(self)) });
+                return Ok(Slot {
+                    queue: Some(Arc::clone(self)),
+                });
             }
             let queue = state.waiting.entry(caller).or_default();
             if queue.len() >= self.most_waiting {
@@ -63,9 +72,13 @@ impl FairQueue {
 
     fn pass_on(self: Arc<Self>) {
         let mut state = self.state();
-        let mut slot = Slot { queue: Some(Arc::clone(&self)) };
+        let mut slot = Slot {
+            queue: Some(Arc::clone(&self)),
+        };
         while let Some(caller) = state.order.pop_front() {
-            let Some(queue) = state.waiting.get_mut(&caller) else { continue };
+            let Some(queue) = state.waiting.get_mut(&caller) else {
+                continue;
+            };
             let next = queue.pop_front();
             if queue.is_empty() {
                 state.waiting.remove(&caller);
@@ -114,7 +127,10 @@ mod tests {
     }
 
     fn poll(waiting: &mut Waiting) -> Option<Result<Slot, QueueFull>> {
-        match waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        match waiting
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()))
+        {
             Poll::Ready(slot) => Some(slot),
             Poll::Pending => None,
         }
@@ -123,7 +139,9 @@ mod tests {
     fn now(queue: &Arc<FairQueue>, caller: u64) -> Slot {
         let queue = Arc::clone(queue);
         let mut waiting: Waiting = Box::pin(async move { queue.take(caller).await });
-        poll(&mut waiting).expect("a place is free").expect("a turn")
+        poll(&mut waiting)
+            .expect("a place is free")
+            .expect("a turn")
     }
 
     #[test]

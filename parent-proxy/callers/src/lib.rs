@@ -7,8 +7,8 @@
 //!                                        FairQueue <── CallerQuotas <── Caller <── Admission, Operators
 //! ```
 //!
-//! Whatever is refused on the way is [`TurnedAway`]. The enclave decides again on whom it admits: this keeps strangers from
-//! taking the callers' places, and each caller's load its own.
+//! Whatever is refused on the way is [`TurnedAway`]. The enclave decides again on whom it admits:
+//! this keeps strangers from taking the callers' places, and each caller's load its own.
 
 mod admission;
 mod caller;

@@ -37,8 +37,10 @@ impl Localhost {
         if headers.contains_key(ORIGIN) {
             return Err(TurnedAway::ForeignOrigin);
         }
-        let presented =
-            headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| value.strip_prefix("Bearer "));
+        let presented = headers
+            .get(AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.strip_prefix("Bearer "));
         let presented = presented.ok_or(TurnedAway::TokenInvalid)?;
         // Every token is compared, whichever matches.
         let mut found = None;
@@ -52,12 +54,17 @@ impl Localhost {
     }
 }
 
-/// Exactly one `Host`, and it names this listener: a page that had its name rebound to 127.0.0.1 sends its own.
+/// Exactly one `Host`, and it names this listener: a page that had its name rebound to 127.0.0.1
+/// sends its own.
 fn check_host(headers: &HeaderMap, listen: SocketAddr) -> Result<(), TurnedAway> {
     let mut hosts = headers.get_all(HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
         return Err(TurnedAway::ForeignHost);
     };
     let good = [format!("localhost:{}", listen.port()), listen.to_string()];
-    if good.iter().any(|good| host.as_bytes() == good.as_bytes()) { Ok(()) } else { Err(TurnedAway::ForeignHost) }
+    if good.iter().any(|good| host.as_bytes() == good.as_bytes()) {
+        Ok(())
+    } else {
+        Err(TurnedAway::ForeignHost)
+    }
 }

@@ -1,7 +1,8 @@
 //! A connection on which only the process that connected may write.
 //!
-//! A child that inherited the socket, or a process that was handed it, writes with credentials of its own (SCM_CREDENTIALS,
-//! unix(7)), which the kernel puts beside the bytes. The listener asks for them (SO_PASSCRED), so no byte comes without.
+//! A child that inherited the socket, or a process that was handed it, writes with credentials of
+//! its own (SCM_CREDENTIALS, unix(7)), which the kernel puts beside the bytes. The listener asks
+//! for them (SO_PASSCRED), so no byte comes without.
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::AsRawFd;
@@ -38,16 +39,25 @@ impl OneWriter {
         if received.bytes == 0 || by_whom == Some(self.pid) {
             Ok(received.bytes)
         } else {
-            Err(io::Error::new(io::ErrorKind::PermissionDenied, "another process wrote than the one that connected"))
+            Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "another process wrote than the one that connected",
+            ))
         }
     }
 }
 
 impl AsyncRead for OneWriter {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         loop {
             ready!(self.stream.poll_read_ready(context))?;
-            match self.stream.try_io(Interest::READABLE, || self.receive(into.initialize_unfilled())) {
+            match self.stream.try_io(Interest::READABLE, || {
+                self.receive(into.initialize_unfilled())
+            }) {
                 Ok(read) => {
                     into.advance(read);
                     return Poll::Ready(Ok(()));
@@ -60,7 +70,11 @@ impl AsyncRead for OneWriter {
 }
 
 impl AsyncWrite for OneWriter {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 

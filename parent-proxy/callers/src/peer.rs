@@ -1,7 +1,9 @@
-//! What can be seen of the peer of a Unix socket, in an order that leaves no gap between looking and believing.
+//! What can be seen of the peer of a Unix socket, in an order that leaves no gap between looking
+//! and believing.
 //!
-//! The kernel's snapshot of connect(2) comes first: uid, gid, pidfd. Everything under `/proc` comes after it, and is believed
-//! only if the process still lives when all has been read. docs/callers.md says what each attribute is worth.
+//! The kernel's snapshot of connect(2) comes first: uid, gid, pidfd. Everything under `/proc` comes
+//! after it, and is believed only if the process still lives when all has been read.
+//! docs/callers.md says what each attribute is worth.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -60,12 +62,20 @@ impl Connected {
     /// SO_PEERCRED: the process that called connect(2), with its effective ids of that moment.
     pub fn of(stream: &UnixStream) -> Result<Self, TurnedAway> {
         let peer = stream.peer_cred().map_err(|_| TurnedAway::CallerUnknown)?;
-        // The overflow ids stand for "cannot be named here"; a pid of 0 is one that cannot be seen from here.
-        let pid = peer.pid().filter(|pid| *pid > 0).ok_or(TurnedAway::CallerUnknown)?;
+        // The overflow ids stand for "cannot be named here"; a pid of 0 is one that cannot be seen
+        // from here.
+        let pid = peer
+            .pid()
+            .filter(|pid| *pid > 0)
+            .ok_or(TurnedAway::CallerUnknown)?;
         if [peer.uid(), peer.gid()].contains(&OVERFLOW_ID) {
             return Err(TurnedAway::CallerUnknown);
         }
-        Ok(Self { pid, uid: peer.uid(), gid: peer.gid() })
+        Ok(Self {
+            pid,
+            uid: peer.uid(),
+            gid: peer.gid(),
+        })
     }
 }
 
@@ -83,7 +93,8 @@ pub trait Labels {
 pub struct KernelLabels;
 
 impl Labels for KernelLabels {
-    /// SO_PEERSEC. Where no module answers, some kernels say that all of the buffer was filled, and leave it as it was: zeros.
+    /// SO_PEERSEC. Where no module answers, some kernels say that all of the buffer was filled, and
+    /// leave it as it was: zeros.
     fn of_peer(&self, stream: BorrowedFd<'_>) -> Option<Vec<u8>> {
         let stream = std::os::unix::net::UnixStream::from(stream.try_clone_to_owned().ok()?);
         let mut label = vec![0; MAX_LABEL];
@@ -96,18 +107,20 @@ impl Labels for KernelLabels {
     }
 }
 
-/// The label of a caller: what the module says of its socket, if it says the same of its process. A socket can be made under one
-/// label and used under another.
+/// The label of a caller: what the module says of its socket, if it says the same of its process. A
+/// socket can be made under one label and used under another.
 fn label(of_peer: Option<Vec<u8>>, of_process: Option<Vec<u8>>) -> Option<String> {
     let (of_peer, of_process) = (of_peer?, of_process?);
     let label = label_text(&of_peer)?;
     (label_text(&of_process) == Some(label)).then(|| label.to_owned())
 }
 
-/// A label without the ends that modules put behind it: the end of a C string, of a line. One that is empty, too long or no plain
-/// text is none.
+/// A label without the ends that modules put behind it: the end of a C string, of a line. One that
+/// is empty, too long or no plain text is none.
 fn label_text(bytes: &[u8]) -> Option<&str> {
-    let label = std::str::from_utf8(bytes).ok()?.trim_end_matches(['\0', '\n']);
+    let label = std::str::from_utf8(bytes)
+        .ok()?
+        .trim_end_matches(['\0', '\n']);
     let plain = (1..=MAX_LABEL).contains(&label.len()) && !label.chars().any(char::is_control);
     plain.then_some(label)
 }
@@ -116,8 +129,8 @@ fn label_text(bytes: &[u8]) -> Option<&str> {
 const OVERFLOW_ID: u32 = 65534;
 
 impl<L: Labels> Inspector<L> {
-    /// Sees what there is to see. `measure`: whether the executable matters to anybody. What cannot be seen is left out; a
-    /// process that is gone is turned away.
+    /// Sees what there is to see. `measure`: whether the executable matters to anybody. What cannot
+    /// be seen is left out; a process that is gone is turned away.
     pub fn see(
         &self,
         stream: &impl AsFd,
@@ -125,30 +138,46 @@ impl<L: Labels> Inspector<L> {
         socket: Option<&str>,
         measure: bool,
     ) -> Result<ObservedCaller, TurnedAway> {
-        let mut seen = ObservedCaller { socket: socket.map(str::to_owned), ..ObservedCaller::ids(peer.uid, peer.gid) };
+        let mut seen = ObservedCaller {
+            socket: socket.map(str::to_owned),
+            ..ObservedCaller::ids(peer.uid, peer.gid)
+        };
         // Without a pidfd (before Linux 6.5) nothing under /proc is certain to be of this process.
-        let Ok(pidfd) = getsockopt(stream, sockopt::PeerPidfd) else { return Ok(seen) };
+        let Ok(pidfd) = getsockopt(stream, sockopt::PeerPidfd) else {
+            return Ok(seen);
+        };
         let process = Process::open(peer.pid);
         if let Ok(process) = &process {
             (seen.unit, seen.pod, seen.container) = process.cgroup();
-            seen.label = label(self.labels.of_peer(stream.as_fd()), self.labels.of_process(process.folder.as_fd()));
+            seen.label = label(
+                self.labels.of_peer(stream.as_fd()),
+                self.labels.of_process(process.folder.as_fd()),
+            );
             if measure {
                 seen.executable = self.executable(process, peer);
             }
         }
         // Its number cannot have been given to another process while this one was alive.
-        if lives(pidfd.as_fd()) { Ok(seen) } else { Err(TurnedAway::CallerGone) }
+        if lives(pidfd.as_fd()) {
+            Ok(seen)
+        } else {
+            Err(TurnedAway::CallerGone)
+        }
     }
 
-    /// The digest of what the process runs, if that says anything: not of an interpreter, not of a file that the caller could
-    /// write, not of one whose file system may show other bytes than it runs, not if it is traced, not from another user namespace, where
-    /// what a process seems to run is its own choice.
+    /// The digest of what the process runs, if that says anything: not of an interpreter, not of a
+    /// file that the caller could write, not of one whose file system may show other bytes than it
+    /// runs, not if it is traced, not from another user namespace, where what a process seems to
+    /// run is its own choice.
     fn executable(&self, process: &Process, peer: Connected) -> Option<Digest<32>> {
         let why = match self.measured(process, peer) {
             Ok(digest) => return Some(digest),
             Err(why) => why,
         };
-        debug!(pid = peer.pid, why, "the caller's executable was not measured");
+        debug!(
+            pid = peer.pid,
+            why, "the caller's executable was not measured"
+        );
         None
     }
 
@@ -159,12 +188,15 @@ impl<L: Labels> Inspector<L> {
         if process.is_traced() {
             return Err("traced");
         }
-        let path = readlinkat(&process.folder, "exe", Vec::new()).map_err(|_| "its path cannot be seen")?;
+        let path = readlinkat(&process.folder, "exe", Vec::new())
+            .map_err(|_| "its path cannot be seen")?;
         if is_interpreter(path.to_bytes()) {
             return Err("an interpreter: pin uid, unit, container or socket instead");
         }
         let running = process.running().ok_or("it cannot be looked at")?;
-        let kind = process.file_system(running.mount).ok_or("its file system is none that the caller's own view has")?;
+        let kind = process
+            .file_system(running.mount)
+            .ok_or("its file system is none that the caller's own view has")?;
         if !is_local(&kind) {
             return Err("its file system may show other bytes than it runs");
         }
@@ -177,10 +209,20 @@ impl<L: Labels> Inspector<L> {
         if foreign || metadata.mode() & 0o022 != 0 {
             return Err("the caller could write to it");
         }
-        let version = (metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec(), metadata.len());
+        let version = (
+            metadata.dev(),
+            metadata.ino(),
+            metadata.ctime(),
+            metadata.ctime_nsec(),
+            metadata.len(),
+        );
         // Only root could change it, and not without a new change time.
         let guarded = metadata.uid() == 0;
-        let known = if guarded { self.digests().get(&version).copied() } else { None };
+        let known = if guarded {
+            self.digests().get(&version).copied()
+        } else {
+            None
+        };
         let digest = match known {
             Some(digest) => digest,
             None => sha256_of(&mut file, metadata.len())?,
@@ -204,8 +246,8 @@ impl<L: Labels> Inspector<L> {
     }
 }
 
-/// What a process runs, by mount and inode. The kernel alone is asked for them: a file system may be a program of the caller's,
-/// which answers what it likes, or never.
+/// What a process runs, by mount and inode. The kernel alone is asked for them: a file system may
+/// be a program of the caller's, which answers what it likes, or never.
 struct Running {
     file: OwnedFd,
     mount: u64,
@@ -239,14 +281,28 @@ impl Process {
     }
 
     fn running(&self) -> Option<Running> {
-        let file = openat(&self.folder, "exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
-        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
-        let number = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-        Some(Running { file, mount: number("mnt_id:")?, inode: number("ino:")? })
+        let file = openat(
+            &self.folder,
+            "exe",
+            OFlags::PATH | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .ok()?;
+        let info =
+            std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+        let number = |name: &str| {
+            info.lines()
+                .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+        };
+        Some(Running {
+            file,
+            mount: number("mnt_id:")?,
+            inode: number("ino:")?,
+        })
     }
 
-    /// The type of a mount that the process has in its own view. A mount of another one is none: within a user namespace anybody
-    /// may mount.
+    /// The type of a mount that the process has in its own view. A mount of another one is none:
+    /// within a user namespace anybody may mount.
     fn file_system(&self, mount: u64) -> Option<String> {
         file_system_of(&self.read_up_to("mountinfo", MAX_MOUNTS)?, mount)
     }
@@ -259,18 +315,29 @@ impl Process {
 
     fn is_traced(&self) -> bool {
         let status = self.read("status").unwrap_or_default();
-        status.lines().find_map(|line| line.strip_prefix("TracerPid:")).is_none_or(|tracer| tracer.trim() != "0")
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix("TracerPid:"))
+            .is_none_or(|tracer| tracer.trim() != "0")
     }
 
     /// systemd unit, pod uid, container id.
     fn cgroup(&self) -> (Option<String>, Option<String>, Option<String>) {
-        self.read("cgroup").map(|text| of_cgroup(&text)).unwrap_or_default()
+        self.read("cgroup")
+            .map(|text| of_cgroup(&text))
+            .unwrap_or_default()
     }
 }
 
 /// A short file of `/proc`.
 fn read_at(folder: BorrowedFd<'_>, name: &str, most: u64) -> Option<Vec<u8>> {
-    let opened = openat(folder, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let opened = openat(
+        folder,
+        name,
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .ok()?;
     let mut bytes = Vec::new();
     File::from(opened).take(most).read_to_end(&mut bytes).ok()?;
     Some(bytes)
@@ -279,7 +346,16 @@ fn read_at(folder: BorrowedFd<'_>, name: &str, most: u64) -> Option<Vec<u8>> {
 fn lives(pidfd: BorrowedFd<'_>) -> bool {
     // A pidfd becomes readable when its process ends (pidfd_open(2)).
     let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
-    matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0))
+    matches!(
+        poll(
+            &mut fds,
+            Some(&Timespec {
+                tv_sec: 0,
+                tv_nsec: 0
+            })
+        ),
+        Ok(0)
+    )
 }
 
 /// SHA-256 of a file that has `length` bytes and no more: what an annex names an executable by.
@@ -288,48 +364,79 @@ pub fn sha256_of(file: &mut File, length: u64) -> Result<Digest<32>, &'static st
     let mut chunk = vec![0; 256 * 1024];
     let mut left = length + 1;
     while left > 0 {
-        let read = file.by_ref().take(left).read(&mut chunk).map_err(|_| "it cannot be read")?;
+        let read = file
+            .by_ref()
+            .take(left)
+            .read(&mut chunk)
+            .map_err(|_| "it cannot be read")?;
         if read == 0 {
             break;
         }
         hash.update(&chunk[..read]);
         left -= read as u64;
     }
-    if left == 1 { Ok(Digest(hash.finalize().into())) } else { Err("its size changed while it was read") }
+    if left == 1 {
+        Ok(Digest(hash.finalize().into()))
+    } else {
+        Err("its size changed while it was read")
+    }
 }
 
-/// The type of a mount in the lines of `/proc/<pid>/mountinfo` (proc_pid_mountinfo(5)). White space within a field is escaped there.
+/// The type of a mount in the lines of `/proc/<pid>/mountinfo` (proc_pid_mountinfo(5)). White space
+/// within a field is escaped there.
 fn file_system_of(mounts: &str, mount: u64) -> Option<String> {
     let mount = mount.to_string();
-    let line = mounts.lines().find(|line| line.split(' ').next() == Some(&mount))?;
+    let line = mounts
+        .lines()
+        .find(|line| line.split(' ').next() == Some(&mount))?;
     // Six fields, some optional ones, a hyphen, the type.
-    line.split(' ').skip(6).skip_while(|field| *field != "-").nth(1).map(str::to_owned)
+    line.split(' ')
+        .skip(6)
+        .skip_while(|field| *field != "-")
+        .nth(1)
+        .map(str::to_owned)
 }
 
-/// Whether the bytes of such a file system are the kernel's affair, and so are the same for whoever runs or reads them. Whatever is not
-/// listed is not: FUSE and virtiofs ask a program for them each time, network file systems a server, and what comes next is unknown.
+/// Whether the bytes of such a file system are the kernel's affair, and so are the same for whoever
+/// runs or reads them. Whatever is not listed is not: FUSE and virtiofs ask a program for them each
+/// time, network file systems a server, and what comes next is unknown.
 fn is_local(kind: &str) -> bool {
     const KINDS: [&str; 16] = [
-        "ext2", "ext3", "ext4", "xfs", "btrfs", "bcachefs", "f2fs", "zfs", "jfs", "tmpfs", "ramfs", "rootfs", "overlay",
-        "squashfs", "erofs", "iso9660",
+        "ext2", "ext3", "ext4", "xfs", "btrfs", "bcachefs", "f2fs", "zfs", "jfs", "tmpfs", "ramfs",
+        "rootfs", "overlay", "squashfs", "erofs", "iso9660",
     ];
     KINDS.contains(&kind)
 }
 
-/// Unit, pod and container of the lines of `/proc/<pid>/cgroup` (cgroups(7)). The outermost unit counts: what lies below it can
-/// be named by whoever runs in it. Lines that contradict each other say nothing.
+/// Unit, pod and container of the lines of `/proc/<pid>/cgroup` (cgroups(7)). The outermost unit
+/// counts: what lies below it can be named by whoever runs in it. Lines that contradict each other
+/// say nothing.
 fn of_cgroup(text: &str) -> (Option<String>, Option<String>, Option<String>) {
-    let paths: Vec<&str> = text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).filter(|path| *path != "/").collect();
+    let paths: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.splitn(3, ':').nth(2))
+        .filter(|path| *path != "/")
+        .collect();
     let unit = agreed(paths.iter().filter_map(|path| unit(path)));
-    let pod = agreed(paths.iter().flat_map(|path| of_the_system(path).filter_map(pod_uid)));
-    let container = agreed(paths.iter().flat_map(|path| of_the_system(path).filter_map(container_id)));
+    let pod = agreed(
+        paths
+            .iter()
+            .flat_map(|path| of_the_system(path).filter_map(pod_uid)),
+    );
+    let container = agreed(
+        paths
+            .iter()
+            .flat_map(|path| of_the_system(path).filter_map(container_id)),
+    );
     (unit, pod, container)
 }
 
-/// The parts of a path down to the outermost unit. What lies below a unit, or below `user.slice`, is named by whoever runs there: any
-/// user may make folders in what systemd delegated to it.
+/// The parts of a path down to the outermost unit. What lies below a unit, or below `user.slice`,
+/// is named by whoever runs there: any user may make folders in what systemd delegated to it.
 fn of_the_system(path: &str) -> impl Iterator<Item = &str> {
-    let mut ended = path.split('/').any(|part| part == ".." || part == "user.slice");
+    let mut ended = path
+        .split('/')
+        .any(|part| part == ".." || part == "user.slice");
     path.split('/').take_while(move |part| {
         let goes_on = !ended;
         ended |= is_unit(part);
@@ -343,14 +450,21 @@ fn is_unit(part: &str) -> bool {
 
 fn agreed(mut found: impl Iterator<Item = String>) -> Option<String> {
     let first = found.next()?;
-    if found.all(|other| other == first) { Some(first) } else { None }
+    if found.all(|other| other == first) {
+        Some(first)
+    } else {
+        None
+    }
 }
 
 fn unit(path: &str) -> Option<String> {
     if path.split('/').any(|part| part == "..") {
         return None;
     }
-    path.split('/').find(|part| is_unit(part)).filter(|part| part.len() <= 255).map(str::to_owned)
+    path.split('/')
+        .find(|part| is_unit(part))
+        .filter(|part| part.len() <= 255)
+        .map(str::to_owned)
 }
 
 /// `pod` and a UUID, with `_` for `-` where systemd made the cgroup.
@@ -372,18 +486,23 @@ fn container_id(part: &str) -> Option<String> {
     let id = part.get(part.len().checked_sub(64)?..)?;
     let before = &part[..part.len() - 64];
     let bounded = before.is_empty() || before.ends_with('-') || before.ends_with(':');
-    let hex = id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let hex = id
+        .bytes()
+        .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     (bounded && hex).then(|| id.to_owned())
 }
 
-/// Whether a program runs whatever its arguments name, so that its own digest says nothing of what it does.
+/// Whether a program runs whatever its arguments name, so that its own digest says nothing of what
+/// it does.
 pub fn is_interpreter(path: &[u8]) -> bool {
     const NAMES: [&str; 31] = [
-        "python", "pypy", "node", "nodejs", "deno", "bun", "bash", "sh", "dash", "ash", "zsh", "ksh", "fish", "busybox",
-        "toybox", "perl", "ruby", "php", "lua", "java", "dotnet", "mono", "tclsh", "wish", "guile", "Rscript", "erl", "beam.smp",
-        "julia", "env", "ld",
+        "python", "pypy", "node", "nodejs", "deno", "bun", "bash", "sh", "dash", "ash", "zsh",
+        "ksh", "fish", "busybox", "toybox", "perl", "ruby", "php", "lua", "java", "dotnet", "mono",
+        "tclsh", "wish", "guile", "Rscript", "erl", "beam.smp", "julia", "env", "ld",
     ];
-    let name = Path::new(std::str::from_utf8(path).unwrap_or_default()).file_name().and_then(|name| name.to_str());
+    let name = Path::new(std::str::from_utf8(path).unwrap_or_default())
+        .file_name()
+        .and_then(|name| name.to_str());
     let name = name.unwrap_or_default().trim_end_matches(" (deleted)");
     // Versions and architectures: python3.11, lua5.4, qemu-x86_64, ld-linux-x86-64.so.2.
     let stem = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-');
@@ -394,10 +513,14 @@ pub fn is_interpreter(path: &[u8]) -> bool {
         || name.starts_with("ld.so")
 }
 
-/// Whether the process can look at callers of other users: CAP_SYS_PTRACE (capabilities(7)), or it is root.
+/// Whether the process can look at callers of other users: CAP_SYS_PTRACE (capabilities(7)), or it
+/// is root.
 pub fn sees_other_users() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).map(str::trim);
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .map(str::trim);
     let bits = effective.and_then(|hex| u64::from_str_radix(hex, 16).ok());
     bits.map_or(geteuid().is_root(), |bits| bits & (1 << 19) != 0)
 }
@@ -413,36 +536,82 @@ mod tests {
         let under = uid.replace('-', "_");
         let some = |text: &str| Some(text.to_owned());
         for (text, expected) in [
-            ("0::/system.slice/crew.service\n".to_owned(), (some("crew.service"), None, None)),
-            ("0::/system.slice/crew.service/inner.service\n".to_owned(), (some("crew.service"), None, None)),
+            (
+                "0::/system.slice/crew.service\n".to_owned(),
+                (some("crew.service"), None, None),
+            ),
+            (
+                "0::/system.slice/crew.service/inner.service\n".to_owned(),
+                (some("crew.service"), None, None),
+            ),
             // What a user's own manager calls its units is that user's choice.
             (
                 "0::/user.slice/user-7.slice/user@7.service/app.slice/crew.service\n".to_owned(),
                 (some("user@7.service"), None, None),
             ),
             // So is what it calls its folders.
-            (format!("0::/user.slice/user-7.slice/user@7.service/app.slice/{id}\n"), (some("user@7.service"), None, None)),
-            (format!("0::/system.slice/crew.service/pod{uid}/{id}\n"), (some("crew.service"), None, None)),
-            (format!("0::/user.slice/pod{uid}/{id}\n"), (None, None, None)),
-            (format!("0::/system.slice/docker-{id}.scope/pod{uid}\n"), (some(&format!("docker-{id}.scope")), None, some(&id))),
-            ("0::/user.slice/user-7.slice/session-1.scope\n".to_owned(), (some("session-1.scope"), None, None)),
+            (
+                format!("0::/user.slice/user-7.slice/user@7.service/app.slice/{id}\n"),
+                (some("user@7.service"), None, None),
+            ),
+            (
+                format!("0::/system.slice/crew.service/pod{uid}/{id}\n"),
+                (some("crew.service"), None, None),
+            ),
+            (
+                format!("0::/user.slice/pod{uid}/{id}\n"),
+                (None, None, None),
+            ),
+            (
+                format!("0::/system.slice/docker-{id}.scope/pod{uid}\n"),
+                (some(&format!("docker-{id}.scope")), None, some(&id)),
+            ),
+            (
+                "0::/user.slice/user-7.slice/session-1.scope\n".to_owned(),
+                (some("session-1.scope"), None, None),
+            ),
             (
                 format!(
                     "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{under}.slice/cri-containerd-{id}.scope\n"
                 ),
-                (some(&format!("cri-containerd-{id}.scope")), some(uid), some(&id)),
+                (
+                    some(&format!("cri-containerd-{id}.scope")),
+                    some(uid),
+                    some(&id),
+                ),
             ),
-            (format!("0::/kubepods/besteffort/pod{uid}/{id}\n"), (None, some(uid), some(&id))),
-            (format!("12:cpu:/docker/{id}\n11:memory:/docker/{id}\n0::/\n"), (None, None, some(&id))),
+            (
+                format!("0::/kubepods/besteffort/pod{uid}/{id}\n"),
+                (None, some(uid), some(&id)),
+            ),
+            (
+                format!("12:cpu:/docker/{id}\n11:memory:/docker/{id}\n0::/\n"),
+                (None, None, some(&id)),
+            ),
             // Two that contradict each other.
-            (format!("12:cpu:/docker/{id}\n11:memory:/docker/{}\n", "f".repeat(64)), (None, None, None)),
-            (format!("0::/kubepods/pod{uid}/pod{}/{id}\n", uid.replace('3', "4")), (None, None, some(&id))),
-            ("0::/../../system.slice/crew.service\n".to_owned(), (None, None, None)),
+            (
+                format!(
+                    "12:cpu:/docker/{id}\n11:memory:/docker/{}\n",
+                    "f".repeat(64)
+                ),
+                (None, None, None),
+            ),
+            (
+                format!("0::/kubepods/pod{uid}/pod{}/{id}\n", uid.replace('3', "4")),
+                (None, None, some(&id)),
+            ),
+            (
+                "0::/../../system.slice/crew.service\n".to_owned(),
+                (None, None, None),
+            ),
             ("0::/\n".to_owned(), (None, None, None)),
             (String::new(), (None, None, None)),
             (format!("0::/x{id}\n"), (None, None, None)),
             (format!("0::/pod{uid}x\n"), (None, None, None)),
-            (format!("0::/pod{}\n", uid.to_uppercase()), (None, None, None)),
+            (
+                format!("0::/pod{}\n", uid.to_uppercase()),
+                (None, None, None),
+            ),
         ] {
             assert_eq!(of_cgroup(&text), expected, "{text}");
         }
@@ -464,15 +633,29 @@ mod tests {
     #[test]
     fn a_label_is_what_the_security_module_says_of_socket_and_process() {
         let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-        let peer = Connected { pid: std::process::id().cast_signed(), uid: geteuid().as_raw(), gid: 0 };
+        let peer = Connected {
+            pid: std::process::id().cast_signed(),
+            uid: geteuid().as_raw(),
+            gid: 0,
+        };
         let seen = |of_peer: Option<&[u8]>, of_process: Option<&[u8]>| {
             let labels = Says(of_peer.map(<[u8]>::to_vec), of_process.map(<[u8]>::to_vec));
-            Inspector { digests: Mutex::default(), labels }.see(&ours, peer, None, false).unwrap().label
+            Inspector {
+                digests: Mutex::default(),
+                labels,
+            }
+            .see(&ours, peer, None, false)
+            .unwrap()
+            .label
         };
         let longest = "x".repeat(MAX_LABEL);
         for (of_peer, of_process, label) in [
             // As SELinux, AppArmor and Smack write them.
-            ("system_u:system_r:crew_t:s0\0", "system_u:system_r:crew_t:s0\0", "system_u:system_r:crew_t:s0"),
+            (
+                "system_u:system_r:crew_t:s0\0",
+                "system_u:system_r:crew_t:s0\0",
+                "system_u:system_r:crew_t:s0",
+            ),
             ("crew (enforce)", "crew (enforce)\n", "crew (enforce)"),
             ("crew\0", "crew", "crew"),
             ("crew", "crew\n\0", "crew"),
@@ -480,7 +663,10 @@ mod tests {
             (&longest, &longest, &longest),
             (&format!("{longest}\0"), &format!("{longest}\n"), &longest),
         ] {
-            assert_eq!(seen(Some(of_peer.as_bytes()), Some(of_process.as_bytes())).as_deref(), Some(label));
+            assert_eq!(
+                seen(Some(of_peer.as_bytes()), Some(of_process.as_bytes())).as_deref(),
+                Some(label)
+            );
         }
         for (of_peer, of_process) in [
             ("crew", "other"),
@@ -492,7 +678,11 @@ mod tests {
             ("crew", ""),
             ("", "crew"),
         ] {
-            assert_eq!(seen(Some(of_peer.as_bytes()), Some(of_process.as_bytes())), None, "{of_peer:?} {of_process:?}");
+            assert_eq!(
+                seen(Some(of_peer.as_bytes()), Some(of_process.as_bytes())),
+                None,
+                "{of_peer:?} {of_process:?}"
+            );
         }
         // Both agree, on what is no label.
         let too_long = [b'x'; MAX_LABEL + 1];
@@ -511,14 +701,20 @@ mod tests {
         ] {
             assert_eq!(seen(Some(none), Some(none)), None, "{none:?}");
         }
-        for (of_peer, of_process) in [(None, None), (Some(&b"crew"[..]), None), (None, Some(&b"crew"[..]))] {
+        for (of_peer, of_process) in [
+            (None, None),
+            (Some(&b"crew"[..]), None),
+            (None, Some(&b"crew"[..])),
+        ] {
             assert_eq!(seen(of_peer, of_process), None);
         }
     }
 
     #[test]
     fn only_file_systems_whose_bytes_no_program_and_no_server_decides_are_local() {
-        for kind in ["ext4", "xfs", "btrfs", "tmpfs", "overlay", "squashfs", "erofs", "zfs"] {
+        for kind in [
+            "ext4", "xfs", "btrfs", "tmpfs", "overlay", "squashfs", "erofs", "zfs",
+        ] {
             assert!(is_local(kind), "{kind}");
         }
         for kind in [
@@ -547,34 +743,56 @@ mod tests {
                       212 21 0:44 / /mnt/-\\040ext4 rw,nosuid - fuse.-\\040ext4 21 rw\n\
                       30 21 0:5 / /dev rw - tmpfs none rw\n";
         let of = |mount| file_system_of(mounts, mount);
-        assert_eq!((of(21).as_deref(), of(30).as_deref()), (Some("ext4"), Some("tmpfs")));
+        assert_eq!(
+            (of(21).as_deref(), of(30).as_deref()),
+            (Some("ext4"), Some("tmpfs"))
+        );
         assert_eq!(of(212).as_deref(), Some("fuse.-\\040ext4"));
-        assert_eq!((of(1), of(2), file_system_of("5 1 0:5 / /x rw", 5)), (None, None, None));
+        assert_eq!(
+            (of(1), of(2), file_system_of("5 1 0:5 / /x rw", 5)),
+            (None, None, None)
+        );
         // What this test itself runs is on a mount that it sees.
         let own = Process::open(std::process::id().cast_signed()).unwrap();
         let running = own.running().unwrap();
         assert!(own.file_system(running.mount).is_some());
-        assert_eq!(running.inode, running.open().unwrap().metadata().unwrap().ino());
+        assert_eq!(
+            running.inode,
+            running.open().unwrap().metadata().unwrap().ino()
+        );
     }
 
     #[test]
     fn a_label_is_read_from_socket_and_process_and_there_is_none_without_a_security_module() {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-        let of_peer = |stream: &std::os::unix::net::UnixStream| KernelLabels.of_peer(stream.as_fd());
+        let of_peer =
+            |stream: &std::os::unix::net::UnixStream| KernelLabels.of_peer(stream.as_fd());
         assert_eq!(of_peer(&ours), of_peer(&theirs));
         let text = |said: Option<Vec<u8>>| said.as_deref().and_then(label_text).map(str::to_owned);
         // Before Linux 6.17 AppArmor has a label for each process, and says none of a peer.
         let own = text(std::fs::read("/proc/self/attr/current").ok());
-        assert!(text(of_peer(&ours)).is_none_or(|label| Some(&label) == own.as_ref()), "{:?} is not {own:?}", of_peer(&ours));
-        assert_eq!(KernelLabels.of_peer(File::open("/proc/self/status").unwrap().as_fd()), None, "no socket");
+        assert!(
+            text(of_peer(&ours)).is_none_or(|label| Some(&label) == own.as_ref()),
+            "{:?} is not {own:?}",
+            of_peer(&ours)
+        );
+        assert_eq!(
+            KernelLabels.of_peer(File::open("/proc/self/status").unwrap().as_fd()),
+            None,
+            "no socket"
+        );
 
-        // A directory in the place of a process' own, so that there is a label to read on every machine.
+        // A directory in the place of a process' own, so that there is a label to read on every
+        // machine.
         let folder = tempfile::tempdir().unwrap();
         let opened = File::open(folder.path()).unwrap();
         assert_eq!(KernelLabels.of_process(opened.as_fd()), None);
         std::fs::create_dir(folder.path().join("attr")).unwrap();
         std::fs::write(folder.path().join("attr/current"), b"cr\xffew\0").unwrap();
-        assert_eq!(KernelLabels.of_process(opened.as_fd()).as_deref(), Some(&b"cr\xffew\0"[..]));
+        assert_eq!(
+            KernelLabels.of_process(opened.as_fd()).as_deref(),
+            Some(&b"cr\xffew\0"[..])
+        );
     }
 
     #[test]
@@ -593,7 +811,13 @@ mod tests {
         ] {
             assert!(is_interpreter(name.as_bytes()), "{name}");
         }
-        for name in ["/usr/bin/agent", "/opt/shell", "/usr/bin/pythonic", "/usr/bin/anchorhold", ""] {
+        for name in [
+            "/usr/bin/agent",
+            "/opt/shell",
+            "/usr/bin/pythonic",
+            "/usr/bin/anchorhold",
+            "",
+        ] {
             assert!(!is_interpreter(name.as_bytes()), "{name}");
         }
     }

@@ -1,4 +1,5 @@
-//! What each caller takes of this process: connections, requests in a time, turns at the enclave. One caller's load is its own.
+//! What each caller takes of this process: connections, requests in a time, turns at the enclave.
+//! One caller's load is its own.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -15,7 +16,8 @@ const MAX_QUOTAS: usize = 4096;
 /// What each caller may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Requests that reach the enclave or verify something, for each identity, and new connections; none: no limit.
+    /// Requests that reach the enclave or verify something, for each identity, and new connections;
+    /// none: no limit.
     pub quota: Option<Quota>,
     /// Connections at a time.
     pub connections: usize,
@@ -28,7 +30,8 @@ pub struct TooMuch {
     pub retry_after: u32,
 }
 
-/// By what callers are told apart: nothing that a caller can choose for itself, as its executable or its group are.
+/// By what callers are told apart: nothing that a caller can choose for itself, as its executable
+/// or its group are.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 struct Key {
     uid: Option<u32>,
@@ -84,7 +87,9 @@ pub struct CallerQuota {
 
 impl std::fmt::Debug for CallerQuota {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CallerQuota").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("CallerQuota")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -102,7 +107,15 @@ impl CallerQuotas {
     /// With these limits for each caller; requests are counted for each of `identities`.
     pub fn new(limits: Limits, identities: Vec<String>) -> Self {
         let others = Arc::new(CallerQuota::new(0, &limits, identities.len()));
-        Self { limits, identities, known: Mutex::new(Known { next: 1, ..Known::default() }), others }
+        Self {
+            limits,
+            identities,
+            known: Mutex::new(Known {
+                next: 1,
+                ..Known::default()
+            }),
+            others,
+        }
     }
 
     /// The quota of a caller.
@@ -114,27 +127,41 @@ impl CallerQuotas {
         }
         if known.quotas.len() >= MAX_QUOTAS {
             // Who has nothing open and has not asked for a while is as good as new.
-            known.quotas.retain(|_, quota| !quota.is_as_new(&self.limits));
+            known
+                .quotas
+                .retain(|_, quota| !quota.is_as_new(&self.limits));
         }
         if known.quotas.len() >= MAX_QUOTAS {
             return Arc::clone(&self.others);
         }
-        let quota = Arc::new(CallerQuota::new(known.next, &self.limits, self.identities.len()));
+        let quota = Arc::new(CallerQuota::new(
+            known.next,
+            &self.limits,
+            self.identities.len(),
+        ));
         known.next += 1;
         known.quotas.insert(key, Arc::clone(&quota));
         quota
     }
 
-    /// Whether this user may connect to this socket once more now. Asked before anything is found out about it, which costs more
-    /// than this.
+    /// Whether this user may connect to this socket once more now. Asked before anything is found
+    /// out about it, which costs more than this.
     pub fn connects(&self, uid: u32, socket: Option<&str>) -> Result<(), TooMuch> {
         let mut known = self.known();
         if known.connecting.len() >= MAX_QUOTAS {
-            known.connecting.retain(|_, bucket| !is_full(bucket, &self.limits));
+            known
+                .connecting
+                .retain(|_, bucket| !is_full(bucket, &self.limits));
         }
         let connecting_key = Some((uid, socket.map(str::to_owned)));
-        let shared = known.connecting.len() >= MAX_QUOTAS && !known.connecting.contains_key(&connecting_key);
-        take(known.connecting.entry(if shared { None } else { connecting_key }).or_insert_with(|| bucket(&self.limits)))
+        let shared =
+            known.connecting.len() >= MAX_QUOTAS && !known.connecting.contains_key(&connecting_key);
+        take(
+            known
+                .connecting
+                .entry(if shared { None } else { connecting_key })
+                .or_insert_with(|| bucket(&self.limits)),
+        )
     }
 
     /// Counts a connection of this caller; none if it has as many as it may.
@@ -146,8 +173,13 @@ impl CallerQuotas {
 
     /// Takes one request for this identity out of the quota.
     pub fn take(&self, quota: &CallerQuota, identity: Option<&str>) -> Result<(), TooMuch> {
-        let named = identity.and_then(|name| self.identities.iter().position(|known| known == name));
-        let sole = if self.identities.len() == 1 { Some(0) } else { None };
+        let named =
+            identity.and_then(|name| self.identities.iter().position(|known| known == name));
+        let sole = if self.identities.len() == 1 {
+            Some(0)
+        } else {
+            None
+        };
         let place = named.or(sole).unwrap_or(self.identities.len());
         quota.buckets.get(place).map_or(Ok(()), take)
     }
@@ -155,7 +187,11 @@ impl CallerQuotas {
     /// How a metric calls this identity: only by a name that the policy knows.
     pub fn label(&self, identity: Option<&str>) -> &str {
         match identity {
-            Some(name) => self.identities.iter().find(|known| *known == name).map_or("unknown", String::as_str),
+            Some(name) => self
+                .identities
+                .iter()
+                .find(|known| *known == name)
+                .map_or("unknown", String::as_str),
             None if self.identities.len() == 1 => &self.identities[0],
             None => "unnamed",
         }
@@ -169,11 +205,16 @@ impl CallerQuotas {
 impl CallerQuota {
     fn new(id: u64, limits: &Limits, identities: usize) -> Self {
         let buckets = (0..=identities).map(|_| bucket(limits)).collect();
-        Self { id, connections: AtomicUsize::new(0), buckets }
+        Self {
+            id,
+            connections: AtomicUsize::new(0),
+            buckets,
+        }
     }
 
     fn is_as_new(&self, limits: &Limits) -> bool {
-        self.connections.load(Ordering::Acquire) == 0 && self.buckets.iter().all(|bucket| is_full(bucket, limits))
+        self.connections.load(Ordering::Acquire) == 0
+            && self.buckets.iter().all(|bucket| is_full(bucket, limits))
     }
 }
 
@@ -185,12 +226,20 @@ fn take(bucket: &Buckets) -> Result<(), TooMuch> {
     let Some(bucket) = bucket else { return Ok(()) };
     bucket.check().map_err(|not_until| {
         let wait = not_until.wait_time_from(DefaultClock::default().now());
-        TooMuch { retry_after: u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1) }
+        TooMuch {
+            retry_after: u32::try_from(wait.as_secs())
+                .unwrap_or(u32::MAX)
+                .saturating_add(1),
+        }
     })
 }
 
 /// Whether a whole burst is left. Asking takes it, which only lets its owner wait once more.
 fn is_full(bucket: &Buckets, limits: &Limits) -> bool {
-    let burst = limits.quota.map_or(NonZeroU32::MIN, |quota| quota.burst_size());
-    bucket.as_ref().is_none_or(|bucket| matches!(bucket.check_n(burst), Ok(Ok(()))))
+    let burst = limits
+        .quota
+        .map_or(NonZeroU32::MIN, |quota| quota.burst_size());
+    bucket
+        .as_ref()
+        .is_none_or(|bucket| matches!(bucket.check_n(burst), Ok(Ok(()))))
 }

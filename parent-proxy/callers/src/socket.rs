@@ -47,35 +47,60 @@ fn is_shared(policy: &Bundle, annex: Option<&Annex>) -> bool {
     if described.into_iter().any(|caller| caller.uid != Some(own)) {
         return true;
     }
-    // Who a name stands for, the annex says, and it may change; and whoever proves itself may be anybody.
-    let others =
-        |callers: &Callers| !callers.gids.is_empty() || !callers.proven.is_empty() || callers.uids.iter().any(|uid| *uid != own);
+    // Who a name stands for, the annex says, and it may change; and whoever proves itself may be
+    // anybody.
+    let others = |callers: &Callers| {
+        !callers.gids.is_empty()
+            || !callers.proven.is_empty()
+            || callers.uids.iter().any(|uid| *uid != own)
+    };
     all_callers(policy).any(others)
 }
 
 impl Socket {
-    /// Binds. For the own user only: 0600 in a 0700 directory. For others: 0666 in a directory that only root can change,
-    /// and the peers' credentials decide.
+    /// Binds. For the own user only: 0600 in a 0700 directory. For others: 0666 in a directory that
+    /// only root can change, and the peers' credentials decide.
     pub fn bind(path: &Path, policy: &Bundle, annex: Option<&Annex>) -> Result<Self, Error> {
-        let refuse = |why: String| Error::Socket { path: path.into(), why };
+        let refuse = |why: String| Error::Socket {
+            path: path.into(),
+            why,
+        };
         if path.as_os_str().len() > 107 {
-            return Err(refuse("longer than the 107 bytes that a socket address can hold".into()));
+            return Err(refuse(
+                "longer than the 107 bytes that a socket address can hold".into(),
+            ));
         }
         let shared = is_shared(policy, annex);
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
         prepare_folder(folder, shared).map_err(&refuse)?;
         Self::bind_with(path, if shared { 0o111 } else { 0o177 }).map_err(refuse)
     }
 
     /// Binds one agent's own socket: nobody but this user or group may connect.
     pub fn bind_for(named: &AgentSocket) -> Result<Self, Error> {
-        let refuse = |why: String| Error::Socket { path: named.path.clone(), why };
-        let folder = named.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let refuse = |why: String| Error::Socket {
+            path: named.path.clone(),
+            why,
+        };
+        let folder = named
+            .path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
         let foreign = named.uid.is_some_and(|uid| uid != geteuid().as_raw()) || named.gid.is_some();
-        // The socket's own mode lets in whom it should; its directory may be either kind, as long as nobody else can change it.
-        prepare_folder(folder, foreign).or_else(|why| prepare_folder(folder, !foreign).map_err(|_| why)).map_err(&refuse)?;
-        let mut socket = Self::bind_with(&named.path, if named.gid.is_some() { 0o117 } else { 0o177 }).map_err(&refuse)?;
-        std::os::unix::fs::lchown(&named.path, named.uid, named.gid).map_err(|error| refuse(error.to_string()))?;
+        // The socket's own mode lets in whom it should; its directory may be either kind, as long
+        // as nobody else can change it.
+        prepare_folder(folder, foreign)
+            .or_else(|why| prepare_folder(folder, !foreign).map_err(|_| why))
+            .map_err(&refuse)?;
+        let mut socket =
+            Self::bind_with(&named.path, if named.gid.is_some() { 0o117 } else { 0o177 })
+                .map_err(&refuse)?;
+        std::os::unix::fs::lchown(&named.path, named.uid, named.gid)
+            .map_err(|error| refuse(error.to_string()))?;
         socket.name = Some(named.name.clone());
         Ok(socket)
     }
@@ -95,17 +120,31 @@ impl Socket {
         let listener = listener.map_err(|error| error.to_string())?;
         ask_for_writers(&listener).map_err(|error| error.to_string())?;
         let metadata = fs::symlink_metadata(path).map_err(|error| error.to_string())?;
-        Ok(Self { listener, name: None, path: path.into(), inode: Some((metadata.dev(), metadata.ino())) })
+        Ok(Self {
+            listener,
+            name: None,
+            path: path.into(),
+            inode: Some((metadata.dev(), metadata.ino())),
+        })
     }
 
-    /// Takes a socket that listens already. Where it is and who may reach it was decided by whoever made it, and it stays
-    /// when this one goes; the peers' credentials decide as ever.
+    /// Takes a socket that listens already. Where it is and who may reach it was decided by whoever
+    /// made it, and it stays when this one goes; the peers' credentials decide as ever.
     pub fn inherited(listener: std::os::unix::net::UnixListener) -> Result<Self, Error> {
         listener.set_nonblocking(true)?;
-        let path = listener.local_addr()?.as_pathname().unwrap_or(Path::new("(unnamed)")).to_owned();
+        let path = listener
+            .local_addr()?
+            .as_pathname()
+            .unwrap_or(Path::new("(unnamed)"))
+            .to_owned();
         let listener = UnixListener::from_std(listener)?;
         ask_for_writers(&listener)?;
-        Ok(Self { listener, name: None, path, inode: None })
+        Ok(Self {
+            listener,
+            name: None,
+            path,
+            inode: None,
+        })
     }
 
     /// Where it is.
@@ -114,7 +153,8 @@ impl Socket {
     }
 }
 
-/// Each byte on each connection comes with the credentials of whoever wrote it; connections inherit this from their listener.
+/// Each byte on each connection comes with the credentials of whoever wrote it; connections inherit
+/// this from their listener.
 fn ask_for_writers(listener: &UnixListener) -> io::Result<()> {
     Ok(rustix::net::sockopt::set_socket_passcred(listener, true)?)
 }
@@ -122,7 +162,9 @@ fn ask_for_writers(listener: &UnixListener) -> io::Result<()> {
 impl Drop for Socket {
     /// Removes the socket, unless another process has put its own there.
     fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|metadata| Some((metadata.dev(), metadata.ino())) == self.inode) {
+        if fs::symlink_metadata(&self.path)
+            .is_ok_and(|metadata| Some((metadata.dev(), metadata.ino())) == self.inode)
+        {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -133,7 +175,8 @@ fn prepare_folder(folder: &Path, shared: bool) -> Result<(), String> {
     match fs::DirBuilder::new().mode(mode).create(folder) {
         Ok(()) => {
             // The process' umask may have taken bits away.
-            fs::set_permissions(folder, fs::Permissions::from_mode(mode)).map_err(|error| error.to_string())?;
+            fs::set_permissions(folder, fs::Permissions::from_mode(mode))
+                .map_err(|error| error.to_string())?;
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(format!("its directory {}: {error}", folder.display())),
@@ -167,16 +210,21 @@ fn prepare_folder(folder: &Path, shared: bool) -> Result<(), String> {
     Ok(())
 }
 
-/// Whoever may rename a directory above could put another in its place: each must be root's or ours, and writable by others
-/// only where they cannot move what is not theirs (sticky).
+/// Whoever may rename a directory above could put another in its place: each must be root's or
+/// ours, and writable by others only where they cannot move what is not theirs (sticky).
 fn check_ancestors(folder: &Path) -> Result<(), String> {
     let folder = std::path::absolute(folder).map_err(|error| error.to_string())?;
     for above in folder.ancestors().skip(1) {
-        let metadata = fs::symlink_metadata(above).map_err(|error| format!("{}: {error}", above.display()))?;
+        let metadata =
+            fs::symlink_metadata(above).map_err(|error| format!("{}: {error}", above.display()))?;
         let trusted = [0, geteuid().as_raw()].contains(&metadata.uid());
-        let movable = !metadata.is_symlink() && metadata.mode() & 0o022 != 0 && metadata.mode() & 0o1000 == 0;
+        let movable =
+            !metadata.is_symlink() && metadata.mode() & 0o022 != 0 && metadata.mode() & 0o1000 == 0;
         if !trusted || movable {
-            return Err(format!("another user could replace {}, which is above its directory", above.display()));
+            return Err(format!(
+                "another user could replace {}, which is above its directory",
+                above.display()
+            ));
         }
     }
     Ok(())

@@ -1,4 +1,5 @@
-//! The link to the enclave: a few connections, each shared by many requests, kept and re-established.
+//! The link to the enclave: a few connections, each shared by many requests, kept and
+//! re-established.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -7,7 +8,10 @@ use std::time::Duration;
 
 use identity::{BootId, cbor};
 use policy::{Annex, Bundle};
-use protocol::{Answer, Endpoint, FrameBuffer, Lane, Outcome, RecordEnd, Refusal, Request, ResponseFrame, Status, write_frame};
+use protocol::{
+    Answer, Endpoint, FrameBuffer, Lane, Outcome, RecordEnd, Refusal, Request, ResponseFrame,
+    Status, write_frame,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, timeout};
@@ -27,8 +31,8 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_LAST: Duration = Duration::from_millis(500);
 /// Requests under way on one connection.
 const MAX_PENDING: usize = 1024;
-/// Requests that gather on one connection before the next one is used, and as many as callers have under way together: the enclave
-/// answers so many at once.
+/// Requests that gather on one connection before the next one is used, and as many as callers have
+/// under way together: the enclave answers so many at once.
 pub const GATHERED: usize = 8;
 /// Bytes that wait to be written to one connection; callers that went away leave theirs here.
 const MAX_WAITING_BYTES: usize = 1 << 20;
@@ -38,7 +42,8 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 /// Why the enclave gave no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// No connection, or it broke before the answer came. A signature that may have been made is lost, not leaked.
+    /// No connection, or it broke before the answer came. A signature that may have been made is
+    /// lost, not leaked.
     #[error("the enclave is not reachable; try again")]
     Unavailable,
     /// Too many requests are under way.
@@ -121,7 +126,10 @@ impl EnclaveClient {
             tokio::spawn(Arc::clone(&shared).keep(slot));
         }
         tokio::spawn(Arc::clone(&shared).fetch_what_is_missing());
-        Self { shared, next: AtomicUsize::new(0) }
+        Self {
+            shared,
+            next: AtomicUsize::new(0),
+        }
     }
 
     /// Whether what is decided can be written down.
@@ -131,12 +139,19 @@ impl EnclaveClient {
 
     /// This annex is what the enclave shall have, whenever it is there.
     pub fn set_annex(&self, signed: Vec<u8>) {
-        *self.shared.annex.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(signed));
+        *self
+            .shared
+            .annex
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(signed));
     }
 
     /// The same, and now; only if the enclave takes it.
     pub async fn bring_annex(&self, signed: Vec<u8>) -> Result<(), RequestError> {
-        self.request(Request::Annex { signed: signed.clone() }).await?;
+        self.request(Request::Annex {
+            signed: signed.clone(),
+        })
+        .await?;
         self.set_annex(signed);
         Ok(())
     }
@@ -146,17 +161,22 @@ impl EnclaveClient {
         if request.traits().event.is_some() && !self.shared.recorder.is_good() {
             return Err(RequestError::Unrecorded);
         }
-        let first = self.shared.gathering().unwrap_or_else(|| self.next.fetch_add(1, Ordering::Relaxed));
+        let first = self
+            .shared
+            .gathering()
+            .unwrap_or_else(|| self.next.fetch_add(1, Ordering::Relaxed));
         self.shared.request(request, first).await
     }
 }
 
 impl Shared {
-    /// The first connection on which few requests are under way: those that travel together share a signature of the record.
+    /// The first connection on which few requests are under way: those that travel together share a
+    /// signature of the record.
     fn gathering(&self) -> Option<usize> {
         let few = |slot: &RwLock<Option<Arc<EnclaveConnection>>>| {
             let live = slot.read().unwrap_or_else(PoisonError::into_inner);
-            live.as_ref().is_some_and(|live| lock(&live.pending).waiting.len() < GATHERED)
+            live.as_ref()
+                .is_some_and(|live| lock(&live.pending).waiting.len() < GATHERED)
         };
         self.slots.iter().position(few)
     }
@@ -166,10 +186,13 @@ impl Shared {
         let mut refused = RequestError::Unavailable;
         for step in 0..slots.len() {
             let slot = &slots[first.wrapping_add(step) % slots.len()];
-            let Some(live) = slot.read().unwrap_or_else(PoisonError::into_inner).clone() else { continue };
+            let Some(live) = slot.read().unwrap_or_else(PoisonError::into_inner).clone() else {
+                continue;
+            };
             match live.send(&request) {
                 Ok((id, receiver)) => {
-                    // What never waits for the NSM and has no answer in time comes from an enclave that hangs.
+                    // What never waits for the NSM and has no answer in time comes from an enclave
+                    // that hangs.
                     let hangs = request.traits().lane == Lane::Connection;
                     let arrived = live.answer(id, receiver, hangs).await?;
                     return match arrived.outcome {
@@ -190,7 +213,8 @@ impl Shared {
         loop {
             sleep(Duration::from_millis(50)).await;
             if let Some(from) = self.recorder.missing()
-                && let Ok(Answer::Records(records)) = self.request(Request::Records { from }, 0).await
+                && let Ok(Answer::Records(records)) =
+                    self.request(Request::Records { from }, 0).await
             {
                 self.recorder.take_again(from, records);
             }
@@ -201,7 +225,10 @@ impl Shared {
         let mut backoff = BACKOFF_FIRST;
         let mut told = String::new();
         loop {
-            match timeout(CONNECT_DEADLINE, self.connect()).await.unwrap_or(Err(ConnectError::Timeout)) {
+            match timeout(CONNECT_DEADLINE, self.connect())
+                .await
+                .unwrap_or(Err(ConnectError::Timeout))
+            {
                 Ok((reader, writer, buffer)) => {
                     backoff = BACKOFF_FIRST;
                     told.clear();
@@ -209,7 +236,9 @@ impl Shared {
                     warn!(slot, "connection to the enclave lost");
                 }
                 // Once for each reason, however long it lasts.
-                Err(error) if error.to_string() == told => debug!(slot, %error, "enclave still not reachable"),
+                Err(error) if error.to_string() == told => {
+                    debug!(slot, %error, "enclave still not reachable")
+                }
                 Err(error) => {
                     warn!(slot, endpoint = %self.endpoint, %error, "enclave not reachable");
                     told = error.to_string();
@@ -240,23 +269,40 @@ impl Shared {
             return Ok(status);
         }
         // The boot before has ended, and its record with it; the new one writes down with what.
-        let before = self.recorder.end_before(status.boot_id).map(|end| RecordEnd {
-            boot_id: end.boot_id,
-            last: end.last,
-            leaf: end.leaf.0,
-        });
-        match session.status(Request::Provision { bundle: self.canonical.clone(), before }).await {
+        let before = self
+            .recorder
+            .end_before(status.boot_id)
+            .map(|end| RecordEnd {
+                boot_id: end.boot_id,
+                last: end.last,
+                leaf: end.leaf.0,
+            });
+        match session
+            .status(Request::Provision {
+                bundle: self.canonical.clone(),
+                before,
+            })
+            .await
+        {
             // Another connection of ours was faster.
-            Err(ConnectError::Refused(refusal)) if refusal.code == "already_provisioned" => session.status(Request::Status).await,
+            Err(ConnectError::Refused(refusal)) if refusal.code == "already_provisioned" => {
+                session.status(Request::Status).await
+            }
             other => other,
         }
     }
 
-    /// Takes what was decided before this connection: the boot itself, and what a broken connection held.
-    async fn catch_up(&self, session: &mut Session<'_>, boot_id: BootId) -> Result<(), ConnectError> {
+    /// Takes what was decided before this connection: the boot itself, and what a broken connection
+    /// held.
+    async fn catch_up(
+        &self,
+        session: &mut Session<'_>,
+        boot_id: BootId,
+    ) -> Result<(), ConnectError> {
         let mut wanted = self.recorder.begin(boot_id);
         loop {
-            let Answer::Records(records) = session.ask(Request::Records { from: wanted }).await? else {
+            let Answer::Records(records) = session.ask(Request::Records { from: wanted }).await?
+            else {
                 return Err(ConnectError::Nonsense);
             };
             let (next, empty) = (records.next, records.lines.is_empty());
@@ -269,14 +315,35 @@ impl Shared {
     }
 
     /// Brings the annex that we have, if the enclave has another one.
-    async fn bring_own_annex(&self, session: &mut Session<'_>, status: &Status) -> Result<(), ConnectError> {
-        let annex = self.annex.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let digest = |signed: &[u8]| Annex::unverified_canonical(signed).ok().map(|canonical| identity::sha256(&canonical).0);
-        let Some(signed) = annex.filter(|signed| status.annex.is_none() || status.annex != digest(signed)) else {
+    async fn bring_own_annex(
+        &self,
+        session: &mut Session<'_>,
+        status: &Status,
+    ) -> Result<(), ConnectError> {
+        let annex = self
+            .annex
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let digest = |signed: &[u8]| {
+            Annex::unverified_canonical(signed)
+                .ok()
+                .map(|canonical| identity::sha256(&canonical).0)
+        };
+        let Some(signed) =
+            annex.filter(|signed| status.annex.is_none() || status.annex != digest(signed))
+        else {
             return Ok(());
         };
-        match session.ask(Request::Annex { signed: signed.to_vec() }).await {
-            Err(ConnectError::Refused(refusal)) => warn!(%refusal, "the enclave does not take the annex"),
+        match session
+            .ask(Request::Annex {
+                signed: signed.to_vec(),
+            })
+            .await
+        {
+            Err(ConnectError::Refused(refusal)) => {
+                warn!(%refusal, "the enclave does not take the annex")
+            }
             other => drop(other?),
         }
         Ok(())
@@ -296,7 +363,10 @@ impl Shared {
     async fn serve(&self, slot: usize, reader: Reader, writer: Writer, buffer: FrameBuffer) {
         let live = Arc::new(EnclaveConnection {
             ids: AtomicU64::new(0),
-            pending: Mutex::new(Pending { closed: false, waiting: BTreeMap::new() }),
+            pending: Mutex::new(Pending {
+                closed: false,
+                waiting: BTreeMap::new(),
+            }),
             out: Mutex::new(Vec::new()),
             wake: Notify::new(),
             hangs: Notify::new(),
@@ -341,7 +411,12 @@ impl EnclaveConnection {
         Ok((id, receiver))
     }
 
-    async fn answer(&self, id: u64, receiver: oneshot::Receiver<Arrived>, hangs: bool) -> Result<Arrived, RequestError> {
+    async fn answer(
+        &self,
+        id: u64,
+        receiver: oneshot::Receiver<Arrived>,
+        hangs: bool,
+    ) -> Result<Arrived, RequestError> {
         let _forget = Forget { live: self, id };
         match timeout(REQUEST_DEADLINE, receiver).await {
             Ok(Ok(arrived)) => Ok(arrived),
@@ -361,11 +436,15 @@ impl EnclaveConnection {
             std::mem::swap(&mut *lock(&self.out), &mut batch);
             if batch.is_empty() {
                 self.wake.notified().await;
-                // Whoever else is ready adds its request first: one write, and one signature of the record, for all of them.
+                // Whoever else is ready adds its request first: one write, and one signature of the
+                // record, for all of them.
                 tokio::task::yield_now().await;
                 continue;
             }
-            if !matches!(timeout(WRITE_DEADLINE, writer.write_all(&batch)).await, Ok(Ok(()))) {
+            if !matches!(
+                timeout(WRITE_DEADLINE, writer.write_all(&batch)).await,
+                Ok(Ok(()))
+            ) {
                 return;
             }
             batch.clear();
@@ -379,13 +458,24 @@ impl EnclaveConnection {
             let good = loop {
                 match buffer.next_frame() {
                     Ok(Some(frame)) => {
-                        let Ok(response) = cbor::from_slice::<ResponseFrame>(frame) else { break false };
-                        // A request that was given up has nobody waiting; its event is written all the same.
+                        let Ok(response) = cbor::from_slice::<ResponseFrame>(frame) else {
+                            break false;
+                        };
+                        // A request that was given up has nobody waiting; its event is written all
+                        // the same.
                         let sender = lock(&self.pending).waiting.remove(&response.id);
-                        let release = sender
-                            .map(|sender| move |recorded| drop(sender.send(Arrived { outcome: response.outcome, recorded })));
+                        let release = sender.map(|sender| {
+                            move |recorded| {
+                                drop(sender.send(Arrived {
+                                    outcome: response.outcome,
+                                    recorded,
+                                }))
+                            }
+                        });
                         match (response.event, release) {
-                            (Some(line), release) => events.push((line, release.map(|it| Box::new(it) as Release))),
+                            (Some(line), release) => {
+                                events.push((line, release.map(|it| Box::new(it) as Release)))
+                            }
                             (None, Some(release)) => release(true),
                             (None, None) => {}
                         }

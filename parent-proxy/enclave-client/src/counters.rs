@@ -3,7 +3,8 @@
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 
-/// What is counted of the connections to the enclave and of the record. Clones count together; who exports metrics registers one.
+/// What is counted of the connections to the enclave and of the record. Clones count together; who
+/// exports metrics registers one.
 #[derive(Debug, Clone, Default)]
 pub struct Counters {
     /// Connections to the enclave that work.

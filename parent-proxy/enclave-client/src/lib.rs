@@ -1,5 +1,6 @@
-//! The connection to an enclave, and the record that it obliges its client to keep: nothing that an enclave decided is handed out before
-//! it is written down. The sidecar has one; a gateway of its own can have one too.
+//! The connection to an enclave, and the record that it obliges its client to keep: nothing that an
+//! enclave decided is handed out before it is written down. The sidecar has one; a gateway of its
+//! own can have one too.
 
 mod client;
 mod connect;

@@ -1,7 +1,8 @@
 //! The decision record on disk: what the enclave decided is written before anybody learns of it.
 //!
-//! Lines may arrive out of their order, over several connections; they are written in it. What cannot be written waits, and
-//! nothing is answered meanwhile. The enclave's signature guards each line; this program only keeps them.
+//! Lines may arrive out of their order, over several connections; they are written in it. What
+//! cannot be written waits, and nothing is answered meanwhile. The enclave's signature guards each
+//! line; this program only keeps them.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -41,7 +42,8 @@ const MISSING: Duration = Duration::from_millis(50);
 /// What could not be written is tried again so often.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Bytes that are written and not yet synced, and so are kept. Where more would be, a sync comes first.
+/// Bytes that are written and not yet synced, and so are kept. Where more would be, a sync comes
+/// first.
 const MAX_UNSYNCED: usize = 16 << 20;
 /// Bytes that are written at once, and one line more.
 const MAX_BATCH: usize = 1 << 20;
@@ -66,12 +68,14 @@ struct State {
     number: u32,
     /// The disk has this much of the file for certain, in bytes from its start.
     synced: u64,
-    /// What the file has behind that. It is kept for the case that a sync fails, and with it the kernel's copy is lost.
+    /// What the file has behind that. It is kept for the case that a sync fails, and with it the
+    /// kernel's copy is lost.
     unsynced: Vec<u8>,
     /// A write that failed may have left bytes behind all this.
     uncut: bool,
-    /// A sync is under way without the lock. The kernel reports an error once for each open file, so that no other sync of the
-    /// same file may run meanwhile: it could be told of the error instead, or find the pages clean.
+    /// A sync is under way without the lock. The kernel reports an error once for each open file,
+    /// so that no other sync of the same file may run meanwhile: it could be told of the error
+    /// instead, or find the pages clean.
     syncing: bool,
     /// The boot whose lines are written, and the sequence number of the next one.
     boot: Option<BootId>,
@@ -80,7 +84,8 @@ struct State {
     last: Vec<u8>,
     /// The boot has ended, and another one was told with which line. None may follow it.
     ended: bool,
-    /// No line between this one and `next` was skipped. Of those before it nobody knows whether they stand there.
+    /// No line between this one and `next` was skipped. Of those before it nobody knows whether
+    /// they stand there.
     whole_since: u64,
     waiting: BTreeMap<u64, Waiting>,
     missing_since: Option<Instant>,
@@ -95,25 +100,41 @@ struct Waiting {
 impl Recorder {
     /// Opens the directory and goes on where its last file ends.
     pub fn open(config: RecordConfig, counters: Counters) -> Result<Arc<Self>, Error> {
-        let at = |source| Error::File { file: config.folder.clone(), source };
+        let at = |source| Error::File {
+            file: config.folder.clone(),
+            source,
+        };
         let folder = OnDisk(config.folder.clone());
         folder.make().map_err(at)?;
         let metadata = fs::metadata(&config.folder).map_err(at)?;
         if metadata.mode() & 0o077 != 0 || metadata.uid() != rustix::process::geteuid().as_raw() {
-            return Err(Error::Record { folder: config.folder, why: "it must be ours and closed to others (mode 0700)" });
+            return Err(Error::Record {
+                folder: config.folder,
+                why: "it must be ours and closed to others (mode 0700)",
+            });
         }
         let lock = folder.create("lock").map_err(at)?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Err(Error::Record { folder: config.folder, why: "another sidecar writes there" });
+            return Err(Error::Record {
+                folder: config.folder,
+                why: "another sidecar writes there",
+            });
         }
         let number = folder.last_number().map_err(at)?.max(1);
         let folder: Box<dyn Folder> = Box::new(folder);
         let state = State::open(&*folder, number).map_err(at)?;
-        Ok(Arc::new(Self { config, counters, folder, state: Mutex::new(state), synced: Condvar::new(), _lock: Some(lock) }))
+        Ok(Arc::new(Self {
+            config,
+            counters,
+            folder,
+            state: Mutex::new(state),
+            synced: Condvar::new(),
+            _lock: Some(lock),
+        }))
     }
 
-    /// With what the record ends before a boot that has no policy yet. Lines of the boot before are not taken from now on, or they would
-    /// follow what the new boot is told.
+    /// With what the record ends before a boot that has no policy yet. Lines of the boot before are
+    /// not taken from now on, or they would follow what the new boot is told.
     pub fn end_before(&self, boot_id: BootId) -> Option<End> {
         let mut state = self.state();
         if state.boot == Some(boot_id) {
@@ -134,7 +155,8 @@ impl Recorder {
         .ok()
     }
 
-    /// Lines of this boot come from now on; gives the sequence number of the first one that is wanted.
+    /// Lines of this boot come from now on; gives the sequence number of the first one that is
+    /// wanted.
     pub fn begin(&self, boot_id: BootId) -> u64 {
         let mut state = self.state();
         if state.boot != Some(boot_id) {
@@ -158,21 +180,33 @@ impl Recorder {
         let mut state = self.state();
         for (line, release) in lines {
             match unverified_place(&line) {
-                Ok((boot, sequence)) if Some(boot) == state.boot && !state.ended => state.take(sequence, line, release),
-                // The enclave of before, or nonsense: it has no place here, and nobody shall have its answer.
+                Ok((boot, sequence)) if Some(boot) == state.boot && !state.ended => {
+                    state.take(sequence, line, release)
+                }
+                // The enclave of before, or nonsense: it has no place here, and nobody shall have
+                // its answer.
                 _ => Waiting { line, release }.release(false),
             }
         }
         self.write(state);
     }
 
-    /// Takes lines that the enclave gave again. Those between what is wanted and the first of them are lost for good.
+    /// Takes lines that the enclave gave again. Those between what is wanted and the first of them
+    /// are lost for good.
     pub fn take_again(&self, from: u64, records: Records) {
-        let first = records.lines.first().and_then(|line| unverified_place(line).ok()).map_or(records.next, |(_, first)| first);
+        let first = records
+            .lines
+            .first()
+            .and_then(|line| unverified_place(line).ok())
+            .map_or(records.next, |(_, first)| first);
         {
             let mut state = self.state();
             if state.next == from && first > from {
-                error!(from, to = first - 1, "events of the record are lost: the enclave does not remember them any more");
+                error!(
+                    from,
+                    to = first - 1,
+                    "events of the record are lost: the enclave does not remember them any more"
+                );
                 state.skip_to(first);
             }
         }
@@ -186,9 +220,14 @@ impl Recorder {
         (since.elapsed() > MISSING).then_some(state.next)
     }
 
-    /// Writes what could not be written, and sees to it that the disk has what the file has. Never returns.
+    /// Writes what could not be written, and sees to it that the disk has what the file has. Never
+    /// returns.
     pub async fn tend(self: Arc<Self>) {
-        let every = if self.config.sync.is_zero() { RETRY } else { self.config.sync.min(RETRY) };
+        let every = if self.config.sync.is_zero() {
+            RETRY
+        } else {
+            self.config.sync.min(RETRY)
+        };
         let mut synced = Instant::now();
         loop {
             tokio::time::sleep(every).await;
@@ -221,13 +260,19 @@ impl Recorder {
         }
     }
 
-    /// Writes again what was written since the last good sync, at its place, and syncs it; then what waits. After a failed sync
-    /// nothing less shows that the disk has it. Nothing else is written meanwhile, for the record is failing.
+    /// Writes again what was written since the last good sync, at its place, and syncs it; then
+    /// what waits. After a failed sync nothing less shows that the disk has it. Nothing else is
+    /// written meanwhile, for the record is failing.
     ///
-    /// It is written over what is there. To cut the file first would take away lines that did get to the disk, and whose
-    /// requests were answered, if the machine crashed before they are written again.
+    /// It is written over what is there. To cut the file first would take away lines that did get
+    /// to the disk, and whose requests were answered, if the machine crashed before they are
+    /// written again.
     fn heal(&self, state: MutexGuard<'_, State>) {
-        let (file, at, bytes) = (Arc::clone(&state.file), state.synced, state.unsynced.clone());
+        let (file, at, bytes) = (
+            Arc::clone(&state.file),
+            state.synced,
+            state.unsynced.clone(),
+        );
         let cut = state.uncut.then_some(state.length());
         let (mut state, healed) = self.unlocked(state, || {
             cut.map_or(Ok(()), |length| file.set_len(length))?;
@@ -254,7 +299,11 @@ impl Recorder {
     }
 
     /// Does something with the disk while others have the lock.
-    fn unlocked<T>(&self, mut state: MutexGuard<'_, State>, act: impl FnOnce() -> T) -> (MutexGuard<'_, State>, T) {
+    fn unlocked<T>(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        act: impl FnOnce() -> T,
+    ) -> (MutexGuard<'_, State>, T) {
         state.syncing = true;
         drop(state);
         let outcome = act();
@@ -273,7 +322,11 @@ impl Recorder {
         }
         let state = self.state();
         if state.failing || !state.unsynced.is_empty() {
-            error!(bytes = state.unsynced.len(), lines = state.waiting.len(), "the disk does not have the end of the record");
+            error!(
+                bytes = state.unsynced.len(),
+                lines = state.waiting.len(),
+                "the disk does not have the end of the record"
+            );
         }
     }
 
@@ -290,7 +343,10 @@ impl Recorder {
     }
 
     /// Gives how many it wrote.
-    fn write_waiting<'a>(&'a self, mut state: MutexGuard<'a, State>) -> (MutexGuard<'a, State>, io::Result<u64>) {
+    fn write_waiting<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+    ) -> (MutexGuard<'a, State>, io::Result<u64>) {
         let mut written = 0;
         loop {
             let (batch, count) = state.batch();
@@ -329,8 +385,14 @@ impl Recorder {
         }
     }
 
-    fn wait_while<'a>(&self, state: MutexGuard<'a, State>, is: fn(&State) -> bool) -> MutexGuard<'a, State> {
-        self.synced.wait_while(state, |state| is(state)).unwrap_or_else(PoisonError::into_inner)
+    fn wait_while<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        is: fn(&State) -> bool,
+    ) -> MutexGuard<'a, State> {
+        self.synced
+            .wait_while(state, |state| is(state))
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -340,7 +402,11 @@ impl Recorder {
 
 impl State {
     fn open(folder: &dyn Folder, number: u32) -> io::Result<Self> {
-        let Opened { file, length, mut last } = Opened::on_disk(folder, number)?;
+        let Opened {
+            file,
+            length,
+            mut last,
+        } = Opened::on_disk(folder, number)?;
         if last.is_empty() && number > 1 {
             // It was just begun: the record ends with the file before.
             last = folder.open(number - 1)?.last;
@@ -367,18 +433,29 @@ impl State {
     fn take(&mut self, sequence: u64, line: Vec<u8>, release: Option<Release>) {
         let waiting = Waiting { line, release };
         if sequence < self.next {
-            // It was asked for again, and came twice; or it was given up, and comes too late to be written.
+            // It was asked for again, and came twice; or it was given up, and comes too late to be
+            // written.
             waiting.release(sequence >= self.whole_since);
         } else if self.failing {
-            self.waiting.insert(sequence, Waiting { line: waiting.released(false), release: None });
+            self.waiting.insert(
+                sequence,
+                Waiting {
+                    line: waiting.released(false),
+                    release: None,
+                },
+            );
         } else {
-            let known = self.waiting.entry(sequence).or_insert_with(|| Waiting { line: Vec::new(), release: None });
+            let known = self.waiting.entry(sequence).or_insert_with(|| Waiting {
+                line: Vec::new(),
+                release: None,
+            });
             known.line = waiting.line;
             known.release = known.release.take().or(waiting.release);
         }
     }
 
-    /// Gives up the lines before this one. Those that are here already cannot be written any more, and nobody shall have their answers.
+    /// Gives up the lines before this one. Those that are here already cannot be written any more,
+    /// and nobody shall have their answers.
     fn skip_to(&mut self, first: u64) {
         let kept = self.waiting.split_off(&first);
         for (_, lost) in std::mem::replace(&mut self.waiting, kept) {
@@ -421,7 +498,9 @@ impl State {
 
     /// Whether so much more cannot be written without a sync.
     fn must_sync(&self, config: &RecordConfig, more: usize) -> bool {
-        config.sync.is_zero() || self.is_full(config, more) || self.unsynced.len() + more > MAX_UNSYNCED
+        config.sync.is_zero()
+            || self.is_full(config, more)
+            || self.unsynced.len() + more > MAX_UNSYNCED
     }
 
     /// Whether so much more belongs into the next file.
@@ -430,7 +509,12 @@ impl State {
     }
 
     /// All of it, or nothing.
-    fn append(&mut self, folder: &dyn Folder, config: &RecordConfig, batch: &[u8]) -> io::Result<()> {
+    fn append(
+        &mut self,
+        folder: &dyn Folder,
+        config: &RecordConfig,
+        batch: &[u8],
+    ) -> io::Result<()> {
         self.cut()?;
         let full = self.is_full(config, batch.len());
         if full || self.unsynced.len() + batch.len() > MAX_UNSYNCED {
@@ -443,11 +527,18 @@ impl State {
         }
         let at = self.length();
         let written = self.file.write_all_at(batch, at);
-        match written.and_then(|()| if config.sync.is_zero() { self.file.sync_data() } else { Ok(()) }) {
+        match written.and_then(|()| {
+            if config.sync.is_zero() {
+                self.file.sync_data()
+            } else {
+                Ok(())
+            }
+        }) {
             Ok(()) if config.sync.is_zero() => self.synced += batch.len() as u64,
             Ok(()) => self.unsynced.extend_from_slice(batch),
             Err(error) => {
-                // What is there of it is taken away again, so that no line is cut. The lines stay, and are written again.
+                // What is there of it is taken away again, so that no line is cut. The lines stay,
+                // and are written again.
                 self.uncut = true;
                 if let Err(cut) = self.cut() {
                     warn!(error = %cut, "a line that was cut stays in the record until it can be taken away");

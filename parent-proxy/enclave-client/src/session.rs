@@ -2,8 +2,8 @@
 
 use identity::cbor;
 use protocol::{
-    Answer, ChannelProof, Endpoint, FrameBuffer, Hello, Outcome, Refusal, Request, RequestFrame, ResponseFrame, Status, Welcome,
-    write_frame,
+    Answer, ChannelProof, Endpoint, FrameBuffer, Hello, Outcome, Refusal, Request, RequestFrame,
+    ResponseFrame, Status, Welcome, write_frame,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
@@ -44,13 +44,23 @@ pub(crate) struct Session<'a> {
 
 impl<'a> Session<'a> {
     /// Connects, and proves the key.
-    pub(crate) async fn open(endpoint: &Endpoint, key: &KeyFile, recorder: &'a Recorder) -> Result<Self, ConnectError> {
+    pub(crate) async fn open(
+        endpoint: &Endpoint,
+        key: &KeyFile,
+        recorder: &'a Recorder,
+    ) -> Result<Self, ConnectError> {
         let (mut reader, mut writer) = tokio::io::split(connect::open(endpoint).await?);
         let mut buffer = FrameBuffer::default();
         let hello = Hello::decode(&read_frame(&mut reader, &mut buffer).await?)?;
         send(&mut writer, &ChannelProof::new(&hello, key)?).await?;
         match cbor::from_slice(&read_frame(&mut reader, &mut buffer).await?)? {
-            Welcome::Welcome => Ok(Self { reader, writer, buffer, next: 0, recorder }),
+            Welcome::Welcome => Ok(Self {
+                reader,
+                writer,
+                buffer,
+                next: 0,
+                recorder,
+            }),
             Welcome::Refused(refusal) => Err(refusal.into()),
         }
     }
@@ -60,7 +70,8 @@ impl<'a> Session<'a> {
         let id = self.next;
         self.next += 1;
         send(&mut self.writer, &RequestFrame { id, request }).await?;
-        let response: ResponseFrame = cbor::from_slice(&read_frame(&mut self.reader, &mut self.buffer).await?)?;
+        let response: ResponseFrame =
+            cbor::from_slice(&read_frame(&mut self.reader, &mut self.buffer).await?)?;
         if let Some(line) = response.event {
             self.recorder.take([(line, None)]);
         }
@@ -80,7 +91,10 @@ impl<'a> Session<'a> {
     }
 }
 
-async fn read_frame(reader: &mut Reader, buffer: &mut FrameBuffer) -> Result<Vec<u8>, ConnectError> {
+async fn read_frame(
+    reader: &mut Reader,
+    buffer: &mut FrameBuffer,
+) -> Result<Vec<u8>, ConnectError> {
     let mut chunk = vec![0; 4096];
     loop {
         if let Some(frame) = buffer.next_frame()? {
@@ -93,7 +107,10 @@ async fn read_frame(reader: &mut Reader, buffer: &mut FrameBuffer) -> Result<Vec
     }
 }
 
-async fn send<T: minicbor::Encode<()>>(writer: &mut Writer, message: &T) -> Result<(), ConnectError> {
+async fn send<T: minicbor::Encode<()>>(
+    writer: &mut Writer,
+    message: &T,
+) -> Result<(), ConnectError> {
     let mut out = Vec::new();
     write_frame(message, &mut out)?;
     Ok(writer.write_all(&out).await?)

@@ -82,7 +82,10 @@ pub(crate) async fn show(
     Anyone(caller): Anyone,
     Path(text): Path<String>,
 ) -> Result<Json<WaitingResponse>, Problem> {
-    match app.ask(&caller.quota, Request::GetApproval { id: id(&text)? }).await? {
+    match app
+        .ask(&caller.quota, Request::GetApproval { id: id(&text)? })
+        .await?
+    {
         Answer::PendingApproval(waiting) => Ok(Json(waiting.into())),
         _ => Err(RequestError::Nonsense.into()),
     }
@@ -101,9 +104,21 @@ pub(crate) async fn approve(
 ) -> Result<Json<WaitingResponse>, Problem> {
     id(&text)?;
     if !app.admission.expects_approval(&request.approval) {
-        return Err(Problem::new(403, "approval_invalid", "the policy names no approver with the key of this approval"));
+        return Err(Problem::new(
+            403,
+            "approval_invalid",
+            "the policy names no approver with the key of this approval",
+        ));
     }
-    match app.ask(&caller.quota, Request::Approve { jws: request.approval }).await? {
+    match app
+        .ask(
+            &caller.quota,
+            Request::Approve {
+                jws: request.approval,
+            },
+        )
+        .await?
+    {
         Answer::PendingApproval(waiting) => Ok(Json(waiting.into())),
         _ => Err(RequestError::Nonsense.into()),
     }

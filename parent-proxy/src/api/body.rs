@@ -22,14 +22,31 @@ impl<S: Sync, T: DeserializeOwned, const MAX: usize> FromRequest<S> for Strict<T
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         if !is_json(&request) {
-            return Err(Problem::new(415, "content_type_not_json", "the body must be sent as application/json"));
+            return Err(Problem::new(
+                415,
+                "content_type_not_json",
+                "the body must be sent as application/json",
+            ));
         }
-        let collected = timeout(BODY_TIMEOUT, Limited::new(request.into_body(), MAX).collect()).await;
-        let collected =
-            collected.map_err(|_| Problem::new(408, "body_too_slow", "the body did not arrive within ten seconds"))?;
+        let collected = timeout(
+            BODY_TIMEOUT,
+            Limited::new(request.into_body(), MAX).collect(),
+        )
+        .await;
+        let collected = collected.map_err(|_| {
+            Problem::new(
+                408,
+                "body_too_slow",
+                "the body did not arrive within ten seconds",
+            )
+        })?;
         let bytes = collected.map_err(|error| {
             if error.is::<http_body_util::LengthLimitError>() {
-                Problem::new(413, "body_too_large", format!("the body is larger than {MAX} bytes"))
+                Problem::new(
+                    413,
+                    "body_too_large",
+                    format!("the body is larger than {MAX} bytes"),
+                )
             } else {
                 Problem::new(400, "body_broken", "the body did not arrive whole")
             }
@@ -39,7 +56,11 @@ impl<S: Sync, T: DeserializeOwned, const MAX: usize> FromRequest<S> for Strict<T
 }
 
 fn is_json(request: &Request) -> bool {
-    let value = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let value = request
+        .headers()
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     let essence = value.split(';').next().unwrap_or_default().trim();
     essence.eq_ignore_ascii_case("application/json")
 }

@@ -1,5 +1,8 @@
 //! Who the identity is, the proof of it, and its rotation.
-#![allow(unused_qualifications, reason = "utoipa's derive of IntoParams writes them")]
+#![allow(
+    unused_qualifications,
+    reason = "utoipa's derive of IntoParams writes them"
+)]
 
 use std::sync::Arc;
 
@@ -114,7 +117,10 @@ pub(crate) async fn did_document(
 ) -> Result<Response, Problem> {
     let document = document(&describe(&app, caller, which).await?)?;
     let mut response = Json(document.to_json()).into_response();
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/did+json"));
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/did+json"),
+    );
     Ok(response)
 }
 
@@ -157,8 +163,14 @@ pub(crate) async fn attestation(
 ) -> Result<Response, Problem> {
     let nonce = HEXLOWER_PERMISSIVE.decode(request.nonce.as_bytes());
     let nonce = nonce.map_err(|_| Problem::new(422, "nonce_not_hex", "the nonce is not hex"))?;
-    let requester = Requester { caller: caller.claim, identity: request.identity };
-    let Answer::Evidence(evidence) = app.ask(&caller.quota, Request::Attest { requester, nonce }).await? else {
+    let requester = Requester {
+        caller: caller.claim,
+        identity: request.identity,
+    };
+    let Answer::Evidence(evidence) = app
+        .ask(&caller.quota, Request::Attest { requester, nonce })
+        .await?
+    else {
         return Err(RequestError::Nonsense.into());
     };
     let kind = HeaderValue::from_static("application/vnd.anchorhold.evidence+cbor");
@@ -199,15 +211,27 @@ pub(crate) async fn rotate(
     Admitted(caller): Admitted,
     Strict(request): Strict<RotateRequest, MAX_BODY>,
 ) -> Result<Json<RotateResponse>, Problem> {
-    let order = request.order.map(|text| BASE64URL_NOPAD.decode(text.as_bytes())).transpose();
+    let order = request
+        .order
+        .map(|text| BASE64URL_NOPAD.decode(text.as_bytes()))
+        .transpose();
     let order = order.map_err(|_| Problem::from(identity::Error::Base64("the order")))?;
-    let requester = Requester { caller: caller.claim, identity: request.identity };
-    let Answer::Rotated(rotated) = app.ask(&caller.quota, Request::Rotate(Rotate { requester, order })).await? else {
+    let requester = Requester {
+        caller: caller.claim,
+        identity: request.identity,
+    };
+    let Answer::Rotated(rotated) = app
+        .ask(&caller.quota, Request::Rotate(Rotate { requester, order }))
+        .await?
+    else {
         return Err(RequestError::Nonsense.into());
     };
     tracing::info!(identity = rotated.description.name, "key rotated");
     let successor_statement = BASE64URL_NOPAD.encode(&rotated.statement);
-    Ok(Json(RotateResponse { successor_statement, identity: respond(rotated.description)? }))
+    Ok(Json(RotateResponse {
+        successor_statement,
+        identity: respond(rotated.description)?,
+    }))
 }
 
 async fn describe(
@@ -215,8 +239,12 @@ async fn describe(
     caller: Caller,
     which: Result<Query<Which>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Description, Problem> {
-    let Query(which) = which.map_err(|error| Problem::new(422, "query_invalid", error.body_text()))?;
-    let requester = Requester { caller: caller.claim, identity: which.identity };
+    let Query(which) =
+        which.map_err(|error| Problem::new(422, "query_invalid", error.body_text()))?;
+    let requester = Requester {
+        caller: caller.claim,
+        identity: which.identity,
+    };
     match app.ask(&caller.quota, Request::Describe(requester)).await? {
         Answer::Description(description) if !description.versions.is_empty() => Ok(description),
         _ => Err(RequestError::Nonsense.into()),
@@ -227,13 +255,23 @@ async fn describe(
 fn document(description: &Description) -> Result<Document, Problem> {
     let nonsense = |_: identity::Error| Problem::from(RequestError::Nonsense);
     let current = description.versions.last().ok_or(RequestError::Nonsense)?;
-    let of_now = description.versions.iter().filter(|version| version.did == current.did);
-    let keys = of_now.map(|version| PublicKey::from_spki(&version.spki)).collect::<Result<Vec<_>, _>>().map_err(nonsense)?;
+    let of_now = description
+        .versions
+        .iter()
+        .filter(|version| version.did == current.did);
+    let keys = of_now
+        .map(|version| PublicKey::from_spki(&version.spki))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(nonsense)?;
     Document::new(Did::parse(&current.did).map_err(nonsense)?, &keys).map_err(nonsense)
 }
 
 fn respond(description: Description) -> Result<IdentityResponse, Problem> {
-    let versions = description.versions.iter().map(version).collect::<Result<Vec<_>, _>>()?;
+    let versions = description
+        .versions
+        .iter()
+        .map(version)
+        .collect::<Result<Vec<_>, _>>()?;
     let current = description.versions.last().ok_or(RequestError::Nonsense)?;
     let key = key(current)?;
     Ok(IdentityResponse {
@@ -259,7 +297,10 @@ fn version(facts: &VersionFacts) -> Result<VersionResponse, Problem> {
         kid: facts.kid.clone(),
         public_key_multibase: key(facts)?.to_multikey(),
         binding: Digest(facts.binding),
-        successor_statement: facts.succession.as_ref().map(|statement| BASE64URL_NOPAD.encode(statement)),
+        successor_statement: facts
+            .succession
+            .as_ref()
+            .map(|statement| BASE64URL_NOPAD.encode(statement)),
     })
 }
 

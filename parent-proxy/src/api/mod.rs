@@ -23,7 +23,8 @@ use utoipa_axum::routes;
 use crate::metrics::{Denied, Limited, Metrics};
 use ::identity::caller::ObservedCaller;
 use callers::{
-    Admission, Caller, CallerQuota, CallerQuotas, FairQueue, Localhost, Operators, QueueFull, Slot, TooMuch, TurnedAway,
+    Admission, Caller, CallerQuota, CallerQuotas, FairQueue, Localhost, Operators, QueueFull, Slot,
+    TooMuch, TurnedAway,
 };
 use enclave_client::{EnclaveClient, RequestError};
 
@@ -64,9 +65,17 @@ pub(crate) struct App {
 
 impl App {
     /// Sends a request to the enclave when it is this caller's turn.
-    pub(crate) async fn ask(self: &Arc<Self>, quota: &CallerQuota, request: Request) -> Result<Answer, AskError> {
+    pub(crate) async fn ask(
+        self: &Arc<Self>,
+        quota: &CallerQuota,
+        request: Request,
+    ) -> Result<Answer, AskError> {
         let traits = request.traits();
-        let queue = if traits.lane == Lane::Connection { &self.signing } else { &self.attesting };
+        let queue = if traits.lane == Lane::Connection {
+            &self.signing
+        } else {
+            &self.attesting
+        };
         let identity = traits.requester.and_then(|of| of.identity.as_deref());
         let label = self.quotas.label(identity).to_owned();
         let slot = self.slot(queue, quota, identity).await?;
@@ -79,7 +88,10 @@ impl App {
         });
         let answer = under_way.await.unwrap_or(Err(RequestError::Unavailable));
         if let Err(RequestError::Refused(refusal)) = &answer {
-            let denied = Denied { identity: label, code: refusal.code.clone() };
+            let denied = Denied {
+                identity: label,
+                code: refusal.code.clone(),
+            };
             self.metrics.denials.get_or_create(&denied).inc();
         }
         Ok(answer?)
@@ -159,9 +171,25 @@ pub fn openapi() -> String {
 }
 
 pub(crate) fn router(app: Arc<App>) -> Router {
-    let not_found = async || Problem::new(404, "not_found", "there is nothing here; GET /openapi.json says what there is");
-    let wrong_method = async || Problem::new(405, "method_not_allowed", "this path does not take that method");
-    described().0.fallback(not_found).method_not_allowed_fallback(wrong_method).with_state(app)
+    let not_found = async || {
+        Problem::new(
+            404,
+            "not_found",
+            "there is nothing here; GET /openapi.json says what there is",
+        )
+    };
+    let wrong_method = async || {
+        Problem::new(
+            405,
+            "method_not_allowed",
+            "this path does not take that method",
+        )
+    };
+    described()
+        .0
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(app)
 }
 
 /// The name of a path for metrics: one of the API's own, or `other`.
@@ -183,7 +211,10 @@ pub(crate) fn route(path: &str) -> &'static str {
     if path.starts_with("/approvals/") {
         return "/approvals/{id}";
     }
-    ROUTES.into_iter().find(|route| *route == path).unwrap_or("other")
+    ROUTES
+        .into_iter()
+        .find(|route| *route == path)
+        .unwrap_or("other")
 }
 
 /// Somebody who could reach the socket, and who on localhost is no browser and shows a token.
@@ -206,7 +237,12 @@ impl FromRequestParts<Arc<App>> for Anyone {
             (Some(Peer::Nobody(why)), _) => return Err((*why).into()),
             _ => return Err(TurnedAway::CallerUnknown.into()),
         };
-        Ok(Self(Caller::of(seen, quota, &app.admission, &app.operators)))
+        Ok(Self(Caller::of(
+            seen,
+            quota,
+            &app.admission,
+            &app.operators,
+        )))
     }
 }
 
@@ -215,10 +251,18 @@ impl FromRequestParts<Arc<App>> for Admitted {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         let Anyone(caller) = Anyone::from_request_parts(parts, app).await?;
-        if caller.admitted { Ok(Self(caller)) } else { Err(not_admitted()) }
+        if caller.admitted {
+            Ok(Self(caller))
+        } else {
+            Err(not_admitted())
+        }
     }
 }
 
 fn not_admitted() -> Problem {
-    Problem::new(403, "caller_not_allowed", "the policy names no identity for this caller")
+    Problem::new(
+        403,
+        "caller_not_allowed",
+        "the policy names no identity for this caller",
+    )
 }

@@ -24,7 +24,10 @@ pub(crate) async fn health(_: Anyone) -> Json<Value> {
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json"),
 ))]
-pub(crate) async fn ready(State(app): State<Arc<App>>, Anyone(caller): Anyone) -> Result<Json<Value>, Problem> {
+pub(crate) async fn ready(
+    State(app): State<Arc<App>>,
+    Anyone(caller): Anyone,
+) -> Result<Json<Value>, Problem> {
     if !(caller.admitted || caller.operator) {
         return Err(super::not_admitted());
     }
@@ -45,9 +48,16 @@ pub(crate) async fn ready(State(app): State<Arc<App>>, Anyone(caller): Anyone) -
     (status = 200, body = String, content_type = "application/openmetrics-text"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
 ))]
-pub(crate) async fn metrics(State(app): State<Arc<App>>, Anyone(caller): Anyone) -> Result<impl IntoResponse, Problem> {
+pub(crate) async fn metrics(
+    State(app): State<Arc<App>>,
+    Anyone(caller): Anyone,
+) -> Result<impl IntoResponse, Problem> {
     if !caller.operator {
-        return Err(Problem::new(403, "caller_not_allowed", "metrics are for those who run the sidecar"));
+        return Err(Problem::new(
+            403,
+            "caller_not_allowed",
+            "metrics are for those who run the sidecar",
+        ));
     }
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(CONTENT_TYPE, kind)], app.metrics.text()))

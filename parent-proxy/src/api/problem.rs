@@ -32,7 +32,11 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
-    pub(crate) fn new(status: u16, code: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(
+        status: u16,
+        code: impl Into<Cow<'static, str>>,
+        detail: impl Into<String>,
+    ) -> Self {
         let code = code.into();
         Self {
             r#type: format!("urn:anchorhold:error:{code}"),
@@ -62,7 +66,10 @@ impl IntoResponse for Problem {
         let body = serde_json::to_vec(&self).unwrap_or_default();
         let mut response = (status, body).into_response();
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         if let Some(seconds) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
@@ -77,7 +84,9 @@ impl IntoResponse for Problem {
 impl From<AskError> for Problem {
     fn from(error: AskError) -> Self {
         match error {
-            AskError::TooOften(much) => Self::new(429, "too_many_requests", error.to_string()).after(Some(much.retry_after)),
+            AskError::TooOften(much) => {
+                Self::new(429, "too_many_requests", error.to_string()).after(Some(much.retry_after))
+            }
             AskError::Enclave(error) => error.into(),
         }
     }
@@ -109,7 +118,11 @@ impl From<RequestError> for Problem {
 
 impl From<identity::Error> for Problem {
     fn from(error: identity::Error) -> Self {
-        let status = if matches!(error, identity::Error::JsonMalformed(_)) { 400 } else { 422 };
+        let status = if matches!(error, identity::Error::JsonMalformed(_)) {
+            400
+        } else {
+            422
+        };
         Self::new(status, error.code(), error.to_string())
     }
 }
@@ -119,10 +132,16 @@ impl From<TurnedAway> for Problem {
         let (status, detail) = match why {
             TurnedAway::CallerUnknown => (403, "the kernel could not say who is calling"),
             TurnedAway::CallerGone => (403, "the process that connected has ended"),
-            TurnedAway::TokenInvalid => (401, "a caller on localhost shows its token: Authorization: Bearer ..."),
+            TurnedAway::TokenInvalid => (
+                401,
+                "a caller on localhost shows its token: Authorization: Bearer ...",
+            ),
             TurnedAway::ForeignHost => (403, "the Host header is not that of this server"),
             TurnedAway::ForeignOrigin => (403, "requests of web pages are not answered"),
-            TurnedAway::TooManyConnections => (429, "this caller connects too often, or has too many connections open"),
+            TurnedAway::TooManyConnections => (
+                429,
+                "this caller connects too often, or has too many connections open",
+            ),
         };
         let code: &'static str = why.into();
         Self::new(status, code, detail).after((status == 429).then_some(1))

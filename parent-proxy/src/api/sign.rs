@@ -22,7 +22,8 @@ use crate::metrics::{Signed, fingerprint};
 use enclave_client::RequestError;
 
 /// Of a proof that cannot be one.
-pub(super) const UNEXPECTED_PROOF: &str = "the policy names no caller with the key, or the enclave, of this proof";
+pub(super) const UNEXPECTED_PROOF: &str =
+    "the policy names no caller with the key, or the enclave, of this proof";
 /// A larger body is refused; what fits here also fits through the window.
 const MAX_BODY: usize = 32 * 1024;
 
@@ -81,8 +82,13 @@ impl Proof {
 }
 
 /// A proof, and the attestation document of the caller's enclave in base64url.
-pub(super) fn decode_proof(jws: String, attestation: Option<&str>) -> Result<PresentedProof, identity::Error> {
-    let document = attestation.map(|text| BASE64URL_NOPAD.decode(text.as_bytes())).transpose();
+pub(super) fn decode_proof(
+    jws: String,
+    attestation: Option<&str>,
+) -> Result<PresentedProof, identity::Error> {
+    let document = attestation
+        .map(|text| BASE64URL_NOPAD.decode(text.as_bytes()))
+        .transpose();
     let document = document.map_err(|_| identity::Error::Base64("the attestation document"))?;
     Ok(PresentedProof { jws, document })
 }
@@ -100,7 +106,9 @@ enum DelegationSchema {
 pub(crate) fn presented(delegation: &Value) -> Result<String, identity::Error> {
     match delegation {
         Value::String(token) => Ok(token.clone()),
-        Value::Array(_) => String::from_utf8(identity::json::canonical(delegation)?).map_err(|_| odd()),
+        Value::Array(_) => {
+            String::from_utf8(identity::json::canonical(delegation)?).map_err(|_| odd())
+        }
         _ => Err(odd()),
     }
 }
@@ -197,7 +205,9 @@ pub(crate) async fn sign(
     let begin = Instant::now();
     // Whoever proves itself to the enclave need not be one whom this side knows.
     let proof = request.proof.take().map(Proof::decode).transpose()?;
-    let may_prove = proof.as_ref().map(|proof| app.admission.expects_proof(proof));
+    let may_prove = proof
+        .as_ref()
+        .map(|proof| app.admission.expects_proof(proof));
     if may_prove == Some(false) {
         return Err(Problem::new(403, "proof_invalid", UNEXPECTED_PROOF));
     }
@@ -214,22 +224,39 @@ pub(crate) async fn sign(
         }
         _ => return Err(RequestError::Nonsense.into()),
     };
-    tracing::debug!(identity = signed.identity, rule = signed.rule, signature_id = signed.signature_id, "signed");
+    tracing::debug!(
+        identity = signed.identity,
+        rule = signed.rule,
+        signature_id = signed.signature_id,
+        "signed"
+    );
     app.metrics.note_resource(&signed.identity, resource);
-    app.metrics.sign_seconds.observe(begin.elapsed().as_secs_f64());
+    app.metrics
+        .sign_seconds
+        .observe(begin.elapsed().as_secs_f64());
     app.metrics
         .signatures
-        .get_or_create(&Signed { identity: std::mem::take(&mut signed.identity), format: format.as_str() })
+        .get_or_create(&Signed {
+            identity: std::mem::take(&mut signed.identity),
+            format: format.as_str(),
+        })
         .inc();
     Ok(Json(SignResponse::of(signed, format)?).into_response())
 }
 
 impl SignRequest {
     /// What the enclave is asked, which parses all of it again.
-    fn into_message(self, caller: ObservedCaller, proof: Option<PresentedProof>) -> Result<Sign, Problem> {
+    fn into_message(
+        self,
+        caller: ObservedCaller,
+        proof: Option<PresentedProof>,
+    ) -> Result<Sign, Problem> {
         let odd = |error: serde_json::Error| Problem::new(422, "json_shape", error.to_string());
         Ok(Sign {
-            requester: Requester { caller, identity: self.identity },
+            requester: Requester {
+                caller,
+                identity: self.identity,
+            },
             format: self.format,
             action: self.intent.action().to_owned(),
             target: self.intent.target().to_owned(),

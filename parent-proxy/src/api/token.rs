@@ -93,8 +93,16 @@ impl Refused {
             "temporarily_unavailable" => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::BAD_REQUEST,
         };
-        let body = TokenError { error, error_description: description.into(), code: code.to_owned() };
-        Self { status, body, retry_after: (status == StatusCode::SERVICE_UNAVAILABLE).then_some(1) }
+        let body = TokenError {
+            error,
+            error_description: description.into(),
+            code: code.to_owned(),
+        };
+        Self {
+            status,
+            body,
+            retry_after: (status == StatusCode::SERVICE_UNAVAILABLE).then_some(1),
+        }
     }
 }
 
@@ -103,9 +111,13 @@ impl IntoResponse for Refused {
         let problem = Problem::new(self.status.as_u16(), self.body.code.clone(), "");
         let mut response = (self.status, Json(self.body)).into_response();
         if let Some(seconds) = self.retry_after {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
-        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+            .headers_mut()
+            .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         // For metrics and logs.
         response.extensions_mut().insert(problem);
         response
@@ -116,7 +128,11 @@ impl From<AskError> for Refused {
     fn from(error: AskError) -> Self {
         match error {
             AskError::TooOften(much) => {
-                let mut refused = Self::new("temporarily_unavailable", "too_many_requests", error.to_string());
+                let mut refused = Self::new(
+                    "temporarily_unavailable",
+                    "too_many_requests",
+                    error.to_string(),
+                );
                 refused.retry_after = Some(much.retry_after);
                 refused
             }
@@ -143,7 +159,10 @@ impl From<RequestError> for Refused {
                 | "audience_not_allowed",
                 _,
             ) => "invalid_target",
-            ("caller_not_allowed" | "caller_not_proven" | "unknown_identity" | "proof_invalid", _) => "unauthorized_client",
+            (
+                "caller_not_allowed" | "caller_not_proven" | "unknown_identity" | "proof_invalid",
+                _,
+            ) => "unauthorized_client",
             ("identity_required", _) => "invalid_request",
             (_, Kind::Unavailable | Kind::Internal | Kind::Limited) => "temporarily_unavailable",
             _ => "invalid_grant",
@@ -180,20 +199,50 @@ impl<S: Sync> FromRequest<S> for ExchangeForm {
 
     async fn from_request(request: HttpRequest, _: &S) -> Result<Self, Refused> {
         let invalid = |code, says: &str| Refused::new("invalid_request", code, says);
-        let kind = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-            return Err(invalid("content_type_not_form", "the body must be sent as application/x-www-form-urlencoded"));
+        let kind = request
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
+        if !kind
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .eq_ignore_ascii_case("application/x-www-form-urlencoded")
+        {
+            return Err(invalid(
+                "content_type_not_form",
+                "the body must be sent as application/x-www-form-urlencoded",
+            ));
         }
-        let body = timeout(BODY_TIMEOUT, Limited::new(request.into_body(), MAX_BODY).collect()).await;
-        let body = body.map_err(|_| invalid("body_too_slow", "the body did not arrive within ten seconds"))?;
-        let body = body.map_err(|_| invalid("body_too_large", "the body is larger than 32768 bytes, or did not arrive whole"))?;
+        let body = timeout(
+            BODY_TIMEOUT,
+            Limited::new(request.into_body(), MAX_BODY).collect(),
+        )
+        .await;
+        let body = body.map_err(|_| {
+            invalid(
+                "body_too_slow",
+                "the body did not arrive within ten seconds",
+            )
+        })?;
+        let body = body.map_err(|_| {
+            invalid(
+                "body_too_large",
+                "the body is larger than 32768 bytes, or did not arrive whole",
+            )
+        })?;
         let mut values = std::collections::BTreeMap::new();
         for (name, value) in form_urlencoded::parse(&body.to_bytes()) {
             if !PARAMETERS.contains(&name.as_ref()) {
                 // RFC 6749 section 3.2: unrecognized parameters are ignored.
                 continue;
             }
-            if values.insert(name.into_owned(), value.into_owned()).is_some() {
+            if values
+                .insert(name.into_owned(), value.into_owned())
+                .is_some()
+            {
                 return Err(invalid("parameter_twice", "a parameter stands twice"));
             }
         }
@@ -208,23 +257,56 @@ impl ExchangeForm {
         self.values.remove(name)
     }
 
-    fn exchange(mut self, of: impl FnOnce(Option<String>) -> Requester) -> Result<Exchange, Refused> {
+    fn exchange(
+        mut self,
+        of: impl FnOnce(Option<String>) -> Requester,
+    ) -> Result<Exchange, Refused> {
         match self.take("grant_type").as_deref() {
             Some(EXCHANGE) => {}
-            Some(_) => return Err(Refused::new("unsupported_grant_type", "grant_type", "only token exchange is done here")),
-            None => return Err(Refused::new("invalid_request", "grant_type", "grant_type is missing")),
+            Some(_) => {
+                return Err(Refused::new(
+                    "unsupported_grant_type",
+                    "grant_type",
+                    "only token exchange is done here",
+                ));
+            }
+            None => {
+                return Err(Refused::new(
+                    "invalid_request",
+                    "grant_type",
+                    "grant_type is missing",
+                ));
+            }
         }
         let known = |kind: &str| [JWT, ACCESS_TOKEN].contains(&kind);
-        if !self.take("subject_token_type").as_deref().is_some_and(known) {
+        if !self
+            .take("subject_token_type")
+            .as_deref()
+            .is_some_and(known)
+        {
             let says = "subject_token_type is urn:ietf:params:oauth:token-type:jwt or access_token";
             return Err(Refused::new("invalid_request", "subject_token_type", says));
         }
-        if self.take("requested_token_type").as_deref().is_some_and(|kind| !known(kind)) {
-            return Err(Refused::new("invalid_request", "requested_token_type", "only JWTs are issued here"));
+        if self
+            .take("requested_token_type")
+            .as_deref()
+            .is_some_and(|kind| !known(kind))
+        {
+            return Err(Refused::new(
+                "invalid_request",
+                "requested_token_type",
+                "only JWTs are issued here",
+            ));
         }
         let proof = self.proof()?;
         let subject_token = self.take("subject_token");
-        let missing = || Refused::new("invalid_request", "subject_token", "subject_token is missing");
+        let missing = || {
+            Refused::new(
+                "invalid_request",
+                "subject_token",
+                "subject_token is missing",
+            )
+        };
         Ok(Exchange {
             requester: of(self.take("identity")),
             subject_token: subject_token.ok_or_else(missing)?,
@@ -243,7 +325,11 @@ impl ExchangeForm {
             (None, None) if document.is_none() => Ok(None),
             (Some(jws), Some(JWT)) => match decode_proof(jws, document.as_deref()) {
                 Ok(proof) => Ok(Some(proof)),
-                Err(error) => Err(Refused::new("invalid_request", error.code(), error.to_string())),
+                Err(error) => Err(Refused::new(
+                    "invalid_request",
+                    error.code(),
+                    error.to_string(),
+                )),
             },
             _ => Err(Refused::new(
                 "invalid_request",
@@ -269,20 +355,39 @@ impl ExchangeForm {
         (status = "default", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(crate) async fn token(State(app): State<Arc<App>>, Anyone(caller): Anyone, form: ExchangeForm) -> Result<Response, Refused> {
-    let exchange = form.exchange(|identity| Requester { caller: caller.claim, identity })?;
+pub(crate) async fn token(
+    State(app): State<Arc<App>>,
+    Anyone(caller): Anyone,
+    form: ExchangeForm,
+) -> Result<Response, Refused> {
+    let exchange = form.exchange(|identity| Requester {
+        caller: caller.claim,
+        identity,
+    })?;
     // Whoever proves itself to the enclave need not be one whom this side knows.
-    let may_prove = exchange.proof.as_ref().map(|proof| app.admission.expects_proof(proof));
+    let may_prove = exchange
+        .proof
+        .as_ref()
+        .map(|proof| app.admission.expects_proof(proof));
     if may_prove == Some(false) {
-        return Err(Refused::new("unauthorized_client", "proof_invalid", UNEXPECTED_PROOF));
+        return Err(Refused::new(
+            "unauthorized_client",
+            "proof_invalid",
+            UNEXPECTED_PROOF,
+        ));
     }
     if !caller.admitted && may_prove.is_none() {
-        return Err(Refused::new("unauthorized_client", "caller_not_allowed", "the policy names no identity for this caller"));
+        return Err(Refused::new(
+            "unauthorized_client",
+            "caller_not_allowed",
+            "the policy names no identity for this caller",
+        ));
     }
     let Answer::Signed(signed) = app.ask(&caller.quota, Request::Exchange(exchange)).await? else {
         return Err(RequestError::Nonsense.into());
     };
-    let issued = ::identity::token::unverified_claims(&signed.signed).map_or(signed.expires_at, |claims| claims.iat);
+    let issued = ::identity::token::unverified_claims(&signed.signed)
+        .map_or(signed.expires_at, |claims| claims.iat);
     let answer = TokenResponse {
         access_token: signed.signed,
         issued_token_type: ACCESS_TOKEN,
@@ -290,5 +395,9 @@ pub(crate) async fn token(State(app): State<Arc<App>>, Anyone(caller): Anyone, f
         expires_in: signed.expires_at - issued,
         scope: signed.scope.unwrap_or_default(),
     };
-    Ok(([(CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(answer)).into_response())
+    Ok((
+        [(CACHE_CONTROL, HeaderValue::from_static("no-store"))],
+        Json(answer),
+    )
+        .into_response())
 }

@@ -127,16 +127,24 @@ pub(crate) async fn verify(
         verdict
     })
     .await;
-    verdict.unwrap_or_else(|error| Err(Problem::new(500, "verifier_failed", error.to_string()))).map(Json)
+    verdict
+        .unwrap_or_else(|error| Err(Problem::new(500, "verifier_failed", error.to_string())))
+        .map(Json)
 }
 
 fn answer(request: VerifyRequest) -> Result<Value, Problem> {
-    let credential = request.credential.as_ref().map(|credential| credential.to_string().into_bytes());
+    let credential = request
+        .credential
+        .as_ref()
+        .map(|credential| credential.to_string().into_bytes());
     let token = request.token.clone();
     let document = decode(&request.document, "the document")?;
     let evidence = decode(&request.evidence, "the evidence")?;
     let (about, subject) = match (&evidence, &document) {
-        (Some(evidence), None) => (About::Evidence(evidence), of_evidence(evidence, &token, &credential)?),
+        (Some(evidence), None) => (
+            About::Evidence(evidence),
+            of_evidence(evidence, &token, &credential)?,
+        ),
         (None, Some(document)) if token.is_none() && credential.is_none() => {
             (About::Document(document), Subject::Document(document))
         }
@@ -151,7 +159,9 @@ fn answer(request: VerifyRequest) -> Result<Value, Problem> {
     let outcome = verifier.judge(subject);
     Ok(match (form, &outcome) {
         (Form::Ear, _) => results::ear(&outcome, verifier.at, about),
-        (Form::Trace, Ok(verdict)) => results::trace(verdict, verifier.at).map_err(|error| invalid("form", error))?,
+        (Form::Trace, Ok(verdict)) => {
+            results::trace(verdict, verifier.at).map_err(|error| invalid("form", error))?
+        }
         (_, Ok(verdict)) => serde_json::to_value(verdict).unwrap_or_default(),
         (_, Err(refusal)) => refusal.to_json(),
     })
@@ -165,16 +175,25 @@ fn of_evidence<'a>(
     match (token, credential) {
         (Some(_), Some(_)) => Err(invalid("token", "give a token or a credential, not both")),
         (Some(token), None) => Ok(Subject::Token { token, evidence }),
-        (None, Some(credential)) => Ok(Subject::Credential { credential, evidence }),
+        (None, Some(credential)) => Ok(Subject::Credential {
+            credential,
+            evidence,
+        }),
         (None, None) => Ok(Subject::Evidence(evidence)),
     }
 }
 
 /// The verifier that a request describes.
 fn verifier(request: VerifyRequest) -> Result<Verifier, Problem> {
-    let root = request.mock_root.as_ref().map(|pem| MockRoot::from_pem(pem.as_bytes())).transpose();
+    let root = request
+        .mock_root
+        .as_ref()
+        .map(|pem| MockRoot::from_pem(pem.as_bytes()))
+        .transpose();
     let stamp = decode(&request.timestamp, "the time-stamp")?;
-    let stamp = stamp.map(|der| TimeStamp::new(&der, &request.timestamp_roots)).transpose();
+    let stamp = stamp
+        .map(|der| TimeStamp::new(&der, &request.timestamp_roots))
+        .transpose();
     let stamp = stamp.map_err(|error| invalid("timestamp", error))?;
     Ok(Verifier {
         at: request.at.unwrap_or_else(now),
@@ -187,13 +206,30 @@ fn verifier(request: VerifyRequest) -> Result<Verifier, Problem> {
 }
 
 fn expectations(request: VerifyRequest) -> Result<Expectations, Problem> {
-    let nonce = request.nonce.map(|nonce| HEXLOWER_PERMISSIVE.decode(nonce.as_bytes())).transpose();
+    let nonce = request
+        .nonce
+        .map(|nonce| HEXLOWER_PERMISSIVE.decode(nonce.as_bytes()))
+        .transpose();
     let image = |value: &Value| Measurements::parse(value.to_string().as_bytes());
-    let measurements = request.measurements.iter().map(image).collect::<Result<_, _>>();
+    let measurements = request
+        .measurements
+        .iter()
+        .map(image)
+        .collect::<Result<_, _>>();
     let digest = |text: &String| Bundle::from_either(text.as_bytes()).map(|bundle| bundle.digest());
-    let policies = request.policies.iter().map(digest).collect::<Result<_, _>>();
-    let did_document = request.did_document.map(|value| did::Document::parse(value.to_string().as_bytes())).transpose();
-    let appraisal = request.appraisal_policy.map(|text| AppraisalPolicy::from_toml(text.as_bytes())).transpose();
+    let policies = request
+        .policies
+        .iter()
+        .map(digest)
+        .collect::<Result<_, _>>();
+    let did_document = request
+        .did_document
+        .map(|value| did::Document::parse(value.to_string().as_bytes()))
+        .transpose();
+    let appraisal = request
+        .appraisal_policy
+        .map(|text| AppraisalPolicy::from_toml(text.as_bytes()))
+        .transpose();
     Ok(Expectations {
         nonce: nonce.map_err(|_| invalid("nonce", "not hex"))?,
         measurements: measurements.map_err(|error| invalid("measurements", error))?,
@@ -208,7 +244,10 @@ fn expectations(request: VerifyRequest) -> Result<Expectations, Problem> {
 }
 
 fn decode(text: &Option<String>, what: &'static str) -> Result<Option<Vec<u8>>, Problem> {
-    let bytes = text.as_ref().map(|text| BASE64URL_NOPAD.decode(text.as_bytes())).transpose();
+    let bytes = text
+        .as_ref()
+        .map(|text| BASE64URL_NOPAD.decode(text.as_bytes()))
+        .transpose();
     bytes.map_err(|_| identity::Error::Base64(what).into())
 }
 
@@ -216,8 +255,13 @@ fn invalid(what: &str, why: impl std::fmt::Display) -> Problem {
     Problem::new(422, "verify_request_invalid", format!("{what}: {why}"))
 }
 
-#[expect(clippy::disallowed_methods, reason = "the verifier's own clock, and only where the caller gave no time")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the verifier's own clock, and only where the caller gave no time"
+)]
 fn now() -> UnixSeconds {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     UnixSeconds(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }

@@ -32,28 +32,49 @@ impl Annex {
     pub(super) fn sign(self, out: &mut impl Write) -> Result<(), Failure> {
         let mut annex = read_annex(&self.file)?;
         for pair in &self.executable {
-            let (name, file) = pair.split_once('=').ok_or_else(|| Failure::Usage("--executable NAME=FILE".into()))?;
+            let (name, file) = pair
+                .split_once('=')
+                .ok_or_else(|| Failure::Usage("--executable NAME=FILE".into()))?;
             let digest = measure(Path::new(file))?;
             let mut found = false;
-            for caller in annex.callers.iter_mut().filter(|caller| caller.name == name) {
+            for caller in annex
+                .callers
+                .iter_mut()
+                .filter(|caller| caller.name == name)
+            {
                 caller.executables.push(digest);
                 found = true;
             }
             if !found {
-                return Err(Failure::Usage(format!("--executable {pair}: the annex has no caller {name:?}")));
+                return Err(Failure::Usage(format!(
+                    "--executable {pair}: the annex has no caller {name:?}"
+                )));
             }
         }
-        let signed = annex.sign(&KeyFile::read(&self.operator_key)?).map_err(|error| Failure::Usage(error.to_string()))?;
-        std::fs::write(&self.output, &signed)
-            .map_err(|source| enclave_client::Error::File { file: self.output.clone(), source })?;
-        let id = annex.id().map_err(|source| Error::Policy { file: self.file.clone(), source })?;
-        print_json(out, &json!({"version": id.version, "digest": id.digest, "callers": annex.callers.len()}))
+        let signed = annex
+            .sign(&KeyFile::read(&self.operator_key)?)
+            .map_err(|error| Failure::Usage(error.to_string()))?;
+        std::fs::write(&self.output, &signed).map_err(|source| enclave_client::Error::File {
+            file: self.output.clone(),
+            source,
+        })?;
+        let id = annex.id().map_err(|source| Error::Policy {
+            file: self.file.clone(),
+            source,
+        })?;
+        print_json(
+            out,
+            &json!({"version": id.version, "digest": id.digest, "callers": annex.callers.len()}),
+        )
     }
 }
 
 /// SHA-256 of a program. Interpreters are refused: whoever may run one may have it do anything.
 fn measure(file: &Path) -> Result<Digest<32>, Failure> {
-    let io = |source| enclave_client::Error::File { file: file.into(), source };
+    let io = |source| enclave_client::Error::File {
+        file: file.into(),
+        source,
+    };
     let real = std::fs::canonicalize(file).map_err(io)?;
     if is_interpreter(real.as_os_str().as_encoded_bytes()) {
         return Err(Failure::Usage(format!(
@@ -73,5 +94,6 @@ fn measure(file: &Path) -> Result<Digest<32>, Failure> {
     }
     opened.rewind().map_err(io)?;
     let length = opened.metadata().map_err(io)?.len();
-    sha256_of(&mut opened, length).map_err(|why| Failure::Usage(format!("{}: {why}", real.display())))
+    sha256_of(&mut opened, length)
+        .map_err(|why| Failure::Usage(format!("{}: {why}", real.display())))
 }

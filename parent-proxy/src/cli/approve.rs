@@ -19,8 +19,8 @@ pub(super) struct Approve {
     /// The approver's key; without it, the request is only shown
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
-    /// The digest of the request that you looked at before: only that one is approved, without a question. Needed where there is no
-    /// terminal to ask on
+    /// The digest of the request that you looked at before: only that one is approved, without a
+    /// question. Needed where there is no terminal to ask on
     #[arg(long, value_name = "HEX", requires = "key")]
     digest: Option<String>,
     #[command(flatten)]
@@ -35,15 +35,23 @@ struct Waiting {
 }
 
 impl Approve {
-    /// Shows what waits; approves it, if it is what was seen before, or if somebody at the terminal says so after seeing it.
+    /// Shows what waits; approves it, if it is what was seen before, or if somebody at the terminal
+    /// says so after seeing it.
     pub(super) async fn send(&self) -> Result<Value, Failure> {
-        let id = ApprovalId::from_hex(&self.id).map_err(|error| Failure::Usage(format!("ID: {error}")))?;
-        let seen = self.digest.as_deref().map(Digest::<32>::from_hex).transpose();
+        let id = ApprovalId::from_hex(&self.id)
+            .map_err(|error| Failure::Usage(format!("ID: {error}")))?;
+        let seen = self
+            .digest
+            .as_deref()
+            .map(Digest::<32>::from_hex)
+            .transpose();
         let seen = seen.map_err(|error| Failure::Usage(format!("--digest: {error}")))?;
         let key = self.key.as_deref().map(KeyFile::read).transpose()?;
         let (client, path) = (self.connection.client()?, format!("/approvals/{id}"));
         let waiting = Waiting::of(answer(&client.call(&path, None).await?)?)?;
-        let Some(key) = key else { return Ok(waiting.answer) };
+        let Some(key) = key else {
+            return Ok(waiting.answer);
+        };
         match seen {
             Some(seen) if seen != waiting.digest => {
                 return Err(Failure::Refused(format!(
@@ -54,25 +62,47 @@ impl Approve {
             Some(_) => {}
             None => waiting.confirm()?,
         }
-        let approval = Approval { approval: id, boot_id: waiting.boot_id, exp: in_seconds(60), request: waiting.digest };
-        let jws = approval.sign(&key).map_err(|error| Failure::Usage(error.to_string()))?;
-        answer(&client.call(&path, Some(&json!({ "approval": jws }))).await?)
+        let approval = Approval {
+            approval: id,
+            boot_id: waiting.boot_id,
+            exp: in_seconds(60),
+            request: waiting.digest,
+        };
+        let jws = approval
+            .sign(&key)
+            .map_err(|error| Failure::Usage(error.to_string()))?;
+        answer(
+            &client
+                .call(&path, Some(&json!({ "approval": jws })))
+                .await?,
+        )
     }
 }
 
 impl Waiting {
-    /// Computes the digest of the request that is shown. A sidecar that says another one lies in one of the two.
+    /// Computes the digest of the request that is shown. A sidecar that says another one lies in
+    /// one of the two.
     fn of(answer: Value) -> Result<Self, Failure> {
         let odd = |what: &str| Failure::Refused(format!("the sidecar's answer: {what}"));
         let waiting = &answer["approval"];
-        let request = waiting["request"].as_object().ok_or_else(|| odd("it shows no request"))?;
-        let canonical = identity::json::canonical(request).map_err(|error| odd(&error.to_string()))?;
+        let request = waiting["request"]
+            .as_object()
+            .ok_or_else(|| odd("it shows no request"))?;
+        let canonical =
+            identity::json::canonical(request).map_err(|error| odd(&error.to_string()))?;
         let digest = identity::sha256(&canonical);
         if waiting["request_digest"] != json!(digest) {
-            return Err(odd("its request_digest is not that of the request that it shows; nothing was signed"));
+            return Err(odd(
+                "its request_digest is not that of the request that it shows; nothing was signed",
+            ));
         }
-        let boot_id = BootId::from_hex(waiting["boot_id"].as_str().unwrap_or_default()).map_err(|_| odd("it names no boot"))?;
-        Ok(Self { digest, boot_id, answer })
+        let boot_id = BootId::from_hex(waiting["boot_id"].as_str().unwrap_or_default())
+            .map_err(|_| odd("it names no boot"))?;
+        Ok(Self {
+            digest,
+            boot_id,
+            answer,
+        })
     }
 
     /// Shows it on the terminal, and asks there.
@@ -85,7 +115,11 @@ impl Waiting {
             ));
         }
         // Letters that look like others are written as numbers here.
-        writeln!(terminal, "{}", ascii(&serde_json::to_string_pretty(&self.answer).unwrap_or_default()))?;
+        writeln!(
+            terminal,
+            "{}",
+            ascii(&serde_json::to_string_pretty(&self.answer).unwrap_or_default())
+        )?;
         // What a long payload has pushed off the screen stands there again.
         let request = &self.answer["approval"]["request"];
         for (name, value) in [
@@ -97,7 +131,11 @@ impl Waiting {
         ] {
             writeln!(terminal, "{name}: {}", ascii(&value.to_string()))?;
         }
-        write!(terminal, "Approve exactly this request, {}? Type yes: ", self.digest)?;
+        write!(
+            terminal,
+            "Approve exactly this request, {}? Type yes: ",
+            self.digest
+        )?;
         terminal.flush()?;
         let mut typed = String::new();
         std::io::Read::take(input, 16).read_line(&mut typed)?;
@@ -114,7 +152,10 @@ fn ascii(json: &str) -> String {
     for c in json.chars() {
         match c {
             '\n' | ' '..='~' => text.push(c),
-            _ => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| text.push_str(&format!("\\u{unit:04x}"))),
+            _ => c
+                .encode_utf16(&mut [0; 2])
+                .iter()
+                .for_each(|unit| text.push_str(&format!("\\u{unit:04x}"))),
         }
     }
     text

@@ -24,10 +24,12 @@ pub(super) struct Verify {
     /// The files of a record, oldest first
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// The record key of a boot, as `anchorhold-verify evidence --json` names it in key.record_key; may be repeated
+    /// The record key of a boot, as `anchorhold-verify evidence --json` names it in key.record_key;
+    /// may be repeated
     #[arg(long, value_name = "MULTIKEY", required_unless_present = "evidence")]
     record_key: Vec<String>,
-    /// Take the record key of this evidence. It is not judged here: anchorhold-verify does that; may be repeated
+    /// Take the record key of this evidence. It is not judged here: anchorhold-verify does that;
+    /// may be repeated
     #[arg(long, value_name = "FILE")]
     evidence: Vec<PathBuf>,
     /// Print one JSON object
@@ -53,19 +55,27 @@ impl Verify {
     fn run(self, out: &mut impl Write) -> Result<(), Failure> {
         let mut reader = Reader::new(self.keys()?);
         let mut counts = Counts::default();
-        let mut read = self.files.iter().try_for_each(|file| counts.read(&mut reader, file));
+        let mut read = self
+            .files
+            .iter()
+            .try_for_each(|file| counts.read(&mut reader, file));
         if read.is_ok() && counts.events == 0 {
             read = Err(Failure::Refused("there is no event in it".into()));
         } else if read.is_ok()
             && let Some(unused) = reader.unused_keys().next()
         {
             let key = unused.to_multikey();
-            read = Err(Failure::Refused(format!("the record key {key} signed no event here: the record of its boot is missing")));
+            read = Err(Failure::Refused(format!(
+                "the record key {key} signed no event here: the record of its boot is missing"
+            )));
         }
         if let Err(Failure::Refused(why)) = &read
             && self.json
         {
-            print_json(out, &json!({"verdict": "refused", "error": why, "events": counts.events}))?;
+            print_json(
+                out,
+                &json!({"verdict": "refused", "error": why, "events": counts.events}),
+            )?;
         }
         read?;
         let boots = reader.boots().iter();
@@ -84,7 +94,11 @@ impl Verify {
             counts.events, counts.allowed, counts.refused
         )?;
         for boot in reader.boots() {
-            writeln!(out, "boot {}: events {} to {}", boot.id, boot.first, boot.last)?;
+            writeln!(
+                out,
+                "boot {}: events {} to {}",
+                boot.id, boot.first, boot.last
+            )?;
         }
         for what in self.unchecked(reader.boots()) {
             writeln!(out, "not checked: {what}")?;
@@ -104,10 +118,15 @@ impl Verify {
         }
         if boots.len() > 1 {
             let only = "only that a sidecar brought the end of the one before to each";
-            unchecked.push(format!("whether there were other boots between these: known is {only}"));
+            unchecked.push(format!(
+                "whether there were other boots between these: known is {only}"
+            ));
         }
         if let Some(last) = boots.last() {
-            unchecked.push(format!("whether events were cut off at the end of boot {}, or boots after it", last.id));
+            unchecked.push(format!(
+                "whether events were cut off at the end of boot {}, or boots after it",
+                last.id
+            ));
         }
         if !self.evidence.is_empty() {
             unchecked.push("the evidence that the record key was taken from; anchorhold-verify evidence judges it".into());
@@ -116,34 +135,56 @@ impl Verify {
     }
 
     fn keys(&self) -> Result<Vec<PublicKey>, Failure> {
-        let named =
-            |text: &String| PublicKey::from_multikey(text).map_err(|error| Failure::Usage(format!("--record-key: {error}")));
+        let named = |text: &String| {
+            PublicKey::from_multikey(text)
+                .map_err(|error| Failure::Usage(format!("--record-key: {error}")))
+        };
         let from = |file: &PathBuf| {
             let wrong = |error: String| Failure::Usage(format!("{}: {error}", file.display()));
-            let evidence = Evidence::parse(&read_bounded(file)?).map_err(|error| wrong(error.to_string()))?;
+            let evidence =
+                Evidence::parse(&read_bounded(file)?).map_err(|error| wrong(error.to_string()))?;
             PublicKey::from_spki(evidence.record()).map_err(|error| wrong(error.to_string()))
         };
-        self.record_key.iter().map(named).chain(self.evidence.iter().map(from)).collect()
+        self.record_key
+            .iter()
+            .map(named)
+            .chain(self.evidence.iter().map(from))
+            .collect()
     }
 }
 
 impl Counts {
     fn read(&mut self, reader: &mut Reader, file: &Path) -> Result<(), Failure> {
-        let io = |source| enclave_client::Error::File { file: file.into(), source };
+        let io = |source| enclave_client::Error::File {
+            file: file.into(),
+            source,
+        };
         let mut lines = BufReader::new(File::open(file).map_err(io)?);
         for number in 1.. {
             let mut line = Vec::new();
-            let read = lines.by_ref().take(MAX_LINE as u64 + 2).read_until(b'\n', &mut line).map_err(io)?;
+            let read = lines
+                .by_ref()
+                .take(MAX_LINE as u64 + 2)
+                .read_until(b'\n', &mut line)
+                .map_err(io)?;
             if read == 0 {
                 break;
             }
-            let refused = |why: String| Failure::Refused(format!("{} line {number}: {why}", file.display()));
-            let whole = line.strip_suffix(b"\n").ok_or_else(|| refused("the line is cut".into()))?;
+            let refused =
+                |why: String| Failure::Refused(format!("{} line {number}: {why}", file.display()));
+            let whole = line
+                .strip_suffix(b"\n")
+                .ok_or_else(|| refused("the line is cut".into()))?;
             let event = reader.next(whole).map_err(|error| {
-                let other_boot = matches!(error, record::Error::Identity(identity::Error::SignatureInvalid))
-                    .then(|| unverified_place(whole).ok())
-                    .flatten();
-                let hint = other_boot.map(|(boot, _)| format!(", or the key of boot {boot} was not given")).unwrap_or_default();
+                let other_boot = matches!(
+                    error,
+                    record::Error::Identity(identity::Error::SignatureInvalid)
+                )
+                .then(|| unverified_place(whole).ok())
+                .flatten();
+                let hint = other_boot
+                    .map(|(boot, _)| format!(", or the key of boot {boot} was not given"))
+                    .unwrap_or_default();
                 refused(format!("{}: {error}{hint}", error.code()))
             })?;
             self.events += 1;

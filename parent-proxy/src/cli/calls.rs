@@ -62,13 +62,15 @@ pub(super) struct Sign {
     /// Validity in seconds
     #[arg(long, value_name = "N")]
     validity_seconds: Option<u32>,
-    /// Ask on somebody's behalf: a token from `anchorhold exchange`, or a JSON array of grants, root first
+    /// Ask on somebody's behalf: a token from `anchorhold exchange`, or a JSON array of grants,
+    /// root first
     #[arg(long, value_name = "FILE")]
     delegation: Option<PathBuf>,
     /// Id of the approval that this very request waited for
     #[arg(long, value_name = "ID")]
     approval: Option<String>,
-    /// This caller's own key: signs the request, so that the enclave itself knows who asks. The policy must name it. Needs --identity
+    /// This caller's own key: signs the request, so that the enclave itself knows who asks. The
+    /// policy must name it. Needs --identity
     #[arg(long, value_name = "FILE", requires = "identity")]
     caller_key: Option<PathBuf>,
     /// Print the whole answer as JSON
@@ -92,7 +94,8 @@ pub(super) struct ExchangeToken {
     /// For whom it is made
     #[arg(long, value_name = "TEXT")]
     audience: Option<String>,
-    /// This caller's own key: signs the request, so that the enclave itself knows who asks. The policy must name it. Needs --identity
+    /// This caller's own key: signs the request, so that the enclave itself knows who asks. The
+    /// policy must name it. Needs --identity
     #[arg(long, value_name = "FILE", requires = "identity")]
     caller_key: Option<PathBuf>,
     /// Print the whole answer as JSON
@@ -104,7 +107,8 @@ pub(super) struct ExchangeToken {
 
 #[derive(Debug, Args)]
 pub(super) struct Rotate {
-    /// The operator's key; signs the order that a caller without permission of its own needs. Needs --identity
+    /// The operator's key; signs the order that a caller without permission of its own needs. Needs
+    /// --identity
     #[arg(long, value_name = "FILE")]
     operator_key: Option<PathBuf>,
     #[command(flatten)]
@@ -125,7 +129,9 @@ pub(super) struct Attest {
 
 impl Connection {
     fn target(&self) -> Result<Target, Error> {
-        self.endpoint.clone().map_or_else(|| default_socket().map(Target::Unix), Ok)
+        self.endpoint
+            .clone()
+            .map_or_else(|| default_socket().map(Target::Unix), Ok)
     }
 
     pub(super) fn uri(&self) -> Result<String, Error> {
@@ -138,9 +144,14 @@ impl Connection {
     pub(super) fn client(&self) -> Result<Client, Error> {
         let read = |file: &PathBuf| -> Result<_, Error> {
             let bytes = Zeroizing::new(read_bounded(file)?);
-            Ok(Zeroizing::new(String::from_utf8_lossy(&bytes).trim().to_owned()))
+            Ok(Zeroizing::new(
+                String::from_utf8_lossy(&bytes).trim().to_owned(),
+            ))
         };
-        Ok(Client::new(self.target()?, self.token_file.as_ref().map(read).transpose()?))
+        Ok(Client::new(
+            self.target()?,
+            self.token_file.as_ref().map(read).transpose()?,
+        ))
     }
 }
 
@@ -148,41 +159,61 @@ impl Named {
     pub(super) async fn describe(&self) -> Result<Value, Failure> {
         let path = match &self.identity {
             None => "/identity".to_owned(),
-            Some(name) if name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) => {
+            Some(name)
+                if name
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) =>
+            {
                 format!("/identity?identity={name}")
             }
-            Some(_) => return Err(Failure::Usage("--identity is not a name that a policy can hold".into())),
+            Some(_) => {
+                return Err(Failure::Usage(
+                    "--identity is not a name that a policy can hold".into(),
+                ));
+            }
         };
         answer(&self.connection.client()?.call(&path, None).await?)
     }
 
     /// A request body that names the identity, where one was given.
     fn body(&self) -> Map<String, Value> {
-        self.identity.iter().map(|name| ("identity".to_owned(), json!(name))).collect()
+        self.identity
+            .iter()
+            .map(|name| ("identity".to_owned(), json!(name)))
+            .collect()
     }
 }
 
 impl Named {
-    /// This caller's signature over a request for the identity of this name, for its key and its boot of now, by this host's clock.
+    /// This caller's signature over a request for the identity of this name, for its key and its
+    /// boot of now, by this host's clock.
     async fn proof(
         &self,
         key: &KeyFile,
         digest: impl FnOnce(&str) -> Result<Digest<32>, identity::Error>,
     ) -> Result<String, Failure> {
         let now = self.describe().await?;
-        let odd = || Failure::Usage("the sidecar described its identity in another way than expected".into());
+        let odd = || {
+            Failure::Usage("the sidecar described its identity in another way than expected".into())
+        };
         let name = now["name"].as_str().ok_or_else(odd)?;
         if self.identity.as_ref().is_some_and(|wanted| wanted != name) {
-            return Err(Failure::Usage("the sidecar described another identity than the one asked for".into()));
+            return Err(Failure::Usage(
+                "the sidecar described another identity than the one asked for".into(),
+            ));
         }
         let wrong = |error: identity::Error| Failure::Usage(error.to_string());
         let mut random = [0; 16];
-        getrandom::fill(&mut random).map_err(|_| Failure::Usage("the operating system gave no randomness".into()))?;
+        getrandom::fill(&mut random)
+            .map_err(|_| Failure::Usage("the operating system gave no randomness".into()))?;
         let proof = CallerProof {
             boot_id: BootId::from_hex(now["boot_id"].as_str().ok_or_else(odd)?).map_err(wrong)?,
             exp: in_seconds(MAX_PROOF_SECONDS / 2),
             jti: uuid::Builder::from_random_bytes(random).into_uuid(),
-            key_version: now["key_version"].as_u64().and_then(|n| n.try_into().ok()).ok_or_else(odd)?,
+            key_version: now["key_version"]
+                .as_u64()
+                .and_then(|n| n.try_into().ok())
+                .ok_or_else(odd)?,
             request: digest(name).map_err(wrong)?,
         };
         proof.sign(key).map_err(wrong)
@@ -196,10 +227,12 @@ impl Sign {
             text.clear();
             std::io::stdin().take(1 << 20).read_to_string(&mut text)?;
         }
-        let payload = identity::json::parse(text.as_bytes()).map_err(|error| Failure::Usage(format!("--payload: {error}")))?;
+        let payload = identity::json::parse(text.as_bytes())
+            .map_err(|error| Failure::Usage(format!("--payload: {error}")))?;
         let mut body = self.named.body();
         body.insert("payload".into(), payload);
-        let mut intent = json!({"action": self.action, "target": self.target, "resource": self.resource});
+        let mut intent =
+            json!({"action": self.action, "target": self.target, "resource": self.resource});
         if let Some(delegatee) = &self.delegatee {
             intent["delegatee"] = json!(delegatee);
         }
@@ -218,18 +251,40 @@ impl Sign {
             body.insert("approval".into(), json!(id));
         }
         if let Some(file) = &self.caller_key {
-            let jws = self.named.proof(&KeyFile::read(file)?, |name| self.digest(name, &body)).await?;
+            let jws = self
+                .named
+                .proof(&KeyFile::read(file)?, |name| self.digest(name, &body))
+                .await?;
             body.insert("proof".into(), json!({ "jws": jws }));
         }
-        answer(&self.named.connection.client()?.call("/sign", Some(&Value::Object(body))).await?)
+        answer(
+            &self
+                .named
+                .connection
+                .client()?
+                .call("/sign", Some(&Value::Object(body)))
+                .await?,
+        )
     }
 
     /// The digest of the request, for the identity of this name.
     fn digest(&self, name: &str, body: &Map<String, Value>) -> Result<Digest<32>, identity::Error> {
-        let delegatee = self.delegatee.as_deref().map(identity::Did::parse).transpose()?;
-        let intent = Intent::new(self.action.clone(), self.target.clone(), self.resource.clone())?.granted_to(delegatee);
+        let delegatee = self
+            .delegatee
+            .as_deref()
+            .map(identity::Did::parse)
+            .transpose()?;
+        let intent = Intent::new(
+            self.action.clone(),
+            self.target.clone(),
+            self.resource.clone(),
+        )?
+        .granted_to(delegatee);
         let payload = Payload::parse(body["payload"].to_string().as_bytes())?;
-        let delegation = body.get("delegation").map(crate::api::presented).transpose()?;
+        let delegation = body
+            .get("delegation")
+            .map(crate::api::presented)
+            .transpose()?;
         let request = Request {
             audience: self.audience.as_deref(),
             delegation: delegation.as_deref(),
@@ -247,7 +302,8 @@ impl Sign {
 fn read_delegation(file: &Path) -> Result<Value, Failure> {
     let text = read_token(file)?;
     if text.starts_with('[') {
-        return identity::json::parse(text.as_bytes()).map_err(|error| Failure::Usage(format!("--delegation: {error}")));
+        return identity::json::parse(text.as_bytes())
+            .map_err(|error| Failure::Usage(format!("--delegation: {error}")));
     }
     Ok(text.into())
 }
@@ -292,10 +348,20 @@ impl ExchangeToken {
                 };
                 exchange.digest()
             };
-            form.append_pair("actor_token", &self.named.proof(&KeyFile::read(file)?, digest).await?);
+            form.append_pair(
+                "actor_token",
+                &self.named.proof(&KeyFile::read(file)?, digest).await?,
+            );
             form.append_pair("actor_token_type", crate::api::JWT);
         }
-        answer(&self.named.connection.client()?.post_form("/token", form.finish()).await?)
+        answer(
+            &self
+                .named
+                .connection
+                .client()?
+                .post_form("/token", form.finish())
+                .await?,
+        )
     }
 }
 
@@ -306,47 +372,86 @@ impl Rotate {
             let order = self.order(&KeyFile::read(file)?).await?;
             body.insert("order".into(), json!(BASE64URL_NOPAD.encode(&order)));
         }
-        answer(&self.named.connection.client()?.call("/rotate", Some(&Value::Object(body))).await?)
+        answer(
+            &self
+                .named
+                .connection
+                .client()?
+                .call("/rotate", Some(&Value::Object(body)))
+                .await?,
+        )
     }
 
     /// An order for the key of now, good for five minutes by this host's clock.
     pub(super) async fn order(&self, operator: &KeyFile) -> Result<Vec<u8>, Failure> {
         let Some(wanted) = &self.named.identity else {
-            return Err(Failure::Usage("--operator-key needs --identity: the sidecar shall not choose what you sign for".into()));
+            return Err(Failure::Usage(
+                "--operator-key needs --identity: the sidecar shall not choose what you sign for"
+                    .into(),
+            ));
         };
         let now = self.named.describe().await?;
         if now["name"] != wanted.as_str() {
-            return Err(Failure::Usage("the sidecar described another identity than the one asked for".into()));
+            return Err(Failure::Usage(
+                "the sidecar described another identity than the one asked for".into(),
+            ));
         }
-        let odd = || Failure::Usage("the sidecar described its identity in another way than expected".into());
-        let boot_id = now["boot_id"].as_str().and_then(|hex| BootId::from_hex(hex).ok());
+        let odd = || {
+            Failure::Usage("the sidecar described its identity in another way than expected".into())
+        };
+        let boot_id = now["boot_id"]
+            .as_str()
+            .and_then(|hex| BootId::from_hex(hex).ok());
         let order = Order {
             identity: now["name"].as_str().ok_or_else(odd)?.to_owned(),
             boot_id: boot_id.ok_or_else(odd)?,
-            version: now["key_version"].as_u64().and_then(|n| n.try_into().ok()).ok_or_else(odd)?,
+            version: now["key_version"]
+                .as_u64()
+                .and_then(|n| n.try_into().ok())
+                .ok_or_else(odd)?,
             not_after: in_seconds(300),
         };
-        order.sign(operator).map_err(|error| Failure::Usage(error.to_string()))
+        order
+            .sign(operator)
+            .map_err(|error| Failure::Usage(error.to_string()))
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the signer's own clock, for something that shall not live long")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the signer's own clock, for something that shall not live long"
+)]
 pub(super) fn in_seconds(seconds: i64) -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX).saturating_add(seconds)
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since.as_secs())
+        .unwrap_or(i64::MAX)
+        .saturating_add(seconds)
 }
 
 impl Attest {
     pub(super) async fn fetch(&self) -> Result<(), Failure> {
-        HEXLOWER_PERMISSIVE.decode(self.nonce.as_bytes()).map_err(|_| Failure::Usage("--nonce is not hex".into()))?;
+        HEXLOWER_PERMISSIVE
+            .decode(self.nonce.as_bytes())
+            .map_err(|_| Failure::Usage("--nonce is not hex".into()))?;
         let mut body = self.named.body();
         body.insert("nonce".into(), json!(self.nonce));
-        let evidence = self.named.connection.client()?.call("/attestation", Some(&Value::Object(body))).await?;
+        let evidence = self
+            .named
+            .connection
+            .client()?
+            .call("/attestation", Some(&Value::Object(body)))
+            .await?;
         let written = std::fs::write(&self.output, evidence);
-        Ok(written.map_err(|source| enclave_client::Error::File { file: self.output.clone(), source })?)
+        Ok(written.map_err(|source| enclave_client::Error::File {
+            file: self.output.clone(),
+            source,
+        })?)
     }
 }
 
 pub(super) fn answer(bytes: &[u8]) -> Result<Value, Failure> {
-    identity::json::parse(bytes).map_err(|error| Failure::Usage(format!("the sidecar's answer: {error}")))
+    identity::json::parse(bytes)
+        .map_err(|error| Failure::Usage(format!("the sidecar's answer: {error}")))
 }

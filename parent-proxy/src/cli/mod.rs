@@ -26,10 +26,11 @@ use calls::{Attest, Connection, ExchangeToken, Named, Rotate, Sign};
 
 /// Signatures for AI agents, from keys that only an enclave holds.
 ///
-/// `anchorhold serve` is the sidecar: it runs beside the agents, talks to the enclave, and answers HTTP on a Unix socket. The
-/// other commands talk to a running sidecar, or prepare its files.
+/// `anchorhold serve` is the sidecar: it runs beside the agents, talks to the enclave, and answers
+/// HTTP on a Unix socket. The other commands talk to a running sidecar, or prepare its files.
 ///
-/// Exit code 0: done. 1: the sidecar refused. 64: the command line, a file or the configuration is wrong. 70: it failed.
+/// Exit code 0: done. 1: the sidecar refused. 64: the command line, a file or the configuration is
+/// wrong. 70: it failed.
 #[derive(Debug, Parser)]
 #[command(name = "anchorhold", version, max_term_width = 100)]
 struct Cli {
@@ -93,7 +94,8 @@ struct Serve {
     /// The key that the policy names as proxy_key, from `anchorhold keygen`
     #[arg(long, env = "ANCHORHOLD_PROXY_KEY", value_name = "FILE")]
     proxy_key: Option<PathBuf>,
-    /// The socket for agents; its directory is made if missing [default: $XDG_RUNTIME_DIR/anchorhold/sidecar.sock]
+    /// The socket for agents; its directory is made if missing [default:
+    /// $XDG_RUNTIME_DIR/anchorhold/sidecar.sock]
     #[arg(long, env = "ANCHORHOLD_SOCKET", value_name = "PATH")]
     socket: Option<PathBuf>,
     /// Connections kept to the enclave, 1 to 8 [default: 2]
@@ -102,7 +104,8 @@ struct Serve {
     /// How long requests under way may take after SIGTERM [default: 10]
     #[arg(long, env = "ANCHORHOLD_DRAIN_SECONDS", value_name = "SECONDS")]
     drain_seconds: Option<u64>,
-    /// The folder of the decision record [default: $STATE_DIRECTORY/record, or ~/.local/state/anchorhold/record]
+    /// The folder of the decision record [default: $STATE_DIRECTORY/record, or
+    /// ~/.local/state/anchorhold/record]
     #[arg(long, env = "ANCHORHOLD_RECORD", value_name = "FOLDER")]
     record: Option<PathBuf>,
     /// How logs are written, to standard error [default: json]
@@ -180,11 +183,16 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Serve(serve) => return Ok(serve_until_stopped(serve.config()?)?),
         Command::Sign(sign) => {
             let (answer, json) = (block_on(sign.send())??, sign.json);
-            match answer["vouch_token"].as_str().or(answer["envelope"].as_str()) {
+            match answer["vouch_token"]
+                .as_str()
+                .or(answer["envelope"].as_str())
+            {
                 Some(token) if !json => writeln!(out, "{}", printable(token))?,
                 _ if answer.get("approval").is_some() => {
                     print_json(&mut out, &answer)?;
-                    return Err(Failure::Refused("it waits for an approval; ask again with --approval".into()));
+                    return Err(Failure::Refused(
+                        "it waits for an approval; ask again with --approval".into(),
+                    ));
                 }
                 _ if json => print_json(&mut out, &answer)?,
                 _ => print_json(&mut out, &answer["credential"])?,
@@ -201,21 +209,34 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Identity(named) => print_json(&mut out, &block_on(named.describe())??)?,
         Command::Rotate(rotate) => print_json(&mut out, &block_on(rotate.send())??)?,
         Command::Attest(attest) => block_on(attest.fetch())??,
-        Command::Env(connection) => writeln!(out, "export ANCHORHOLD_ENDPOINT_SOCKET='{}'", connection.uri()?)?,
-        Command::Keygen { output } => writeln!(out, "{}", KeyFile::create(&output)?.public_key().to_multikey())?,
+        Command::Env(connection) => writeln!(
+            out,
+            "export ANCHORHOLD_ENDPOINT_SOCKET='{}'",
+            connection.uri()?
+        )?,
+        Command::Keygen { output } => writeln!(
+            out,
+            "{}",
+            KeyFile::create(&output)?.public_key().to_multikey()
+        )?,
         Command::Policy(policy) => return policy.run(&mut out),
         Command::Annex(annex) => annex.sign(&mut out)?,
         Command::Audit(audit) => return audit.run(&mut out),
         Command::Openapi => out.write_all(crate::openapi().as_bytes())?,
-        Command::Completions { shell } => clap_complete::generate(shell, &mut Cli::command(), "anchorhold", &mut out),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "anchorhold", &mut out)
+        }
     }
     Ok(())
 }
 
 /// Runs the sidecar of a checked configuration until a signal stops it.
 pub fn serve_until_stopped(config: Config) -> Result<(), Error> {
-    let filter = EnvFilter::try_new(&config.log_level).map_err(|error| Error::Config(format!("log_level: {error}")))?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let filter = EnvFilter::try_new(&config.log_level)
+        .map_err(|error| Error::Config(format!("log_level: {error}")))?;
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     // Only an earlier logger of this very process could be in the way.
     let _ = match config.log_format {
         LogFormat::Json => logs.json().flatten_event(true).try_init(),
@@ -224,14 +245,24 @@ pub fn serve_until_stopped(config: Config) -> Result<(), Error> {
     block_on(crate::run(config))?
 }
 
-/// One worker: a second one costs more in waking threads than it gains, for the enclave does all that takes long.
+/// One worker: a second one costs more in waking threads than it gains, for the enclave does all
+/// that takes long.
 fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Error> {
-    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?.block_on(future))
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?
+        .block_on(future))
 }
 
 impl Serve {
     fn config(self) -> Result<Config, Error> {
-        let file = self.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
+        let file = self
+            .config
+            .as_deref()
+            .map(File::read)
+            .transpose()?
+            .unwrap_or_default();
         let merged = File {
             enclave: self.enclave.or(file.enclave),
             policy: self.policy.or(file.policy),
@@ -261,7 +292,12 @@ impl Config {
     }
 }
 
-/// Much of it is what callers, policies and other programs wrote: a terminal shall show it, and not do it.
+/// Much of it is what callers, policies and other programs wrote: a terminal shall show it, and not
+/// do it.
 fn print_json(out: &mut impl Write, value: &Value) -> Result<(), Failure> {
-    Ok(writeln!(out, "{}", printable(&serde_json::to_string_pretty(value).unwrap_or_default()))?)
+    Ok(writeln!(
+        out,
+        "{}",
+        printable(&serde_json::to_string_pretty(value).unwrap_or_default())
+    )?)
 }

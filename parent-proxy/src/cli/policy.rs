@@ -1,4 +1,5 @@
-//! A policy bundle on the operator's desk: is it good, what would it decide, does it decide what it should.
+//! A policy bundle on the operator's desk: is it good, what would it decide, does it decide what it
+//! should.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -30,9 +31,11 @@ pub(super) enum Policy {
         #[arg(long)]
         canonical: bool,
     },
-    /// Say whether a request would be allowed, and by which rule; limits are not counted. Exit code 1: it would not
+    /// Say whether a request would be allowed, and by which rule; limits are not counted. Exit code
+    /// 1: it would not
     Explain(Box<Explain>),
-    /// Run a table of requests with the decisions that they should get (docs/policy.md). Exit code 1: one differs
+    /// Run a table of requests with the decisions that they should get (docs/policy.md). Exit code
+    /// 1: one differs
     Test {
         /// The table, TOML
         file: PathBuf,
@@ -150,7 +153,12 @@ impl Policy {
 }
 
 fn read(file: &Path) -> Result<Bundle, Failure> {
-    Ok(Bundle::from_either(&read_bounded(file)?).map_err(|source| Error::Policy { file: file.into(), source })?)
+    Ok(
+        Bundle::from_either(&read_bounded(file)?).map_err(|source| Error::Policy {
+            file: file.into(),
+            source,
+        })?,
+    )
 }
 
 /// Compiles and tries the Rego of a bundle, if it has any.
@@ -159,17 +167,34 @@ fn load(file: &Path, bundle: &Bundle) -> Result<Option<Rego>, Failure> {
 }
 
 pub(super) fn read_annex(file: &Path) -> Result<Annex, Failure> {
-    let wrong = |source| Error::Policy { file: file.into(), source };
-    let text = String::from_utf8(read_bounded(file)?).map_err(|_| Failure::Usage(format!("{}: not UTF-8", file.display())))?;
+    let wrong = |source| Error::Policy {
+        file: file.into(),
+        source,
+    };
+    let text = String::from_utf8(read_bounded(file)?)
+        .map_err(|_| Failure::Usage(format!("{}: not UTF-8", file.display())))?;
     Ok(Annex::from_toml(&text).map_err(wrong)?)
 }
 
 fn check(out: &mut impl Write, file: &Path) -> Result<(), Failure> {
     let bundle = read(file)?;
     load(file, &bundle)?;
-    let rules: usize = bundle.identities.iter().map(|identity| identity.rules.len()).sum();
-    writeln!(out, "good: {} identities, {rules} rules, digest {}", bundle.identities.len(), bundle.digest().digest())?;
-    for advice in bundle.identities.iter().flat_map(|identity| advice(&bundle, identity)) {
+    let rules: usize = bundle
+        .identities
+        .iter()
+        .map(|identity| identity.rules.len())
+        .sum();
+    writeln!(
+        out,
+        "good: {} identities, {rules} rules, digest {}",
+        bundle.identities.len(),
+        bundle.digest().digest()
+    )?;
+    for advice in bundle
+        .identities
+        .iter()
+        .flat_map(|identity| advice(&bundle, identity))
+    {
         writeln!(out, "advice: {}", printable(&advice))?;
     }
     Ok(())
@@ -182,16 +207,29 @@ fn advice(bundle: &Bundle, identity: &IdentityPolicy) -> Vec<String> {
     if bundle.mode == Mode::Development {
         return advice;
     }
-    let any = |patterns: &[policy::Pattern]| patterns.iter().any(|pattern| pattern.matches("") && pattern.matches("x"));
+    let any = |patterns: &[policy::Pattern]| {
+        patterns
+            .iter()
+            .any(|pattern| pattern.matches("") && pattern.matches("x"))
+    };
     for rule in &identity.rules {
         if any(&rule.actions) && any(&rule.targets) && any(&rule.resources) {
-            advice.push(format!("{name}: rule {:?} allows any action on any target of any resource", rule.name));
+            advice.push(format!(
+                "{name}: rule {:?} allows any action on any target of any resource",
+                rule.name
+            ));
         }
         if rule.limits.is_empty() && identity.limits.is_empty() {
-            advice.push(format!("{name}: rule {:?} has no limit; whoever takes over the caller may have any number", rule.name));
+            advice.push(format!(
+                "{name}: rule {:?} has no limit; whoever takes over the caller may have any number",
+                rule.name
+            ));
         }
         if rule.audiences.is_none() {
-            advice.push(format!("{name}: rule {:?} asks for no audience; what it allows can be shown to anybody", rule.name));
+            advice.push(format!(
+                "{name}: rule {:?} asks for no audience; what it allows can be shown to anybody",
+                rule.name
+            ));
         }
     }
     if identity.callers.uids.contains(&0) {
@@ -219,13 +257,20 @@ impl Explain {
     fn run(self, out: &mut impl Write) -> Result<(), Failure> {
         let bundle = read(&self.file)?;
         let annex = self.annex.as_deref().map(read_annex).transpose()?;
-        let payload =
-            identity::json::parse(self.payload.as_bytes()).map_err(|error| Failure::Usage(format!("--payload: {error}")))?;
-        let Value::Object(payload) = payload else { return Err(Failure::Usage("--payload: not an object".into())) };
+        let payload = identity::json::parse(self.payload.as_bytes())
+            .map_err(|error| Failure::Usage(format!("--payload: {error}")))?;
+        let Value::Object(payload) = payload else {
+            return Err(Failure::Usage("--payload: not an object".into()));
+        };
         let row = Row {
             name: String::new(),
             identity: self.identity,
-            caller: ObservedCaller { uid: self.uid, gid: self.gid, name: self.name, ..ObservedCaller::default() },
+            caller: ObservedCaller {
+                uid: self.uid,
+                gid: self.gid,
+                name: self.name,
+                ..ObservedCaller::default()
+            },
             proven: self.proven,
             action: self.action,
             target: self.target,
@@ -244,7 +289,12 @@ impl Explain {
             let facts = json!({"decision": explained.decision, "rule": explained.rule, "detail": explained.says});
             print_json(out, &facts)?;
         } else {
-            writeln!(out, "{}: {}", explained.decision, printable(&explained.says))?;
+            writeln!(
+                out,
+                "{}: {}",
+                explained.decision,
+                printable(&explained.says)
+            )?;
         }
         if ["allow", "approve"].contains(&explained.decision) {
             Ok(())
@@ -255,20 +305,38 @@ impl Explain {
 }
 
 impl Row {
-    fn explain(&self, bundle: &Bundle, rego: Option<&Rego>, annex: Option<&Annex>) -> Result<Explained, Failure> {
+    fn explain(
+        &self,
+        bundle: &Bundle,
+        rego: Option<&Rego>,
+        annex: Option<&Annex>,
+    ) -> Result<Explained, Failure> {
         let wrong = |error: identity::Error| Failure::Usage(error.to_string());
-        let intent = Intent::new(self.action.clone(), self.target.clone(), self.resource.clone()).map_err(wrong)?;
+        let intent = Intent::new(
+            self.action.clone(),
+            self.target.clone(),
+            self.resource.clone(),
+        )
+        .map_err(wrong)?;
         let payload = serde_json::to_vec(&self.payload).unwrap_or_default();
         let payload = Payload::parse(&payload).map_err(wrong)?;
         let identity = match (&self.identity, &bundle.identities[..]) {
-            (Some(name), _) => {
-                bundle.identity(name).ok_or_else(|| Failure::Usage(format!("the bundle has no identity {name:?}")))?
-            }
+            (Some(name), _) => bundle
+                .identity(name)
+                .ok_or_else(|| Failure::Usage(format!("the bundle has no identity {name:?}")))?,
             (None, [one]) => one,
-            (None, _) => return Err(Failure::Usage("the bundle has several identities; name one".into())),
+            (None, _) => {
+                return Err(Failure::Usage(
+                    "the bundle has several identities; name one".into(),
+                ));
+            }
         };
         let caller = match &self.proven {
-            Some(name) => Caller::Proven(Proven { key: String::new(), measurement: None, name: name.clone() }),
+            Some(name) => Caller::Proven(Proven {
+                key: String::new(),
+                measurement: None,
+                name: name.clone(),
+            }),
             None => Caller::Asserted(self.caller.clone()),
         };
         let asked = PolicyInput {
@@ -279,54 +347,100 @@ impl Row {
             delegated: self.delegated,
             envelope: self.envelope,
         };
-        Ok(match policy_engine::accept(bundle, rego, identity, annex, &caller, &asked) {
-            Ok(accepted) => Explained::accepted(&accepted, &identity.name),
-            Err(denied) => Explained::denied(&denied),
-        })
+        Ok(
+            match policy_engine::accept(bundle, rego, identity, annex, &caller, &asked) {
+                Ok(accepted) => Explained::accepted(&accepted, &identity.name),
+                Err(denied) => Explained::denied(&denied),
+            },
+        )
     }
 }
 
 impl Explained {
     fn accepted(accepted: &policy_engine::Accepted<'_>, identity: &str) -> Self {
-        let approval = accepted.approval.map(|approval| format!(", once approved by {}", approval.by.join(" or ")));
+        let approval = accepted
+            .approval
+            .map(|approval| format!(", once approved by {}", approval.by.join(" or ")));
         let (rule, seconds) = (&accepted.rule.name, accepted.validity_seconds);
-        let says = format!("rule {rule:?} of {identity}, for {seconds} s{}", approval.unwrap_or_default());
-        let decision = if accepted.approval.is_some() { "approve" } else { "allow" };
-        Self { decision, rule: Some(rule.clone()), says }
+        let says = format!(
+            "rule {rule:?} of {identity}, for {seconds} s{}",
+            approval.unwrap_or_default()
+        );
+        let decision = if accepted.approval.is_some() {
+            "approve"
+        } else {
+            "allow"
+        };
+        Self {
+            decision,
+            rule: Some(rule.clone()),
+            says,
+        }
     }
 
     fn denied(denied: &policy_engine::Denied) -> Self {
-        Self { decision: denied.code(), rule: denied.rule().map(str::to_owned), says: denied.to_string() }
+        Self {
+            decision: denied.code(),
+            rule: denied.rule().map(str::to_owned),
+            says: denied.to_string(),
+        }
     }
 }
 
 fn test(out: &mut impl Write, file: &Path) -> Result<(), Failure> {
-    let text = String::from_utf8(read_bounded(file)?).map_err(|_| Failure::Usage(format!("{}: not UTF-8", file.display())))?;
-    let table: Table = toml::from_str(&text).map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?;
+    let text = String::from_utf8(read_bounded(file)?)
+        .map_err(|_| Failure::Usage(format!("{}: not UTF-8", file.display())))?;
+    let table: Table = toml::from_str(&text)
+        .map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?;
     let beside = |path: &Path| file.parent().unwrap_or(Path::new(".")).join(path);
     let bundle = read(&beside(&table.policy))?;
     let rego = load(&beside(&table.policy), &bundle)?;
-    let annex = table.annex.as_deref().map(|path| read_annex(&beside(path))).transpose()?;
+    let annex = table
+        .annex
+        .as_deref()
+        .map(|path| read_annex(&beside(path)))
+        .transpose()?;
     let mut failed = 0;
     for row in &table.tests {
         let named = |failure| match failure {
             Failure::Usage(why) => Failure::Usage(format!("test {:?}: {why}", row.name)),
             other => other,
         };
-        let explained = row.explain(&bundle, rego.as_ref(), annex.as_ref()).map_err(named)?;
-        let as_expected = explained.decision == row.expect && (row.rule.is_none() || row.rule == explained.rule);
+        let explained = row
+            .explain(&bundle, rego.as_ref(), annex.as_ref())
+            .map_err(named)?;
+        let as_expected =
+            explained.decision == row.expect && (row.rule.is_none() || row.rule == explained.rule);
         if as_expected {
-            writeln!(out, "ok      {}: {}", printable(&row.name), explained.decision)?;
+            writeln!(
+                out,
+                "ok      {}: {}",
+                printable(&row.name),
+                explained.decision
+            )?;
         } else {
             failed += 1;
-            let by = row.rule.as_ref().map(|rule| format!(" by rule {rule:?}")).unwrap_or_default();
-            let says = format!("{}: expected {}{by}, and it is {}: {}", row.name, row.expect, explained.decision, explained.says);
+            let by = row
+                .rule
+                .as_ref()
+                .map(|rule| format!(" by rule {rule:?}"))
+                .unwrap_or_default();
+            let says = format!(
+                "{}: expected {}{by}, and it is {}: {}",
+                row.name, row.expect, explained.decision, explained.says
+            );
             writeln!(out, "FAILED  {}", printable(&says))?;
         }
     }
     match failed {
-        0 if table.tests.is_empty() => Err(Failure::Usage(format!("{}: there is no test in it", file.display()))),
+        0 if table.tests.is_empty() => Err(Failure::Usage(format!(
+            "{}: there is no test in it",
+            file.display()
+        ))),
         0 => Ok(()),
-        _ => Err(Failure::Refused(format!("{failed} of {} tests failed", table.tests.len()))),
+        _ => Err(Failure::Refused(format!(
+            "{failed} of {} tests failed",
+            table.tests.len()
+        ))),
     }
 }

@@ -2,7 +2,8 @@
 
 /// A decision not to sign.
 ///
-/// Of several rules, the one that came furthest speaks. The codes are those of the Vouch specification where it has one.
+/// Of several rules, the one that came furthest speaks. The codes are those of the Vouch
+/// specification where it has one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 #[non_exhaustive]
@@ -10,7 +11,8 @@ pub enum Denied {
     /// The caller is not among the identity's callers.
     #[error("this caller may not use this identity")]
     CallerNotAllowed,
-    /// A label, a prefix or Rego decides about the resource, and it is not spelled in the one way that these compare.
+    /// A label, a prefix or Rego decides about the resource, and it is not spelled in the one way
+    /// that these compare.
     #[error("the resource is not spelled in the one way that labels and prefixes compare: {0}")]
     ResourceNotCanonical(&'static str),
     /// The key is for one environment, the resource of another.
@@ -21,7 +23,8 @@ pub enum Denied {
         /// The resource's.
         resource: String,
     },
-    /// The action is that of a token exchange, which is asked for at `POST /token`; nothing is signed with it.
+    /// The action is that of a token exchange, which is asked for at `POST /token`; nothing is
+    /// signed with it.
     #[error("the action \"act\" is that of a token exchange; nothing is signed with it")]
     ActionReserved,
     /// No rule accepts the action.
@@ -125,7 +128,8 @@ pub enum Denied {
         max: u64,
         /// In which time.
         per: &'static str,
-        /// When this amount may be tried again, in seconds from now; none if it is more than is ever allowed.
+        /// When this amount may be tried again, in seconds from now; none if it is more than is
+        /// ever allowed.
         retry_after: Option<u32>,
     },
     /// A limit sums over a payload member that is not there, or is no integer of 0 or more.
@@ -139,7 +143,8 @@ pub enum Denied {
 }
 
 fn of(rule: &Option<String>) -> String {
-    rule.as_ref().map_or_else(|| "the identity".into(), |rule| format!("rule {rule}"))
+    rule.as_ref()
+        .map_or_else(|| "the identity".into(), |rule| format!("rule {rule}"))
 }
 
 impl Denied {
@@ -162,7 +167,10 @@ impl Denied {
             | Self::ApproversDiffer
             | Self::ScopeNotAllowed
             | Self::TargetNotAllowed => None,
-            Self::PolicyDenied(_) | Self::PolicyTimeout(_) | Self::PolicyFailed(_) | Self::PolicyInputTooLarge => Some("rego"),
+            Self::PolicyDenied(_)
+            | Self::PolicyTimeout(_)
+            | Self::PolicyFailed(_)
+            | Self::PolicyInputTooLarge => Some("rego"),
             Self::IntentTargetPatternViolation(rule)
             | Self::IntentResourceOutOfScope(rule)
             | Self::IntentMissingRequiredField { rule, .. }
@@ -173,16 +181,17 @@ impl Denied {
             | Self::EnvelopeNotAllowed(rule)
             | Self::AudienceNotAllowed(rule)
             | Self::ValidityExceedsPolicy { rule, .. } => Some(rule),
-            Self::RateLimitExceeded { rule, .. } | Self::BudgetExceeded { rule, .. } | Self::AmountMissing { rule, .. } => {
-                rule.as_deref()
-            }
+            Self::RateLimitExceeded { rule, .. }
+            | Self::BudgetExceeded { rule, .. }
+            | Self::AmountMissing { rule, .. } => rule.as_deref(),
         }
     }
 
     /// When the same may be tried again, in seconds from now.
     pub fn retry_after(&self) -> Option<u32> {
         match self {
-            Self::RateLimitExceeded { retry_after, .. } | Self::BudgetExceeded { retry_after, .. } => *retry_after,
+            Self::RateLimitExceeded { retry_after, .. }
+            | Self::BudgetExceeded { retry_after, .. } => *retry_after,
             _ => None,
         }
     }
@@ -195,7 +204,10 @@ impl Denied {
             Self::IntentTargetPatternViolation(_) => 2,
             Self::IntentResourceOutOfScope(_) | Self::ResourceNotCanonical(_) => 3,
             Self::IntentMissingRequiredField { .. } | Self::PayloadFieldOutOfBounds { .. } => 4,
-            Self::CallerNotProven(_) | Self::NotDelegated(_) | Self::DelegateeNotAllowed(_) | Self::EnvelopeNotAllowed(_) => 5,
+            Self::CallerNotProven(_)
+            | Self::NotDelegated(_)
+            | Self::DelegateeNotAllowed(_)
+            | Self::EnvelopeNotAllowed(_) => 5,
             Self::AudienceNotAllowed(_) => 6,
             Self::ValidityExceedsPolicy { .. } => 7,
             Self::RateLimitExceeded { .. }

@@ -6,8 +6,9 @@ use policy::{Bundle, Delegation, IdentityPolicy};
 use crate::rules::{among_resources, any, check_environment, check_resource};
 use crate::{Denied, ExchangeInput, Rego};
 
-/// Whether the policy lets this identity have such a token: audience and resource first, then Rego, where the bundle wants it asked.
-/// Whether its scope is within `delegation`, and whether limits leave room, is asked apart.
+/// Whether the policy lets this identity have such a token: audience and resource first, then Rego,
+/// where the bundle wants it asked. Whether its scope is within `delegation`, and whether limits
+/// leave room, is asked apart.
 pub fn accept_exchange(
     bundle: &Bundle,
     rego: Option<&Rego>,
@@ -22,12 +23,19 @@ pub fn accept_exchange(
     let rego = rego.filter(|_| bundle.rego.as_ref().is_some_and(|rego| rego.exchanges));
     check_resource(bundle, rego.is_some(), asked.resource)?;
     check_environment(bundle, policy, asked.resource)?;
-    let listed = |audience| delegation.audiences.as_ref().is_some_and(|audiences| any(audiences, audience));
+    let listed = |audience| {
+        delegation
+            .audiences
+            .as_ref()
+            .is_some_and(|audiences| any(audiences, audience))
+    };
     match asked.audience {
         Some(audience) if !asked.audience_is_ours && !listed(audience) => {
             return Err(Denied::AudienceNotAllowed("delegation".into()));
         }
         _ => {}
     }
-    rego.map_or(Ok(()), |rego| rego.decide_exchange(bundle, policy, caller, asked))
+    rego.map_or(Ok(()), |rego| {
+        rego.decide_exchange(bundle, policy, caller, asked)
+    })
 }

@@ -1,5 +1,5 @@
-//! What a policy bundle decides: who may have which signature, and how many of them. Pure: the time comes in, and what was
-//! counted stays with whoever asks.
+//! What a policy bundle decides: who may have which signature, and how many of them. Pure: the time
+//! comes in, and what was counted stays with whoever asks.
 //!
 //! The enclave decides by this; the sidecar's `policy` commands explain by it.
 #![forbid(unsafe_code)]

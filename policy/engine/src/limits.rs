@@ -7,7 +7,8 @@ use policy::{IdentityPolicy, Limit, Period, Rule};
 
 use crate::Denied;
 
-/// A period is counted in so many parts. One more is kept: of the oldest, nobody knows which end of it was used.
+/// A period is counted in so many parts. One more is kept: of the oldest, nobody knows which end of
+/// it was used.
 const PARTS: i64 = 60;
 const KEPT: usize = 61;
 
@@ -19,8 +20,9 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Counts one request that `rule` accepts, if the limits of the rule and of the identity leave room for it. If one of them
-    /// does not, none is touched. What is reserved is settled when the request was done, and released when it was not.
+    /// Counts one request that `rule` accepts, if the limits of the rule and of the identity leave
+    /// room for it. If one of them does not, none is touched. What is reserved is settled when the
+    /// request was done, and released when it was not.
     pub fn reserve(
         &mut self,
         now: UnixSeconds,
@@ -28,15 +30,25 @@ impl Usage {
         rule: &Rule,
         payload: &Payload,
     ) -> Result<Reservation, Denied> {
-        let of_rule = rule.limits.iter().enumerate().map(|(place, limit)| (Some(&rule.name), place, limit));
+        let of_rule = rule
+            .limits
+            .iter()
+            .enumerate()
+            .map(|(place, limit)| (Some(&rule.name), place, limit));
         let limits: Vec<_> = of_rule.chain(of_identity(policy)).collect();
         self.reserve_of(now, &limits, payload)
     }
 
-    /// Counts one token exchange, if the identity's limits on the number of requests leave room for it. Limits over amounts do not
-    /// apply: an exchange has none.
-    pub fn reserve_exchange(&mut self, now: UnixSeconds, policy: &IdentityPolicy) -> Result<Reservation, Denied> {
-        let limits: Vec<_> = of_identity(policy).filter(|(_, _, limit)| limit.amount.is_none()).collect();
+    /// Counts one token exchange, if the identity's limits on the number of requests leave room for
+    /// it. Limits over amounts do not apply: an exchange has none.
+    pub fn reserve_exchange(
+        &mut self,
+        now: UnixSeconds,
+        policy: &IdentityPolicy,
+    ) -> Result<Reservation, Denied> {
+        let limits: Vec<_> = of_identity(policy)
+            .filter(|(_, _, limit)| limit.amount.is_none())
+            .collect();
         self.reserve_of(now, &limits, &Payload::default())
     }
 
@@ -54,15 +66,33 @@ impl Usage {
         }
     }
 
-    fn reserve_of(&mut self, now: UnixSeconds, limits: &[Place<'_>], payload: &Payload) -> Result<Reservation, Denied> {
+    fn reserve_of(
+        &mut self,
+        now: UnixSeconds,
+        limits: &[Place<'_>],
+        payload: &Payload,
+    ) -> Result<Reservation, Denied> {
         let mut taken = Vec::with_capacity(limits.len());
         for (rule, place, limit) in limits {
-            let wanted = wanted(limit, payload)
-                .ok_or_else(|| Denied::AmountMissing { rule: rule.cloned(), amount: limit.amount.clone().unwrap_or_default() })?;
-            let window = self.windows.entry((rule.cloned(), *place)).or_insert_with(|| Window::new(limit.per, now));
+            let wanted = wanted(limit, payload).ok_or_else(|| Denied::AmountMissing {
+                rule: rule.cloned(),
+                amount: limit.amount.clone().unwrap_or_default(),
+            })?;
+            let window = self
+                .windows
+                .entry((rule.cloned(), *place))
+                .or_insert_with(|| Window::new(limit.per, now));
             window.advance(now);
-            if window.sum.checked_add(wanted).is_none_or(|sum| sum > limit.max) {
-                return Err(exceeded(limit, rule.cloned(), window.retry_after(wanted, limit.max)));
+            if window
+                .sum
+                .checked_add(wanted)
+                .is_none_or(|sum| sum > limit.max)
+            {
+                return Err(exceeded(
+                    limit,
+                    rule.cloned(),
+                    window.retry_after(wanted, limit.max),
+                ));
             }
             taken.push(wanted);
         }
@@ -90,7 +120,11 @@ type Key = (Option<String>, usize);
 type Place<'a> = (Option<&'a String>, usize, &'a Limit);
 
 fn of_identity(policy: &IdentityPolicy) -> impl Iterator<Item = Place<'_>> {
-    policy.limits.iter().enumerate().map(|(place, limit)| (None, place, limit))
+    policy
+        .limits
+        .iter()
+        .enumerate()
+        .map(|(place, limit)| (None, place, limit))
 }
 
 fn wanted(limit: &Limit, payload: &Payload) -> Option<u64> {
@@ -103,8 +137,19 @@ fn wanted(limit: &Limit, payload: &Payload) -> Option<u64> {
 fn exceeded(limit: &Limit, rule: Option<String>, retry_after: Option<u32>) -> Denied {
     let (max, per) = (limit.max, name(limit.per));
     match &limit.amount {
-        None => Denied::RateLimitExceeded { rule, max, per, retry_after },
-        Some(amount) => Denied::BudgetExceeded { rule, amount: amount.clone(), max, per, retry_after },
+        None => Denied::RateLimitExceeded {
+            rule,
+            max,
+            per,
+            retry_after,
+        },
+        Some(amount) => Denied::BudgetExceeded {
+            rule,
+            amount: amount.clone(),
+            max,
+            per,
+            retry_after,
+        },
     }
 }
 
@@ -129,7 +174,12 @@ struct Window {
 impl Window {
     fn new(period: Period, now: UnixSeconds) -> Self {
         let part_seconds = period.seconds() / PARTS;
-        Self { part_seconds, at: now.0.div_euclid(part_seconds), parts: [0; KEPT], sum: 0 }
+        Self {
+            part_seconds,
+            at: now.0.div_euclid(part_seconds),
+            parts: [0; KEPT],
+            sum: 0,
+        }
     }
 
     fn advance(&mut self, now: UnixSeconds) {

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use identity::Caller;
 use identity::token::EXCHANGE_ACTION;
 use policy::{ApprovalRule, Bundle, IdentityPolicy};
-use regorus::utils::limits::{ExecutionTimerConfig, LimitError, check_global_memory_limit, set_global_memory_limit};
+use regorus::utils::limits::{
+    ExecutionTimerConfig, LimitError, check_global_memory_limit, set_global_memory_limit,
+};
 use regorus::{Engine, Value};
 use serde_json::json;
 
@@ -20,14 +22,25 @@ const TIME: Duration = Duration::from_millis(10);
 const TIME_TO_LOAD: Duration = Duration::from_secs(2);
 /// What may be allocated beyond what was in use when a decision begins, in bytes.
 const MEMORY: u64 = 16 << 20;
-/// The input as JSON, in bytes. One call can make as much as the product of its two halves of it, which are the 16 MiB.
+/// The input as JSON, in bytes. One call can make as much as the product of its two halves of it,
+/// which are the 16 MiB.
 const MAX_INPUT: usize = 8 * 1024;
 /// Steps between two looks at the clock.
 const STEPS: NonZeroU32 = NonZeroU32::new(32).expect("not zero");
-/// Builtins that make something large of something small in one step, before any limit can stop them, or that fail at odd formats; and
-/// chance, which no record could explain. The words are refused wherever they stand, in texts and comments too: a module has other
-/// words for what it means, and nobody can hide one of these behind a quote.
-const REFUSED: [&str; 8] = ["numbers", "rand", "bits", "units", "sprintf", "to_number", "unmarshal", "render_template"];
+/// Builtins that make something large of something small in one step, before any limit can stop
+/// them, or that fail at odd formats; and chance, which no record could explain. The words are
+/// refused wherever they stand, in texts and comments too: a module has other words for what it
+/// means, and nobody can hide one of these behind a quote.
+const REFUSED: [&str; 8] = [
+    "numbers",
+    "rand",
+    "bits",
+    "units",
+    "sprintf",
+    "to_number",
+    "unmarshal",
+    "render_template",
+];
 
 /// A module that was found to be good.
 pub struct Rego {
@@ -41,7 +54,9 @@ pub struct Rego {
 
 impl std::fmt::Debug for Rego {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Rego").field("entrypoint", &self.entrypoint).finish_non_exhaustive()
+        f.debug_struct("Rego")
+            .field("entrypoint", &self.entrypoint)
+            .finish_non_exhaustive()
     }
 }
 
@@ -58,7 +73,9 @@ pub enum RegoError {
         line: u64,
     },
     /// The module has an import that does nothing, and of which regorus writes to standard error.
-    #[error("rego: line {line}: `import {word}` does nothing and is refused; leave it out: {word} is there without it")]
+    #[error(
+        "rego: line {line}: `import {word}` does nothing and is refused; leave it out: {word} is there without it"
+    )]
     RefusedImport {
         /// What is imported.
         word: &'static str,
@@ -84,9 +101,12 @@ struct Said {
 }
 
 impl Rego {
-    /// Compiles the module of a bundle, if it has one, and runs it once. From now on this process is watched for what it allocates.
+    /// Compiles the module of a bundle, if it has one, and runs it once. From now on this process
+    /// is watched for what it allocates.
     pub fn load(bundle: &Bundle) -> Result<Option<Self>, RegoError> {
-        let Some(described) = &bundle.rego else { return Ok(None) };
+        let Some(described) = &bundle.rego else {
+            return Ok(None);
+        };
         let wrong = |error: String| RegoError::Module(error.lines().collect::<Vec<_>>().join(" "));
         if let Some((word, line)) = refused_word(&described.module) {
             return Err(RegoError::RefusedBuiltins { word, line });
@@ -95,29 +115,54 @@ impl Rego {
         let reading = turn();
         let mut engine = Engine::new();
         engine.set_rego_v0(false);
-        // Otherwise `print` writes what callers sent to standard error, and panics if that is a full console.
+        // Otherwise `print` writes what callers sent to standard error, and panics if that is a
+        // full console.
         engine.set_gather_prints(true);
-        let package =
-            engine.add_policy("policy.rego".into(), described.module.clone()).map_err(|error| wrong(error.to_string()))?;
+        let package = engine
+            .add_policy("policy.rego".into(), described.module.clone())
+            .map_err(|error| wrong(error.to_string()))?;
         if package != described.entrypoint {
-            return Err(RegoError::Module(format!("the module is of {package}, and the entrypoint is {}", described.entrypoint)));
+            return Err(RegoError::Module(format!(
+                "the module is of {package}, and the entrypoint is {}",
+                described.entrypoint
+            )));
         }
-        let ast = engine.get_ast_as_json().map_err(|error| wrong(error.to_string()))?;
-        let ast = serde_json::from_str(&ast).map_err(|_| RegoError::Module("the module is nested too deeply".into()))?;
+        let ast = engine
+            .get_ast_as_json()
+            .map_err(|error| wrong(error.to_string()))?;
+        let ast = serde_json::from_str(&ast)
+            .map_err(|_| RegoError::Module("the module is nested too deeply".into()))?;
         if let Some((word, line)) = refused_import(&ast) {
             return Err(RegoError::RefusedImport { word, line });
         }
         if let Some(function) = recursive(&ast) {
-            return Err(RegoError::Module(format!("the function {function} would call itself, or stands under `with`")));
+            return Err(RegoError::Module(format!(
+                "the function {function} would call itself, or stands under `with`"
+            )));
         }
         // Both rules are there then, whichever of them the module has.
-        let both = format!("package {}\nallow if false\nrequire_approval if false\n", package.trim_start_matches("data."));
-        engine.add_policy("both.rego".into(), both).map_err(|error| wrong(error.to_string()))?;
+        let both = format!(
+            "package {}\nallow if false\nrequire_approval if false\n",
+            package.trim_start_matches("data.")
+        );
+        engine
+            .add_policy("both.rego".into(), both)
+            .map_err(|error| wrong(error.to_string()))?;
         drop(reading);
-        let rules = Rules { allow: format!("{package}.allow"), require_approval: format!("{package}.require_approval") };
-        run(&mut engine, &rules, TRIAL, TIME_TO_LOAD).map_err(|denied| wrong(denied.to_string()))?;
+        let rules = Rules {
+            allow: format!("{package}.allow"),
+            require_approval: format!("{package}.require_approval"),
+        };
+        run(&mut engine, &rules, TRIAL, TIME_TO_LOAD)
+            .map_err(|denied| wrong(denied.to_string()))?;
         let (entrypoint, approval) = (described.entrypoint.clone(), described.approval.clone());
-        Ok(Some(Self { fresh: engine.clone(), engine: Mutex::new(engine), rules, entrypoint, approval }))
+        Ok(Some(Self {
+            fresh: engine.clone(),
+            engine: Mutex::new(engine),
+            rules,
+            entrypoint,
+            approval,
+        }))
     }
 
     /// Whether the module allows it; if so, who must approve it first.
@@ -128,14 +173,30 @@ impl Rego {
         caller: &Caller,
         asked: &PolicyInput<'_>,
     ) -> Result<Option<&ApprovalRule>, Denied> {
-        match (self.ask(&input(bundle, identity, caller, asked)?)?, &self.approval) {
-            (Said { require_approval: true, .. }, Some(approval)) => Ok(Some(approval)),
-            (Said { allow: true, require_approval: false }, _) => Ok(None),
+        match (
+            self.ask(&input(bundle, identity, caller, asked)?)?,
+            &self.approval,
+        ) {
+            (
+                Said {
+                    require_approval: true,
+                    ..
+                },
+                Some(approval),
+            ) => Ok(Some(approval)),
+            (
+                Said {
+                    allow: true,
+                    require_approval: false,
+                },
+                _,
+            ) => Ok(None),
             _ => Err(Denied::PolicyDenied(self.entrypoint.clone())),
         }
     }
 
-    /// Whether the module allows a token exchange. Nobody can approve one, so what requires an approval is denied.
+    /// Whether the module allows a token exchange. Nobody can approve one, so what requires an
+    /// approval is denied.
     pub(crate) fn decide_exchange(
         &self,
         bundle: &Bundle,
@@ -144,7 +205,10 @@ impl Rego {
         asked: &ExchangeInput<'_>,
     ) -> Result<(), Denied> {
         match self.ask(&exchange_input(bundle, identity, caller, asked)?)? {
-            Said { allow: true, require_approval: false } => Ok(()),
+            Said {
+                allow: true,
+                require_approval: false,
+            } => Ok(()),
             _ => Err(Denied::PolicyDenied(self.entrypoint.clone())),
         }
     }
@@ -172,7 +236,10 @@ fn run(engine: &mut Engine, rules: &Rules, input: &str, time: Duration) -> Resul
         engine.set_input(input);
         let mut evaluate = |rule: &String| {
             let limit = time.saturating_sub(begin.elapsed());
-            engine.set_execution_timer_config(ExecutionTimerConfig { limit, check_interval: STEPS });
+            engine.set_execution_timer_config(ExecutionTimerConfig {
+                limit,
+                check_interval: STEPS,
+            });
             engine.eval_rule(rule.clone())
         };
         Ok((evaluate(&rules.allow)?, evaluate(&rules.require_approval)?))
@@ -180,11 +247,15 @@ fn run(engine: &mut Engine, rules: &Rules, input: &str, time: Duration) -> Resul
     // What the module printed is for nobody, and is not kept. The limit is for decisions alone.
     let _ = engine.take_prints();
     set_global_memory_limit(None);
-    let (allow, require_approval) = said.map_err(|error| match error.downcast_ref::<LimitError>() {
-        Some(limit) => Denied::PolicyTimeout(limit.to_string()),
-        None => Denied::PolicyFailed(error.to_string()),
-    })?;
-    Ok(Said { allow: is_true(&rules.allow, &allow)?, require_approval: is_true(&rules.require_approval, &require_approval)? })
+    let (allow, require_approval) =
+        said.map_err(|error| match error.downcast_ref::<LimitError>() {
+            Some(limit) => Denied::PolicyTimeout(limit.to_string()),
+            None => Denied::PolicyFailed(error.to_string()),
+        })?;
+    Ok(Said {
+        allow: is_true(&rules.allow, &allow)?,
+        require_approval: is_true(&rules.require_approval, &require_approval)?,
+    })
 }
 
 /// A set of reasons, say, must not pass for a no, where a yes would protect.
@@ -192,7 +263,9 @@ fn is_true(rule: &str, value: &Value) -> Result<bool, Denied> {
     match value {
         Value::Bool(said) => Ok(*said),
         Value::Undefined => Ok(false),
-        _ => Err(Denied::PolicyFailed(format!("{rule} is neither true nor false"))),
+        _ => Err(Denied::PolicyFailed(format!(
+            "{rule} is neither true nor false"
+        ))),
     }
 }
 
@@ -202,12 +275,18 @@ fn turn() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What every module sees, once, before anything is decided by it: the members that are always there.
+/// What every module sees, once, before anything is decided by it: the members that are always
+/// there.
 const TRIAL: &str = r#"{"agent":{"name":"","environment":""},"action":"","target":"","resource":{"id":""},"payload":{},"caller":{},
     "delegated":false,"envelope":false}"#;
 
 /// The input document, in the terms that OPA's users expect.
-fn input(bundle: &Bundle, identity: &IdentityPolicy, caller: &Caller, asked: &PolicyInput<'_>) -> Result<String, Denied> {
+fn input(
+    bundle: &Bundle,
+    identity: &IdentityPolicy,
+    caller: &Caller,
+    asked: &PolicyInput<'_>,
+) -> Result<String, Denied> {
     let more = json!({
         "action": asked.intent.action(),
         "target": asked.intent.target(),
@@ -216,11 +295,21 @@ fn input(bundle: &Bundle, identity: &IdentityPolicy, caller: &Caller, asked: &Po
         "envelope": asked.envelope,
     });
     let optional = [
-        ("delegatee", asked.intent.delegatee().map(|did| did.as_str().into())),
+        (
+            "delegatee",
+            asked.intent.delegatee().map(|did| did.as_str().into()),
+        ),
         ("audience", asked.audience.map(Into::into)),
         ("validity_seconds", asked.validity_seconds.map(Into::into)),
     ];
-    document(bundle, identity, caller, asked.intent.resource(), more, optional)
+    document(
+        bundle,
+        identity,
+        caller,
+        asked.intent.resource(),
+        more,
+        optional,
+    )
 }
 
 /// The same of a token exchange: what is always there, and `exchange`.
@@ -244,7 +333,10 @@ fn exchange_input(
             "scope": asked.scope,
         },
     });
-    let optional = [("audience", asked.audience.map(Into::into)), ("validity_seconds", Some(asked.validity_seconds.into()))];
+    let optional = [
+        ("audience", asked.audience.map(Into::into)),
+        ("validity_seconds", Some(asked.validity_seconds.into())),
+    ];
     document(bundle, identity, caller, asked.resource, more, optional)
 }
 
@@ -269,13 +361,27 @@ fn document(
         }
     };
     add(Some("agent"), "role", identity.role.clone().map(Into::into));
-    add(Some("resource"), "type", label.and_then(|label| label.kind.clone()).map(Into::into));
-    add(Some("resource"), "env", label.and_then(|label| label.environment.clone()).map(Into::into));
+    add(
+        Some("resource"),
+        "type",
+        label.and_then(|label| label.kind.clone()).map(Into::into),
+    );
+    add(
+        Some("resource"),
+        "env",
+        label
+            .and_then(|label| label.environment.clone())
+            .map(Into::into),
+    );
     for (name, value) in optional {
         add(None, name, value);
     }
     let text = input.to_string();
-    if text.len() > MAX_INPUT { Err(Denied::PolicyInputTooLarge) } else { Ok(text) }
+    if text.len() > MAX_INPUT {
+        Err(Denied::PolicyInputTooLarge)
+    } else {
+        Ok(text)
+    }
 }
 
 /// A word that stands for builtins which are refused, and its line, if the module has one.
@@ -284,19 +390,29 @@ fn refused_word(module: &str) -> Option<(&'static str, u64)> {
         let mut words = line.split(|c: char| !(c.is_alphanumeric() || c == '_'));
         words.find_map(|word| REFUSED.into_iter().find(|refused| word == *refused))
     };
-    (1..).zip(module.split('\n')).find_map(|(number, line)| Some((refused(line)?, number)))
+    (1..)
+        .zip(module.split('\n'))
+        .find_map(|(number, line)| Some((refused(line)?, number)))
 }
 
 /// `import input`, and its line, if the module has it. `ast` is that of regorus, as JSON.
 fn refused_import(ast: &serde_json::Value) -> Option<(&'static str, u64)> {
-    let imports = ast.as_array().into_iter().flatten().flat_map(|module| module["ast"]["imports"].as_array()).flatten();
-    let mut whole = imports.filter(|import| import.get("as").is_none()).map(|import| &import["refr"]["Var"]);
+    let imports = ast
+        .as_array()
+        .into_iter()
+        .flatten()
+        .flat_map(|module| module["ast"]["imports"].as_array())
+        .flatten();
+    let mut whole = imports
+        .filter(|import| import.get("as").is_none())
+        .map(|import| &import["refr"]["Var"]);
     let input = whole.find(|variable| variable["value"] == "input")?;
     Some(("input", input["span"]["line"].as_u64().unwrap_or_default()))
 }
 
-/// To be called first of all: the allocator asks the kernel for pages of 2 MiB, of each of which every thread would use a little. The
-/// image's kernel has none to give, and child processes inherit this.
+/// To be called first of all: the allocator asks the kernel for pages of 2 MiB, of each of which
+/// every thread would use a little. The image's kernel has none to give, and child processes
+/// inherit this.
 pub fn without_huge_pages() {
     // Where it cannot be had, only memory is lost.
     let _ = rustix::thread::disable_transparent_huge_pages(true);

@@ -2,12 +2,15 @@
 
 use identity::token::EXCHANGE_ACTION;
 use identity::{Caller, Payload, resource};
-use policy::{Annex, ApprovalRule, Bundle, Callers, Constraint, IdentityPolicy, Match, Pattern, Rule, Scalar};
+use policy::{
+    Annex, ApprovalRule, Bundle, Callers, Constraint, IdentityPolicy, Match, Pattern, Rule, Scalar,
+};
 use serde_json::Value;
 
 use crate::{Denied, PolicyInput, Rego};
 
-/// Validity when a request names none and the policy allows that much, in seconds. The Vouch paper's.
+/// Validity when a request names none and the policy allows that much, in seconds. The Vouch
+/// paper's.
 const DEFAULT_VALIDITY_SECONDS: u32 = 300;
 
 /// A rule that accepts a request, as far as counts and approvals do not matter.
@@ -28,7 +31,10 @@ pub fn admits(policy: &IdentityPolicy, annex: Option<&Annex>, caller: &Caller) -
 
 /// Whether this caller may rotate the key without an order of the operator.
 pub fn may_rotate(policy: &IdentityPolicy, annex: Option<&Annex>, caller: &Caller) -> bool {
-    policy.rotation_callers.as_ref().is_some_and(|callers| among(callers, annex, caller))
+    policy
+        .rotation_callers
+        .as_ref()
+        .is_some_and(|callers| among(callers, annex, caller))
 }
 
 fn among(callers: &Callers, annex: Option<&Annex>, caller: &Caller) -> bool {
@@ -38,8 +44,8 @@ fn among(callers: &Callers, annex: Option<&Annex>, caller: &Caller) -> bool {
     }
 }
 
-/// Finds the rule that accepts, and asks Rego then, if there is a module. Default is deny; the first rule that accepts owns the
-/// request.
+/// Finds the rule that accepts, and asks Rego then, if there is a module. Default is deny; the
+/// first rule that accepts owns the request.
 pub fn accept<'a>(
     bundle: &Bundle,
     rego: Option<&'a Rego>,
@@ -61,12 +67,21 @@ pub fn accept<'a>(
     for rule in &policy.rules {
         match decide(rule, asked, proven, policy.max_validity_seconds) {
             Ok(validity_seconds) => {
-                let by_rego = rego.map(|rego| rego.decide(bundle, policy, caller, asked)).transpose()?.flatten();
+                let by_rego = rego
+                    .map(|rego| rego.decide(bundle, policy, caller, asked))
+                    .transpose()?
+                    .flatten();
                 let approval = match (&rule.approval, by_rego) {
-                    (Some(of_rule), Some(of_rego)) => Some(stricter(of_rule, of_rego).ok_or(Denied::ApproversDiffer)?),
+                    (Some(of_rule), Some(of_rego)) => {
+                        Some(stricter(of_rule, of_rego).ok_or(Denied::ApproversDiffer)?)
+                    }
                     (of_rule, of_rego) => of_rule.as_ref().or(of_rego),
                 };
-                return Ok(Accepted { rule, validity_seconds, approval });
+                return Ok(Accepted {
+                    rule,
+                    validity_seconds,
+                    approval,
+                });
             }
             Err(why) if why.stage() > denied.stage() => denied = why,
             Err(_) => {}
@@ -75,7 +90,8 @@ pub fn accept<'a>(
     Err(denied)
 }
 
-/// Refuses a resource that is not spelled in the one way, where labels or Rego decide about it: they would not know it again.
+/// Refuses a resource that is not spelled in the one way, where labels or Rego decide about it:
+/// they would not know it again.
 pub(crate) fn check_resource(bundle: &Bundle, rego: bool, resource: &str) -> Result<(), Denied> {
     match resource::check(resource) {
         Err(identity::Error::ResourceNotCanonical(why)) if rego || !bundle.resources.is_empty() => {
@@ -99,11 +115,19 @@ pub fn among_resources(patterns: &[Pattern], resource: &str) -> Result<bool, Den
 }
 
 /// Refuses a resource of another environment than the key's.
-pub(crate) fn check_environment(bundle: &Bundle, policy: &IdentityPolicy, resource: &str) -> Result<(), Denied> {
-    match bundle.labels(resource).and_then(|label| label.environment.as_ref()) {
-        Some(other) if *other != policy.environment => {
-            Err(Denied::EnvironmentMismatch { key: policy.environment.clone(), resource: other.clone() })
-        }
+pub(crate) fn check_environment(
+    bundle: &Bundle,
+    policy: &IdentityPolicy,
+    resource: &str,
+) -> Result<(), Denied> {
+    match bundle
+        .labels(resource)
+        .and_then(|label| label.environment.as_ref())
+    {
+        Some(other) if *other != policy.environment => Err(Denied::EnvironmentMismatch {
+            key: policy.environment.clone(),
+            resource: other.clone(),
+        }),
         _ => Ok(()),
     }
 }
@@ -129,7 +153,12 @@ fn grants(rule: &Rule, asked: &PolicyInput<'_>) -> bool {
     }
 }
 
-fn decide(rule: &Rule, asked: &PolicyInput<'_>, proven: bool, identity_max: u32) -> Result<u32, Denied> {
+fn decide(
+    rule: &Rule,
+    asked: &PolicyInput<'_>,
+    proven: bool,
+    identity_max: u32,
+) -> Result<u32, Denied> {
     if !any(&rule.actions, asked.intent.action()) {
         return Err(Denied::IntentActionNotInAllowlist);
     }
@@ -153,14 +182,23 @@ fn decide(rule: &Rule, asked: &PolicyInput<'_>, proven: bool, identity_max: u32)
         return Err(Denied::DelegateeNotAllowed(rule.name.clone()));
     }
     if let Some(audiences) = &rule.audiences
-        && !asked.audience.is_some_and(|audience| any(audiences, audience))
+        && !asked
+            .audience
+            .is_some_and(|audience| any(audiences, audience))
     {
         return Err(Denied::AudienceNotAllowed(rule.name.clone()));
     }
-    let max_seconds = rule.max_validity_seconds.map_or(identity_max, |own| own.min(identity_max));
-    let validity = asked.validity_seconds.unwrap_or(DEFAULT_VALIDITY_SECONDS.min(max_seconds));
+    let max_seconds = rule
+        .max_validity_seconds
+        .map_or(identity_max, |own| own.min(identity_max));
+    let validity = asked
+        .validity_seconds
+        .unwrap_or(DEFAULT_VALIDITY_SECONDS.min(max_seconds));
     if validity > max_seconds {
-        return Err(Denied::ValidityExceedsPolicy { rule: rule.name.clone(), max_seconds });
+        return Err(Denied::ValidityExceedsPolicy {
+            rule: rule.name.clone(),
+            max_seconds,
+        });
     }
     Ok(validity)
 }
@@ -168,14 +206,21 @@ fn decide(rule: &Rule, asked: &PolicyInput<'_>, proven: bool, identity_max: u32)
 fn check_payload(rule: &Rule, payload: &Payload) -> Result<(), Denied> {
     for (pointer, constraint) in &rule.payload {
         let Some(value) = payload.pointer(pointer) else {
-            return Err(Denied::IntentMissingRequiredField { rule: rule.name.clone(), pointer: pointer.clone() });
+            return Err(Denied::IntentMissingRequiredField {
+                rule: rule.name.clone(),
+                pointer: pointer.clone(),
+            });
         };
         if !holds(constraint, value) {
             return Err(out_of_bounds(rule, pointer.clone()));
         }
     }
     if rule.payload_closed {
-        let named = |name: &str| rule.payload.keys().any(|pointer| first_segment(pointer) == name);
+        let named = |name: &str| {
+            rule.payload
+                .keys()
+                .any(|pointer| first_segment(pointer) == name)
+        };
         if let Some(other) = payload.names().find(|name| !named(name)) {
             return Err(out_of_bounds(rule, format!("/{other}")));
         }
@@ -184,15 +229,28 @@ fn check_payload(rule: &Rule, payload: &Payload) -> Result<(), Denied> {
 }
 
 fn out_of_bounds(rule: &Rule, pointer: String) -> Denied {
-    Denied::PayloadFieldOutOfBounds { rule: rule.name.clone(), pointer }
+    Denied::PayloadFieldOutOfBounds {
+        rule: rule.name.clone(),
+        pointer,
+    }
 }
 
 fn holds(constraint: &Constraint, value: &Value) -> bool {
     let integer = value.as_i64();
-    constraint.one_of.as_ref().is_none_or(|list| list.iter().any(|scalar| is(scalar, value)))
-        && constraint.min.is_none_or(|min| integer.is_some_and(|n| n >= min))
-        && constraint.max.is_none_or(|max| integer.is_some_and(|n| n <= max))
-        && constraint.pattern.as_ref().is_none_or(|pattern| value.as_str().is_some_and(|text| pattern.matches(text)))
+    constraint
+        .one_of
+        .as_ref()
+        .is_none_or(|list| list.iter().any(|scalar| is(scalar, value)))
+        && constraint
+            .min
+            .is_none_or(|min| integer.is_some_and(|n| n >= min))
+        && constraint
+            .max
+            .is_none_or(|max| integer.is_some_and(|n| n <= max))
+        && constraint
+            .pattern
+            .as_ref()
+            .is_none_or(|pattern| value.as_str().is_some_and(|text| pattern.matches(text)))
 }
 
 fn is(scalar: &Scalar, value: &Value) -> bool {
@@ -209,5 +267,7 @@ pub(crate) fn any(patterns: &[Pattern], text: &str) -> bool {
 
 fn first_segment(pointer: &str) -> String {
     let rest = pointer.strip_prefix('/').unwrap_or(pointer);
-    rest[..rest.find('/').unwrap_or(rest.len())].replace("~1", "/").replace("~0", "~")
+    rest[..rest.find('/').unwrap_or(rest.len())]
+        .replace("~1", "/")
+        .replace("~0", "~")
 }

@@ -52,12 +52,18 @@ proven = true
 "#;
 
 fn key(byte: u8) -> String {
-    // Multiples of the base point would need a secret; any point of large order serves as a public key here.
-    (byte..).find_map(|b| identity::PublicKey::ed25519(&[b; 32]).ok()).unwrap().to_multikey()
+    // Multiples of the base point would need a secret; any point of large order serves as a public
+    // key here.
+    (byte..)
+        .find_map(|b| identity::PublicKey::ed25519(&[b; 32]).ok())
+        .unwrap()
+        .to_multikey()
 }
 
 fn toml() -> String {
-    TOML.replace("PROXY", &key(1)).replace("OPERATOR", &key(100)).replace("ROBOT", &key(60))
+    TOML.replace("PROXY", &key(1))
+        .replace("OPERATOR", &key(100))
+        .replace("ROBOT", &key(60))
 }
 
 struct Ask {
@@ -87,7 +93,11 @@ fn unix(uid: u32, gid: u32) -> Caller {
 }
 
 fn robot() -> Caller {
-    Caller::Proven(Proven { key: String::new(), measurement: None, name: "robot".into() })
+    Caller::Proven(Proven {
+        key: String::new(),
+        measurement: None,
+        name: "robot".into(),
+    })
 }
 
 fn with<T>(ask: &Ask, decide: impl FnOnce(&Bundle, &PolicyInput<'_>) -> T) -> T {
@@ -107,14 +117,30 @@ fn with<T>(ask: &Ask, decide: impl FnOnce(&Bundle, &PolicyInput<'_>) -> T) -> T 
 
 fn decide(ask: &Ask) -> Result<(String, u32), &'static str> {
     with(ask, |bundle, asked| {
-        let decision = accept(bundle, None, &bundle.identities[0], None, &ask.caller, asked);
-        decision.map(|it| (it.rule.name.clone(), it.validity_seconds)).map_err(|denied| denied.code())
+        let decision = accept(
+            bundle,
+            None,
+            &bundle.identities[0],
+            None,
+            &ask.caller,
+            asked,
+        );
+        decision
+            .map(|it| (it.rule.name.clone(), it.validity_seconds))
+            .map_err(|denied| denied.code())
     })
 }
 
 #[test]
 fn a_resource_that_might_be_another_one_is_refused_wherever_a_label_a_prefix_or_rego_decides() {
-    let at = |resource: &'static str| decide(&Ask { action: "report", resource, ..transfer() }).map(|(rule, _)| rule);
+    let at = |resource: &'static str| {
+        decide(&Ask {
+            action: "report",
+            resource,
+            ..transfer()
+        })
+        .map(|(rule, _)| rule)
+    };
     assert_eq!(at("https://bank.example/x"), Ok("reports".into()));
     let other = [
         "https://PROD.example/x",
@@ -135,33 +161,69 @@ fn a_resource_that_might_be_another_one_is_refused_wherever_a_label_a_prefix_or_
         assert_eq!(at(resource), Err("resource_not_canonical"), "{resource}");
     }
     assert_eq!(at("https://prod.example/x"), Err("environment_mismatch"));
-    // Without labels: exactly what a pattern says is that, and whatever a star allows; a prefix decides about nothing unclear.
+    // Without labels: exactly what a pattern says is that, and whatever a star allows; a prefix
+    // decides about nothing unclear.
     let without_labels = |resource: &'static str, resources: &str, rego: bool| {
-        let ask = Ask { action: "report", resource, ..transfer() };
+        let ask = Ask {
+            action: "report",
+            resource,
+            ..transfer()
+        };
         let resources = resources.to_owned();
         with(&ask, |bundle, asked| {
             let mut value: serde_json::Value = serde_json::from_slice(&bundle.canonical()).unwrap();
             value.as_object_mut().unwrap().remove("resources");
-            value["identities"][0]["rules"][1]["resources"] = serde_json::from_str(&resources).unwrap();
+            value["identities"][0]["rules"][1]["resources"] =
+                serde_json::from_str(&resources).unwrap();
             if rego {
                 value["rego"] = serde_json::json!({"module": "package a\nallow if true\n", "entrypoint": "data.a"});
             }
-            let bundle = Bundle::from_canonical(&identity::json::canonical(&value).unwrap()).unwrap();
+            let bundle =
+                Bundle::from_canonical(&identity::json::canonical(&value).unwrap()).unwrap();
             let rego = Rego::load(&bundle).unwrap();
-            let decision = accept(&bundle, rego.as_ref(), &bundle.identities[0], None, &ask.caller, asked);
+            let decision = accept(
+                &bundle,
+                rego.as_ref(),
+                &bundle.identities[0],
+                None,
+                &ask.caller,
+                asked,
+            );
             decision.map(|_| ()).map_err(|denied| denied.code())
         })
     };
     for resource in other {
-        assert_eq!(without_labels(resource, r#"["*"]"#, false), Ok(()), "{resource}");
-        assert_eq!(without_labels(resource, r#"["https://*", "urn:*"]"#, false), Err("resource_not_canonical"), "{resource}");
-        assert_eq!(without_labels(resource, r#"["*"]"#, true), Err("resource_not_canonical"), "{resource}");
+        assert_eq!(
+            without_labels(resource, r#"["*"]"#, false),
+            Ok(()),
+            "{resource}"
+        );
+        assert_eq!(
+            without_labels(resource, r#"["https://*", "urn:*"]"#, false),
+            Err("resource_not_canonical"),
+            "{resource}"
+        );
+        assert_eq!(
+            without_labels(resource, r#"["*"]"#, true),
+            Err("resource_not_canonical"),
+            "{resource}"
+        );
     }
     let exact = r#"["https://bank.example/exact?a=b", "https://bank.example/*"]"#;
-    assert_eq!(without_labels("https://bank.example/exact?a=b", exact, false), Ok(()));
-    assert_eq!(without_labels("https://bank.example/exact?a=c", exact, false), Err("resource_not_canonical"));
     assert_eq!(
-        without_labels("https://bank.example/exact?a=c", r#"["https://bank.example/exact?a=b"]"#, false),
+        without_labels("https://bank.example/exact?a=b", exact, false),
+        Ok(())
+    );
+    assert_eq!(
+        without_labels("https://bank.example/exact?a=c", exact, false),
+        Err("resource_not_canonical")
+    );
+    assert_eq!(
+        without_labels(
+            "https://bank.example/exact?a=c",
+            r#"["https://bank.example/exact?a=b"]"#,
+            false
+        ),
         Err("intent_resource_out_of_scope")
     );
 }
@@ -170,48 +232,166 @@ fn a_resource_that_might_be_another_one_is_refused_wherever_a_label_a_prefix_or_
 fn every_part_of_a_rule_decides() {
     let allowed = |validity| Ok(("small-transfers".to_owned(), validity));
     assert_eq!(decide(&transfer()), allowed(60));
-    assert_eq!(decide(&Ask { validity: Some(1), ..transfer() }), allowed(1));
-    assert_eq!(decide(&Ask { caller: unix(7, 2000), ..transfer() }), allowed(60));
-    assert_eq!(decide(&Ask { caller: Caller::Asserted(ObservedCaller::named("crew")), ..transfer() }), allowed(60));
-    assert_eq!(decide(&Ask { action: "report", target: "", resource: "", ..transfer() }), Ok(("reports".to_owned(), 300)));
+    assert_eq!(
+        decide(&Ask {
+            validity: Some(1),
+            ..transfer()
+        }),
+        allowed(1)
+    );
+    assert_eq!(
+        decide(&Ask {
+            caller: unix(7, 2000),
+            ..transfer()
+        }),
+        allowed(60)
+    );
+    assert_eq!(
+        decide(&Ask {
+            caller: Caller::Asserted(ObservedCaller::named("crew")),
+            ..transfer()
+        }),
+        allowed(60)
+    );
+    assert_eq!(
+        decide(&Ask {
+            action: "report",
+            target: "",
+            resource: "",
+            ..transfer()
+        }),
+        Ok(("reports".to_owned(), 300))
+    );
 
     for (ask, code) in [
-        (Ask { caller: unix(7, 7), ..transfer() }, "caller_not_allowed"),
-        (Ask { caller: Caller::Asserted(ObservedCaller::named("other")), ..transfer() }, "caller_not_allowed"),
-        (Ask { action: "transfers", ..transfer() }, "intent_action_not_in_allowlist"),
-        (Ask { target: "acct", ..transfer() }, "intent_target_pattern_violation"),
-        (Ask { resource: "https://bank.example.evil/", ..transfer() }, "intent_resource_out_of_scope"),
-        (Ask { payload: "{\"currency\":\"EUR\",\"note\":{\"text\":\"re: x\"}}", ..transfer() }, "intent_missing_required_field"),
         (
-            Ask { payload: "{\"amount\":101,\"currency\":\"EUR\",\"note\":{\"text\":\"re: x\"}}", ..transfer() },
+            Ask {
+                caller: unix(7, 7),
+                ..transfer()
+            },
+            "caller_not_allowed",
+        ),
+        (
+            Ask {
+                caller: Caller::Asserted(ObservedCaller::named("other")),
+                ..transfer()
+            },
+            "caller_not_allowed",
+        ),
+        (
+            Ask {
+                action: "transfers",
+                ..transfer()
+            },
+            "intent_action_not_in_allowlist",
+        ),
+        (
+            Ask {
+                target: "acct",
+                ..transfer()
+            },
+            "intent_target_pattern_violation",
+        ),
+        (
+            Ask {
+                resource: "https://bank.example.evil/",
+                ..transfer()
+            },
+            "intent_resource_out_of_scope",
+        ),
+        (
+            Ask {
+                payload: "{\"currency\":\"EUR\",\"note\":{\"text\":\"re: x\"}}",
+                ..transfer()
+            },
+            "intent_missing_required_field",
+        ),
+        (
+            Ask {
+                payload: "{\"amount\":101,\"currency\":\"EUR\",\"note\":{\"text\":\"re: x\"}}",
+                ..transfer()
+            },
             "payload_field_out_of_bounds",
         ),
         (
-            Ask { payload: "{\"amount\":0,\"currency\":\"EUR\",\"note\":{\"text\":\"re: x\"}}", ..transfer() },
+            Ask {
+                payload: "{\"amount\":0,\"currency\":\"EUR\",\"note\":{\"text\":\"re: x\"}}",
+                ..transfer()
+            },
             "payload_field_out_of_bounds",
         ),
         (
-            Ask { payload: "{\"amount\":\"1\",\"currency\":\"EUR\",\"note\":{\"text\":\"re: x\"}}", ..transfer() },
+            Ask {
+                payload: "{\"amount\":\"1\",\"currency\":\"EUR\",\"note\":{\"text\":\"re: x\"}}",
+                ..transfer()
+            },
             "payload_field_out_of_bounds",
         ),
         (
-            Ask { payload: "{\"amount\":1,\"currency\":\"USD\",\"note\":{\"text\":\"re: x\"}}", ..transfer() },
+            Ask {
+                payload: "{\"amount\":1,\"currency\":\"USD\",\"note\":{\"text\":\"re: x\"}}",
+                ..transfer()
+            },
             "payload_field_out_of_bounds",
         ),
         (
-            Ask { payload: "{\"amount\":1,\"currency\":\"EUR\",\"note\":{\"text\":\"x\"}}", ..transfer() },
+            Ask {
+                payload: "{\"amount\":1,\"currency\":\"EUR\",\"note\":{\"text\":\"x\"}}",
+                ..transfer()
+            },
             "payload_field_out_of_bounds",
         ),
         (
-            Ask { payload: "{\"amount\":1,\"currency\":\"EUR\",\"note\":{\"text\":\"re: x\"},\"to\":1}", ..transfer() },
+            Ask {
+                payload: "{\"amount\":1,\"currency\":\"EUR\",\"note\":{\"text\":\"re: x\"},\"to\":1}",
+                ..transfer()
+            },
             "payload_field_out_of_bounds",
         ),
-        (Ask { audience: None, ..transfer() }, "audience_not_allowed"),
-        (Ask { audience: Some("https://bank.example/"), ..transfer() }, "audience_not_allowed"),
-        (Ask { validity: Some(61), ..transfer() }, "validity_exceeds_policy"),
-        (Ask { action: "report", validity: Some(3601), ..transfer() }, "validity_exceeds_policy"),
-        (Ask { action: "report", resource: "https://prod.example/x", ..transfer() }, "environment_mismatch"),
-        (Ask { action: "large", ..transfer() }, "caller_not_proven"),
+        (
+            Ask {
+                audience: None,
+                ..transfer()
+            },
+            "audience_not_allowed",
+        ),
+        (
+            Ask {
+                audience: Some("https://bank.example/"),
+                ..transfer()
+            },
+            "audience_not_allowed",
+        ),
+        (
+            Ask {
+                validity: Some(61),
+                ..transfer()
+            },
+            "validity_exceeds_policy",
+        ),
+        (
+            Ask {
+                action: "report",
+                validity: Some(3601),
+                ..transfer()
+            },
+            "validity_exceeds_policy",
+        ),
+        (
+            Ask {
+                action: "report",
+                resource: "https://prod.example/x",
+                ..transfer()
+            },
+            "environment_mismatch",
+        ),
+        (
+            Ask {
+                action: "large",
+                ..transfer()
+            },
+            "caller_not_proven",
+        ),
     ] {
         assert_eq!(decide(&ask), Err(code));
     }
@@ -219,12 +399,37 @@ fn every_part_of_a_rule_decides() {
 
 #[test]
 fn a_proven_caller_is_one_that_the_identity_names() {
-    assert_eq!(decide(&Ask { action: "large", caller: robot(), ..transfer() }), Ok(("large".to_owned(), 300)));
-    let other = Caller::Proven(Proven { key: String::new(), measurement: None, name: "other".into() });
-    assert_eq!(decide(&Ask { action: "large", caller: other, ..transfer() }), Err("caller_not_allowed"));
+    assert_eq!(
+        decide(&Ask {
+            action: "large",
+            caller: robot(),
+            ..transfer()
+        }),
+        Ok(("large".to_owned(), 300))
+    );
+    let other = Caller::Proven(Proven {
+        key: String::new(),
+        measurement: None,
+        name: "other".into(),
+    });
+    assert_eq!(
+        decide(&Ask {
+            action: "large",
+            caller: other,
+            ..transfer()
+        }),
+        Err("caller_not_allowed")
+    );
     // What the parent only asserts is no proof, whatever name it gives.
     let asserted = Caller::Asserted(ObservedCaller::named("robot"));
-    assert_eq!(decide(&Ask { action: "large", caller: asserted, ..transfer() }), Err("caller_not_allowed"));
+    assert_eq!(
+        decide(&Ask {
+            action: "large",
+            caller: asserted,
+            ..transfer()
+        }),
+        Err("caller_not_allowed")
+    );
 }
 
 #[test]
@@ -232,7 +437,8 @@ fn rotation_has_a_permission_of_its_own() {
     let bundle = Bundle::from_toml(&toml()).unwrap();
     assert!(may_rotate(&bundle.identities[0], None, &unix(1001, 1)));
     assert!(!may_rotate(&bundle.identities[0], None, &unix(1000, 1)));
-    let without = Bundle::from_toml(&toml().replace("rotation_callers = { uids = [1001] }", "")).unwrap();
+    let without =
+        Bundle::from_toml(&toml().replace("rotation_callers = { uids = [1001] }", "")).unwrap();
     assert!(!may_rotate(&without.identities[0], None, &unix(1001, 1)));
 }
 
@@ -246,14 +452,24 @@ fn the_annex_says_what_the_parent_must_have_seen_of_a_name() {
     );
     let annex = Annex::from_toml(&annex).unwrap();
     let bundle = Bundle::from_toml(&toml()).unwrap();
-    let admitted = |seen: &ObservedCaller| admits(&bundle.identities[0], Some(&annex), &Caller::Asserted(seen.clone()));
+    let admitted = |seen: &ObservedCaller| {
+        admits(
+            &bundle.identities[0],
+            Some(&annex),
+            &Caller::Asserted(seen.clone()),
+        )
+    };
     let exact = ObservedCaller {
         unit: Some("crew.service".into()),
         executable: Some(identity::Digest([0xaa; 32])),
         ..ObservedCaller::ids(7, 7)
     };
     assert!(admitted(&exact));
-    assert!(!admits(&bundle.identities[0], None, &Caller::Asserted(exact.clone())));
+    assert!(!admits(
+        &bundle.identities[0],
+        None,
+        &Caller::Asserted(exact.clone())
+    ));
     let in_pod = ObservedCaller {
         pod: Some("p".into()),
         container: Some("c".into()),
@@ -263,17 +479,50 @@ fn the_annex_says_what_the_parent_must_have_seen_of_a_name() {
     };
     assert!(admitted(&in_pod));
     for seen in [
-        ObservedCaller { uid: Some(8), ..exact.clone() },
-        ObservedCaller { uid: None, ..exact.clone() },
-        ObservedCaller { unit: None, ..exact.clone() },
-        ObservedCaller { unit: Some("crew.service2".into()), ..exact.clone() },
-        ObservedCaller { executable: None, ..exact.clone() },
-        ObservedCaller { executable: Some(identity::Digest([0xab; 32])), ..exact },
-        ObservedCaller { pod: None, ..in_pod.clone() },
-        ObservedCaller { container: None, ..in_pod.clone() },
-        ObservedCaller { label: None, ..in_pod.clone() },
-        ObservedCaller { socket: None, ..in_pod.clone() },
-        ObservedCaller { gid: Some(7), ..in_pod },
+        ObservedCaller {
+            uid: Some(8),
+            ..exact.clone()
+        },
+        ObservedCaller {
+            uid: None,
+            ..exact.clone()
+        },
+        ObservedCaller {
+            unit: None,
+            ..exact.clone()
+        },
+        ObservedCaller {
+            unit: Some("crew.service2".into()),
+            ..exact.clone()
+        },
+        ObservedCaller {
+            executable: None,
+            ..exact.clone()
+        },
+        ObservedCaller {
+            executable: Some(identity::Digest([0xab; 32])),
+            ..exact
+        },
+        ObservedCaller {
+            pod: None,
+            ..in_pod.clone()
+        },
+        ObservedCaller {
+            container: None,
+            ..in_pod.clone()
+        },
+        ObservedCaller {
+            label: None,
+            ..in_pod.clone()
+        },
+        ObservedCaller {
+            socket: None,
+            ..in_pod.clone()
+        },
+        ObservedCaller {
+            gid: Some(7),
+            ..in_pod
+        },
         ObservedCaller::ids(9, 9),
     ] {
         assert!(!admitted(&seen), "{seen:?}");
@@ -288,7 +537,9 @@ fn used(asks: &[(i64, Ask)]) -> Vec<Result<(), (&'static str, Option<u32>)>> {
             let policy = &bundle.identities[0];
             let accepted = accept(bundle, None, policy, None, &ask.caller, asked).unwrap();
             let reserved = usage.reserve(UnixSeconds(*now), policy, accepted.rule, asked.payload);
-            reserved.map(|reserved| usage.settle(reserved)).map_err(|denied| (denied.code(), denied.retry_after()))
+            reserved
+                .map(|reserved| usage.settle(reserved))
+                .map_err(|denied| (denied.code(), denied.retry_after()))
         })
     };
     asks.iter().map(take).collect()
@@ -300,7 +551,8 @@ fn what_is_released_was_never_used() {
     let policy = &bundle.identities[0];
     let max = policy.limits[0].max;
     let (mut usage, payload) = (Usage::default(), Payload::parse(b"{}").unwrap());
-    let reserve = |usage: &mut Usage, at| usage.reserve(UnixSeconds(at), policy, &policy.rules[1], &payload);
+    let reserve =
+        |usage: &mut Usage, at| usage.reserve(UnixSeconds(at), policy, &policy.rules[1], &payload);
     let mut held = Vec::new();
     for _ in 0..max {
         held.push(reserve(&mut usage, 7200).unwrap());
@@ -312,7 +564,8 @@ fn what_is_released_was_never_used() {
     assert!(reserve(&mut usage, 7200).is_err());
     usage.settle(again);
     assert!(reserve(&mut usage, 7200).is_err());
-    // In a later part of the period it is taken back from where it was counted, and after the period from nowhere.
+    // In a later part of the period it is taken back from where it was counted, and after the
+    // period from nowhere.
     assert!(reserve(&mut usage, 7260).is_err());
     usage.release(held.pop().unwrap());
     assert!(reserve(&mut usage, 7260).is_ok());
@@ -321,7 +574,9 @@ fn what_is_released_was_never_used() {
         let _ = reserve(&mut usage, 7200 + 3 * 3600);
         usage.release(late);
     }
-    let free = (0..=max).filter(|_| reserve(&mut usage, 7200 + 9 * 3600).is_ok()).count();
+    let free = (0..=max)
+        .filter(|_| reserve(&mut usage, 7200 + 9 * 3600).is_ok())
+        .count();
     assert_eq!(free as u64, max);
 }
 
@@ -331,7 +586,10 @@ fn what_is_released_is_released_from_every_limit_and_from_no_other_part() {
     let mut policy = bundle.identities[0].clone();
     let hour = policy.limits[0].clone();
     let mut rule = policy.rules[1].clone();
-    policy.limits = vec![policy::Limit { max: 1, ..hour.clone() }];
+    policy.limits = vec![policy::Limit {
+        max: 1,
+        ..hour.clone()
+    }];
     rule.limits = vec![policy::Limit { max: 1, ..hour }];
     let (mut usage, payload) = (Usage::default(), Payload::parse(b"{}").unwrap());
     let reserve = |usage: &mut Usage, at| usage.reserve(UnixSeconds(at), &policy, &rule, &payload);
@@ -349,26 +607,62 @@ fn what_is_released_is_released_from_every_limit_and_from_no_other_part() {
 const SMALL: &str = "{\"amount\":1,\"currency\":\"EUR\",\"note\":{\"text\":\"re: x\"}}";
 
 fn small() -> Ask {
-    Ask { payload: SMALL, ..transfer() }
+    Ask {
+        payload: SMALL,
+        ..transfer()
+    }
 }
 
 fn report() -> Ask {
-    Ask { action: "report", target: "", resource: "", payload: "{}", ..transfer() }
+    Ask {
+        action: "report",
+        target: "",
+        resource: "",
+        payload: "{}",
+        ..transfer()
+    }
 }
 
 #[test]
 fn a_rate_holds_in_every_minute_however_requests_are_placed() {
     let rate = |retry| Err(("rate_limit_exceeded", Some(retry)));
     assert_eq!(
-        used(&[(1000, small()), (1030, small()), (1059, small()), (1059, small()), (1060, small()), (1061, small())]),
-        // The first one is forgotten when a minute has passed for certain, whatever fraction of its second it came in.
+        used(&[
+            (1000, small()),
+            (1030, small()),
+            (1059, small()),
+            (1059, small()),
+            (1060, small()),
+            (1061, small())
+        ]),
+        // The first one is forgotten when a minute has passed for certain, whatever fraction of its
+        // second it came in.
         [Ok(()), Ok(()), Ok(()), rate(2), rate(1), Ok(())]
     );
     // Time that seems to go back changes nothing.
-    assert_eq!(used(&[(1000, small()), (900, small()), (1000, small()), (900, small())])[3], rate(61));
+    assert_eq!(
+        used(&[
+            (1000, small()),
+            (900, small()),
+            (1000, small()),
+            (900, small())
+        ])[3],
+        rate(61)
+    );
     // After a long silence nothing is left.
-    assert_eq!(used(&[(1000, small()), (1000, small()), (1000, small()), (90_000, small())])[3], Ok(()));
-    assert_eq!(used(&[(-5, small()), (-5, small()), (-5, small()), (0, small())])[3], rate(56));
+    assert_eq!(
+        used(&[
+            (1000, small()),
+            (1000, small()),
+            (1000, small()),
+            (90_000, small())
+        ])[3],
+        Ok(())
+    );
+    assert_eq!(
+        used(&[(-5, small()), (-5, small()), (-5, small()), (0, small())])[3],
+        rate(56)
+    );
 }
 
 #[test]
@@ -385,13 +679,22 @@ fn a_budget_sums_the_payload_and_is_touched_by_what_is_allowed_only() {
             (day + 1440, transfer())
         ]),
         // 100, 100, not 100, 1; then the first two are of yesterday, to the part of the day.
-        [Ok(()), Ok(()), budget(Some(61 * 1440)), Ok(()), budget(Some(1440)), Ok(())]
+        [
+            Ok(()),
+            Ok(()),
+            budget(Some(61 * 1440)),
+            Ok(()),
+            budget(Some(1440)),
+            Ok(())
+        ]
     );
 }
 
 #[test]
 fn an_identitys_own_limit_counts_whatever_the_rule() {
-    let six: Vec<(i64, Ask)> = (0..7).map(|n| (n * 100, if n % 2 == 0 { small() } else { report() })).collect();
+    let six: Vec<(i64, Ask)> = (0..7)
+        .map(|n| (n * 100, if n % 2 == 0 { small() } else { report() }))
+        .collect();
     let results = used(&six);
     assert!(results[..6].iter().all(Result::is_ok));
     assert_eq!(results[6], Err(("rate_limit_exceeded", Some(3060))));
@@ -408,12 +711,15 @@ fn an_amount_must_be_there_and_must_be_one() {
         ("{\"a\":\"1\"}", false),
         ("{\"a\":null}", false),
     ] {
-        let limited =
-            toml().replace("limits = [{ per = \"hour\", max = 6 }]", "limits = [{ per = \"hour\", max = 10, amount = \"/a\" }]");
+        let limited = toml().replace(
+            "limits = [{ per = \"hour\", max = 6 }]",
+            "limits = [{ per = \"hour\", max = 10, amount = \"/a\" }]",
+        );
         let bundle = Bundle::from_toml(&limited).unwrap();
         let policy = &bundle.identities[0];
         let payload_read = Payload::parse(payload.as_bytes()).unwrap();
-        let taken = Usage::default().reserve(UnixSeconds(0), policy, &policy.rules[1], &payload_read);
+        let taken =
+            Usage::default().reserve(UnixSeconds(0), policy, &policy.rules[1], &payload_read);
         assert_eq!(taken.is_ok(), good, "{payload}");
         if payload == "{\"a\":11}" {
             // More than is ever allowed: there is no use in waiting.
@@ -451,8 +757,13 @@ fn with_rego(module: &str, approval: bool) -> Bundle {
         )
     };
     let package = module.lines().next().unwrap().replace("package ", "data.");
-    let approval = if approval { "approval = { by = [\"alice\"], seconds = 60 }\n" } else { "" };
-    // Without labels of an environment, rules may reach everywhere; the environment of a resource is Rego's to see.
+    let approval = if approval {
+        "approval = { by = [\"alice\"], seconds = 60 }\n"
+    } else {
+        ""
+    };
+    // Without labels of an environment, rules may reach everywhere; the environment of a resource
+    // is Rego's to see.
     let text = format!(
         "version = 1\nmode = \"production\"\nproxy_key = \"{}\"\noperator_key = \"{}\"\n\
          approvers = [{{ name = \"alice\", key = \"{}\" }}]\n\
@@ -468,11 +779,19 @@ fn with_rego(module: &str, approval: bool) -> Bundle {
     .replace("resources = [\"*\"]", "resources = [\"pr:*\", \"repo:*\", \"ENV:*\"]");
     let mut parts = text.split("ENV:*").collect::<Vec<_>>().into_iter();
     let first = parts.next().unwrap().to_owned();
-    let text = parts.zip(["staging:*", "staging:*", "production:*"]).fold(first, |text, (part, own)| text + own + part);
+    let text = parts
+        .zip(["staging:*", "staging:*", "production:*"])
+        .fold(first, |text, (part, own)| text + own + part);
     Bundle::from_toml(&text).unwrap()
 }
 
-fn asks(bundle: &Bundle, identity: &str, action: &str, resource: &str, payload: &str) -> Result<bool, &'static str> {
+fn asks(
+    bundle: &Bundle,
+    identity: &str,
+    action: &str,
+    resource: &str,
+    payload: &str,
+) -> Result<bool, &'static str> {
     let rego = Rego::load(bundle).unwrap();
     let intent = Intent::new(action.into(), String::new(), resource.into()).unwrap();
     let payload = Payload::parse(payload.as_bytes()).unwrap();
@@ -485,8 +804,17 @@ fn asks(bundle: &Bundle, identity: &str, action: &str, resource: &str, payload: 
         envelope: false,
     };
     let caller = Caller::Asserted(ObservedCaller::ids(1, 1));
-    let accepted = accept(bundle, rego.as_ref(), bundle.identity(identity).unwrap(), None, &caller, &asked);
-    accepted.map(|accepted| accepted.approval.is_some()).map_err(|denied| denied.code())
+    let accepted = accept(
+        bundle,
+        rego.as_ref(),
+        bundle.identity(identity).unwrap(),
+        None,
+        &caller,
+        &asked,
+    );
+    accepted
+        .map(|accepted| accepted.approval.is_some())
+        .map_err(|denied| denied.code())
 }
 
 #[test]
@@ -500,21 +828,54 @@ fn the_policy_of_the_paper_decides_as_it_says() {
         ("deployer", "deploy", "staging:web", Ok(false)),
         ("reviewer", "deploy", "staging:web", Err("policy_denied")),
         ("shipper", "deploy", "production:web", Ok(true)),
-        ("deployer", "deploy", "production:web", Err("environment_mismatch")),
+        (
+            "deployer",
+            "deploy",
+            "production:web",
+            Err("environment_mismatch"),
+        ),
     ] {
-        assert_eq!(asks(&bundle, identity, action, resource, "{}"), expected, "{identity} {action} {resource}");
+        assert_eq!(
+            asks(&bundle, identity, action, resource, "{}"),
+            expected,
+            "{identity} {action} {resource}"
+        );
     }
     // Who wants an approval has it, allowed or not.
-    let both = with_rego("package a\nallow if true\nrequire_approval if input.resource.env == \"production\"\n", true);
-    assert_eq!(asks(&both, "shipper", "deploy", "production:web", "{}"), Ok(true));
-    assert_eq!(asks(&both, "deployer", "deploy", "staging:web", "{}"), Ok(false));
+    let both = with_rego(
+        "package a\nallow if true\nrequire_approval if input.resource.env == \"production\"\n",
+        true,
+    );
+    assert_eq!(
+        asks(&both, "shipper", "deploy", "production:web", "{}"),
+        Ok(true)
+    );
+    assert_eq!(
+        asks(&both, "deployer", "deploy", "staging:web", "{}"),
+        Ok(false)
+    );
     // An approval that nobody can give is none.
-    assert_eq!(asks(&with_rego(SEED, false), "shipper", "deploy", "production:web", "{}"), Err("policy_denied"));
+    assert_eq!(
+        asks(
+            &with_rego(SEED, false),
+            "shipper",
+            "deploy",
+            "production:web",
+            "{}"
+        ),
+        Err("policy_denied")
+    );
     // A rule that does not accept is not overruled.
     let narrow = Bundle::from_canonical(
-        &String::from_utf8(bundle.canonical()).unwrap().replace("pr:*\",\"repo", "pr:2\",\"repo").into_bytes(),
+        &String::from_utf8(bundle.canonical())
+            .unwrap()
+            .replace("pr:*\",\"repo", "pr:2\",\"repo")
+            .into_bytes(),
     );
-    assert_eq!(asks(&narrow.unwrap(), "reviewer", "comment", "pr:1", "{}"), Err("intent_resource_out_of_scope"));
+    assert_eq!(
+        asks(&narrow.unwrap(), "reviewer", "comment", "pr:1", "{}"),
+        Err("intent_resource_out_of_scope")
+    );
 }
 
 #[test]
@@ -532,8 +893,14 @@ allow if {
 }
 "#;
     let bundle = with_rego(module, false);
-    assert_eq!(asks(&bundle, "reviewer", "a", "pr:1", "{\"n\":7}"), Ok(false));
-    assert_eq!(asks(&bundle, "reviewer", "a", "pr:1", "{\"n\":8}"), Err("policy_denied"));
+    assert_eq!(
+        asks(&bundle, "reviewer", "a", "pr:1", "{\"n\":7}"),
+        Ok(false)
+    );
+    assert_eq!(
+        asks(&bundle, "reviewer", "a", "pr:1", "{\"n\":8}"),
+        Err("policy_denied")
+    );
 }
 
 #[test]
@@ -546,12 +913,30 @@ allow if { count({[a, b, c, d] | a := xs[_]; b := xs[_]; c := xs[_]; d := xs[_];
 "#;
     let many: Vec<String> = (0..200).map(|n| n.to_string()).collect();
     let bundle = with_rego(slow, false);
-    assert_eq!(asks(&bundle, "reviewer", "a", "pr:1", "{\"xs\":[1]}"), Err("policy_denied"));
-    assert_eq!(asks(&bundle, "reviewer", "a", "pr:1", &format!("{{\"xs\":[{}]}}", many.join(","))), Err("policy_timeout"));
+    assert_eq!(
+        asks(&bundle, "reviewer", "a", "pr:1", "{\"xs\":[1]}"),
+        Err("policy_denied")
+    );
+    assert_eq!(
+        asks(
+            &bundle,
+            "reviewer",
+            "a",
+            "pr:1",
+            &format!("{{\"xs\":[{}]}}", many.join(","))
+        ),
+        Err("policy_timeout")
+    );
     // And goes on afterwards.
-    assert_eq!(asks(&bundle, "reviewer", "a", "pr:1", "{}"), Err("policy_denied"));
+    assert_eq!(
+        asks(&bundle, "reviewer", "a", "pr:1", "{}"),
+        Err("policy_denied")
+    );
     let long = format!("{{\"x\":\"{}\"}}", "y".repeat(8 * 1024));
-    assert_eq!(asks(&bundle, "reviewer", "a", "pr:1", &long), Err("policy_input_too_large"));
+    assert_eq!(
+        asks(&bundle, "reviewer", "a", "pr:1", &long),
+        Err("policy_input_too_large")
+    );
 }
 
 #[test]
@@ -562,57 +947,128 @@ fn a_module_that_is_none_or_could_not_be_held_is_refused_when_it_is_loaded() {
         ("package a\nallow if { x }\n", "x"),
         ("package a\nallow if { http.send({}) }\n", "http"),
         ("package a\nallow if { time.now_ns() > 1 }\n", "time"),
-        ("package a\nallow if { count(numbers.range(1, 1000000000)) > 1 }\n", "line 2: the builtins of \"numbers\""),
+        (
+            "package a\nallow if { count(numbers.range(1, 1000000000)) > 1 }\n",
+            "line 2: the builtins of \"numbers\"",
+        ),
         ("package a\nallow if { rand.intn(\"x\", 2) == 1 }\n", "rand"),
         ("package a\nallow if { numbers [ \"range\" ] }\n", "numbers"),
-        ("package a\nf(n) := 0 if n == 0\nf(n) := f(n - 1) + 1 if n > 0\nallow if f(input.n) > 0\n", "function f would call"),
-        ("package a\nf(n) := data.a.f(n - 1)\nallow if true\n", "function f would call"),
-        ("package a\nf(n) := data.a[\"f\"](n - 1)\nallow if true\n", ""),
-        ("package a\nf(n) := g(n)\ng(n) := h.i(n)\nh.i(n) := x if { x := [y | y := f(n)] }\nallow if true\n", "would call"),
-        ("package a\nf(n) := 1\ng(n) := f(n)\nallow if { f(1) with f as g }\n", "stands under"),
-        ("package a\nf(n) := 1 if false else := f(n)\nallow if true\n", "function f would call"),
+        (
+            "package a\nf(n) := 0 if n == 0\nf(n) := f(n - 1) + 1 if n > 0\nallow if f(input.n) > 0\n",
+            "function f would call",
+        ),
+        (
+            "package a\nf(n) := data.a.f(n - 1)\nallow if true\n",
+            "function f would call",
+        ),
+        (
+            "package a\nf(n) := data.a[\"f\"](n - 1)\nallow if true\n",
+            "",
+        ),
+        (
+            "package a\nf(n) := g(n)\ng(n) := h.i(n)\nh.i(n) := x if { x := [y | y := f(n)] }\nallow if true\n",
+            "would call",
+        ),
+        (
+            "package a\nf(n) := 1\ng(n) := f(n)\nallow if { f(1) with f as g }\n",
+            "stands under",
+        ),
+        (
+            "package a\nf(n) := 1 if false else := f(n)\nallow if true\n",
+            "function f would call",
+        ),
         ("package a\nf(f(1)) := 1\nallow if true\n", ""),
-        ("package a\nallow contains \"x\" if true\n", "neither true nor false"),
+        (
+            "package a\nallow contains \"x\" if true\n",
+            "neither true nor false",
+        ),
         (
             "package a\nallow if true\nrequire_approval contains x if { x := input.payload.reasons[_] }\n",
             "neither true nor false",
         ),
         ("package a\nallow := \"yes\"\n", "neither true nor false"),
-        ("package a\nallow if { data.a.deny }\ndeny if { data.a.allow }\n", "recurs"),
+        (
+            "package a\nallow if { data.a.deny }\ndeny if { data.a.allow }\n",
+            "recurs",
+        ),
     ] {
-        let error = Rego::load(&with_rego(module, false)).expect_err(module).to_string();
-        assert!(error.to_lowercase().contains(says) && !error.contains('\n'), "{module}: {error}");
+        let error = Rego::load(&with_rego(module, false))
+            .expect_err(module)
+            .to_string();
+        assert!(
+            error.to_lowercase().contains(says) && !error.contains('\n'),
+            "{module}: {error}"
+        );
     }
     let other = with_rego("package a.b\nallow if true\n", false);
-    let text = String::from_utf8(other.canonical()).unwrap().replace("data.a.b", "data.a.c");
+    let text = String::from_utf8(other.canonical())
+        .unwrap()
+        .replace("data.a.b", "data.a.c");
     let error = Rego::load(&Bundle::from_canonical(text.as_bytes()).unwrap()).unwrap_err();
-    assert!(error.to_string().contains("the module is of data.a.b"), "{error}");
+    assert!(
+        error.to_string().contains("the module is of data.a.b"),
+        "{error}"
+    );
     // Functions that call others, and texts like their names, are good.
     let calls = "package a\nf(n) := g(n) if n == \"f\"\ng(n) := n\nr := f(1)\nallow if { f(input.action) == g(\"f\") }\n";
     assert!(Rego::load(&with_rego(calls, false)).is_ok());
-    assert_eq!(asks(&with_rego(calls, false), "reviewer", "f", "pr:1", "{}"), Ok(false));
+    assert_eq!(
+        asks(&with_rego(calls, false), "reviewer", "f", "pr:1", "{}"),
+        Ok(false)
+    );
     // Nothing hides a word.
     for module in [
         "package a\nx := \"\\\"\"\nallow if { count(numbers.range(1, 2)) > 1 }\n",
         "package a\n# https://x/#a \"\nallow if sprintf(\"%d\", [1]) == \"1\"\n",
     ] {
-        assert!(Rego::load(&with_rego(module, false)).unwrap_err().to_string().contains("not to be had"));
+        assert!(
+            Rego::load(&with_rego(module, false))
+                .unwrap_err()
+                .to_string()
+                .contains("not to be had")
+        );
     }
-    assert!(Rego::load(&Bundle::from_toml(&toml()).unwrap()).unwrap().is_none());
+    assert!(
+        Rego::load(&Bundle::from_toml(&toml()).unwrap())
+            .unwrap()
+            .is_none()
+    );
 }
 
 #[test]
 fn an_import_that_regorus_would_write_about_is_refused_with_its_word_and_line() {
     for (module, line) in [
-        ("package a\nimport input\nallow if input.action == \"a\"\n", 2),
-        ("package a\n\n# why\nimport   input # not\nallow if true\n", 4),
-        ("package a\nimport rego.v1\nimport data.b\nimport\ninput\nallow if true\n", 5),
-        ("package a\nimport input.action\nimport input\nallow if true\n", 3),
+        (
+            "package a\nimport input\nallow if input.action == \"a\"\n",
+            2,
+        ),
+        (
+            "package a\n\n# why\nimport   input # not\nallow if true\n",
+            4,
+        ),
+        (
+            "package a\nimport rego.v1\nimport data.b\nimport\ninput\nallow if true\n",
+            5,
+        ),
+        (
+            "package a\nimport input.action\nimport input\nallow if true\n",
+            3,
+        ),
     ] {
         let error = Rego::load(&with_rego(module, false)).expect_err(module);
-        assert_eq!(error, RegoError::RefusedImport { word: "input", line }, "{module}");
+        assert_eq!(
+            error,
+            RegoError::RefusedImport {
+                word: "input",
+                line
+            },
+            "{module}"
+        );
         let says = error.to_string();
-        assert!(says.starts_with(&format!("rego: line {line}: `import input`")), "{says}");
+        assert!(
+            says.starts_with(&format!("rego: line {line}: `import input`")),
+            "{says}"
+        );
     }
     // Imports of a part, or under another name, say something.
     for module in [
@@ -621,8 +1077,16 @@ fn an_import_that_regorus_would_write_about_is_refused_with_its_word_and_line() 
         "package a\nimport rego.v1\nallow if input.action == \"a\"\n",
     ] {
         let bundle = with_rego(module, false);
-        assert_eq!(asks(&bundle, "reviewer", "a", "pr:1", "{}"), Ok(false), "{module}");
-        assert_eq!(asks(&bundle, "reviewer", "b", "pr:1", "{}"), Err("policy_denied"), "{module}");
+        assert_eq!(
+            asks(&bundle, "reviewer", "a", "pr:1", "{}"),
+            Ok(false),
+            "{module}"
+        );
+        assert_eq!(
+            asks(&bundle, "reviewer", "b", "pr:1", "{}"),
+            Err("policy_denied"),
+            "{module}"
+        );
     }
 }
 
@@ -636,7 +1100,11 @@ fn several_decisions_at_once_do_not_disturb_each_other() {
             let (bundle, rego, decided) = (&bundle, &rego, &decided);
             scope.spawn(move || {
                 for n in 0..200 {
-                    let action = if (thread + n) % 2 == 0 { "comment" } else { "merge" };
+                    let action = if (thread + n) % 2 == 0 {
+                        "comment"
+                    } else {
+                        "merge"
+                    };
                     let intent = Intent::new(action.into(), String::new(), "pr:1".into()).unwrap();
                     let payload = Payload::default();
                     let asked = PolicyInput {
@@ -648,7 +1116,14 @@ fn several_decisions_at_once_do_not_disturb_each_other() {
                         envelope: false,
                     };
                     let caller = Caller::Asserted(ObservedCaller::ids(1, 1));
-                    let accepted = accept(bundle, Some(rego), &bundle.identities[0], None, &caller, &asked);
+                    let accepted = accept(
+                        bundle,
+                        Some(rego),
+                        &bundle.identities[0],
+                        None,
+                        &caller,
+                        &asked,
+                    );
                     match accepted {
                         // On a busy machine ten milliseconds can pass.
                         Err(Denied::PolicyTimeout(_)) => {}
@@ -672,12 +1147,14 @@ fn rego_sees_an_exchange_where_the_bundle_says_so() {
         "caller": {"strength": "asserted", "gid": 1, "uid": 1000},
         "exchange": {"from": "issuer:corp", "issuer": "https://idp.example", "subject": "user:a", "actors": ["agent:x", "y"], "scope": ["read", "comment"]}"#;
     let decide = |module: &str, exchanges: bool, audience: Option<&str>, resource: &str| {
-        let mut value: serde_json::Value = serde_json::from_slice(&Bundle::from_toml(&toml()).unwrap().canonical()).unwrap();
+        let mut value: serde_json::Value =
+            serde_json::from_slice(&Bundle::from_toml(&toml()).unwrap().canonical()).unwrap();
         value["rego"] = json!({"module": format!("package a\n{module}\n"), "entrypoint": "data.a", "exchanges": exchanges});
         if !exchanges {
             value["rego"].as_object_mut().unwrap().remove("exchanges");
         }
-        value["resources"] = json!([{"pattern": "https://bank.example/*", "environment": "staging"}]);
+        value["resources"] =
+            json!([{"pattern": "https://bank.example/*", "environment": "staging"}]);
         value["identities"][0]["delegation"] = json!({
             "from": ["issuer:corp"], "scopes": ["*"], "resources": ["https://bank.example/*"], "audiences": ["https://tools.example"]
         });
@@ -696,19 +1173,59 @@ fn rego_sees_an_exchange_where_the_bundle_says_so() {
             audience_is_ours: false,
             validity_seconds: 60,
         };
-        accept_exchange(&bundle, rego.as_ref(), policy, delegation, &unix(1000, 1), &asked).map_err(|denied| denied.code())
+        accept_exchange(
+            &bundle,
+            rego.as_ref(),
+            policy,
+            delegation,
+            &unix(1000, 1),
+            &asked,
+        )
+        .map_err(|denied| denied.code())
     };
     let at = "https://bank.example/a";
     // The whole of it, with and without an audience.
     let exactly = |more: &str| format!("allow if input == {own}{more}}}");
     assert_eq!(decide(&exactly(""), true, None, at), Ok(()));
-    assert_eq!(decide(&exactly(r#", "audience": "https://tools.example""#), true, Some("https://tools.example"), at), Ok(()));
-    assert_eq!(decide(&exactly(""), true, Some("https://tools.example"), at), Err("policy_denied"));
-    // It is asked where the bundle says so and nowhere else, after the rest; nobody approves an exchange.
-    assert_eq!(decide("allow if false", true, None, at), Err("policy_denied"));
+    assert_eq!(
+        decide(
+            &exactly(r#", "audience": "https://tools.example""#),
+            true,
+            Some("https://tools.example"),
+            at
+        ),
+        Ok(())
+    );
+    assert_eq!(
+        decide(&exactly(""), true, Some("https://tools.example"), at),
+        Err("policy_denied")
+    );
+    // It is asked where the bundle says so and nowhere else, after the rest; nobody approves an
+    // exchange.
+    assert_eq!(
+        decide("allow if false", true, None, at),
+        Err("policy_denied")
+    );
     assert_eq!(decide("allow if false", false, None, at), Ok(()));
-    assert_eq!(decide("allow if true\nrequire_approval if input.exchange", true, None, at), Err("policy_denied"));
-    assert_eq!(decide("allow if true", true, Some("https://other.example"), at), Err("audience_not_allowed"));
-    assert_eq!(decide("allow if true", true, None, "https://bank.example/a/../b"), Err("resource_not_canonical"));
-    assert_eq!(decide("allow if true", true, None, "https://other.example/"), Err("target_not_allowed"));
+    assert_eq!(
+        decide(
+            "allow if true\nrequire_approval if input.exchange",
+            true,
+            None,
+            at
+        ),
+        Err("policy_denied")
+    );
+    assert_eq!(
+        decide("allow if true", true, Some("https://other.example"), at),
+        Err("audience_not_allowed")
+    );
+    assert_eq!(
+        decide("allow if true", true, None, "https://bank.example/a/../b"),
+        Err("resource_not_canonical")
+    );
+    assert_eq!(
+        decide("allow if true", true, None, "https://other.example/"),
+        Err("target_not_allowed")
+    );
 }

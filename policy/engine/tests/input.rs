@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 const PAGE: &str = include_str!("../../../docs/policy.md");
 const TO: &str = "did:web:to.example.com";
 
-/// Identities with and without a role, and resources with both labels, with one of them and with none.
+/// Identities with and without a role, and resources with both labels, with one of them and with
+/// none.
 const POLICY: &str = r#"version = 1
 mode = "production"
 proxy_key = "PROXY"
@@ -63,8 +64,16 @@ resources = ["*"]
 "#;
 
 fn bundle(module: &str) -> Bundle {
-    let key = |from: u8| (from..).find_map(|byte| PublicKey::ed25519(&[byte; 32]).ok()).unwrap().to_multikey();
-    let text = POLICY.replace("PROXY", &key(1)).replace("OPERATOR", &key(100)).replace("ROBOT", &key(60));
+    let key = |from: u8| {
+        (from..)
+            .find_map(|byte| PublicKey::ed25519(&[byte; 32]).ok())
+            .unwrap()
+            .to_multikey()
+    };
+    let text = POLICY
+        .replace("PROXY", &key(1))
+        .replace("OPERATOR", &key(100))
+        .replace("ROBOT", &key(60));
     Bundle::from_toml(&text.replace("MODULE", module)).unwrap()
 }
 
@@ -110,7 +119,11 @@ impl Case {
 
     /// All that there can be.
     fn most() -> Self {
-        let caller = Proven { key: "thumbprint".into(), measurement: Some(Digest([0xab; 48])), name: "robot".into() };
+        let caller = Proven {
+            key: "thumbprint".into(),
+            measurement: Some(Digest([0xab; 48])),
+            name: "robot".into(),
+        };
         Self {
             identity: "reviewer",
             caller: Caller::Proven(caller),
@@ -162,9 +175,15 @@ impl Case {
         let crew = json!({"strength": "asserted", "name": "crew"});
         let proven = json!({"strength": "proven", "key": "k", "name": "robot"});
         let reviewer = json!({"name": "reviewer", "role": "reads", "environment": "staging"});
-        let robot = Caller::Proven(Proven { key: "k".into(), measurement: None, name: "robot".into() });
+        let robot = Caller::Proven(Proven {
+            key: "k".into(),
+            measurement: None,
+            name: "robot".into(),
+        });
         let of_reviewer = |at, sees: &Value, change: &dyn Fn(&mut Self)| {
-            let mut case = Self::with("/agent", reviewer.clone(), |case| case.identity = "reviewer");
+            let mut case = Self::with("/agent", reviewer.clone(), |case| {
+                case.identity = "reviewer"
+            });
             change(&mut case);
             set(&mut case.sees, at, Some(sees.clone()));
             case
@@ -172,26 +191,45 @@ impl Case {
         vec![
             Self::least(),
             Self::most(),
-            of_reviewer("/caller", &crew, &|case| case.caller = Caller::Asserted(ObservedCaller::named("crew"))),
+            of_reviewer("/caller", &crew, &|case| {
+                case.caller = Caller::Asserted(ObservedCaller::named("crew"))
+            }),
             of_reviewer("/caller", &proven, &|case| case.caller = robot.clone()),
             of_reviewer("/envelope", &json!(true), &|case| case.envelope = true),
             of_reviewer("/delegatee", &json!(TO), &|case| case.delegatee = Some(TO)),
-            Self::with("/caller", all_seen, |case| case.caller = Caller::Asserted(seen)),
-            Self::with("/resource", json!({"id": "type:1", "type": "pull_request"}), |case| case.resource = "type:1"),
-            Self::with("/resource", json!({"id": "env:1", "env": "staging"}), |case| case.resource = "env:1"),
-            Self::with("/payload", json!({"a": [1]}), |case| case.payload = r#"{"a":[1]}"#),
+            Self::with("/caller", all_seen, |case| {
+                case.caller = Caller::Asserted(seen)
+            }),
+            Self::with(
+                "/resource",
+                json!({"id": "type:1", "type": "pull_request"}),
+                |case| case.resource = "type:1",
+            ),
+            Self::with(
+                "/resource",
+                json!({"id": "env:1", "env": "staging"}),
+                |case| case.resource = "env:1",
+            ),
+            Self::with("/payload", json!({"a": [1]}), |case| {
+                case.payload = r#"{"a":[1]}"#
+            }),
             Self::with("/audience", json!("x"), |case| case.audience = Some("x")),
-            Self::with("/validity_seconds", json!(1), |case| case.validity_seconds = Some(1)),
+            Self::with("/validity_seconds", json!(1), |case| {
+                case.validity_seconds = Some(1)
+            }),
             Self::with("/delegated", json!(true), |case| case.delegated = true),
         ]
     }
 
-    /// Whether a module allows it that wants exactly `document`. On a busy machine its time may be over first.
+    /// Whether a module allows it that wants exactly `document`. On a busy machine its time may be
+    /// over first.
     fn is_allowed_if_input_is(&self, document: &Value) -> bool {
         let bundle = bundle(&format!("package exact\nallow if input == {document}\n"));
         let rego = Rego::load(&bundle).unwrap();
         let to = self.delegatee.map(|did| Did::parse(did).unwrap());
-        let intent = Intent::new("read".into(), "aim".into(), self.resource.into()).unwrap().granted_to(to);
+        let intent = Intent::new("read".into(), "aim".into(), self.resource.into())
+            .unwrap()
+            .granted_to(to);
         let payload = Payload::parse(self.payload.as_bytes()).unwrap();
         let asked = PolicyInput {
             intent: &intent,
@@ -202,8 +240,12 @@ impl Case {
             envelope: self.envelope,
         };
         let identity = bundle.identity(self.identity).unwrap();
-        let ask = || accept(&bundle, rego.as_ref(), identity, None, &self.caller, &asked).map(|_| ());
-        match (0..1000).map(|_| ask()).find(|decided| !matches!(decided, Err(Denied::PolicyTimeout(_)))) {
+        let ask =
+            || accept(&bundle, rego.as_ref(), identity, None, &self.caller, &asked).map(|_| ());
+        match (0..1000)
+            .map(|_| ask())
+            .find(|decided| !matches!(decided, Err(Denied::PolicyTimeout(_))))
+        {
             Some(Ok(())) => true,
             Some(Err(Denied::PolicyDenied(_))) => false,
             other => panic!("{other:?}"),
@@ -214,14 +256,19 @@ impl Case {
 /// Puts a value at this pointer, or takes it away.
 fn set(document: &mut Value, at: &str, value: Option<Value>) {
     let (parent, name) = at.rsplit_once('/').unwrap();
-    let parent = document.pointer_mut(parent).unwrap().as_object_mut().unwrap();
+    let parent = document
+        .pointer_mut(parent)
+        .unwrap()
+        .as_object_mut()
+        .unwrap();
     match value {
         Some(value) => parent.insert(name.into(), value),
         None => parent.remove(name),
     };
 }
 
-/// The members of an input as the page names them: those of `agent` and `resource` with a dot. `caller` and `payload` have their own.
+/// The members of an input as the page names them: those of `agent` and `resource` with a dot.
+/// `caller` and `payload` have their own.
 fn names(document: &Value) -> BTreeSet<String> {
     let parts = |(name, value): (&String, &Value)| match value.as_object() {
         Some(parts) if ["agent", "resource"].contains(&name.as_str()) => {
@@ -229,7 +276,12 @@ fn names(document: &Value) -> BTreeSet<String> {
         }
         _ => vec![name.clone()],
     };
-    document.as_object().unwrap().iter().flat_map(parts).collect()
+    document
+        .as_object()
+        .unwrap()
+        .iter()
+        .flat_map(parts)
+        .collect()
 }
 
 fn pointer(name: &str) -> String {
@@ -239,12 +291,19 @@ fn pointer(name: &str) -> String {
 #[test]
 fn rego_sees_the_whole_input_and_nothing_else() {
     for case in Case::all() {
-        assert!(case.is_allowed_if_input_is(&case.sees), "it sees something else than {}", case.sees);
+        assert!(
+            case.is_allowed_if_input_is(&case.sees),
+            "it sees something else than {}",
+            case.sees
+        );
         // Every member counts, and so does one more.
         for name in names(&case.sees) {
             let mut without = case.sees.clone();
             set(&mut without, &pointer(&name), None);
-            assert!(!case.is_allowed_if_input_is(&without), "{name} is not there");
+            assert!(
+                !case.is_allowed_if_input_is(&without),
+                "{name} is not there"
+            );
         }
         let mut more = case.sees.clone();
         set(&mut more, "/more", Some(json!(true)));
@@ -254,8 +313,14 @@ fn rego_sees_the_whole_input_and_nothing_else() {
 
 #[test]
 fn the_page_names_every_member_of_the_input_and_when_it_is_there() {
-    let rego = PAGE.split("\n## ").find(|part| part.starts_with("Rego\n")).expect("a part about Rego");
-    let rows = rego.lines().filter_map(|line| line.strip_prefix("| `")).map(|row| row.split_once("` | ").expect("a row"));
+    let rego = PAGE
+        .split("\n## ")
+        .find(|part| part.starts_with("Rego\n"))
+        .expect("a part about Rego");
+    let rows = rego
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `"))
+        .map(|row| row.split_once("` | ").expect("a row"));
     let (mut all, mut always) = (BTreeSet::new(), BTreeSet::new());
     for (name, rest) in rows {
         assert!(all.insert(name.to_owned()), "{name} stands there twice");
@@ -268,7 +333,11 @@ fn the_page_names_every_member_of_the_input_and_when_it_is_there() {
     // What is not always there is seen to be there and not to be there.
     for name in &all {
         let there = |case: &Case| case.sees.pointer(&pointer(name)).is_some();
-        assert_eq!(Case::all().iter().all(there), always.contains(name), "{name}");
+        assert_eq!(
+            Case::all().iter().all(there),
+            always.contains(name),
+            "{name}"
+        );
     }
 }
 
@@ -304,7 +373,9 @@ fn rego_is_asked_about_eight_kibibytes_and_no_more() {
     };
     let code = |length: usize| {
         let intent = Intent::new("read".into(), "aim".into(), "x".into()).unwrap();
-        let payload = Payload::parse(format!("{{\"x\":\"{}\"}}", "y".repeat(length - rest)).as_bytes()).unwrap();
+        let payload =
+            Payload::parse(format!("{{\"x\":\"{}\"}}", "y".repeat(length - rest)).as_bytes())
+                .unwrap();
         let asked = PolicyInput {
             intent: &intent,
             payload: &payload,
@@ -314,9 +385,23 @@ fn rego_is_asked_about_eight_kibibytes_and_no_more() {
             envelope: false,
         };
         let caller = Case::least().caller;
-        let ask = || accept(&bundle, rego.as_ref(), bundle.identity("nobody").unwrap(), None, &caller, &asked).map(|_| ());
-        let decided = (0..1000).map(|_| ask()).find(|decided| !matches!(decided, Err(Denied::PolicyTimeout(_))));
-        decided.expect("its time was over a thousand times").map_err(|denied| denied.code())
+        let ask = || {
+            accept(
+                &bundle,
+                rego.as_ref(),
+                bundle.identity("nobody").unwrap(),
+                None,
+                &caller,
+                &asked,
+            )
+            .map(|_| ())
+        };
+        let decided = (0..1000)
+            .map(|_| ask())
+            .find(|decided| !matches!(decided, Err(Denied::PolicyTimeout(_))));
+        decided
+            .expect("its time was over a thousand times")
+            .map_err(|denied| denied.code())
     };
     assert_eq!(code(8 * 1024), Ok(()));
     assert_eq!(code(8 * 1024 + 1), Err("policy_input_too_large"));

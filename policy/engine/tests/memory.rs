@@ -29,7 +29,12 @@ allow if count([n | some n in input.payload.each; print(piece, n)]) == count(inp
 fn mebibytes(number: usize) -> String {
     let each: Vec<String> = (10..10 + number).map(|n| format!("\"{n}\"")).collect();
     // 1000 times 1048 bytes.
-    format!("{{\"x\":\"{}\",\"y\":\"{}\",\"each\":[{}]}}", "a".repeat(1000), "b".repeat(1046), each.join(","))
+    format!(
+        "{{\"x\":\"{}\",\"y\":\"{}\",\"each\":[{}]}}",
+        "a".repeat(1000),
+        "b".repeat(1046),
+        each.join(",")
+    )
 }
 
 /// Asks until it was not the time that was over, which it may be on a busy machine.
@@ -38,7 +43,10 @@ fn decide(module: &str, payload: &str) -> Result<(), Denied> {
     let rego = Rego::load(&bundle).unwrap().unwrap();
     let ask = || ask(&bundle, &rego, payload);
     let of_time = |decided: &Result<(), Denied>| matches!(decided, Err(Denied::PolicyTimeout(why)) if why.contains("time limit"));
-    (0..1000).map(|_| ask()).find(|decided| !of_time(decided)).expect("its time was over a thousand times")
+    (0..1000)
+        .map(|_| ask())
+        .find(|decided| !of_time(decided))
+        .expect("its time was over a thousand times")
 }
 
 fn is_of_memory(decided: &Result<(), Denied>) -> bool {
@@ -51,11 +59,22 @@ fn rego_has_sixteen_mebibytes() {
         assert_eq!(decide(module, &mebibytes(12)), Ok(()), "{module}");
         let denied = decide(module, &mebibytes(24));
         assert!(is_of_memory(&denied), "{module}: {denied:?}");
-        assert_eq!(decide(module, &mebibytes(12)), Ok(()), "what was taken is given back; {module}");
+        assert_eq!(
+            decide(module, &mebibytes(12)),
+            Ok(()),
+            "what was taken is given back; {module}"
+        );
     }
     // And of large pieces.
-    let large = format!("{{\"x\":\"{}\",\"y\":\"{}\"}}", "a".repeat(3500), "b".repeat(4400));
+    let large = format!(
+        "{{\"x\":\"{}\",\"y\":\"{}\"}}",
+        "a".repeat(3500),
+        "b".repeat(4400)
+    );
     let denied = decide(LARGE, &large);
     assert!(is_of_memory(&denied), "{denied:?}");
-    assert_eq!(decide(LARGE, "{\"x\":\"a\",\"y\":\"b\"}"), Err(Denied::PolicyDenied("data.large".into())));
+    assert_eq!(
+        decide(LARGE, "{\"x\":\"a\",\"y\":\"b\"}"),
+        Err(Denied::PolicyDenied("data.large".into()))
+    );
 }

@@ -1,5 +1,6 @@
-//! What a module prints goes nowhere. Regorus writes it to standard error, and panics where that is full; the enclave's console may be
-//! full, and a panic ends the enclave. Each test starts this program again as a child, to be alone in a process.
+//! What a module prints goes nowhere. Regorus writes it to standard error, and panics where that is
+//! full; the enclave's console may be full, and a panic ends the enclave. Each test starts this
+//! program again as a child, to be alone in a process.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod common;
@@ -37,12 +38,21 @@ fn is_child() -> bool {
 /// Runs one test of this program as a child.
 fn child(test: &str, stderr: Stdio) -> Output {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--nocapture"]).env(CHILD, "1").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
+    command
+        .args(["--exact", test, "--nocapture"])
+        .env(CHILD, "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(stderr);
     command.output().unwrap()
 }
 
 fn text(output: &Output) -> String {
-    format!("{}: {}", output.status, String::from_utf8_lossy(&output.stdout))
+    format!(
+        "{}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout)
+    )
 }
 
 /// A pipe that does not block, as the enclave's console.
@@ -63,10 +73,14 @@ fn fill(writer: &mut PipeWriter) -> usize {
     taken
 }
 
-/// What the module decides: `None` if it allows. On a busy machine its time may be over first, so it is asked until it was not.
+/// What the module decides: `None` if it allows. On a busy machine its time may be over first, so
+/// it is asked until it was not.
 fn decide(bundle: &Bundle, rego: &Rego, payload: &str) -> Option<&'static str> {
     let ask = || ask(bundle, rego, payload).err().map(|denied| denied.code());
-    (0..1000).map(|_| ask()).find(|code| *code != Some("policy_timeout")).expect("its time was over a thousand times")
+    (0..1000)
+        .map(|_| ask())
+        .find(|code| *code != Some("policy_timeout"))
+        .expect("its time was over a thousand times")
 }
 
 #[test]
@@ -78,18 +92,33 @@ fn a_module_that_prints_writes_nothing_and_decides_while_the_console_is_full() {
             assert_eq!(decide(&bundle, &rego, "{\"good\":true}"), None);
             assert_eq!(decide(&bundle, &rego, "{}"), Some("policy_denied"));
             // Afterwards another copy of the engine decides.
-            assert_eq!(decide(&bundle, &rego, "{\"fails\":true}"), Some("policy_failed"));
+            assert_eq!(
+                decide(&bundle, &rego, "{\"fails\":true}"),
+                Some("policy_failed")
+            );
         }
         return;
     }
     for full in [true, false] {
         let (mut reader, mut writer) = console();
         let taken = if full { fill(&mut writer) } else { 0 };
-        let output = child("a_module_that_prints_writes_nothing_and_decides_while_the_console_is_full", Stdio::from(writer));
-        assert!(output.status.success() && text(&output).contains("1 passed"), "full: {full}; {}", text(&output));
+        let output = child(
+            "a_module_that_prints_writes_nothing_and_decides_while_the_console_is_full",
+            Stdio::from(writer),
+        );
+        assert!(
+            output.status.success() && text(&output).contains("1 passed"),
+            "full: {full}; {}",
+            text(&output)
+        );
         let mut written = Vec::new();
         reader.read_to_end(&mut written).unwrap();
-        assert_eq!(written.len(), taken, "{}", String::from_utf8_lossy(&written[taken..]));
+        assert_eq!(
+            written.len(),
+            taken,
+            "{}",
+            String::from_utf8_lossy(&written[taken..])
+        );
     }
 }
 
@@ -99,11 +128,23 @@ fn what_was_printed_is_forgotten_with_each_decision() {
         let bundle = bundle(MODULE);
         let rego = Rego::load(&bundle).unwrap().unwrap();
         // Some 100 KiB are printed for each.
-        let payload = |more: &str| format!("{{\"text\":\"{}\",\"times\":[{}]{more}}}", "y".repeat(4000), vec!["1"; 25].join(","));
+        let payload = |more: &str| {
+            format!(
+                "{{\"text\":\"{}\",\"times\":[{}]{more}}}",
+                "y".repeat(4000),
+                vec!["1"; 25].join(",")
+            )
+        };
         let (good, fails) = (payload(",\"good\":true"), payload(",\"fails\":true"));
         assert_eq!(decide(&bundle, &rego, &good), None);
         let before = used();
-        let nothing_more = || assert!(used() < before + (1 << 20), "{} bytes more are in use", used() - before);
+        let nothing_more = || {
+            assert!(
+                used() < before + (1 << 20),
+                "{} bytes more are in use",
+                used() - before
+            )
+        };
         for _ in 0..100 {
             assert_eq!(decide(&bundle, &rego, &good), None);
             nothing_more();
@@ -118,8 +159,15 @@ fn what_was_printed_is_forgotten_with_each_decision() {
         }
         return;
     }
-    let output = child("what_was_printed_is_forgotten_with_each_decision", Stdio::null());
-    assert!(output.status.success() && text(&output).contains("1 passed"), "{}", text(&output));
+    let output = child(
+        "what_was_printed_is_forgotten_with_each_decision",
+        Stdio::null(),
+    );
+    assert!(
+        output.status.success() && text(&output).contains("1 passed"),
+        "{}",
+        text(&output)
+    );
 }
 
 /// Bytes in use by this process.

@@ -6,7 +6,9 @@ use data_encoding::BASE64URL_NOPAD;
 /// One part of a token, decoded, changed and put back.
 pub(super) fn token_part(token: &str, part: usize, change: impl FnOnce(&mut Vec<u8>)) -> String {
     let mut parts: Vec<String> = token.split('.').map(str::to_owned).collect();
-    let mut bytes = BASE64URL_NOPAD.decode(parts[part].as_bytes()).unwrap_or_default();
+    let mut bytes = BASE64URL_NOPAD
+        .decode(parts[part].as_bytes())
+        .unwrap_or_default();
     change(&mut bytes);
     parts[part] = BASE64URL_NOPAD.encode(&bytes);
     parts.join(".")

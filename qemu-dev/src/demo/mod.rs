@@ -1,5 +1,6 @@
-//! The whole story once: a key is born in an enclave process, an agent gets a signature over HTTP, a stranger verifies it
-//! offline, and every forgery of it is refused for the reason that it should be.
+//! The whole story once: a key is born in an enclave process, an agent gets a signature over HTTP,
+//! a stranger verifies it offline, and every forgery of it is refused for the reason that it should
+//! be.
 
 mod attacks;
 mod forge;
@@ -53,7 +54,11 @@ pub struct Attack {
 
 impl Report {
     fn all_held(&self) -> bool {
-        self.steps.iter().all(|step| step.ok) && self.attacks.iter().all(|attack| attack.expected_code == attack.actual_code)
+        self.steps.iter().all(|step| step.ok)
+            && self
+                .attacks
+                .iter()
+                .all(|attack| attack.expected_code == attack.actual_code)
     }
 }
 
@@ -86,7 +91,11 @@ impl Accepted {
     /// That verifier.
     fn verifier(&self) -> Verifier {
         let (expectations, allow_mock) = (self.expectations(), Some(self.root.clone()));
-        Verifier { expectations, allow_mock, ..Verifier::at(self.at) }
+        Verifier {
+            expectations,
+            allow_mock,
+            ..Verifier::at(self.at)
+        }
     }
 
     fn verify(&self, narrator: &mut Narrator) {
@@ -99,38 +108,66 @@ impl Accepted {
             ),
             Err(refusal) => format!("{}: {refusal}", refusal.code()),
         };
-        let ok = verdict.is_ok_and(|verdict| verdict.verdict == "mock" && verdict.unchecked.is_empty());
-        narrator.step("A stranger verified token and evidence, offline", ok, &explanation);
+        let ok =
+            verdict.is_ok_and(|verdict| verdict.verdict == "mock" && verdict.unchecked.is_empty());
+        narrator.step(
+            "A stranger verified token and evidence, offline",
+            ok,
+            &explanation,
+        );
     }
 
     /// What it is shown.
     fn subject(&self) -> Subject<'_> {
-        Subject::Token { token: &self.token, evidence: &self.evidence }
+        Subject::Token {
+            token: &self.token,
+            evidence: &self.evidence,
+        }
     }
 }
 
 /// Runs the story. Exit code 0 only if everything held.
 pub async fn run(as_json: bool) -> ExitCode {
-    let mut narrator = Narrator { quiet: as_json, report: Report::default() };
-    let outcome = match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+    let mut narrator = Narrator {
+        quiet: as_json,
+        report: Report::default(),
+    };
+    let outcome = match (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) {
         // Who is interrupted cleans up by being dropped.
         (Ok(mut interrupt), Ok(mut terminate)) => tokio::select! {
             outcome = tell(&mut narrator) => outcome,
             _ = interrupt.recv() => Err(Error::State("interrupted".into())),
             _ = terminate.recv() => Err(Error::State("interrupted".into())),
         },
-        (Err(source), _) | (_, Err(source)) => Err(Error::Io { what: "signals".into(), source }),
+        (Err(source), _) | (_, Err(source)) => Err(Error::Io {
+            what: "signals".into(),
+            source,
+        }),
     };
     let mut out = std::io::stdout();
     if as_json {
-        let _ = writeln!(out, "{}", serde_json::to_value(&narrator.report).unwrap_or_default());
+        let _ = writeln!(
+            out,
+            "{}",
+            serde_json::to_value(&narrator.report).unwrap_or_default()
+        );
     }
     if let Err(error) = outcome {
-        let _ = writeln!(std::io::stderr(), "anchorhold-dev: the story broke off: {error}");
+        let _ = writeln!(
+            std::io::stderr(),
+            "anchorhold-dev: the story broke off: {error}"
+        );
         return ExitCode::from(70);
     }
     let held = narrator.report.all_held();
-    narrator.say(if held { "\nEverything held." } else { "\nSOMETHING DID NOT HOLD: see FAILED above." });
+    narrator.say(if held {
+        "\nEverything held."
+    } else {
+        "\nSOMETHING DID NOT HOLD: see FAILED above."
+    });
     ExitCode::from(u8::from(!held))
 }
 
@@ -149,13 +186,20 @@ impl Narrator {
     fn step(&mut self, name: &'static str, ok: bool, explanation: &str) {
         self.report.steps.push(Step { name, ok });
         let number = self.report.steps.len();
-        self.say(&format!("\n{number}. {}{name}\n   {}", if ok { "" } else { "FAILED: " }, explanation.replace('\n', "\n   ")));
+        self.say(&format!(
+            "\n{number}. {}{name}\n   {}",
+            if ok { "" } else { "FAILED: " },
+            explanation.replace('\n', "\n   ")
+        ));
     }
 
     fn attack(&mut self, attack: Attack) {
         let held = attack.expected_code == attack.actual_code;
         let mark = if held { "refused" } else { "FAILED " };
-        self.say(&format!("   {mark}  {:<44} {}", attack.name, attack.actual_code));
+        self.say(&format!(
+            "   {mark}  {:<44} {}",
+            attack.name, attack.actual_code
+        ));
         self.report.attacks.push(attack);
     }
 }
@@ -164,7 +208,10 @@ async fn tell(narrator: &mut Narrator) -> Result<(), Error> {
     narrator.say("Anchorhold, the whole story, in MOCK mode: no hardware stands behind any of this, and the evidence says so.");
     let folder = private_folder().map_err(io)?;
     let state = State::open(folder.path())?;
-    state.set_policy(&state.development_policy(&[("agent", "did:key", "EdDSA"), ("other", "did:key", "EdDSA")])?)?;
+    state.set_policy(
+        &state
+            .development_policy(&[("agent", "did:key", "EdDSA"), ("other", "did:key", "EdDSA")])?,
+    )?;
     let mut stage = Stage::set(&state, folder.path()).map_err(|error| {
         let log = std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
         Error::Process(format!("{error}\n{log}"))
@@ -205,7 +252,12 @@ impl Stage {
         let config = state.write_sidecar_config(&socket, "")?;
         let sidecar = program.start_sidecar(&config, Some(&log), &["--with-parent"])?;
         let client = Client::new(Target::Unix(socket.clone()), None);
-        Ok(Self { enclave, sidecar, client, socket })
+        Ok(Self {
+            enclave,
+            sidecar,
+            client,
+            socket,
+        })
     }
 
     async fn play(&mut self, narrator: &mut Narrator, state: &State) -> Result<Accepted, Error> {
@@ -230,7 +282,17 @@ impl Stage {
         let at = UnixSeconds(i64::try_from(crate::state::now()).unwrap_or(i64::MAX));
         let (root, measurements, bundle) = state.verifier_files()?;
         let (measurements, policies) = (vec![measurements], vec![bundle.digest()]);
-        let accepted = Accepted { token, other_token, evidence, other_evidence, nonce, at, root, measurements, policies };
+        let accepted = Accepted {
+            token,
+            other_token,
+            evidence,
+            other_evidence,
+            nonce,
+            at,
+            root,
+            measurements,
+            policies,
+        };
         accepted.verify(narrator);
         Ok(accepted)
     }
@@ -261,33 +323,54 @@ impl Stage {
         Ok(did)
     }
 
-    async fn sign_for_agent(&self, narrator: &mut Narrator, did: &str, payload: &Value) -> Result<String, Error> {
+    async fn sign_for_agent(
+        &self,
+        narrator: &mut Narrator,
+        did: &str,
+        payload: &Value,
+    ) -> Result<String, Error> {
         let signed = self.sign("agent", payload).await?;
         let token = text(&signed, "vouch_token")?;
         let begin: String = token.chars().take(60).collect();
         narrator.step(
             "An agent's intent was signed over HTTP",
             signed["did"] == did && token.split('.').count() == 3,
-            &format!("POST /sign on {}\n{payload}\nbecame {begin}...", self.socket.display()),
+            &format!(
+                "POST /sign on {}\n{payload}\nbecame {begin}...",
+                self.socket.display()
+            ),
         );
         Ok(token)
     }
 
     async fn sign(&self, identity: &str, payload: &Value) -> Result<Value, Error> {
         let body = json!({"payload": payload, "intent": "authorization", "identity": identity});
-        self.post("/sign", &body).await.and_then(|bytes| parse(&bytes))
+        self.post("/sign", &body)
+            .await
+            .and_then(|bytes| parse(&bytes))
     }
 
     async fn attest(&self, nonce: &[u8]) -> Result<Vec<u8>, Error> {
-        self.post("/attestation", &json!({"nonce": HEXLOWER.encode(nonce), "identity": "agent"})).await
+        self.post(
+            "/attestation",
+            &json!({"nonce": HEXLOWER.encode(nonce), "identity": "agent"}),
+        )
+        .await
     }
 
     async fn get(&self, path: &str) -> Result<Value, Error> {
-        self.client.call(path, None).await.map_err(|error| Error::State(error.to_string())).and_then(|bytes| parse(&bytes))
+        self.client
+            .call(path, None)
+            .await
+            .map_err(|error| Error::State(error.to_string()))
+            .and_then(|bytes| parse(&bytes))
     }
 
     async fn post(&self, path: &str, body: &Value) -> Result<Vec<u8>, Error> {
-        self.client.call(path, Some(body)).await.map_err(|error| Error::State(error.to_string()))
+        self.client
+            .call(path, Some(body))
+            .await
+            .map_err(|error| Error::State(error.to_string()))
     }
 }
 
@@ -296,7 +379,10 @@ fn parse(bytes: &[u8]) -> Result<Value, Error> {
 }
 
 fn text(answer: &Value, name: &str) -> Result<String, Error> {
-    answer[name].as_str().map(str::to_owned).ok_or_else(|| Error::State(format!("the answer lacks {name}")))
+    answer[name]
+        .as_str()
+        .map(str::to_owned)
+        .ok_or_else(|| Error::State(format!("the answer lacks {name}")))
 }
 
 fn fresh_nonce() -> Vec<u8> {
@@ -306,5 +392,8 @@ fn fresh_nonce() -> Vec<u8> {
 }
 
 fn io(source: std::io::Error) -> Error {
-    Error::Io { what: "the demonstration's folder".into(), source }
+    Error::Io {
+        what: "the demonstration's folder".into(),
+        source,
+    }
 }

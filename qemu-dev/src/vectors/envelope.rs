@@ -25,30 +25,70 @@ impl Maker {
         let (r, s) = twin.split_scalars();
         let twin = Signature::from_scalars(r, -s).expect("both are not zero");
         let good = self.good_payload();
-        self.add("signature twin (r, n-s)", &sign1(&PROTECTED, &[0xa0], &good, &twin.to_bytes()), "accepted");
+        self.add(
+            "signature twin (r, n-s)",
+            &sign1(&PROTECTED, &[0xa0], &good, &twin.to_bytes()),
+            "accepted",
+        );
     }
 
     fn structure(&mut self, document: &[u8], good: &[u8], signature: &[u8]) {
         let no_cose = "document_not_cose_sign1";
         for length in [1, 2, 16, 17] {
-            self.add(&format!("{length} bytes after the end"), &[document, &vec![0; length]].concat(), "document_trailing_bytes");
+            self.add(
+                &format!("{length} bytes after the end"),
+                &[document, &vec![0; length]].concat(),
+                "document_trailing_bytes",
+            );
         }
-        self.add("the document twice", &[document, document].concat(), "document_trailing_bytes");
-        for (name, length) in [("cut in the middle", document.len() / 2), ("its last byte cut", document.len() - 1)] {
+        self.add(
+            "the document twice",
+            &[document, document].concat(),
+            "document_trailing_bytes",
+        );
+        for (name, length) in [
+            ("cut in the middle", document.len() / 2),
+            ("its last byte cut", document.len() - 1),
+        ] {
             self.add(name, &document[..length], no_cose);
         }
         self.add("nothing", &[], no_cose);
-        for (tag, head) in [("17", &[0xd1][..]), ("98, COSE_Sign", &[0xd8, 98]), ("61, CWT", &[0xd8, 61]), ("0", &[0xc0])] {
-            self.add(&format!("tag {tag}"), &[head, document].concat(), "document_tag");
+        for (tag, head) in [
+            ("17", &[0xd1][..]),
+            ("98, COSE_Sign", &[0xd8, 98]),
+            ("61, CWT", &[0xd8, 61]),
+            ("0", &[0xc0]),
+        ] {
+            self.add(
+                &format!("tag {tag}"),
+                &[head, document].concat(),
+                "document_tag",
+            );
         }
         for head in longer_heads(6, 18) {
-            self.add(&format!("tag 18 in {} bytes", head.len()), &[&head, document].concat(), "document_not_shortest");
+            self.add(
+                &format!("tag 18 in {} bytes", head.len()),
+                &[&head, document].concat(),
+                "document_not_shortest",
+            );
         }
         self.add("tag 18 twice", &[&[0xd2, 0xd2], document].concat(), no_cose);
         let parts = [bytes(&PROTECTED), vec![0xa0], bytes(good), bytes(signature)];
-        self.add("an array of three", &[&[0x83], &parts[..3].concat()[..]].concat(), no_cose);
-        self.add("an array of five", &[&[0x85], &parts.concat()[..], &[0xf6]].concat(), no_cose);
-        self.add("an indefinite array", &[&[0x9f], &document[1..], &[0xff]].concat(), "document_not_shortest");
+        self.add(
+            "an array of three",
+            &[&[0x83], &parts[..3].concat()[..]].concat(),
+            no_cose,
+        );
+        self.add(
+            "an array of five",
+            &[&[0x85], &parts.concat()[..], &[0xf6]].concat(),
+            no_cose,
+        );
+        self.add(
+            "an indefinite array",
+            &[&[0x9f], &document[1..], &[0xff]].concat(),
+            "document_not_shortest",
+        );
         for head in longer_heads(4, 4) {
             self.add(
                 &format!("an array head of {} bytes", head.len()),
@@ -65,7 +105,12 @@ impl Maker {
         ] {
             self.add(&format!("{name} instead of the array"), &whole, no_cose);
         }
-        let names = ["protected header", "unprotected header", "payload string", "signature"];
+        let names = [
+            "protected header",
+            "unprotected header",
+            "payload string",
+            "signature",
+        ];
         for (place, name) in names.iter().enumerate() {
             let with = |part: &[u8]| {
                 let mut parts = parts.clone();
@@ -87,10 +132,18 @@ impl Maker {
             self.add(&format!("{name}: a map"), &with(&[0xa0]), no_cose);
             let content = [&PROTECTED[..], &[], good, signature][place];
             let chunks = [&[0x5f], &bytes(content)[..], &[0xff]].concat();
-            self.add(&format!("{name}: of indefinite length"), &with(&chunks), "document_not_shortest");
+            self.add(
+                &format!("{name}: of indefinite length"),
+                &with(&chunks),
+                "document_not_shortest",
+            );
             for head in longer_heads(2, content.len() as u64) {
                 let name = format!("{name}: a head of {} bytes", head.len());
-                self.add(&name, &with(&[&head, content].concat()), "document_not_shortest");
+                self.add(
+                    &name,
+                    &with(&[&head, content].concat()),
+                    "document_not_shortest",
+                );
             }
         }
     }
@@ -104,11 +157,19 @@ impl Maker {
             ("empty, of indefinite length", &[0xbf, 0xff]),
         ] {
             let document = sign1(&PROTECTED, unprotected, good, &signature);
-            self.add(&format!("unprotected header: {name}"), &document, "document_unprotected_header");
+            self.add(
+                &format!("unprotected header: {name}"),
+                &document,
+                "document_unprotected_header",
+            );
         }
         for head in longer_heads(5, 0) {
             let document = sign1(&PROTECTED, &head, good, &signature);
-            self.add(&format!("unprotected header: a head of {} bytes", head.len()), &document, "document_not_shortest");
+            self.add(
+                &format!("unprotected header: a head of {} bytes", head.len()),
+                &document,
+                "document_not_shortest",
+            );
         }
         for (name, protected) in [
             ("ES256", &[0xa1, 1, 0x26][..]),
@@ -119,16 +180,29 @@ impl Maker {
             ("empty", &[]),
             ("an empty map", &[0xa0]),
             ("ES384 and a kid", &[0xa2, 1, 0x38, 0x22, 4, 0x40]),
-            ("ES384 and critical labels", &[0xa2, 1, 0x38, 0x22, 2, 0x81, 1]),
-            ("ES384 by name", &[0xa1, 1, 0x65, b'E', b'S', b'3', b'8', b'4']),
-            ("ES384 under a text label", &[0xa1, 0x63, b'a', b'l', b'g', 0x38, 0x22]),
+            (
+                "ES384 and critical labels",
+                &[0xa2, 1, 0x38, 0x22, 2, 0x81, 1],
+            ),
+            (
+                "ES384 by name",
+                &[0xa1, 1, 0x65, b'E', b'S', b'3', b'8', b'4'],
+            ),
+            (
+                "ES384 under a text label",
+                &[0xa1, 0x63, b'a', b'l', b'g', 0x38, 0x22],
+            ),
             ("ES384 twice", &[0xa2, 1, 0x38, 0x22, 1, 0x38, 0x22]),
             ("ES384 in a longer head", &[0xa1, 1, 0x39, 0, 0x22]),
             ("a map of indefinite length", &[0xbf, 1, 0x38, 0x22, 0xff]),
             ("a byte after the map", &[0xa1, 1, 0x38, 0x22, 0]),
         ] {
             let signature = sign_parts(protected, good, &self.chain);
-            self.add(&format!("protected header: {name}"), &sign1(protected, &[0xa0], good, &signature), "document_algorithm");
+            self.add(
+                &format!("protected header: {name}"),
+                &sign1(protected, &[0xa0], good, &signature),
+                "document_algorithm",
+            );
         }
     }
 
@@ -147,9 +221,16 @@ impl Maker {
             ("in DER", der.as_bytes().to_vec()),
         ];
         for (name, signature) in sizes {
-            self.add(&format!("signature {name}"), &sign1(&PROTECTED, &[0xa0], good, &signature), "document_signature_size");
+            self.add(
+                &format!("signature {name}"),
+                &sign1(&PROTECTED, &[0xa0], good, &signature),
+                "document_signature_size",
+            );
         }
-        let order = HEX_ORDER.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap_or("0"), 16));
+        let order = HEX_ORDER
+            .as_bytes()
+            .chunks(2)
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap_or("0"), 16));
         let order: Vec<u8> = order.collect::<Result<_, _>>().expect("hex of ours");
         let zero = vec![0; 48];
         let ones = [&[0; 47][..], &[1]].concat();
@@ -165,19 +246,37 @@ impl Maker {
             ("r and s swapped", [s, r].concat()),
         ];
         for (name, signature) in pairs {
-            self.add(&format!("signature: {name}"), &sign1(&PROTECTED, &[0xa0], good, &signature), invalid);
+            self.add(
+                &format!("signature: {name}"),
+                &sign1(&PROTECTED, &[0xa0], good, &signature),
+                invalid,
+            );
         }
         for place in [0, 47, 48, 50, 95] {
             let mut flipped = signature.to_vec();
             flipped[place] ^= 1;
-            self.add(&format!("signature: a bit of byte {place}"), &sign1(&PROTECTED, &[0xa0], good, &flipped), invalid);
+            self.add(
+                &format!("signature: a bit of byte {place}"),
+                &sign1(&PROTECTED, &[0xa0], good, &flipped),
+                invalid,
+            );
         }
         let other = sign_parts(&PROTECTED, b"another payload", &self.chain);
-        self.add("signature of another payload", &sign1(&PROTECTED, &[0xa0], good, &other), invalid);
+        self.add(
+            "signature of another payload",
+            &sign1(&PROTECTED, &[0xa0], good, &other),
+            invalid,
+        );
         let fixed = &mut self.fixed;
-        let other = self.authority.issue_chain(super::NOW, &mut |out| fixed.fill(out));
+        let other = self
+            .authority
+            .issue_chain(super::NOW, &mut |out| fixed.fill(out));
         let other = sign_parts(&PROTECTED, good, &other);
-        self.add("signature of another leaf", &sign1(&PROTECTED, &[0xa0], good, &other), invalid);
+        self.add(
+            "signature of another leaf",
+            &sign1(&PROTECTED, &[0xa0], good, &other),
+            invalid,
+        );
     }
 }
 

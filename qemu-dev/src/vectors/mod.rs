@@ -1,5 +1,6 @@
-//! Test vectors of the mock NSM, positive and negative, the same on every run. Other implementations may test themselves with
-//! them; what is wrong in each is signed again by the mock, so that only the named rule can refuse it.
+//! Test vectors of the mock NSM, positive and negative, the same on every run. Other
+//! implementations may test themselves with them; what is wrong in each is signed again by the
+//! mock, so that only the named rule can refuse it.
 
 mod chains;
 mod envelope;
@@ -27,21 +28,28 @@ struct Fixed(u64);
 impl Fixed {
     fn fill(&mut self, out: &mut [u8]) {
         for chunk in out.chunks_mut(64) {
-            let block = Sha512::digest([&b"anchorhold test vectors"[..], &self.0.to_be_bytes()].concat());
+            let block =
+                Sha512::digest([&b"anchorhold test vectors"[..], &self.0.to_be_bytes()].concat());
             chunk.copy_from_slice(&block[..chunk.len()]);
             self.0 += 1;
         }
     }
 }
 
-/// All vectors as one JSON object: the mock's root, and an array of `{name, document, at, expected}`; `document` is hex, `at`
-/// seconds since 1970, `expected` is `accepted` or the code of the refusal. A vector about the challenge has the one that the
-/// verifier sent (`nonce`, hex), one about the root its own `root_pem`.
+/// All vectors as one JSON object: the mock's root, and an array of `{name, document, at,
+/// expected}`; `document` is hex, `at` seconds since 1970, `expected` is `accepted` or the code of
+/// the refusal. A vector about the challenge has the one that the verifier sent (`nonce`, hex), one
+/// about the root its own `root_pem`.
 pub fn all() -> Value {
     let mut fixed = Fixed(0);
     let authority = Authority::new(NOW, &mut |out| fixed.fill(out));
-    let mut maker =
-        Maker { chain: authority.issue_chain(NOW, &mut |out| fixed.fill(out)), authority, fixed, vectors: Vec::new(), made: NOW };
+    let mut maker = Maker {
+        chain: authority.issue_chain(NOW, &mut |out| fixed.fill(out)),
+        authority,
+        fixed,
+        vectors: Vec::new(),
+        made: NOW,
+    };
     maker.envelope();
     maker.fields();
     maker.registers();
@@ -118,10 +126,18 @@ impl Maker {
         });
     }
 
-    fn with_fields(&mut self, name: &str, expected: &str, change: impl FnOnce(&mut Fields<'static>)) -> &mut Value {
+    fn with_fields(
+        &mut self,
+        name: &str,
+        expected: &str,
+        change: impl FnOnce(&mut Fields<'static>),
+    ) -> &mut Value {
         let mut fields = good_fields();
         change(&mut fields);
-        let document = sign_payload(&payload(&entries(&fields, &self.chain), Encoding::Definite), &self.chain);
+        let document = sign_payload(
+            &payload(&entries(&fields, &self.chain), Encoding::Definite),
+            &self.chain,
+        );
         self.push(name, &document, NOW, expected)
     }
 }
@@ -129,7 +145,14 @@ impl Maker {
 /// The head of a CBOR item of this major type in every width that is longer than it needs to be.
 fn longer_heads(major: u8, argument: u64) -> Vec<Vec<u8>> {
     let bytes = argument.to_be_bytes();
-    let widths = [(24_u8, 1, 24_u64), (25, 2, 1 << 8), (26, 4, 1 << 16), (27, 8, 1 << 32)];
+    let widths = [
+        (24_u8, 1, 24_u64),
+        (25, 2, 1 << 8),
+        (26, 4, 1 << 16),
+        (27, 8, 1 << 32),
+    ];
     let too_long = widths.into_iter().filter(|(_, _, least)| argument < *least);
-    too_long.map(|(info, width, _)| [&[major << 5 | info], &bytes[8 - width..]].concat()).collect()
+    too_long
+        .map(|(info, width, _)| [&[major << 5 | info], &bytes[8 - width..]].concat())
+        .collect()
 }

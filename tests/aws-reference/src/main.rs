@@ -1,5 +1,5 @@
-//! `aws-reference describe FILE` prints what AWS's reader finds; `aws-reference build OUT KERNEL CMDLINE METADATA RAMDISK...`
-//! builds with AWS's builder (METADATA is a JSON file).
+//! `aws-reference describe FILE` prints what AWS's reader finds; `aws-reference build OUT KERNEL
+//! CMDLINE METADATA RAMDISK...` builds with AWS's builder (METADATA is a JSON file).
 
 use std::fs::File;
 use std::path::Path;

@@ -5,7 +5,6 @@ use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use policy::Bundle;
 use attestation::{Evidence, KeyDescription, POSSESSION_TAG, Possession};
 use eif::Parts;
 use fuzzing::{AT, DID, KEY, KID, claims, documents, expected, intent, sign_parts};
@@ -15,9 +14,10 @@ use identity::credential::{self, Content};
 use identity::succession::{self, Order, Statement, Version};
 use identity::{Format, Payload, PublicKey, Tee, cbor, did, sha256, token};
 use minicbor::Encode;
+use policy::Bundle;
 use protocol::{
-    Requester, ExitReason, Hello, Outcome, ChannelProof, Refusal, Request, RequestFrame, ResponseFrame, Sign, Welcome,
-    write_frame,
+    ChannelProof, ExitReason, Hello, Outcome, Refusal, Request, RequestFrame, Requester,
+    ResponseFrame, Sign, Welcome, write_frame,
 };
 use serde_json::json;
 
@@ -67,9 +67,19 @@ fn from_vectors(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
         version: 1,
         spki: KEY.public().to_spki(),
     };
-    let proven = Possession { tag: POSSESSION_TAG.into(), nonce: vec![1; 32], document: [2; 32] };
+    let proven = Possession {
+        tag: POSSESSION_TAG.into(),
+        nonce: vec![1; 32],
+        document: [2; 32],
+    };
     let possession = cose::sign(Purpose::POSSESSION, &cbor::to_vec(&proven), &*KEY)?;
-    let evidence = Evidence::new(good.ok_or("no vector is good")?, key, bundle, KEY.public().to_spki(), possession);
+    let evidence = Evidence::new(
+        good.ok_or("no vector is good")?,
+        key,
+        bundle,
+        KEY.public().to_spki(),
+        possession,
+    );
     corpus.add("evidence", "evidence", &evidence.to_vec())?;
     Ok(())
 }
@@ -105,10 +115,17 @@ fn push(chain: &mut Vec<u8>, certificate: &[u8]) -> Option<()> {
 }
 
 fn identity(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
-    corpus.add("token", "signed", token::sign(&claims(), &KID, &*KEY)?.as_bytes())?;
+    corpus.add(
+        "token",
+        "signed",
+        token::sign(&claims(), &KID, &*KEY)?.as_bytes(),
+    )?;
     let header = json!({"alg": "EdDSA", "kid": KID.as_str(), "typ": "vouch+jwt"}).to_string();
     let parts = [header.as_bytes(), b"\n", &serde_json::to_vec(&claims())?].concat();
-    token::verify(&sign_parts(header.as_bytes(), &serde_json::to_vec(&claims())?), &expected())?;
+    token::verify(
+        &sign_parts(header.as_bytes(), &serde_json::to_vec(&claims())?),
+        &expected(),
+    )?;
     corpus.add("token", "parts", &parts)?;
 
     let content = Content {
@@ -144,23 +161,56 @@ fn identity(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
     };
     let chain = json!([
         grant("did:web:a.example", "did:web:b.example", "https://x/logs"),
-        grant("did:web:b.example", "did:web:c.example", "https://x/logs/app"),
+        grant(
+            "did:web:b.example",
+            "did:web:c.example",
+            "https://x/logs/app"
+        ),
     ]);
     corpus.add("grants", "chain", chain.to_string().as_bytes())?;
-    corpus.add("grants", "list", b"uH4sIAAAAAAAAA-3BMQEAAADCoPVPbQwfoAAAAAAAAAAAAAAAAAAAAIC3AYbSVKsAQAAA")?;
-    corpus.add("grants", "token", token::sign(&claims(), &KID, &*KEY)?.as_bytes())?;
+    corpus.add(
+        "grants",
+        "list",
+        b"uH4sIAAAAAAAAA-3BMQEAAADCoPVPbQwfoAAAAAAAAAAAAAAAAAAAAIC3AYbSVKsAQAAA",
+    )?;
+    corpus.add(
+        "grants",
+        "token",
+        token::sign(&claims(), &KID, &*KEY)?.as_bytes(),
+    )?;
 
     let document = did::Document::new(DID.clone(), &[KEY.public().clone()])?;
-    corpus.add("did_document", "document", document.to_json().to_string().as_bytes())?;
-    corpus.add("did_document", "jwks", json!({"keys": document.to_jwks()}).to_string().as_bytes())?;
+    corpus.add(
+        "did_document",
+        "document",
+        document.to_json().to_string().as_bytes(),
+    )?;
+    corpus.add(
+        "did_document",
+        "jwks",
+        json!({"keys": document.to_jwks()}).to_string().as_bytes(),
+    )?;
 
     let version = |key: &PublicKey, n| Version::new(&did::Did::key(key), key, n);
     let next = KEY.public().clone();
-    let statement =
-        Statement { tag: "anchorhold/successor/v1".into(), old: version(&next, 1)?, new: version(&next, 2)?, time: AT.0 };
-    corpus.add("statement", "succession", &succession::sign(&statement, &*KEY, &*KEY)?)?;
+    let statement = Statement {
+        tag: "anchorhold/successor/v1".into(),
+        old: version(&next, 1)?,
+        new: version(&next, 2)?,
+        time: AT.0,
+    };
+    corpus.add(
+        "statement",
+        "succession",
+        &succession::sign(&statement, &*KEY, &*KEY)?,
+    )?;
     corpus.add("statement", "statement", &cbor::to_vec(&statement))?;
-    let order = Order { identity: "agent".into(), boot_id: identity::BootId::new([3; 16]), version: 1, not_after: AT.0 };
+    let order = Order {
+        identity: "agent".into(),
+        boot_id: identity::BootId::new([3; 16]),
+        version: 1,
+        not_after: AT.0,
+    };
     corpus.add("statement", "order", &order.sign(&*KEY)?)?;
     corpus.add("statement", "payload of an order", &cbor::to_vec(&order))?;
     corpus.add("statement", "key", &KEY.public().to_spki())?;
@@ -169,10 +219,18 @@ fn identity(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
 
 fn texts(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
     corpus.add("bundle", "toml", POLICY.as_bytes())?;
-    corpus.add("bundle", "canonical", &Bundle::from_toml(POLICY)?.canonical())?;
+    corpus.add(
+        "bundle",
+        "canonical",
+        &Bundle::from_toml(POLICY)?.canonical(),
+    )?;
     let pcr = |byte: &str| byte.repeat(48);
     let measured = json!({"HashAlgorithm": "Sha384 { ... }", "PCR0": pcr("01"), "PCR1": pcr("02"), "PCR2": pcr("03")});
-    corpus.add("measurements", "nitro-cli", json!({"Measurements": measured}).to_string().as_bytes())?;
+    corpus.add(
+        "measurements",
+        "nitro-cli",
+        json!({"Measurements": measured}).to_string().as_bytes(),
+    )?;
     let verifier = format!(
         "version = 1\nmax_age = \"10m\"\naudience = \"https://tools.example\"\nnonce = \"optional\"\nlowest_epoch = 1\n\
          dids = [\"{did}\"]\nissuers = [\"{did}\"]\n\
@@ -191,13 +249,24 @@ fn texts(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
     );
     attestation::AppraisalPolicy::from_toml(verifier.as_bytes())?;
     corpus.add("appraisal_policy", "everything", verifier.as_bytes())?;
-    corpus.add("json", "everything", br#"{"a":[1,-2,null,true,false,"\u00e4\ud83d\ude00\n"],"":{"b":9007199254740991}}"#)?;
+    corpus.add(
+        "json",
+        "everything",
+        br#"{"a":[1,-2,null,true,false,"\u00e4\ud83d\ude00\n"],"":{"b":9007199254740991}}"#,
+    )?;
     Ok(())
 }
 
 fn window(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
-    let hello = Hello { version: protocol::VERSION, boot_id: identity::BootId::new([1; 16]), challenge: [2; 32] };
-    let of = || Requester { caller: ObservedCaller::ids(1000, 1000), identity: Some("agent".into()) };
+    let hello = Hello {
+        version: protocol::VERSION,
+        boot_id: identity::BootId::new([1; 16]),
+        challenge: [2; 32],
+    };
+    let of = || Requester {
+        caller: ObservedCaller::ids(1000, 1000),
+        identity: Some("agent".into()),
+    };
     let sign = Sign {
         requester: of(),
         format: Format::VouchJwt,
@@ -207,30 +276,64 @@ fn window(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
         payload: "{\"amount\":1}".into(),
         audience: None,
         validity_seconds: Some(60),
-        proof: Some(protocol::PresentedProof { jws: "a.b.c".into(), document: Some(vec![1]) }),
+        proof: Some(protocol::PresentedProof {
+            jws: "a.b.c".into(),
+            document: Some(vec![1]),
+        }),
         delegation: Some("a.b.c".into()),
-        approval: Some(identity::ApprovalId::new([1; 16])), delegatee: None,
-};
+        approval: Some(identity::ApprovalId::new([1; 16])),
+        delegatee: None,
+    };
     let requests = [
         Request::Status,
-        Request::Provision { bundle: vec![1, 2, 3], before: None },
+        Request::Provision {
+            bundle: vec![1, 2, 3],
+            before: None,
+        },
         Request::Sign(sign),
-        Request::Attest { requester: of(), nonce: vec![1; 32] },
+        Request::Attest {
+            requester: of(),
+            nonce: vec![1; 32],
+        },
         Request::Annex { signed: vec![1, 2] },
         Request::Records { from: 7 },
-        Request::Describe(Requester { caller: ObservedCaller::named("crew"), identity: None }),
+        Request::Describe(Requester {
+            caller: ObservedCaller::named("crew"),
+            identity: None,
+        }),
     ];
     let mut all = Vec::new();
     for (id, request) in (0..).zip(requests) {
         write_frame(&RequestFrame { id, request }, &mut all)?;
     }
     corpus.add("frames", "requests", &all)?;
-    let refusal = || Refusal { kind: protocol::Kind::Denied, code: "not_allowed".into(), message: "no".into(), retry_after: Some(1) };
-    let refused = ResponseFrame { id: 1, outcome: Outcome::Refused(refusal()), event: Some(b"{}".to_vec()) };
+    let refusal = || Refusal {
+        kind: protocol::Kind::Denied,
+        code: "not_allowed".into(),
+        message: "no".into(),
+        retry_after: Some(1),
+    };
+    let refused = ResponseFrame {
+        id: 1,
+        outcome: Outcome::Refused(refusal()),
+        event: Some(b"{}".to_vec()),
+    };
     corpus.add("frames", "refused", &frame(&refused)?)?;
     corpus.add("frames", "hello", &frame(&hello)?)?;
-    corpus.add("frames", "proof", &frame(&ChannelProof::new(&hello, &*KEY)?)?)?;
-    corpus.add("frames", "welcome", &[frame(&Welcome::Welcome)?, frame(&Welcome::Refused(refusal()))?].concat())?;
+    corpus.add(
+        "frames",
+        "proof",
+        &frame(&ChannelProof::new(&hello, &*KEY)?)?,
+    )?;
+    corpus.add(
+        "frames",
+        "welcome",
+        &[
+            frame(&Welcome::Welcome)?,
+            frame(&Welcome::Refused(refusal()))?,
+        ]
+        .concat(),
+    )?;
     corpus.add("frames", "exit", &frame(&ExitReason::new("panic", "why"))?)?;
     Ok(())
 }
@@ -257,5 +360,12 @@ fn image() -> Result<Vec<u8>, eif::Error> {
     let ramdisk = eif::ramdisk(&[])?;
     let ramdisks = [&ramdisk[..], &ramdisk[..]];
     let metadata = metadata.to_string().into_bytes();
-    Parts { kernel: &kernel, cmdline: "reboot=k", metadata: &metadata, ramdisks: &ramdisks, signature: None }.to_image()
+    Parts {
+        kernel: &kernel,
+        cmdline: "reboot=k",
+        metadata: &metadata,
+        ramdisks: &ramdisks,
+        signature: None,
+    }
+    .to_image()
 }

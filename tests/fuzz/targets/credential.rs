@@ -14,20 +14,31 @@ fuzz_target!(|data: &[u8]| {
     if let Some(signed) = signed(data)
         && let Ok(content) = verify(&signed, &expected())
     {
-        assert_eq!((&content.issuer, content.audience.as_deref()), (expected().did, expected().audience));
+        assert_eq!(
+            (&content.issuer, content.audience.as_deref()),
+            (expected().did, expected().audience)
+        );
         assert!(canonical(&signed).is_ok());
     }
 });
 
 fn signed(data: &[u8]) -> Option<Vec<u8>> {
-    let Value::Object(mut document) = json::parse(data).ok()? else { return None };
-    let Value::Object(mut proof) = document.remove("proof")? else { return None };
+    let Value::Object(mut document) = json::parse(data).ok()? else {
+        return None;
+    };
+    let Value::Object(mut proof) = document.remove("proof")? else {
+        return None;
+    };
     proof.remove("proofValue");
     let mut options = proof.clone();
     if let Some(context) = document.get("@context") {
         options.insert("@context".into(), context.clone());
     }
-    let digests = [sha256(&json::canonical(&options).ok()?).0, sha256(&json::canonical(&document).ok()?).0].concat();
+    let digests = [
+        sha256(&json::canonical(&options).ok()?).0,
+        sha256(&json::canonical(&document).ok()?).0,
+    ]
+    .concat();
     let value = format!("z{}", bs58::encode(KEY.sign_bytes(&digests)).into_string());
     proof.insert("proofValue".into(), Value::String(value));
     document.insert("proof".into(), Value::Object(proof));

@@ -12,7 +12,10 @@ fuzz_target!(|data: &[u8]| {
     }
     if let Ok(keys) = parse_jwks(data) {
         for (_, key) in keys {
-            assert_eq!(identity::PublicKey::from_jwk(&key.to_jwk()).as_ref(), Ok(&key));
+            assert_eq!(
+                identity::PublicKey::from_jwk(&key.to_jwk()).as_ref(),
+                Ok(&key)
+            );
         }
     }
 });

@@ -1,6 +1,7 @@
 #![no_main]
 
-//! Bytes as an image, as they are and with their checksum put right. What is read is built again as the same bytes.
+//! Bytes as an image, as they are and with their checksum put right. What is read is built again as
+//! the same bytes.
 
 use eif::Image;
 use libfuzzer_sys::fuzz_target;
@@ -22,6 +23,9 @@ fn check(file: &[u8]) {
         && let Ok(built) = parts.to_image()
     {
         let again = Image::parse(&built).expect("it was built");
-        assert_eq!((again.kernel, again.cmdline, again.ramdisks), (image.kernel, image.cmdline, image.ramdisks));
+        assert_eq!(
+            (again.kernel, again.cmdline, again.ramdisks),
+            (image.kernel, image.cmdline, image.ramdisks)
+        );
     }
 }

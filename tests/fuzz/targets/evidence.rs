@@ -10,5 +10,12 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(evidence) = Evidence::parse(data) {
         assert_eq!(evidence.to_vec(), data);
     }
-    assert!(Verifier { inspect: true, ..Verifier::at(AT) }.judge(Subject::Evidence(data)).is_err());
+    assert!(
+        Verifier {
+            inspect: true,
+            ..Verifier::at(AT)
+        }
+        .judge(Subject::Evidence(data))
+        .is_err()
+    );
 });

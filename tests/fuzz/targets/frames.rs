@@ -1,11 +1,14 @@
 #![no_main]
 
-//! Bytes as they come through the window, whole and in pieces; each frame as everything that could stand in it.
+//! Bytes as they come through the window, whole and in pieces; each frame as everything that could
+//! stand in it.
 
 use identity::cbor;
 use libfuzzer_sys::fuzz_target;
 use minicbor::{Decode, Encode};
-use protocol::{ExitReason, FrameBuffer, Hello, ChannelProof, RequestFrame, ResponseFrame, Welcome, write_frame};
+use protocol::{
+    ChannelProof, ExitReason, FrameBuffer, Hello, RequestFrame, ResponseFrame, Welcome, write_frame,
+};
 
 fuzz_target!(|data: &[u8]| {
     let whole = frames(data, data.len().max(1));

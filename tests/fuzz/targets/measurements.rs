@@ -7,6 +7,9 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     if let Ok(measurements) = Measurements::parse(data) {
-        assert_eq!(Measurements::parse(measurements.to_json().as_bytes()), Ok(measurements));
+        assert_eq!(
+            Measurements::parse(measurements.to_json().as_bytes()),
+            Ok(measurements)
+        );
     }
 });

@@ -13,7 +13,11 @@ fuzz_target!(|data: &[u8]| {
         assert!(statement.new.key().is_ok());
     }
     let _ = Order::verify(data, KEY.public());
-    for purpose in [Purpose::POSSESSION, Purpose::SUCCESSOR, Purpose::ROTATION_ORDER] {
+    for purpose in [
+        Purpose::POSSESSION,
+        Purpose::SUCCESSOR,
+        Purpose::ROTATION_ORDER,
+    ] {
         let _ = cose::verify(purpose, data, KEY.public());
         let signed = cose::sign(purpose, data, &*KEY).expect("signed");
         assert_eq!(cose::verify(purpose, &signed, KEY.public()), Ok(data));

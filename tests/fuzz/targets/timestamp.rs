@@ -1,6 +1,7 @@
 #![no_main]
 
-//! Bytes as a time-stamp (RFC 3161). The root is that of an authority of ours, which has stamped one thing.
+//! Bytes as a time-stamp (RFC 3161). The root is that of an authority of ours, which has stamped
+//! one thing.
 
 use attestation::archive::{TimeAnchor, TimeStamp};
 use identity::sha256;

@@ -1,6 +1,7 @@
 #![no_main]
 
-//! Bytes as a token; and bytes as header and claims, one per line, of a token that the key has really signed.
+//! Bytes as a token; and bytes as header and claims, one per line, of a token that the key has
+//! really signed.
 
 use fuzzing::{claims, expected, sign_parts};
 use identity::token::{unverified_claims, verify};
@@ -18,7 +19,10 @@ fuzz_target!(|data: &[u8]| {
         let token = sign_parts(header, body);
         if let Ok(said) = verify(&token, &expected()) {
             assert_eq!(unverified_claims(&token), Ok(said.clone()));
-            assert_eq!((&said.iss, said.aud.as_deref()), (expected().did, expected().audience));
+            assert_eq!(
+                (&said.iss, said.aud.as_deref()),
+                (expected().did, expected().audience)
+            );
             let again = sign_parts(header, &serde_json::to_vec(&said).expect("claims"));
             assert_eq!(verify(&again, &expected()), Ok(said));
         }

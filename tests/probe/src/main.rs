@@ -1,20 +1,34 @@
 //! A program that does what the enclave must not.
 //!
-//! `anchorhold-probe call N` makes system call N within the enclave's filter; `argument NAME` one on the list with an argument
-//! that is not; `thread` starts a thread; `memory` locks memory and `privileges` drops privileges, and both show what is left;
-//! `console` parts from the console, and writes where it was. As PID 1 of an image it
-//! panics; with `probe=panic` on the kernel's command line it does so after the boot, within the filter, and with `probe=execve`
-//! it tries to start a program there.
+//! `anchorhold-probe call N` makes system call N within the enclave's filter; `argument NAME` one
+//! on the list with an argument that is not; `thread` starts a thread; `memory` locks memory and
+//! `privileges` drops privileges, and both show what is left; `console` parts from the console, and
+//! writes where it was. As PID 1 of an image it panics; with `probe=panic` on the kernel's command
+//! line it does so after the boot, within the filter, and with `probe=execve` it tries to start a
+//! program there.
 
 use enclave::boot::{self, Image};
 use enclave::{Nsm, NsmError, Parent};
 
-const IMAGE: Image = Image { name: "anchorhold-probe", parent: Parent { cid: 2, ports_below: u32::MAX }, notified: &[2] };
+const IMAGE: Image = Image {
+    name: "anchorhold-probe",
+    parent: Parent {
+        cid: 2,
+        ports_below: u32::MAX,
+    },
+    notified: &[2],
+};
 
 fn main() {
     if boot::is_pid_1() {
         let what = std::env::var("probe").unwrap_or_default();
-        boot::run(&IMAGE, || if what.is_empty() { panic!("a probe panics on purpose") } else { Ok(Runaway { what }) });
+        boot::run(&IMAGE, || {
+            if what.is_empty() {
+                panic!("a probe panics on purpose")
+            } else {
+                Ok(Runaway { what })
+            }
+        });
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -31,13 +45,32 @@ fn main() {
                 "socket-unix" => call(libc::SYS_socket, [i64::from(libc::AF_UNIX), 1, 0, 0, 0, 0]),
                 "open" => {
                     let path = c"/etc/passwd".as_ptr() as i64;
-                    call(libc::SYS_openat, [i64::from(libc::AT_FDCWD), path, 0, 0, 0, 0]);
+                    call(
+                        libc::SYS_openat,
+                        [i64::from(libc::AT_FDCWD), path, 0, 0, 0, 0],
+                    );
                 }
                 "ioctl" => call(libc::SYS_ioctl, [1, 0x5401, 0, 0, 0, 0]),
-                "mmap-exec" => call(libc::SYS_mmap, [0, 4096, i64::from(libc::PROT_READ | libc::PROT_EXEC), 0x22, -1, 0]),
-                "mprotect-exec" => call(libc::SYS_mprotect, [0, 4096, i64::from(libc::PROT_EXEC), 0, 0, 0]),
+                "mmap-exec" => call(
+                    libc::SYS_mmap,
+                    [
+                        0,
+                        4096,
+                        i64::from(libc::PROT_READ | libc::PROT_EXEC),
+                        0x22,
+                        -1,
+                        0,
+                    ],
+                ),
+                "mprotect-exec" => call(
+                    libc::SYS_mprotect,
+                    [0, 4096, i64::from(libc::PROT_EXEC), 0, 0, 0],
+                ),
                 "fork" => call(libc::SYS_clone, [i64::from(libc::SIGCHLD), 0, 0, 0, 0, 0]),
-                "prctl" => call(libc::SYS_prctl, [i64::from(libc::PR_SET_DUMPABLE), 1, 0, 0, 0, 0]),
+                "prctl" => call(
+                    libc::SYS_prctl,
+                    [i64::from(libc::PR_SET_DUMPABLE), 1, 0, 0, 0, 0],
+                ),
                 other => panic!("{other}"),
             }
         }
@@ -52,8 +85,13 @@ fn main() {
             // SAFETY: it takes and gives no memory.
             let dumpable = unsafe { libc::prctl(libc::PR_GET_DUMPABLE) };
             let shown = status.lines().filter(|line| line.starts_with("VmLck:"));
-            let core = limits.lines().filter(|line| line.starts_with("Max core file size"));
-            println!("{}\ndumpable: {dumpable}", shown.chain(core).collect::<Vec<_>>().join("\n"));
+            let core = limits
+                .lines()
+                .filter(|line| line.starts_with("Max core file size"));
+            println!(
+                "{}\ndumpable: {dumpable}",
+                shown.chain(core).collect::<Vec<_>>().join("\n")
+            );
         }
         ["console"] => {
             // As a library would, and as the enclave does.
@@ -69,10 +107,15 @@ fn main() {
             // SAFETY: it takes and gives no memory.
             let again = unsafe { libc::setuid(0) };
             let text = std::fs::read_to_string("/proc/thread-self/status").expect("status");
-            let shown = text
-                .lines()
-                .filter(|line| ["Uid:", "Gid:", "Groups:", "CapEff:", "CapPrm:"].iter().any(|name| line.starts_with(name)));
-            println!("{}\nsetuid(0): {again}", shown.collect::<Vec<_>>().join("\n"));
+            let shown = text.lines().filter(|line| {
+                ["Uid:", "Gid:", "Groups:", "CapEff:", "CapPrm:"]
+                    .iter()
+                    .any(|name| line.starts_with(name))
+            });
+            println!(
+                "{}\nsetuid(0): {again}",
+                shown.collect::<Vec<_>>().join("\n")
+            );
         }
         _ => panic!("call N, argument NAME, thread, memory, console or privileges"),
     }
@@ -92,16 +135,33 @@ struct Runaway {
 impl Nsm for Runaway {
     const TEE: identity::Tee = identity::Tee::Mock;
 
-    fn attest(&mut self, _: Option<&[u8]>, _: Option<&[u8]>, _: Option<&[u8]>) -> Result<Vec<u8>, NsmError> {
+    fn attest(
+        &mut self,
+        _: Option<&[u8]>,
+        _: Option<&[u8]>,
+        _: Option<&[u8]>,
+    ) -> Result<Vec<u8>, NsmError> {
         if self.what == "panic" {
-            // An option that takes a privilege, by a call that is on the list: what the kernel says shows who we are.
+            // An option that takes a privilege, by a call that is on the list: what the kernel says
+            // shows who we are.
             let size: libc::c_int = 4096;
             // SAFETY: it makes a socket, and takes no memory.
             let socket = unsafe { libc::socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0) };
             // SAFETY: the option's value is an int that outlives the call.
-            let set = unsafe { libc::setsockopt(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, (&raw const size).cast(), 4) };
+            let set = unsafe {
+                libc::setsockopt(
+                    socket,
+                    libc::SOL_SOCKET,
+                    libc::SO_RCVBUFFORCE,
+                    (&raw const size).cast(),
+                    4,
+                )
+            };
             let why = std::io::Error::last_os_error().raw_os_error();
-            panic!("on purpose, as nobody: {}", set == -1 && why == Some(libc::EPERM));
+            panic!(
+                "on purpose, as nobody: {}",
+                set == -1 && why == Some(libc::EPERM)
+            );
         }
         let started = std::process::Command::new("/init").status();
         // A panic is what still comes to the console.

@@ -38,7 +38,11 @@ impl Reader {
     fn note(&mut self, signature: &syn::Signature, whole: &impl ToTokens) {
         let (begin, end) = (signature.span().start(), whole.span().end());
         let tokens = count(whole.to_token_stream());
-        self.0.push(Function { name: signature.ident.to_string(), lines: end.line - begin.line + 1, tokens });
+        self.0.push(Function {
+            name: signature.ident.to_string(),
+            lines: end.line - begin.line + 1,
+            tokens,
+        });
     }
 }
 
@@ -92,8 +96,16 @@ mod tests {
         let mut reader = Reader(Vec::new());
         reader.visit_file(&file);
         // fn a ( x : u8 ) -> u8 { x + 1 }: an arrow is two signs.
-        let a = Function { name: "a".into(), lines: 3, tokens: 15 };
-        let c = Function { name: "c".into(), lines: 1, tokens: 6 };
+        let a = Function {
+            name: "a".into(),
+            lines: 3,
+            tokens: 15,
+        };
+        let c = Function {
+            name: "c".into(),
+            lines: 1,
+            tokens: 6,
+        };
         assert_eq!(reader.0, [a, c]);
     }
 }

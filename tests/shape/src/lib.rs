@@ -1,6 +1,8 @@
-//! The shape of the source: which modules of a crate know which, which crates know which, and how long functions are.
+//! The shape of the source: which modules of a crate know which, which crates know which, and how
+//! long functions are.
 //!
-//! It reads the source as Rust does ([`syn`]), and builds nothing else, so it is one of the first things that CI asks.
+//! It reads the source as Rust does ([`syn`]), and builds nothing else, so it is one of the first
+//! things that CI asks.
 
 mod functions;
 mod modules;
@@ -20,7 +22,9 @@ pub fn root() -> PathBuf {
 /// All Rust files below a folder, in the order of their names.
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    let Ok(entries) = std::fs::read_dir(folder) else { return files };
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return files;
+    };
     for path in entries.flatten().map(|entry| entry.path()) {
         if path.is_dir() {
             files.extend(rust_files(&path));
@@ -40,8 +44,10 @@ fn parse(file: &Path) -> syn::File {
 /// Whether an item is there for tests only.
 fn is_for_tests(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().any(|attribute| {
-        let is_cfg_test =
-            attribute.path().is_ident("cfg") && attribute.parse_args::<syn::Path>().is_ok_and(|path| path.is_ident("test"));
+        let is_cfg_test = attribute.path().is_ident("cfg")
+            && attribute
+                .parse_args::<syn::Path>()
+                .is_ok_and(|path| path.is_ident("test"));
         is_cfg_test || attribute.path().is_ident("test")
     })
 }

@@ -12,8 +12,8 @@ use crate::{is_for_tests, parse, rust_files};
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Graph(BTreeMap<String, BTreeSet<String>>);
 
-/// Reads the modules of the crate whose source is in this folder. What the root names again (`pub use`) is looked for in its module. Code
-/// for tests does not count.
+/// Reads the modules of the crate whose source is in this folder. What the root names again (`pub
+/// use`) is looked for in its module. Code for tests does not count.
 pub fn modules(source: &Path) -> Graph {
     let root = parse(&source.join("lib.rs"));
     let mut names = Names::default();
@@ -22,7 +22,9 @@ pub fn modules(source: &Path) -> Graph {
             Item::Mod(module) if !is_for_tests(&module.attrs) => {
                 names.modules.insert(module.ident.to_string());
             }
-            Item::Use(used) if !matches!(used.vis, Visibility::Inherited) => names.again(&used.tree, &mut Vec::new()),
+            Item::Use(used) if !matches!(used.vis, Visibility::Inherited) => {
+                names.again(&used.tree, &mut Vec::new())
+            }
             _ => {}
         }
     }
@@ -35,13 +37,19 @@ pub fn modules(source: &Path) -> Graph {
             .components()
             .map(|part| part.as_os_str().to_string_lossy().into_owned())
             .collect();
-        let is_of_tests = below.last().is_some_and(|name| name == "tests" || name.ends_with("_tests"));
+        let is_of_tests = below
+            .last()
+            .is_some_and(|name| name == "tests" || name.ends_with("_tests"));
         if !names.modules.contains(&below[0]) || is_of_tests {
             continue;
         }
         // `mod.rs` is its folder.
         let depth = below.len() - usize::from(below.last().is_some_and(|name| name == "mod"));
-        let mut reader = Reader { names: &names, depth, found: BTreeSet::new() };
+        let mut reader = Reader {
+            names: &names,
+            depth,
+            found: BTreeSet::new(),
+        };
         reader.visit_file(&parse(&file));
         let known = graph.0.entry(below[0].clone()).or_default();
         known.extend(reader.found.into_iter().filter(|name| *name != below[0]));
@@ -50,13 +58,20 @@ pub fn modules(source: &Path) -> Graph {
 }
 
 impl Graph {
-    /// Modules that know one another, directly or through others; each circle once, in the order of names.
+    /// Modules that know one another, directly or through others; each circle once, in the order of
+    /// names.
     pub fn circles(&self) -> Vec<Vec<&str>> {
-        let reach: BTreeMap<&str, BTreeSet<&str>> = self.0.keys().map(|from| (from.as_str(), self.reached(from))).collect();
+        let reach: BTreeMap<&str, BTreeSet<&str>> = self
+            .0
+            .keys()
+            .map(|from| (from.as_str(), self.reached(from)))
+            .collect();
         let mut circles = BTreeSet::new();
         for (from, reached) in &reach {
             if reached.contains(from) {
-                let circle = reached.iter().filter(|other| reach.get(*other).is_some_and(|back| back.contains(from)));
+                let circle = reached
+                    .iter()
+                    .filter(|other| reach.get(*other).is_some_and(|back| back.contains(from)));
                 circles.insert(circle.copied().collect::<Vec<_>>());
             }
         }
@@ -122,7 +137,10 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn path(&mut self, segments: &[String]) {
-        let supers = segments.iter().take_while(|segment| *segment == "super").count();
+        let supers = segments
+            .iter()
+            .take_while(|segment| *segment == "super")
+            .count();
         let rest = match segments.first().map(String::as_str) {
             Some("crate") => &segments[1..],
             // `super` as often as modules are above leads to the root.
@@ -142,7 +160,8 @@ impl Reader<'_> {
                 path.pop();
             }
             UseTree::Group(group) => group.items.iter().for_each(|tree| self.tree(tree, path)),
-            UseTree::Name(syn::UseName { ident }) | UseTree::Rename(syn::UseRename { ident, .. }) => {
+            UseTree::Name(syn::UseName { ident })
+            | UseTree::Rename(syn::UseRename { ident, .. }) => {
                 path.push(ident.to_string());
                 self.path(path);
                 path.pop();
@@ -174,7 +193,11 @@ impl<'ast> Visit<'ast> for Reader<'_> {
     }
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
-        let segments: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+        let segments: Vec<String> = path
+            .segments
+            .iter()
+            .map(|segment| segment.ident.to_string())
+            .collect();
         self.path(&segments);
         syn::visit::visit_path(self, path);
     }
@@ -184,7 +207,10 @@ impl<'ast> Visit<'ast> for Reader<'_> {
         syn::visit::visit_macro(self, called);
         let text = called.tokens.to_string();
         let words: Vec<&str> = text.split_whitespace().collect();
-        for start in words.windows(3).filter(|words| words[0] == "crate" && words[1] == "::") {
+        for start in words
+            .windows(3)
+            .filter(|words| words[0] == "crate" && words[1] == "::")
+        {
             self.path(&["crate".into(), start[2].to_owned()]);
         }
     }
@@ -197,7 +223,11 @@ mod tests {
 
     /// A crate of these files, as text.
     fn graph(files: &[(&str, &str)]) -> Graph {
-        let folder = std::env::temp_dir().join(format!("anchorhold-shape-{}-{}", std::process::id(), files[0].1.len()));
+        let folder = std::env::temp_dir().join(format!(
+            "anchorhold-shape-{}-{}",
+            std::process::id(),
+            files[0].1.len()
+        ));
         for (name, text) in files {
             let file = folder.join(name);
             std::fs::create_dir_all(file.parent().unwrap()).unwrap();
@@ -222,7 +252,11 @@ mod tests {
             "mod inner { use super::super::b; }",
         ] {
             let lib = format!("{lib}// {one}");
-            let circle = graph(&[("lib.rs", &lib), ("a.rs", one), ("b.rs", "use crate::Thing;")]);
+            let circle = graph(&[
+                ("lib.rs", &lib),
+                ("a.rs", one),
+                ("b.rs", "use crate::Thing;"),
+            ]);
             assert_eq!(circle.circles(), [["a", "b"]], "{one}");
         }
         for one in [
@@ -236,13 +270,25 @@ mod tests {
             "use crate::Thing;",
         ] {
             let lib = format!("{lib}// no {one}");
-            let none = graph(&[("lib.rs", &lib), ("a.rs", one), ("b.rs", "use crate::Thing;")]);
+            let none = graph(&[
+                ("lib.rs", &lib),
+                ("a.rs", one),
+                ("b.rs", "use crate::Thing;"),
+            ]);
             assert!(none.circles().is_empty(), "{one}");
         }
-        let child =
-            graph(&[("lib.rs", "mod a; mod b; //"), ("a/mod.rs", ""), ("a/deep.rs", "use crate::b;"), ("b.rs", "use super::a;")]);
+        let child = graph(&[
+            ("lib.rs", "mod a; mod b; //"),
+            ("a/mod.rs", ""),
+            ("a/deep.rs", "use crate::b;"),
+            ("b.rs", "use super::a;"),
+        ]);
         assert_eq!(child.circles(), [["a", "b"]]);
-        let folder = graph(&[("lib.rs", "mod a; mod b; //  "), ("a/mod.rs", "use super::b;"), ("b.rs", "use super::a;")]);
+        let folder = graph(&[
+            ("lib.rs", "mod a; mod b; //  "),
+            ("a/mod.rs", "use super::b;"),
+            ("b.rs", "use super::a;"),
+        ]);
         assert_eq!(folder.circles(), [["a", "b"]]);
         let three = graph(&[
             ("lib.rs", "mod a; mod b; mod c; mod d;"),

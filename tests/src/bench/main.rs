@@ -1,6 +1,11 @@
-//! `anchorhold-bench`: every figure beside the baseline that it is compared with, both from this one run.
+//! `anchorhold-bench`: every figure beside the baseline that it is compared with, both from this
+//! one run.
 #![allow(clippy::print_stdout, reason = "its whole output")]
-#![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "counts and percentiles, not money")]
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "counts and percentiles, not money"
+)]
 
 mod image;
 mod load;
@@ -21,7 +26,8 @@ const BODY: &str = r#"{"payload":{"action":"transfer","amount":100,"recipient":"
 const CONNECTIONS: usize = 32;
 
 fn main() {
-    // What is started inherits it, as under `anchorhold-dev up` and in the image, whose kernel has no huge pages.
+    // What is started inherits it, as under `anchorhold-dev up` and in the image, whose kernel has
+    // no huge pages.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.get(1).map(String::as_str) {
@@ -42,7 +48,10 @@ fn main() {
         }
         _ => {}
     }
-    let signatures = match (arguments.get(1).map(String::as_str), arguments.get(2).and_then(|n| n.parse().ok())) {
+    let signatures = match (
+        arguments.get(1).map(String::as_str),
+        arguments.get(2).and_then(|n| n.parse().ok()),
+    ) {
         (Some("--signatures"), Some(n)) => n,
         _ => 1_000_000,
     };
@@ -67,42 +76,76 @@ fn main() {
 const REGO: &str = "package agent.authz\ndefault allow = false\nallow if {\ninput.agent.role == \"reviewer\"\ninput.action == \"comment\"\n\
     input.resource.type == \"pull_request\"\n}\nallow if {\ninput.agent.role == \"deployer\"\ninput.action == \"deploy\"\n\
     input.resource.env == \"staging\"\n}\nrequire_approval if {\ninput.action == \"deploy\"\ninput.resource.env == \"production\"\n}\n";
-const COMMENT: &str =
-    r#"{"payload":{"action":"comment","amount":100},"intent":{"action":"comment","target":"t","resource":"pr:1"}}"#;
+const COMMENT: &str = r#"{"payload":{"action":"comment","amount":100},"intent":{"action":"comment","target":"t","resource":"pr:1"}}"#;
 
 /// The same load with an intent, without and under that policy in Rego.
 fn with_rego(baseline: f64) {
     let module = format!("[rego]\nentrypoint = \"data.agent.authz\"\nmodule = '''\n{REGO}'''\n");
     let [without, with] = ["", module.as_str()].map(|module| {
         let policy = |state: &qemu_dev::State| {
-            let text = state.development_policy(&[("agent", "did:key", "EdDSA")]).expect("a policy");
+            let text = state
+                .development_policy(&[("agent", "did:key", "EdDSA")])
+                .expect("a policy");
             let labels = "resources = [{ pattern = \"pr:*\", type = \"pull_request\" }]";
-            text.replacen("\n[[identities]]\n", &format!("\n{labels}\n{module}[[identities]]\nrole = \"reviewer\"\n"), 1)
+            text.replacen(
+                "\n[[identities]]\n",
+                &format!("\n{labels}\n{module}[[identities]]\nrole = \"reviewer\"\n"),
+                1,
+            )
         };
         let running = Running::prepared(policy, "[limits]\nrequests_per_second = 0\n", &[]);
         let pids = [running.sidecar.pid(), running.enclave.pid()];
-        let load = Load { connections: CONNECTIONS, seconds: 10.0, rate: None, limit: u64::MAX };
-        measure(&running.socket, &raw("/sign", Some(COMMENT.as_bytes())), &load, &pids)
+        let load = Load {
+            connections: CONNECTIONS,
+            seconds: 10.0,
+            rate: None,
+            limit: u64::MAX,
+        };
+        measure(
+            &running.socket,
+            &raw("/sign", Some(COMMENT.as_bytes())),
+            &load,
+            &pids,
+        )
     });
     for (name, measured) in [("with an intent", &without), ("with Rego", &with)] {
-        line(&format!("{name}: CPU of one /sign, sidecar + enclave (us)"), &format!("{:.1}", measured.server_cpu * 1e6), "");
-        line("  ratio to the baseline", &format!("{:.2} x", measured.server_cpu / baseline), "");
+        line(
+            &format!("{name}: CPU of one /sign, sidecar + enclave (us)"),
+            &format!("{:.1}", measured.server_cpu * 1e6),
+            "",
+        );
+        line(
+            "  ratio to the baseline",
+            &format!("{:.2} x", measured.server_cpu / baseline),
+            "",
+        );
         line("  rate (1/s)", &format!("{:.0}", measured.rate), "");
     }
 }
 
 /// As one starts it, without a limit for each caller: what is measured is what it can do.
 fn start(more: &str) -> Running {
-    let policy = |state: &qemu_dev::State| state.development_policy(&[("agent", "did:key", "EdDSA")]).expect("a policy");
-    Running::prepared(policy, &format!("[limits]\nrequests_per_second = 0\nconnections = 512\n{more}"), &[])
+    let policy = |state: &qemu_dev::State| {
+        state
+            .development_policy(&[("agent", "did:key", "EdDSA")])
+            .expect("a policy")
+    };
+    Running::prepared(
+        policy,
+        &format!("[limits]\nrequests_per_second = 0\nconnections = 512\n{more}"),
+        &[],
+    )
 }
 
-/// Opens as many connections as it gets, up to 200, says how many were answered, and holds them until its input ends. Tests run
-/// this as another user.
+/// Opens as many connections as it gets, up to 200, says how many were answered, and holds them
+/// until its input ends. Tests run this as another user.
 fn hold_connections(socket: &Path) {
     let answered = |_| {
         let mut connection = Connection::open(socket).ok()?;
-        connection.request(&raw("/health", None)).ok().map(|_| connection)
+        connection
+            .request(&raw("/health", None))
+            .ok()
+            .map(|_| connection)
     };
     let held: Vec<Connection> = (0..200).filter_map(answered).collect();
     println!("{}", held.len());
@@ -119,9 +162,21 @@ fn idle(running: &Running) {
     let before: f64 = pids.iter().map(|pid| cpu_seconds(*pid)).sum();
     std::thread::sleep(Duration::from_secs(5));
     let used: f64 = pids.iter().map(|pid| cpu_seconds(*pid)).sum::<f64>() - before;
-    line("memory idle, sidecar (KiB resident)", &resident_kib(pids[0]).to_string(), "<= 20480");
-    line("memory idle, enclave (KiB resident)", &resident_kib(pids[1]).to_string(), "<= 12288");
-    line("CPU idle, both (percent of one core, 5 s)", &format!("{:.2}", 100.0 * used / begin.elapsed().as_secs_f64()), "< 0.5");
+    line(
+        "memory idle, sidecar (KiB resident)",
+        &resident_kib(pids[0]).to_string(),
+        "<= 20480",
+    );
+    line(
+        "memory idle, enclave (KiB resident)",
+        &resident_kib(pids[1]).to_string(),
+        "<= 12288",
+    );
+    line(
+        "CPU idle, both (percent of one core, 5 s)",
+        &format!("{:.2}", 100.0 * used / begin.elapsed().as_secs_f64()),
+        "< 0.5",
+    );
 }
 
 fn latency(running: &Running) {
@@ -136,15 +191,24 @@ fn latency(running: &Running) {
         .skip(1000)
         .collect();
     times.sort();
-    line("latency of /sign, one client, p50 (us)", &micros(times[times.len() / 2]), "<= 200");
-    line("latency of /sign, one client, p99 (us)", &micros(times[times.len() * 99 / 100]), "");
+    line(
+        "latency of /sign, one client, p50 (us)",
+        &micros(times[times.len() / 2]),
+        "<= 200",
+    );
+    line(
+        "latency of /sign, one client, p99 (us)",
+        &micros(times[times.len() * 99 / 100]),
+        "",
+    );
 }
 
 fn micros(time: Duration) -> String {
     format!("{:.1}", time.as_secs_f64() * 1e6)
 }
 
-/// One bare signature, one bare strict verification, one empty request to a bare hyper server on a Unix socket: CPU seconds.
+/// One bare signature, one bare strict verification, one empty request to a bare hyper server on a
+/// Unix socket: CPU seconds.
 fn baseline() -> Baseline {
     let key = SigningKey::from_bytes(&[7; 32]);
     let sign = time(20_000, || {
@@ -158,12 +222,32 @@ fn baseline() -> Baseline {
     command.arg("bare-server").arg(&socket);
     let server = qemu_dev::Child::start("bare server", command, None).expect("a bare server");
     harness::wait_for(|| Connection::open(&socket).is_ok());
-    let load = Load { connections: CONNECTIONS, seconds: 5.0, rate: None, limit: u64::MAX };
+    let load = Load {
+        connections: CONNECTIONS,
+        seconds: 5.0,
+        rate: None,
+        limit: u64::MAX,
+    };
     let empty = measure(&socket, &raw("/", None), &load, &[server.pid()]);
-    line("baseline: bare Ed25519 signature (us CPU)", &format!("{:.1}", sign * 1e6), "");
-    line("baseline: bare strict verification (us CPU)", &format!("{:.1}", verify * 1e6), "");
-    line("baseline: empty request, bare hyper server (us CPU)", &format!("{:.1}", empty.server_cpu * 1e6), "");
-    Baseline { verify, request: sign + verify + empty.server_cpu }
+    line(
+        "baseline: bare Ed25519 signature (us CPU)",
+        &format!("{:.1}", sign * 1e6),
+        "",
+    );
+    line(
+        "baseline: bare strict verification (us CPU)",
+        &format!("{:.1}", verify * 1e6),
+        "",
+    );
+    line(
+        "baseline: empty request, bare hyper server (us CPU)",
+        &format!("{:.1}", empty.server_cpu * 1e6),
+        "",
+    );
+    Baseline {
+        verify,
+        request: sign + verify + empty.server_cpu,
+    }
 }
 
 const MESSAGE: [u8; 700] = [42; 700];
@@ -179,7 +263,11 @@ struct Baseline {
 fn strict_verification() -> f64 {
     let key = SigningKey::from_bytes(&[7; 32]);
     let (public, signature) = (key.verifying_key(), key.sign(&MESSAGE));
-    time(20_000, || public.verify_strict(std::hint::black_box(&MESSAGE), &signature).expect("a good signature"))
+    time(20_000, || {
+        public
+            .verify_strict(std::hint::black_box(&MESSAGE), &signature)
+            .expect("a good signature")
+    })
 }
 
 /// Seconds for each of `n` calls.
@@ -191,39 +279,115 @@ fn time(n: u32, mut call: impl FnMut()) -> f64 {
 
 fn cpu(running: &Running, baseline: f64) -> f64 {
     let pids = [running.sidecar.pid(), running.enclave.pid()];
-    let load = Load { connections: CONNECTIONS, seconds: 10.0, rate: None, limit: u64::MAX };
-    let measured = measure(&running.socket, &raw("/sign", Some(BODY.as_bytes())), &load, &pids);
-    line("CPU of one /sign, sidecar + enclave (us)", &format!("{:.1}", measured.server_cpu * 1e6), "");
-    line("  of it, the sidecar (us)", &format!("{:.1}", measured.each_cpu[0] * 1e6), "");
-    line("  of it, the enclave (us)", &format!("{:.1}", measured.each_cpu[1] * 1e6), "");
-    line("  ratio to the baseline", &format!("{:.2} x", measured.server_cpu / baseline), "<= 1.5 x");
-    line(&format!("rate of /sign, {CONNECTIONS} connections (1/s)"), &format!("{:.0}", measured.rate), ">= 20000");
-    line("  client's own CPU per request (us)", &format!("{:.1}", measured.client_cpu * 1e6), "");
+    let load = Load {
+        connections: CONNECTIONS,
+        seconds: 10.0,
+        rate: None,
+        limit: u64::MAX,
+    };
+    let measured = measure(
+        &running.socket,
+        &raw("/sign", Some(BODY.as_bytes())),
+        &load,
+        &pids,
+    );
+    line(
+        "CPU of one /sign, sidecar + enclave (us)",
+        &format!("{:.1}", measured.server_cpu * 1e6),
+        "",
+    );
+    line(
+        "  of it, the sidecar (us)",
+        &format!("{:.1}", measured.each_cpu[0] * 1e6),
+        "",
+    );
+    line(
+        "  of it, the enclave (us)",
+        &format!("{:.1}", measured.each_cpu[1] * 1e6),
+        "",
+    );
+    line(
+        "  ratio to the baseline",
+        &format!("{:.2} x", measured.server_cpu / baseline),
+        "<= 1.5 x",
+    );
+    line(
+        &format!("rate of /sign, {CONNECTIONS} connections (1/s)"),
+        &format!("{:.0}", measured.rate),
+        ">= 20000",
+    );
+    line(
+        "  client's own CPU per request (us)",
+        &format!("{:.1}", measured.client_cpu * 1e6),
+        "",
+    );
     measured.rate
 }
 
 fn paced(running: &Running, rate: f64) {
-    let load = Load { connections: CONNECTIONS, seconds: 10.0, rate: Some(rate), limit: u64::MAX };
-    let mut measured = measure(&running.socket, &raw("/sign", Some(BODY.as_bytes())), &load, &[]);
+    let load = Load {
+        connections: CONNECTIONS,
+        seconds: 10.0,
+        rate: Some(rate),
+        limit: u64::MAX,
+    };
+    let mut measured = measure(
+        &running.socket,
+        &raw("/sign", Some(BODY.as_bytes())),
+        &load,
+        &[],
+    );
     measured.times.sort();
     let at = |percent: usize| micros(measured.times[measured.times.len() * percent / 100]);
-    line(&format!("latency of /sign at half that rate ({:.0}/s), p50 (us)", measured.rate), &at(50), "");
-    line("latency of /sign at half that rate, p99 (us)", &at(99), "< 5000");
+    line(
+        &format!(
+            "latency of /sign at half that rate ({:.0}/s), p50 (us)",
+            measured.rate
+        ),
+        &at(50),
+        "",
+    );
+    line(
+        "latency of /sign at half that rate, p99 (us)",
+        &at(99),
+        "< 5000",
+    );
 }
 
 fn memory(running: &Running, signatures: u64) {
     let pids = [running.sidecar.pid(), running.enclave.pid()];
     let request = raw("/sign", Some(BODY.as_bytes()));
     let round = |limit| {
-        let load = Load { connections: CONNECTIONS, seconds: 3600.0, rate: None, limit };
+        let load = Load {
+            connections: CONNECTIONS,
+            seconds: 3600.0,
+            rate: None,
+            limit,
+        };
         measure(&running.socket, &request, &load, &[]);
         [resident_kib(pids[0]), resident_kib(pids[1])]
     };
     let before = round(signatures / 10);
     let after = round(signatures);
-    line("memory under load, sidecar (KiB resident)", &after[0].to_string(), "<= 2 x idle");
-    line("memory under load, enclave (KiB resident)", &after[1].to_string(), "<= 2 x idle");
+    line(
+        "memory under load, sidecar (KiB resident)",
+        &after[0].to_string(),
+        "<= 2 x idle",
+    );
+    line(
+        "memory under load, enclave (KiB resident)",
+        &after[1].to_string(),
+        "<= 2 x idle",
+    );
     let growth = |index: usize| after[index].cast_signed() - before[index].cast_signed();
-    line(&format!("growth over {signatures} signatures, sidecar (KiB)"), &growth(0).to_string(), "none");
-    line(&format!("growth over {signatures} signatures, enclave (KiB)"), &growth(1).to_string(), "none");
+    line(
+        &format!("growth over {signatures} signatures, sidecar (KiB)"),
+        &growth(0).to_string(),
+        "none",
+    );
+    line(
+        &format!("growth over {signatures} signatures, enclave (KiB)"),
+        &growth(1).to_string(),
+        "none",
+    );
 }

@@ -1,4 +1,5 @@
-//! `docs/verify-by-hand.md`: its programs, cut out of the page, against live output and against every vector.
+//! `docs/verify-by-hand.md`: its programs, cut out of the page, against live output and against
+//! every vector.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -28,7 +29,11 @@ fn blocks(kind: &str) -> String {
 }
 
 fn run(python: &Path, folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(python).current_dir(folder).args(arguments).output().unwrap()
+    Command::new(python)
+        .current_dir(folder)
+        .args(arguments)
+        .output()
+        .unwrap()
 }
 
 fn shown(output: &Output) -> String {
@@ -37,29 +42,54 @@ fn shown(output: &Output) -> String {
 
 #[test]
 fn the_page_verifies_live_output_from_token_to_root() {
-    let Some(python) = crate::interop::python("by-hand") else { return };
+    let Some(python) = crate::interop::python("by-hand") else {
+        return;
+    };
     let files = Files::make();
     let folder = files.running.folder();
     std::fs::write(folder.join("by_hand.py"), blocks("python")).unwrap();
     let verifier = files.running.verifier();
     std::fs::write(folder.join("policy.json"), verifier.bundle.canonical()).unwrap();
-    std::fs::copy(files.running.state.measurements(), folder.join("accepted.json")).unwrap();
+    std::fs::copy(
+        files.running.state.measurements(),
+        folder.join("accepted.json"),
+    )
+    .unwrap();
     std::fs::copy(files.running.state.root(), folder.join("root.pem")).unwrap();
     let ask = |changed: &[(&str, &str)]| {
-        let mut arguments = ["by_hand.py", "token", "evidence", "accepted.json", "policy.json", &files.nonce, "root.pem"];
+        let mut arguments = [
+            "by_hand.py",
+            "token",
+            "evidence",
+            "accepted.json",
+            "policy.json",
+            &files.nonce,
+            "root.pem",
+        ];
         for (from, to) in changed {
-            *arguments.iter_mut().find(|argument| *argument == from).unwrap() = to;
+            *arguments
+                .iter_mut()
+                .find(|argument| *argument == from)
+                .unwrap() = to;
         }
         let output = run(&python, folder, &arguments);
         (output.status.success(), shown(&output))
     };
     let (good, text) = ask(&[]);
-    assert!(good && text.starts_with("accepted: mock did:key:z6Mk"), "{text}");
+    assert!(
+        good && text.starts_with("accepted: mock did:key:z6Mk"),
+        "{text}"
+    );
     // Each input wrong in turn.
     let token = std::fs::read_to_string(folder.join("token")).unwrap();
     let mut parts: Vec<String> = token.trim().split('.').map(str::to_owned).collect();
-    let mut claims = data_encoding::BASE64URL_NOPAD.decode(parts[1].as_bytes()).unwrap();
-    let at = claims.windows(4).position(|window| window == b"\"x\":").unwrap();
+    let mut claims = data_encoding::BASE64URL_NOPAD
+        .decode(parts[1].as_bytes())
+        .unwrap();
+    let at = claims
+        .windows(4)
+        .position(|window| window == b"\"x\":")
+        .unwrap();
     claims[at + 4] = b'2';
     parts[1] = data_encoding::BASE64URL_NOPAD.encode(&claims);
     std::fs::write(folder.join("token-changed"), parts.join(".")).unwrap();
@@ -70,10 +100,21 @@ fn the_page_verifies_live_output_from_token_to_root() {
     std::fs::write(folder.join("evidence-changed"), &evidence).unwrap();
     let measurements = std::fs::read_to_string(folder.join("accepted.json")).unwrap();
     let pcr0 = verifier.measurements[0].pcr0.to_string();
-    std::fs::write(folder.join("other.json"), measurements.replace(&pcr0, &"ab".repeat(48))).unwrap();
+    std::fs::write(
+        folder.join("other.json"),
+        measurements.replace(&pcr0, &"ab".repeat(48)),
+    )
+    .unwrap();
     let bundle = String::from_utf8(verifier.bundle.canonical()).unwrap();
-    std::fs::write(folder.join("other-policy.json"), bundle.replace("3600", "3601")).unwrap();
-    let other = qemu_dev::authority::Authority::new(harness::now().0.unsigned_abs(), &mut qemu_dev::nsm::os_random);
+    std::fs::write(
+        folder.join("other-policy.json"),
+        bundle.replace("3600", "3601"),
+    )
+    .unwrap();
+    let other = qemu_dev::authority::Authority::new(
+        harness::now().0.unsigned_abs(),
+        &mut qemu_dev::nsm::os_random,
+    );
     std::fs::write(folder.join("other-root.pem"), other.certificate_pem()).unwrap();
     for (from, to) in [
         ("token", "token-changed"),
@@ -125,19 +166,32 @@ print(json.dumps({"wrong": wrong, "judged": judged}))
 
 #[test]
 fn the_page_judges_evidence_and_tokens_as_we_do() {
-    let Some(python) = crate::interop::python("by-hand") else { return };
+    let Some(python) = crate::interop::python("by-hand") else {
+        return;
+    };
     let folder = harness::private_folder();
     std::fs::write(folder.path().join("by_hand.py"), blocks("python")).unwrap();
     std::fs::write(folder.path().join("judge.py"), CASES).unwrap();
-    let cases = concat!(env!("CARGO_MANIFEST_DIR"), "/../attestation/tests/vectors/cases");
+    let cases = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../attestation/tests/vectors/cases"
+    );
     let canonical = |name: &str| {
         let text = std::fs::read_to_string(Path::new(cases).join(name)).unwrap();
         String::from_utf8(policy::Bundle::from_toml(&text).unwrap().canonical()).unwrap()
     };
     let names = ["policy.toml", "policy-other.toml"];
-    let policies: serde_json::Map<_, _> = names.map(|name| (name.to_owned(), canonical(name).into())).into_iter().collect();
-    let output = run(&python, folder.path(), &["judge.py", cases, &Value::Object(policies).to_string()]);
-    let judged: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", shown(&output)));
+    let policies: serde_json::Map<_, _> = names
+        .map(|name| (name.to_owned(), canonical(name).into()))
+        .into_iter()
+        .collect();
+    let output = run(
+        &python,
+        folder.path(),
+        &["judge.py", cases, &Value::Object(policies).to_string()],
+    );
+    let judged: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", shown(&output)));
     assert_eq!(judged["wrong"], serde_json::json!([]), "{judged}");
     assert!(judged["judged"].as_u64().unwrap() >= 40, "{judged}");
 }
@@ -148,10 +202,19 @@ fn openssl(python: &Path, folder: &Path) {
     let output = run(python, folder, &["apart.py", "evidence"]);
     assert!(output.status.success(), "{}", shown(&output));
     let commands = blocks("sh");
-    let verify = || Command::new("bash").current_dir(folder).args(["-euc", &commands]).output().unwrap();
+    let verify = || {
+        Command::new("bash")
+            .current_dir(folder)
+            .args(["-euc", &commands])
+            .output()
+            .unwrap()
+    };
     let output = verify();
     let text = shown(&output);
-    assert!(output.status.success() && text.contains("leaf.pem: OK") && text.contains("Verified OK"), "{text}");
+    assert!(
+        output.status.success() && text.contains("leaf.pem: OK") && text.contains("Verified OK"),
+        "{text}"
+    );
     let mut signed = std::fs::read(folder.join("signed.bin")).unwrap();
     let last = signed.len() - 1;
     signed[last] ^= 1;
@@ -185,13 +248,19 @@ print(json.dumps({"wrong": wrong, "refused": refused}))
 
 #[test]
 fn the_page_judges_every_vector_as_we_do() {
-    let Some(python) = crate::interop::python("by-hand") else { return };
+    let Some(python) = crate::interop::python("by-hand") else {
+        return;
+    };
     let folder = harness::private_folder();
     std::fs::write(folder.path().join("by_hand.py"), blocks("python")).unwrap();
     std::fs::write(folder.path().join("judge.py"), JUDGE).unwrap();
-    let vectors = concat!(env!("CARGO_MANIFEST_DIR"), "/../attestation/tests/vectors/documents.json");
+    let vectors = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../attestation/tests/vectors/documents.json"
+    );
     let output = run(&python, folder.path(), &["judge.py", vectors]);
-    let judged: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", shown(&output)));
+    let judged: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", shown(&output)));
     assert_eq!(judged["wrong"], serde_json::json!([]), "{judged}");
     assert!(judged["refused"].as_u64().unwrap() >= 500);
 }

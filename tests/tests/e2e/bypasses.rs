@@ -1,4 +1,5 @@
-//! Every way around every pin of a caller, really tried: what comes of it is what docs/callers.md says.
+//! Every way around every pin of a caller, really tried: what comes of it is what docs/callers.md
+//! says.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -21,7 +22,10 @@ const PINS: [&str; 6] = ["uid", "gid", "executable", "unit", "socket", "key"];
 /// The table: bypass, pin, then whether it passes for the user and for root.
 fn table() -> BTreeMap<(String, &'static str), [bool; 2]> {
     let mut table = BTreeMap::new();
-    for row in PAGE.lines().filter(|line| line.starts_with("| `") && line.matches('|').count() == 8) {
+    for row in PAGE
+        .lines()
+        .filter(|line| line.starts_with("| `") && line.matches('|').count() == 8)
+    {
         let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
         let bypass = cells[0].split('`').nth(1).unwrap().to_owned();
         for (pin, cell) in PINS.into_iter().zip(&cells[1..]) {
@@ -49,7 +53,12 @@ impl Programs {
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("bypass/bypass.c");
         let compile = |output: &str, flags: &[&str]| {
-            let made = Command::new("cc").args(["-O1", "-o"]).arg(folder.path().join(output)).args(flags).arg(&source).status();
+            let made = Command::new("cc")
+                .args(["-O1", "-o"])
+                .arg(folder.path().join(output))
+                .args(flags)
+                .arg(&source)
+                .status();
             assert!(made.unwrap().success());
         };
         compile("bypass", &[]);
@@ -61,7 +70,12 @@ impl Programs {
             if name != "agent" {
                 std::fs::copy(at("agent"), at(name)).unwrap();
             }
-            chown(at(name), Some(u32::from(name == "copy")), Some(if name == "setgid" { GROUP } else { 0 })).unwrap();
+            chown(
+                at(name),
+                Some(u32::from(name == "copy")),
+                Some(if name == "setgid" { GROUP } else { 0 }),
+            )
+            .unwrap();
             let mode = if name == "setgid" { 0o2755 } else { 0o755 };
             std::fs::set_permissions(at(name), std::fs::Permissions::from_mode(mode)).unwrap();
         }
@@ -82,11 +96,23 @@ impl Unit {
     const NAME: &str = "anchorhold-bypass.service";
 
     fn make() -> Option<Self> {
-        let places = ["/sys/fs/cgroup", "/sys/fs/cgroup/pids", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified"];
-        places.iter().map(|place| Path::new(place).join(Self::NAME)).find_map(|folder| {
-            let _ = std::fs::create_dir(&folder);
-            if folder.join("cgroup.procs").exists() { Some(Self(folder)) } else { None }
-        })
+        let places = [
+            "/sys/fs/cgroup",
+            "/sys/fs/cgroup/pids",
+            "/sys/fs/cgroup/systemd",
+            "/sys/fs/cgroup/unified",
+        ];
+        places
+            .iter()
+            .map(|place| Path::new(place).join(Self::NAME))
+            .find_map(|folder| {
+                let _ = std::fs::create_dir(&folder);
+                if folder.join("cgroup.procs").exists() {
+                    Some(Self(folder))
+                } else {
+                    None
+                }
+            })
     }
 
     fn procs(&self) -> PathBuf {
@@ -102,9 +128,15 @@ impl Drop for Unit {
 
 /// A sidecar whose one caller is pinned so.
 fn pinned(pin: &str, uid: u32, programs: &Programs) -> Running {
-    let python = std::fs::canonicalize("/usr/bin/python3").and_then(std::fs::read).map(|bytes| sha256(&bytes));
-    let executables =
-        [programs.agent].into_iter().chain(python).map(|digest| format!("\"{digest}\"")).collect::<Vec<_>>().join(", ");
+    let python = std::fs::canonicalize("/usr/bin/python3")
+        .and_then(std::fs::read)
+        .map(|bytes| sha256(&bytes));
+    let executables = [programs.agent]
+        .into_iter()
+        .chain(python)
+        .map(|digest| format!("\"{digest}\""))
+        .collect::<Vec<_>>()
+        .join(", ");
     let described = match pin {
         "uid" => format!("uid = {uid}"),
         "gid" => format!("gid = {GROUP}"),
@@ -114,34 +146,64 @@ fn pinned(pin: &str, uid: u32, programs: &Programs) -> Running {
         // Somebody whom the table does not try.
         _ => "uid = 4711".into(),
     };
-    let socket = "[[sockets]]\nname = \"agent\"\npath = \"run/agent.sock\"\nuid = UID\n".replace("UID", &uid.to_string());
+    let socket = "[[sockets]]\nname = \"agent\"\npath = \"run/agent.sock\"\nuid = UID\n"
+        .replace("UID", &uid.to_string());
     let running = Running::prepared(
         |state| {
-            let annex = Annex::from_toml(&format!("version = 1\n[[callers]]\nname = \"agent\"\n{described}\n")).unwrap();
-            let signed = annex.sign(&KeyFile::read(&state.operator_key()).unwrap()).unwrap();
+            let annex = Annex::from_toml(&format!(
+                "version = 1\n[[callers]]\nname = \"agent\"\n{described}\n"
+            ))
+            .unwrap();
+            let signed = annex
+                .sign(&KeyFile::read(&state.operator_key()).unwrap())
+                .unwrap();
             std::fs::write(state.folder().join("annex.cose"), signed).unwrap();
             let caller = KeyFile::create(&state.folder().join("caller.key")).unwrap();
             let key = identity::Signer::public_key(&caller).to_multikey();
-            let text = state.development_policy(&[("agent", "did:key", "EdDSA")]).unwrap();
+            let text = state
+                .development_policy(&[("agent", "did:key", "EdDSA")])
+                .unwrap();
             let own = format!("callers = {{ uids = [{}] }}", geteuid().as_raw());
-            text.replacen(&own, "callers = { names = [\"agent\"], proven = [\"agent\"] }", 1).replacen(
+            text.replacen(
+                &own,
+                "callers = { names = [\"agent\"], proven = [\"agent\"] }",
+                1,
+            )
+            .replacen(
                 "\n[[identities]]",
                 &format!("\n[[callers]]\nname = \"agent\"\nkey = \"{key}\"\n\n[[identities]]"),
                 1,
             )
         },
-        &format!("annex = \"annex.cose\"\n{socket}[limits]\nrequests_per_second = 0\nconnections = 4096\n"),
+        &format!(
+            "annex = \"annex.cose\"\n{socket}[limits]\nrequests_per_second = 0\nconnections = 4096\n"
+        ),
         &[],
     );
     std::fs::set_permissions(running.folder(), std::fs::Permissions::from_mode(0o711)).unwrap();
-    std::fs::set_permissions(running.folder().join("run"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(
+        running.folder().join("run"),
+        std::fs::Permissions::from_mode(0o755),
+    )
+    .unwrap();
     running
 }
 
 /// The command of a bypass, as this user.
-fn attack(bypass: &str, uid: u32, socket: &Path, agent: &Path, programs: &Programs, procs: Option<&Path>) -> Command {
+fn attack(
+    bypass: &str,
+    uid: u32,
+    socket: &Path,
+    agent: &Path,
+    programs: &Programs,
+    procs: Option<&Path>,
+) -> Command {
     let user = if bypass == "other" { 2 } else { uid }.to_string();
-    let group = if bypass == "group" { GROUP.to_string() } else { user.clone() };
+    let group = if bypass == "group" {
+        GROUP.to_string()
+    } else {
+        user.clone()
+    };
     let mut command = Command::new("setpriv");
     // An ordinary user is one before the group is asked for: then it cannot take it.
     if bypass == "group" && uid != 0 {
@@ -164,19 +226,49 @@ fn attack(bypass: &str, uid: u32, socket: &Path, agent: &Path, programs: &Progra
     match bypass {
         "sign" | "other" | "group" => command.arg(programs.at("bypass")).arg("sign").arg(socket),
         "copy" => command.arg(programs.at("copy")).arg("sign").arg(socket),
-        "deleted" => command.arg(programs.at("agent (deleted)")).arg("sign").arg(socket),
+        "deleted" => command
+            .arg(programs.at("agent (deleted)"))
+            .arg("sign")
+            .arg(socket),
         "preload" => {
-            command.env("LD_PRELOAD", programs.at("preload.so")).env("PRELOADED_SOCKET", socket);
+            command
+                .env("LD_PRELOAD", programs.at("preload.so"))
+                .env("PRELOADED_SOCKET", socket);
             // setpriv would be taken as well.
             let mut shell = Command::new("setpriv");
-            shell.args(["--reuid", &user, "--regid", &group, "--clear-groups", "--", "env"]);
-            shell.arg(format!("LD_PRELOAD={}", programs.at("preload.so").display()));
-            shell.arg(format!("PRELOADED_SOCKET={}", socket.display())).arg(agent).args(["answer", "-1"]);
+            shell.args([
+                "--reuid",
+                &user,
+                "--regid",
+                &group,
+                "--clear-groups",
+                "--",
+                "env",
+            ]);
+            shell.arg(format!(
+                "LD_PRELOAD={}",
+                programs.at("preload.so").display()
+            ));
+            shell
+                .arg(format!("PRELOADED_SOCKET={}", socket.display()))
+                .arg(agent)
+                .args(["answer", "-1"]);
             return shell;
         }
-        "interpreter" => command.args(["/usr/bin/python3", "-c"]).arg(SCRIPT).arg(socket),
-        "move" => command.arg(programs.at("bypass")).arg("move").arg(socket).arg(procs.unwrap_or(Path::new("/nonexistent"))),
-        other => command.arg(programs.at("bypass")).arg(other).arg(socket).arg(agent),
+        "interpreter" => command
+            .args(["/usr/bin/python3", "-c"])
+            .arg(SCRIPT)
+            .arg(socket),
+        "move" => command
+            .arg(programs.at("bypass"))
+            .arg("move")
+            .arg(socket)
+            .arg(procs.unwrap_or(Path::new("/nonexistent"))),
+        other => command
+            .arg(programs.at("bypass"))
+            .arg(other)
+            .arg(socket)
+            .arg(agent),
     };
     command
 }
@@ -192,12 +284,13 @@ print(s.recv(4096)[9:12].decode())
 /// Whether a signature came of it; what it printed says so.
 fn passes(command: &mut Command) -> (bool, String) {
     let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
     (said.lines().any(|line| line == "200"), said)
 }
 
-/// What comes of a bypass, and all that it said: it passes if one of twenty tries does, since some are races, and is refused only if
-/// all are.
+/// What comes of a bypass, and all that it said: it passes if one of twenty tries does, since some
+/// are races, and is refused only if all are.
 fn outcome(mut command: Command) -> (bool, String) {
     let mut all = String::new();
     for _ in 0..TRIES {
@@ -229,13 +322,24 @@ fn every_bypass_does_to_every_pin_what_the_table_says() {
                 continue;
             }
             let running = pinned(pin, uid, &programs);
-            let socket = if pin == "socket" { running.folder().join("run/agent.sock") } else { running.socket.clone() };
-            let socket = if socket.exists() { socket } else { running.state.folder().join("run/agent.sock") };
+            let socket = if pin == "socket" {
+                running.folder().join("run/agent.sock")
+            } else {
+                running.socket.clone()
+            };
+            let socket = if socket.exists() {
+                socket
+            } else {
+                running.state.folder().join("run/agent.sock")
+            };
             let agent = programs.at(if pin == "gid" { "setgid" } else { "agent" });
             // The agent itself gets what it asks for, however it is pinned.
             if pin != "key" {
                 let procs = unit.as_ref().filter(|_| pin == "unit").map(Unit::procs);
-                let enter = procs.as_ref().map(|procs| format!("echo $$ > {}; ", procs.display())).unwrap_or_default();
+                let enter = procs
+                    .as_ref()
+                    .map(|procs| format!("echo $$ > {}; ", procs.display()))
+                    .unwrap_or_default();
                 let script = format!(
                     "{enter}exec setpriv --reuid {uid} --regid {uid} --clear-groups -- {} sign {}",
                     agent.display(),
@@ -251,18 +355,25 @@ fn every_bypass_does_to_every_pin_what_the_table_says() {
                 let tries: Vec<_> = tried
                     .map(|((bypass, _), expected)| {
                         let procs = unit.as_ref().map(Unit::procs);
-                        let command = attack(bypass, uid, &socket, &agent, &programs, procs.as_deref());
+                        let command =
+                            attack(bypass, uid, &socket, &agent, &programs, procs.as_deref());
                         (bypass, expected[who], scope.spawn(move || outcome(command)))
                     })
                     .collect();
                 for (bypass, expected, tried) in tries {
                     let (passed, said) = tried.join().unwrap();
-                    // Root can give the agent a number that it wants, so that this was really tried.
-                    if uid == 0 && bypass == "pid-reuse" && Path::new("/proc/sys/kernel/ns_last_pid").exists() {
+                    // Root can give the agent a number that it wants, so that this was really
+                    // tried.
+                    if uid == 0
+                        && bypass == "pid-reuse"
+                        && Path::new("/proc/sys/kernel/ns_last_pid").exists()
+                    {
                         assert!(said.contains("the agent has the number"), "{said}");
                     }
                     if passed != expected {
-                        wrong.push(format!("{bypass} x {pin} as {uid}: passes is {passed}; it said {said:?}"));
+                        wrong.push(format!(
+                            "{bypass} x {pin} as {uid}: passes is {passed}; it said {said:?}"
+                        ));
                     }
                 }
             });
@@ -291,7 +402,9 @@ fn a_shim_gives_its_group_to_one_program_as_root_wrote_it_down_and_to_nothing_el
     let running = pinned("gid", 1, &programs);
     let folder = harness::private_folder();
     let at = |name: &str| folder.path().join(name);
-    let mode = |name: &str, mode: u32| std::fs::set_permissions(at(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    let mode = |name: &str, mode: u32| {
+        std::fs::set_permissions(at(name), std::fs::Permissions::from_mode(mode)).unwrap()
+    };
     let write = |name: &str, text: &str| {
         let _ = std::fs::remove_file(at(name));
         std::fs::write(at(name), text).unwrap();
@@ -305,18 +418,35 @@ fn a_shim_gives_its_group_to_one_program_as_root_wrote_it_down_and_to_nothing_el
     };
     mode("", 0o755);
     install();
-    write("agent.py", &SHIMMED.replace("SOCKET", running.socket.to_str().unwrap()));
-    let command =
-        |more: &str| format!("command = [\"/usr/bin/python3\", \"-I\", \"{}\", \"one\"]\n{more}", at("agent.py").display());
+    write(
+        "agent.py",
+        &SHIMMED.replace("SOCKET", running.socket.to_str().unwrap()),
+    );
+    let command = |more: &str| {
+        format!(
+            "command = [\"/usr/bin/python3\", \"-I\", \"{}\", \"one\"]\n{more}",
+            at("agent.py").display()
+        )
+    };
     let good = command("environment = [\"LANG\", \"NAME=of root's\"]\n");
     write("agent.toml", &good);
     let preload = programs.at("preload.so");
     // The C library loads nothing into a setgid program; where the group is not taken, it would.
     let start_with = |before: &[&str], preload: &Path| {
         let mut command = Command::new("setpriv");
-        command.args(["--reuid", "1", "--regid", "1", "--clear-groups"]).args(before).args(["--", "env", "LANG=C", "EVIL=1"]);
-        command.arg(format!("LD_PRELOAD={}", preload.display())).arg(format!("PRELOADED_SOCKET={}", running.socket.display()));
-        let output = command.arg("PYTHONSTARTUP=/x").arg(at("agent")).arg("more").output().unwrap();
+        command
+            .args(["--reuid", "1", "--regid", "1", "--clear-groups"])
+            .args(before)
+            .args(["--", "env", "LANG=C", "EVIL=1"]);
+        command
+            .arg(format!("LD_PRELOAD={}", preload.display()))
+            .arg(format!("PRELOADED_SOCKET={}", running.socket.display()));
+        let output = command
+            .arg("PYTHONSTARTUP=/x")
+            .arg(at("agent"))
+            .arg("more")
+            .output()
+            .unwrap();
         (
             output.status.code(),
             String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -324,18 +454,42 @@ fn a_shim_gives_its_group_to_one_program_as_root_wrote_it_down_and_to_nothing_el
         )
     };
     let start = |before: &[&str]| start_with(before, &preload);
-    let signed = |arguments: &str, names: &str| (Some(0), format!("has [{arguments}] [{names}]\n200\n"), String::new());
-    assert_eq!(start(&[]), signed("'one'", "'LANG', 'NAME', 'PATH'"), "{}", running.log());
+    let signed = |arguments: &str, names: &str| {
+        (
+            Some(0),
+            format!("has [{arguments}] [{names}]\n200\n"),
+            String::new(),
+        )
+    };
+    assert_eq!(
+        start(&[]),
+        signed("'one'", "'LANG', 'NAME', 'PATH'"),
+        "{}",
+        running.log()
+    );
     write("agent.toml", &command("arguments = true\n"));
     assert_eq!(start(&[]), signed("'one', 'more'", "'PATH'"));
     // Without the shim the same script has not the group.
     let mut bare = Command::new("setpriv");
-    bare.args(["--reuid", "1", "--regid", "1", "--clear-groups", "--", "/usr/bin/python3", "-I"]).arg(at("agent.py"));
+    bare.args([
+        "--reuid",
+        "1",
+        "--regid",
+        "1",
+        "--clear-groups",
+        "--",
+        "/usr/bin/python3",
+        "-I",
+    ])
+    .arg(at("agent.py"));
     assert!(!passes(&mut bare).0);
 
     let refused_with = |says: &str, preload: &Path| {
         let (code, out, error) = start_with(&[], preload);
-        assert!(code == Some(64) && out.is_empty() && error.contains(says), "{says}: {code:?} {out} {error}");
+        assert!(
+            code == Some(64) && out.is_empty() && error.contains(says),
+            "{says}: {code:?} {out} {error}"
+        );
         write("agent.toml", &good);
         mode("", 0o755);
         chown(folder.path(), Some(0), Some(0)).unwrap();
@@ -369,10 +523,16 @@ fn a_shim_gives_its_group_to_one_program_as_root_wrote_it_down_and_to_nothing_el
     mode("agent", 0o755);
     refused_with("the group was not taken", Path::new(""));
     let (code, _, error) = start_with(&["--no-new-privs"], Path::new(""));
-    assert!(code == Some(64) && error.contains("the group was not taken"), "{error}");
+    assert!(
+        code == Some(64) && error.contains("the group was not taken"),
+        "{error}"
+    );
     write("agent.toml", "command = [\"/nonexistent\"]\n");
     let (code, _, error) = start(&[]);
-    assert!(code == Some(70) && error.contains("/nonexistent: No such file"), "{error}");
+    assert!(
+        code == Some(70) && error.contains("/nonexistent: No such file"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -385,16 +545,40 @@ fn a_caller_with_a_key_proves_itself_whoever_it_is() {
     let key = running.state.folder().join("caller.key");
     let sign = |more: &[&str]| {
         let mut command = Command::new(program("anchorhold"));
-        command.args(["sign", "--identity", "agent", "--action", "a", "--payload", "{}", "--json", "--endpoint"]);
-        command.arg(format!("unix://{}", running.socket.display())).args(more);
+        command.args([
+            "sign",
+            "--identity",
+            "agent",
+            "--action",
+            "a",
+            "--payload",
+            "{}",
+            "--json",
+            "--endpoint",
+        ]);
+        command
+            .arg(format!("unix://{}", running.socket.display()))
+            .args(more);
         command.output().unwrap()
     };
-    assert_eq!(sign(&[]).status.code(), Some(1), "the sidecar's own user is no caller here");
+    assert_eq!(
+        sign(&[]).status.code(),
+        Some(1),
+        "the sidecar's own user is no caller here"
+    );
     let signed = sign(&["--caller-key", key.to_str().unwrap()]);
-    assert_eq!(signed.status.code(), Some(0), "{}", String::from_utf8_lossy(&signed.stderr));
+    assert_eq!(
+        signed.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&signed.stderr)
+    );
     let answer: serde_json::Value = serde_json::from_slice(&signed.stdout).unwrap();
-    let claims = identity::token::unverified_claims(answer["vouch_token"].as_str().unwrap()).unwrap();
-    let identity::Caller::Proven(proven) = claims.caller else { panic!("not proven") };
+    let claims =
+        identity::token::unverified_claims(answer["vouch_token"].as_str().unwrap()).unwrap();
+    let identity::Caller::Proven(proven) = claims.caller else {
+        panic!("not proven")
+    };
     let thumbprint = identity::Signer::public_key(&KeyFile::read(&key).unwrap()).thumbprint();
     assert_eq!((proven.name.as_str(), proven.key), ("agent", thumbprint));
     // Another key, and the key for another request, prove nothing.
@@ -422,7 +606,10 @@ fn a_process_that_cannot_be_seen_is_nobody() {
     // From its pid namespace this process has no number.
     wait_for(|| get(&running.socket, "/health").is_ok());
     let refused = get(&running.socket, "/health").unwrap();
-    assert_eq!((refused.status, refused.code().as_str()), (403, "caller_unknown"));
+    assert_eq!(
+        (refused.status, refused.code().as_str()),
+        (403, "caller_unknown")
+    );
     sidecar.kill().unwrap();
     sidecar.wait().unwrap();
 }
@@ -431,7 +618,11 @@ fn a_process_that_cannot_be_seen_is_nobody() {
 fn an_interpreter_cannot_be_pinned_and_the_error_says_what_to_pin_instead() {
     let running = Running::start();
     let annex = running.folder().join("annex.toml");
-    std::fs::write(&annex, "version = 1\n[[callers]]\nname = \"agent\"\nuid = 1000\n").unwrap();
+    std::fs::write(
+        &annex,
+        "version = 1\n[[callers]]\nname = \"agent\"\nuid = 1000\n",
+    )
+    .unwrap();
     let script = running.folder().join("script");
     std::fs::write(&script, "#!/bin/sh\n").unwrap();
     let sign = |executable: &str| {
@@ -445,14 +636,23 @@ fn an_interpreter_cannot_be_pinned_and_the_error_says_what_to_pin_instead() {
             .args(["--executable", executable])
             .output()
             .unwrap();
-        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+        (
+            output.status.code().unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
     };
     for interpreter in ["/usr/bin/python3", "/bin/sh", script.to_str().unwrap()] {
         let (code, says) = sign(&format!("agent={interpreter}"));
         assert_eq!(code, 64, "{says}");
-        assert!(says.contains("Pin uid, unit, pod, container or a socket of its own instead"), "{says}");
+        assert!(
+            says.contains("Pin uid, unit, pod, container or a socket of its own instead"),
+            "{says}"
+        );
     }
-    assert_eq!(sign(&format!("agent={}", program("anchorhold").display())).0, 0);
+    assert_eq!(
+        sign(&format!("agent={}", program("anchorhold").display())).0,
+        0
+    );
     assert_eq!(sign("somebody=/bin/true").0, 64);
     assert_eq!(sign("agent=/nonexistent").0, 64);
     assert_eq!(sign("agent").0, 64);

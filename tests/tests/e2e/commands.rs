@@ -4,7 +4,10 @@ use harness::{Running, post, program};
 use serde_json::{Value, json};
 
 fn run(name: &str, arguments: &[&str]) -> Output {
-    Command::new(program(name)).args(arguments).output().unwrap()
+    Command::new(program(name))
+        .args(arguments)
+        .output()
+        .unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -15,7 +18,12 @@ fn text(bytes: &[u8]) -> String {
 fn every_command_helps_and_the_help_is_the_one_written_down() {
     let cases = trycmd::TestCases::new();
     let written = include_str!("../../cmd/help.trycmd");
-    for name in ["anchorhold", "anchorhold-verify", "anchorhold-dev", "anchorhold-eif"] {
+    for name in [
+        "anchorhold",
+        "anchorhold-verify",
+        "anchorhold-dev",
+        "anchorhold-eif",
+    ] {
         cases.register_bin(name, program(name));
         let mut commands = vec![vec![name.to_owned()]];
         while let Some(command) = commands.pop() {
@@ -30,11 +38,27 @@ fn every_command_helps_and_the_help_is_the_one_written_down() {
 
 /// The commands that the help of this one lists.
 fn commands_of(command: &[String]) -> Vec<Vec<String>> {
-    let output = Command::new(program(&command[0])).args(&command[1..]).arg("--help").output().unwrap();
+    let output = Command::new(program(&command[0]))
+        .args(&command[1..])
+        .arg("--help")
+        .output()
+        .unwrap();
     let help = String::from_utf8(output.stdout).unwrap();
-    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
-    let names = listed.filter_map(|line| line.strip_prefix("  ")?.split(' ').next().filter(|name| !name.is_empty()));
-    names.filter(|name| *name != "help").map(|name| [command, &[name.to_owned()]].concat()).collect()
+    let listed = help
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty());
+    let names = listed.filter_map(|line| {
+        line.strip_prefix("  ")?
+            .split(' ')
+            .next()
+            .filter(|name| !name.is_empty())
+    });
+    names
+        .filter(|name| *name != "help")
+        .map(|name| [command, &[name.to_owned()]].concat())
+        .collect()
 }
 
 #[test]
@@ -42,39 +66,97 @@ fn wrong_usage_exits_64() {
     for (name, arguments) in [
         ("anchorhold", &["frobnicate"][..]),
         ("anchorhold", &["sign"]),
-        ("anchorhold", &["attest", "--nonce", "xyz", "-o", "/dev/null"]),
+        (
+            "anchorhold",
+            &["attest", "--nonce", "xyz", "-o", "/dev/null"],
+        ),
         ("anchorhold", &["sign", "--action", "a", "--payload", "{1}"]),
-        ("anchorhold", &["sign", "--action", "a", "--payload", "{}", "--endpoint", "ftp://x"]),
+        (
+            "anchorhold",
+            &[
+                "sign",
+                "--action",
+                "a",
+                "--payload",
+                "{}",
+                "--endpoint",
+                "ftp://x",
+            ],
+        ),
         ("anchorhold", &["policy", "check", "/nonexistent"]),
         ("anchorhold", &["serve", "--enclave", "unix:///x"]),
         ("anchorhold-verify", &["document", "/nonexistent"]),
-        ("anchorhold-verify", &["document", "/dev/null", "--root", "x"]),
-        ("anchorhold-verify", &["document", "/dev/null", "--allow-mock"]),
-        ("anchorhold-verify", &["document", "/dev/null", "--nonce", "xy"]),
-        ("anchorhold-verify", &["document", "/dev/null", "--at", "yesterday"]),
-        ("anchorhold-verify", &["document", "/dev/null", "--max-age", "-1m"]),
+        (
+            "anchorhold-verify",
+            &["document", "/dev/null", "--root", "x"],
+        ),
+        (
+            "anchorhold-verify",
+            &["document", "/dev/null", "--allow-mock"],
+        ),
+        (
+            "anchorhold-verify",
+            &["document", "/dev/null", "--nonce", "xy"],
+        ),
+        (
+            "anchorhold-verify",
+            &["document", "/dev/null", "--at", "yesterday"],
+        ),
+        (
+            "anchorhold-verify",
+            &["document", "/dev/null", "--max-age", "-1m"],
+        ),
         ("anchorhold-verify", &["token", "/dev/null"]),
         ("anchorhold-dev", &["demo", "--colour"]),
         ("anchorhold-dev", &["qemu"]),
         ("anchorhold-dev", &["qemu", "x.eif", "--memory", "1"]),
         ("anchorhold-dev", &["qemu", "x.eif", "--machine", "q35"]),
         ("anchorhold-eif", &["build"]),
-        ("anchorhold-eif", &["build", "-o", "x.eif", "--kernel", "a", "--kernel-source", "b"]),
+        (
+            "anchorhold-eif",
+            &[
+                "build",
+                "-o",
+                "x.eif",
+                "--kernel",
+                "a",
+                "--kernel-source",
+                "b",
+            ],
+        ),
         ("anchorhold-eif", &["describe", "/nonexistent"]),
     ] {
         let output = run(name, arguments);
-        assert_eq!(output.status.code(), Some(64), "{name} {arguments:?}: {}", text(&output.stderr));
+        assert_eq!(
+            output.status.code(),
+            Some(64),
+            "{name} {arguments:?}: {}",
+            text(&output.stderr)
+        );
         assert!(!output.stderr.is_empty());
     }
 }
 
 #[test]
 fn an_unreachable_sidecar_is_70_and_a_refusal_is_1() {
-    let output = run("anchorhold", &["identity", "--endpoint", "unix:///nonexistent.sock"]);
+    let output = run(
+        "anchorhold",
+        &["identity", "--endpoint", "unix:///nonexistent.sock"],
+    );
     assert_eq!(output.status.code(), Some(70), "{}", text(&output.stderr));
     let running = Running::start();
     let endpoint = format!("unix://{}", running.socket.display());
-    let arguments = ["sign", "--action", "a", "--payload", "{}", "--identity", "nobody", "--endpoint", &endpoint];
+    let arguments = [
+        "sign",
+        "--action",
+        "a",
+        "--payload",
+        "{}",
+        "--identity",
+        "nobody",
+        "--endpoint",
+        &endpoint,
+    ];
     let output = run("anchorhold", &arguments);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("unknown_identity"));
@@ -88,7 +170,10 @@ pub(crate) struct Files {
 
 impl Files {
     pub(crate) fn make() -> Self {
-        let files = Self { running: Running::start(), nonce: "ab".repeat(32) };
+        let files = Self {
+            running: Running::start(),
+            nonce: "ab".repeat(32),
+        };
         let endpoint = files.endpoint();
         let sign = |arguments: &[&str]| {
             let base = [
@@ -109,12 +194,29 @@ impl Files {
             output.stdout
         };
         std::fs::write(files.path("token"), sign(&[])).unwrap();
-        std::fs::write(files.path("credential"), sign(&["--format", "vouch-credential"])).unwrap();
+        std::fs::write(
+            files.path("credential"),
+            sign(&["--format", "vouch-credential"]),
+        )
+        .unwrap();
         let evidence = files.path("evidence");
-        let output =
-            run("anchorhold", &["attest", "--nonce", &files.nonce, "-o", evidence.to_str().unwrap(), "--endpoint", &endpoint]);
+        let output = run(
+            "anchorhold",
+            &[
+                "attest",
+                "--nonce",
+                &files.nonce,
+                "-o",
+                evidence.to_str().unwrap(),
+                "--endpoint",
+                &endpoint,
+            ],
+        );
         assert!(output.status.success(), "{}", text(&output.stderr));
-        let document = attestation::Evidence::parse(&std::fs::read(evidence).unwrap()).unwrap().document().to_vec();
+        let document = attestation::Evidence::parse(&std::fs::read(evidence).unwrap())
+            .unwrap()
+            .document()
+            .to_vec();
         std::fs::write(files.path("document"), document).unwrap();
         files
     }
@@ -130,22 +232,40 @@ impl Files {
     /// Exit code and the JSON that was printed.
     pub(crate) fn verify(&self, what: &str, more: &[&str]) -> (i32, Value) {
         let mut command = Command::new(program("anchorhold-verify"));
-        command.arg(what).arg(self.path(what)).arg("--json").args(more);
+        command
+            .arg(what)
+            .arg(self.path(what))
+            .arg("--json")
+            .args(more);
         if !["document", "evidence"].contains(&what) {
             command.arg("--evidence").arg(self.path("evidence"));
         }
         let output = command.output().unwrap();
-        let json = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stderr)));
+        let json = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|_| panic!("{}", text(&output.stderr)));
         (output.status.code().unwrap(), json)
     }
 
     pub(crate) fn everything(&self) -> Vec<String> {
         let file = |path: std::path::PathBuf| path.to_str().unwrap().to_owned();
         let state = &self.running.state;
-        let files = [file(state.measurements()), file(state.policy()), file(state.root())];
+        let files = [
+            file(state.measurements()),
+            file(state.policy()),
+            file(state.root()),
+        ];
         let [measurements, policy, root] = files;
-        let text =
-            ["--nonce", &self.nonce, "--measurements", &measurements, "--policy", &policy, "--allow-mock", "--root", &root];
+        let text = [
+            "--nonce",
+            &self.nonce,
+            "--measurements",
+            &measurements,
+            "--policy",
+            &policy,
+            "--allow-mock",
+            "--root",
+            &root,
+        ];
         text.map(str::to_owned).into()
     }
 }
@@ -157,34 +277,76 @@ fn the_verifier_says_what_it_checked_and_refuses_what_was_not() {
     let everything: Vec<&str> = everything.iter().map(String::as_str).collect();
     for what in ["document", "token", "credential"] {
         let (code, verdict) = files.verify(what, &everything);
-        assert_eq!((code, &verdict["verdict"], &verdict["unchecked"]), (0, &json!("mock"), &json!([])), "{what}: {verdict}");
-        for name in ["root", "module_id", "timestamp", "pcrs", "nonce", "user_data", "public_key"] {
+        assert_eq!(
+            (code, &verdict["verdict"], &verdict["unchecked"]),
+            (0, &json!("mock"), &json!([])),
+            "{what}: {verdict}"
+        );
+        for name in [
+            "root",
+            "module_id",
+            "timestamp",
+            "pcrs",
+            "nonce",
+            "user_data",
+            "public_key",
+        ] {
             assert!(!verdict[name].is_null(), "{name}");
         }
         assert_eq!(verdict["pcrs"]["16"].as_str().unwrap().len(), 96);
 
         let mock_only = &everything[6..];
         let (code, verdict) = files.verify(what, mock_only);
-        assert_eq!((code, &verdict["verdict"], &verdict["error"]["code"]), (1, &json!("refused"), &json!("unchecked")));
+        assert_eq!(
+            (code, &verdict["verdict"], &verdict["error"]["code"]),
+            (1, &json!("refused"), &json!("unchecked"))
+        );
         let (code, verdict) = files.verify(what, &[mock_only, &["--inspect"]].concat());
-        assert_eq!((code, &verdict["unchecked"]), (0, &json!(["nonce", "measurements", "policy"])));
+        assert_eq!(
+            (code, &verdict["unchecked"]),
+            (0, &json!(["nonce", "measurements", "policy"]))
+        );
         let (code, verdict) = files.verify(what, &everything[..6]);
-        assert_eq!((code, &verdict["error"]["code"]), (1, &json!("root_untrusted")));
-        let (code, verdict) =
-            files.verify(what, &[&everything[..], &["--max-age", "0s", "--at", "2040-01-01T00:00:00Z"]].concat());
-        assert_eq!((code, &verdict["error"]["code"]), (1, &json!("certificate_expired")));
+        assert_eq!(
+            (code, &verdict["error"]["code"]),
+            (1, &json!("root_untrusted"))
+        );
+        let (code, verdict) = files.verify(
+            what,
+            &[
+                &everything[..],
+                &["--max-age", "0s", "--at", "2040-01-01T00:00:00Z"],
+            ]
+            .concat(),
+        );
+        assert_eq!(
+            (code, &verdict["error"]["code"]),
+            (1, &json!("certificate_expired"))
+        );
     }
     let at = harness::now().plus(60).to_string();
-    let (code, verdict) = files.verify("token", &[&everything[..], &["--max-age", "30s", "--at", &at]].concat());
+    let (code, verdict) = files.verify(
+        "token",
+        &[&everything[..], &["--max-age", "30s", "--at", &at]].concat(),
+    );
     assert_eq!((code, &verdict["error"]["code"]), (1, &json!("too_old")));
     for (flag, value) in [("--identity", "other"), ("--did", "did:web:other.example")] {
         let (code, verdict) = files.verify("token", &[&everything[..], &[flag, value]].concat());
-        assert_eq!((code, &verdict["error"]["code"]), (1, &json!("identity_mismatch")));
+        assert_eq!(
+            (code, &verdict["error"]["code"]),
+            (1, &json!("identity_mismatch"))
+        );
     }
-    let (code, _) = files.verify("token", &[&everything[..], &["--identity", "agent"]].concat());
+    let (code, _) = files.verify(
+        "token",
+        &[&everything[..], &["--identity", "agent"]].concat(),
+    );
     assert_eq!(code, 0);
     let (code, verdict) = files.verify("token", &[&everything[..], &["--audience", "me"]].concat());
-    assert_eq!((code, &verdict["error"]["code"]), (1, &json!("audience_mismatch")));
+    assert_eq!(
+        (code, &verdict["error"]["code"]),
+        (1, &json!("audience_mismatch"))
+    );
 }
 
 #[test]
@@ -203,7 +365,10 @@ fn the_verifier_speaks_to_people_too() {
     };
     let (code, accepted) = show(&files.everything());
     assert_eq!(code, Some(0));
-    assert!(accepted.starts_with("ACCEPTED as mock: made by a MOCK"), "{accepted}");
+    assert!(
+        accepted.starts_with("ACCEPTED as mock: made by a MOCK"),
+        "{accepted}"
+    );
     assert!(accepted.contains("NOT CHECKED  deny lists"), "{accepted}");
     let (code, refused) = show(&[]);
     assert_eq!(code, Some(1));
@@ -214,7 +379,10 @@ fn the_verifier_speaks_to_people_too() {
     std::fs::write(files.path("token"), format!("e30.{claims}.AA")).unwrap();
     let (code, refused) = show(&files.everything());
     assert_eq!(code, Some(1));
-    assert!(refused.starts_with("REFUSED json_shape") && refused.contains("ACCEPTED"), "{refused}");
+    assert!(
+        refused.starts_with("REFUSED json_shape") && refused.contains("ACCEPTED"),
+        "{refused}"
+    );
     assert!(!refused.contains(['\u{1b}', '\r']), "{refused}");
 }
 
@@ -228,32 +396,61 @@ fn what_others_wrote_is_shown_and_moves_nothing_on_a_terminal() {
     let shown = |output: Output| {
         let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
         assert_eq!(
-            text.chars().find(|c| *c != '\n' && (c.is_control() || hostile.contains(*c) && !c.is_ascii())),
+            text.chars()
+                .find(|c| *c != '\n' && (c.is_control() || hostile.contains(*c) && !c.is_ascii())),
             None,
             "{text}"
         );
         text
     };
     let payload_text = payload.to_string();
-    let sign =
-        ["sign", "--action", "pay", "--target", "t", "--resource", "r", "--payload", &payload_text, "--endpoint", &endpoint];
-    let credential = shown(run("anchorhold", &[&sign[..], &["--format", "vouch-credential"]].concat()));
+    let sign = [
+        "sign",
+        "--action",
+        "pay",
+        "--target",
+        "t",
+        "--resource",
+        "r",
+        "--payload",
+        &payload_text,
+        "--endpoint",
+        &endpoint,
+    ];
+    let credential = shown(run(
+        "anchorhold",
+        &[&sign[..], &["--format", "vouch-credential"]].concat(),
+    ));
     // It is shown otherwise, and is the same credential: what was shown verifies.
     std::fs::write(files.path("credential"), &credential).unwrap();
-    let credential: Value = serde_json::from_str(&credential).unwrap_or_else(|_| panic!("{credential}"));
+    let credential: Value =
+        serde_json::from_str(&credential).unwrap_or_else(|_| panic!("{credential}"));
     assert_eq!(credential["credentialSubject"]["payload"], payload);
     std::fs::write(files.path("token"), shown(run("anchorhold", &sign))).unwrap();
-    let paths = [files.path("credential"), files.path("token"), files.path("evidence")];
+    let paths = [
+        files.path("credential"),
+        files.path("token"),
+        files.path("evidence"),
+    ];
     let [credential, token, evidence] = paths.each_ref().map(|path| path.to_str().unwrap());
     for (what, file) in [("credential", credential), ("token", token)] {
         for form in [&["--json"][..], &[], &["--ear"]] {
             let base = [what, file, "--evidence", evidence];
             let everything: Vec<&str> = everything.iter().map(String::as_str).collect();
-            let text = shown(run("anchorhold-verify", &[&base, &everything[..], form].concat()));
-            assert!(form.is_empty() || serde_json::from_str::<Value>(&text).is_ok(), "{text}");
+            let text = shown(run(
+                "anchorhold-verify",
+                &[&base, &everything[..], form].concat(),
+            ));
+            assert!(
+                form.is_empty() || serde_json::from_str::<Value>(&text).is_ok(),
+                "{text}"
+            );
             if form == ["--json"] {
                 let verdict: Value = serde_json::from_str(&text).unwrap();
-                assert!(verdict["verdict"] == "mock" && verdict.to_string().contains('\u{202e}'), "{text}");
+                assert!(
+                    verdict["verdict"] == "mock" && verdict.to_string().contains('\u{202e}'),
+                    "{text}"
+                );
             }
             assert!(form == ["--ear"] || text.contains("\\u202e"), "{text}");
         }
@@ -261,20 +458,51 @@ fn what_others_wrote_is_shown_and_moves_nothing_on_a_terminal() {
     // In what is refused, too, and in what an operator looks at.
     let policy = files.running.state.policy().display().to_string();
     for form in [&["--json"][..], &[]] {
-        let refused = ["policy", "explain", &policy, "--uid", "4711", "--action", hostile, "--identity", hostile];
+        let refused = [
+            "policy",
+            "explain",
+            &policy,
+            "--uid",
+            "4711",
+            "--action",
+            hostile,
+            "--identity",
+            hostile,
+        ];
         shown(run("anchorhold", &[&refused[..], form].concat()));
     }
-    let table = format!("policy = {policy:?}\n[[tests]]\nname = {0}\naction = \"a\"\nexpect = {0}\n", toml_string(hostile));
+    let table = format!(
+        "policy = {policy:?}\n[[tests]]\nname = {0}\naction = \"a\"\nexpect = {0}\n",
+        toml_string(hostile)
+    );
     std::fs::write(files.path("table.toml"), table).unwrap();
-    let table = shown(run("anchorhold", &["policy", "test", files.path("table.toml").to_str().unwrap()]));
+    let table = shown(run(
+        "anchorhold",
+        &["policy", "test", files.path("table.toml").to_str().unwrap()],
+    ));
     assert!(table.contains("FAILED  a\\u009b2J"), "{table}");
-    let keygen = run("anchorhold", &["keygen", "-o", files.path("any.key").to_str().unwrap()]);
-    let missing = shown(run("anchorhold", &["audit", "verify", hostile, "--record-key", text(&keygen.stdout).trim()]));
+    let keygen = run(
+        "anchorhold",
+        &["keygen", "-o", files.path("any.key").to_str().unwrap()],
+    );
+    let missing = shown(run(
+        "anchorhold",
+        &[
+            "audit",
+            "verify",
+            hostile,
+            "--record-key",
+            text(&keygen.stdout).trim(),
+        ],
+    ));
     assert!(missing.starts_with("anchorhold: a\\u009b2J"), "{missing}");
 }
 
 fn toml_string(text: &str) -> String {
-    let escaped: String = text.chars().map(|c| format!("\\U{:08X}", u32::from(c))).collect();
+    let escaped: String = text
+        .chars()
+        .map(|c| format!("\\U{:08X}", u32::from(c)))
+        .collect();
     format!("\"{escaped}\"")
 }
 
@@ -282,13 +510,23 @@ fn toml_string(text: &str) -> String {
 fn a_policy_is_shown_with_the_register_that_it_makes() {
     let files = Files::make();
     let policy = files.running.state.policy();
-    let output = run("anchorhold", &["policy", "digest", policy.to_str().unwrap()]);
+    let output = run(
+        "anchorhold",
+        &["policy", "digest", policy.to_str().unwrap()],
+    );
     let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
     let everything = files.everything();
-    let (_, verdict) = files.verify("token", &everything.iter().map(String::as_str).collect::<Vec<_>>());
+    let (_, verdict) = files.verify(
+        "token",
+        &everything.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
     assert_eq!(shown["pcr16"], verdict["pcrs"]["16"]);
     assert_eq!(shown["digest"], verdict["key"]["policy"]);
-    let canonical = run("anchorhold", &["policy", "digest", "--canonical", policy.to_str().unwrap()]).stdout;
+    let canonical = run(
+        "anchorhold",
+        &["policy", "digest", "--canonical", policy.to_str().unwrap()],
+    )
+    .stdout;
     assert_eq!(text(&canonical), shown["canonical"].as_str().unwrap());
 }
 
@@ -301,41 +539,83 @@ fn keys_are_made_private_and_never_over_another() {
     assert!(text(&output.stdout).starts_with("z6Mk"));
     let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&file).unwrap());
     assert_eq!(mode & 0o777, 0o600);
-    assert_eq!(run("anchorhold", &["keygen", "-o", file.to_str().unwrap()]).status.code(), Some(64));
+    assert_eq!(
+        run("anchorhold", &["keygen", "-o", file.to_str().unwrap()])
+            .status
+            .code(),
+        Some(64)
+    );
 }
 
 #[test]
 fn curl_and_pythons_standard_library_work_as_the_readme_shows() {
     let running = Running::start();
-    let body =
-        "{\"payload\":{\"action\":\"transfer\",\"amount\":100,\"recipient\":\"account_123\"},\"intent\":\"authorization\"}";
+    let body = "{\"payload\":{\"action\":\"transfer\",\"amount\":100,\"recipient\":\"account_123\"},\"intent\":\"authorization\"}";
     let curl = Command::new("curl")
         .args(["-s", "--unix-socket"])
         .arg(&running.socket)
-        .args(["http://localhost/sign", "-H", "content-type: application/json", "-d", body])
+        .args([
+            "http://localhost/sign",
+            "-H",
+            "content-type: application/json",
+            "-d",
+            body,
+        ])
         .output()
         .unwrap();
     assert!(serde_json::from_slice::<Value>(&curl.stdout).unwrap()["vouch_token"].is_string());
 
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
-    let script = readme.split("```python\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a Python example");
+    let readme =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    let script = readme
+        .split("```python\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next())
+        .expect("a Python example");
     let endpoint = format!("unix://{}", running.socket.display());
-    let python = Command::new("python3").args(["-c", script]).env("ANCHORHOLD_ENDPOINT_SOCKET", &endpoint).output().unwrap();
+    let python = Command::new("python3")
+        .args(["-c", script])
+        .env("ANCHORHOLD_ENDPOINT_SOCKET", &endpoint)
+        .output()
+        .unwrap();
     assert!(python.status.success(), "{}", text(&python.stderr));
-    assert!(text(&python.stdout).contains("did:key:z6Mk"), "{}", text(&python.stdout));
+    assert!(
+        text(&python.stdout).contains("did:key:z6Mk"),
+        "{}",
+        text(&python.stdout)
+    );
 
     let env = run("anchorhold", &["env", "--endpoint", &endpoint]);
-    assert_eq!(text(&env.stdout), format!("export ANCHORHOLD_ENDPOINT_SOCKET='{endpoint}'\n"));
-    assert_eq!(post(&running.socket, "/sign", &json!({"payload": {}, "intent": "a"})).unwrap().status, 200);
+    assert_eq!(
+        text(&env.stdout),
+        format!("export ANCHORHOLD_ENDPOINT_SOCKET='{endpoint}'\n")
+    );
+    assert_eq!(
+        post(
+            &running.socket,
+            "/sign",
+            &json!({"payload": {}, "intent": "a"})
+        )
+        .unwrap()
+        .status,
+        200
+    );
 }
 
 #[test]
 fn the_enclave_programs_run_as_pid_1_of_an_image_and_nowhere_else() {
-    for (name, how) in [("anchorhold-enclave", "anchorhold-eif build"), ("anchorhold-dev-enclave", "anchorhold-dev qemu")] {
+    for (name, how) in [
+        ("anchorhold-enclave", "anchorhold-eif build"),
+        ("anchorhold-dev-enclave", "anchorhold-dev qemu"),
+    ] {
         for arguments in [&[][..], &["--help"], &["--port", "5"]] {
             let output = run(name, arguments);
             assert_eq!(output.status.code(), Some(64));
-            assert!(text(&output.stderr).contains("PID 1") && text(&output.stderr).contains(how), "{}", text(&output.stderr));
+            assert!(
+                text(&output.stderr).contains("PID 1") && text(&output.stderr).contains(how),
+                "{}",
+                text(&output.stderr)
+            );
         }
     }
 }

@@ -6,13 +6,31 @@ use serde_json::Value;
 #[test]
 fn the_demonstration_holds_and_leaves_nothing_behind() {
     let folder = harness::private_folder();
-    let output = Command::new(program("anchorhold-dev")).args(["demo", "--json"]).env("TMPDIR", folder.path()).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(program("anchorhold-dev"))
+        .args(["demo", "--json"])
+        .env("TMPDIR", folder.path())
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert!(report["steps"].as_array().unwrap().iter().all(|step| step["ok"] == true));
+    assert!(
+        report["steps"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|step| step["ok"] == true)
+    );
     let attacks = report["attacks"].as_array().unwrap();
     assert_eq!(attacks.len(), 16);
-    assert!(attacks.iter().all(|attack| attack["expected_code"] == attack["actual_code"]));
+    assert!(
+        attacks
+            .iter()
+            .all(|attack| attack["expected_code"] == attack["actual_code"])
+    );
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
@@ -32,10 +50,19 @@ fn an_interrupted_demonstration_leaves_nothing_behind_either() {
 
 #[test]
 fn the_demonstration_explains_itself() {
-    let output = Command::new(program("anchorhold-dev")).arg("demo").output().unwrap();
+    let output = Command::new(program("anchorhold-dev"))
+        .arg("demo")
+        .output()
+        .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success());
-    for phrase in ["MOCK mode", "An identity was born inside", "offline", "document past its leaf", "Everything held."] {
+    for phrase in [
+        "MOCK mode",
+        "An identity was born inside",
+        "offline",
+        "document past its leaf",
+        "Everything held.",
+    ] {
         assert!(text.contains(phrase), "{phrase}");
     }
 }

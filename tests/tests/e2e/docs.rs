@@ -15,22 +15,33 @@ fn between<'a>(page: &'a str, begin: &str, end: &str) -> &'a str {
 fn the_documented_verifiers_policy_is_accepted_and_every_key_of_it_is_known() {
     let example = between(POLICY, "```toml\n", "```\n");
     let policy = AppraisalPolicy::from_toml(example.as_bytes()).unwrap();
-    assert_eq!((policy.max_age_seconds(), policy.audience()), (Some(600), Some("https://tools.example")));
+    assert_eq!(
+        (policy.max_age_seconds(), policy.audience()),
+        (Some(600), Some("https://tools.example"))
+    );
     assert!(policy.names_images() && policy.names_bundles());
     // Each key is one that is read: with another name it would be refused.
     let mut keys = 0;
     for (number, line) in example.lines().enumerate() {
-        let Some((key, _)) = line.trim_start_matches("# ").split_once(" = ") else { continue };
+        let Some((key, _)) = line.trim_start_matches("# ").split_once(" = ") else {
+            continue;
+        };
         let changed: Vec<String> = example
             .lines()
             .enumerate()
-            .map(
-                |(at, line)| {
-                    if at == number { line.trim_start_matches("# ").replacen(key, &format!("{key}x"), 1) } else { line.into() }
-                },
-            )
+            .map(|(at, line)| {
+                if at == number {
+                    line.trim_start_matches("# ")
+                        .replacen(key, &format!("{key}x"), 1)
+                } else {
+                    line.into()
+                }
+            })
             .collect();
-        assert!(AppraisalPolicy::from_toml(changed.join("\n").as_bytes()).is_err(), "{key}");
+        assert!(
+            AppraisalPolicy::from_toml(changed.join("\n").as_bytes()).is_err(),
+            "{key}"
+        );
         keys += 1;
     }
     assert!(keys >= 20, "{keys}");
@@ -38,7 +49,9 @@ fn the_documented_verifiers_policy_is_accepted_and_every_key_of_it_is_known() {
 
 #[test]
 fn the_documented_refusals_of_a_policy_are_codes() {
-    let rules: Vec<&str> = <attestation::Rule as strum::IntoEnumIterator>::iter().map(Into::into).collect();
+    let rules: Vec<&str> = <attestation::Rule as strum::IntoEnumIterator>::iter()
+        .map(Into::into)
+        .collect();
     let identity = ["audience_mismatch", "unchecked"];
     let table = between(POLICY, "| refusal | when |\n|---|---|\n", "\n\n");
     for row in table.lines() {
@@ -51,14 +64,33 @@ fn the_documented_refusals_of_a_policy_are_codes() {
 
 #[test]
 fn the_evidence_file_is_the_documented_bytes() {
-    let dump = between(FORMATS, "which no verifier accepts, but every reader reads):\n\n```\n", "```");
+    let dump = between(
+        FORMATS,
+        "which no verifier accepts, but every reader reads):\n\n```\n",
+        "```",
+    );
     let hex: String = dump
         .lines()
-        .flat_map(|line| line.split_whitespace().take_while(|word| word.bytes().all(|b| b.is_ascii_hexdigit())))
+        .flat_map(|line| {
+            line.split_whitespace()
+                .take_while(|word| word.bytes().all(|b| b.is_ascii_hexdigit()))
+        })
         .collect();
     let documented = data_encoding::HEXLOWER.decode(hex.as_bytes()).unwrap();
-    let key = KeyDescription { name: "agent".into(), did: "did:key".into(), kid: "kid".into(), version: 1, spki: b"01".to_vec() };
-    let evidence = Evidence::new(vec![0xd0, 0xd1], key, b"{}".to_vec(), b"02".to_vec(), vec![0x84, 0x84]);
+    let key = KeyDescription {
+        name: "agent".into(),
+        did: "did:key".into(),
+        kid: "kid".into(),
+        version: 1,
+        spki: b"01".to_vec(),
+    };
+    let evidence = Evidence::new(
+        vec![0xd0, 0xd1],
+        key,
+        b"{}".to_vec(),
+        b"02".to_vec(),
+        vec![0x84, 0x84],
+    );
     assert_eq!(data_encoding::HEXLOWER.encode(&evidence.to_vec()), hex);
     assert_eq!(Evidence::parse(&documented).unwrap(), evidence);
 }

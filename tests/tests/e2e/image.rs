@@ -24,8 +24,17 @@ use crate::faults::{PRINTING, ask_a_policy_that_prints};
 const NONCE: [u8; 32] = [9; 32];
 
 /// A token and evidence for it, and what the verifier says who holds these measurements.
-fn sign_and_judge(machine: &Machine, sidecar: &Sidecar, measurements: &Measurements) -> Result<&'static str, &'static str> {
-    let answer = post(&sidecar.socket, "/sign", &json!({"payload": {"n": 1}, "intent": "a"})).unwrap();
+fn sign_and_judge(
+    machine: &Machine,
+    sidecar: &Sidecar,
+    measurements: &Measurements,
+) -> Result<&'static str, &'static str> {
+    let answer = post(
+        &sidecar.socket,
+        "/sign",
+        &json!({"payload": {"n": 1}, "intent": "a"}),
+    )
+    .unwrap();
     assert_eq!(answer.status, 200, "{}", answer.code());
     let token = answer.json()["vouch_token"].as_str().unwrap().to_owned();
     let nonce = data_encoding::HEXLOWER.encode(&NONCE);
@@ -38,14 +47,27 @@ fn sign_and_judge(machine: &Machine, sidecar: &Sidecar, measurements: &Measureme
         policies: vec![bundle.digest()],
         ..Expectations::default()
     };
-    let verifier = Verifier { expectations, allow_mock: Some(root), ..Verifier::at(now()) };
-    let judged = verifier.judge(Subject::Token { token: &token, evidence: &evidence.body });
-    judged.map(|verdict| verdict.verdict).map_err(|refusal| refusal.code())
+    let verifier = Verifier {
+        expectations,
+        allow_mock: Some(root),
+        ..Verifier::at(now())
+    };
+    let judged = verifier.judge(Subject::Token {
+        token: &token,
+        evidence: &evidence.body,
+    });
+    judged
+        .map(|verdict| verdict.verdict)
+        .map_err(|refusal| refusal.code())
 }
 
 /// What `anchorhold-eif describe` prints of an image, as a verifier reads it.
 fn described(image: &Path) -> Measurements {
-    let output = Command::new(program("anchorhold-eif")).arg("describe").arg(image).output().unwrap();
+    let output = Command::new(program("anchorhold-eif"))
+        .arg("describe")
+        .arg(image)
+        .output()
+        .unwrap();
     assert!(output.status.success());
     Measurements::parse(&output.stdout).unwrap()
 }
@@ -55,13 +77,18 @@ fn with_program(original: &Path, out: &Path, change: impl FnOnce(Vec<u8>) -> Vec
     let bytes = eif::read_file(original).unwrap();
     let image = Image::parse(&bytes).unwrap();
     let mut archive = Vec::new();
-    GzDecoder::new(image.ramdisks[1]).read_to_end(&mut archive).unwrap();
+    GzDecoder::new(image.ramdisks[1])
+        .read_to_end(&mut archive)
+        .unwrap();
     let mut reader = cpio::NewcReader::new(archive.as_slice()).unwrap();
     assert_eq!(reader.entry().name(), "init");
     let mut program = Vec::new();
     reader.read_to_end(&mut program).unwrap();
     let other = ramdisk(&[Entry::Program("init", &change(program))]).unwrap();
-    let parts = Parts { ramdisks: &[image.ramdisks[0], &other], ..image.parts().unwrap() };
+    let parts = Parts {
+        ramdisks: &[image.ramdisks[0], &other],
+        ..image.parts().unwrap()
+    };
     std::fs::write(out, parts.to_image().unwrap()).unwrap();
 }
 
@@ -84,13 +111,32 @@ fn the_whole_path_works_on_the_image_and_verifies_offline() {
     let machine = Machine::boot(&file);
     let sidecar = machine.sidecar();
     sidecar.wait_until_ready();
-    assert_eq!(sign_and_judge(&machine, &sidecar, &described(&file)), Ok("mock"));
+    assert_eq!(
+        sign_and_judge(&machine, &sidecar, &described(&file)),
+        Ok("mock")
+    );
     let before = get(&sidecar.socket, "/identity").unwrap().json();
     let rotated = post(&sidecar.socket, "/rotate", &json!({})).unwrap();
-    assert_eq!((rotated.status, rotated.json()["identity"]["key_version"].as_u64()), (200, Some(2)));
-    assert_ne!(get(&sidecar.socket, "/identity").unwrap().json()["did"], before["did"]);
-    assert_eq!(sign_and_judge(&machine, &sidecar, &described(&file)), Ok("mock"));
-    assert!(machine.console().contains("serving on vsock port 5005"), "{}", machine.console());
+    assert_eq!(
+        (
+            rotated.status,
+            rotated.json()["identity"]["key_version"].as_u64()
+        ),
+        (200, Some(2))
+    );
+    assert_ne!(
+        get(&sidecar.socket, "/identity").unwrap().json()["did"],
+        before["did"]
+    );
+    assert_eq!(
+        sign_and_judge(&machine, &sidecar, &described(&file)),
+        Ok("mock")
+    );
+    assert!(
+        machine.console().contains("serving on vsock port 5005"),
+        "{}",
+        machine.console()
+    );
     assert_eq!(machine.stop(Signal::TERM).code(), Some(0));
 }
 
@@ -100,7 +146,10 @@ fn an_image_with_one_byte_changed_has_another_pcr0_and_is_refused() {
     let changed = folder.path().join("changed.eif");
     with_program(&file, &changed, |mut program| {
         let text = b"serving on vsock port";
-        let at = program.windows(text.len()).position(|window| window == text).unwrap();
+        let at = program
+            .windows(text.len())
+            .position(|window| window == text)
+            .unwrap();
         program[at] = b'S';
         program
     });
@@ -111,7 +160,10 @@ fn an_image_with_one_byte_changed_has_another_pcr0_and_is_refused() {
     let sidecar = machine.sidecar();
     sidecar.wait_until_ready();
     assert!(machine.console().contains("Serving on vsock port"));
-    assert_eq!(sign_and_judge(&machine, &sidecar, &original), Err("measurement_mismatch"));
+    assert_eq!(
+        sign_and_judge(&machine, &sidecar, &original),
+        Err("measurement_mismatch")
+    );
     assert_eq!(sign_and_judge(&machine, &sidecar, &other), Ok("mock"));
 }
 
@@ -121,13 +173,22 @@ fn an_enclave_killed_and_rebooted_under_load_leaves_no_request_without_an_answer
     let sidecar = machine.sidecar();
     sidecar.wait_until_ready();
     let before = get(&sidecar.socket, "/identity").unwrap().json();
-    let (stop, good, refused) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    let (stop, good, refused) = (
+        AtomicBool::new(false),
+        AtomicUsize::new(0),
+        AtomicUsize::new(0),
+    );
     let machine = std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 while !stop.load(Ordering::SeqCst) {
                     let begun = Instant::now();
-                    let answer = post(&sidecar.socket, "/sign", &json!({"payload": {}, "intent": "a"})).unwrap();
+                    let answer = post(
+                        &sidecar.socket,
+                        "/sign",
+                        &json!({"payload": {}, "intent": "a"}),
+                    )
+                    .unwrap();
                     assert!(begun.elapsed() < Duration::from_secs(15), "a request hung");
                     match answer.status {
                         200 => good.fetch_add(1, Ordering::SeqCst),
@@ -151,10 +212,16 @@ fn an_enclave_killed_and_rebooted_under_load_leaves_no_request_without_an_answer
         machine
     });
     let after = get(&sidecar.socket, "/identity").unwrap().json();
-    assert_ne!((&after["did"], &after["boot_id"]), (&before["did"], &before["boot_id"]));
+    assert_ne!(
+        (&after["did"], &after["boot_id"]),
+        (&before["did"], &before["boot_id"])
+    );
     assert!(sidecar.log().contains(r#""again":true"#));
     let metrics = String::from_utf8(get(&sidecar.socket, "/metrics").unwrap().body).unwrap();
-    assert!(metrics.contains("anchorhold_enclave_boots_total 2"), "{metrics}");
+    assert!(
+        metrics.contains("anchorhold_enclave_boots_total 2"),
+        "{metrics}"
+    );
     drop(machine);
 }
 
@@ -164,10 +231,17 @@ fn a_process_of_the_host_that_goes_around_the_proxy_gets_nothing() {
     let sidecar = machine.sidecar();
     sidecar.wait_until_ready();
     // Another key than the policy names.
-    let refused = Window::connect_on(machine.connect(WINDOW_PORT).unwrap(), &TestKey::new(3)).unwrap();
+    let refused =
+        Window::connect_on(machine.connect(WINDOW_PORT).unwrap(), &TestKey::new(3)).unwrap();
     assert_eq!(refused.err().unwrap().code, "proxy_key_mismatch");
     // No proof at all: a request instead, and garbage.
-    for bytes in [frame(&RequestFrame { id: 1, request: sign("agent") }), b"GET / HTTP/1.1\r\n\r\n".to_vec()] {
+    for bytes in [
+        frame(&RequestFrame {
+            id: 1,
+            request: sign("agent"),
+        }),
+        b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+    ] {
         let (mut window, _) = Window::open_on(machine.connect(WINDOW_PORT).unwrap()).unwrap();
         window.send(&bytes).unwrap();
         if let Ok(answer) = window.welcome() {
@@ -177,7 +251,16 @@ fn a_process_of_the_host_that_goes_around_the_proxy_gets_nothing() {
     }
     // A port that nobody has opened.
     assert!(connect(&machine.vsock(), 22).is_err());
-    assert_eq!(post(&sidecar.socket, "/sign", &json!({"payload": {}, "intent": "a"})).unwrap().status, 200);
+    assert_eq!(
+        post(
+            &sidecar.socket,
+            "/sign",
+            &json!({"payload": {}, "intent": "a"})
+        )
+        .unwrap()
+        .status,
+        200
+    );
 }
 
 #[test]
@@ -187,14 +270,34 @@ fn a_vsock_cut_in_the_middle_of_a_frame_harms_nobody_else() {
     sidecar.wait_until_ready();
     let key = parent_proxy::KeyFile::read(&machine.state().proxy_key()).unwrap();
     for _ in 0..20 {
-        let mut window = Window::connect_on(machine.connect(WINDOW_PORT).unwrap(), &key).unwrap().unwrap();
-        let whole = frame(&RequestFrame { id: 1, request: Request::Status });
+        let mut window = Window::connect_on(machine.connect(WINDOW_PORT).unwrap(), &key)
+            .unwrap()
+            .unwrap();
+        let whole = frame(&RequestFrame {
+            id: 1,
+            request: Request::Status,
+        });
         // An answer that nobody reads, and half of a question.
-        window.send(&[&whole[..], &whole[..whole.len() / 2]].concat()).unwrap();
+        window
+            .send(&[&whole[..], &whole[..whole.len() / 2]].concat())
+            .unwrap();
         drop(window);
-        assert_eq!(post(&sidecar.socket, "/sign", &json!({"payload": {}, "intent": "a"})).unwrap().status, 200);
+        assert_eq!(
+            post(
+                &sidecar.socket,
+                "/sign",
+                &json!({"payload": {}, "intent": "a"})
+            )
+            .unwrap()
+            .status,
+            200
+        );
     }
-    assert!(!sidecar.log().contains("connection to the enclave lost"), "{}", sidecar.log());
+    assert!(
+        !sidecar.log().contains("connection to the enclave lost"),
+        "{}",
+        sidecar.log()
+    );
 }
 
 #[test]
@@ -202,23 +305,56 @@ fn a_console_that_is_flooded_and_that_nobody_reads_holds_nothing_up() {
     let folder = Arc::new(private_folder());
     let file = image("signer-dev.eif");
     let state = qemu_dev::State::open_measured(folder.path(), &described(&file)).unwrap();
-    state.set_policy(&(state.development_policy(&[("agent", "did:key", "EdDSA")]).unwrap() + PRINTING)).unwrap();
-    // Standard output is a pipe that is never read; standard input goes to the console, and comes back as its echo.
-    let mut process =
-        command(&file, folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    state
+        .set_policy(
+            &(state
+                .development_policy(&[("agent", "did:key", "EdDSA")])
+                .unwrap()
+                + PRINTING),
+        )
+        .unwrap();
+    // Standard output is a pipe that is never read; standard input goes to the console, and comes
+    // back as its echo.
+    let mut process = command(&file, folder.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let mut input = process.stdin.take().unwrap();
     let flooding = std::thread::spawn(move || {
         let begun = Instant::now();
         let line = [b'x'; 4096];
-        while begun.elapsed() < Duration::from_secs(6) && input.write_all(&line).and_then(|()| input.write_all(b"\n")).is_ok() {}
+        while begun.elapsed() < Duration::from_secs(6)
+            && input
+                .write_all(&line)
+                .and_then(|()| input.write_all(b"\n"))
+                .is_ok()
+        {}
     });
-    wait_for(|| folder.path().join("sidecar.toml").exists() && folder.path().join("v.sock").exists());
+    wait_for(|| {
+        folder.path().join("sidecar.toml").exists() && folder.path().join("v.sock").exists()
+    });
     let socket = folder.path().join("run/sidecar.sock");
     let config = std::fs::read_to_string(folder.path().join("sidecar.toml")).unwrap();
-    let config: String = config.lines().filter(|line| !line.starts_with("socket")).map(|line| format!("{line}\n")).collect();
-    std::fs::write(folder.path().join("own.toml"), format!("{config}socket = \"{}\"\n", socket.display())).unwrap();
+    let config: String = config
+        .lines()
+        .filter(|line| !line.starts_with("socket"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    std::fs::write(
+        folder.path().join("own.toml"),
+        format!("{config}socket = \"{}\"\n", socket.display()),
+    )
+    .unwrap();
     let program = qemu_dev::Program::at(&program("anchorhold-dev"));
-    let sidecar = program.start_sidecar(&folder.path().join("own.toml"), Some(&folder.path().join("log")), &[]).unwrap();
+    let sidecar = program
+        .start_sidecar(
+            &folder.path().join("own.toml"),
+            Some(&folder.path().join("log")),
+            &[],
+        )
+        .unwrap();
     wait_for(|| socket.exists() && get(&socket, "/ready").is_ok_and(|answer| answer.status == 200));
     ask_a_policy_that_prints(&socket);
     drop(sidecar);
@@ -236,33 +372,59 @@ fn the_production_image_says_over_both_channels_why_it_will_not_serve() {
     assert_eq!(reason.code, "nsm_no_device");
     machine.wait_for_line("anchorhold-enclave: powering off: nsm_no_device: ");
     assert_eq!(machine.wait(), Some(70));
-    assert!(!machine.console().contains("serving"), "{}", machine.console());
+    assert!(
+        !machine.console().contains("serving"),
+        "{}",
+        machine.console()
+    );
 }
 
 #[test]
 fn the_sidecar_logs_why_an_enclave_ended() {
     let folder = Arc::new(private_folder());
-    let state = qemu_dev::State::open_measured(folder.path(), &described(&image("signer.eif"))).unwrap();
-    let (socket, log) = (folder.path().join("run/sidecar.sock"), folder.path().join("log"));
-    let endpoint = protocol::Endpoint::HybridVsock { path: folder.path().join("v.sock"), port: WINDOW_PORT };
-    let config = state.write_sidecar_config_for(&endpoint, &socket, "").unwrap();
-    let sidecar = qemu_dev::Program::at(&program("anchorhold-dev")).start_sidecar(&config, Some(&log), &[]).unwrap();
+    let state =
+        qemu_dev::State::open_measured(folder.path(), &described(&image("signer.eif"))).unwrap();
+    let (socket, log) = (
+        folder.path().join("run/sidecar.sock"),
+        folder.path().join("log"),
+    );
+    let endpoint = protocol::Endpoint::HybridVsock {
+        path: folder.path().join("v.sock"),
+        port: WINDOW_PORT,
+    };
+    let config = state
+        .write_sidecar_config_for(&endpoint, &socket, "")
+        .unwrap();
+    let sidecar = qemu_dev::Program::at(&program("anchorhold-dev"))
+        .start_sidecar(&config, Some(&log), &[])
+        .unwrap();
     wait_for(|| socket.exists());
-    // Lies and noise at that place are not taken for a reason, and keep no enclave from saying its own.
+    // Lies and noise at that place are not taken for a reason, and keep no enclave from saying its
+    // own.
     let place = folder.path().join(format!("v.sock_{EXIT_PORT}"));
     wait_for(|| place.exists());
-    for noise in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 5000], &[0, 0, 0, 3, 0x82, 0x61], b""] {
+    for noise in [
+        &b"GET / HTTP/1.1\r\n\r\n"[..],
+        &[0xff; 5000],
+        &[0, 0, 0, 3, 0x82, 0x61],
+        b"",
+    ] {
         let mut stream = std::os::unix::net::UnixStream::connect(&place).unwrap();
         let _ = stream.write_all(noise);
     }
-    let silent: Vec<_> = (0..6).map(|_| std::os::unix::net::UnixStream::connect(&place).unwrap()).collect();
+    let silent: Vec<_> = (0..6)
+        .map(|_| std::os::unix::net::UnixStream::connect(&place).unwrap())
+        .collect();
     let mut machine = Machine::boot_with(&image("signer.eif"), Arc::clone(&folder), &[]);
     assert_eq!(machine.wait(), Some(70));
     drop(silent);
     let read = || std::fs::read_to_string(&log).unwrap();
     wait_for(|| read().contains(r#""code":"nsm_no_device""#));
     let metrics = String::from_utf8(get(&socket, "/metrics").unwrap().body).unwrap();
-    assert!(metrics.contains("anchorhold_enclave_exits_total 1"), "{metrics}");
+    assert!(
+        metrics.contains("anchorhold_enclave_exits_total 1"),
+        "{metrics}"
+    );
     drop(sidecar);
 }
 
@@ -272,11 +434,25 @@ fn what_stands_where_last_words_are_heard_stays_if_it_is_not_ours() {
     let state = qemu_dev::State::open(folder.path()).unwrap();
     let place = folder.path().join(format!("v.sock_{EXIT_PORT}"));
     std::fs::write(&place, "a file").unwrap();
-    let (socket, log) = (folder.path().join("run/sidecar.sock"), folder.path().join("log"));
-    let endpoint = protocol::Endpoint::HybridVsock { path: folder.path().join("v.sock"), port: WINDOW_PORT };
-    let config = state.write_sidecar_config_for(&endpoint, &socket, "").unwrap();
-    let mut sidecar = qemu_dev::Program::at(&program("anchorhold-dev")).start_sidecar(&config, Some(&log), &[]).unwrap();
-    wait_for(|| std::fs::read_to_string(&log).unwrap_or_default().contains("cannot listen yet"));
+    let (socket, log) = (
+        folder.path().join("run/sidecar.sock"),
+        folder.path().join("log"),
+    );
+    let endpoint = protocol::Endpoint::HybridVsock {
+        path: folder.path().join("v.sock"),
+        port: WINDOW_PORT,
+    };
+    let config = state
+        .write_sidecar_config_for(&endpoint, &socket, "")
+        .unwrap();
+    let mut sidecar = qemu_dev::Program::at(&program("anchorhold-dev"))
+        .start_sidecar(&config, Some(&log), &[])
+        .unwrap();
+    wait_for(|| {
+        std::fs::read_to_string(&log)
+            .unwrap_or_default()
+            .contains("cannot listen yet")
+    });
     // Its place freed, it listens; stopped, it leaves nothing.
     assert_eq!(std::fs::read(&place).unwrap(), b"a file");
     std::fs::remove_file(&place).unwrap();
@@ -297,7 +473,16 @@ fn the_heartbeat_is_sent_and_waits_for_nobody() {
     // Unanswered, the enclave serves all the same.
     let sidecar = machine.sidecar();
     sidecar.wait_until_ready();
-    assert_eq!(post(&sidecar.socket, "/sign", &json!({"payload": {}, "intent": "a"})).unwrap().status, 200);
+    assert_eq!(
+        post(
+            &sidecar.socket,
+            "/sign",
+            &json!({"payload": {}, "intent": "a"})
+        )
+        .unwrap()
+        .status,
+        200
+    );
     stream.write_all(&[0xb7]).unwrap();
 }
 
@@ -311,17 +496,35 @@ fn a_panic_and_a_forbidden_call_end_the_machine() {
     let mut machine = Machine::boot_with(&file, Arc::clone(&folder), &[]);
     let reason = first_reason(&listener);
     assert_eq!(reason.code, "panicked");
-    assert!(reason.message.contains("a probe panics on purpose"), "{}", reason.message);
+    assert!(
+        reason.message.contains("a probe panics on purpose"),
+        "{}",
+        reason.message
+    );
     assert_eq!(machine.wait(), Some(70));
-    assert!(machine.console().contains("powering off: panicked"), "{}", machine.console());
+    assert!(
+        machine.console().contains("powering off: panicked"),
+        "{}",
+        machine.console()
+    );
 
-    // The same program, told on the measured command line to do it later: within the filter, without privileges.
+    // The same program, told on the measured command line to do it later: within the filter,
+    // without privileges.
     let bytes = eif::read_file(&file).unwrap();
     let parsed = Image::parse(&bytes).unwrap();
     let told = |what: &str| {
         let parts = parsed.parts().unwrap();
         let cmdline = format!("{} probe={what}", parts.cmdline);
-        std::fs::write(&file, Parts { cmdline: &cmdline, ..parts }.to_image().unwrap()).unwrap();
+        std::fs::write(
+            &file,
+            Parts {
+                cmdline: &cmdline,
+                ..parts
+            }
+            .to_image()
+            .unwrap(),
+        )
+        .unwrap();
     };
     told("panic");
     let folder = Arc::new(private_folder());
@@ -329,9 +532,17 @@ fn a_panic_and_a_forbidden_call_end_the_machine() {
     let mut machine = Machine::boot_with(&file, Arc::clone(&folder), &[]);
     let reason = first_reason(&listener);
     assert_eq!(reason.code, "panicked");
-    assert!(reason.message.contains("on purpose, as nobody: true"), "{}", reason.message);
+    assert!(
+        reason.message.contains("on purpose, as nobody: true"),
+        "{}",
+        reason.message
+    );
     assert_eq!(machine.wait(), Some(70));
-    assert!(machine.console().contains("powering off: panicked"), "{}", machine.console());
+    assert!(
+        machine.console().contains("powering off: panicked"),
+        "{}",
+        machine.console()
+    );
 
     // And to start a program there.
     told("execve");
@@ -339,7 +550,10 @@ fn a_panic_and_a_forbidden_call_end_the_machine() {
     assert_eq!(machine.wait(), Some(70));
     let console = machine.console();
     // 31 is SIGSYS: the filter's doing.
-    assert!(console.contains("Attempted to kill init! exitcode=0x0000001f"), "{console}");
+    assert!(
+        console.contains("Attempted to kill init! exitcode=0x0000001f"),
+        "{console}"
+    );
     assert!(!console.contains("started a program"), "{console}");
 }
 
@@ -356,10 +570,17 @@ fn on_a_nitro_enclave_machine_everything_but_the_signature_goes_through_the_real
     sidecar.wait_until_ready();
     for (index, pcr) in [(0, measured.pcr0), (1, measured.pcr1), (2, measured.pcr2)] {
         let line = format!("/dev/nsm: PCR{index} {pcr} locked");
-        assert!(machine.console().contains(&line), "{line}\n{}", machine.console());
+        assert!(
+            machine.console().contains(&line),
+            "{line}\n{}",
+            machine.console()
+        );
     }
     assert_eq!(sign_and_judge(&machine, &sidecar, &measured), Ok("mock"));
-    assert_eq!(post(&sidecar.socket, "/rotate", &json!({})).unwrap().status, 200);
+    assert_eq!(
+        post(&sidecar.socket, "/rotate", &json!({})).unwrap().status,
+        200
+    );
     assert_eq!(sign_and_judge(&machine, &sidecar, &measured), Ok("mock"));
     drop((sidecar, machine));
 
@@ -369,7 +590,11 @@ fn on_a_nitro_enclave_machine_everything_but_the_signature_goes_through_the_real
     let mut machine = Machine::boot_with(&image("signer.eif"), Arc::clone(&folder), &arguments);
     assert_eq!(first_reason(&listener).code, "document_algorithm");
     assert_eq!(machine.wait(), Some(70));
-    assert!(!machine.console().contains("serving"), "{}", machine.console());
+    assert!(
+        !machine.console().contains("serving"),
+        "{}",
+        machine.console()
+    );
 }
 
 #[test]
@@ -379,9 +604,19 @@ fn qemu_cleans_up_on_every_way_out() {
         let machine = Machine::boot_with(&image("signer-dev.eif"), Arc::clone(&folder), &[]);
         machine.wait_for_line("serving on vsock port");
         let named = folder.path().display().to_string();
-        assert!(processes_naming(&named) >= 3, "itself, QEMU, vhost-device-vsock");
+        assert!(
+            processes_naming(&named) >= 3,
+            "itself, QEMU, vhost-device-vsock"
+        );
         let status = machine.stop(signal);
-        assert_eq!(status.code(), if signal == Signal::KILL { None } else { Some(0) });
+        assert_eq!(
+            status.code(),
+            if signal == Signal::KILL {
+                None
+            } else {
+                Some(0)
+            }
+        );
         wait_for(|| processes_naming(&named) == 0);
         if signal != Signal::KILL {
             for left in ["v.sock", "vhost.sock", "v.sock_5007"] {
@@ -392,9 +627,13 @@ fn qemu_cleans_up_on_every_way_out() {
 }
 
 fn processes_naming(text: &str) -> usize {
-    let running =
-        std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
-    running.filter(|cmdline| String::from_utf8_lossy(cmdline).contains(text)).count()
+    let running = std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    running
+        .filter(|cmdline| String::from_utf8_lossy(cmdline).contains(text))
+        .count()
 }
 
 #[test]
@@ -404,35 +643,67 @@ fn qemu_says_what_is_wrong() {
     let refused = |command: &mut Command, code: i32, says: &str| {
         let output = command.output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.code() == Some(code) && text.contains(says), "{:?} {text}", output.status);
+        assert!(
+            output.status.code() == Some(code) && text.contains(says),
+            "{:?} {text}",
+            output.status
+        );
     };
     std::fs::write(at("text"), "no image").unwrap();
-    refused(&mut command(&at("text"), &at("a")), 64, "not an enclave image file");
+    refused(
+        &mut command(&at("text"), &at("a")),
+        64,
+        "not an enclave image file",
+    );
     refused(&mut command(&at("missing"), &at("a")), 64, "No such file");
     let cut = std::fs::read(&good).unwrap();
     std::fs::write(at("cut"), &cut[..cut.len() / 2]).unwrap();
     refused(&mut command(&at("cut"), &at("a")), 64, "ends too early");
     // Tools that are missing.
-    refused(command(&good, &at("a")).env("PATH", "/nonexistent"), 64, "apt-get install qemu-system-x86");
+    refused(
+        command(&good, &at("a")).env("PATH", "/nonexistent"),
+        64,
+        "apt-get install qemu-system-x86",
+    );
     let tools = at("tools");
     std::fs::create_dir(&tools).unwrap();
     let script = |name: &str, text: &str| {
         std::fs::write(tools.join(name), text).unwrap();
         std::fs::set_permissions(tools.join(name), std::fs::Permissions::from_mode(0o755)).unwrap();
     };
-    script("qemu-system-x86_64", "#!/bin/sh\n[ \"$2\" = help ] && echo microvm x && exit 0\necho it is broken >&2\nexit 3\n");
-    refused(command(&good, &at("a")).env("PATH", &tools).env("HOME", "/nonexistent"), 64, "cargo install vhost-device-vsock");
+    script(
+        "qemu-system-x86_64",
+        "#!/bin/sh\n[ \"$2\" = help ] && echo microvm x && exit 0\necho it is broken >&2\nexit 3\n",
+    );
     refused(
-        command(&good, &at("a")).args(["--machine", "nitro-enclave"]).arg("--qemu").arg(tools.join("qemu-system-x86_64")),
+        command(&good, &at("a"))
+            .env("PATH", &tools)
+            .env("HOME", "/nonexistent"),
+        64,
+        "cargo install vhost-device-vsock",
+    );
+    refused(
+        command(&good, &at("a"))
+            .args(["--machine", "nitro-enclave"])
+            .arg("--qemu")
+            .arg(tools.join("qemu-system-x86_64")),
         64,
         "no machine named nitro-enclave",
     );
     // A QEMU that dies at once.
     let mut dying = command(&good, &at("a"));
-    refused(dying.arg("--qemu").arg(tools.join("qemu-system-x86_64")), 70, "it is broken");
+    refused(
+        dying.arg("--qemu").arg(tools.join("qemu-system-x86_64")),
+        70,
+        "it is broken",
+    );
     // Two at the same time on one directory.
     let running = Machine::boot(&good);
-    refused(&mut command(&good, running.folder()), 64, "another `up` or `qemu` runs on this directory");
+    refused(
+        &mut command(&good, running.folder()),
+        64,
+        "another `up` or `qemu` runs on this directory",
+    );
     // A directory that is open to others.
     std::fs::create_dir(at("open")).unwrap();
     std::fs::set_permissions(at("open"), std::fs::Permissions::from_mode(0o755)).unwrap();

@@ -15,10 +15,22 @@ const NOW: u64 = 1_795_225_251;
 /// AWS's crate, in a program of its own that `tests/run` has built.
 fn aws(arguments: &[&Path]) -> Vec<u8> {
     let beside = program("anchorhold-eif");
-    let reference = beside.ancestors().nth(2).unwrap().join("aws-reference/debug/aws-reference");
-    assert!(reference.is_file(), "{} is not built; run tests/run", reference.display());
+    let reference = beside
+        .ancestors()
+        .nth(2)
+        .unwrap()
+        .join("aws-reference/debug/aws-reference");
+    assert!(
+        reference.is_file(),
+        "{} is not built; run tests/run",
+        reference.display()
+    );
     let output = Command::new(reference).args(arguments).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     output.stdout
 }
 
@@ -33,22 +45,41 @@ fn ours_describes(file: &Path) -> Value {
 /// Both find the same in it.
 fn agree(file: &Path, what: &str) {
     let (mut aws, mut ours) = (aws_describes(file), ours_describes(file));
-    // Not a name but how Rust prints the hasher: "Sha384 { ... }" or "Sha512_48 { .. }", as that crate's version has it.
+    // Not a name but how Rust prints the hasher: "Sha384 { ... }" or "Sha512_48 { .. }", as that
+    // crate's version has it.
     for described in [&mut aws, &mut ours] {
-        let algorithm = described["Measurements"].as_object_mut().unwrap().remove("HashAlgorithm").unwrap();
+        let algorithm = described["Measurements"]
+            .as_object_mut()
+            .unwrap()
+            .remove("HashAlgorithm")
+            .unwrap();
         assert!(algorithm.as_str().unwrap().starts_with("Sha"));
     }
     for member in ["Measurements", "CheckCRC", "ImageName"] {
-        assert_eq!(aws[member], ours.get(member).cloned().unwrap_or_default(), "{what}: {member}");
+        assert_eq!(
+            aws[member],
+            ours.get(member).cloned().unwrap_or_default(),
+            "{what}: {member}"
+        );
     }
-    assert_eq!(aws["SignatureCheck"], ours.get("SignatureCheck").cloned().unwrap_or_default(), "{what}");
+    assert_eq!(
+        aws["SignatureCheck"],
+        ours.get("SignatureCheck").cloned().unwrap_or_default(),
+        "{what}"
+    );
     if !ours["IsSigned"].as_bool().unwrap() {
         return;
     }
     for member in ["Algorithm", "Signature"] {
-        assert_eq!(aws["SigningCertificate"][member], ours["SigningCertificate"][member], "{what}: {member}");
+        assert_eq!(
+            aws["SigningCertificate"][member], ours["SigningCertificate"][member],
+            "{what}: {member}"
+        );
     }
-    assert_eq!(aws["SigningCertificate"]["IssuerName"], ours["SigningCertificate"]["IssuerName"], "{what}");
+    assert_eq!(
+        aws["SigningCertificate"]["IssuerName"], ours["SigningCertificate"]["IssuerName"],
+        "{what}"
+    );
 }
 
 fn metadata(name: &str) -> Value {
@@ -61,7 +92,11 @@ fn metadata(name: &str) -> Value {
 fn signing_key() -> (SigningKey, String, String) {
     let authority = Authority::new(NOW, &mut os_random);
     let (key, certificate) = (authority.key_pem(), authority.certificate_pem());
-    (SigningKey::new(&key, &certificate).unwrap(), key, certificate)
+    (
+        SigningKey::new(&key, &certificate).unwrap(),
+        key,
+        certificate,
+    )
 }
 
 #[test]
@@ -75,8 +110,11 @@ fn measurements_equal_those_of_awss_own_crate_on_our_images_and_on_odd_ones() {
     let (key, ..) = signing_key();
     let three: Vec<&[u8]> = vec![b"first", b"", b"third ramdisk"];
     let (named, nameless) = (metadata("x").to_string(), metadata("").to_string());
-    for (ramdisks, metadata) in [(vec![&b"only"[..]], &named), (three, &nameless), (parsed.ramdisks.clone(), &"null".to_owned())]
-    {
+    for (ramdisks, metadata) in [
+        (vec![&b"only"[..]], &named),
+        (three, &nameless),
+        (parsed.ramdisks.clone(), &"null".to_owned()),
+    ] {
         for signed in [false, true] {
             let signature = signed.then(|| key.sign(parsed.kernel, b"a=b", &ramdisks));
             let parts = Parts {
@@ -87,7 +125,13 @@ fn measurements_equal_those_of_awss_own_crate_on_our_images_and_on_odd_ones() {
                 signature: signature.as_deref(),
             };
             std::fs::write(&out, parts.to_image().unwrap()).unwrap();
-            agree(&out, &format!("{} ramdisks, metadata {metadata}, signed: {signed}", ramdisks.len()));
+            agree(
+                &out,
+                &format!(
+                    "{} ramdisks, metadata {metadata}, signed: {signed}",
+                    ramdisks.len()
+                ),
+            );
         }
     }
 }
@@ -109,7 +153,13 @@ fn images_that_awss_own_crate_builds_are_ours_byte_for_byte() {
     std::fs::write(at("metadata"), text).unwrap();
     for count in 1..=3 {
         let (out, kernel, metadata) = (at("aws.eif"), at("kernel"), at("metadata"));
-        let mut arguments = vec![Path::new("build"), &out, &kernel, Path::new("console=ttyS0"), &metadata];
+        let mut arguments = vec![
+            Path::new("build"),
+            &out,
+            &kernel,
+            Path::new("console=ttyS0"),
+            &metadata,
+        ];
         arguments.extend(files[..count].iter().map(PathBuf::as_path));
         aws(&arguments);
         let parts = Parts {
@@ -119,7 +169,10 @@ fn images_that_awss_own_crate_builds_are_ours_byte_for_byte() {
             ramdisks: &contents[..count],
             signature: None,
         };
-        assert!(std::fs::read(&out).unwrap() == parts.to_image().unwrap(), "{count} ramdisks");
+        assert!(
+            std::fs::read(&out).unwrap() == parts.to_image().unwrap(),
+            "{count} ramdisks"
+        );
     }
 }
 
@@ -129,14 +182,31 @@ fn a_signed_image_shows_pcr8_and_another_images_signature_is_refused() {
     let parsed = Image::parse(&bytes).unwrap();
     let (key, _, certificate) = signing_key();
     let signature = key.sign(parsed.kernel, parsed.cmdline, &parsed.ramdisks);
-    assert_eq!(signature, key.sign(parsed.kernel, parsed.cmdline, &parsed.ramdisks), "deterministic");
-    let with = |signature: &[u8]| Parts { signature: Some(signature), ..parsed.parts().unwrap() }.to_image().unwrap();
+    assert_eq!(
+        signature,
+        key.sign(parsed.kernel, parsed.cmdline, &parsed.ramdisks),
+        "deterministic"
+    );
+    let with = |signature: &[u8]| {
+        Parts {
+            signature: Some(signature),
+            ..parsed.parts().unwrap()
+        }
+        .to_image()
+        .unwrap()
+    };
     let file = with(&signature);
     let described: Value = serde_json::from_str(&describe(&file).unwrap()).unwrap();
-    assert_eq!((&described["IsSigned"], &described["SignatureCheck"]), (&json!(true), &json!(true)));
+    assert_eq!(
+        (&described["IsSigned"], &described["SignatureCheck"]),
+        (&json!(true), &json!(true))
+    );
     let unsigned = Measurements::of(&parsed).unwrap();
     let signed = Measurements::of(&Image::parse(&file).unwrap()).unwrap();
-    assert_eq!((&signed.pcr0, &signed.pcr1, &signed.pcr2), (&unsigned.pcr0, &unsigned.pcr1, &unsigned.pcr2));
+    assert_eq!(
+        (&signed.pcr0, &signed.pcr1, &signed.pcr2),
+        (&unsigned.pcr0, &unsigned.pcr1, &unsigned.pcr2)
+    );
     let der = pem_to_der(&certificate);
     let extended = identity::extend(&identity::Digest([0; 48]), &sha384(&der));
     assert_eq!(signed.pcr8.unwrap(), extended.to_string());
@@ -147,32 +217,51 @@ fn a_signed_image_shows_pcr8_and_another_images_signature_is_refused() {
     *flipped.last_mut().unwrap() ^= 1;
     assert_eq!(describe(&with(&flipped)).unwrap_err().code(), "signature");
     for length in (0..signature.len()).step_by(7) {
-        assert_eq!(describe(&with(&signature[..length])).unwrap_err().code(), "signature", "{length}");
+        assert_eq!(
+            describe(&with(&signature[..length])).unwrap_err().code(),
+            "signature",
+            "{length}"
+        );
     }
 }
 
 fn pem_to_der(pem: &str) -> Vec<u8> {
-    let body: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+    let body: String = pem
+        .lines()
+        .filter(|line| !line.starts_with("-----"))
+        .collect();
     data_encoding::BASE64.decode(body.as_bytes()).unwrap()
 }
 
 fn sha384(bytes: &[u8]) -> Vec<u8> {
-    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA384, bytes).as_ref().to_vec()
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA384, bytes)
+        .as_ref()
+        .to_vec()
 }
 
 fn eif(arguments: &[&str]) -> Output {
-    Command::new(program("anchorhold-eif")).args(arguments).output().unwrap()
+    Command::new(program("anchorhold-eif"))
+        .args(arguments)
+        .output()
+        .unwrap()
 }
 
 #[test]
 fn the_image_tool_says_what_is_wrong() {
     let folder = private_folder();
     let at = |name: &str| folder.path().join(name).display().to_string();
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").display().to_string();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .display()
+        .to_string();
     let refused = |arguments: &[&str], code: i32, says: &str| {
         let output = eif(arguments);
         let text = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.code() == Some(code) && text.contains(says), "{arguments:?}: {:?} {text}", output.status);
+        assert!(
+            output.status.code() == Some(code) && text.contains(says),
+            "{arguments:?}: {:?} {text}",
+            output.status
+        );
         assert!(output.stdout.is_empty());
     };
     std::fs::write(at("text"), "no image").unwrap();
@@ -195,31 +284,85 @@ fn the_image_tool_says_what_is_wrong() {
     };
     let refused_build = |more: &[&str], code: i32, says: &str| {
         let arguments = build(more);
-        refused(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), code, says);
+        refused(
+            &arguments.iter().map(String::as_str).collect::<Vec<_>>(),
+            code,
+            says,
+        );
         assert!(!Path::new(&at("out.eif")).exists());
     };
     refused_build(&["--kernel", &at("text")], 64, "[not_a_bz_image]");
-    refused_build(&["--kernel", &program("anchorhold-eif").display().to_string()], 64, "no 64-bit bzImage");
+    refused_build(
+        &["--kernel", &program("anchorhold-eif").display().to_string()],
+        64,
+        "no 64-bit bzImage",
+    );
     refused_build(&["--kernel", &at("missing")], 64, "No such file");
-    refused_build(&["--kernel-source", &at("missing")], 64, "linux-source-6.12");
-    refused(&["build", "-o", &at("out.eif"), "--source", &at("")], 64, "not the source of anchorhold");
+    refused_build(
+        &["--kernel-source", &at("missing")],
+        64,
+        "linux-source-6.12",
+    );
+    refused(
+        &["build", "-o", &at("out.eif"), "--source", &at("")],
+        64,
+        "not the source of anchorhold",
+    );
     refused_build(&["--signing-key", &at("text")], 64, "--signing-certificate");
     let (_, key, certificate) = signing_key();
     let (_, other, _) = signing_key();
-    for (name, text) in [("key", &key), ("certificate", &certificate), ("other", &other)] {
+    for (name, text) in [
+        ("key", &key),
+        ("certificate", &certificate),
+        ("other", &other),
+    ] {
         std::fs::write(at(name), text).unwrap();
     }
-    refused_build(&["--signing-key", &at("text"), "--signing-certificate", &at("certificate")], 64, "no P-384 private key");
-    refused_build(&["--signing-key", &at("key"), "--signing-certificate", &at("text")], 64, "no X.509 certificate");
-    refused_build(&["--signing-key", &at("other"), "--signing-certificate", &at("certificate")], 64, "for another key");
+    refused_build(
+        &[
+            "--signing-key",
+            &at("text"),
+            "--signing-certificate",
+            &at("certificate"),
+        ],
+        64,
+        "no P-384 private key",
+    );
+    refused_build(
+        &[
+            "--signing-key",
+            &at("key"),
+            "--signing-certificate",
+            &at("text"),
+        ],
+        64,
+        "no X.509 certificate",
+    );
+    refused_build(
+        &[
+            "--signing-key",
+            &at("other"),
+            "--signing-certificate",
+            &at("certificate"),
+        ],
+        64,
+        "for another key",
+    );
     // Tools that are missing.
     let kernel = Path::new(&at("kernel")).to_owned();
     let bytes = eif::read_file(&image("signer-dev.eif")).unwrap();
     std::fs::write(&kernel, Image::parse(&bytes).unwrap().kernel).unwrap();
     let arguments = build(&["--kernel", &kernel.display().to_string()]);
-    let output = Command::new(program("anchorhold-eif")).args(&arguments).env("PATH", "/nonexistent").output().unwrap();
+    let output = Command::new(program("anchorhold-eif"))
+        .args(&arguments)
+        .env("PATH", "/nonexistent")
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(64));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("cargo is missing; on Debian: apt-get install"));
+    assert!(
+        String::from_utf8_lossy(&output.stderr)
+            .contains("cargo is missing; on Debian: apt-get install")
+    );
 }
 
 #[test]
@@ -228,7 +371,11 @@ fn nobody_but_root_and_who_builds_can_choose_the_compiler() {
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
     // Not in the folder for temporary files, which is refused.
-    let target = program("anchorhold-eif").ancestors().nth(2).unwrap().to_owned();
+    let target = program("anchorhold-eif")
+        .ancestors()
+        .nth(2)
+        .unwrap()
+        .to_owned();
     let base = tempfile::tempdir_in(target).unwrap();
     let base = std::fs::canonicalize(base.path()).unwrap();
     let (above, home) = (base.join("above"), base.join("home"));
@@ -248,16 +395,35 @@ fn nobody_but_root_and_who_builds_can_choose_the_compiler() {
     write(home.join("config.toml"), "").unwrap();
     let build = |source: &Path| {
         let mut command = Command::new(program("anchorhold-eif"));
-        command.args(["build", "-o", "/nonexistent/out.eif", "--kernel", "/nonexistent/kernel", "--source"]).arg(source);
+        command
+            .args([
+                "build",
+                "-o",
+                "/nonexistent/out.eif",
+                "--kernel",
+                "/nonexistent/kernel",
+                "--source",
+            ])
+            .arg(source);
         let output = command.env("CARGO_HOME", &home).output().unwrap();
         assert_eq!(output.status.code(), Some(64));
         String::from_utf8(output.stderr).unwrap()
     };
     // The place is good: what is missed next is the kernel.
-    let accepted = || assert!(build(&source).contains("/nonexistent/kernel"), "{}", build(&source));
+    let accepted = || {
+        assert!(
+            build(&source).contains("/nonexistent/kernel"),
+            "{}",
+            build(&source)
+        )
+    };
     let refused = |source: &Path, what: &Path, why: &str| {
         let says = build(source);
-        assert!(says.contains(&format!(": {}: {why}.", what.display())) && says.contains("[others_can_write]"), "{says}");
+        assert!(
+            says.contains(&format!(": {}: {why}.", what.display()))
+                && says.contains("[others_can_write]"),
+            "{says}"
+        );
     };
     accepted();
     let with_mode = |path: &Path, mode: u32, act: &dyn Fn()| {
@@ -268,13 +434,22 @@ fn nobody_but_root_and_who_builds_can_choose_the_compiler() {
     };
     for folder in [&base, &above, &above.join(".cargo"), &source, &home] {
         for mode in [0o777, 0o1777, 0o770, 0o702, 0o1720] {
-            with_mode(folder, mode, &|| refused(&source, folder, "other users can make files in it"));
+            with_mode(folder, mode, &|| {
+                refused(&source, folder, "other users can make files in it")
+            });
         }
     }
-    for file in [".cargo/config.toml", ".cargo/config", "rust-toolchain.toml", "../home/config.toml"] {
+    for file in [
+        ".cargo/config.toml",
+        ".cargo/config",
+        "rust-toolchain.toml",
+        "../home/config.toml",
+    ] {
         let file = std::fs::canonicalize(above.join(file)).unwrap();
         for mode in [0o666, 0o660, 0o602] {
-            with_mode(&file, mode, &|| refused(&source, &file, "other users can write to it"));
+            with_mode(&file, mode, &|| {
+                refused(&source, &file, "other users can write to it")
+            });
         }
     }
     accepted();
@@ -299,13 +474,27 @@ fn nobody_but_root_and_who_builds_can_choose_the_compiler() {
     // Where everybody can make files, the sticky bit or not.
     let temporary = private_folder();
     plant(temporary.path());
-    if std::fs::metadata("/tmp").unwrap().permissions().mode() & 0o002 != 0 && temporary.path().starts_with("/tmp") {
-        refused(temporary.path(), Path::new("/tmp"), "other users can make files in it");
+    if std::fs::metadata("/tmp").unwrap().permissions().mode() & 0o002 != 0
+        && temporary.path().starts_with("/tmp")
+    {
+        refused(
+            temporary.path(),
+            Path::new("/tmp"),
+            "other users can make files in it",
+        );
     }
     if !rustix::process::geteuid().is_root() {
         return harness::skipped("giving files to another user needs root");
     }
-    for path in [&base, &above, &above.join(".cargo"), &above.join(".cargo/config"), &source, &home, &home.join("config.toml")] {
+    for path in [
+        &base,
+        &above,
+        &above.join(".cargo"),
+        &above.join(".cargo/config"),
+        &source,
+        &home,
+        &home.join("config.toml"),
+    ] {
         chown(path, Some(4321), None).unwrap();
         refused(&source, path, "another user owns it");
         chown(path, Some(0), None).unwrap();
@@ -316,11 +505,25 @@ fn nobody_but_root_and_who_builds_can_choose_the_compiler() {
 #[test]
 fn the_production_program_holds_no_mock_code_and_the_check_finds_it_where_it_is() {
     let target = program("anchorhold-eif");
-    let unstripped = |name: &str| std::fs::read(target.ancestors().nth(2).unwrap().join("image").join(name)).unwrap();
-    let holds = |program: &[u8], what: &[u8]| program.windows(what.len()).any(|window| window == what);
-    let (production, development) = (unstripped("anchorhold-enclave"), unstripped("anchorhold-dev-enclave"));
-    for sign in [qemu_dev::MARKER.as_bytes(), b"anchorhold_qemu_dev", b"qemu_dev"] {
-        assert!(!holds(&production, sign), "{}", String::from_utf8_lossy(sign));
+    let unstripped = |name: &str| {
+        std::fs::read(target.ancestors().nth(2).unwrap().join("image").join(name)).unwrap()
+    };
+    let holds =
+        |program: &[u8], what: &[u8]| program.windows(what.len()).any(|window| window == what);
+    let (production, development) = (
+        unstripped("anchorhold-enclave"),
+        unstripped("anchorhold-dev-enclave"),
+    );
+    for sign in [
+        qemu_dev::MARKER.as_bytes(),
+        b"anchorhold_qemu_dev",
+        b"qemu_dev",
+    ] {
+        assert!(
+            !holds(&production, sign),
+            "{}",
+            String::from_utf8_lossy(sign)
+        );
     }
     assert!(holds(&development, qemu_dev::MARKER.as_bytes()) && holds(&development, b"qemu_dev"));
     // Symbols are there to be searched.
@@ -336,7 +539,8 @@ fn the_image_is_small_and_holds_one_program_and_nothing_else() {
         let mut names = Vec::new();
         for ramdisk in &parsed.ramdisks {
             let mut archive = Vec::new();
-            std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(*ramdisk), &mut archive).unwrap();
+            std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(*ramdisk), &mut archive)
+                .unwrap();
             let mut reader = cpio::NewcReader::new(archive.as_slice()).unwrap();
             while !reader.entry().is_trailer() {
                 names.push(reader.entry().name().to_owned());
@@ -345,7 +549,14 @@ fn the_image_is_small_and_holds_one_program_and_nothing_else() {
         }
         assert_eq!(names, ["dev", "sys", "init"], "{name}");
         let metadata = String::from_utf8_lossy(parsed.metadata);
-        assert!(metadata.contains(r#""BuildTime":"""#) && metadata.contains(r#""Commit":""#), "{metadata}");
-        assert!(metadata.contains(r#""KernelVersion":"6.12."#) && metadata.contains(r#""LibcSha256":""#), "{metadata}");
+        assert!(
+            metadata.contains(r#""BuildTime":"""#) && metadata.contains(r#""Commit":""#),
+            "{metadata}"
+        );
+        assert!(
+            metadata.contains(r#""KernelVersion":"6.12."#)
+                && metadata.contains(r#""LibcSha256":""#),
+            "{metadata}"
+        );
     }
 }

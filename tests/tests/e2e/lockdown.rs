@@ -1,4 +1,5 @@
-//! What the enclave's process can still do. Shown on this machine's kernel, within the very filter that the image uses.
+//! What the enclave's process can still do. Shown on this machine's kernel, within the very filter
+//! that the image uses.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,20 +14,30 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 const SIGSYS: i32 = 31;
 const SIGILL: i32 = 4;
-/// uretprobe and uprobe: since 6.14 the kernel shows them to no filter, and turns away whoever is not in a probe's trampoline.
-/// The image's kernel has neither.
+/// uretprobe and uprobe: since 6.14 the kernel shows them to no filter, and turns away whoever is
+/// not in a probe's trampoline. The image's kernel has neither.
 const PROBES: [i64; 2] = [335, 336];
 
 fn probe(arguments: &[&str]) -> Output {
-    Command::new(program("anchorhold-probe")).args(arguments).output().unwrap()
+    Command::new(program("anchorhold-probe"))
+        .args(arguments)
+        .output()
+        .unwrap()
 }
 
 #[test]
 fn every_system_call_outside_the_list_kills() {
     // x86-64 has numbers up to 0x1ff or so; the x32 table begins at 2^30.
     let numbers: Vec<i64> = (0..=600).chain(0x4000_0000..=0x4000_0258).collect();
-    let outside: Vec<i64> =
-        numbers.into_iter().filter(|number| ALLOWED.iter().chain(ABSENT).all(|call| call.number != *number)).collect();
+    let outside: Vec<i64> = numbers
+        .into_iter()
+        .filter(|number| {
+            ALLOWED
+                .iter()
+                .chain(ABSENT)
+                .all(|call| call.number != *number)
+        })
+        .collect();
     assert!(outside.len() > 1100);
     let half = outside.len() / 2;
     std::thread::scope(|scope| {
@@ -35,9 +46,14 @@ fn every_system_call_outside_the_list_kills() {
                 for number in part {
                     let output = probe(&["call", &number.to_string()]);
                     let killed = output.status.signal() == Some(SIGSYS);
-                    let turned_away = output.status.signal() == Some(SIGILL) || output.stdout == b"-1\n";
+                    let turned_away =
+                        output.status.signal() == Some(SIGILL) || output.stdout == b"-1\n";
                     let passes = PROBES.contains(number) && turned_away;
-                    assert!(killed || passes, "system call {number}: {:?}", output.status);
+                    assert!(
+                        killed || passes,
+                        "system call {number}: {:?}",
+                        output.status
+                    );
                 }
             });
         }
@@ -48,13 +64,23 @@ fn every_system_call_outside_the_list_kills() {
 fn calls_that_the_c_library_can_do_without_are_answered_and_not_done() {
     for call in ABSENT {
         let output = probe(&["call", &call.number.to_string()]);
-        assert!(output.status.success() && output.stdout == b"-1\n", "{}: {:?}", call.number, output.status);
+        assert!(
+            output.status.success() && output.stdout == b"-1\n",
+            "{}: {:?}",
+            call.number,
+            output.status
+        );
     }
     let opened = probe(&["argument", "open"]);
-    assert!(opened.status.success() && opened.stdout == b"-1\n", "{:?}", opened.status);
+    assert!(
+        opened.status.success() && opened.stdout == b"-1\n",
+        "{:?}",
+        opened.status
+    );
 }
 
-/// What a thread leaves behind at its end is given back by the C library in ways that depend on how much it was.
+/// What a thread leaves behind at its end is given back by the C library in ways that depend on how
+/// much it was.
 #[test]
 fn connections_that_come_and_go_keep_within_the_list() {
     let mut running = Running::start();
@@ -62,26 +88,55 @@ fn connections_that_come_and_go_keep_within_the_list() {
     let payload = format!("{{\"text\":\"{}\"}}", "x".repeat(30_000));
     for round in 0..40 {
         let mut windows: Vec<Window> = (0..6)
-            .map(|_| Window::connect_on(UnixStream::connect(running.state.enclave_socket()).unwrap(), &key).unwrap().unwrap())
+            .map(|_| {
+                Window::connect_on(
+                    UnixStream::connect(running.state.enclave_socket()).unwrap(),
+                    &key,
+                )
+                .unwrap()
+                .unwrap()
+            })
             .collect();
         for window in &mut windows {
-            let Request::Sign(mut sign) = sign("agent") else { unreachable!("it is one") };
-            sign.requester.caller = identity::caller::ObservedCaller::ids(rustix::process::geteuid().as_raw(), 0);
+            let Request::Sign(mut sign) = sign("agent") else {
+                unreachable!("it is one")
+            };
+            sign.requester.caller =
+                identity::caller::ObservedCaller::ids(rustix::process::geteuid().as_raw(), 0);
             sign.payload.clone_from(&payload);
             window.ask(Request::Sign(sign)).unwrap().unwrap();
             // Half a frame of the largest kind, and away.
-            window.send(&[&65_536_u32.to_be_bytes()[..], &[0; 40_000]].concat()).unwrap();
+            window
+                .send(&[&65_536_u32.to_be_bytes()[..], &[0; 40_000]].concat())
+                .unwrap();
         }
         drop(windows);
-        assert!(running.enclave.ended().is_none(), "round {round}: {:?}", running.enclave.ended());
+        assert!(
+            running.enclave.ended().is_none(),
+            "round {round}: {:?}",
+            running.enclave.ended()
+        );
     }
 }
 
 #[test]
 fn calls_on_the_list_kill_when_they_are_made_for_something_else() {
-    for name in ["socket-inet", "socket-unix", "ioctl", "mmap-exec", "mprotect-exec", "fork", "prctl"] {
+    for name in [
+        "socket-inet",
+        "socket-unix",
+        "ioctl",
+        "mmap-exec",
+        "mprotect-exec",
+        "fork",
+        "prctl",
+    ] {
         let output = probe(&["argument", name]);
-        assert_eq!(output.status.signal(), Some(SIGSYS), "{name}: {:?}", output.status);
+        assert_eq!(
+            output.status.signal(),
+            Some(SIGSYS),
+            "{name}: {:?}",
+            output.status
+        );
     }
     // What is allowed goes on.
     assert!(probe(&["thread"]).status.success());
@@ -91,7 +146,12 @@ fn calls_on_the_list_kill_when_they_are_made_for_something_else() {
 
 #[test]
 fn every_call_on_the_list_has_a_reason() {
-    assert!(ALLOWED.iter().chain(ABSENT).all(|call| call.reason.len() > 5));
+    assert!(
+        ALLOWED
+            .iter()
+            .chain(ABSENT)
+            .all(|call| call.reason.len() > 5)
+    );
     assert!(ALLOWED.len() < 60, "{}", ALLOWED.len());
 }
 
@@ -101,7 +161,10 @@ fn privileges_are_dropped_for_good() {
         return skipped("only root has privileges to drop");
     }
     let text = String::from_utf8(probe(&["privileges"]).stdout).unwrap();
-    let has = |line: &str| text.lines().any(|found| found.split_whitespace().eq(line.split_whitespace()));
+    let has = |line: &str| {
+        text.lines()
+            .any(|found| found.split_whitespace().eq(line.split_whitespace()))
+    };
     for line in [
         "Uid: 65534 65534 65534 65534",
         "Gid: 65534 65534 65534 65534",
@@ -118,11 +181,18 @@ fn privileges_are_dropped_for_good() {
 fn memory_is_locked_and_never_dumped() {
     let capable = rustix::thread::capabilities(None).unwrap().effective;
     if !capable.contains(rustix::thread::CapabilitySet::SYS_RESOURCE) {
-        return skipped("lifting the limit of locked memory needs CAP_SYS_RESOURCE; in the image PID 1 has it");
+        return skipped(
+            "lifting the limit of locked memory needs CAP_SYS_RESOURCE; in the image PID 1 has it",
+        );
     }
     let text = String::from_utf8(probe(&["memory"]).stdout).unwrap();
     let words = |name: &str| {
-        text.lines().find(|line| line.starts_with(name)).unwrap().split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        text.lines()
+            .find(|line| line.starts_with(name))
+            .unwrap()
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
     };
     assert!(words("VmLck:")[1].parse::<u64>().unwrap() > 100, "{text}");
     assert_eq!(words("Max core file size")[4..6], ["0", "0"], "{text}");
@@ -132,18 +202,27 @@ fn memory_is_locked_and_never_dumped() {
 #[test]
 fn what_libraries_print_never_comes_to_the_console() {
     for full in [false, true] {
-        // A pipe that does not block, as the console of a booted enclave: either with room, or full.
+        // A pipe that does not block, as the console of a booted enclave: either with room, or
+        // full.
         let (mut reader, mut writer) = std::io::pipe().unwrap();
         fcntl_setfl(&writer, fcntl_getfl(&writer).unwrap() | OFlags::NONBLOCK).unwrap();
         while full && writer.write(&[b'x'; 4096]).is_ok() {}
         while full && writer.write(b"x").is_ok() {}
         let mut probe = Command::new(program("anchorhold-probe"));
-        let status = probe.arg("console").stdout(writer.try_clone().unwrap()).stderr(writer).status().unwrap();
+        let status = probe
+            .arg("console")
+            .stdout(writer.try_clone().unwrap())
+            .stderr(writer)
+            .status()
+            .unwrap();
         drop(probe);
         assert!(status.success(), "full: {full}; {status}");
         let mut written = String::new();
         reader.read_to_string(&mut written).unwrap();
-        assert_eq!(written.trim_start_matches('x'), if full { "" } else { "probe: kept\n" });
+        assert_eq!(
+            written.trim_start_matches('x'),
+            if full { "" } else { "probe: kept\n" }
+        );
     }
 }
 
@@ -152,14 +231,37 @@ fn all_threads_of_the_enclave_are_confined() {
     let running = Running::start();
     let pid = running.enclave.pid();
     let mut threads = 0;
-    for entry in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {
+    for entry in std::fs::read_dir(format!("/proc/{pid}/task"))
+        .unwrap()
+        .flatten()
+    {
         let status = std::fs::read_to_string(entry.path().join("status")).unwrap();
-        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).unwrap().to_owned();
-        assert_eq!((field("Seccomp:"), field("Seccomp_filters:"), field("NoNewPrivs:")), ("2".into(), "2".into(), "1".into()));
+        let field = |name: &str| {
+            status
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .map(str::trim)
+                .unwrap()
+                .to_owned()
+        };
+        assert_eq!(
+            (
+                field("Seccomp:"),
+                field("Seccomp_filters:"),
+                field("NoNewPrivs:")
+            ),
+            ("2".into(), "2".into(), "1".into())
+        );
         threads += 1;
     }
     assert!(threads >= 4, "{threads}");
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
-    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
-    assert!(core.split_whitespace().skip(4).take(2).eq(["0", "0"]), "{core}");
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"))
+        .unwrap();
+    assert!(
+        core.split_whitespace().skip(4).take(2).eq(["0", "0"]),
+        "{core}"
+    );
 }

@@ -1,4 +1,5 @@
-//! End to end: real processes, real sockets. What each test shows is numbered in docs/SPECIFICATION.md.
+//! End to end: real processes, real sockets. What each test shows is numbered in
+//! docs/SPECIFICATION.md.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod api;

@@ -12,7 +12,10 @@ use serde_json::{Value, json};
 /// A bundle with every member that there is.
 fn full() -> Value {
     let key = |byte| TestKey::new(byte).public_key().to_multikey();
-    let (measurement, limit) = ("0".repeat(96), json!({"per": "day", "max": 7, "amount": "/amount"}));
+    let (measurement, limit) = (
+        "0".repeat(96),
+        json!({"per": "day", "max": 7, "amount": "/amount"}),
+    );
     let approval = json!({"by": ["alice"], "seconds": 60});
     let callers = json!({"uids": [1], "gids": [2], "names": ["crew"], "proven": ["robot", "peer"]});
     json!({
@@ -47,7 +50,10 @@ fn pointers(value: &Value, at: &str, out: &mut Vec<String>) {
             out.push(here.clone());
             pointers(inner, &here, out);
         }),
-        Value::Array(list) => list.iter().enumerate().for_each(|(index, inner)| pointers(inner, &format!("{at}/{index}"), out)),
+        Value::Array(list) => list
+            .iter()
+            .enumerate()
+            .for_each(|(index, inner)| pointers(inner, &format!("{at}/{index}"), out)),
         _ => {}
     }
 }
@@ -74,7 +80,11 @@ fn the_schema_of_a_policy_accepts_what_the_program_accepts() {
         }
         let (parent, name) = place.rsplit_once('/').unwrap();
         let mut less = full.clone();
-        less.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(&name.replace("~1", "/"));
+        less.pointer_mut(parent)
+            .unwrap()
+            .as_object_mut()
+            .unwrap()
+            .remove(&name.replace("~1", "/"));
         bundles.push((format!("{place} left out"), less));
         let mut more = full.clone();
         if let Some(object) = more.pointer_mut(place).unwrap().as_object_mut() {
@@ -111,25 +121,44 @@ fn the_schema_of_a_policy_accepts_what_the_program_accepts() {
         .spawn()
         .unwrap();
     let given = json!({"schema": root.join("../policy/policy.schema.json"), "bundles": bundles});
-    python.stdin.take().unwrap().write_all(given.to_string().as_bytes()).unwrap();
+    python
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(given.to_string().as_bytes())
+        .unwrap();
     let output = python.wait_with_output().unwrap();
     let answers: Vec<(String, bool)> = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(answers.len(), bundles.len());
     // What one member says of another is beyond a schema.
     let beyond = |place: &str| {
-        ["is called so", "nobody", "operator's key", "min is above max", "null"].iter().any(|word| place.contains(word))
+        [
+            "is called so",
+            "nobody",
+            "operator's key",
+            "min is above max",
+            "null",
+        ]
+        .iter()
+        .any(|word| place.contains(word))
     };
     let (mut good, mut bad) = (0, 0);
     for ((name, bundle), (_, by_schema)) in bundles.iter().zip(answers) {
-        let by_program = identity::json::canonical(bundle).map_err(|error| error.to_string()).and_then(|bytes| {
-            let bundle: Bundle = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
-            Bundle::from_canonical(&bundle.canonical()).map(|_| ()).map_err(|error| error.to_string())
-        });
+        let by_program = identity::json::canonical(bundle)
+            .map_err(|error| error.to_string())
+            .and_then(|bytes| {
+                let bundle: Bundle =
+                    serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+                Bundle::from_canonical(&bundle.canonical())
+                    .map(|_| ())
+                    .map_err(|error| error.to_string())
+            });
         match (&by_program, by_schema) {
             (Ok(()), true) => good += 1,
             (Err(_), false) => bad += 1,
             (Err(why), true) if beyond(why) => bad += 1,
-            // TOML has no null; and where every member may be left out, serde reads an empty list as well.
+            // TOML has no null; and where every member may be left out, serde reads an empty list
+            // as well.
             (Ok(()), false) if name.ends_with("= null") || name.ends_with("= []") => good += 1,
             _ => panic!("{name}: program {by_program:?}, schema {by_schema}"),
         }

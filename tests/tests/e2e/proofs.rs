@@ -32,7 +32,8 @@ fn authority() -> (String, String) {
     (authority.key_pem(), authority.certificate_pem())
 }
 
-/// The usual bundle; its first identity is also for a robot and for an enclave that prove themselves, and signs only for those.
+/// The usual bundle; its first identity is also for a robot and for an enclave that prove
+/// themselves, and signs only for those.
 fn proving() -> Bundle {
     let mut bundle: Value = serde_json::from_slice(&bundle("development").canonical()).unwrap();
     let robot = TestKey::new(ROBOT).public_key().to_multikey();
@@ -55,14 +56,39 @@ struct Setting {
 
 fn setting() -> Setting {
     let authority = authority();
-    let own = nsm(Authority::from_pem(&authority.0, &authority.1).unwrap(), &[Digest([1; 48]), Digest([2; 48]), Digest([3; 48])]);
+    let own = nsm(
+        Authority::from_pem(&authority.0, &authority.1).unwrap(),
+        &[Digest([1; 48]), Digest([2; 48]), Digest([3; 48])],
+    );
     let enclave = InProcess::boot(own);
-    let mut window = Window::connect(&enclave.socket, &TestKey::new(PROXY)).unwrap().unwrap();
-    window.ask(protocol::Request::Provision { bundle: proving().canonical(), before: None }).unwrap().unwrap();
-    let attest = protocol::Request::Attest { requester: of("agent"), nonce: vec![7; 32] };
-    let Answer::Evidence(evidence) = window.ask(attest).unwrap().unwrap() else { panic!("no evidence") };
-    let record = attestation::Evidence::parse(&evidence.evidence).unwrap().record().to_vec();
-    Setting { enclave, window, version: 1, record: PublicKey::from_spki(&record).unwrap(), authority }
+    let mut window = Window::connect(&enclave.socket, &TestKey::new(PROXY))
+        .unwrap()
+        .unwrap();
+    window
+        .ask(protocol::Request::Provision {
+            bundle: proving().canonical(),
+            before: None,
+        })
+        .unwrap()
+        .unwrap();
+    let attest = protocol::Request::Attest {
+        requester: of("agent"),
+        nonce: vec![7; 32],
+    };
+    let Answer::Evidence(evidence) = window.ask(attest).unwrap().unwrap() else {
+        panic!("no evidence")
+    };
+    let record = attestation::Evidence::parse(&evidence.evidence)
+        .unwrap()
+        .record()
+        .to_vec();
+    Setting {
+        enclave,
+        window,
+        version: 1,
+        record: PublicKey::from_spki(&record).unwrap(),
+        authority,
+    }
 }
 
 fn payload() -> Payload {
@@ -96,10 +122,14 @@ impl Setting {
         }
     }
 
-    /// Asks for action `a` of `agent` with this proof; gives who the token says has asked, or the code of the refusal.
+    /// Asks for action `a` of `agent` with this proof; gives who the token says has asked, or the
+    /// code of the refusal.
     fn ask(&mut self, jws: String, document: Option<Vec<u8>>) -> Result<Caller, String> {
         let sign = Sign {
-            requester: protocol::Requester { caller: ObservedCaller::ids(4711, 4711), identity: Some("agent".into()) },
+            requester: protocol::Requester {
+                caller: ObservedCaller::ids(4711, 4711),
+                identity: Some("agent".into()),
+            },
             format: Format::VouchJwt,
             action: "a".into(),
             target: String::new(),
@@ -112,25 +142,40 @@ impl Setting {
             approval: None,
             delegatee: None,
         };
-        let (answer, event) = self.window.ask_recorded(protocol::Request::Sign(sign)).unwrap();
+        let (answer, event) = self
+            .window
+            .ask_recorded(protocol::Request::Sign(sign))
+            .unwrap();
         let Some(event) = event else {
             // A proof of nobody whom the policy names makes no event.
             let refusal = answer.unwrap_err();
             assert_eq!(refusal.code, "proof_invalid");
             return Err(format!("{}: {}", refusal.code, refusal.message));
         };
-        let event = Reader::new(vec![self.record.clone()]).next(&event).unwrap().decision;
+        let event = Reader::new(vec![self.record.clone()])
+            .next(&event)
+            .unwrap()
+            .decision;
         match answer {
             Ok(Answer::Signed(signed)) => {
                 let claims = identity::token::unverified_claims(&signed.signed).unwrap();
-                assert_eq!((event.policy_decision, event.caller.as_ref()), (Verdict::Allow, Some(&claims.caller)));
+                assert_eq!(
+                    (event.policy_decision, event.caller.as_ref()),
+                    (Verdict::Allow, Some(&claims.caller))
+                );
                 Ok(claims.caller)
             }
             Ok(other) => panic!("{other:?}"),
             Err(refusal) => {
-                assert_eq!((event.policy_decision, event.refusal.as_deref()), (Verdict::Deny, Some(refusal.code.as_str())));
+                assert_eq!(
+                    (event.policy_decision, event.refusal.as_deref()),
+                    (Verdict::Deny, Some(refusal.code.as_str()))
+                );
                 // What was not proven is not said to be.
-                assert!(matches!(event.caller, Some(Caller::Asserted(_))) || refusal.code != "proof_invalid");
+                assert!(
+                    matches!(event.caller, Some(Caller::Asserted(_)))
+                        || refusal.code != "proof_invalid"
+                );
                 Err(format!("{}: {}", refusal.code, refusal.message))
             }
         }
@@ -143,99 +188,228 @@ fn a_proof_is_for_one_boot_one_version_one_request_and_once() {
     let robot = TestKey::new(ROBOT);
     let good = setting.proof();
     let jws = good.sign(&robot).unwrap();
-    let Ok(Caller::Proven(proven)) = setting.ask(jws.clone(), None) else { panic!("refused") };
-    assert_eq!((proven.name.as_str(), proven.key, proven.measurement), ("robot", robot.public_key().thumbprint(), None));
+    let Ok(Caller::Proven(proven)) = setting.ask(jws.clone(), None) else {
+        panic!("refused")
+    };
+    assert_eq!(
+        (proven.name.as_str(), proven.key, proven.measurement),
+        ("robot", robot.public_key().thumbprint(), None)
+    );
     assert!(setting.ask(jws, None).unwrap_err().contains("used before"));
     let now = harness::now().0;
     let fresh = |setting: &Setting| setting.proof();
     let wrong: Vec<(CallerProof, &str)> = vec![
-        (CallerProof { boot_id: identity::BootId::new([9; 16]), ..fresh(&setting) }, "another boot"),
-        (CallerProof { key_version: 2, ..fresh(&setting) }, "another version"),
-        (CallerProof { request: digest("agent", "b"), ..fresh(&setting) }, "another request"),
-        (CallerProof { request: digest("web", "a"), ..fresh(&setting) }, "another request"),
-        (CallerProof { exp: now - 3, ..fresh(&setting) }, "too late"),
-        (CallerProof { exp: now + 70, ..fresh(&setting) }, "more than 60 seconds"),
+        (
+            CallerProof {
+                boot_id: identity::BootId::new([9; 16]),
+                ..fresh(&setting)
+            },
+            "another boot",
+        ),
+        (
+            CallerProof {
+                key_version: 2,
+                ..fresh(&setting)
+            },
+            "another version",
+        ),
+        (
+            CallerProof {
+                request: digest("agent", "b"),
+                ..fresh(&setting)
+            },
+            "another request",
+        ),
+        (
+            CallerProof {
+                request: digest("web", "a"),
+                ..fresh(&setting)
+            },
+            "another request",
+        ),
+        (
+            CallerProof {
+                exp: now - 3,
+                ..fresh(&setting)
+            },
+            "too late",
+        ),
+        (
+            CallerProof {
+                exp: now + 70,
+                ..fresh(&setting)
+            },
+            "more than 60 seconds",
+        ),
     ];
     for (proof, says) in wrong {
         let refused = setting.ask(proof.sign(&robot).unwrap(), None).unwrap_err();
-        assert!(refused.starts_with("proof_invalid") && refused.contains(says), "{refused}");
+        assert!(
+            refused.starts_with("proof_invalid") && refused.contains(says),
+            "{refused}"
+        );
     }
     // Signed by somebody else: one whom the policy does not name, or in the robot's name.
     let stranger = TestKey::new(77);
-    assert!(setting.ask(fresh(&setting).sign(&stranger).unwrap(), None).unwrap_err().contains("no caller with this key"));
+    assert!(
+        setting
+            .ask(fresh(&setting).sign(&stranger).unwrap(), None)
+            .unwrap_err()
+            .contains("no caller with this key")
+    );
     let forged = fresh(&setting).sign(&robot).unwrap();
     let (body, _) = forged.rsplit_once('.').unwrap();
     let (_, signature) = fresh(&setting)
         .sign(&stranger)
-        .map(|jws| jws.rsplit_once('.').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap())
+        .map(|jws| {
+            jws.rsplit_once('.')
+                .map(|(a, b)| (a.to_owned(), b.to_owned()))
+                .unwrap()
+        })
         .unwrap();
-    assert!(setting.ask(format!("{body}.{signature}"), None).unwrap_err().contains("signature or form"));
+    assert!(
+        setting
+            .ask(format!("{body}.{signature}"), None)
+            .unwrap_err()
+            .contains("signature or form")
+    );
     for garbage in ["", "a.b.c", "e30.e30.e30"] {
-        assert!(setting.ask(garbage.into(), None).unwrap_err().starts_with("proof_invalid"), "{garbage}");
+        assert!(
+            setting
+                .ask(garbage.into(), None)
+                .unwrap_err()
+                .starts_with("proof_invalid"),
+            "{garbage}"
+        );
     }
     // Without a proof the rule is not for anybody, not even for a caller who may use the identity.
-    let refused = setting.window.ask(harness::window::sign("agent")).unwrap().unwrap_err();
+    let refused = setting
+        .window
+        .ask(harness::window::sign("agent"))
+        .unwrap()
+        .unwrap_err();
     assert_eq!(refused.code, "caller_not_proven");
     // Nor is it for proofs of an identity that the robot may not use.
     let mut other = harness::window::sign("web");
     if let protocol::Request::Sign(sign) = &mut other {
-        let jws = CallerProof { request: digest("web", "a"), ..setting.proof() }.sign(&robot).unwrap();
+        let jws = CallerProof {
+            request: digest("web", "a"),
+            ..setting.proof()
+        }
+        .sign(&robot)
+        .unwrap();
         sign.payload = "{\"n\":1}".into();
-        sign.proof = Some(PresentedProof { jws, document: None });
+        sign.proof = Some(PresentedProof {
+            jws,
+            document: None,
+        });
     }
-    assert_eq!(setting.window.ask(other).unwrap().unwrap_err().code, "caller_not_allowed");
+    assert_eq!(
+        setting.window.ask(other).unwrap().unwrap_err().code,
+        "caller_not_allowed"
+    );
 }
 
 #[test]
 fn a_callers_enclave_is_known_by_its_measurements_and_its_key_by_its_document() {
     let mut setting = setting();
-    let (key, boot) = (TestKey::new(40), *setting.enclave.enclave.boot_id().as_bytes());
+    let (key, boot) = (
+        TestKey::new(40),
+        *setting.enclave.enclave.boot_id().as_bytes(),
+    );
     let peer = |measured: &[Digest<48>], authority: &(String, String)| {
-        nsm(Authority::from_pem(&authority.0, &authority.1).unwrap(), measured)
+        nsm(
+            Authority::from_pem(&authority.0, &authority.1).unwrap(),
+            measured,
+        )
     };
     let spki = key.public_key().to_spki();
-    let document = peer(&PEER, &setting.authority).attest(Some(&spki), None, Some(&boot)).unwrap();
+    let document = peer(&PEER, &setting.authority)
+        .attest(Some(&spki), None, Some(&boot))
+        .unwrap();
     for _ in 0..2 {
         // The second time the document is known.
         let jws = setting.proof().sign(&key).unwrap();
-        let Ok(Caller::Proven(proven)) = setting.ask(jws, Some(document.clone())) else { panic!("refused") };
-        assert_eq!((proven.name.as_str(), proven.measurement), ("peer", Some(PEER[0])));
+        let Ok(Caller::Proven(proven)) = setting.ask(jws, Some(document.clone())) else {
+            panic!("refused")
+        };
+        assert_eq!(
+            (proven.name.as_str(), proven.measurement),
+            ("peer", Some(PEER[0]))
+        );
     }
     let other_root = authority();
     let debug = [Digest([0; 48]), Digest([0; 48]), Digest([0; 48])];
     let cases = [
         (
-            peer(&[PEER[0], PEER[1], Digest([9; 48])], &setting.authority).attest(Some(&spki), None, Some(&boot)),
+            peer(&[PEER[0], PEER[1], Digest([9; 48])], &setting.authority).attest(
+                Some(&spki),
+                None,
+                Some(&boot),
+            ),
             "no such enclave",
         ),
-        (peer(&PEER, &other_root).attest(Some(&spki), None, Some(&boot)), "document is not good"),
-        (peer(&debug, &setting.authority).attest(Some(&spki), None, Some(&boot)), "document is not good"),
-        (peer(&PEER, &setting.authority).attest(Some(&spki), None, Some(&[1; 16])), "another boot"),
-        (peer(&PEER, &setting.authority).attest(Some(&spki), None, None), "another boot"),
-        (peer(&PEER, &setting.authority).attest(None, None, Some(&boot)), "no key"),
-        (peer(&PEER, &setting.authority).attest(Some(&[1; 44]), None, Some(&boot)), "no key"),
         (
-            peer(&PEER, &setting.authority).attest(Some(&TestKey::new(41).public_key().to_spki()), None, Some(&boot)),
+            peer(&PEER, &other_root).attest(Some(&spki), None, Some(&boot)),
+            "document is not good",
+        ),
+        (
+            peer(&debug, &setting.authority).attest(Some(&spki), None, Some(&boot)),
+            "document is not good",
+        ),
+        (
+            peer(&PEER, &setting.authority).attest(Some(&spki), None, Some(&[1; 16])),
+            "another boot",
+        ),
+        (
+            peer(&PEER, &setting.authority).attest(Some(&spki), None, None),
+            "another boot",
+        ),
+        (
+            peer(&PEER, &setting.authority).attest(None, None, Some(&boot)),
+            "no key",
+        ),
+        (
+            peer(&PEER, &setting.authority).attest(Some(&[1; 44]), None, Some(&boot)),
+            "no key",
+        ),
+        (
+            peer(&PEER, &setting.authority).attest(
+                Some(&TestKey::new(41).public_key().to_spki()),
+                None,
+                Some(&boot),
+            ),
             "another key",
         ),
         (Ok(vec![0; 100]), "document is not good"),
     ];
     for (document, says) in cases {
-        let refused = setting.ask(setting.proof().sign(&key).unwrap(), Some(document.unwrap())).unwrap_err();
-        assert!(refused.starts_with("proof_invalid") && refused.contains(says), "{says}: {refused}");
+        let refused = setting
+            .ask(setting.proof().sign(&key).unwrap(), Some(document.unwrap()))
+            .unwrap_err();
+        assert!(
+            refused.starts_with("proof_invalid") && refused.contains(says),
+            "{says}: {refused}"
+        );
     }
     // Each of the three registers counts.
     for other in 0..2 {
         let mut measured = PEER;
         measured[other] = Digest([9; 48]);
-        let document = peer(&measured, &setting.authority).attest(Some(&spki), None, Some(&boot)).unwrap();
-        let refused = setting.ask(setting.proof().sign(&key).unwrap(), Some(document)).unwrap_err();
+        let document = peer(&measured, &setting.authority)
+            .attest(Some(&spki), None, Some(&boot))
+            .unwrap();
+        let refused = setting
+            .ask(setting.proof().sign(&key).unwrap(), Some(document))
+            .unwrap_err();
         assert!(refused.contains("no such enclave"), "{other}: {refused}");
     }
     // A document is believed for an hour; its leaf would be good for three.
     let mut late = |seconds| {
         let authority = Authority::from_pem(&setting.authority.0, &setting.authority.1).unwrap();
-        let document = nsm_at(authority, &PEER, seconds).attest(Some(&spki), None, Some(&boot)).unwrap();
+        let document = nsm_at(authority, &PEER, seconds)
+            .attest(Some(&spki), None, Some(&boot))
+            .unwrap();
         let proof = setting.proof().sign(&key).unwrap();
         setting.ask(proof, Some(document))
     };

@@ -12,7 +12,12 @@ use rustix::process::Signal;
 /// Starts a sidecar that is expected to give up at once.
 fn serve(state: &State, socket: &Path, more: &str) -> Output {
     let config = state.write_sidecar_config(socket, more).unwrap();
-    Command::new(program("anchorhold")).arg("serve").arg("--config").arg(config).output().unwrap()
+    Command::new(program("anchorhold"))
+        .arg("serve")
+        .arg("--config")
+        .arg(config)
+        .output()
+        .unwrap()
 }
 
 fn refuses(output: &Output, says: &str) {
@@ -35,7 +40,11 @@ fn a_socket_is_bound_only_where_it_is_safe_and_free() {
 
     fs::write(&socket, "a file").unwrap();
     refuses(&serve(&state, &socket, ""), "not a socket");
-    assert_eq!(fs::read_to_string(&socket).unwrap(), "a file", "what stands there stays");
+    assert_eq!(
+        fs::read_to_string(&socket).unwrap(),
+        "a file",
+        "what stands there stays"
+    );
     fs::remove_file(&socket).unwrap();
 
     let listener = UnixListener::bind(&socket).unwrap();
@@ -43,7 +52,10 @@ fn a_socket_is_bound_only_where_it_is_safe_and_free() {
     drop(listener);
 
     refuses(&serve(&state, &run.join("x".repeat(120)), ""), "107 bytes");
-    refuses(&serve(&state, Path::new("/nowhere/at/all/s.sock"), ""), "No such file");
+    refuses(
+        &serve(&state, Path::new("/nowhere/at/all/s.sock"), ""),
+        "No such file",
+    );
     if rustix::process::geteuid().is_root() {
         rustix::fs::chown(&socket, Some(rustix::fs::Uid::from_raw(1)), None).unwrap();
         refuses(&serve(&state, &socket, ""), "another user");
@@ -57,7 +69,8 @@ fn a_socket_is_bound_only_where_it_is_safe_and_free() {
 fn a_socket_is_not_bound_below_a_directory_that_another_user_could_replace() {
     let folder = harness::private_folder();
     let state = State::open(folder.path()).unwrap();
-    // The record is opened after the socket is bound, and is refused: a sidecar that says so has found the socket safe.
+    // The record is opened after the socket is bound, and is refused: a sidecar that says so has
+    // found the socket safe.
     fs::create_dir(state.record()).unwrap();
     fs::set_permissions(state.record(), fs::Permissions::from_mode(0o755)).unwrap();
     let bound = "it must be ours and closed to others (mode 0700)";
@@ -70,9 +83,15 @@ fn a_socket_is_not_bound_below_a_directory_that_another_user_could_replace() {
     };
     make(&above);
     let chmod = |mode: u32| fs::set_permissions(&above, fs::Permissions::from_mode(mode)).unwrap();
-    let agents_own = format!("[[sockets]]\nname = \"agent\"\npath = \"{}\"\n", run.join("agent.sock").display());
+    let agents_own = format!(
+        "[[sockets]]\nname = \"agent\"\npath = \"{}\"\n",
+        run.join("agent.sock").display()
+    );
     let good_socket = folder.path().join("run/s.sock");
-    let could_replace = format!("another user could replace {}, which is above its directory", above.display());
+    let could_replace = format!(
+        "another user could replace {}, which is above its directory",
+        above.display()
+    );
     // The socket for all, and one of a single agent's.
     let serves = |says: &str| {
         refuses(&serve(&state, &run.join("s.sock"), ""), says);
@@ -132,7 +151,13 @@ fn a_socket_that_a_dead_sidecar_left_is_replaced_and_a_living_one_is_private() {
     running.sidecar = program.start_sidecar(&config, None, &[]).unwrap();
     running.wait_until_ready();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    assert_eq!((mode(&running.socket), mode(running.socket.parent().unwrap())), (0o600, 0o700));
+    assert_eq!(
+        (
+            mode(&running.socket),
+            mode(running.socket.parent().unwrap())
+        ),
+        (0o600, 0o700)
+    );
 }
 
 #[test]
@@ -140,11 +165,31 @@ fn configuration_mistakes_are_named_and_flags_beat_environment_beats_file() {
     let folder = harness::private_folder();
     let state = State::open(folder.path()).unwrap();
     let socket = folder.path().join("run").join("s.sock");
-    refuses(&serve(&state, &socket, "colour = \"red\"\n"), "unknown field `colour`");
+    refuses(
+        &serve(&state, &socket, "colour = \"red\"\n"),
+        "unknown field `colour`",
+    );
     refuses(&serve(&state, &socket, "connections = 9\n"), "1 to 8");
-    refuses(&serve(&state, &socket, "log_level = \"info=warn=\"\n"), "log_level");
-    refuses(&serve(&state, &socket, "[localhost]\nlisten = \"0.0.0.0:1\"\ncallers = []\n"), "loopback");
-    refuses(&serve(&state, &socket, "[localhost]\nlisten = \"127.0.0.1:0\"\ncallers = []\n"), "nobody");
+    refuses(
+        &serve(&state, &socket, "log_level = \"info=warn=\"\n"),
+        "log_level",
+    );
+    refuses(
+        &serve(
+            &state,
+            &socket,
+            "[localhost]\nlisten = \"0.0.0.0:1\"\ncallers = []\n",
+        ),
+        "loopback",
+    );
+    refuses(
+        &serve(
+            &state,
+            &socket,
+            "[localhost]\nlisten = \"127.0.0.1:0\"\ncallers = []\n",
+        ),
+        "nobody",
+    );
 
     let config = state.write_sidecar_config(&socket, "").unwrap();
     let run = |environment: &str, flag: &str| {
@@ -176,7 +221,10 @@ fn a_key_that_others_can_read_or_that_the_policy_does_not_name_is_refused() {
     refuses(&serve(&state, &socket, ""), "chmod 600");
     fs::copy(state.operator_key(), state.proxy_key()).unwrap();
     fs::set_permissions(state.proxy_key(), fs::Permissions::from_mode(0o600)).unwrap();
-    refuses(&serve(&state, &socket, ""), "not the key that the policy names");
+    refuses(
+        &serve(&state, &socket, ""),
+        "not the key that the policy names",
+    );
     fs::write(state.proxy_key(), "no key").unwrap();
     refuses(&serve(&state, &socket, ""), "not an Ed25519 key");
 }
@@ -191,7 +239,10 @@ fn on_sigterm_requests_under_way_are_answered_and_the_socket_is_removed() {
     std::thread::sleep(Duration::from_millis(200));
     running.sidecar.signal(Signal::TERM);
     harness::wait_for(|| !running.socket.exists());
-    assert!(get(&running.socket, "/health").is_err(), "nobody new is let in");
+    assert!(
+        get(&running.socket, "/health").is_err(),
+        "nobody new is let in"
+    );
     under_way.send(&request[request.len() - 5..]).unwrap();
     assert_eq!(under_way.read().unwrap().status, 200);
     assert!(running.sidecar.stop().unwrap().success());

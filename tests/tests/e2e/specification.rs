@@ -6,7 +6,9 @@ fn every_test_that_the_specification_names_exists() {
     let mut sources = String::new();
     collect(&root, &mut sources);
     let text = std::fs::read_to_string(root.join("docs/SPECIFICATION.md")).unwrap();
-    let rows = text.lines().filter(|line| line.starts_with("| ") && line.as_bytes()[2].is_ascii_digit());
+    let rows = text
+        .lines()
+        .filter(|line| line.starts_with("| ") && line.as_bytes()[2].is_ascii_digit());
     let mut named = 0;
     for row in rows {
         let tests = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();

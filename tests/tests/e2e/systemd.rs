@@ -28,19 +28,28 @@ os.execv(sys.argv[3], sys.argv[3:])
 "#;
 
 fn deploy(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../deploy")
+        .join(name)
 }
 
 #[test]
 fn the_sidecar_takes_its_socket_from_systemd_and_says_when_it_is_ready() {
     let folder = private_folder();
     let state = State::open(folder.path()).unwrap();
-    let _enclave = Program::at(&program("anchorhold-dev")).start_listening_enclave(&state, None, &[]).unwrap();
-    let (unused, socket) = (folder.path().join("run/unused.sock"), folder.path().join("given.sock"));
+    let _enclave = Program::at(&program("anchorhold-dev"))
+        .start_listening_enclave(&state, None, &[])
+        .unwrap();
+    let (unused, socket) = (
+        folder.path().join("run/unused.sock"),
+        folder.path().join("given.sock"),
+    );
     let config = state.write_sidecar_config(&unused, "").unwrap();
     let notify = folder.path().join("notify");
     let heard = UnixDatagram::bind(&notify).unwrap();
-    heard.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    heard
+        .set_read_timeout(Some(std::time::Duration::from_secs(20)))
+        .unwrap();
     let hear = || {
         let mut message = [0; 256];
         let read = heard.recv(&mut message).unwrap();
@@ -61,9 +70,18 @@ fn the_sidecar_takes_its_socket_from_systemd_and_says_when_it_is_ready() {
     let mut sidecar = start("1").spawn().unwrap();
     assert_eq!(hear().trim(), "READY=1");
     wait_for(|| get(&socket, "/ready").is_ok_and(|answer| answer.status == 200));
-    assert_eq!(post(&socket, "/sign", &json!({"payload": {}, "intent": "a"})).unwrap().status, 200);
+    assert_eq!(
+        post(&socket, "/sign", &json!({"payload": {}, "intent": "a"}))
+            .unwrap()
+            .status,
+        200
+    );
     assert!(!unused.exists());
-    kill_process(Pid::from_raw(sidecar.id().cast_signed()).unwrap(), Signal::TERM).unwrap();
+    kill_process(
+        Pid::from_raw(sidecar.id().cast_signed()).unwrap(),
+        Signal::TERM,
+    )
+    .unwrap();
     assert_eq!(hear().trim(), "STOPPING=1");
     assert!(sidecar.wait().unwrap().success());
     // The socket is systemd's, and stays for the next start.
@@ -77,42 +95,83 @@ fn the_sidecar_takes_its_socket_from_systemd_and_says_when_it_is_ready() {
 
 #[test]
 fn the_units_are_hardened_and_sound() {
-    for unit in ["systemd/anchorhold.service", "systemd/anchorhold-enclave.service"] {
+    for unit in [
+        "systemd/anchorhold.service",
+        "systemd/anchorhold-enclave.service",
+    ] {
         let mut command = Command::new("systemd-analyze");
-        command.args(["security", "--offline=yes", "--no-pager", "--threshold=20"]).arg(deploy(unit));
+        command
+            .args(["security", "--offline=yes", "--no-pager", "--threshold=20"])
+            .arg(deploy(unit));
         let output = command.output().unwrap();
-        assert!(output.status.success(), "{unit}: {}", String::from_utf8_lossy(&output.stdout));
+        assert!(
+            output.status.success(),
+            "{unit}: {}",
+            String::from_utf8_lossy(&output.stdout)
+        );
     }
     // Every setting is one that systemd knows: it says so of those that it does not.
     let folder = private_folder();
-    for unit in ["anchorhold.service", "anchorhold.socket", "anchorhold-enclave.service"] {
+    for unit in [
+        "anchorhold.service",
+        "anchorhold.socket",
+        "anchorhold-enclave.service",
+    ] {
         let text = std::fs::read_to_string(deploy("systemd").join(unit)).unwrap();
         // The programs of a real host are not here.
         let lines = text.lines().map(|line| match line.split_once('=') {
             Some((name, _)) if name.starts_with("Exec") => format!("{name}=/bin/true"),
             _ => line.to_owned(),
         });
-        std::fs::write(folder.path().join(unit), lines.collect::<Vec<_>>().join("\n")).unwrap();
+        std::fs::write(
+            folder.path().join(unit),
+            lines.collect::<Vec<_>>().join("\n"),
+        )
+        .unwrap();
     }
-    let units = ["anchorhold.service", "anchorhold.socket", "anchorhold-enclave.service"].map(|unit| folder.path().join(unit));
-    let output =
-        Command::new("systemd-analyze").args(["verify", "--man=no", "--recursive-errors=no"]).args(&units).output().unwrap();
+    let units = [
+        "anchorhold.service",
+        "anchorhold.socket",
+        "anchorhold-enclave.service",
+    ]
+    .map(|unit| folder.path().join(unit));
+    let output = Command::new("systemd-analyze")
+        .args(["verify", "--man=no", "--recursive-errors=no"])
+        .args(&units)
+        .output()
+        .unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
-    let ours: Vec<&str> = text.lines().filter(|line| line.contains("anchorhold")).collect();
+    let ours: Vec<&str> = text
+        .lines()
+        .filter(|line| line.contains("anchorhold"))
+        .collect();
     assert!(output.status.success() && ours.is_empty(), "{text}");
 }
 
 #[test]
 fn the_seccomp_profile_for_pods_lets_vsock_through_and_knows_its_calls() {
-    let profile: Value = serde_json::from_slice(&std::fs::read(deploy("seccomp/anchorhold-sidecar.json")).unwrap()).unwrap();
+    let profile: Value =
+        serde_json::from_slice(&std::fs::read(deploy("seccomp/anchorhold-sidecar.json")).unwrap())
+            .unwrap();
     assert_eq!(profile["defaultAction"], "SCMP_ACT_ERRNO");
     let rules = profile["syscalls"].as_array().unwrap();
-    let names: BTreeSet<&str> =
-        rules.iter().flat_map(|rule| rule["names"].as_array().unwrap()).map(|name| name.as_str().unwrap()).collect();
+    let names: BTreeSet<&str> = rules
+        .iter()
+        .flat_map(|rule| rule["names"].as_array().unwrap())
+        .map(|name| name.as_str().unwrap())
+        .collect();
     for needed in ["epoll_wait", "accept4", "connect", "getrandom", "futex"] {
         assert!(names.contains(needed), "{needed}");
     }
-    for never in ["ptrace", "mount", "bpf", "kexec_load", "init_module", "setns", "unshare"] {
+    for never in [
+        "ptrace",
+        "mount",
+        "bpf",
+        "kexec_load",
+        "init_module",
+        "setns",
+        "unshare",
+    ] {
         assert!(!names.contains(never), "{never}");
     }
     let sockets: Vec<u64> = rules
@@ -132,18 +191,34 @@ struct Profile {
 
 impl Profile {
     fn read() -> Self {
-        let profile: Value = serde_json::from_slice(&std::fs::read(deploy("seccomp/anchorhold-sidecar.json")).unwrap()).unwrap();
+        let profile: Value = serde_json::from_slice(
+            &std::fs::read(deploy("seccomp/anchorhold-sidecar.json")).unwrap(),
+        )
+        .unwrap();
         let rules = profile["syscalls"].as_array().unwrap();
-        let names = rules.iter().flat_map(|rule| rule["names"].as_array().unwrap());
-        let families = rules.iter().filter_map(|rule| rule["args"][0]["value"].as_u64());
-        Self { names: names.map(|name| name.as_str().unwrap().to_owned()).collect(), families: families.collect() }
+        let names = rules
+            .iter()
+            .flat_map(|rule| rule["names"].as_array().unwrap());
+        let families = rules
+            .iter()
+            .filter_map(|rule| rule["args"][0]["value"].as_u64());
+        Self {
+            names: names
+                .map(|name| name.as_str().unwrap().to_owned())
+                .collect(),
+            families: families.collect(),
+        }
     }
 
     /// The calls of a trace that it would have refused.
     fn refused(&self, trace: &str) -> BTreeSet<String> {
-        let calls = trace.lines().filter_map(|line| line.split_once(' ')?.1.trim_start().split_once('('));
+        let calls = trace
+            .lines()
+            .filter_map(|line| line.split_once(' ')?.1.trim_start().split_once('('));
         // Not the ends of calls, signals and processes.
-        let calls = calls.filter(|(name, _)| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));
+        let calls = calls.filter(|(name, _)| {
+            !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        });
         let refused = calls.filter(|(name, arguments)| match *name {
             "socket" => {
                 let family = arguments.split(',').next().unwrap_or_default();
@@ -158,7 +233,15 @@ impl Profile {
             }
             name => !self.names.contains(name),
         });
-        refused.map(|(name, arguments)| if name == "socket" { format!("socket({arguments}") } else { name.to_owned() }).collect()
+        refused
+            .map(|(name, arguments)| {
+                if name == "socket" {
+                    format!("socket({arguments}")
+                } else {
+                    name.to_owned()
+                }
+            })
+            .collect()
     }
 }
 
@@ -166,15 +249,18 @@ const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 const APPROVER: u8 = 60;
 const ISSUER: u8 = 50;
 
-/// A policy and a configuration in which there is something to do for every route; gives the configuration's file.
+/// A policy and a configuration in which there is something to do for every route; gives the
+/// configuration's file.
 fn with_everything(state: &State, port: u16) -> PathBuf {
     let key = |byte| TestKey::new(byte).public_key().to_multikey();
-    let base = state.development_policy(&[("agent", "did:key", "EdDSA")]).unwrap();
-    let mut policy: Value = serde_json::from_slice(&Bundle::from_toml(&base).unwrap().canonical()).unwrap();
+    let base = state
+        .development_policy(&[("agent", "did:key", "EdDSA")])
+        .unwrap();
+    let mut policy: Value =
+        serde_json::from_slice(&Bundle::from_toml(&base).unwrap().canonical()).unwrap();
     let agent = &mut policy["identities"][0];
     agent["callers"]["names"] = json!(["crew", "measured"]);
-    agent["delegation"] =
-        json!({"from": ["issuer:corp"], "scopes": ["comment"], "resources": ["mcp://github", "mcp://github/*"]});
+    agent["delegation"] = json!({"from": ["issuer:corp"], "scopes": ["comment"], "resources": ["mcp://github", "mcp://github/*"]});
     let mut approved = agent["rules"][0].clone();
     approved["name"] = json!("deployments");
     approved["actions"] = json!(["deploy"]);
@@ -182,7 +268,9 @@ fn with_everything(state: &State, port: u16) -> PathBuf {
     agent["rules"][0]["actions"] = json!(["a"]);
     agent["rules"].as_array_mut().unwrap().push(approved);
     policy["approvers"] = json!([{"name": "alice", "key": key(APPROVER)}]);
-    state.set_policy(&String::from_utf8(identity::json::canonical(&policy).unwrap()).unwrap()).unwrap();
+    state
+        .set_policy(&String::from_utf8(identity::json::canonical(&policy).unwrap()).unwrap())
+        .unwrap();
 
     sign_annex(state, 1);
     let token = state.folder().join("crew.token");
@@ -195,10 +283,13 @@ fn with_everything(state: &State, port: u16) -> PathBuf {
          [localhost]\nlisten = \"127.0.0.1:{port}\"\n\
          [[localhost.callers]]\nname = \"crew\"\ntoken_file = \"crew.token\"\noperator = true\n"
     );
-    state.write_sidecar_config(&state.folder().join("run/s.sock"), &config).unwrap()
+    state
+        .write_sidecar_config(&state.folder().join("run/s.sock"), &config)
+        .unwrap()
 }
 
-/// The operator's annex: an issuer, and a caller by its executable, so that executables are measured.
+/// The operator's annex: an issuer, and a caller by its executable, so that executables are
+/// measured.
 fn sign_annex(state: &State, version: u32) {
     let text = format!(
         "version = {version}\n[[issuers]]\nname = \"corp\"\niss = \"https://idp.example\"\nkeys = [\"{}\"]\n\
@@ -207,7 +298,10 @@ fn sign_annex(state: &State, version: u32) {
         rustix::process::geteuid().as_raw(),
         sha256(b"a program"),
     );
-    let signed = Annex::from_toml(&text).unwrap().sign(&KeyFile::read(&state.operator_key()).unwrap()).unwrap();
+    let signed = Annex::from_toml(&text)
+        .unwrap()
+        .sign(&KeyFile::read(&state.operator_key()).unwrap())
+        .unwrap();
     std::fs::write(state.folder().join("annex.cose"), signed).unwrap();
 }
 
@@ -219,14 +313,24 @@ fn delegated() -> String {
         "scope": "comment", "resource": "mcp://github", "may_act": {"sub": "agent:agent"}
     });
     let part = |value: &Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
-    let signed = format!("{}.{}", part(&json!({"alg": "EdDSA", "typ": "JWT"})), part(&claims));
-    format!("{signed}.{}", BASE64URL_NOPAD.encode(&TestKey::new(ISSUER).sign_bytes(signed.as_bytes())))
+    let signed = format!(
+        "{}.{}",
+        part(&json!({"alg": "EdDSA", "typ": "JWT"})),
+        part(&claims)
+    );
+    format!(
+        "{signed}.{}",
+        BASE64URL_NOPAD.encode(&TestKey::new(ISSUER).sign_bytes(signed.as_bytes()))
+    )
 }
 
 /// `POST /token` for what was delegated.
 fn exchange(socket: &Path) -> std::io::Result<harness::Answer> {
     let body = form_urlencoded::Serializer::new(String::new())
-        .append_pair("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange")
+        .append_pair(
+            "grant_type",
+            "urn:ietf:params:oauth:grant-type:token-exchange",
+        )
         .append_pair("subject_token_type", "urn:ietf:params:oauth:token-type:jwt")
         .append_pair("subject_token", &delegated())
         .finish();
@@ -240,7 +344,11 @@ fn exchange(socket: &Path) -> std::io::Result<harness::Answer> {
 /// `GET` on localhost, with the token.
 fn get_on_localhost(port: u16, path: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    write!(stream, "GET {path} HTTP/1.0\r\nhost: localhost:{port}\r\nauthorization: Bearer {TOKEN}\r\n\r\n").unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.0\r\nhost: localhost:{port}\r\nauthorization: Bearer {TOKEN}\r\n\r\n"
+    )
+    .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
@@ -250,15 +358,32 @@ fn get_on_localhost(port: u16, path: &str) -> String {
 fn use_every_route(state: &State, socket: &Path) {
     let ok = |answer: std::io::Result<harness::Answer>, status: u16| {
         let answer = answer.unwrap();
-        assert_eq!(answer.status, status, "{}\n{}", answer.head, String::from_utf8_lossy(&answer.body));
+        assert_eq!(
+            answer.status,
+            status,
+            "{}\n{}",
+            answer.head,
+            String::from_utf8_lossy(&answer.body)
+        );
         answer
     };
-    for path in ["/health", "/ready", "/openapi.json", "/identity", "/.well-known/did.json", "/.well-known/jwks.json", "/metrics"]
-    {
+    for path in [
+        "/health",
+        "/ready",
+        "/openapi.json",
+        "/identity",
+        "/.well-known/did.json",
+        "/.well-known/jwks.json",
+        "/metrics",
+    ] {
         ok(get(socket, path), 200);
     }
     ok(get(socket, "/nothing"), 404);
-    let signed = ok(post(socket, "/sign", &json!({"payload": {}, "intent": "a"})), 200).json();
+    let signed = ok(
+        post(socket, "/sign", &json!({"payload": {}, "intent": "a"})),
+        200,
+    )
+    .json();
     let intent = json!({"action": "a", "target": "t", "resource": "https://x.example"});
     let credential = json!({"payload": {}, "intent": intent, "format": "vouch-credential"});
     ok(post(socket, "/sign", &credential), 200);
@@ -290,7 +415,11 @@ fn use_every_route(state: &State, socket: &Path) {
     ok(post(socket, "/sign", &deploy), 200);
 
     ok(post(socket, "/rotate", &json!({})), 200);
-    let signed = ok(post(socket, "/sign", &json!({"payload": {}, "intent": "a"})), 200).json();
+    let signed = ok(
+        post(socket, "/sign", &json!({"payload": {}, "intent": "a"})),
+        200,
+    )
+    .json();
     assert_eq!(signed["key_version"], 2);
 }
 
@@ -298,46 +427,84 @@ fn use_every_route(state: &State, socket: &Path) {
 fn a_sidecar_within_the_profile_for_pods_does_all_that_it_does() {
     let folder = private_folder();
     let state = State::open(folder.path()).unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
     let config = with_everything(&state, port);
     let dev = Program::at(&program("anchorhold-dev"));
     let mut enclave = dev.start_listening_enclave(&state, None, &[]).unwrap();
-    let (socket, one) = (folder.path().join("run/s.sock"), folder.path().join("run/one.sock"));
-    let sign = || post(&socket, "/sign", &json!({"payload": {}, "intent": "a"})).is_ok_and(|answer| answer.status == 200);
+    let (socket, one) = (
+        folder.path().join("run/s.sock"),
+        folder.path().join("run/one.sock"),
+    );
+    let sign = || {
+        post(&socket, "/sign", &json!({"payload": {}, "intent": "a"}))
+            .is_ok_and(|answer| answer.status == 200)
+    };
     let ready = || get(&socket, "/ready").is_ok_and(|answer| answer.status == 200);
     let files = || {
-        let mut files: Vec<PathBuf> = std::fs::read_dir(state.record()).unwrap().map(|entry| entry.unwrap().path()).collect();
-        files.retain(|file| file.extension().is_some_and(|extension| extension == "jsonl"));
+        let mut files: Vec<PathBuf> = std::fs::read_dir(state.record())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        files.retain(|file| {
+            file.extension()
+                .is_some_and(|extension| extension == "jsonl")
+        });
         files.sort();
         files
     };
-    let record = || files().iter().map(|file| std::fs::read_to_string(file).unwrap()).collect::<String>();
+    let record = || {
+        files()
+            .iter()
+            .map(|file| std::fs::read_to_string(file).unwrap())
+            .collect::<String>()
+    };
 
     // One life, which ends as in a crash.
     let traced = Traced::start(&config, &folder.path().join("first"), "all");
-    let Some(mut first) = traced else { return harness::skipped("strace is not installed") };
+    let Some(mut first) = traced else {
+        return harness::skipped("strace is not installed");
+    };
     wait_for(ready);
     use_every_route(&state, &socket);
-    assert_eq!(post(&one, "/sign", &json!({"payload": {}, "intent": "a"})).unwrap().status, 200);
+    assert_eq!(
+        post(&one, "/sign", &json!({"payload": {}, "intent": "a"}))
+            .unwrap()
+            .status,
+        200
+    );
     assert!(files().len() > 1, "the record goes on in another file");
     let metrics = get_on_localhost(port, "/metrics");
-    let description: Value = serde_json::from_str(include_str!("../../../docs/openapi.json")).unwrap();
+    let description: Value =
+        serde_json::from_str(include_str!("../../../docs/openapi.json")).unwrap();
     for path in description["paths"].as_object().unwrap().keys() {
-        let answered = |line: &str| line.contains(&format!("route=\"{path}\"")) && line.contains("status=\"20");
-        assert!(metrics.lines().any(answered), "{path} was not used: {metrics}");
+        let answered = |line: &str| {
+            line.contains(&format!("route=\"{path}\"")) && line.contains("status=\"20")
+        };
+        assert!(
+            metrics.lines().any(answered),
+            "{path} was not used: {metrics}"
+        );
     }
     sign_annex(&state, 2);
     first.signal(Signal::HUP);
     wait_for(|| sign() && record().contains("\"version\":2}"));
     // Another boot.
     enclave.kill().unwrap();
-    wait_for(|| post(&socket, "/sign", &json!({"payload": {}, "intent": "a"})).is_ok_and(|answer| answer.status == 503));
+    wait_for(|| {
+        post(&socket, "/sign", &json!({"payload": {}, "intent": "a"}))
+            .is_ok_and(|answer| answer.status == 503)
+    });
     enclave = dev.start_listening_enclave(&state, None, &[]).unwrap();
     wait_for(sign);
     first.signal(Signal::KILL);
     first.wait();
 
-    // The next life finds a socket that nobody listens on, and a line of the record that is not whole. It is told to end.
+    // The next life finds a socket that nobody listens on, and a line of the record that is not
+    // whole. It is told to end.
     let last = files().pop().unwrap();
     let text = std::fs::read(&last).unwrap();
     std::fs::write(&last, &text[..text.len() - 1]).unwrap();

@@ -45,7 +45,12 @@ time_t time(time_t *t) {
 fn compile_shim(folder: &std::path::Path) -> std::path::PathBuf {
     let (source, library) = (folder.join("shift.c"), folder.join("shift.so"));
     std::fs::write(&source, SHIM).unwrap();
-    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status().unwrap();
+    let compiled = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg(&source)
+        .status()
+        .unwrap();
     assert!(compiled.success());
     library
 }
@@ -56,14 +61,30 @@ fn with_the_hosts_clock_a_day_off_either_way_iat_is_the_nsms_time() {
     let shim = compile_shim(folder.path());
     // The shim does move the clock of a program that asks for the date.
     let date = |shift: i64| {
-        let output = Command::new("date").arg("+%s").env("LD_PRELOAD", &shim).env("SHIFT", shift.to_string()).output().unwrap();
-        String::from_utf8(output.stdout).unwrap().trim().parse::<i64>().unwrap()
+        let output = Command::new("date")
+            .arg("+%s")
+            .env("LD_PRELOAD", &shim)
+            .env("SHIFT", shift.to_string())
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .trim()
+            .parse::<i64>()
+            .unwrap()
     };
-    assert!((date(DAY) - date(-DAY) - 2 * DAY).abs() < 5, "the shim works");
+    assert!(
+        (date(DAY) - date(-DAY) - 2 * DAY).abs() < 5,
+        "the shim works"
+    );
 
     for shift in [-DAY, 0, DAY] {
         let state = qemu_dev::State::open(&folder.path().join(format!("state{shift}"))).unwrap();
-        state.set_policy(&String::from_utf8(harness::window::bundle("development").canonical()).unwrap()).unwrap();
+        state
+            .set_policy(
+                &String::from_utf8(harness::window::bundle("development").canonical()).unwrap(),
+            )
+            .unwrap();
         let mut command = Command::new(harness::program("anchorhold-dev"));
         command
             .arg("enclave")
@@ -77,9 +98,17 @@ fn with_the_hosts_clock_a_day_off_either_way_iat_is_the_nsms_time() {
         let _enclave = Child::start("enclave", command, None).unwrap();
         harness::wait_for(|| state.enclave_socket().exists());
         let key = harness::window::TestKey::new(harness::window::PROXY);
-        let mut window = Window::connect(&state.enclave_socket(), &key).unwrap().unwrap();
+        let mut window = Window::connect(&state.enclave_socket(), &key)
+            .unwrap()
+            .unwrap();
         let bundle = harness::window::bundle("development").canonical();
-        window.ask(protocol::Request::Provision { bundle, before: None }).unwrap().unwrap();
+        window
+            .ask(protocol::Request::Provision {
+                bundle,
+                before: None,
+            })
+            .unwrap()
+            .unwrap();
         let iat = iat(&mut window);
         let since = iat - NSM_TIME.cast_signed();
         assert!((0..10).contains(&since), "shift {shift}: iat {iat}");
@@ -87,10 +116,16 @@ fn with_the_hosts_clock_a_day_off_either_way_iat_is_the_nsms_time() {
 }
 
 fn iat(window: &mut Window) -> i64 {
-    let Ok(Answer::Signed(signed)) = window.ask(sign("agent")).unwrap() else { panic!("not signed") };
+    let Ok(Answer::Signed(signed)) = window.ask(sign("agent")).unwrap() else {
+        panic!("not signed")
+    };
     let claims = signed.signed.split('.').nth(1).unwrap();
-    let claims = data_encoding::BASE64URL_NOPAD.decode(claims.as_bytes()).unwrap();
-    serde_json::from_slice::<serde_json::Value>(&claims).unwrap()["iat"].as_i64().unwrap()
+    let claims = data_encoding::BASE64URL_NOPAD
+        .decode(claims.as_bytes())
+        .unwrap();
+    serde_json::from_slice::<serde_json::Value>(&claims).unwrap()["iat"]
+        .as_i64()
+        .unwrap()
 }
 
 /// Milliseconds that a test moves by hand.
@@ -105,23 +140,34 @@ impl BootClock for ByHand {
 
 #[test]
 fn time_counts_on_between_answers_of_the_nsm_and_stops_signing_when_it_cannot_be_trusted() {
-    let (boot, nsm_time) = (ByHand(Arc::new(AtomicU64::new(5000))), Arc::new(AtomicU64::new(NSM_TIME * 1000)));
+    let (boot, nsm_time) = (
+        ByHand(Arc::new(AtomicU64::new(5000))),
+        Arc::new(AtomicU64::new(NSM_TIME * 1000)),
+    );
     let told = Arc::clone(&nsm_time);
     let measured = [Digest([1; 48]), Digest([2; 48]), Digest([3; 48])];
     let authority = Authority::new(NSM_TIME, &mut os_random);
     let clock = Box::new(move || told.load(Ordering::SeqCst));
     let nsm = MockNsm::new(authority, &measured, clock, Encoding::Indefinite).unwrap();
-    let (enclave, mut window) = InProcess::boot_with_clock(nsm, Box::new(boot.clone())).provisioned();
+    let (enclave, mut window) =
+        InProcess::boot_with_clock(nsm, Box::new(boot.clone())).provisioned();
     let refusal = |window: &mut Window| window.ask(sign("agent")).unwrap().unwrap_err().code;
 
     assert_eq!(iat(&mut window), NSM_TIME.cast_signed());
     boot.0.fetch_add(90_000, Ordering::SeqCst);
-    assert_eq!(iat(&mut window), NSM_TIME.cast_signed() + 90, "CLOCK_BOOTTIME counts between anchors");
+    assert_eq!(
+        iat(&mut window),
+        NSM_TIME.cast_signed() + 90,
+        "CLOCK_BOOTTIME counts between anchors"
+    );
     boot.0.fetch_add(511_000, Ordering::SeqCst);
     assert_eq!(refusal(&mut window), "clock_stale");
 
     nsm_time.fetch_sub(1, Ordering::SeqCst);
-    assert_eq!(enclave.enclave.refresh_clock().unwrap_err().code(), "clock_regressed");
+    assert_eq!(
+        enclave.enclave.refresh_clock().unwrap_err().code(),
+        "clock_regressed"
+    );
     assert_eq!(refusal(&mut window), "clock_regressed");
     nsm_time.store((NSM_TIME + 700) * 1000, Ordering::SeqCst);
     enclave.enclave.refresh_clock().unwrap();

@@ -7,20 +7,35 @@ use rustix::process::{Pid, Signal, kill_process};
 
 fn up(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(program("anchorhold-dev"));
-    command.arg("up").args(arguments).env("TMPDIR", folder).current_dir(folder);
+    command
+        .arg("up")
+        .args(arguments)
+        .env("TMPDIR", folder)
+        .current_dir(folder);
     command
 }
 
 fn left_in(folder: &Path) -> Vec<String> {
-    let names = std::fs::read_dir(folder).unwrap().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    names.filter(|name| name.starts_with("anchorhold-")).collect()
+    let names = std::fs::read_dir(folder)
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names
+        .filter(|name| name.starts_with("anchorhold-"))
+        .collect()
 }
 
 /// Starts `up` and reads until it says that it is up; gives its first line.
 fn start(command: &mut Command) -> (std::process::Child, String) {
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
     (child, line)
 }
 
@@ -43,7 +58,12 @@ fn up_runs_until_it_is_told_to_stop_and_leaves_nothing_behind() {
     let socket = folder.path().join("run/s.sock");
     assert_eq!(get(&socket, "/ready").unwrap().status, 200);
 
-    refuses(&up(folder.path(), &["--socket", "run/s.sock"]).output().unwrap(), "another process listens there");
+    refuses(
+        &up(folder.path(), &["--socket", "run/s.sock"])
+            .output()
+            .unwrap(),
+        "another process listens there",
+    );
     signal(&child, Signal::INT);
     assert!(child.wait().unwrap().success());
     assert!(!socket.exists());
@@ -54,8 +74,11 @@ fn up_runs_until_it_is_told_to_stop_and_leaves_nothing_behind() {
 fn up_stopped_while_it_starts_leaves_nothing_behind() {
     let folder = private_folder();
     for which in [Signal::TERM, Signal::INT] {
-        let mut child =
-            up(folder.path(), &["--socket", "run/s.sock"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = up(folder.path(), &["--socket", "run/s.sock"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         wait_for(|| !left_in(folder.path()).is_empty());
         signal(&child, which);
         child.wait().unwrap();
@@ -67,18 +90,44 @@ fn up_stopped_while_it_starts_leaves_nothing_behind() {
 fn a_state_directory_can_be_edited_and_is_used_by_one_at_a_time() {
     let folder = private_folder();
     let state = qemu_dev::State::open(&folder.path().join("state")).unwrap();
-    let two = state.development_policy(&[("one", "did:key", "EdDSA"), ("two", "did:key", "ES256")]).unwrap();
+    let two = state
+        .development_policy(&[("one", "did:key", "EdDSA"), ("two", "did:key", "ES256")])
+        .unwrap();
     state.set_policy(&two).unwrap();
-    let (mut child, line) = start(&mut up(folder.path(), &["--state", "state", "--socket", "run/s.sock"]));
-    assert!(line.contains("MOCK mode"), "two identities are no reason not to start: {line}");
-    assert_eq!(get(&folder.path().join("run/s.sock"), "/identity?identity=two").unwrap().status, 200);
+    let (mut child, line) = start(&mut up(
+        folder.path(),
+        &["--state", "state", "--socket", "run/s.sock"],
+    ));
+    assert!(
+        line.contains("MOCK mode"),
+        "two identities are no reason not to start: {line}"
+    );
+    assert_eq!(
+        get(&folder.path().join("run/s.sock"), "/identity?identity=two")
+            .unwrap()
+            .status,
+        200
+    );
     refuses(
-        &up(folder.path(), &["--state", "state", "--socket", "run/other.sock"]).output().unwrap(),
+        &up(
+            folder.path(),
+            &["--state", "state", "--socket", "run/other.sock"],
+        )
+        .output()
+        .unwrap(),
         "another `up` or `qemu` runs",
     );
     signal(&child, Signal::TERM);
     assert!(child.wait().unwrap().success());
 
     state.set_policy("version = 1\ncolour = \"red\"\n").unwrap();
-    refuses(&up(folder.path(), &["--state", "state", "--socket", "run/s.sock"]).output().unwrap(), "policy.toml");
+    refuses(
+        &up(
+            folder.path(),
+            &["--state", "state", "--socket", "run/s.sock"],
+        )
+        .output()
+        .unwrap(),
+        "policy.toml",
+    );
 }

@@ -1,4 +1,5 @@
-//! What the record asks of the file system. It stands behind traits, so that a test can have a disk whose syncs fail.
+//! What the record asks of the file system. It stands behind traits, so that a test can have a disk
+//! whose syncs fail.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -21,8 +22,9 @@ pub(super) trait Folder: Send + Sync {
 pub(super) trait RecordFile: Send + Sync {
     fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()>;
     fn set_len(&self, length: u64) -> io::Result<()>;
-    /// Once it returns, the disk has what was written since the last time. After an error the kernel may take the pages that
-    /// never got there for clean (fsync(2)): then only those that are written again are part of the next sync.
+    /// Once it returns, the disk has what was written since the last time. After an error the
+    /// kernel may take the pages that never got there for clean (fsync(2)): then only those that
+    /// are written again are part of the next sync.
     fn sync_data(&self) -> io::Result<()>;
 }
 
@@ -41,7 +43,8 @@ impl Opened {
             // Another sidecar may have written it and been killed before its sync.
             opened.file.sync_data()?;
         } else if let Err(error) = folder.sync() {
-            // A second sync of the same name could succeed without having written it. The name is made anew for it.
+            // A second sync of the same name could succeed without having written it. The name is
+            // made anew for it.
             let _ = folder.remove(number);
             return Err(error);
         }
@@ -55,9 +58,19 @@ pub(super) struct OnDisk(pub(super) PathBuf);
 impl OnDisk {
     /// Makes the directory if it is missing, with those above it.
     pub(super) fn make(&self) -> io::Result<()> {
-        let missing: Vec<&Path> = self.0.ancestors().take_while(|folder| !folder.exists()).collect();
-        fs::DirBuilder::new().mode(0o700).recursive(true).create(&self.0)?;
-        missing.iter().filter_map(|folder| folder.parent()).try_for_each(sync_folder)
+        let missing: Vec<&Path> = self
+            .0
+            .ancestors()
+            .take_while(|folder| !folder.exists())
+            .collect();
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .recursive(true)
+            .create(&self.0)?;
+        missing
+            .iter()
+            .filter_map(|folder| folder.parent())
+            .try_for_each(sync_folder)
     }
 
     /// The number of the last file; zero if there is none.
@@ -65,8 +78,12 @@ impl OnDisk {
         let mut last = 0;
         for entry in fs::read_dir(&self.0)? {
             let file = entry?.file_name();
-            let digits = file.to_str().and_then(|name| name.strip_prefix("record-")?.strip_suffix(".jsonl"));
-            last = digits.and_then(|digits| digits.parse().ok()).map_or(last, |number: u32| last.max(number));
+            let digits = file
+                .to_str()
+                .and_then(|name| name.strip_prefix("record-")?.strip_suffix(".jsonl"));
+            last = digits
+                .and_then(|digits| digits.parse().ok())
+                .map_or(last, |number: u32| last.max(number));
         }
         Ok(last)
     }
@@ -74,13 +91,24 @@ impl OnDisk {
     pub(super) fn create(&self, name: &str) -> io::Result<File> {
         let mut options = OpenOptions::new();
         // Not for appending: then Linux would ignore where a write belongs (pwrite(2), BUGS).
-        let opened = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(self.0.join(name))?;
-        if opened.metadata()?.is_file() { Ok(opened) } else { Err(io::Error::other("not a regular file")) }
+        let opened = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(self.0.join(name))?;
+        if opened.metadata()?.is_file() {
+            Ok(opened)
+        } else {
+            Err(io::Error::other("not a regular file"))
+        }
     }
 }
 
 impl Folder for OnDisk {
-    /// A line that a crash cut short is taken away: the enclave still has it, if it is of this boot.
+    /// A line that a crash cut short is taken away: the enclave still has it, if it is of this
+    /// boot.
     fn open(&self, number: u32) -> io::Result<Opened> {
         let mut file = self.create(&name(number))?;
         let length = file.metadata()?.len();
@@ -91,11 +119,23 @@ impl Folder for OnDisk {
         let whole = end.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
         let cut = end.len() - whole;
         if cut > 0 {
-            warn!(bytes = cut, number, "the record ended within a line; it is taken away");
+            warn!(
+                bytes = cut,
+                number, "the record ended within a line; it is taken away"
+            );
             file.set_len(length - cut as u64)?;
         }
-        let last = end[..whole].strip_suffix(b"\n").unwrap_or_default().rsplit(|b| *b == b'\n').next().unwrap_or_default();
-        Ok(Opened { file: Arc::new(file), length: length - cut as u64, last: last.to_vec() })
+        let last = end[..whole]
+            .strip_suffix(b"\n")
+            .unwrap_or_default()
+            .rsplit(|b| *b == b'\n')
+            .next()
+            .unwrap_or_default();
+        Ok(Opened {
+            file: Arc::new(file),
+            length: length - cut as u64,
+            last: last.to_vec(),
+        })
     }
 
     fn remove(&self, number: u32) -> io::Result<()> {
@@ -127,6 +167,10 @@ fn name(number: u32) -> String {
 
 fn sync_folder(folder: &Path) -> io::Result<()> {
     // The parent of a relative path of one name.
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let folder = if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    };
     File::open(folder)?.sync_all()
 }

@@ -10,8 +10,9 @@ fn boot(byte: u8) -> BootId {
     BootId::new([byte; 16])
 }
 
-/// A disk, and the kernel's copy of it. A sync that fails has written the first half. The kernel takes the rest for clean, and drops
-/// it: from then on it shows what the disk has. A name that was not synced is lost in a crash.
+/// A disk, and the kernel's copy of it. A sync that fails has written the first half. The kernel
+/// takes the rest for clean, and drops it: from then on it shows what the disk has. A name that was
+/// not synced is lost in a crash.
 #[derive(Clone, Default)]
 struct Disk(Arc<Mutex<Inner>>);
 
@@ -50,7 +51,10 @@ impl Disk {
     /// All that is there after a crash of the machine.
     fn after_a_crash(&self) -> String {
         let inner = self.inner();
-        let there = inner.files.iter().filter(|(number, _)| inner.names_on_disk.contains(number));
+        let there = inner
+            .files
+            .iter()
+            .filter(|(number, _)| inner.names_on_disk.contains(number));
         String::from_utf8(there.flat_map(|(_, pages)| pages.disk.clone()).collect()).unwrap()
     }
 }
@@ -73,9 +77,20 @@ impl Folder for Disk {
         }
         let pages = inner.files.entry(number).or_default();
         let length = pages.kernel.len() as u64;
-        let last =
-            pages.kernel.strip_suffix(b"\n").and_then(|all| all.rsplit(|b| *b == b'\n').next()).unwrap_or_default().to_vec();
-        Ok(Opened { file: Arc::new(OpenFile { disk: self.clone(), number }), length, last })
+        let last = pages
+            .kernel
+            .strip_suffix(b"\n")
+            .and_then(|all| all.rsplit(|b| *b == b'\n').next())
+            .unwrap_or_default()
+            .to_vec();
+        Ok(Opened {
+            file: Arc::new(OpenFile {
+                disk: self.clone(),
+                number,
+            }),
+            length,
+            last,
+        })
     }
 
     fn remove(&self, number: u32) -> io::Result<()> {
@@ -98,9 +113,16 @@ impl RecordFile for OpenFile {
     fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
         let mut inner = self.disk.inner();
         let half = fails(&mut inner.failing_writes);
-        let bytes = if half { &bytes[..bytes.len() / 2] } else { bytes };
+        let bytes = if half {
+            &bytes[..bytes.len() / 2]
+        } else {
+            bytes
+        };
         let pages = inner.files.get_mut(&self.number).unwrap();
-        let (from, to) = (usize::try_from(at).unwrap(), usize::try_from(at).unwrap() + bytes.len());
+        let (from, to) = (
+            usize::try_from(at).unwrap(),
+            usize::try_from(at).unwrap() + bytes.len(),
+        );
         pages.kernel.resize(pages.kernel.len().max(to), 0);
         pages.kernel[from..to].copy_from_slice(bytes);
         pages.dirty.push(from..to);
@@ -118,7 +140,10 @@ impl RecordFile for OpenFile {
         let length = usize::try_from(length).unwrap();
         pages.kernel.resize(length, 0);
         pages.disk.truncate(length);
-        pages.dirty.iter_mut().for_each(|range| *range = range.start.min(length)..range.end.min(length));
+        pages
+            .dirty
+            .iter_mut()
+            .for_each(|range| *range = range.start.min(length)..range.end.min(length));
         Ok(())
     }
 
@@ -132,7 +157,11 @@ impl RecordFile for OpenFile {
         let pages = inner.files.get_mut(&self.number).unwrap();
         pages.disk.resize(pages.kernel.len(), 0);
         let dirty = std::mem::take(&mut pages.dirty);
-        let mut lost = if failing { dirty.iter().map(Range::len).sum::<usize>().div_ceil(2) } else { 0 };
+        let mut lost = if failing {
+            dirty.iter().map(Range::len).sum::<usize>().div_ceil(2)
+        } else {
+            0
+        };
         for range in dirty.into_iter().rev() {
             let good = range.start..range.end - lost.min(range.len());
             let bad = good.end..range.end;
@@ -149,7 +178,10 @@ fn line(sequence: u64) -> String {
 }
 
 fn lines(sequences: impl IntoIterator<Item = u64>) -> String {
-    sequences.into_iter().map(|sequence| line(sequence) + "\n").collect()
+    sequences
+        .into_iter()
+        .map(|sequence| line(sequence) + "\n")
+        .collect()
 }
 
 /// What became of requests: how many were released, as written or not.
@@ -163,13 +195,20 @@ impl Answers {
     fn release(&self) -> Option<Release> {
         let answers = self.clone();
         Some(Box::new(move |written| {
-            let count = if written { answers.written } else { answers.refused };
+            let count = if written {
+                answers.written
+            } else {
+                answers.refused
+            };
             count.fetch_add(1, Ordering::Relaxed);
         }))
     }
 
     fn counts(&self) -> (usize, usize) {
-        (self.written.load(Ordering::Relaxed), self.refused.load(Ordering::Relaxed))
+        (
+            self.written.load(Ordering::Relaxed),
+            self.refused.load(Ordering::Relaxed),
+        )
     }
 }
 
@@ -179,7 +218,11 @@ const LATER: Duration = Duration::from_secs(1);
 fn recorder(disk: &Disk, sync: Duration, rotate_bytes: u64) -> Arc<Recorder> {
     let number = disk.inner().files.keys().last().copied().unwrap_or(1);
     let recorder = Recorder {
-        config: RecordConfig { folder: PathBuf::new(), sync, rotate_bytes },
+        config: RecordConfig {
+            folder: PathBuf::new(),
+            sync,
+            rotate_bytes,
+        },
         counters: Counters::default(),
         folder: Box::new(disk.clone()),
         state: Mutex::new(State::open(disk, number).unwrap()),
@@ -192,7 +235,11 @@ fn recorder(disk: &Disk, sync: Duration, rotate_bytes: u64) -> Arc<Recorder> {
 
 impl Recorder {
     fn take_numbers(&self, sequences: impl IntoIterator<Item = u64>, answers: &Answers) {
-        self.take(sequences.into_iter().map(|sequence| (line(sequence).into_bytes(), answers.release())));
+        self.take(
+            sequences
+                .into_iter()
+                .map(|sequence| (line(sequence).into_bytes(), answers.release())),
+        );
     }
 }
 
@@ -209,14 +256,19 @@ fn after_a_failed_sync_the_record_is_written_again_and_heals_by_itself() {
     assert!(!recorder.is_good());
     assert_eq!(recorder.counters.record_failing.get(), 1);
     // A sync of the same file would say now that all is well, and the disk would not have it.
-    assert!(disk.after_a_crash().starts_with(&lines(0..4)) && !disk.after_a_crash().contains(&line(5)));
-    // What was decided before it was known stays; nobody gets it, and nothing is written behind what is lost.
+    assert!(
+        disk.after_a_crash().starts_with(&lines(0..4)) && !disk.after_a_crash().contains(&line(5))
+    );
+    // What was decided before it was known stays; nobody gets it, and nothing is written behind
+    // what is lost.
     recorder.take_numbers([6], &answers);
     assert_eq!(answers.counts(), (6, 1));
     // What the disk has is never taken away from it, not even to be written again.
     let seen = Arc::new(Mutex::new(String::new()));
     let (crashing, crashed) = (disk.clone(), Arc::clone(&seen));
-    disk.inner().during_sync = Some(Box::new(move || *crashed.lock().unwrap() = crashing.after_a_crash()));
+    disk.inner().during_sync = Some(Box::new(move || {
+        *crashed.lock().unwrap() = crashing.after_a_crash()
+    }));
     recorder.maintain(false);
     assert!(seen.lock().unwrap().starts_with(&lines(0..4)));
     assert!(recorder.is_good());
@@ -241,7 +293,10 @@ fn a_record_without_new_lines_heals_too_however_often_the_sync_fails() {
     // The next sync has nothing to do with what failed.
     recorder.take_numbers(3..5, &answers);
     recorder.maintain(true);
-    assert_eq!((recorder.is_good(), disk.after_a_crash()), (true, lines(0..5)));
+    assert_eq!(
+        (recorder.is_good(), disk.after_a_crash()),
+        (true, lines(0..5))
+    );
 }
 
 #[test]
@@ -254,11 +309,18 @@ fn what_is_written_while_a_sync_fails_is_written_again_too() {
         disk.inner().during_sync = Some(Box::new(move || meanwhile.take_numbers(2..4, &theirs)));
         disk.inner().failing_syncs = failing_syncs;
         recorder.maintain(true);
-        assert_eq!((recorder.is_good(), answers.counts()), (failing_syncs == 0, (4, 0)));
-        // What came while a sync was under way is not known to be on the disk, also if it went well.
+        assert_eq!(
+            (recorder.is_good(), answers.counts()),
+            (failing_syncs == 0, (4, 0))
+        );
+        // What came while a sync was under way is not known to be on the disk, also if it went
+        // well.
         assert!(recorder.state().unsynced.ends_with(lines(2..4).as_bytes()));
         recorder.maintain(true);
-        assert_eq!((recorder.is_good(), disk.after_a_crash()), (true, lines(0..4)));
+        assert_eq!(
+            (recorder.is_good(), disk.after_a_crash()),
+            (true, lines(0..4))
+        );
     }
 }
 
@@ -280,13 +342,21 @@ fn with_a_sync_before_each_answer_a_failed_one_answers_nobody_and_the_line_stand
             recorder.maintain(true);
         }
         assert!(recorder.is_good());
-        assert_eq!((answers.counts(), disk.after_a_crash()), ((2, 3), lines(0..5)));
+        assert_eq!(
+            (answers.counts(), disk.after_a_crash()),
+            ((2, 3), lines(0..5))
+        );
     }
 }
 
 #[test]
 fn a_write_that_fails_in_the_middle_leaves_no_cut_line_in_the_record() {
-    for (sync, failing_cuts) in [(LATER, 0), (LATER, 1), (Duration::ZERO, 0), (Duration::ZERO, 1)] {
+    for (sync, failing_cuts) in [
+        (LATER, 0),
+        (LATER, 1),
+        (Duration::ZERO, 0),
+        (Duration::ZERO, 1),
+    ] {
         let (disk, answers) = (Disk::default(), Answers::default());
         let recorder = recorder(&disk, sync, u64::MAX);
         recorder.take_numbers(0..2, &answers);
@@ -299,7 +369,10 @@ fn a_write_that_fails_in_the_middle_leaves_no_cut_line_in_the_record() {
         recorder.take([(other.clone().into_bytes(), None)]);
         recorder.maintain(true);
         recorder.maintain(true);
-        assert_eq!((recorder.is_good(), disk.after_a_crash()), (true, format!("{}{other}\n", lines(0..2))));
+        assert_eq!(
+            (recorder.is_good(), disk.after_a_crash()),
+            (true, format!("{}{other}\n", lines(0..2)))
+        );
     }
 }
 
@@ -333,7 +406,10 @@ fn the_name_of_a_new_file_is_on_the_disk_before_anything_in_it_counts() {
     recorder.take_numbers(2..4, &answers);
     assert_eq!((recorder.is_good(), answers.counts()), (false, (2, 2)));
     recorder.maintain(true);
-    assert_eq!((recorder.is_good(), disk.after_a_crash()), (true, lines(0..4)));
+    assert_eq!(
+        (recorder.is_good(), disk.after_a_crash()),
+        (true, lines(0..4))
+    );
 }
 
 #[test]
@@ -344,7 +420,8 @@ fn while_one_sync_is_under_way_no_other_one_takes_its_error() {
     let (meanwhile, theirs) = (Arc::clone(&recorder), answers.clone());
     let (sender, receiver) = std::sync::mpsc::channel();
     disk.inner().during_sync = Some(Box::new(move || {
-        // The next line belongs into the next file, before which this one is synced: now, if nobody kept it from that.
+        // The next line belongs into the next file, before which this one is synced: now, if nobody
+        // kept it from that.
         let other = std::thread::spawn(move || meanwhile.take_numbers([3], &theirs));
         let until = Instant::now() + Duration::from_millis(200);
         while !other.is_finished() && Instant::now() < until {
@@ -360,7 +437,14 @@ fn while_one_sync_is_under_way_no_other_one_takes_its_error() {
     assert_eq!((recorder.is_good(), answers.counts()), (false, (3, 1)));
     recorder.maintain(true);
     recorder.maintain(true);
-    assert_eq!((recorder.is_good(), disk.after_a_crash(), disk.inner().files.len()), (true, lines(0..4), 2));
+    assert_eq!(
+        (
+            recorder.is_good(),
+            disk.after_a_crash(),
+            disk.inner().files.len()
+        ),
+        (true, lines(0..4), 2)
+    );
 }
 
 #[test]
@@ -368,7 +452,11 @@ fn what_is_kept_for_writing_it_again_is_bounded() {
     let (disk, answers) = (Disk::default(), Answers::default());
     let recorder = recorder(&disk, Duration::from_secs(60), u64::MAX);
     let filler = "x".repeat(60 * 1024);
-    let long = |sequence| line(sequence).replace("{", &format!("{{\"a\":\"{filler}\",")).into_bytes();
+    let long = |sequence| {
+        line(sequence)
+            .replace("{", &format!("{{\"a\":\"{filler}\","))
+            .into_bytes()
+    };
     let count = 2 * MAX_UNSYNCED as u64 / filler.len() as u64;
     // Many at once, too.
     recorder.take((0..count / 2).map(|sequence| (long(sequence), answers.release())));
@@ -388,7 +476,9 @@ fn what_is_kept_for_writing_it_again_is_bounded() {
         .count() as u64;
     recorder.maintain(true);
     recorder.maintain(true);
-    let whole: String = (0..=count + more).map(|sequence| String::from_utf8(long(sequence)).unwrap() + "\n").collect();
+    let whole: String = (0..=count + more)
+        .map(|sequence| String::from_utf8(long(sequence)).unwrap() + "\n")
+        .collect();
     assert!(recorder.is_good() && disk.after_a_crash() == whole);
 }
 
@@ -408,7 +498,10 @@ fn what_a_sidecar_before_this_one_did_not_sync_is_synced_before_more_is_written(
     recorder(&disk, LATER, u64::MAX).take_numbers(0..3, &answers);
     assert_eq!(disk.after_a_crash(), "");
     let next = recorder(&disk, LATER, u64::MAX);
-    assert_eq!((disk.after_a_crash(), next.begin(boot(7))), (lines(0..3), 3));
+    assert_eq!(
+        (disk.after_a_crash(), next.begin(boot(7))),
+        (lines(0..3), 3)
+    );
 }
 
 #[test]
@@ -418,8 +511,19 @@ fn who_waits_for_a_line_that_is_given_up_gets_nothing() {
     recorder.take_numbers(0..2, &Answers::default());
     // The lines 2 and 4 were on a connection that broke, and the enclave remembers nothing before 6.
     recorder.take_numbers([3, 5], &held);
-    let lines_again = |sequences: &[u64]| sequences.iter().map(|sequence| line(*sequence).into_bytes().into()).collect();
-    recorder.take_again(2, Records { lines: lines_again(&[6, 7]), next: 8 });
+    let lines_again = |sequences: &[u64]| {
+        sequences
+            .iter()
+            .map(|sequence| line(*sequence).into_bytes().into())
+            .collect()
+    };
+    recorder.take_again(
+        2,
+        Records {
+            lines: lines_again(&[6, 7]),
+            next: 8,
+        },
+    );
     assert_eq!(held.counts(), (0, 2));
     assert!(recorder.state().waiting.is_empty());
     // Too late: it does not stand in the record. What stands there and comes twice does.
@@ -452,7 +556,10 @@ fn a_new_boot_is_told_the_last_line_and_none_of_the_boot_before_follows_it() {
     assert_eq!(answers.counts(), (3, 1));
     // What the old connection still brings is refused, and the next one is told the same.
     recorder.take_numbers(3..5, &answers);
-    assert_eq!((answers.counts(), recorder.end_before(boot(8))), ((3, 3), Some(end)));
+    assert_eq!(
+        (answers.counts(), recorder.end_before(boot(8))),
+        ((3, 3), Some(end))
+    );
     recorder.begin(boot(8));
     recorder.maintain(true);
     assert_eq!(disk.after_a_crash(), lines(0..3));

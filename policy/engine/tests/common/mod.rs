@@ -5,9 +5,15 @@ use identity::{Caller, Intent, Payload, PublicKey};
 use policy::Bundle;
 use policy_engine::{Denied, PolicyInput, Rego, accept};
 
-/// One identity that may do anything, if this module allows it. The module's first line is its package.
+/// One identity that may do anything, if this module allows it. The module's first line is its
+/// package.
 pub(crate) fn bundle(module: &str) -> Bundle {
-    let key = |from: u8| (from..).find_map(|byte| PublicKey::ed25519(&[byte; 32]).ok()).unwrap().to_multikey();
+    let key = |from: u8| {
+        (from..)
+            .find_map(|byte| PublicKey::ed25519(&[byte; 32]).ok())
+            .unwrap()
+            .to_multikey()
+    };
     let entrypoint = module.lines().next().unwrap().replace("package ", "data.");
     let text = format!(
         "version = 1\nmode = \"production\"\nproxy_key = \"{}\"\noperator_key = \"{}\"\n\
@@ -33,5 +39,13 @@ pub(crate) fn ask(bundle: &Bundle, rego: &Rego, payload: &str) -> Result<(), Den
         envelope: false,
     };
     let caller = Caller::Asserted(ObservedCaller::ids(1, 1));
-    accept(bundle, Some(rego), &bundle.identities[0], None, &caller, &asked).map(|_| ())
+    accept(
+        bundle,
+        Some(rego),
+        &bundle.identities[0],
+        None,
+        &caller,
+        &asked,
+    )
+    .map(|_| ())
 }
