@@ -1,6 +1,6 @@
 use std::process::{Command, Output};
 
-use harness::{Running, post, program};
+use harness::{Running, get, post, program};
 use serde_json::{Value, json};
 
 fn run(name: &str, arguments: &[&str]) -> Output {
@@ -548,57 +548,123 @@ fn keys_are_made_private_and_never_over_another() {
 }
 
 #[test]
-fn curl_and_pythons_standard_library_work_as_the_readme_shows() {
+fn curl_and_the_examples_work_as_the_docs_show() {
     let running = Running::start();
-    let body = "{\"payload\":{\"action\":\"transfer\",\"amount\":100,\"recipient\":\"account_123\"},\"intent\":\"authorization\"}";
-    let curl = Command::new("curl")
-        .args(["-s", "--unix-socket"])
-        .arg(&running.socket)
-        .args([
-            "http://localhost/sign",
-            "-H",
-            "content-type: application/json",
-            "-d",
-            body,
-        ])
-        .output()
-        .unwrap();
+    let page = include_str!("../../../docs/agents.md");
+    let command = page
+        .split("```\n")
+        .find(|block| block.starts_with("curl "))
+        .expect("a command");
+    let command = command.replace(
+        "/run/anchorhold/sidecar.sock",
+        running.socket.to_str().unwrap(),
+    );
+    let curl = Command::new("sh").args(["-c", &command]).output().unwrap();
     assert!(serde_json::from_slice::<Value>(&curl.stdout).unwrap()["vouch_token"].is_string());
 
-    let readme =
-        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
-    let script = readme
-        .split("```python\n")
-        .nth(1)
-        .and_then(|rest| rest.split("```").next())
-        .expect("a Python example");
     let endpoint = format!("unix://{}", running.socket.display());
-    let python = Command::new("python3")
-        .args(["-c", script])
-        .env("ANCHORHOLD_ENDPOINT_SOCKET", &endpoint)
-        .output()
-        .unwrap();
-    assert!(python.status.success(), "{}", text(&python.stderr));
+    let example = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .env("ANCHORHOLD_ENDPOINT_SOCKET", &endpoint);
+        command.output().unwrap()
+    };
+    let did = get(&running.socket, "/identity").unwrap().json()["did"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let agent = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/agent.py");
+    let sign = program("examples/sign");
+    let mut tokens = Vec::new();
+    for (name, output) in [
+        ("agent.py", example("python3", &[agent])),
+        ("sign.rs", example(sign.to_str().unwrap(), &[])),
+    ] {
+        let line = text(&output.stdout);
+        let (who, token) = line
+            .trim_end()
+            .split_once(' ')
+            .unwrap_or_else(|| panic!("{name}: {output:?}"));
+        assert_eq!(who, did, "{name}");
+        tokens.push(token.to_owned());
+    }
+
+    // The second one, judged by the third example: with the mock's root, and without.
+    let files = running.verifier();
+    let folder = harness::private_folder();
+    let write = |name: &str, bytes: &[u8]| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, bytes).unwrap();
+        file.to_str().unwrap().to_owned()
+    };
+    let nonce = "ab".repeat(32);
+    let evidence = post(&running.socket, "/attestation", &json!({"nonce": nonce}))
+        .unwrap()
+        .body;
+    let images: String = ["PCR0", "PCR1", "PCR2"]
+        .iter()
+        .zip([
+            files.measurements[0].pcr0,
+            files.measurements[0].pcr1,
+            files.measurements[0].pcr2,
+        ])
+        .map(|(name, value)| format!("{name} = \"{value}\"\n"))
+        .collect();
+    let policy = format!(
+        "version = 1\n[[images]]\nlabel = \"i\"\n[images.registers]\n{images}\
+         [[bundles]]\nlabel = \"b\"\ndigest = \"{}\"\n",
+        files.policies[0].digest()
+    );
+    let (token, evidence) = (
+        write("token", tokens[1].as_bytes()),
+        write("evidence", &evidence),
+    );
+    let policy = write("verifier.toml", policy.as_bytes());
+    let root = running.state.root().to_str().unwrap().to_owned();
+    let verify = program("examples/verify");
+    let good = [&token, &evidence, &nonce, &policy, &root].map(String::as_str);
+    let judged = example(verify.to_str().unwrap(), &good);
+    assert!(judged.status.success(), "{judged:?}");
     assert!(
-        text(&python.stdout).contains("did:key:z6Mk"),
-        "{}",
-        text(&python.stdout)
+        text(&judged.stdout).starts_with(&format!("mock {did} ")),
+        "{judged:?}"
+    );
+    let judged = example(verify.to_str().unwrap(), &good[..4]);
+    assert_eq!(judged.status.code(), Some(1));
+    assert!(
+        text(&judged.stderr).starts_with("root_untrusted"),
+        "{judged:?}"
     );
 
+    // Who is refused is told why.
+    let refused = Running::prepared(
+        |state| {
+            state
+                .development_policy(&[("agent", "did:key", "EdDSA")])
+                .unwrap()
+                .replace("actions = [\"*\"]", "actions = [\"read\"]")
+        },
+        "",
+        &[],
+    );
+    let endpoint = format!("unix://{}", refused.socket.display());
+    let output = Command::new("python3")
+        .arg(agent)
+        .env("ANCHORHOLD_ENDPOINT_SOCKET", &endpoint)
+        .output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        text(&output.stderr).contains("403 intent_action_not_in_allowlist"),
+        "{output:?}"
+    );
+
+    let endpoint = format!("unix://{}", running.socket.display());
     let env = run("anchorhold", &["env", "--endpoint", &endpoint]);
     assert_eq!(
         text(&env.stdout),
         format!("export ANCHORHOLD_ENDPOINT_SOCKET='{endpoint}'\n")
-    );
-    assert_eq!(
-        post(
-            &running.socket,
-            "/sign",
-            &json!({"payload": {}, "intent": "a"})
-        )
-        .unwrap()
-        .status,
-        200
     );
 }
 
