@@ -78,7 +78,7 @@ pub fn sign<S: Signer>(statement: &Statement, old: &S, new: &S) -> Result<Vec<u8
 /// Verifies that `old` named its successor and that the successor accepted.
 pub fn verify(bytes: &[u8], old: &PublicKey) -> Result<Statement, Error> {
     let by_old = cose::unverified_payload(bytes)?;
-    let statement: Statement = cbor::from_slice(&cose::verify(Purpose::SUCCESSOR, &by_old, old)?)?;
+    let statement: Statement = cbor::from_slice(cose::verify(Purpose::SUCCESSOR, by_old, old)?)?;
     cose::verify(Purpose::SUCCESSOR_ACCEPTED, bytes, &statement.new.key()?)?;
     if statement.tag != TAG {
         return Err(Error::SuccessionInvalid("another tag"));
@@ -135,7 +135,7 @@ impl Order {
 
     /// Reads an order that `operator` signed.
     pub fn verify(bytes: &[u8], operator: &PublicKey) -> Result<Self, Error> {
-        cbor::from_slice(&cose::verify(Purpose::ROTATION_ORDER, bytes, operator)?)
+        cbor::from_slice(cose::verify(Purpose::ROTATION_ORDER, bytes, operator)?)
     }
 }
 

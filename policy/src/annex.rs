@@ -97,7 +97,7 @@ impl Annex {
     pub fn verify(signed: &[u8], operator: &PublicKey) -> Result<Self, Error> {
         let canonical = cose::verify(Purpose::ANNEX, signed, operator)?;
         let annex: Self =
-            json::parse_as(&canonical).map_err(|error| malformed(error.to_string()))?;
+            json::parse_as(canonical).map_err(|error| malformed(error.to_string()))?;
         annex.check()?;
         if json::canonical(&annex)? == canonical {
             Ok(annex)
@@ -107,7 +107,7 @@ impl Annex {
     }
 
     /// The canonical bytes within a signed annex; nothing is verified.
-    pub fn unverified_canonical(signed: &[u8]) -> Result<Vec<u8>, Error> {
+    pub fn unverified_canonical(signed: &[u8]) -> Result<&[u8], Error> {
         Ok(cose::unverified_payload(signed)?)
     }
 
@@ -204,7 +204,7 @@ impl AssertedCaller {
         ];
         if self.uid.is_none() && self.gid.is_none() && anchors.iter().all(|anchor| anchor.is_none())
         {
-            return Err("an executable alone says little: whoever may run it may also steer it. Give uid, gid, unit, pod, \
+            return Err("an executable alone says little: a user who may run it may also steer it. Give uid, gid, unit, pod, \
                         container, label or socket too"
                 .into());
         }

@@ -739,14 +739,14 @@ fn an_annex_is_the_operators_and_has_one_spelling() {
     assert_eq!(
         annex.id().unwrap(),
         identity::AnnexId {
-            digest: identity::sha256(&canonical),
+            digest: identity::sha256(canonical),
             version: 3
         }
     );
     let sign = |text: &str| {
         identity::cose::sign(identity::cose::Purpose::ANNEX, text.as_bytes(), &operator).unwrap()
     };
-    let text = std::str::from_utf8(&canonical).unwrap();
+    let text = std::str::from_utf8(canonical).unwrap();
     assert!(Annex::verify(&sign(text), &operator.1).is_ok());
     for wrong in [
         text.replace(",\"version\"", ", \"version\""),
@@ -765,7 +765,7 @@ fn an_annex_is_the_operators_and_has_one_spelling() {
     // Another statement of the operator is no annex.
     let order = identity::cose::sign(
         identity::cose::Purpose::ROTATION_ORDER,
-        &canonical,
+        canonical,
         &operator,
     )
     .unwrap();

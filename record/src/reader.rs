@@ -163,7 +163,7 @@ impl Reader {
             .iter()
             .find_map(verified)
             .ok_or(identity::Error::SignatureInvalid)?;
-        let head: Head = cbor::from_slice(&head)?;
+        let head: Head = cbor::from_slice(head)?;
         self.verified = Some((bytes.to_vec(), head.clone()));
         Ok((head, key))
     }

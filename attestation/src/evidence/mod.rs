@@ -183,7 +183,7 @@ impl Evidence {
         let claims = document.document();
         let proven = cose::verify(Purpose::POSSESSION, &self.possession, key)
             .map_err(|_| Error::PossessionInvalid)?;
-        let proven: Possession = cbor::from_slice(&proven).map_err(|_| Error::PossessionInvalid)?;
+        let proven: Possession = cbor::from_slice(proven).map_err(|_| Error::PossessionInvalid)?;
         let good = proven.tag == POSSESSION_TAG
             && claims.nonce.as_deref() == Some(&proven.nonce)
             && proven.document == claims.payload_digest().0;

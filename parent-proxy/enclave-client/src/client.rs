@@ -27,7 +27,7 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 /// For connecting, proving and provisioning.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
-/// An enclave boots in a second or two; whoever waits for it should not wait for us.
+/// An enclave boots in a second or two; callers that wait for it should not wait for us.
 const BACKOFF_LAST: Duration = Duration::from_millis(500);
 /// Requests under way on one connection.
 const MAX_PENDING: usize = 1024;
@@ -328,7 +328,7 @@ impl Shared {
         let digest = |signed: &[u8]| {
             Annex::unverified_canonical(signed)
                 .ok()
-                .map(|canonical| identity::sha256(&canonical).0)
+                .map(|canonical| identity::sha256(canonical).0)
         };
         let Some(signed) =
             annex.filter(|signed| status.annex.is_none() || status.annex != digest(signed))
@@ -436,7 +436,7 @@ impl EnclaveConnection {
             std::mem::swap(&mut *lock(&self.out), &mut batch);
             if batch.is_empty() {
                 self.wake.notified().await;
-                // Whoever else is ready adds its request first: one write, and one signature of the
+                // Another task that is ready adds its request first: one write, and one signature of the
                 // record, for all of them.
                 tokio::task::yield_now().await;
                 continue;

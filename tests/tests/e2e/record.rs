@@ -238,7 +238,7 @@ fn head(line: &[u8], key: &PublicKey) -> Head {
     for _ in 0..proof.array().unwrap() {
         proof.bytes().unwrap();
     }
-    cbor::from_slice(&cose::verify(Purpose::RECORD, proof.bytes().unwrap(), key).unwrap()).unwrap()
+    cbor::from_slice(cose::verify(Purpose::RECORD, proof.bytes().unwrap(), key).unwrap()).unwrap()
 }
 
 /// Sends so many requests at once, as one write over a connection of its own; gives their events.
@@ -459,7 +459,7 @@ fn boots_that_are_missing_moved_or_cut_are_found_by_the_command() {
             "{facts}"
         );
     };
-    // Gone, and whoever asks need not know of it; moved; cut at an end or a beginning.
+    // Gone, and a caller that asks need not know of it; moved; cut at an end or a beginning.
     refused(&[a, c], &[one, three], "something else came before it");
     refused(&[a, b, c], &[one, three], "something else came before it");
     refused(
