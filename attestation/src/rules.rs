@@ -10,7 +10,7 @@ pub(crate) trait Rules {
     fn waives(&self, rule: Rule) -> bool;
 
     /// Whether webpki looks at the chain again, after all rules were held against it. It holds many
-    /// of the same rules, so whoever leaves one out must leave it out too.
+    /// of the same rules, so a test that leaves one out must leave it out too.
     fn second_opinion(&self) -> bool {
         true
     }

@@ -1,6 +1,6 @@
 //! The steps from bytes to a verdict, in their order, and what became of each.
 //!
-//! Whoever holds a rule writes down what it passed, in [`Steps`], as it passes it. What was refused
+//! The code that holds a rule writes down what it passed, in [`Steps`], as it passes it. What was refused
 //! belongs to the step that its rule names, or to the one that was under way; what nobody asked for
 //! is read from the same list.
 
@@ -407,23 +407,11 @@ impl Steps {
     /// The steps of what was refused for `error`: those of `plan` that were never reached among
     /// them.
     pub(crate) fn refuse(mut self, plan: &[Step], error: &Error) -> Vec<Check> {
-        let failed = self
-            .entries
-            .iter()
-            .find(|(_, made)| made.outcome == Outcome::Failed && !made.allowed);
-        let next = || {
-            plan.iter()
-                .find(|step| !self.entries.contains_key(step))
-                .or(plan.last())
-        };
-        if let Some(under_way) = failed.map(|(step, _)| step).or_else(next) {
-            let step = Rule::from(error).step(*under_way);
-            if self
-                .entries
-                .get(&step)
-                .is_none_or(|made| made.outcome != Outcome::Failed)
-            {
-                self.failed(step, error.to_string());
+        let failed = |made: &Entry| made.outcome == Outcome::Failed && !made.allowed;
+        if !self.entries.values().any(failed) {
+            let next = plan.iter().find(|step| !self.entries.contains_key(step));
+            if let Some(under_way) = next.or(plan.last()) {
+                self.failed(Rule::from(error).step(*under_way), error.to_string());
             }
         }
         for step in plan

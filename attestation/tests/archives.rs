@@ -345,3 +345,40 @@ fn a_token_that_was_made_after_its_witness_saw_it_is_refused() {
     assert_eq!(judged("almost-of-the-future", made), Ok(()));
     assert_eq!(judged("good", made), Ok(()));
 }
+
+/// A witness of another kind may have any error.
+#[derive(Debug)]
+struct Fails(Error);
+
+impl TimeAnchor for Fails {
+    fn kind(&self) -> &'static str {
+        "none"
+    }
+
+    fn prove(&self, _: &identity::Digest<32>) -> Result<Anchored, Error> {
+        Err(self.0.clone())
+    }
+}
+
+#[test]
+fn a_witness_that_fails_is_what_failed_whatever_its_error_is_called() {
+    let evidence = file("cases/evidence/good.cbor");
+    let root = MockRoot::from_pem(&file("cases/root.pem")).unwrap();
+    for error in [
+        Error::RootUntrusted,
+        Error::PolicyMismatch,
+        Error::TimestampImprint,
+    ] {
+        let verifier = witnessed(Fails(error.clone()), &root, LATER);
+        let refusal = verifier.judge(Subject::Evidence(&evidence)).unwrap_err();
+        assert_eq!(refusal.code(), error.code());
+        let failed = refusal
+            .checks
+            .iter()
+            .filter(|check| check.outcome == Outcome::Failed);
+        assert_eq!(
+            failed.map(|check| check.step).collect::<Vec<_>>(),
+            [Step::TimeAnchor]
+        );
+    }
+}

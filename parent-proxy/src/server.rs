@@ -56,7 +56,7 @@ const MAX_ATTESTING: usize = 4;
 const MAX_HEAD: usize = 16 * 1024;
 
 /// Serves until SIGTERM or SIGINT, then drains.
-pub async fn run(config: Config) -> Result<(), Error> {
+pub async fn run(mut config: Config) -> Result<(), Error> {
     raise_file_limit();
     let key = read_key(&config)?;
     let annex = config
@@ -66,7 +66,9 @@ pub async fn run(config: Config) -> Result<(), Error> {
         .transpose()?;
     let counters = Counters::default();
     let metrics = Arc::new(Metrics::new(&counters));
-    let mut listeners = Listeners::bind(&config, annex.as_ref().map(|(_, annex)| annex)).await?;
+    let localhost = config.localhost.take();
+    let named = annex.as_ref().map(|(_, annex)| annex);
+    let mut listeners = Listeners::bind(&config, localhost, named).await?;
     let recorder = Recorder::open(config.record.clone(), counters.clone())?;
     tokio::spawn(Arc::clone(&recorder).tend());
     let exit_reasons = ExitReasons::listen(&config.enclave, Arc::clone(&metrics));
@@ -182,7 +184,11 @@ struct Listeners {
 }
 
 impl Listeners {
-    async fn bind(config: &Config, annex: Option<&Annex>) -> Result<Self, Error> {
+    async fn bind(
+        config: &Config,
+        localhost: Option<Localhost>,
+        annex: Option<&Annex>,
+    ) -> Result<Self, Error> {
         let mut sockets = vec![match activated()? {
             Some(listener) => Socket::inherited(listener)?,
             None => Socket::bind(&config.socket, &config.policy, annex)?,
@@ -195,14 +201,11 @@ impl Listeners {
             tcp: None,
             localhost: None,
         };
-        if let Some(localhost) = &config.localhost {
+        if let Some(mut localhost) = localhost {
             let tcp = TcpListener::bind(localhost.listen).await?;
-            let listen = tcp.local_addr()?;
-            info!(address = %listen, "listening on localhost; callers show tokens");
-            listeners.localhost = Some(Localhost {
-                listen,
-                ..localhost.clone()
-            });
+            localhost.listen = tcp.local_addr()?;
+            info!(address = %localhost.listen, "listening on localhost; callers show tokens");
+            listeners.localhost = Some(localhost);
             listeners.tcp = Some(tcp);
         }
         Ok(listeners)

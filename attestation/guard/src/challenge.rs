@@ -80,7 +80,7 @@ mod tests {
         assert_eq!(at(1060), (2, vec![2, 1]));
         assert_eq!(at(1119), (2, vec![2, 1]));
         assert_eq!(at(1120), (3, vec![3, 2]));
-        // Two minutes after it was first given out, it is over, whoever asked in between or did
+        // Two minutes after it was first given out, it is over, no matter who asked in between or did
         // not.
         assert_eq!(at(1179), (3, vec![3, 2]));
         assert_eq!(at(1240), (4, vec![4]));

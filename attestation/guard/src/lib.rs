@@ -29,7 +29,7 @@
 //! to sign a second later.
 //!
 //! A token is for a service, not for a call: the handler compares the token's intent and payload
-//! with what it is asked to do, as the example `tool-server` does. Otherwise whoever catches a
+//! with what it is asked to do, as the example `tool-server` does. Otherwise anybody who catches a
 //! token before it is used can use it for another call.
 //!
 //! What this cannot do: see a replay at another process. Two servers that share an audience each

@@ -327,8 +327,7 @@ impl Expectations {
         match expected {
             Some(audience) => steps.passed(Step::Audience, format!("{audience:?}")),
             None => {
-                let why =
-                    "it was made for nobody in particular: whoever has it can show it to anybody";
+                let why = "it was made for nobody in particular: anybody who has it can show it to others";
                 steps.not_checked(Step::Audience, why);
             }
         }

@@ -146,11 +146,11 @@ impl Verifier {
         steps: &mut Steps,
     ) -> Result<(Verdict, P::Found), Error> {
         let digest = anchored_digest(presented.document(), &presented.signed());
-        let witness = self
-            .anchor
-            .as_deref()
-            .map(|anchor| Witness::ask(anchor, &digest, self.at))
-            .transpose()?;
+        let ask = |anchor: &dyn TimeAnchor| Witness::ask(anchor, &digest, self.at);
+        let witness = self.anchor.as_deref().map(ask).transpose();
+        // A witness is anybody's code: whatever its error is called, it is the witness that failed.
+        let witness =
+            witness.inspect_err(|error| steps.failed(Step::TimeAnchor, error.to_string()))?;
         Appraisal {
             verifier: self,
             presented,

@@ -158,7 +158,7 @@ fn verify(
         signed,
         signature,
     } = parse(bytes, rules)?;
-    steps.passed(Step::DocumentForm, format!("of {}", document.module_id));
+    steps.passed(Step::DocumentForm, format!("{} bytes", bytes.len()));
     chain::check_root(&chain, root, rules)?;
     steps.passed(Step::Root, format!("the root {}", identity::sha256(root)));
     let chain = chain::verify(&chain, at, rules)?;
@@ -180,6 +180,8 @@ fn verify(
         Step::DocumentSignature,
         "ES384 by the last certificate's key",
     );
+    // From here on it is the module's text, and not anybody's.
+    steps.passed(Step::DocumentForm, format!("of {}", document.module_id));
     let (made, validity) = (document.made(), chain.leaf.validity());
     rules.require(made <= at.plus(SKEW_SECONDS), Error::DocumentFromFuture)?;
     rules.require(validity.contains(&made), Error::DocumentOutsideLeaf)?;

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use crate::turned_away::TurnedAway;
 
 /// A TCP listener on a loopback address.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Localhost {
     /// The address.
     pub listen: SocketAddr,
@@ -19,8 +19,8 @@ pub struct Localhost {
     pub callers: Vec<LocalhostCaller>,
 }
 
-/// A caller on localhost: whoever shows this token.
-#[derive(Debug, Clone)]
+/// A caller on localhost: the one who shows this token.
+#[derive(Debug)]
 pub struct LocalhostCaller {
     /// The name that the policy knows.
     pub name: String,
