@@ -4,6 +4,17 @@
 //! The format is that of `aws-nitro-enclaves-image-format` (version 4, big-endian); the
 //! measurements are those of the AWS Nitro Enclaves user guide, "Where to find an enclave's
 //! measurements".
+//!
+//! ```text
+//! source, kernel ──build──> Image ──measure──> PCR0, 1, 2 (8)
+//!                             ^  |
+//!          read_file ──parse──┘  └──> kernel, command line, ramdisks
+//! ```
+//!
+//! ```
+//! // Sections in order, without gaps, nothing after them: else it is not measured as it is read.
+//! assert!(eif::Image::parse(b".eif and nothing else").is_err());
+//! ```
 #![forbid(unsafe_code)]
 
 pub mod build;

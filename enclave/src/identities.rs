@@ -229,7 +229,7 @@ impl Identity {
         Ok((slot.history.clone(), statement))
     }
 
-    /// Wipes the key. Waits for whoever holds it.
+    /// Wipes the key. Waits for the request that holds it.
     pub(crate) fn wipe(&self) {
         *write(&self.slot) = None;
     }

@@ -432,7 +432,7 @@ fn flush(writer: &Mutex<Box<dyn Stream>>, out: &mut Vec<u8>) -> Result<(), End> 
         let deadline = Instant::now() + FRAME_TIMEOUT;
         let mut written = 0;
         while written < out.len() {
-            // A reader that takes a few bytes at a time would hold up whoever shares this writer.
+            // A reader that takes a few bytes at a time would hold up all who share this writer.
             let more = writer.write(&out[written..])?;
             written += more;
             if more == 0 || (written < out.len() && Instant::now() > deadline) {

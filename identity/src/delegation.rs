@@ -18,7 +18,7 @@ const MAX_BYTES: usize = 16 * 1024;
 const MAX_WORDS: usize = 64;
 
 /// Whether two texts are the beginnings of the same signature, base64url. Only its first half is
-/// looked at, `r` of ECDSA and `R` of EdDSA: whoever has an ECDSA signature `(r, s)` can make `(r,
+/// looked at, `r` of ECDSA and `R` of EdDSA: anybody who has an ECDSA signature `(r, s)` can make `(r,
 /// n - s)` of it, which verifies as well.
 fn is_same_signature(one: &str, other: &str) -> bool {
     /// Characters that are all of the first 32 bytes: 252 of 256 bits.
@@ -335,7 +335,7 @@ impl Subject {
         actors.flatten().chain(chain).chain([self.sub.as_str()])
     }
 
-    /// What remains of the scope for whoever asks for `wanted`; never more than it says.
+    /// What remains of the scope for a caller that asks for `wanted`; never more than it says.
     pub fn narrow_scope(&self, wanted: Option<&str>) -> Result<Vec<String>, Error> {
         let own = self.scope.clone().unwrap_or_default();
         match wanted.map(words).transpose()? {
@@ -354,7 +354,7 @@ impl Subject {
         }
     }
 
-    /// Lets `did`, called `agent`, act for whoever acted before.
+    /// Lets `did`, called `agent`, act for the one who acted before.
     pub fn act_by(&self, did: &str, agent: &str, max_depth: usize) -> Result<Act, Error> {
         if self
             .may_act

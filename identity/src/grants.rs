@@ -13,7 +13,7 @@ use crate::credential::{self, Grant};
 use crate::delegation::is_within;
 use crate::{Algorithm, Did, Error, Intent, PublicKey, SKEW_SECONDS, UnixSeconds, json};
 
-/// Grants before whoever acts: with it, five (see [`crate::delegation::MAX_DEPTH`]).
+/// Grants before the one who acts: with it, five (see [`crate::delegation::MAX_DEPTH`]).
 pub const MAX_GRANTS: usize = 4;
 const MAX_BYTES: usize = 16 * 1024;
 /// Entries of one grant: for revocation and suspension.

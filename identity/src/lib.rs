@@ -1,8 +1,8 @@
 //! Identity formats of Anchorhold: DIDs, Vouch tokens and credentials, COSE statements, canonical
 //! JSON.
 //!
-//! Everything here is pure: no I/O, no clock, no randomness. Whoever signs passes a [`Signer`];
-//! whoever verifies passes the time. A key signs nothing but a [`Message`], and only this crate can
+//! Everything here is pure: no I/O, no clock, no randomness. A signer passes a [`Signer`];
+//! a verifier passes the time. A key signs nothing but a [`Message`], and only this crate can
 //! make one.
 //!
 //! ```

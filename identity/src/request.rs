@@ -82,7 +82,7 @@ pub struct Exchange<'a> {
     /// What of the scope is wanted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<&'a str>,
-    /// The token of whoever delegates.
+    /// The token of the one who delegates.
     pub subject_token: &'a str,
 }
 

@@ -111,7 +111,7 @@ async fn listen(address: Address, metrics: Arc<Metrics>) {
     };
     let places = Arc::new(Semaphore::new(MAX_SPEAKERS));
     loop {
-        // Whoever says nothing keeps nobody else from speaking, until there are too many of them.
+        // A connection that says nothing keeps no other from speaking, until there are too many of them.
         let Ok(speaker) = Arc::clone(&places).acquire_owned().await else {
             return;
         };

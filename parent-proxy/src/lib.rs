@@ -3,6 +3,21 @@
 //! In the eyes of the enclave and of verifiers this program is hostile. It keeps no key of an
 //! identity, decides nothing that the enclave does not decide again, and what it says of a caller
 //! is marked as its claim.
+//!
+//! ```text
+//!              callers: who connects, whether it may, what it may take
+//!                 |
+//! agent ──HTTP──> api ──Request──> enclave-client ──vsock──> enclave
+//!                 |                    |
+//!              metrics              the record's files
+//! ```
+//!
+//! ```
+//! use parent_proxy::Target;
+//!
+//! assert_eq!("unix:///run/a.sock".parse(), Ok(Target::Unix("/run/a.sock".into())));
+//! assert!("https://elsewhere.example".parse::<Target>().is_err(), "a sidecar is on this host");
+//! ```
 
 mod api;
 pub mod cli;

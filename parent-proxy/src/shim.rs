@@ -35,7 +35,7 @@ struct Shim {
     /// Variables: `NAME` is let through, `NAME=value` is set.
     #[serde(default)]
     environment: Vec<String>,
-    /// Whether the arguments of whoever calls are appended.
+    /// Whether the caller's arguments are appended.
     #[serde(default)]
     arguments: bool,
 }

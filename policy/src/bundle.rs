@@ -105,7 +105,7 @@ pub struct IdentityPolicy {
 
 impl Bundle {
     /// Refuses an annex that revokes an agent that this bundle does not have: what was meant would
-    /// go on. Whoever brings an annex to an enclave asks this first. The enclave does not: an annex
+    /// go on. The sidecar asks this before it brings an annex to an enclave. The enclave does not: an annex
     /// that is not taken revokes nothing at all.
     pub fn check_annex(&self, annex: &Annex) -> Result<(), Error> {
         let is_agent = |entry: &str| {
@@ -272,7 +272,7 @@ impl Bundle {
                 && let Some(other) = environments.find(|other| *other != one)
             {
                 return Err(malformed(format!(
-                    "caller {:?}: one key for {one} and {other}; whoever takes it in the one has the other. Give it a key for each",
+                    "caller {:?}: one key for {one} and {other}; an attacker who takes it in the one has the other. Give it a key for each",
                     caller.name
                 )));
             }
@@ -320,7 +320,7 @@ impl Bundle {
     }
 
     /// What the resource is, if any label matches. Of a resource that is not spelled in the one way
-    /// nothing is known: whoever decides by labels refuses it first ([`identity::resource`]).
+    /// nothing is known: rules that decide by labels refuse it first ([`identity::resource`]).
     pub fn labels(&self, resource: &str) -> Option<&ResourceLabels> {
         self.resources
             .iter()

@@ -10,7 +10,7 @@ pub const EXIT_PORT: u32 = 5006;
 /// Why an enclave ended: one frame, the enclave's last words. The consoles of production enclaves
 /// cannot be read.
 ///
-/// Whoever can open a vsock to the parent can say such a thing. It is for the operator's eyes;
+/// Anybody who can open a vsock to the parent can say such a thing. It is for the operator's eyes;
 /// nothing is decided by it.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(array)]

@@ -207,7 +207,7 @@ impl Authority {
         })
     }
 
-    /// The root's key, PKCS#8. Whoever has it can make mock evidence; nobody can make genuine
+    /// The root's key, PKCS#8. Anybody who has it can make mock evidence; nobody can make genuine
     /// evidence with it.
     pub fn key_pem(&self) -> String {
         let pem = self

@@ -60,7 +60,7 @@ impl GuestNsm {
     }
 }
 
-/// What the device says of PCR0 to 4 and 8, for whoever compares.
+/// What the device says of PCR0 to 4 and 8, for those who compare.
 fn show_registers() {
     let device = driver::nsm_init();
     for index in [0, 1, 2, 3, 4, 8] {

@@ -1,6 +1,21 @@
 //! For developers: a Nitro Secure Module without hardware, and the programs around it. Mock code
 //! lives in this crate and in no other; what it makes chains to a root of its own and can pass for
 //! genuine nowhere.
+//!
+//! ```text
+//! demo, up ──> Child (enclave process, DevEnclave) <──Unix socket── Child (sidecar process)
+//!                  |
+//!              nsm: the mock ──> authority: a root of its own, new for each state directory
+//!
+//! qemu ──> vm: QEMU with the image ──vsock── nsm over wire
+//! ```
+//!
+//! ```
+//! use attestation::{Error, MockRoot, aws_root_g1};
+//!
+//! // No mock can have the root of genuine documents.
+//! assert_eq!(MockRoot::from_der(aws_root_g1()), Err(Error::RootNotMock));
+//! ```
 #![forbid(unsafe_code)]
 
 pub mod authority;

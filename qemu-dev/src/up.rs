@@ -21,7 +21,7 @@ pub struct Up {
     pub socket: PathBuf,
 }
 
-/// Runs both processes until one ends or a signal comes. Whoever stops it early cleans up by
+/// Runs both processes until one ends or a signal comes. A caller that stops it early cleans up by
 /// dropping it.
 pub async fn up(options: &Up) -> Result<(), Error> {
     let (mut terminate, mut interrupt) = (

@@ -67,7 +67,7 @@ pub(crate) fn endpoint(folder: &Path) -> Endpoint {
 }
 
 const VHOST_TIMEOUT: Duration = Duration::from_secs(10);
-/// Lines of the console that wait for whoever reads them; more are dropped.
+/// Lines of the console that wait for a reader; more are dropped.
 const CONSOLE_LINES: usize = 1024;
 const MAX_LINE: u64 = 1024;
 
@@ -253,7 +253,7 @@ fn console_input() -> Stdio {
     }
 }
 
-/// Shows the console, line by line, on standard output. Whoever does not read it does not hold up
+/// Shows the console, line by line, on standard output. A terminal that does not read it does not hold up
 /// the machine; what the console says cannot command a terminal.
 fn show(console: impl Read + Send + 'static) {
     let (lines, waiting) = sync_channel::<String>(CONSOLE_LINES);

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! ```
-//! // Whoever has no key believes nothing.
+//! // Without a key nothing is believed.
 //! assert!(record::Reader::new(Vec::new()).next(b"{}").is_err());
 //! ```
 

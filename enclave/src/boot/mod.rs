@@ -34,7 +34,7 @@ pub struct Image {
     pub name: &'static str,
     /// Who may come to the window.
     pub parent: Parent,
-    /// The context ids of whoever may be there to hear why the enclave ends; all are told.
+    /// The context ids of those who may be there to hear why the enclave ends; all are told.
     pub notified: &'static [u32],
 }
 

@@ -11,7 +11,7 @@ use crate::env::Env;
 use crate::stores::approvals::Signed;
 use crate::sync::lock;
 
-/// Shows a request that waits to whoever knows its id.
+/// Shows a request that waits to a caller that knows its id.
 pub(crate) fn show(env: &Env<'_>, id: ApprovalId) -> Result<PendingApproval, Error> {
     let now = env.now()?.latest;
     lock(&env.provisioned.approvals).get(id, now).cloned()

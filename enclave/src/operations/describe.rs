@@ -9,7 +9,7 @@ use crate::env::Env;
 /// Describes an identity to a caller that may use it.
 pub(crate) fn describe(env: &Env<'_>, requester: &Requester) -> Result<Description, Error> {
     let identity = env.provisioned.find(requester, env.annex())?;
-    // Whoever proves itself may be anybody, and must know for which boot and which version it
+    // A caller that proves itself may be anybody, and must know for which boot and which version it
     // signs.
     if identity.policy.callers.proven.is_empty() {
         env.admit(

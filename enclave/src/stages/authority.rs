@@ -26,9 +26,9 @@ pub(crate) struct Authority<'e> {
 pub(crate) enum Basis {
     /// The agent's own.
     Own,
-    /// Whoever delegated to the agent, by a token that an exchange made.
+    /// The one who delegated to the agent, by a token that an exchange made.
     Exchanged(ExchangedAuthority),
-    /// Whoever granted to the agent, by credentials.
+    /// The one who granted to the agent, by credentials.
     Granted(GrantedAuthority),
 }
 
@@ -252,7 +252,7 @@ impl GrantedAuthority {
     }
 }
 
-/// Refuses grants of which one is revoked: by its id, by the DID or the name of whoever granted, or
+/// Refuses grants of which one is revoked: by its id, by the DID or the name of the one who granted, or
 /// by a status list.
 fn check_grants(env: &Env<'_>, grants: &Grants) -> Result<(), Error> {
     let agents: Vec<String> = grants

@@ -60,7 +60,7 @@ pub(crate) fn sign(
     permit: Permit<'_>,
     trail: &mut Trail,
 ) -> Result<Settling, Error> {
-    // Whoever waited for the key, or for its turn at Rego, waited while others went on.
+    // A request that waited for the key, or for its turn at Rego, waited while others went on.
     env.check_current()?;
     let approved = match (permit.approval(), permit.request().approval) {
         (None, _) => {

@@ -662,7 +662,7 @@ fn an_exchange_passes_the_same_stages() {
         }),
         "audience_invalid"
     );
-    // A token about the agent itself hands nothing on, whoever shows it.
+    // A token about the agent itself hands nothing on, no matter who shows it.
     let own = setting.signed(request("read")).unwrap().signed;
     let (outcome, decision) = setting.exchange(ask(&own, 1000));
     assert_eq!(outcome.unwrap_err().code(), "delegation_invalid");

@@ -188,7 +188,9 @@ impl Approvals {
         }
         let own = matches!(&entry.caller, Caller::Proven(proven) if proven.key == *kid);
         if own {
-            return Err(Error::ApprovalInvalid("whoever asks cannot approve"));
+            return Err(Error::ApprovalInvalid(
+                "the caller that asks cannot approve",
+            ));
         }
         if entry.approved.is_some() {
             return Err(Error::ApprovalInvalid("it was approved before"));

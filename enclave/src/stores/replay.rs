@@ -12,7 +12,7 @@ use crate::Error;
 const MAX_USED: usize = 60 * 1024;
 
 /// Proofs that were used, by the time at which they run out, and the latest time at which any was:
-/// those that had run out by then are forgotten, and not taken, whatever the time is for whoever
+/// those that had run out by then are forgotten, and not taken, whatever the time is for a caller that
 /// asks more slowly.
 pub(crate) struct ReplayCache {
     used: BTreeSet<(i64, [u8; 32])>,

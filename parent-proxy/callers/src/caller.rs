@@ -22,7 +22,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Whoever this is what was seen of.
+    /// The caller of whom this was seen.
     pub fn of(
         claim: ObservedCaller,
         quota: Arc<CallerQuota>,

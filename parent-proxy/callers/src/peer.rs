@@ -81,7 +81,7 @@ impl Connected {
 
 /// Where the Linux security module (LSM) names a caller: on its socket, and in its process.
 pub trait Labels {
-    /// What it says of whoever connected, as bytes; nothing if there is no such module.
+    /// What it says of the one who connected, as bytes; nothing if there is no such module.
     fn of_peer(&self, stream: BorrowedFd<'_>) -> Option<Vec<u8>>;
 
     /// What it says of a process now. `folder` is the process' directory of `/proc`.
@@ -397,7 +397,7 @@ fn file_system_of(mounts: &str, mount: u64) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// Whether the bytes of such a file system are the kernel's affair, and so are the same for whoever
+/// Whether the bytes of such a file system are the kernel's affair, and so are the same for anybody who
 /// runs or reads them. Whatever is not listed is not: FUSE and virtiofs ask a program for them each
 /// time, network file systems a server, and what comes next is unknown.
 fn is_local(kind: &str) -> bool {
@@ -409,7 +409,7 @@ fn is_local(kind: &str) -> bool {
 }
 
 /// Unit, pod and container of the lines of `/proc/<pid>/cgroup` (cgroups(7)). The outermost unit
-/// counts: what lies below it can be named by whoever runs in it. Lines that contradict each other
+/// counts: what lies below it can be named by programs that run in it. Lines that contradict each other
 /// say nothing.
 fn of_cgroup(text: &str) -> (Option<String>, Option<String>, Option<String>) {
     let paths: Vec<&str> = text
@@ -432,7 +432,7 @@ fn of_cgroup(text: &str) -> (Option<String>, Option<String>, Option<String>) {
 }
 
 /// The parts of a path down to the outermost unit. What lies below a unit, or below `user.slice`,
-/// is named by whoever runs there: any user may make folders in what systemd delegated to it.
+/// is named by programs that run there: any user may make folders in what systemd delegated to it.
 fn of_the_system(path: &str) -> impl Iterator<Item = &str> {
     let mut ended = path
         .split('/')

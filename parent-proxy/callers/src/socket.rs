@@ -47,7 +47,7 @@ fn is_shared(policy: &Bundle, annex: Option<&Annex>) -> bool {
     if described.into_iter().any(|caller| caller.uid != Some(own)) {
         return true;
     }
-    // Who a name stands for, the annex says, and it may change; and whoever proves itself may be
+    // Who a name stands for, the annex says, and it may change; and a caller that proves itself may be
     // anybody.
     let others = |callers: &Callers| {
         !callers.gids.is_empty()
@@ -128,7 +128,7 @@ impl Socket {
         })
     }
 
-    /// Takes a socket that listens already. Where it is and who may reach it was decided by whoever
+    /// Takes a socket that listens already. Where it is and who may reach it was decided by the one who
     /// made it, and it stays when this one goes; the peers' credentials decide as ever.
     pub fn inherited(listener: std::os::unix::net::UnixListener) -> Result<Self, Error> {
         listener.set_nonblocking(true)?;
@@ -153,7 +153,7 @@ impl Socket {
     }
 }
 
-/// Each byte on each connection comes with the credentials of whoever wrote it; connections inherit
+/// Each byte on each connection comes with the credentials of the process that wrote it; connections inherit
 /// this from their listener.
 fn ask_for_writers(listener: &UnixListener) -> io::Result<()> {
     Ok(rustix::net::sockopt::set_socket_passcred(listener, true)?)
@@ -210,7 +210,7 @@ fn prepare_folder(folder: &Path, shared: bool) -> Result<(), String> {
     Ok(())
 }
 
-/// Whoever may rename a directory above could put another in its place: each must be root's or
+/// A user who may rename a directory above could put another in its place: each must be root's or
 /// ours, and writable by others only where they cannot move what is not theirs (sticky).
 fn check_ancestors(folder: &Path) -> Result<(), String> {
     let folder = std::path::absolute(folder).map_err(|error| error.to_string())?;

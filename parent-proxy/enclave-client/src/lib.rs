@@ -1,6 +1,20 @@
 //! The connection to an enclave, and the record that it obliges its client to keep: nothing that an
 //! enclave decided is handed out before it is written down. The sidecar has one; a gateway of its
 //! own can have one too.
+//!
+//! ```text
+//! EnclaveClient::request ──> connection: Session (hello, proof, policy, missed events), then frames
+//!                                |                                      ^
+//!                                v  each answer with its event          | broken: again, with backoff
+//!                            Recorder: written, synced ──> only then the answer
+//! ```
+//!
+//! ```
+//! use enclave_client::KeyFile;
+//!
+//! // A key that others could read is none.
+//! assert!(KeyFile::read("/dev/null".as_ref()).is_err());
+//! ```
 
 mod client;
 mod connect;

@@ -160,7 +160,7 @@ impl Recorder {
     pub fn begin(&self, boot_id: BootId) -> u64 {
         let mut state = self.state();
         if state.boot != Some(boot_id) {
-            // Whoever waits for a line of a boot that ended will never have it.
+            // A caller that waits for a line of a boot that ended will never have it.
             for (_, waiting) in std::mem::take(&mut state.waiting) {
                 waiting.release(false);
             }
@@ -236,7 +236,7 @@ impl Recorder {
                 synced = Instant::now();
             }
             let this = Arc::clone(&self);
-            // A disk may be slow; whoever is answered meanwhile does not wait for it.
+            // A disk may be slow; callers that are answered meanwhile do not wait for it.
             let _ = tokio::task::spawn_blocking(move || this.maintain(due)).await;
         }
     }

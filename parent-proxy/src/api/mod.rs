@@ -107,7 +107,7 @@ impl App {
         let counted = |limit| self.metrics.limited.get_or_create(&Limited { limit }).inc();
         if let Err(much) = self.quotas.take(quota, identity) {
             counted("requests");
-            // Whoever does not wait by itself is made to: refusing it again and again would be work.
+            // A caller that does not wait by itself is made to: refusing it again and again would be work.
             tokio::time::sleep(REFUSED_AFTER).await;
             return Err(AskError::TooOften(much));
         }

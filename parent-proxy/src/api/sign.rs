@@ -203,7 +203,7 @@ pub(crate) async fn sign(
     Strict(mut request): Strict<SignRequest, MAX_BODY>,
 ) -> Result<Response, Problem> {
     let begin = Instant::now();
-    // Whoever proves itself to the enclave need not be one whom this side knows.
+    // A caller that proves itself to the enclave need not be one whom this side knows.
     let proof = request.proof.take().map(Proof::decode).transpose()?;
     let may_prove = proof
         .as_ref()

@@ -30,7 +30,7 @@ const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 pub(crate) struct TokenRequest {
     /// `urn:ietf:params:oauth:grant-type:token-exchange`.
     grant_type: String,
-    /// The token of whoever delegates: a JWT of an issuer that the annex names, or a token from here.
+    /// The token of the one who delegates: a JWT of an issuer that the annex names, or a token from here.
     subject_token: String,
     /// `urn:ietf:params:oauth:token-type:jwt` or `...:access_token`.
     subject_token_type: String,
@@ -364,7 +364,7 @@ pub(crate) async fn token(
         caller: caller.claim,
         identity,
     })?;
-    // Whoever proves itself to the enclave need not be one whom this side knows.
+    // A caller that proves itself to the enclave need not be one whom this side knows.
     let may_prove = exchange
         .proof
         .as_ref()

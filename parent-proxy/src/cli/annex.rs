@@ -69,7 +69,7 @@ impl Annex {
     }
 }
 
-/// SHA-256 of a program. Interpreters are refused: whoever may run one may have it do anything.
+/// SHA-256 of a program. Interpreters are refused: a user who may run one may have it do anything.
 fn measure(file: &Path) -> Result<Digest<32>, Failure> {
     let io = |source| enclave_client::Error::File {
         file: file.into(),

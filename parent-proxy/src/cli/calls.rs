@@ -82,7 +82,7 @@ pub(super) struct Sign {
 
 #[derive(Debug, Args)]
 pub(super) struct ExchangeToken {
-    /// The token of whoever delegates; `-` reads standard input
+    /// The token of the one who delegates; `-` reads standard input
     #[arg(long, value_name = "FILE")]
     subject_token: PathBuf,
     /// Words, each of the subject token's scope [default: all that the policy allows]

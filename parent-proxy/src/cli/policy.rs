@@ -221,7 +221,7 @@ fn advice(bundle: &Bundle, identity: &IdentityPolicy) -> Vec<String> {
         }
         if rule.limits.is_empty() && identity.limits.is_empty() {
             advice.push(format!(
-                "{name}: rule {:?} has no limit; whoever takes over the caller may have any number",
+                "{name}: rule {:?} has no limit; an attacker who takes over the caller may have any number",
                 rule.name
             ));
         }

@@ -1,6 +1,6 @@
 //! Functions of a Rego module that call themselves.
 //!
-//! OPA refuses such modules, and so must whoever runs them with a stack of two megabytes: the depth
+//! OPA refuses such modules, and so must a program that runs them with a stack of two megabytes: the depth
 //! could be the caller's to choose.
 
 use std::collections::{BTreeMap, BTreeSet};

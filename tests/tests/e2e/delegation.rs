@@ -1846,7 +1846,7 @@ fn tokens_are_exchanged_as_the_rfc_says_and_a_tool_enforces_their_scope() {
     assert_eq!(call(plain().scope("comment").delegated(), &token).0, 200);
     assert!(call(plain().delegated(), &token).1.contains("replayed"));
     assert_eq!(call(plain().delegated(), &exchanged()).0, 200);
-    // Whoever opts in still gets what was signed.
+    // A service that opts in still gets what was signed.
     let (_, signed) = sign(Some(&delegation), "code-reviewer");
     assert_eq!(
         call(

@@ -47,7 +47,7 @@ fn a_caller_that_asks_too_often_waits_and_others_do_not() {
     let refused = limited(&sign);
     assert_eq!(refused.status, 429);
     assert_eq!(refused.header("retry-after").unwrap(), "1");
-    // Neither another connection nor another path helps it; whoever has a socket of its own does
+    // Neither another connection nor another path helps it; a caller that has a socket of its own does
     // not notice.
     limited(&raw("/verify", Some(b"{\"document\":\"AA\"}")));
     let form = "grant_type=urn:ietf:params:oauth:grant-type:token-exchange&subject_token=x&subject_token_type=urn:ietf:params:oauth:token-type:jwt";

@@ -14,7 +14,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 const SIGSYS: i32 = 31;
 const SIGILL: i32 = 4;
-/// uretprobe and uprobe: since 6.14 the kernel shows them to no filter, and turns away whoever is
+/// uretprobe and uprobe: since 6.14 the kernel shows them to no filter, and turns away a process that is
 /// not in a probe's trampoline. The image's kernel has neither.
 const PROBES: [i64; 2] = [335, 336];
 
