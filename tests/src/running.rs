@@ -1,3 +1,5 @@
+//! Running processes of a test: enclave, sidecar, their state.
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 

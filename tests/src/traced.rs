@@ -1,3 +1,5 @@
+//! A sidecar whose system calls are written down.
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 

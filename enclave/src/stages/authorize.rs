@@ -234,19 +234,10 @@ pub(crate) fn exchange<'e>(
     } = authority;
     asked.check_card(card)?;
     let (provisioned, policy, now) = (env.provisioned, &asked.identity.policy, asked.now);
-    let allowed = policy
-        .delegation
-        .as_ref()
-        .filter(|delegation| delegation.from.contains(&from));
+    let trusted = |delegation: &&Delegation| delegation.from.contains(&from);
+    let allowed = policy.delegation.as_ref().filter(trusted);
     let allowed = allowed.ok_or_else(|| Denied::UntrustedPrincipal(from.to_string()))?;
-    let act = subject.act_by(
-        card.did.as_str(),
-        &format!("agent:{}", card.name),
-        allowed.depth(),
-    )?;
-    if env.is_revoked(|entry| act.names(entry)) {
-        return Err(Denied::DelegationRevoked.into());
-    }
+    let act = actor(env, card, &subject, allowed)?;
     let scope = narrowed_scope(&subject, asked.request.scope.as_deref(), allowed)?;
     let resource = subject.narrow_resource(asked.request.resource.as_deref())?;
     trail.resource(&resource);
@@ -289,6 +280,21 @@ pub(crate) fn exchange<'e>(
         now,
         exchange,
     })
+}
+
+/// The identity acts for the subject now, unless one of those who act is revoked.
+fn actor(
+    env: &Env<'_>,
+    card: &IdentityCard,
+    subject: &Subject,
+    allowed: &Delegation,
+) -> Result<Act, Error> {
+    let name = format!("agent:{}", card.name);
+    let act = subject.act_by(card.did.as_str(), &name, allowed.depth())?;
+    if env.is_revoked(|entry| act.names(entry)) {
+        return Err(Denied::DelegationRevoked.into());
+    }
+    Ok(act)
 }
 
 /// When the token ends: with the subject's, and no later than the policy and the default allow.
