@@ -345,3 +345,487 @@ fn default_record() -> Result<PathBuf, Error> {
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const POLICY: &str = "
+version = 1
+mode = 'development'
+proxy_key = 'z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK'
+operator_key = 'z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp'
+[[identities]]
+name = 'agent'
+environment = 'test'
+did = 'did:key'
+algorithm = 'EdDSA'
+max_validity_seconds = 600
+callers = { uids = [1000] }
+rules = [{ name = 'any', actions = ['*'], targets = ['*'], resources = ['*'] }]
+";
+    /// What every file says, unless it is left out to see what comes of it.
+    const NEEDED: &str = "
+enclave = 'unix:///run/enclave.sock'
+policy = 'policy.toml'
+proxy_key = 'proxy.key'
+socket = 'agents.sock'
+record = 'record'
+";
+    const FIRST: &str = "0123456789abcdef0123456789abcdef";
+    const SECOND: &str = "fedcba9876543210fedcba9876543210";
+    const CREW: &str = "[[localhost.callers]]\nname = 'crew'\ntoken_file = 'first'\n";
+
+    /// A folder with a policy and two tokens, in which files are read.
+    struct Folder(tempfile::TempDir);
+
+    impl Folder {
+        fn new() -> Self {
+            let folder = Self(tempfile::tempdir().unwrap());
+            folder.write("policy.toml", POLICY.as_bytes(), 0o644);
+            folder.write("first", FIRST.as_bytes(), 0o600);
+            folder.write("second", SECOND.as_bytes(), 0o600);
+            folder
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
+        }
+
+        fn write(&self, name: &str, bytes: &[u8], mode: u32) {
+            // One that stands there may be closed to writing.
+            let _ = fs::remove_file(self.path(name));
+            fs::write(self.path(name), bytes).unwrap();
+            fs::set_permissions(self.path(name), Permissions::from_mode(mode)).unwrap();
+        }
+
+        /// A file with exactly this in it.
+        fn whole(&self, text: &str) -> Result<Config, Error> {
+            self.write("sidecar.toml", text.as_bytes(), 0o644);
+            Config::read(&self.path("sidecar.toml"))
+        }
+
+        /// A file with what is needed, and this.
+        fn with(&self, text: &str) -> Result<Config, Error> {
+            self.whole(&format!("{NEEDED}{text}"))
+        }
+
+        /// A file that says this instead of what `key` says otherwise.
+        fn instead_of(&self, key: &str, text: &str) -> Result<Config, Error> {
+            self.whole(&format!("{}{text}", needed_but(key)))
+        }
+    }
+
+    fn needed_but(key: &str) -> String {
+        let other = |line: &&str| !line.starts_with(&format!("{key} = "));
+        let lines: Vec<&str> = NEEDED.lines().filter(other).collect();
+        lines.join("\n") + "\n"
+    }
+
+    /// It is refused in these words, as something that the user can mend.
+    #[track_caller]
+    fn refused(read: Result<Config, Error>, words: &str, text: &str) {
+        let error = read.expect_err(text);
+        assert!(error.to_string().contains(words), "{text}: {error}");
+        assert_eq!(error.exit_code(), 64, "{text}");
+    }
+
+    #[test]
+    fn what_is_not_known_is_an_error_that_names_it() {
+        let folder = Folder::new();
+        let localhost = "[localhost]\nlisten = '127.0.0.1:80'\n";
+        for (text, words) in [
+            ("sokcet = 'x'", "unknown field `sokcet`"),
+            ("[limit]\nburst = 1", "unknown field `limit`"),
+            ("[limits]\nbursts = 1", "unknown field `bursts`"),
+            (
+                "[[sockets]]\nname = 'a'\npath = 'a'\nmode = 1",
+                "unknown field `mode`",
+            ),
+            (
+                &format!("{localhost}port = 1\n{CREW}"),
+                "unknown field `port`",
+            ),
+            (
+                &format!("{localhost}{CREW}token = 'x'"),
+                "unknown field `token`",
+            ),
+            ("log_format = 'xml'", "unknown variant `xml`"),
+            ("log_format = 'Json'", "unknown variant `Json`"),
+        ] {
+            refused(folder.with(text), words, text);
+        }
+    }
+
+    #[test]
+    fn a_file_is_toml_in_utf_8_whose_values_are_of_the_right_kind() {
+        let folder = Folder::new();
+        for (text, words) in [
+            ("connections = '2'", "invalid type"),
+            ("connections = -1", "invalid value"),
+            ("connections = 2.0", "invalid type"),
+            ("operator_uids = [4294967296]", "invalid value"),
+            ("connections = 2\nconnections = 2", "duplicate key"),
+            ("connections", "sidecar.toml: TOML parse error"),
+            ("[[sockets]]\nname = 'a'", "missing field `path`"),
+            ("[[sockets]]\npath = 'a'", "missing field `name`"),
+            ("[localhost]\ncallers = []", "missing field `listen`"),
+            (
+                "[localhost]\nlisten = '127.0.0.1:80'",
+                "missing field `callers`",
+            ),
+        ] {
+            refused(folder.with(text), words, text);
+        }
+        folder.write("latin", b"log_level = '\xe9'", 0o644);
+        refused(Config::read(&folder.path("latin")), "not UTF-8", "latin");
+        let absent = Config::read(&folder.path("absent"));
+        refused(absent, "absent: No such file", "absent");
+        let long = format!("#{}", "x".repeat(1 << 20));
+        refused(folder.whole(&long), "larger than 1 MiB", "a long file");
+    }
+
+    #[test]
+    fn what_is_needed_is_missed_by_its_name() {
+        let folder = Folder::new();
+        for key in ["enclave", "policy", "proxy_key"] {
+            let words = format!("{key} is not set");
+            refused(folder.instead_of(key, ""), &words, key);
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_has_its_default() {
+        let config = Folder::new().with("").unwrap();
+        assert_eq!(config.connections, 2);
+        assert_eq!(config.drain_seconds, 10);
+        assert_eq!(config.log_format, LogFormat::Json);
+        assert_eq!(config.log_level, "info");
+        assert_eq!(config.record.sync, Duration::from_secs(1));
+        assert_eq!(config.record.rotate_bytes, 64 << 20);
+        assert_eq!(config.annex, None);
+        assert!(config.sockets.is_empty() && config.operator_uids.is_empty());
+        assert!(config.localhost.is_none(), "TCP only where asked for");
+    }
+
+    #[test]
+    fn what_the_file_says_counts() {
+        let text = "connections = 3\ndrain_seconds = 4\nlog_format = 'text'\nlog_level = 'debug'\n\
+                    record_sync_ms = 5\nrecord_rotate_bytes = 6000\noperator_uids = [7, 8]\n";
+        let config = Folder::new().with(text).unwrap();
+        assert_eq!(config.connections, 3);
+        assert_eq!(config.drain_seconds, 4);
+        assert_eq!(config.log_format, LogFormat::Text);
+        assert_eq!(config.log_level, "debug");
+        assert_eq!(config.record.sync, Duration::from_millis(5));
+        assert_eq!(config.record.rotate_bytes, 6000);
+        assert_eq!(config.operator_uids, [7, 8]);
+    }
+
+    #[test]
+    fn numbers_are_taken_up_to_their_bounds_and_not_beyond() {
+        let folder = Folder::new();
+        for good in [
+            "connections = 1",
+            "connections = 8",
+            "record_sync_ms = 0",
+            "record_sync_ms = 60000",
+            "record_rotate_bytes = 4096",
+            "[limits]\nconnections = 1",
+            "[limits]\nconnections = 4096",
+        ] {
+            assert!(folder.with(good).is_ok(), "{good}");
+        }
+        for (bad, words) in [
+            ("connections = 0", "connections is 1 to 8"),
+            ("connections = 9", "connections is 1 to 8"),
+            ("record_sync_ms = 60001", "record_sync_ms is 0 to 60000"),
+            (
+                "record_rotate_bytes = 4095",
+                "record_rotate_bytes 4096 or more",
+            ),
+            (
+                "[limits]\nconnections = 0",
+                "limits: connections is 1 to 4096",
+            ),
+            (
+                "[limits]\nconnections = 4097",
+                "limits: connections is 1 to 4096",
+            ),
+        ] {
+            refused(folder.with(bad), words, bad);
+        }
+    }
+
+    #[test]
+    fn a_rate_has_a_burst_of_twice_as_many_unless_one_is_given_and_zero_is_no_limit() {
+        let folder = Folder::new();
+        let quota = |rate, burst| {
+            let per_second = Quota::per_second(NonZeroU32::new(rate).unwrap());
+            Some(per_second.allow_burst(NonZeroU32::new(burst).unwrap()))
+        };
+        for (text, quota, connections) in [
+            ("", quota(1000, 2000), 256),
+            ("connections = 7", quota(1000, 2000), 7),
+            ("requests_per_second = 10", quota(10, 20), 256),
+            ("burst = 3", quota(1000, 3), 256),
+            ("requests_per_second = 10\nburst = 1", quota(10, 1), 256),
+            (
+                "requests_per_second = 4294967295",
+                quota(u32::MAX, u32::MAX),
+                256,
+            ),
+            ("requests_per_second = 0", None, 256),
+        ] {
+            let limits = Limits { quota, connections };
+            let read = folder.with(&format!("[limits]\n{text}")).unwrap();
+            assert_eq!(read.limits, limits, "{text}");
+        }
+        for bad in [
+            "burst = 0",
+            "requests_per_second = 10\nburst = 0",
+            "requests_per_second = 0\nburst = 0",
+            "requests_per_second = 0\nburst = 1",
+        ] {
+            let read = folder.with(&format!("[limits]\n{bad}"));
+            refused(read, "burst is 1 or more, and needs", bad);
+        }
+    }
+
+    #[test]
+    fn each_agents_socket_has_a_name_and_a_path_of_its_own() {
+        let folder = Folder::new();
+        let sockets = |named: &[(&str, &str)]| -> String {
+            let table = |(name, path)| format!("[[sockets]]\nname = '{name}'\npath = '{path}'\n");
+            named.iter().copied().map(table).collect()
+        };
+        let good = sockets(&[("a", "a.sock"), ("b", "b.sock"), ("A", "sub/a.sock")]);
+        let config = folder.with(&good).unwrap();
+        let names: Vec<&str> = config.sockets.iter().map(|s| s.name.as_str()).collect();
+        assert_eq!(names, ["a", "b", "A"]);
+        let ids: Vec<_> = config.sockets.iter().map(|s| (s.uid, s.gid)).collect();
+        assert_eq!(ids, [(None, None); 3]);
+        let here = folder.path("a.sock");
+        for (bad, name) in [
+            (&[("", "a.sock")][..], "\"\""),
+            (&[("a", "a.sock"), ("a", "b.sock")], "\"a\""),
+            (&[("a", "a.sock"), ("b", "a.sock")], "\"b\""),
+            (&[("a", "a.sock"), ("b", "./a.sock")], "\"b\""),
+            (&[("a", "a.sock"), ("b", here.to_str().unwrap())], "\"b\""),
+            (&[("a", "1"), ("b", "2"), ("c", "1")], "\"c\""),
+            (&[("a", "1"), ("b", "2"), ("a", "3")], "\"a\""),
+        ] {
+            let words = format!("the name or path of {name} is empty or given twice");
+            refused(folder.with(&sockets(bad)), &words, &sockets(bad));
+        }
+    }
+
+    #[test]
+    fn an_enclave_is_at_a_unix_socket_or_at_a_port_of_either_kind_of_vsock() {
+        let folder = Folder::new();
+        for (text, endpoint) in [
+            ("unix:///run/e.sock", Endpoint::Unix("/run/e.sock".into())),
+            (
+                "vsock://16:5005",
+                Endpoint::Vsock {
+                    cid: 16,
+                    port: 5005,
+                },
+            ),
+            (
+                "hvsock:///run/v.sock:5005",
+                Endpoint::HybridVsock {
+                    path: "/run/v.sock".into(),
+                    port: 5005,
+                },
+            ),
+        ] {
+            let read = folder.instead_of("enclave", &format!("enclave = '{text}'"));
+            assert_eq!(read.unwrap().enclave, endpoint);
+        }
+        for bad in [
+            "",
+            "/run/e.sock",
+            "unix://e.sock",
+            "UNIX:///run/e.sock",
+            "vsock://16",
+            "vsock://-1:5005",
+            "vsock://4294967296:5005",
+            "vsock://16:5005/",
+            "hvsock://v.sock:5005",
+            "http://127.0.0.1:80",
+        ] {
+            let read = folder.instead_of("enclave", &format!("enclave = '{bad}'"));
+            refused(read, &format!("enclave {bad:?}: "), bad);
+        }
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_folder_of_the_file_unless_they_are_absolute() {
+        let folder = Folder::new();
+        let elsewhere = Folder::new();
+        let text = |prefix: &str| {
+            format!(
+                "enclave = 'vsock://16:5005'\npolicy = '{prefix}policy.toml'\n\
+                 proxy_key = '{prefix}proxy.key'\nsocket = '{prefix}agents.sock'\n\
+                 record = '{prefix}record'\nannex = '{prefix}annex.cose'\n\
+                 [[sockets]]\nname = 'a'\npath = '{prefix}a.sock'\n\
+                 [localhost]\nlisten = '127.0.0.1:80'\n\
+                 [[localhost.callers]]\nname = 'crew'\ntoken_file = '{prefix}first'\n"
+            )
+        };
+        elsewhere.write("first", SECOND.as_bytes(), 0o600);
+        let absolute = format!("{}/", elsewhere.0.path().display());
+        for (prefix, of, token) in [("", &folder, FIRST), (&absolute, &elsewhere, SECOND)] {
+            let config = folder.whole(&text(prefix)).unwrap();
+            assert_eq!(config.proxy_key, of.path("proxy.key"));
+            assert_eq!(config.socket, of.path("agents.sock"));
+            assert_eq!(config.record.folder, of.path("record"));
+            assert_eq!(config.annex, Some(of.path("annex.cose")));
+            assert_eq!(config.sockets[0].path, of.path("a.sock"));
+            let localhost = config.localhost.unwrap();
+            assert_eq!(*localhost.callers[0].token, token);
+        }
+    }
+
+    #[test]
+    fn a_policy_is_one_that_an_enclave_would_take() {
+        let folder = Folder::new();
+        let with_rego = |module: &str| {
+            let rego = format!("rego = {{ module = '{module}', entrypoint = 'data.agent.authz' }}");
+            POLICY.replace("[[", &format!("{rego}\n[["))
+        };
+        let (rego, broken) = (
+            with_rego("package agent.authz default allow := true"),
+            with_rego("package agent.authz default allow := {"),
+        );
+        let canonical = Bundle::from_toml(POLICY).unwrap().canonical();
+        for (bytes, words) in [
+            (POLICY.as_bytes(), None),
+            (&canonical, None),
+            (b"version = 1", Some("policy.toml: not a policy bundle: ")),
+            (b"{}", Some("policy.toml: not a policy bundle: ")),
+            (b"\xff", Some("policy.toml: not a policy bundle: not UTF-8")),
+            (rego.as_bytes(), None),
+            (
+                broken.as_bytes(),
+                Some("policy.toml: not a policy bundle: rego"),
+            ),
+        ] {
+            folder.write("policy.toml", bytes, 0o644);
+            let text = String::from_utf8_lossy(bytes);
+            match words {
+                None => assert!(folder.with("").is_ok(), "{text}"),
+                Some(words) => refused(folder.with(""), words, &text),
+            }
+        }
+    }
+
+    #[test]
+    fn localhost_is_a_loopback_address_and_nothing_that_others_reach() {
+        let folder = Folder::new();
+        let at = |listen: &str| folder.with(&format!("[localhost]\nlisten = '{listen}'\n{CREW}"));
+        for good in ["127.0.0.1:80", "127.9.9.9:0", "[::1]:65535"] {
+            assert_eq!(
+                at(good).unwrap().localhost.unwrap().listen.to_string(),
+                good
+            );
+        }
+        for bad in [
+            "0.0.0.0:80",
+            "[::]:80",
+            "192.168.1.1:80",
+            "128.0.0.1:80",
+            "[::ffff:127.0.0.1]:80",
+        ] {
+            refused(at(bad), "is not a loopback address", bad);
+        }
+        for bad in ["localhost:80", "127.0.0.1", "127.0.0.1:65536", "80"] {
+            refused(at(bad), "invalid socket address", bad);
+        }
+    }
+
+    #[test]
+    fn a_token_is_long_and_printable_and_in_a_file_that_only_its_owner_reads() {
+        let folder = Folder::new();
+        let read = |bytes: &[u8], mode| {
+            folder.write("first", bytes, mode);
+            folder.with(&format!("[localhost]\nlisten = '127.0.0.1:80'\n{CREW}"))
+        };
+        let every: String = ('!'..='~').collect();
+        for (text, mode, token) in [
+            (FIRST, 0o600, FIRST),
+            (FIRST, 0o400, FIRST),
+            ("\n 0123456789abcdef0123456789abcdef\r\n", 0o600, FIRST),
+            (&every, 0o600, &every),
+        ] {
+            let callers = read(text.as_bytes(), mode).unwrap().localhost.unwrap();
+            assert_eq!(*callers.callers[0].token, token);
+        }
+        let (form, open) = ("at least 32 printable characters", "chmod 600");
+        for (text, mode, words) in [
+            ("", 0o600, form),
+            (&FIRST[1..], 0o600, form),
+            ("0123456789abcdef 0123456789abcdef", 0o600, form),
+            ("0123456789abcdef\n0123456789abcdef", 0o600, form),
+            ("0123456789abcdef\x7f0123456789abcdef", 0o600, form),
+            ("éééééééééééééééééééééééééééééééé", 0o600, form),
+            (FIRST, 0o640, open),
+            (FIRST, 0o620, open),
+            (FIRST, 0o610, open),
+            (FIRST, 0o604, open),
+            (FIRST, 0o602, open),
+            (FIRST, 0o601, open),
+        ] {
+            refused(read(text.as_bytes(), mode), words, text);
+        }
+        let not_text = b"0123456789abcdef0123456789abcdef\xff";
+        refused(read(not_text, 0o600), form, "not UTF-8");
+        fs::remove_file(folder.path("first")).unwrap();
+        let read = folder.with(&format!("[localhost]\nlisten = '127.0.0.1:80'\n{CREW}"));
+        refused(read, "first: No such file", "no file");
+    }
+
+    #[test]
+    fn no_two_callers_on_localhost_share_a_name_or_a_token() {
+        let folder = Folder::new();
+        folder.write("third", &[b'3'; 40], 0o600);
+        folder.write("copy", format!("{FIRST}\n").as_bytes(), 0o600);
+        let read = |callers: &[(&str, &str, &str)]| {
+            let caller = |(name, file, rest)| {
+                format!("[[localhost.callers]]\nname = '{name}'\ntoken_file = '{file}'\n{rest}\n")
+            };
+            let callers: String = callers.iter().copied().map(caller).collect();
+            folder.with(&format!("[localhost]\nlisten = '127.0.0.1:80'\n{callers}"))
+        };
+        let good = [
+            ("crew", "first", ""),
+            ("prometheus", "second", "operator = true"),
+            ("other", "third", "operator = false"),
+        ];
+        let callers = read(&good).unwrap().localhost.unwrap().callers;
+        let operators = callers.iter().map(|c| (c.name.as_str(), c.operator));
+        assert!(operators.eq([("crew", false), ("prometheus", true), ("other", false)]));
+        for (bad, name) in [
+            (&[("a", "first", ""), ("a", "second", "")][..], "\"a\""),
+            (&[("a", "first", ""), ("b", "first", "")], "\"b\""),
+            (&[("a", "first", ""), ("b", "copy", "")], "\"b\""),
+            (
+                &[("a", "first", ""), ("b", "second", ""), ("c", "first", "")],
+                "\"c\"",
+            ),
+        ] {
+            let error = read(bad).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("share the name or token of {name}")),
+                "{error}"
+            );
+            assert!(!error.contains(FIRST), "a token is nobody else's to read");
+        }
+        let nobody = "[localhost]\nlisten = '127.0.0.1:80'\ncallers = []";
+        refused(folder.with(nobody), "names nobody", nobody);
+    }
+}

@@ -301,3 +301,137 @@ fn print_json(out: &mut impl Write, value: &Value) -> Result<(), Failure> {
         printable(&serde_json::to_string_pretty(value).unwrap_or_default())
     )?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything that a flag can say too.
+    const FILE: &str = "
+enclave = 'vsock://1:1'
+policy = 'policy.toml'
+proxy_key = 'file.key'
+socket = '/file/socket'
+connections = 1
+drain_seconds = 1
+record = '/file/record'
+log_format = 'json'
+log_level = 'warn'
+";
+    const POLICY: &str = "
+version = 1
+mode = 'development'
+proxy_key = 'z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK'
+operator_key = 'z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp'
+[[identities]]
+name = 'NAME'
+environment = 'test'
+did = 'did:key'
+algorithm = 'EdDSA'
+max_validity_seconds = 600
+callers = { uids = [1000] }
+rules = [{ name = 'any', actions = ['*'], targets = ['*'], resources = ['*'] }]
+";
+
+    fn serve(args: &[&str]) -> Config {
+        let all = ["anchorhold", "serve"].iter().chain(args);
+        match Cli::try_parse_from(all).unwrap().command {
+            Command::Serve(serve) => serve.config().unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What came of the flags, in the order in which the test below gives them.
+    fn told(config: &Config) -> Vec<String> {
+        vec![
+            config.enclave.to_string(),
+            config.policy.identities[0].name.clone(),
+            config.proxy_key.display().to_string(),
+            config.socket.display().to_string(),
+            config.connections.to_string(),
+            config.drain_seconds.to_string(),
+            config.record.folder.display().to_string(),
+            format!("{:?}", config.log_format),
+            config.log_level.clone(),
+        ]
+    }
+
+    #[test]
+    fn a_flag_stands_over_what_the_file_says_and_leaves_the_rest_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name).display().to_string();
+        for (name, text) in [
+            ("sidecar.toml", FILE),
+            ("policy.toml", &POLICY.replace("NAME", "file")),
+            ("flag.toml", &POLICY.replace("NAME", "flag")),
+        ] {
+            std::fs::write(place(name), text).unwrap();
+        }
+        let (file, policy) = (place("sidecar.toml"), place("flag.toml"));
+        let of_file = [
+            "vsock://1:1",
+            "file",
+            &place("file.key"),
+            "/file/socket",
+            "1",
+            "1",
+            "/file/record",
+            "Json",
+            "warn",
+        ]
+        .map(str::to_owned);
+        assert_eq!(told(&serve(&["--config", &file])), of_file, "no flags");
+        let flags = [
+            ("--enclave", "vsock://2:2", "vsock://2:2"),
+            ("--policy", &policy, "flag"),
+            // What a flag says is not relative to the folder of the file.
+            ("--proxy-key", "flag.key", "flag.key"),
+            ("--socket", "flag/socket", "flag/socket"),
+            ("--connections", "2", "2"),
+            ("--drain-seconds", "2", "2"),
+            ("--record", "flag/record", "flag/record"),
+            ("--log-format", "text", "Text"),
+            ("--log-level", "error", "error"),
+        ];
+        for (index, (flag, value, says)) in flags.into_iter().enumerate() {
+            let mut expected = of_file.clone();
+            assert_ne!(expected[index], says, "{flag}");
+            expected[index] = says.to_owned();
+            let config = serve(&["--config", &file, flag, value]);
+            assert_eq!(told(&config), expected, "{flag}");
+        }
+        let given = flags.iter().flat_map(|(flag, value, _)| [*flag, *value]);
+        let config = serve(&given.collect::<Vec<_>>());
+        let says = flags.map(|(_, _, says)| says.to_owned());
+        assert_eq!(told(&config), says, "no file is needed");
+    }
+
+    #[test]
+    fn every_flag_of_serve_has_a_variable_of_its_name() {
+        let command = Cli::command();
+        let serve = command.find_subcommand("serve").unwrap();
+        let mut seen = 0;
+        for flag in serve.get_arguments() {
+            let name = flag.get_long().unwrap();
+            let variable = flag.get_env().unwrap().to_str().unwrap();
+            let expected = format!("ANCHORHOLD_{}", name.to_uppercase().replace('-', "_"));
+            assert_eq!(variable, expected);
+            seen += 1;
+        }
+        assert_eq!(seen, 10);
+    }
+
+    #[test]
+    fn a_number_that_is_none_and_a_format_that_there_is_not_are_refused_on_the_command_line() {
+        for args in [
+            ["--connections", "two"],
+            ["--connections", "-1"],
+            ["--drain-seconds", "1.5"],
+            ["--log-format", "xml"],
+            ["--localhost", "127.0.0.1:80"],
+        ] {
+            let all = ["anchorhold", "serve"].iter().chain(&args);
+            assert!(Cli::try_parse_from(all).is_err(), "{args:?}");
+        }
+    }
+}
