@@ -401,3 +401,352 @@ pub(crate) async fn token(
     )
         .into_response())
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use callers::TooMuch;
+    use identity::caller::ObservedCaller;
+    use protocol::Refusal;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const FORM: &str = "application/x-www-form-urlencoded";
+    /// What every exchange says, unless it is left out to see what comes of it.
+    const NEEDED: [(&str, &str); 3] = [
+        ("grant_type", EXCHANGE),
+        ("subject_token", "a.b.c"),
+        ("subject_token_type", JWT),
+    ];
+
+    /// `error` and `code`; each of them here is a 400.
+    type Why = (&'static str, String);
+
+    fn why(refused: &Refused) -> Why {
+        assert_eq!(refused.status, 400);
+        assert_eq!(refused.retry_after, None);
+        (refused.body.error, refused.body.code.clone())
+    }
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_time().build().unwrap().block_on(future)
+    }
+
+    fn read(kind: Option<&str>, body: impl Into<Body>) -> Result<ExchangeForm, Why> {
+        let mut request = HttpRequest::new(body.into());
+        if let Some(kind) = kind {
+            let kind = HeaderValue::from_str(kind).unwrap();
+            request.headers_mut().insert(CONTENT_TYPE, kind);
+        }
+        block_on(ExchangeForm::from_request(request, &())).map_err(|refused| why(&refused))
+    }
+
+    /// The parameters of this body, as `name=value`.
+    fn values(body: &str) -> Result<Vec<String>, Why> {
+        let form = read(Some(FORM), body.to_owned())?;
+        let pair = |(name, value): (&String, &String)| format!("{name}={value}");
+        Ok(form.values.iter().map(pair).collect())
+    }
+
+    /// What is asked of the enclave by what is needed, and by these in its place or beside it.
+    fn exchange(changed: &[(&str, &str)]) -> Result<Exchange, Why> {
+        let kept = NEEDED
+            .iter()
+            .filter(|(name, _)| !changed.iter().any(|(other, _)| name == other));
+        let mut body = form_urlencoded::Serializer::new(String::new());
+        body.extend_pairs(kept.chain(changed));
+        let caller = ObservedCaller::named("crew");
+        read(Some(FORM), body.finish())?
+            .exchange(|identity| Requester { caller, identity })
+            .map_err(|refused| why(&refused))
+    }
+
+    fn invalid<T>(code: &str) -> Result<T, Why> {
+        Err(("invalid_request", code.to_owned()))
+    }
+
+    #[test]
+    fn a_body_is_a_form_only_if_it_says_so() {
+        for kind in [
+            FORM,
+            "Application/X-WWW-Form-Urlencoded",
+            "application/x-www-form-urlencoded; charset=UTF-8",
+            " application/x-www-form-urlencoded ;x",
+        ] {
+            assert!(read(Some(kind), "").is_ok(), "{kind}");
+        }
+        for kind in [
+            None,
+            Some(""),
+            Some("application/json"),
+            Some("application/x-www-form-urlencoded2"),
+            Some("application/x-www-form-urlencoded, text/plain"),
+            Some("text/plain; application/x-www-form-urlencoded"),
+            Some("application/x-www-form-urlencod\u{e9}"),
+        ] {
+            let read = read(kind, "").map(|_| ());
+            assert_eq!(read, invalid("content_type_not_form"), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_body_is_at_most_32_kib() {
+        let body = |length| format!("scope={}", "a".repeat(length - "scope=".len()));
+        assert!(read(Some(FORM), body(32768)).is_ok());
+        let read = read(Some(FORM), body(32769)).map(|_| ());
+        assert_eq!(read, invalid("body_too_large"));
+    }
+
+    #[test]
+    fn a_parameter_stands_once_and_one_that_is_empty_or_unknown_as_if_it_did_not() {
+        for (body, expected) in [
+            ("", &[][..]),
+            ("scope=read", &["scope=read"]),
+            ("scope=read&audience=x", &["audience=x", "scope=read"]),
+            // Spelled in another way, but the same.
+            ("%73cope=a+b%26", &["scope=a b&"]),
+            ("scope=a=b", &["scope=a=b"]),
+            // RFC 6749 section 3.2.
+            ("scope=&audience=", &[]),
+            ("scope", &[]),
+            ("colour=red&colour=red&Scope=x&=y&&", &[]),
+            ("scope=%20", &["scope= "]),
+        ] {
+            let expected = expected.iter().map(|pair| (*pair).to_owned()).collect();
+            assert_eq!(values(body), Ok(expected), "{body}");
+        }
+        for twice in [
+            "scope=a&scope=b",
+            "scope=a&scope=a",
+            "scope=a&audience=x&%73cope=b",
+            "scope=&scope=a",
+            "scope&scope",
+        ] {
+            assert_eq!(values(twice), invalid("parameter_twice"), "{twice}");
+        }
+        for name in PARAMETERS {
+            assert_eq!(values(&format!("{name}=x")), Ok(vec![format!("{name}=x")]));
+        }
+    }
+
+    #[test]
+    fn what_the_caller_wrote_reaches_the_enclave_each_in_its_place() {
+        let caller = ObservedCaller::named("crew");
+        let least = Exchange {
+            requester: Requester {
+                caller: caller.clone(),
+                identity: None,
+            },
+            subject_token: "a.b.c".into(),
+            scope: None,
+            resource: None,
+            audience: None,
+            proof: None,
+        };
+        assert_eq!(exchange(&[]), Ok(least.clone()));
+        for kind in [JWT, ACCESS_TOKEN] {
+            let kinds = [("subject_token_type", kind), ("requested_token_type", kind)];
+            assert_eq!(exchange(&kinds), Ok(least.clone()), "{kind}");
+        }
+        let all = [
+            ("identity", "agent"),
+            ("scope", "read write"),
+            ("resource", "urn:x"),
+            ("audience", "b"),
+            ("actor_token", "d.e.f"),
+            ("actor_token_type", JWT),
+            ("actor_attestation", "AQI"),
+        ];
+        let most = Exchange {
+            requester: Requester {
+                caller,
+                identity: Some("agent".into()),
+            },
+            subject_token: "a.b.c".into(),
+            scope: Some("read write".into()),
+            resource: Some("urn:x".into()),
+            audience: Some("b".into()),
+            proof: Some(PresentedProof {
+                jws: "d.e.f".into(),
+                document: Some(vec![1, 2]),
+            }),
+        };
+        assert_eq!(exchange(&all), Ok(most.clone()));
+        let without_document = Exchange {
+            proof: Some(PresentedProof {
+                jws: "d.e.f".into(),
+                document: None,
+            }),
+            ..most
+        };
+        assert_eq!(exchange(&all[..6]), Ok(without_document));
+    }
+
+    #[test]
+    fn what_is_missing_or_of_another_kind_is_refused_by_its_name() {
+        const OTHER: &str = "urn:ietf:params:oauth:token-type:saml2";
+        for (changed, code) in [
+            (&[("grant_type", "")][..], "grant_type"),
+            (&[("subject_token", "")], "subject_token"),
+            (&[("subject_token_type", "")], "subject_token_type"),
+            (&[("subject_token_type", OTHER)], "subject_token_type"),
+            (&[("subject_token_type", "jwt")], "subject_token_type"),
+            (&[("requested_token_type", OTHER)], "requested_token_type"),
+            // The caller's own signature and its type stand together.
+            (&[("actor_token", "d.e.f")], "actor_token"),
+            (&[("actor_token_type", JWT)], "actor_token"),
+            (&[("actor_attestation", "AQI")], "actor_token"),
+            (
+                &[("actor_token_type", JWT), ("actor_attestation", "AQI")],
+                "actor_token",
+            ),
+            (
+                &[("actor_token", "d.e.f"), ("actor_attestation", "AQI")],
+                "actor_token",
+            ),
+            (
+                &[("actor_token", "d.e.f"), ("actor_token_type", ACCESS_TOKEN)],
+                "actor_token",
+            ),
+            (
+                &[
+                    ("actor_token", "d.e.f"),
+                    ("actor_token_type", JWT),
+                    ("actor_attestation", "AQI="),
+                ],
+                "base64",
+            ),
+        ] {
+            assert_eq!(exchange(changed), invalid(code), "{changed:?}");
+        }
+        for grant in ["password", "authorization_code", JWT] {
+            let refused = exchange(&[("grant_type", grant)]);
+            let why = ("unsupported_grant_type", "grant_type".to_owned());
+            assert_eq!(refused, Err(why), "{grant}");
+        }
+    }
+
+    #[test]
+    fn each_refusal_of_the_enclave_has_the_name_that_oauth_gives_it() {
+        const NOW: &str = "temporarily_unavailable";
+        let refusal = |kind, code: &str, retry_after| {
+            RequestError::Refused(Refusal {
+                kind,
+                code: code.into(),
+                message: "why".into(),
+                retry_after,
+            })
+        };
+        for (codes, kind, error, status) in [
+            (
+                &["scope_exceeds_parent", "scope_not_allowed", "scope_invalid"][..],
+                Kind::Denied,
+                "invalid_scope",
+                400,
+            ),
+            (
+                &[
+                    "resource_exceeds_parent",
+                    "resource_not_canonical",
+                    "target_not_allowed",
+                    "environment_mismatch",
+                    "audience_invalid",
+                    "audience_not_allowed",
+                ],
+                Kind::Denied,
+                "invalid_target",
+                400,
+            ),
+            (
+                &[
+                    "caller_not_allowed",
+                    "caller_not_proven",
+                    "unknown_identity",
+                    "proof_invalid",
+                ],
+                Kind::Denied,
+                "unauthorized_client",
+                403,
+            ),
+            // The code counts before the kind.
+            (
+                &["unknown_identity"],
+                Kind::NotFound,
+                "unauthorized_client",
+                403,
+            ),
+            (&["scope_invalid"], Kind::Limited, "invalid_scope", 400),
+            (&["identity_required"], Kind::Denied, "invalid_request", 400),
+            (&["other"], Kind::Unavailable, NOW, 503),
+            (&["other"], Kind::Internal, NOW, 503),
+            (&["other"], Kind::Limited, NOW, 503),
+            (&["other"], Kind::Invalid, "invalid_grant", 400),
+            (&["other"], Kind::Denied, "invalid_grant", 400),
+            (&["other"], Kind::NotFound, "invalid_grant", 400),
+            (&["other"], Kind::Conflict, "invalid_grant", 400),
+        ] {
+            for code in codes {
+                let refused = Refused::from(refusal(kind, code, None));
+                let told = (refused.body.error, refused.status.as_u16());
+                assert_eq!(told, (error, status), "{code} {kind:?}");
+                let said = (&*refused.body.code, &*refused.body.error_description);
+                assert_eq!(said, (*code, "why"));
+                let soon = (status == 503).then_some(1);
+                assert_eq!(refused.retry_after, soon, "{code} {kind:?}");
+                let later = Refused::from(refusal(kind, code, Some(7)));
+                assert_eq!(later.retry_after, Some(7), "{code} {kind:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_gets_no_answer_of_the_enclave_is_told_to_ask_again() {
+        for error in [
+            RequestError::Unavailable,
+            RequestError::Busy,
+            RequestError::Unrecorded,
+            RequestError::Timeout,
+            RequestError::Nonsense,
+        ] {
+            let text = error.to_string();
+            let refused = Refused::from(AskError::Enclave(error));
+            assert_eq!(refused.status, 503);
+            assert_eq!(refused.retry_after, Some(1));
+            assert_eq!(refused.body.error, "temporarily_unavailable");
+            assert_eq!(refused.body.code, "enclave_unavailable");
+            assert_eq!(refused.body.error_description, text);
+        }
+        let refused = Refused::from(AskError::TooOften(TooMuch { retry_after: 9 }));
+        assert_eq!(refused.status, 503);
+        assert_eq!(refused.retry_after, Some(9));
+        assert_eq!(refused.body.error, "temporarily_unavailable");
+        assert_eq!(refused.body.code, "too_many_requests");
+    }
+
+    #[test]
+    fn a_refusal_is_never_stored_and_says_its_code_to_people_and_metrics() {
+        for (error, status, retry_after) in [
+            ("invalid_grant", 400, None),
+            ("unauthorized_client", 403, None),
+            ("temporarily_unavailable", 503, Some("1")),
+        ] {
+            let response = Refused::new(error, "the_code", "the reason").into_response();
+            assert_eq!(response.status(), status);
+            let header = |name| {
+                let value = response.headers().get(name);
+                value.map(|value: &HeaderValue| value.to_str().unwrap())
+            };
+            assert_eq!(header(CACHE_CONTROL), Some("no-store"));
+            assert_eq!(header(RETRY_AFTER), retry_after);
+            assert_eq!(header(CONTENT_TYPE), Some("application/json"));
+            let problem = response.extensions().get::<Problem>().unwrap();
+            assert_eq!(problem.code(), "the_code");
+            let body = block_on(to_bytes(response.into_body(), 1000)).unwrap();
+            let says =
+                json!({"error": error, "error_description": "the reason", "code": "the_code"});
+            assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), says);
+        }
+    }
+}
