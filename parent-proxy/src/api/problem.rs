@@ -147,3 +147,157 @@ impl From<TurnedAway> for Problem {
         Self::new(status, code, detail).after((status == 429).then_some(1))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::to_bytes;
+    use callers::TooMuch;
+    use protocol::Refusal;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Status, code, when to ask again.
+    fn told(problem: impl Into<Problem>) -> (u16, String, Option<u32>) {
+        let problem = problem.into();
+        let code = problem.code().to_owned();
+        (problem.status, code, problem.retry_after)
+    }
+
+    fn expected(status: u16, code: &str, retry_after: Option<u32>) -> (u16, String, Option<u32>) {
+        (status, code.to_owned(), retry_after)
+    }
+
+    #[test]
+    fn each_kind_of_refusal_has_its_status_and_keeps_code_words_and_time_of_the_enclave() {
+        for (kind, status, soon) in [
+            (Kind::Invalid, 422, None),
+            (Kind::Denied, 403, None),
+            (Kind::NotFound, 404, None),
+            (Kind::Conflict, 409, None),
+            (Kind::Unavailable, 503, Some(1)),
+            (Kind::Internal, 500, None),
+            (Kind::Limited, 429, None),
+        ] {
+            let refusal = |retry_after| {
+                RequestError::Refused(Refusal {
+                    kind,
+                    code: "some_code".into(),
+                    message: "some words".into(),
+                    retry_after,
+                })
+            };
+            let problem = Problem::from(refusal(None));
+            assert_eq!(problem.detail, "some words");
+            assert_eq!(
+                told(problem),
+                expected(status, "some_code", soon),
+                "{kind:?}"
+            );
+            let later = expected(status, "some_code", Some(60));
+            assert_eq!(told(refusal(Some(60))), later, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn each_way_of_getting_no_answer_has_its_status_and_its_code() {
+        for (error, status, code, retry_after) in [
+            (
+                RequestError::Unavailable,
+                503,
+                "enclave_unavailable",
+                Some(1),
+            ),
+            (RequestError::Busy, 503, "busy", Some(1)),
+            (RequestError::Unrecorded, 503, "record_failed", Some(1)),
+            (RequestError::Timeout, 504, "enclave_timeout", None),
+            (RequestError::Nonsense, 502, "enclave_nonsense", None),
+        ] {
+            let words = error.to_string();
+            let problem = Problem::from(AskError::Enclave(error));
+            assert_eq!(problem.detail, words);
+            assert_eq!(told(problem), expected(status, code, retry_after));
+        }
+        let often = AskError::TooOften(TooMuch { retry_after: 9 });
+        assert_eq!(told(often), expected(429, "too_many_requests", Some(9)));
+    }
+
+    #[test]
+    fn who_is_turned_away_learns_why_and_only_who_came_too_often_when_to_come_again() {
+        for (why, status, code, retry_after) in [
+            (TurnedAway::CallerUnknown, 403, "caller_unknown", None),
+            (TurnedAway::CallerGone, 403, "caller_gone", None),
+            (TurnedAway::TokenInvalid, 401, "token_invalid", None),
+            (TurnedAway::ForeignHost, 403, "foreign_host", None),
+            (TurnedAway::ForeignOrigin, 403, "foreign_origin", None),
+            (
+                TurnedAway::TooManyConnections,
+                429,
+                "too_many_connections",
+                Some(1),
+            ),
+        ] {
+            assert_eq!(told(why), expected(status, code, retry_after));
+        }
+    }
+
+    #[test]
+    fn what_is_no_json_is_a_bad_request_and_what_it_says_wrongly_is_unprocessable() {
+        use identity::Error;
+        for (error, status, code) in [
+            (Error::JsonMalformed("why".into()), 400, "json_malformed"),
+            (Error::JsonShape("why".into()), 422, "json_shape"),
+            (
+                Error::JsonDuplicateKey("a".into()),
+                422,
+                "json_duplicate_key",
+            ),
+            (Error::Base64("it"), 422, "base64"),
+            (Error::ScopeInvalid, 422, "scope_invalid"),
+        ] {
+            assert_eq!(told(error), expected(status, code, None));
+        }
+    }
+
+    #[test]
+    fn a_response_is_a_problem_with_the_headers_that_its_status_wants() {
+        let problem = |status| Problem::new(status, "some_code", "some words");
+        for (problem, status, retry_after, authenticate) in [
+            (problem(422), 422, None, None),
+            (problem(401), 401, None, Some("Bearer")),
+            (problem(403), 403, None, None),
+            (problem(503), 503, Some("1"), None),
+            (problem(503).after(None), 503, Some("1"), None),
+            (problem(503).after(Some(5)), 503, Some("5"), None),
+            (problem(429), 429, None, None),
+            (problem(429).after(Some(60)), 429, Some("60"), None),
+        ] {
+            let response = problem.into_response();
+            assert_eq!(response.status(), status);
+            let header = |name| {
+                let value = response.headers().get(name);
+                value.map(|value: &HeaderValue| value.to_str().unwrap())
+            };
+            assert_eq!(header(CONTENT_TYPE), Some("application/problem+json"));
+            assert_eq!(header(RETRY_AFTER), retry_after, "{status}");
+            assert_eq!(header(WWW_AUTHENTICATE), authenticate, "{status}");
+            let kept = response.extensions().get::<Problem>().unwrap();
+            assert_eq!(kept.code(), "some_code", "metrics and logs see it");
+            let runtime = tokio::runtime::Builder::new_current_thread().build();
+            let body = runtime
+                .unwrap()
+                .block_on(to_bytes(response.into_body(), 1000));
+            let says = json!({
+                "type": "urn:anchorhold:error:some_code",
+                "title": "some code",
+                "status": status,
+                "code": "some_code",
+                "detail": "some words",
+            });
+            assert_eq!(
+                serde_json::from_slice::<Value>(&body.unwrap()).unwrap(),
+                says
+            );
+        }
+    }
+}
