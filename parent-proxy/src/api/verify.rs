@@ -265,3 +265,350 @@ fn now() -> UnixSeconds {
         .unwrap_or_default();
     UnixSeconds(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use attestation::Evidence;
+    use serde_json::json;
+
+    use super::*;
+
+    /// When the committed cases hold.
+    const AT: &str = "2026-01-01T00:00:00Z";
+
+    fn file(name: &str) -> Vec<u8> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../attestation/tests/vectors");
+        std::fs::read(folder.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    fn text(name: &str) -> String {
+        String::from_utf8(file(name)).unwrap()
+    }
+
+    fn parsed(name: &str) -> Value {
+        serde_json::from_slice(&file(name)).unwrap()
+    }
+
+    fn base64(bytes: &[u8]) -> String {
+        BASE64URL_NOPAD.encode(bytes)
+    }
+
+    fn evidence(name: &str) -> String {
+        base64(&file(&format!("cases/evidence/{name}.cbor")))
+    }
+
+    fn document() -> String {
+        let evidence = file("cases/evidence/good.cbor");
+        base64(Evidence::parse(&evidence).unwrap().document())
+    }
+
+    /// Good evidence, and all that is to be expected of it.
+    fn good() -> Value {
+        json!({
+            "evidence": evidence("good"),
+            "nonce": "c4".repeat(32),
+            "measurements": [parsed("cases/measurements.json")],
+            "policies": [text("cases/policy.toml")],
+            "mock_root": text("cases/root.pem"),
+            "at": AT,
+        })
+    }
+
+    /// What is answered to the good request with these members in place of its own; null: left out.
+    fn ask(changed: &Value) -> Result<Value, Problem> {
+        let mut request = good();
+        let members = request.as_object_mut().unwrap();
+        for (name, value) in changed.as_object().unwrap() {
+            members.insert(name.clone(), value.clone());
+        }
+        members.retain(|_, value| !value.is_null());
+        answer(serde_json::from_value(request).unwrap())
+    }
+
+    /// Status, code and words of a request that cannot be understood.
+    fn refused(changed: &Value) -> (Value, Value, String) {
+        let problem = serde_json::to_value(ask(changed).expect_err(&changed.to_string())).unwrap();
+        let detail = problem["detail"].as_str().unwrap().to_owned();
+        (problem["status"].clone(), problem["code"].clone(), detail)
+    }
+
+    /// `mock` for what is accepted, or the code of the refusal.
+    fn verdict(changed: &Value) -> String {
+        let answer = ask(changed).unwrap();
+        let code = match answer["verdict"].as_str() {
+            Some("refused") => &answer["error"]["code"],
+            _ => &answer["verdict"],
+        };
+        code.as_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn evidence_alone_or_with_one_thing_that_was_signed_or_a_document_alone_is_judged() {
+        const EITHER: &str = "evidence: give either evidence or a document";
+        const ONE: &str = "token: give a token or a credential, not both";
+        const NO_KEY: &str =
+            "document: what was signed needs evidence; a document alone names no key";
+        // Whether there is a key and whether there are claims, or why there is no verdict.
+        for (given, expected) in [
+            ("e", Ok((true, false))),
+            ("et", Ok((true, true))),
+            ("ec", Ok((true, true))),
+            ("etc", Err(ONE)),
+            ("d", Ok((false, false))),
+            ("dt", Err(NO_KEY)),
+            ("dc", Err(NO_KEY)),
+            ("dtc", Err(NO_KEY)),
+            ("", Err(EITHER)),
+            ("t", Err(EITHER)),
+            ("c", Err(EITHER)),
+            ("tc", Err(EITHER)),
+            ("ed", Err(EITHER)),
+            ("edt", Err(EITHER)),
+            ("edc", Err(EITHER)),
+            ("edtc", Err(EITHER)),
+        ] {
+            let if_given = |letter, value: Value| {
+                if given.contains(letter) {
+                    value
+                } else {
+                    Value::Null
+                }
+            };
+            let changed = json!({
+                "evidence": if_given('e', evidence("good").into()),
+                "document": if_given('d', document().into()),
+                "token": if_given('t', text("cases/tokens/good.jwt").into()),
+                "credential": if_given('c', parsed("cases/credentials/good.json")),
+            });
+            match expected {
+                Ok((key, claims)) => {
+                    let answer = ask(&changed).unwrap();
+                    assert_eq!(answer["verdict"], "mock", "{given}");
+                    let told = (answer["key"].is_object(), answer["claims"].is_object());
+                    assert_eq!(told, (key, claims), "{given}");
+                }
+                Err(why) => {
+                    let told = (json!(422), "verify_request_invalid".into(), why.to_owned());
+                    assert_eq!(refused(&changed), told, "{given}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named_by_the_member_in_which_it_stands() {
+        let (image, policy) = (parsed("cases/measurements.json"), text("cases/policy.toml"));
+        let stamp = base64(&file("timestamps/good.tsr"));
+        let roots = [text("timestamps/town.pem")];
+        for (changed, words) in [
+            (json!({"nonce": "c"}), "nonce: not hex"),
+            (json!({"nonce": "0x"}), "nonce: not hex"),
+            (json!({"nonce": " c4"}), "nonce: not hex"),
+            (json!({"measurements": [{}]}), "measurements: "),
+            (json!({"measurements": [image, "x"]}), "measurements: "),
+            (json!({"policies": [""]}), "policies: "),
+            (json!({"policies": [policy, "{}"]}), "policies: "),
+            (json!({"did_document": {}}), "did_document: "),
+            (json!({"did_document": "did:key:x"}), "did_document: "),
+            (
+                json!({"appraisal_policy": "version = 2"}),
+                "appraisal_policy: ",
+            ),
+            (json!({"mock_root": ""}), "mock_root: "),
+            (json!({"mock_root": "x"}), "mock_root: "),
+            (
+                json!({"timestamp": "AA", "timestamp_roots": roots}),
+                "timestamp: ",
+            ),
+            (json!({"timestamp": stamp}), "timestamp: "),
+            (
+                json!({"timestamp": stamp, "timestamp_roots": ["x"]}),
+                "timestamp: ",
+            ),
+        ] {
+            let (status, code, detail) = refused(&changed);
+            assert_eq!(
+                (status, code),
+                (json!(422), "verify_request_invalid".into())
+            );
+            assert!(detail.starts_with(words), "{changed}: {detail}");
+        }
+        for (changed, what) in [
+            (json!({"evidence": "AA="}), "the evidence"),
+            (json!({"evidence": "A"}), "the evidence"),
+            (json!({"evidence": "+/+/"}), "the evidence"),
+            (json!({"evidence": null, "document": "AB"}), "the document"),
+            (json!({"timestamp": "A A="}), "the time-stamp"),
+        ] {
+            let words = format!("not strict base64url in {what}");
+            let told = (json!(422), "base64".into(), words);
+            assert_eq!(refused(&changed), told, "{changed}");
+        }
+    }
+
+    #[test]
+    fn each_thing_that_is_expected_is_asked_of_what_is_judged() {
+        let domain = |pinned: Option<&str>| {
+            let pinned = pinned.map(parsed);
+            json!({"evidence": evidence("web"), "did_document": pinned})
+        };
+        let signed = |name: &str, audience: Option<&str>| {
+            let token = text(&format!("cases/tokens/{name}.jwt"));
+            json!({"token": token, "audience": audience})
+        };
+        let somebody = "https://tools.example";
+        let stamp = |root: &str, at: &str| {
+            json!({
+                "timestamp": base64(&file("timestamps/good.tsr")),
+                "timestamp_roots": [text(&format!("timestamps/{root}.pem"))],
+                "token": text("cases/tokens/good.jwt"),
+                "at": at,
+            })
+        };
+        for (changed, expected) in [
+            (json!({}), "mock"),
+            (json!({"nonce": "C4".repeat(32)}), "mock"),
+            (json!({"nonce": "c5".repeat(32)}), "nonce_mismatch"),
+            (json!({"nonce": null}), "unchecked"),
+            (json!({"nonce": null, "inspect": true}), "mock"),
+            (json!({"measurements": []}), "unchecked"),
+            (
+                json!({"measurements": [parsed("cases/measurements-other.json")]}),
+                "measurement_mismatch",
+            ),
+            (json!({"policies": []}), "unchecked"),
+            (
+                json!({"policies": [text("cases/policy-other.toml")]}),
+                "policy_mismatch",
+            ),
+            (
+                json!({"policies": [text("cases/policy-other.toml"), text("cases/policy.toml")]}),
+                "mock",
+            ),
+            (json!({"mock_root": null}), "root_untrusted"),
+            (
+                json!({"at": "2026-01-01T00:01:00Z", "max_age_seconds": 60}),
+                "mock",
+            ),
+            (
+                json!({"at": "2026-01-01T00:01:00Z", "max_age_seconds": 10}),
+                "too_old",
+            ),
+            (json!({"at": "2027-01-01T00:00:00Z"}), "certificate_expired"),
+            // Left out, it is now, long after the leaf.
+            (json!({"at": null}), "certificate_expired"),
+            (json!({"identity": "agent"}), "mock"),
+            (json!({"identity": "web"}), "identity_mismatch"),
+            (
+                json!({"did": "did:web:agent.example.com"}),
+                "identity_mismatch",
+            ),
+            (domain(None), "unchecked"),
+            (domain(Some("cases/did.json")), "mock"),
+            (
+                domain(Some("cases/did-other.json")),
+                "did_document_lacks_key",
+            ),
+            (signed("good", None), "mock"),
+            (signed("good", Some(somebody)), "audience_mismatch"),
+            (signed("for-somebody", None), "audience_mismatch"),
+            (signed("for-somebody", Some(somebody)), "mock"),
+            (
+                json!({"appraisal_policy": text("cases/verifier.toml"), "audience": null}),
+                "mock",
+            ),
+            (stamp("town", "2030-01-01T00:00:00Z"), "mock"),
+            (
+                stamp("abbey", "2030-01-01T00:00:00Z"),
+                "timestamp_untrusted",
+            ),
+        ] {
+            assert_eq!(verdict(&changed), expected, "{:.100}", changed.to_string());
+        }
+    }
+
+    #[test]
+    fn debug_mode_is_accepted_only_where_it_was_asked_for() {
+        // No document here is of hardware in debug mode, and no mock passes for one.
+        for (text, allowed) in [
+            ("{}", false),
+            ("{\"inspect\":true}", false),
+            ("{\"allow_debug\":false}", false),
+            ("{\"allow_debug\":true}", true),
+        ] {
+            let request = serde_json::from_str(text).unwrap();
+            assert_eq!(verifier(request).unwrap().allow_debug, allowed, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_answer_has_the_form_that_was_asked_for() {
+        let stamped = json!({
+            "timestamp": base64(&file("timestamps/good.tsr")),
+            "timestamp_roots": [text("timestamps/town.pem")],
+            "token": text("cases/tokens/good.jwt"),
+            "at": "2030-01-01T00:00:00Z",
+        });
+        let alone = json!({"evidence": null, "document": document()});
+        let other = json!({"nonce": "c5".repeat(32)});
+        // Which members are there: of a verdict, of an EAR, of a trust record.
+        for (form, changed, expected) in [
+            (None, json!({}), "verdict"),
+            (Some("verdict"), json!({}), "verdict"),
+            (Some("verdict"), other.clone(), "verdict"),
+            (Some("ear"), json!({}), "submods"),
+            (Some("ear"), alone.clone(), "submods"),
+            // An EAR says too what was refused.
+            (Some("ear"), other.clone(), "submods"),
+            (Some("trace"), json!({}), "cnf"),
+            (Some("trace"), other, "verdict"),
+        ] {
+            let mut request = changed;
+            request["form"] = json!(form);
+            let answer = ask(&request).unwrap();
+            let there = |name: &&&str| answer.get(**name).is_some();
+            let members = ["verdict", "submods", "cnf"];
+            assert!(members.iter().filter(there).eq([&expected]), "{request}");
+        }
+        // Of a key that is not named, or of the past, there is no trust record.
+        for changed in [alone, stamped] {
+            let mut request = changed;
+            request["form"] = json!("trace");
+            let (status, code, detail) = refused(&request);
+            assert_eq!(
+                (status, code),
+                (json!(422), "verify_request_invalid".into())
+            );
+            assert!(detail.starts_with("form: "), "{detail}");
+        }
+    }
+
+    #[test]
+    fn a_request_names_nothing_that_is_not_known_and_tells_numbers_and_times_in_one_way() {
+        let read = |text: &str| identity::json::parse_as::<VerifyRequest>(text.as_bytes()).is_ok();
+        for good in [
+            "{}",
+            "{\"max_age_seconds\":4294967295}",
+            "{\"at\":\"2026-01-01T00:00:00Z\"}",
+            "{\"form\":\"ear\"}",
+            "{\"document\":null}",
+        ] {
+            assert!(read(good), "{good}");
+        }
+        for bad in [
+            "{\"documents\":\"\"}",
+            "{\"max_age_seconds\":4294967296}",
+            "{\"max_age_seconds\":-1}",
+            "{\"at\":1767225600}",
+            "{\"at\":\"2026-01-01T01:00:00+01:00\"}",
+            "{\"form\":\"EAR\"}",
+            "{\"inspect\":\"true\"}",
+            "{\"policies\":\"\"}",
+            "{\"policies\":null}",
+        ] {
+            assert!(!read(bad), "{bad}");
+        }
+    }
+}
