@@ -140,3 +140,367 @@ pub(crate) fn all_callers(policy: &Bundle) -> impl Iterator<Item = &Callers> {
         .flat_map(|identity| [Some(&identity.callers), identity.rotation_callers.as_ref()])
         .flatten()
 }
+
+#[cfg(test)]
+mod tests {
+    use identity::{BootId, Digest, PublicKey, Signature, Signer};
+
+    use super::*;
+
+    const POLICY: &str = "
+version = 1
+mode = 'development'
+proxy_key = 'z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK'
+operator_key = 'z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp'
+";
+    /// Keys that the policies below name, and one that they do not.
+    const ROBOT: &str = "z6MkkgmuCCiYtMnMp5d9Zq7p6Bsy71Nxk4ddnfywzeGnFNeF";
+    const ALICE: &str = "z6MktULudTtAsAhRegYPiZ6631RV3viv12qd4GQF8z1xB22S";
+    const OTHER: &str = "z6Mko9hTggMwjSTEaJaPUfE6tqcy2xvU6BnNq3e3o8qVBiyH";
+
+    /// A policy with this before its identities, which admit these callers, and have this besides.
+    fn policy(before: &str, identities: &[(&str, &str)]) -> Bundle {
+        let mut text = format!("{POLICY}{before}\n");
+        for (index, (callers, rest)) in identities.iter().enumerate() {
+            text += &format!(
+                "[[identities]]\nname = 'agent{index}'\nenvironment = 'test'\ndid = 'did:key'\n\
+                 algorithm = 'EdDSA'\nmax_validity_seconds = 600\ncallers = {callers}\n{rest}\n\
+                 rules = [{{ name = 'any', actions = ['*'], targets = ['*'], resources = ['*'] }}]\n"
+            );
+        }
+        Bundle::from_toml(&text).unwrap()
+    }
+
+    fn admission(callers: &str, annex: Option<&str>) -> Admission {
+        let admission = Admission::new(policy("", &[(callers, "")]));
+        if let Some(annex) = annex {
+            admission.set_annex(described(annex));
+        }
+        admission
+    }
+
+    /// An annex that describes these callers.
+    fn described(callers: &str) -> Annex {
+        Annex::from_toml(&format!("version = 1\ncallers = [{callers}]")).unwrap()
+    }
+
+    fn own() -> u32 {
+        rustix::process::geteuid().as_raw()
+    }
+
+    /// A user who is neither root nor ourselves.
+    fn stranger() -> u32 {
+        own() + 7
+    }
+
+    #[test]
+    fn whoever_any_identity_names_is_admitted_and_nobody_else() {
+        let ids = ObservedCaller::ids;
+        let named = |name: &str| ObservedCaller::named(name);
+        let at = |socket: &str| ObservedCaller {
+            socket: Some(socket.into()),
+            ..ids(7, 8)
+        };
+        let both = |name: &str, uid| ObservedCaller {
+            name: Some(name.into()),
+            ..ids(uid, 9)
+        };
+        let crew = Some("{ name = 'crew', uid = 7, socket = 'a' }");
+        for (callers, annex, seen, admitted) in [
+            ("{ uids = [1, 2] }", None, ids(2, 9), true),
+            ("{ uids = [1, 2] }", None, ids(9, 2), false),
+            ("{ uids = [1, 2] }", None, named("2"), false),
+            ("{ gids = [2] }", None, ids(9, 2), true),
+            ("{ gids = [2] }", None, ids(2, 9), false),
+            ("{ names = ['crew'] }", None, named("crew"), true),
+            ("{ names = ['crew'] }", None, named("crew2"), false),
+            ("{ names = ['crew'] }", None, named(""), false),
+            ("{ names = ['crew'] }", None, ids(7, 8), false),
+            ("{ uids = [1], gids = [2] }", None, ids(1, 9), true),
+            ("{ uids = [1], names = ['crew'] }", None, both("x", 1), true),
+            (
+                "{ uids = [1], names = ['crew'] }",
+                None,
+                both("x", 2),
+                false,
+            ),
+            // Somebody of whom the annex says by what the name is known.
+            ("{ names = ['crew'] }", crew, at("a"), true),
+            ("{ names = ['crew'] }", crew, at("b"), false),
+            ("{ names = ['crew'] }", crew, ids(7, 8), false),
+            ("{ names = ['other'] }", crew, at("a"), false),
+            ("{ uids = [1] }", crew, at("a"), false),
+            // Nothing is known of it.
+            ("{ uids = [1] }", crew, ObservedCaller::default(), false),
+            // Root and our own user are operators, and callers only if named.
+            ("{ uids = [1] }", None, ids(0, 0), false),
+        ] {
+            let admission = admission(callers, annex);
+            assert_eq!(admission.admits(&seen), admitted, "{callers} {seen:?}");
+        }
+        let second = [
+            ("{ uids = [1] }", "rotation_callers = { uids = [2] }"),
+            ("{ uids = [3] }", "rotation_callers = { gids = [4] }"),
+        ];
+        let admission = Admission::new(policy("", &second));
+        for (seen, admitted) in [
+            (ids(1, 9), true),
+            (ids(2, 9), true),
+            (ids(3, 9), true),
+            (ids(9, 4), true),
+            (ids(4, 9), false),
+            (ids(9, 3), false),
+        ] {
+            assert_eq!(admission.admits(&seen), admitted, "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn a_later_annex_takes_the_place_of_the_one_before() {
+        let admission = admission("{ names = ['crew', 'watch'] }", None);
+        let seen = ObservedCaller::ids(stranger(), 8);
+        assert!(!admission.admits(&seen));
+        let with = |name: &str| format!("{{ name = '{name}', uid = {} }}", stranger());
+        for (annex, admitted) in [
+            (with("crew"), true),
+            (String::new(), false),
+            (with("watch"), true),
+            (with("other"), false),
+        ] {
+            admission.set_annex(described(&annex));
+            assert_eq!(admission.admits(&seen), admitted, "{annex}");
+        }
+    }
+
+    #[test]
+    fn nobody_who_would_be_admitted_is_refused_before_all_of_it_is_seen() {
+        let executable = Digest([7; 32]);
+        let by_executable = format!(
+            "{{ name = 'crew', socket = 'a', executables = ['{}'] }}",
+            "07".repeat(32)
+        );
+        let (unit, socket) = ("agent.service", "a");
+        let annexes = [
+            None,
+            Some(""),
+            Some("{ name = 'crew', uid = 1 }"),
+            Some("{ name = 'crew', gid = 2 }"),
+            Some("{ name = 'crew', uid = 1, gid = 2, unit = 'agent.service' }"),
+            Some("{ name = 'crew', unit = 'agent.service' }, { name = 'x', uid = 3 }"),
+            Some(by_executable.as_str()),
+            Some("{ name = 'crew', uid = 3, socket = 'a' }, { name = 'crew', gid = 1 }"),
+        ];
+        let mut admitted = 0;
+        for callers in [
+            "{ uids = [1] }",
+            "{ gids = [1] }",
+            "{ names = ['crew'] }",
+            "{ uids = [2], names = ['crew'] }",
+        ] {
+            for annex in annexes {
+                let admission = admission(callers, annex);
+                for (uid, gid) in (0..4).flat_map(|uid| (0..4).map(move |gid| (uid, gid))) {
+                    for more in 0..8 {
+                        let seen = ObservedCaller {
+                            unit: (more & 1 != 0).then(|| unit.into()),
+                            socket: (more & 2 != 0).then(|| socket.into()),
+                            executable: (more & 4 != 0).then_some(executable),
+                            ..ObservedCaller::ids(uid, gid)
+                        };
+                        if admission.admits(&seen) {
+                            admitted += 1;
+                            let may = admission.may_admit(uid, gid);
+                            assert!(may, "{callers} {annex:?} {seen:?}");
+                        }
+                    }
+                }
+            }
+        }
+        assert!(admitted > 100, "{admitted}");
+    }
+
+    #[test]
+    fn who_cannot_be_named_by_its_ids_is_refused_at_once_but_never_an_operator() {
+        let (a, b, c) = (stranger(), stranger() + 1, stranger() + 2);
+        let named = "{ names = ['crew'] }";
+        let by = |rest: &str| Some(format!("{{ name = 'crew', {rest} }}"));
+        for (callers, annex, ids, may) in [
+            (format!("{{ uids = [{a}] }}"), None, (a, c), true),
+            (format!("{{ uids = [{a}] }}"), None, (b, a), false),
+            (format!("{{ gids = [{a}] }}"), None, (c, a), true),
+            (format!("{{ gids = [{a}] }}"), None, (a, c), false),
+            (named.into(), None, (a, a), false),
+            (named.into(), by(&format!("uid = {a}")), (a, c), true),
+            (named.into(), by(&format!("uid = {a}")), (b, a), false),
+            (named.into(), by(&format!("gid = {a}")), (c, a), true),
+            (named.into(), by(&format!("gid = {a}")), (a, c), false),
+            (
+                named.into(),
+                by(&format!("uid = {a}, gid = {b}")),
+                (a, b),
+                true,
+            ),
+            (
+                named.into(),
+                by(&format!("uid = {a}, gid = {b}")),
+                (a, c),
+                false,
+            ),
+            (
+                named.into(),
+                by(&format!("uid = {a}, gid = {b}")),
+                (c, b),
+                false,
+            ),
+            // By something else alone: anybody might be it.
+            (named.into(), by("unit = 'agent.service'"), (c, c), true),
+            (named.into(), by("socket = 'a'"), (c, c), true),
+        ] {
+            let admission = admission(&callers, annex.as_deref());
+            let (uid, gid) = ids;
+            assert_eq!(
+                admission.may_admit(uid, gid),
+                may,
+                "{callers} {annex:?} {ids:?}"
+            );
+            for operator in [0, own()] {
+                assert!(admission.may_admit(operator, c), "{operator}");
+            }
+        }
+    }
+
+    #[test]
+    fn operators_are_root_and_ourselves_and_whom_the_configuration_names() {
+        let operators = Operators {
+            uids: vec![stranger()],
+            names: vec!["prometheus".into()],
+        };
+        let ids = |uid| ObservedCaller::ids(uid, 0);
+        let named = ObservedCaller::named;
+        for (seen, included) in [
+            (ids(0), true),
+            (ids(own()), true),
+            (ids(stranger()), true),
+            (ids(stranger() + 1), false),
+            (named("prometheus"), true),
+            (named("crew"), false),
+            (named("0"), false),
+            // A group makes no operator.
+            (
+                ObservedCaller {
+                    uid: None,
+                    ..ids(0)
+                },
+                false,
+            ),
+            (ObservedCaller::default(), false),
+        ] {
+            assert_eq!(operators.include(&seen), included, "{seen:?}");
+        }
+        let nobody_named = Operators::default();
+        assert!(!nobody_named.include(&ids(stranger())));
+        assert!(!nobody_named.include(&named("prometheus")));
+        assert!(nobody_named.include(&ids(0)));
+    }
+
+    /// A key of which only the public half is known: its signatures do not verify.
+    struct Pretended(PublicKey);
+
+    impl Signer for Pretended {
+        type Error = identity::Error;
+
+        fn public_key(&self) -> &PublicKey {
+            &self.0
+        }
+
+        fn sign(&self, _: &identity::Message) -> Result<Signature, Self::Error> {
+            Ok([0; 64])
+        }
+    }
+
+    /// A proof that names the key, by which it is not signed.
+    fn jws(key: &str) -> String {
+        let proof = CallerProof {
+            boot_id: BootId::new([1; 16]),
+            exp: 0,
+            jti: Default::default(),
+            key_version: 1,
+            request: Digest([2; 32]),
+        };
+        let key = PublicKey::from_multikey(key).unwrap();
+        proof.sign(&Pretended(key)).unwrap()
+    }
+
+    #[test]
+    fn only_proofs_and_approvals_that_name_what_the_policy_names_go_on_to_the_enclave() {
+        let robot = format!("{{ name = 'robot', key = '{ROBOT}' }}");
+        let zeros = "0".repeat(96);
+        let pcrs = format!("pcr0 = '{zeros}', pcr1 = '{zeros}', pcr2 = '{zeros}'");
+        let peer = format!("{{ name = 'peer', enclave = {{ {pcrs} }} }}");
+        let alice = format!("approvers = [{{ name = 'alice', key = '{ALICE}' }}]");
+        let nobody = [("{ uids = [1] }", "")];
+        let keys = [ROBOT, ALICE, OTHER];
+        for (before, proofs, documents, approvals) in [
+            (String::new(), [false; 3], false, [false; 3]),
+            (
+                format!("callers = [{robot}]"),
+                [true, false, false],
+                false,
+                [false; 3],
+            ),
+            (format!("callers = [{peer}]"), [false; 3], true, [false; 3]),
+            (
+                format!("callers = [{peer}, {robot}]\n{alice}"),
+                [true, false, false],
+                true,
+                [false, true, false],
+            ),
+            (alice.clone(), [false; 3], false, [false, true, false]),
+        ] {
+            let admission = Admission::new(policy(&before, &nobody));
+            let expects = |document: Option<&[u8]>| {
+                keys.map(|key| {
+                    admission.expects_proof(&PresentedProof {
+                        jws: jws(key),
+                        document: document.map(Into::into),
+                    })
+                })
+            };
+            assert_eq!(expects(None), proofs, "{before}");
+            // Whose key it is, only the enclave can tell of a document.
+            assert_eq!(expects(Some(b"any")), [documents; 3], "{before}");
+            let approved = keys.map(|key| admission.expects_approval(&jws(key)));
+            assert_eq!(approved, approvals, "{before}");
+            let any = before.contains("callers");
+            assert_eq!(admission.expects_proofs(), any, "{before}");
+            for bad in ["", "a.b.c", "e30.e30.", &jws(ROBOT)[1..]] {
+                assert!(!admission.expects_approval(bad), "{bad}");
+                let proof = PresentedProof {
+                    jws: bad.into(),
+                    document: None,
+                };
+                assert!(!admission.expects_proof(&proof), "{bad}");
+            }
+        }
+    }
+
+    #[test]
+    fn executables_are_measured_only_where_somebody_is_named_by_one() {
+        let digest = "07".repeat(32);
+        let crew = "{ name = 'crew', uid = 1 }";
+        for (annex, measures) in [
+            (None, false),
+            (Some(String::new()), false),
+            (Some(crew.to_owned()), false),
+            (
+                Some(format!(
+                    "{crew}, {{ name = 'x', uid = 2, executables = ['{digest}'] }}"
+                )),
+                true,
+            ),
+        ] {
+            let admission = admission("{ names = ['crew'] }", annex.as_deref());
+            assert_eq!(admission.measures(), measures, "{annex:?}");
+        }
+    }
+}
