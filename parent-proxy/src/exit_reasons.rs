@@ -175,3 +175,106 @@ async fn read(mut stream: Box<dyn Stream>) -> Option<ExitReason> {
         .flatten()
         .filter(|reason: &ExitReason| is_code(&reason.code))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use protocol::write_frame;
+    use tokio::io::AsyncRead;
+
+    use super::*;
+
+    /// What is heard of somebody who says this, a piece at a time, and leaves.
+    fn heard(pieces: &[&[u8]]) -> Option<ExitReason> {
+        let mut said: Box<dyn AsyncRead + Send + Unpin> = Box::new(tokio::io::empty());
+        for piece in pieces {
+            said = Box::new(said.chain(Cursor::new(piece.to_vec())));
+        }
+        let stream = Box::new(tokio::io::join(said, tokio::io::sink()));
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_time().build().unwrap();
+        runtime.block_on(read(stream))
+    }
+
+    fn reason(code: &str, message: &str) -> ExitReason {
+        ExitReason {
+            code: code.into(),
+            message: message.into(),
+        }
+    }
+
+    fn framed(reason: &ExitReason) -> Vec<u8> {
+        let mut frame = Vec::new();
+        write_frame(reason, &mut frame).unwrap();
+        frame
+    }
+
+    #[test]
+    fn last_words_are_one_whole_frame_in_a_few_pieces() {
+        let last = reason("nsm_failed", "the NSM is gone");
+        let frame = framed(&last);
+        let pieces = |count: usize| -> Vec<&[u8]> {
+            let (most, rest) = frame.split_at(count - 1);
+            most.chunks(1).chain([rest]).collect()
+        };
+        for count in [1, 2, 5, 8] {
+            assert_eq!(heard(&pieces(count)), Some(last.clone()), "{count}");
+        }
+        assert_eq!(heard(&pieces(9)), None, "who drips is not waited for");
+        let more = [&frame[..], &framed(&reason("other", ""))].concat();
+        assert_eq!(heard(&[&more]), Some(last), "what follows is not looked at");
+        for bad in [
+            &[][..],
+            &frame[..3],
+            &frame[..frame.len() - 1],
+            &frame[4..],
+            &[0, 0, 0, 0],
+            &[0xff; 8],
+            &[0, 0, 0, 1, 0x80],
+            &[0, 0, 0, 3, 0x82, 0x61, 0x61],
+            &[0, 0, 0, 6, 0x82, 0x61, 0x61, 0x61, 0x61, 0],
+            b"GET / HTTP/1.1\r\n\r\n",
+        ] {
+            assert_eq!(heard(&[bad]), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn last_words_are_short() {
+        let of_length = |length: usize| {
+            let encoded = |message: &str| cbor::to_vec(&reason("a", message)).len();
+            let around = encoded(&"x".repeat(900)) - 900;
+            let reason = reason("a", &"x".repeat(length - around));
+            assert_eq!(cbor::to_vec(&reason).len(), length);
+            reason
+        };
+        let longest = of_length(ExitReason::MAX_BYTES);
+        assert_eq!(heard(&[&framed(&longest)]), Some(longest));
+        let longer = of_length(ExitReason::MAX_BYTES + 1);
+        assert_eq!(heard(&[&framed(&longer)]), None);
+    }
+
+    #[test]
+    fn a_code_is_of_the_shape_that_ours_have_or_nothing_is_heard() {
+        let (longest, longer) = ("a".repeat(64), "a".repeat(65));
+        for (code, good) in [
+            ("policy_mismatch", true),
+            ("a", true),
+            ("9_", true),
+            (&longest, true),
+            ("", false),
+            (&longer, false),
+            ("Policy", false),
+            ("policy-mismatch", false),
+            ("policy mismatch", false),
+            ("policy\n", false),
+            ("p\u{f6}licy", false),
+            ("\u{1b}[2J", false),
+        ] {
+            assert_eq!(is_code(code), good, "{code:?}");
+            let heard = heard(&[&framed(&reason(code, "\n\u{1b}"))]);
+            assert_eq!(heard.is_some(), good, "{code:?}");
+        }
+    }
+}

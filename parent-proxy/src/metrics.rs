@@ -197,3 +197,57 @@ impl Metrics {
         text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counted(metrics: &Metrics, identity: &str) -> u64 {
+        let identity = identity.to_owned();
+        metrics
+            .new_resources
+            .get_or_create(&Named { identity })
+            .get()
+    }
+
+    #[test]
+    fn a_resource_counts_once_for_each_identity() {
+        let metrics = Metrics::new(&Counters::default());
+        for (identity, resource, new) in [
+            ("agent", "urn:a", 1),
+            ("agent", "urn:a", 1),
+            ("agent", "urn:b", 2),
+            ("other", "urn:a", 1),
+            ("agent", "urn:a", 2),
+            ("agent", "", 3),
+            ("agent", "urn:A", 4),
+        ] {
+            metrics.note_resource(identity, fingerprint(resource));
+            assert_eq!(counted(&metrics, identity), new, "{identity} {resource}");
+        }
+        let text = metrics.text();
+        for line in [
+            "anchorhold_new_resources_total{identity=\"agent\"} 4\n",
+            "anchorhold_new_resources_total{identity=\"other\"} 1\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_longer_remembered_counts_as_new_each_time_and_the_rest_stays_known() {
+        let metrics = Metrics::new(&Counters::default());
+        let most = MAX_RESOURCES as u64;
+        (0..most).for_each(|resource| metrics.note_resource("agent", resource));
+        assert_eq!(counted(&metrics, "agent"), most);
+        for (resource, more) in [(0, 0), (most, 1), (most, 2), (most - 1, 2), (most + 1, 3)] {
+            metrics.note_resource("agent", resource);
+            assert_eq!(counted(&metrics, "agent"), most + more, "{resource}");
+        }
+        // The others' places are their own.
+        for new in [1, 1] {
+            metrics.note_resource("other", most);
+            assert_eq!(counted(&metrics, "other"), new);
+        }
+    }
+}
