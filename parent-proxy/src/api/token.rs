@@ -174,7 +174,7 @@ impl From<RequestError> for Refused {
     }
 }
 
-/// A form, strictly: each parameter once, and none that is not known here.
+/// A form: each parameter once. Those that are not known here are ignored (RFC 6749 section 3.2).
 #[derive(Debug, Default)]
 pub(crate) struct ExchangeForm {
     values: std::collections::BTreeMap<String, String>,
