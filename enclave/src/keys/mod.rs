@@ -1,21 +1,26 @@
 //! Private keys. They are born here, sign here, and are wiped here.
 
+mod check;
+
+use aws_lc_rs::signature::Ed25519KeyPair;
 use hkdf::Hkdf;
 use identity::{Algorithm, Message, PublicKey, Signature, Signer};
 use sha2::Sha512;
 use zeroize::Zeroizing;
 
+use self::check::Check;
 use crate::Error;
 
 /// A key pair. No Clone, no Debug of the secret, no way out.
 pub(crate) struct KeyPair {
     secret: Box<Secret>,
     public: PublicKey,
+    check: Check,
 }
 
-/// Both are wiped when dropped.
+/// Both are wiped when dropped: aws-lc clears every piece of its memory that it gives back.
 enum Secret {
-    Ed25519(ed25519_dalek::SigningKey),
+    Ed25519(Ed25519KeyPair),
     P256(p256::ecdsa::SigningKey),
 }
 
@@ -52,23 +57,25 @@ impl KeyPair {
 
     /// `None` for the rare 32 bytes that are no P-256 scalar.
     fn from_seed(algorithm: Algorithm, seed: &[u8; 32]) -> Option<Self> {
-        Some(match algorithm {
+        let (secret, public) = match algorithm {
             Algorithm::EdDSA => {
-                let key = ed25519_dalek::SigningKey::from_bytes(seed);
-                let public = PublicKey::Ed25519(key.verifying_key());
-                Self {
-                    secret: Box::new(Secret::Ed25519(key)),
-                    public,
-                }
+                // Two implementations must find the same public key.
+                let public = ed25519_dalek::SigningKey::from_bytes(seed).verifying_key();
+                let key = Ed25519KeyPair::from_seed_and_public_key(seed, public.as_bytes())
+                    .expect("two implementations find the same public key");
+                (Secret::Ed25519(key), PublicKey::Ed25519(public))
             }
             Algorithm::ES256 => {
                 let key = p256::ecdsa::SigningKey::from_slice(seed).ok()?;
                 let public = PublicKey::P256(*key.verifying_key());
-                Self {
-                    secret: Box::new(Secret::P256(key)),
-                    public,
-                }
+                (Secret::P256(key), public)
             }
+        };
+        let check = Check::new(&public)?;
+        Some(Self {
+            secret: Box::new(secret),
+            public,
+            check,
         })
     }
 }
@@ -80,20 +87,26 @@ impl Signer for KeyPair {
         &self.public
     }
 
-    /// Signs, then verifies with the bound public key: a faulty signature would give the key away.
+    /// Signs, then has the signature checked by another implementation: a faulty one would give
+    /// the key away.
     fn sign(&self, message: &Message) -> Result<Signature, Error> {
         let signature: Signature = match &*self.secret {
-            Secret::Ed25519(key) => ed25519_dalek::Signer::sign(key, message.as_bytes()).to_bytes(),
+            Secret::Ed25519(key) => key
+                .try_sign(message.as_bytes())
+                .ok()
+                .and_then(|signature| signature.as_ref().try_into().ok())
+                .ok_or(Error::SelfCheckFailed)?,
             Secret::P256(key) => {
                 let signature: p256::ecdsa::Signature =
                     p256::ecdsa::signature::Signer::sign(key, message.as_bytes());
                 signature.to_bytes().into()
             }
         };
-        self.public
-            .verify(message, &signature)
-            .map_err(|_| Error::SelfCheckFailed)?;
-        Ok(signature)
+        if self.check.is_good(message.as_bytes(), &signature) {
+            Ok(signature)
+        } else {
+            Err(Error::SelfCheckFailed)
+        }
     }
 }
 
@@ -134,6 +147,7 @@ mod tests {
             let faulty = KeyPair {
                 secret: other.secret,
                 public: good.public,
+                check: good.check,
             };
             assert_eq!(
                 cose::sign(Purpose::POSSESSION, b"x", &faulty),
