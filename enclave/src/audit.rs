@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use identity::{AnnexId, Caller, Digest, Intent, UnixSeconds};
-use protocol::Answer;
 use record::{Approval, Decision, Verdict};
 
 use crate::Error;
@@ -184,10 +183,10 @@ impl Trail {
     /// The decision, with what is true at its end; none where the record learns nothing: of what
     /// means nobody, which strangers could fill its disk with, and of what a caller asks again and
     /// again though it may not have it, or waits already.
-    pub(crate) fn close(
+    pub(crate) fn close<T>(
         mut self,
         env: &Env<'_>,
-        outcome: &Result<Answer, Error>,
+        outcome: &Result<T, Error>,
         since_boot: Duration,
     ) -> Option<Decision> {
         if outcome

@@ -17,12 +17,12 @@ use crate::audit::Trail;
 use crate::clock::{Bounds, Clock};
 use crate::env::Env;
 use crate::identities::{Identity, IdentityCard};
-use crate::keys::{KeyPair, SEED_BYTES};
+use crate::keys::{KeyPair, SEED_BYTES, Unchecked, check_all};
 use crate::nsm::PeerVerifier;
 use crate::operations::{annex, approve, attest, describe, exchange, rotate, sign};
 use crate::provisioned::Provisioned;
 use crate::record::Record;
-use crate::service::{self, Outcome, Released, Service};
+use crate::service::{self, Outcome, Released, Service, Unreleased};
 use crate::sync::lock;
 use crate::{BootClock, Entropy, Error, Nsm, NsmError};
 
@@ -92,7 +92,11 @@ impl<N: Nsm> Service for Enclave<N> {
     }
 
     fn release(&self, batch: Vec<Outcome>) -> Vec<Released> {
-        service::release(batch, |decisions| {
+        let check = |signatures: &[Unchecked]| {
+            check_all(signatures, |weights| self.entropy.fill(weights))
+                .map_err(|error| self.halt(error))
+        };
+        service::release(batch, check, |decisions| {
             if decisions.is_empty() {
                 return Ok(Vec::new());
             }
@@ -157,9 +161,9 @@ impl<N: Nsm> Enclave<N> {
         &self,
         request: Request,
         proxy_key: &PublicKey,
-    ) -> (Result<Answer, Error>, Option<Decision>) {
+    ) -> (Result<Unreleased<Answer>, Error>, Option<Decision>) {
         let event = request.traits().event.unwrap_or_default();
-        let unrecorded = |outcome| (outcome, None);
+        let unrecorded = |outcome: Result<Answer, Error>| (outcome.map(Into::into), None);
         match request {
             Request::Status => unrecorded(Ok(Answer::Status(self.status()))),
             // The record has begun already, and no line of it goes with this answer.
@@ -182,7 +186,7 @@ impl<N: Nsm> Enclave<N> {
                 self.recorded(event, "default", |env, trail| sign::sign(env, sign, trail))
             }
             Request::Exchange(exchange) => self.recorded(event, "delegation", |env, trail| {
-                exchange::exchange(env, exchange, trail).map(Answer::Signed)
+                exchange::exchange(env, exchange, trail).map(|signed| signed.map(Answer::Signed))
             }),
             Request::Approve { jws } => self.recorded(event, "approvers", |env, trail| {
                 approve::approve(env, &jws, trail).map(Answer::PendingApproval)
@@ -226,12 +230,12 @@ impl<N: Nsm> Enclave<N> {
 
     /// Does something of which the record shall know, whatever comes of it. `rule` is who decides,
     /// unless a rule of the policy does.
-    fn recorded(
+    fn recorded<A: Into<Unreleased<Answer>>>(
         &self,
         event: &str,
         rule: &str,
-        work: impl FnOnce(&Env<'_>, &mut Trail) -> Result<Answer, Error>,
-    ) -> (Result<Answer, Error>, Option<Decision>) {
+        work: impl FnOnce(&Env<'_>, &mut Trail) -> Result<A, Error>,
+    ) -> (Result<Unreleased<Answer>, Error>, Option<Decision>) {
         let env = match self.env() {
             Ok(env) => env,
             Err(error) => return (Err(error), None),
@@ -239,7 +243,7 @@ impl<N: Nsm> Enclave<N> {
         let mut trail = Trail::new(env.provisioned.policy, event, rule);
         let outcome = work(&env, &mut trail);
         let decision = trail.close(&env, &outcome, self.boot_clock.now());
-        (outcome, decision)
+        (outcome.map(Into::into), decision)
     }
 
     /// A document of the NSM that names the key of this card, and its binding.

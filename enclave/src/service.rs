@@ -6,6 +6,7 @@ use protocol::{Answer, Request};
 use record::Decision;
 
 use crate::Error;
+use crate::keys::Unchecked;
 
 /// What the transport serves.
 pub trait Service: Send + Sync + 'static {
@@ -30,8 +31,49 @@ pub trait Service: Send + Sync + 'static {
 /// is recorded, and cannot: [`release`] alone opens it.
 #[derive(Debug)]
 pub struct Outcome {
-    answer: Result<Answer, Error>,
+    answer: Result<Unreleased<Answer>, Error>,
     decision: Option<Decision>,
+}
+
+/// What was made, perhaps with signatures that nobody has checked. Only [`release`] opens it.
+pub(crate) struct Unreleased<T> {
+    value: T,
+    unchecked: Vec<Unchecked>,
+}
+
+impl<T> Unreleased<T> {
+    pub(crate) fn new(value: T, unchecked: Vec<Unchecked>) -> Self {
+        Self { value, unchecked }
+    }
+
+    pub(crate) fn map<U>(self, with: impl FnOnce(T) -> U) -> Unreleased<U> {
+        Unreleased {
+            value: with(self.value),
+            unchecked: self.unchecked,
+        }
+    }
+
+    /// Checks by itself, as a batch of one would be.
+    #[cfg(test)]
+    pub(crate) fn checked(self) -> Result<T, Error> {
+        self.unchecked.iter().try_for_each(Unchecked::check)?;
+        Ok(self.value)
+    }
+}
+
+/// What no key signed, or whose signatures were checked where they were made.
+impl From<Answer> for Unreleased<Answer> {
+    fn from(answer: Answer) -> Self {
+        Self::new(answer, Vec::new())
+    }
+}
+
+impl<T> std::fmt::Debug for Unreleased<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Unreleased")
+            .field("unchecked", &self.unchecked.len())
+            .finish()
+    }
 }
 
 /// What came of a request, free to leave with its event.
@@ -45,7 +87,10 @@ pub struct Released {
 
 impl Outcome {
     /// An answer, or why there is none, and what was decided, if anything was.
-    pub(crate) fn new(answer: Result<Answer, Error>, decision: Option<Decision>) -> Self {
+    pub(crate) fn new(
+        answer: Result<Unreleased<Answer>, Error>,
+        decision: Option<Decision>,
+    ) -> Self {
         Self { answer, decision }
     }
 
@@ -58,36 +103,42 @@ impl Outcome {
     }
 }
 
-/// Opens a batch. `seal` gives decisions their lines in the record, one for each, in their order.
+/// Opens a batch. `check` checks all its signatures, then `seal` gives decisions their lines in the
+/// record, one for each, in their order. After either has failed nothing leaves.
 pub(crate) fn release(
-    mut batch: Vec<Outcome>,
+    batch: Vec<Outcome>,
+    check: impl FnOnce(&[Unchecked]) -> Result<(), Error>,
     seal: impl FnOnce(Vec<Decision>) -> Result<Vec<Vec<u8>>, Error>,
 ) -> Vec<Released> {
-    let recorded: Vec<bool> = batch
-        .iter()
-        .map(|outcome| outcome.decision.is_some())
-        .collect();
-    let decisions = batch
-        .iter_mut()
-        .filter_map(|outcome| outcome.decision.take())
-        .collect();
-    let mut events = match seal(decisions) {
-        Ok(lines) => lines.into_iter(),
-        Err(error) => {
-            return batch
-                .iter()
-                .map(|_| Released {
-                    answer: Err(error.clone()),
-                    event: None,
-                })
-                .collect();
+    let mut unchecked = Vec::new();
+    let mut decisions = Vec::new();
+    let mut opened = Vec::with_capacity(batch.len());
+    for Outcome { answer, decision } in batch {
+        let recorded = decision.is_some();
+        decisions.extend(decision);
+        let answer = answer.map(|answer| {
+            unchecked.extend(answer.unchecked);
+            answer.value
+        });
+        opened.push((answer, recorded));
+    }
+    match check(&unchecked).and_then(|()| seal(decisions)) {
+        Ok(lines) => {
+            let mut events = lines.into_iter();
+            let open = |(answer, recorded)| Released {
+                answer,
+                event: if recorded { events.next() } else { None },
+            };
+            opened.into_iter().map(open).collect()
         }
-    };
-    let open = |(outcome, recorded): (Outcome, bool)| Released {
-        answer: outcome.answer,
-        event: if recorded { events.next() } else { None },
-    };
-    batch.into_iter().zip(recorded).map(open).collect()
+        Err(error) => {
+            let refused = |_| Released {
+                answer: Err(error.clone()),
+                event: None,
+            };
+            opened.into_iter().map(refused).collect()
+        }
+    }
 }
 
 #[cfg(test)]
@@ -97,11 +148,11 @@ mod tests {
     use super::*;
     use crate::audit::Trail;
 
-    fn answer(next: u64) -> Result<Answer, Error> {
-        Ok(Answer::Records(Records {
+    fn answer(next: u64) -> Answer {
+        Answer::Records(Records {
             lines: Vec::new(),
             next,
-        }))
+        })
     }
 
     fn decision() -> Option<Decision> {
@@ -112,8 +163,8 @@ mod tests {
     fn each_answer_leaves_with_its_own_event_and_after_a_failure_none_leaves() {
         let batch = || {
             vec![
-                Outcome::new(answer(1), decision()),
-                Outcome::new(answer(2), None),
+                Outcome::new(Ok(answer(1).into()), decision()),
+                Outcome::new(Ok(answer(2).into()), None),
                 Outcome::refused(Error::Busy),
                 Outcome::new(Err(Error::Halted), decision()),
             ]
@@ -127,21 +178,24 @@ mod tests {
             event: event.map(|event| event.into()),
         };
         assert_eq!(
-            release(batch(), lines),
+            release(batch(), |_| Ok(()), lines),
             [
-                released(answer(1), Some("one")),
-                released(answer(2), None),
+                released(Ok(answer(1)), Some("one")),
+                released(Ok(answer(2)), None),
                 released(Err(Error::Busy), None),
                 released(Err(Error::Halted), Some("two")),
             ]
         );
-        let failed = release(batch(), |_| Err(Error::SelfCheckFailed));
-        assert_eq!(failed.len(), 4);
-        assert!(
-            failed
-                .iter()
-                .all(|released| released.answer == Err(Error::SelfCheckFailed)
-                    && released.event.is_none())
-        );
+        let unsealed = |_: Vec<Decision>| panic!("nothing is recorded of what was not good");
+        for failed in [
+            release(batch(), |_| Ok(()), |_| Err(Error::SelfCheckFailed)),
+            release(batch(), |_| Err(Error::SelfCheckFailed), unsealed),
+        ] {
+            assert_eq!(failed.len(), 4);
+            let nothing = |released: &Released| {
+                released.answer == Err(Error::SelfCheckFailed) && released.event.is_none()
+            };
+            assert!(failed.iter().all(nothing));
+        }
     }
 }

@@ -5,7 +5,7 @@ use identity::{UnixSeconds, credential};
 use super::Issued;
 use crate::Error;
 use crate::env::Env;
-use crate::identities::KeyGuard;
+use crate::keys::Deferred;
 use crate::stages::authority::Basis;
 use crate::stages::authorize::Permitted;
 use crate::stages::settle::Settled;
@@ -13,10 +13,9 @@ use crate::stages::settle::Settled;
 /// A credential about what was asked, or a grant.
 pub(super) fn signed(
     env: &Env<'_>,
-    key: &KeyGuard<'_>,
+    signer: &Deferred<'_>,
     settled: Settled<Permitted>,
 ) -> Result<Issued, Error> {
-    let signer = settled.key(key)?;
     let (permitted, _) = settled.into_parts();
     let Permitted {
         request,

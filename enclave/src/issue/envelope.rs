@@ -5,14 +5,13 @@ use identity::envelope::Envelope;
 
 use super::Issued;
 use crate::Error;
-use crate::identities::KeyGuard;
+use crate::keys::Deferred;
 use crate::stages::authority::Basis;
 use crate::stages::authorize::Permitted;
 use crate::stages::settle::Settled;
 
 /// An envelope about what was asked. It has no end of validity, and no id: its signature is one.
-pub(super) fn signed(key: &KeyGuard<'_>, settled: Settled<Permitted>) -> Result<Issued, Error> {
-    let signer = settled.key(key)?;
+pub(super) fn signed(signer: &Deferred<'_>, settled: Settled<Permitted>) -> Result<Issued, Error> {
     let (permitted, _) = settled.into_parts();
     let Permitted {
         request,

@@ -13,6 +13,8 @@ use crate::Error;
 use crate::audit::Trail;
 use crate::env::Env;
 use crate::identities::KeyGuard;
+use crate::keys::Deferred;
+use crate::service::Unreleased;
 use crate::stages::authorize::Permitted;
 use crate::stages::settle::Settled;
 
@@ -29,15 +31,16 @@ pub(crate) fn sign(
     key: &KeyGuard<'_>,
     settled: Settled<Permitted>,
     trail: &mut Trail,
-) -> Result<Signed, Error> {
+) -> Result<Unreleased<Signed>, Error> {
+    let signer = Deferred::new(settled.key(key)?);
     let (card, rule) = (settled.what().card.clone(), settled.what().rule.clone());
     let issued = match settled.what().request.format {
-        Format::VouchJwt => token::signed(env, key, settled)?,
-        Format::VouchCredential => credential::signed(env, key, settled)?,
-        Format::Envelope => envelope::signed(key, settled)?,
+        Format::VouchJwt => token::signed(env, &signer, settled)?,
+        Format::VouchCredential => credential::signed(env, &signer, settled)?,
+        Format::Envelope => envelope::signed(&signer, settled)?,
     };
     trail.issued(&issued.id, identity::UnixSeconds(issued.expires_at));
-    Ok(Signed {
+    let signed = Signed {
         signed: issued.signed,
         did: card.did.to_string(),
         signature_id: issued.id,
@@ -46,5 +49,6 @@ pub(crate) fn sign(
         identity: card.name.clone(),
         rule,
         scope: None,
-    })
+    };
+    Ok(Unreleased::new(signed, signer.into_unchecked()))
 }

@@ -9,6 +9,8 @@ use crate::Error;
 use crate::audit::Trail;
 use crate::env::Env;
 use crate::identities::KeyGuard;
+use crate::keys::Deferred;
+use crate::service::Unreleased;
 use crate::stages::authority::{Basis, principals};
 use crate::stages::authorize::{Exchange, Permitted};
 use crate::stages::settle::Settled;
@@ -18,10 +20,9 @@ const VERSION: &str = "1.0";
 /// A token about what was asked.
 pub(super) fn signed(
     env: &Env<'_>,
-    key: &KeyGuard<'_>,
+    signer: &Deferred<'_>,
     settled: Settled<Permitted>,
 ) -> Result<Issued, Error> {
-    let signer = settled.key(key)?;
     let (permitted, approved) = settled.into_parts();
     let Permitted {
         request,
@@ -73,8 +74,8 @@ pub(crate) fn exchanged(
     key: &KeyGuard<'_>,
     settled: Settled<Exchange>,
     trail: &mut Trail,
-) -> Result<Signed, Error> {
-    let signer = settled.key(key)?;
+) -> Result<Unreleased<Signed>, Error> {
+    let signer = Deferred::new(settled.key(key)?);
     let (permitted, _) = settled.into_parts();
     let Exchange {
         card,
@@ -111,11 +112,11 @@ pub(crate) fn exchanged(
         },
     };
     let (signed, id) = (
-        token::sign(&claims, &card.kid, signer)?,
+        token::sign(&claims, &card.kid, &signer)?,
         claims.jti.to_string(),
     );
     trail.issued(&id, identity::UnixSeconds(exp));
-    Ok(Signed {
+    let signed = Signed {
         signed,
         did: card.did.to_string(),
         signature_id: id,
@@ -124,5 +125,6 @@ pub(crate) fn exchanged(
         identity: card.name.clone(),
         rule: "delegation".into(),
         scope: claims.scope,
-    })
+    };
+    Ok(Unreleased::new(signed, signer.into_unchecked()))
 }

@@ -3,32 +3,50 @@
 //!
 //! Ed25519 is made by aws-lc and checked by dalek, ES256 is made by p256 and checked by aws-lc.
 
+use std::sync::Arc;
+
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey};
-use curve25519_dalek::constants::ED25519_BASEPOINT_TABLE;
-use curve25519_dalek::edwards::EdwardsBasepointTable;
+use curve25519_dalek::constants::{ED25519_BASEPOINT_POINT, ED25519_BASEPOINT_TABLE};
+use curve25519_dalek::edwards::{CompressedEdwardsY, EdwardsBasepointTable, EdwardsPoint};
 use curve25519_dalek::scalar::Scalar;
-use curve25519_dalek::traits::BasepointTable;
+use curve25519_dalek::traits::{BasepointTable, IsIdentity, VartimeMultiscalarMul};
 use identity::{PublicKey, Signature};
 use sha2::{Digest, Sha512};
 
+use crate::Error;
+
 /// What checks the signatures of one key.
 pub(crate) enum Check {
-    Ed25519(Box<Ed25519>),
+    Ed25519(Arc<Ed25519>),
     P256(ParsedPublicKey),
 }
 
 /// Multiples of the key, computed once: 30 KiB.
 pub(crate) struct Ed25519 {
     public: [u8; 32],
+    point: EdwardsPoint,
     table: EdwardsBasepointTable,
 }
+
+/// A signature that was made and not yet checked: what the check needs, without the message.
+#[cfg_attr(test, derive(Clone))]
+pub(crate) struct Unchecked {
+    key: Arc<Ed25519>,
+    r: [u8; 32],
+    s: Scalar,
+    k: Scalar,
+}
+
+/// From so many on, checking them together is faster than one by one with their tables.
+const TOGETHER: usize = 3;
 
 impl Check {
     /// `None` for a key that aws-lc does not take, which none is that p256 made.
     pub(crate) fn new(public: &PublicKey) -> Option<Self> {
         match public {
-            PublicKey::Ed25519(key) => Some(Self::Ed25519(Box::new(Ed25519 {
+            PublicKey::Ed25519(key) => Some(Self::Ed25519(Arc::new(Ed25519 {
                 public: key.to_bytes(),
+                point: key.to_edwards(),
                 table: EdwardsBasepointTable::create(&key.to_edwards()),
             }))),
             PublicKey::P256(key) => {
@@ -39,41 +57,166 @@ impl Check {
         }
     }
 
-    pub(crate) fn is_good(&self, message: &[u8], signature: &Signature) -> bool {
+    /// Checks, or leaves what is to be checked with others: an error if it is not good, nothing if
+    /// it is.
+    pub(crate) fn begin(
+        &self,
+        message: &[u8],
+        signature: &Signature,
+    ) -> Result<Option<Unchecked>, Error> {
         match self {
-            Self::Ed25519(check) => check.is_good(message, signature),
-            Self::P256(key) => key.verify_sig(message, signature).is_ok(),
+            Self::Ed25519(key) => Unchecked::new(key, message, signature).map(Some),
+            Self::P256(key) => match key.verify_sig(message, signature) {
+                Ok(()) => Ok(None),
+                Err(_) => Err(Error::SelfCheckFailed),
+            },
         }
     }
 }
 
-impl Ed25519 {
-    /// As strict as `verify_strict` of ed25519-dalek, for a key that is of the prime-order group: R
-    /// must be `sB - kA` byte by byte, and not of small order (RFC 8032 section 5.1.7, without the
-    /// cofactor).
-    fn is_good(&self, message: &[u8], signature: &Signature) -> bool {
-        let (r, s) = signature.split_at(32);
-        let s = s
-            .try_into()
-            .ok()
-            .and_then(|s| Scalar::from_canonical_bytes(s).into_option());
-        let Some(s) = s else { return false };
+impl Unchecked {
+    /// The scalar must be spelled in its one way (RFC 8032 section 5.1.7).
+    fn new(key: &Arc<Ed25519>, message: &[u8], signature: &Signature) -> Result<Self, Error> {
+        let (mut r, mut s) = ([0; 32], [0; 32]);
+        r.copy_from_slice(&signature[..32]);
+        s.copy_from_slice(&signature[32..]);
+        let s = Scalar::from_canonical_bytes(s)
+            .into_option()
+            .ok_or(Error::SelfCheckFailed)?;
         let hash = Sha512::new()
             .chain_update(r)
-            .chain_update(self.public)
+            .chain_update(key.public)
             .chain_update(message);
         let k = Scalar::from_bytes_mod_order_wide(&hash.finalize().into());
-        let point = ED25519_BASEPOINT_TABLE.mul_base(&s) - self.table.mul_base(&k);
-        point.compress().as_bytes() == r && !point.is_small_order()
+        Ok(Self {
+            key: Arc::clone(key),
+            r,
+            s,
+            k,
+        })
+    }
+
+    /// As strict as `verify_strict` of ed25519-dalek, for a key of the prime-order group: R must be
+    /// `sB - kA` byte by byte, and not of small order.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let point = ED25519_BASEPOINT_TABLE.mul_base(&self.s) - self.key.table.mul_base(&self.k);
+        if point.compress().as_bytes() == &self.r && !point.is_small_order() {
+            Ok(())
+        } else {
+            Err(Error::SelfCheckFailed)
+        }
+    }
+
+    /// R as a point, if it is spelled in its one way and not of small order.
+    fn r(&self) -> Option<EdwardsPoint> {
+        let point = CompressedEdwardsY(self.r).decompress()?;
+        (is_canonical(&self.r) && !point.is_small_order()).then_some(point)
+    }
+}
+
+/// Whether the 255 bits are below `p = 2^255 - 19`: each y has one spelling. (The sign of x = 0,
+/// which has two, is that of a point of small order.)
+fn is_canonical(y: &[u8; 32]) -> bool {
+    let [first, middle @ .., last] = y;
+    *first < 0xed || middle.iter().any(|byte| *byte != 0xff) || last & 0x7f != 0x7f
+}
+
+/// Checks all at once: the sum of `z (R + kA - sB)` is zero, for weights that nobody knew when the
+/// signatures were made. The terms of one key, and those of B, are one each.
+///
+/// Weights are odd, and stand at R as they are: an R that is off by a point of small order would
+/// pass under an even one, and such a fault can give the key away. (The order of the group is odd,
+/// so `-z` as a scalar would be even.) `random` fills the weights.
+pub(crate) fn check_all(
+    batch: &[Unchecked],
+    random: impl FnOnce(&mut [u8]) -> Result<(), Error>,
+) -> Result<(), Error> {
+    if batch.len() < TOGETHER {
+        return batch.iter().try_for_each(Unchecked::check);
+    }
+    let mut weights = vec![0; 16 * batch.len()];
+    random(&mut weights)?;
+    let mut base = Scalar::ZERO;
+    let mut keys: Vec<(&Arc<Ed25519>, Scalar)> = Vec::new();
+    let (mut scalars, mut points) = (Vec::new(), Vec::new());
+    for (unchecked, weight) in batch.iter().zip(weights.as_chunks::<16>().0) {
+        let z = Scalar::from(u128::from_le_bytes(*weight) | 1);
+        base += z * unchecked.s;
+        let known = keys
+            .iter_mut()
+            .find(|(key, _)| Arc::ptr_eq(key, &unchecked.key));
+        match known {
+            Some((_, sum)) => *sum += z * unchecked.k,
+            None => keys.push((&unchecked.key, z * unchecked.k)),
+        }
+        scalars.push(z);
+        points.push(unchecked.r().ok_or(Error::SelfCheckFailed)?);
+    }
+    for (key, sum) in keys {
+        scalars.push(sum);
+        points.push(key.point);
+    }
+    scalars.push(-base);
+    points.push(ED25519_BASEPOINT_POINT);
+    if EdwardsPoint::vartime_multiscalar_mul(scalars, points).is_identity() {
+        Ok(())
+    } else {
+        Err(Error::SelfCheckFailed)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use curve25519_dalek::edwards::CompressedEdwardsY;
     use ed25519_dalek::{Signer, SigningKey};
 
+    use std::sync::LazyLock;
+
+    use crate::Entropy;
+
     use super::*;
+
+    impl Check {
+        /// Whether it is good by itself, and among others whichever its place.
+        fn is_good(&self, message: &[u8], signature: &Signature) -> bool {
+            let begin = || self.begin(message, signature);
+            let alone = begin().and_then(|unchecked| unchecked.map_or(Ok(()), |u| u.check()));
+            let among = |place: usize| {
+                let mut batch = GOOD[..4].to_vec();
+                batch.extend(begin()?);
+                let last = batch.len() - 1;
+                batch.swap(place.min(last), last);
+                check_all(&batch, weights)
+            };
+            let among = [0, 4].map(|place| among(place).is_ok());
+            assert!(
+                among.iter().all(|good| *good == alone.is_ok()),
+                "{among:?} {alone:?}"
+            );
+            alone.is_ok()
+        }
+    }
+
+    /// Sixteen good signatures of three keys.
+    static GOOD: LazyLock<Vec<Unchecked>> = LazyLock::new(|| {
+        let keys = [1, 2, 3].map(|seed| SigningKey::from_bytes(&[seed; 32]));
+        let checks =
+            keys.each_ref().map(
+                |key| match Check::new(&PublicKey::Ed25519(key.verifying_key())) {
+                    Some(Check::Ed25519(check)) => check,
+                    _ => panic!("Ed25519"),
+                },
+            );
+        let good = |n: usize| {
+            let (key, message) = (n % 3, [n.to_le_bytes()[0]]);
+            let signature = keys[key].sign(&message).to_bytes();
+            Unchecked::new(&checks[key], &message, &signature).unwrap()
+        };
+        (0..16).map(good).collect()
+    });
+
+    fn weights(out: &mut [u8]) -> Result<(), Error> {
+        crate::OsEntropy.fill(out)
+    }
 
     fn ed25519() -> (SigningKey, PublicKey, Check) {
         let key = SigningKey::from_bytes(&[7; 32]);
@@ -152,5 +295,86 @@ mod tests {
             other[..32].copy_from_slice((r + torsion).compress().as_bytes());
             assert!(!check.is_good(b"message", &other));
         }
+    }
+
+    /// One damaged signature of sixteen, each in turn: R, s, an R that is off by a point of
+    /// small order, and what was signed.
+    #[test]
+    fn one_faulty_signature_of_sixteen_is_found_wherever_it_stands() {
+        let batch = |at: usize, fault: &dyn Fn(&mut Unchecked)| {
+            let mut batch = GOOD.clone();
+            fault(&mut batch[at]);
+            check_all(&batch, weights)
+        };
+        for at in 0..16 {
+            assert_eq!(batch(at, &|_| {}), Ok(()));
+            for byte in [0, 13, 31] {
+                let fault = |unchecked: &mut Unchecked| unchecked.r[byte] ^= 1;
+                assert_eq!(
+                    batch(at, &fault),
+                    Err(Error::SelfCheckFailed),
+                    "R, byte {byte}"
+                );
+            }
+            let faults: [&dyn Fn(&mut Unchecked); 2] =
+                [&|unchecked| unchecked.s += Scalar::ONE, &|unchecked| {
+                    unchecked.k += Scalar::ONE
+                }];
+            for (n, fault) in faults.iter().enumerate() {
+                assert_eq!(batch(at, fault), Err(Error::SelfCheckFailed), "{n}");
+            }
+            for torsion in &curve25519_dalek::constants::EIGHT_TORSION[1..] {
+                let fault = |unchecked: &mut Unchecked| {
+                    let r = CompressedEdwardsY(unchecked.r).decompress().unwrap();
+                    unchecked.r = (r + torsion).compress().to_bytes();
+                };
+                // With any weights, so that an even one would be met.
+                for _ in 0..8 {
+                    assert_eq!(batch(at, &fault), Err(Error::SelfCheckFailed));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn without_randomness_nothing_is_checked_together_and_a_few_are_checked_alone() {
+        let batch = |n: usize| GOOD[..n].to_vec();
+        let none = |_: &mut [u8]| Err(Error::NoRandomness);
+        assert_eq!(check_all(&batch(2), none), Ok(()));
+        assert_eq!(check_all(&batch(3), none), Err(Error::NoRandomness));
+        assert_eq!(check_all(&[], none), Ok(()));
+    }
+
+    /// Of the y below 19, which alone have two, each that is on the curve is taken in one spelling.
+    #[test]
+    fn a_y_has_one_spelling() {
+        let mut taken = 0;
+        for small in 0..19_u8 {
+            let (mut y, mut other) = ([0; 32], [0xff; 32]);
+            // y, and y + p.
+            (y[0], other[0], other[31]) = (small, 0xed + small, 0x7f);
+            let r = |r| {
+                Unchecked {
+                    r,
+                    ..GOOD[0].clone()
+                }
+                .r()
+            };
+            let good = CompressedEdwardsY(y)
+                .decompress()
+                .filter(|point| !point.is_small_order());
+            assert_eq!(r(y), good);
+            assert_eq!(
+                CompressedEdwardsY(other).decompress(),
+                CompressedEdwardsY(y).decompress()
+            );
+            assert_eq!(r(other), None, "{small}");
+            taken += usize::from(good.is_some());
+        }
+        assert!(taken > 4, "{taken}");
+        // p - 1 is the greatest.
+        let (mut greatest, mut less) = ([0xff; 32], [0xff; 32]);
+        (greatest[0], greatest[31], less[31]) = (0xec, 0x7f, 0x7e);
+        assert!(is_canonical(&greatest) && is_canonical(&less));
     }
 }

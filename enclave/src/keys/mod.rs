@@ -2,6 +2,8 @@
 
 mod check;
 
+use std::cell::RefCell;
+
 use aws_lc_rs::signature::Ed25519KeyPair;
 use hkdf::Hkdf;
 use identity::{Algorithm, Message, PublicKey, Signature, Signer};
@@ -9,6 +11,7 @@ use sha2::Sha512;
 use zeroize::Zeroizing;
 
 use self::check::Check;
+pub(crate) use self::check::{Unchecked, check_all};
 use crate::Error;
 
 /// A key pair. No Clone, no Debug of the secret, no way out.
@@ -80,16 +83,8 @@ impl KeyPair {
     }
 }
 
-impl Signer for KeyPair {
-    type Error = Error;
-
-    fn public_key(&self) -> &PublicKey {
-        &self.public
-    }
-
-    /// Signs, then has the signature checked by another implementation: a faulty one would give
-    /// the key away.
-    fn sign(&self, message: &Message) -> Result<Signature, Error> {
+impl KeyPair {
+    fn make(&self, message: &Message) -> Result<(Signature, Option<Unchecked>), Error> {
         let signature: Signature = match &*self.secret {
             Secret::Ed25519(key) => key
                 .try_sign(message.as_bytes())
@@ -102,11 +97,58 @@ impl Signer for KeyPair {
                 signature.to_bytes().into()
             }
         };
-        if self.check.is_good(message.as_bytes(), &signature) {
-            Ok(signature)
-        } else {
-            Err(Error::SelfCheckFailed)
+        let unchecked = self.check.begin(message.as_bytes(), &signature)?;
+        Ok((signature, unchecked))
+    }
+}
+
+impl Signer for KeyPair {
+    type Error = Error;
+
+    fn public_key(&self) -> &PublicKey {
+        &self.public
+    }
+
+    /// Signs, then has the signature checked by another implementation: a faulty one would give
+    /// the key away.
+    fn sign(&self, message: &Message) -> Result<Signature, Error> {
+        let (signature, unchecked) = self.make(message)?;
+        unchecked.map_or(Ok(()), |unchecked| unchecked.check())?;
+        Ok(signature)
+    }
+}
+
+/// Signs, and leaves the checks of what it signed to be made with those of others.
+pub(crate) struct Deferred<'k> {
+    key: &'k KeyPair,
+    unchecked: RefCell<Vec<Unchecked>>,
+}
+
+impl<'k> Deferred<'k> {
+    pub(crate) fn new(key: &'k KeyPair) -> Self {
+        Self {
+            key,
+            unchecked: RefCell::default(),
         }
+    }
+
+    /// What must be checked before anything that was signed leaves.
+    pub(crate) fn into_unchecked(self) -> Vec<Unchecked> {
+        self.unchecked.into_inner()
+    }
+}
+
+impl Signer for Deferred<'_> {
+    type Error = Error;
+
+    fn public_key(&self) -> &PublicKey {
+        self.key.public_key()
+    }
+
+    fn sign(&self, message: &Message) -> Result<Signature, Error> {
+        let (signature, unchecked) = self.key.make(message)?;
+        self.unchecked.borrow_mut().extend(unchecked);
+        Ok(signature)
     }
 }
 

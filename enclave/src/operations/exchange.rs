@@ -8,6 +8,7 @@ use crate::Error;
 use crate::audit::Trail;
 use crate::env::Env;
 use crate::issue;
+use crate::service::Unreleased;
 use crate::stages::authenticate::authenticate;
 use crate::stages::authority::SubjectAuthority;
 use crate::stages::parse::ExchangeRequest;
@@ -19,7 +20,7 @@ pub(crate) fn exchange(
     env: &Env<'_>,
     exchange: Exchange,
     trail: &mut Trail,
-) -> Result<Signed, Error> {
+) -> Result<Unreleased<Signed>, Error> {
     trail.caller(&Caller::Asserted(exchange.requester.caller.clone()));
     trail.action(EXCHANGE_ACTION);
     let request = ExchangeRequest::parse(exchange)?;

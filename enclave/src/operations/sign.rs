@@ -7,6 +7,7 @@ use crate::Error;
 use crate::audit::Trail;
 use crate::env::Env;
 use crate::issue;
+use crate::service::Unreleased;
 use crate::stages::authenticate::authenticate;
 use crate::stages::authority::Authority;
 use crate::stages::authorize;
@@ -14,7 +15,11 @@ use crate::stages::parse::SignRequest;
 use crate::stages::settle::{self, Settling};
 
 /// Signs what is asked, or lets it wait for an approval.
-pub(crate) fn sign(env: &Env<'_>, sign: Sign, trail: &mut Trail) -> Result<Answer, Error> {
+pub(crate) fn sign(
+    env: &Env<'_>,
+    sign: Sign,
+    trail: &mut Trail,
+) -> Result<Unreleased<Answer>, Error> {
     trail.caller(&Caller::Asserted(sign.requester.caller.clone()));
     let request = SignRequest::parse(sign, trail)?;
     let asked = authenticate(env, request, trail)?;
@@ -24,7 +29,9 @@ pub(crate) fn sign(env: &Env<'_>, sign: Sign, trail: &mut Trail) -> Result<Answe
     let key = authority.asked.identity.hold()?;
     let permit = authorize::sign(env, key.card(), authority, trail)?;
     match settle::sign(env, permit, trail)? {
-        Settling::Pending(waiting) => Ok(Answer::PendingApproval(waiting)),
-        Settling::Settled(settled) => issue::sign(env, &key, *settled, trail).map(Answer::Signed),
+        Settling::Pending(waiting) => Ok(Answer::PendingApproval(waiting).into()),
+        Settling::Settled(settled) => {
+            issue::sign(env, &key, *settled, trail).map(|signed| signed.map(Answer::Signed))
+        }
     }
 }

@@ -18,6 +18,7 @@ use crate::nsm::PeerVerifier;
 use crate::operations::{annex, approve, exchange, sign};
 use crate::provisioned::Provisioned;
 use crate::record::Record;
+use crate::service::Unreleased;
 use crate::stages::authenticate::authenticate;
 use crate::stages::authority::Authority;
 use crate::stages::parse::SignRequest;
@@ -131,16 +132,16 @@ impl Setting {
     }
 
     /// What comes of a request, and the decision that the record is told.
-    fn operate(
+    fn operate<A: Into<Unreleased<Answer>>>(
         &self,
         event: &str,
-        work: impl FnOnce(&Env<'_>, &mut Trail) -> Result<Answer, Error>,
+        work: impl FnOnce(&Env<'_>, &mut Trail) -> Result<A, Error>,
     ) -> (Result<Answer, Error>, Option<Decision>) {
         let env = self.env();
         let mut trail = Trail::new(self.provisioned.policy, event, "default");
         let outcome = work(&env, &mut trail);
         let decision = trail.close(&env, &outcome, std::time::Duration::from_secs(1));
-        (outcome, decision)
+        (outcome.and_then(|answer| answer.into().checked()), decision)
     }
 
     fn sign(&self, sign: Sign) -> (Result<Answer, Error>, Option<Decision>) {
@@ -157,7 +158,7 @@ impl Setting {
 
     fn exchange(&self, exchange: Exchange) -> (Result<Answer, Error>, Option<Decision>) {
         self.operate("token.exchange", |env, trail| {
-            exchange::exchange(env, exchange, trail).map(Answer::Signed)
+            exchange::exchange(env, exchange, trail).map(|signed| signed.map(Answer::Signed))
         })
     }
 
@@ -392,7 +393,7 @@ fn without_the_time_nothing_is_signed_and_the_event_has_none() {
     );
     let mut trail = trail();
     let outcome = sign::sign(&env, request("read"), &mut trail);
-    assert_eq!(outcome, Err(Error::ClockStale));
+    assert_eq!(outcome.as_ref().err(), Some(&Error::ClockStale));
     let decision = trail
         .close(&env, &outcome, std::time::Duration::ZERO)
         .unwrap();
@@ -629,13 +630,13 @@ fn what_waited_while_another_annex_came_is_not_signed() {
     assert!(setting.load(1).0.is_ok());
     let env = setting.env();
     assert!(setting.load(2).0.is_ok());
-    let outcome = sign::sign(&env, request("read"), &mut trail());
+    let outcome = sign::sign(&env, request("read"), &mut trail()).and_then(Unreleased::checked);
     assert_eq!(outcome, Err(Error::AnnexReplacedMeanwhile));
     assert!(setting.signed(request("read")).is_ok());
     setting.annex(3, "");
     let env = setting.env();
     setting.annex(4, "\"user:u\"");
-    let outcome = exchange::exchange(&env, ask("read"), &mut trail());
+    let outcome = exchange::exchange(&env, ask("read"), &mut trail()).and_then(Unreleased::checked);
     assert_eq!(outcome, Err(Error::AnnexReplacedMeanwhile));
 }
 
