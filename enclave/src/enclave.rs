@@ -17,7 +17,7 @@ use crate::audit::Trail;
 use crate::clock::{Bounds, Clock};
 use crate::env::Env;
 use crate::identities::{Identity, IdentityCard};
-use crate::keys::{KeyPair, SEED_BYTES, Unchecked, check_all};
+use crate::keys::{KeyPair, SEED_BYTES, UncheckedSignature, check_all};
 use crate::nsm::PeerVerifier;
 use crate::operations::{annex, approve, attest, describe, exchange, rotate, sign};
 use crate::provisioned::Provisioned;
@@ -92,7 +92,7 @@ impl<N: Nsm> Service for Enclave<N> {
     }
 
     fn release(&self, batch: Vec<Outcome>) -> Vec<Released> {
-        let check = |signatures: &[Unchecked]| {
+        let check = |signatures: &[UncheckedSignature]| {
             check_all(signatures, |weights| self.entropy.fill(weights))
                 .map_err(|error| self.halt(error))
         };

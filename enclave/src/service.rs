@@ -6,7 +6,7 @@ use protocol::{Answer, Request};
 use record::Decision;
 
 use crate::Error;
-use crate::keys::Unchecked;
+use crate::keys::UncheckedSignature;
 
 /// What the transport serves.
 pub trait Service: Send + Sync + 'static {
@@ -38,11 +38,11 @@ pub struct Outcome {
 /// What was made, perhaps with signatures that nobody has checked. Only [`release`] opens it.
 pub(crate) struct Unreleased<T> {
     value: T,
-    unchecked: Vec<Unchecked>,
+    unchecked: Vec<UncheckedSignature>,
 }
 
 impl<T> Unreleased<T> {
-    pub(crate) fn new(value: T, unchecked: Vec<Unchecked>) -> Self {
+    pub(crate) fn new(value: T, unchecked: Vec<UncheckedSignature>) -> Self {
         Self { value, unchecked }
     }
 
@@ -56,7 +56,9 @@ impl<T> Unreleased<T> {
     /// Checks by itself, as a batch of one would be.
     #[cfg(test)]
     pub(crate) fn checked(self) -> Result<T, Error> {
-        self.unchecked.iter().try_for_each(Unchecked::check)?;
+        self.unchecked
+            .iter()
+            .try_for_each(UncheckedSignature::check)?;
         Ok(self.value)
     }
 }
@@ -107,7 +109,7 @@ impl Outcome {
 /// record, one for each, in their order. After either has failed nothing leaves.
 pub(crate) fn release(
     batch: Vec<Outcome>,
-    check: impl FnOnce(&[Unchecked]) -> Result<(), Error>,
+    check: impl FnOnce(&[UncheckedSignature]) -> Result<(), Error>,
     seal: impl FnOnce(Vec<Decision>) -> Result<Vec<Vec<u8>>, Error>,
 ) -> Vec<Released> {
     let mut unchecked = Vec::new();

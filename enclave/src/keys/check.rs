@@ -30,7 +30,7 @@ pub(crate) struct Ed25519 {
 
 /// A signature that was made and not yet checked: what the check needs, without the message.
 #[cfg_attr(test, derive(Clone))]
-pub(crate) struct Unchecked {
+pub(crate) struct UncheckedSignature {
     key: Arc<Ed25519>,
     r: [u8; 32],
     s: Scalar,
@@ -63,9 +63,9 @@ impl Check {
         &self,
         message: &[u8],
         signature: &Signature,
-    ) -> Result<Option<Unchecked>, Error> {
+    ) -> Result<Option<UncheckedSignature>, Error> {
         match self {
-            Self::Ed25519(key) => Unchecked::new(key, message, signature).map(Some),
+            Self::Ed25519(key) => UncheckedSignature::new(key, message, signature).map(Some),
             Self::P256(key) => match key.verify_sig(message, signature) {
                 Ok(()) => Ok(None),
                 Err(_) => Err(Error::SelfCheckFailed),
@@ -74,7 +74,7 @@ impl Check {
     }
 }
 
-impl Unchecked {
+impl UncheckedSignature {
     /// The scalar must be spelled in its one way (RFC 8032 section 5.1.7).
     fn new(key: &Arc<Ed25519>, message: &[u8], signature: &Signature) -> Result<Self, Error> {
         let (mut r, mut s) = ([0; 32], [0; 32]);
@@ -126,13 +126,15 @@ fn is_canonical(y: &[u8; 32]) -> bool {
 ///
 /// Weights are odd, and stand at R as they are: an R that is off by a point of small order would
 /// pass under an even one, and such a fault can give the key away. (The order of the group is odd,
-/// so `-z` as a scalar would be even.) `random` fills the weights.
+/// so `-z` as a scalar would be even.) An even number of them, each off by the point of order two,
+/// would cancel: this is against a fault, not against a signer that means harm. `random` fills the
+/// weights.
 pub(crate) fn check_all(
-    batch: &[Unchecked],
+    batch: &[UncheckedSignature],
     random: impl FnOnce(&mut [u8]) -> Result<(), Error>,
 ) -> Result<(), Error> {
     if batch.len() < TOGETHER {
-        return batch.iter().try_for_each(Unchecked::check);
+        return batch.iter().try_for_each(UncheckedSignature::check);
     }
     let mut weights = vec![0; 16 * batch.len()];
     random(&mut weights)?;
@@ -197,7 +199,7 @@ mod tests {
     }
 
     /// Sixteen good signatures of three keys.
-    static GOOD: LazyLock<Vec<Unchecked>> = LazyLock::new(|| {
+    static GOOD: LazyLock<Vec<UncheckedSignature>> = LazyLock::new(|| {
         let keys = [1, 2, 3].map(|seed| SigningKey::from_bytes(&[seed; 32]));
         let checks =
             keys.each_ref().map(
@@ -209,7 +211,7 @@ mod tests {
         let good = |n: usize| {
             let (key, message) = (n % 3, [n.to_le_bytes()[0]]);
             let signature = keys[key].sign(&message).to_bytes();
-            Unchecked::new(&checks[key], &message, &signature).unwrap()
+            UncheckedSignature::new(&checks[key], &message, &signature).unwrap()
         };
         (0..16).map(good).collect()
     });
@@ -301,7 +303,7 @@ mod tests {
     /// small order, and what was signed.
     #[test]
     fn one_faulty_signature_of_sixteen_is_found_wherever_it_stands() {
-        let batch = |at: usize, fault: &dyn Fn(&mut Unchecked)| {
+        let batch = |at: usize, fault: &dyn Fn(&mut UncheckedSignature)| {
             let mut batch = GOOD.clone();
             fault(&mut batch[at]);
             check_all(&batch, weights)
@@ -309,14 +311,14 @@ mod tests {
         for at in 0..16 {
             assert_eq!(batch(at, &|_| {}), Ok(()));
             for byte in [0, 13, 31] {
-                let fault = |unchecked: &mut Unchecked| unchecked.r[byte] ^= 1;
+                let fault = |unchecked: &mut UncheckedSignature| unchecked.r[byte] ^= 1;
                 assert_eq!(
                     batch(at, &fault),
                     Err(Error::SelfCheckFailed),
                     "R, byte {byte}"
                 );
             }
-            let faults: [&dyn Fn(&mut Unchecked); 2] =
+            let faults: [&dyn Fn(&mut UncheckedSignature); 2] =
                 [&|unchecked| unchecked.s += Scalar::ONE, &|unchecked| {
                     unchecked.k += Scalar::ONE
                 }];
@@ -324,7 +326,7 @@ mod tests {
                 assert_eq!(batch(at, fault), Err(Error::SelfCheckFailed), "{n}");
             }
             for torsion in &curve25519_dalek::constants::EIGHT_TORSION[1..] {
-                let fault = |unchecked: &mut Unchecked| {
+                let fault = |unchecked: &mut UncheckedSignature| {
                     let r = CompressedEdwardsY(unchecked.r).decompress().unwrap();
                     unchecked.r = (r + torsion).compress().to_bytes();
                 };
@@ -354,7 +356,7 @@ mod tests {
             // y, and y + p.
             (y[0], other[0], other[31]) = (small, 0xed + small, 0x7f);
             let r = |r| {
-                Unchecked {
+                UncheckedSignature {
                     r,
                     ..GOOD[0].clone()
                 }

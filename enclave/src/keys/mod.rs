@@ -11,7 +11,7 @@ use sha2::Sha512;
 use zeroize::Zeroizing;
 
 use self::check::Check;
-pub(crate) use self::check::{Unchecked, check_all};
+pub(crate) use self::check::{UncheckedSignature, check_all};
 use crate::Error;
 
 /// A key pair. No Clone, no Debug of the secret, no way out.
@@ -81,10 +81,9 @@ impl KeyPair {
             check,
         })
     }
-}
 
-impl KeyPair {
-    fn make(&self, message: &Message) -> Result<(Signature, Option<Unchecked>), Error> {
+    /// Signs; gives what is still to be checked, if anything is.
+    fn make(&self, message: &Message) -> Result<(Signature, Option<UncheckedSignature>), Error> {
         let signature: Signature = match &*self.secret {
             Secret::Ed25519(key) => key
                 .try_sign(message.as_bytes())
@@ -118,10 +117,10 @@ impl Signer for KeyPair {
     }
 }
 
-/// Signs, and leaves the checks of what it signed to be made with those of others.
+/// Signs, and leaves the checks of what it signed to be made with those of other requests.
 pub(crate) struct Deferred<'k> {
     key: &'k KeyPair,
-    unchecked: RefCell<Vec<Unchecked>>,
+    unchecked: RefCell<Vec<UncheckedSignature>>,
 }
 
 impl<'k> Deferred<'k> {
@@ -133,7 +132,7 @@ impl<'k> Deferred<'k> {
     }
 
     /// What must be checked before anything that was signed leaves.
-    pub(crate) fn into_unchecked(self) -> Vec<Unchecked> {
+    pub(crate) fn into_unchecked(self) -> Vec<UncheckedSignature> {
         self.unchecked.into_inner()
     }
 }
