@@ -104,7 +104,8 @@ proptest! {
         prop_assert!(MockRoot::from_der(&bytes).is_err());
         prop_assert!(AppraisalPolicy::from_toml(&[&b"x"[..], &bytes].concat()).is_err());
         prop_assert!(TimeStamp::new(&bytes, &[VECTORS["root_pem"].as_str().unwrap()]).is_err());
-        prop_assert!(credential::canonical(&bytes).is_err());
+        // A few bytes may be JSON: a digit is.
+        prop_assert!(bytes.len() < 8 || credential::canonical(&bytes).is_err());
         prop_assert!(did::parse_jwks(&bytes).is_err());
         let text = String::from_utf8_lossy(&bytes);
         prop_assert!(token::unverified_claims(&text).is_err());
