@@ -34,9 +34,9 @@ pub use crate::appraisal::{
     Verdict, Verifier, results,
 };
 pub use crate::document::{
-    Attested, CertificateId, Debug, Document, Genuine, MAX_NONCE, Mock, MockRoot, Pcrs,
-    SKEW_SECONDS, aws_root_g1, unverified_nonce, unverified_time, verify_debug, verify_genuine,
-    verify_mock,
+    Attested, CertificateId, Debug, Document, Genuine, KnownIssuers, MAX_NONCE, Mock, MockRoot,
+    Pcrs, SKEW_SECONDS, aws_root_g1, unverified_nonce, unverified_time, verify_debug,
+    verify_genuine, verify_mock,
 };
 pub use crate::error::{Error, Rule};
 pub use crate::evidence::{

@@ -2,16 +2,17 @@
 //! wrong with it, and no other rule stands in for that one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
 use identity::UnixSeconds;
-use serde_json::Value;
+use serde_json::{Value, json};
 use strum::IntoEnumIterator;
 
-use crate::document::{signature_checks, verify_mock_by};
+use crate::document::{Trust, issuer_path, signature_checks, verify_mock_by};
 use crate::rules::{Every, Without};
 use crate::steps::Steps;
-use crate::{Expectations, MockRoot, Outcome, Rule, Step, Subject, Verifier};
+use crate::{Expectations, KnownIssuers, MockRoot, Outcome, Rule, Step, Subject, Verifier};
 
 struct Vector {
     name: String,
@@ -112,7 +113,12 @@ fn code(vector: &Vector, rules: &impl crate::rules::Rules) -> &'static str {
         ..Expectations::default()
     };
     let mut steps = Steps::default();
-    let judged = verify_mock_by(&vector.document, &vector.root, vector.at, rules, &mut steps);
+    let trust = Trust {
+        root: vector.root.as_der(),
+        at: vector.at,
+        issuers: None,
+    };
+    let judged = verify_mock_by(&vector.document, trust, rules, &mut steps);
     judged
         .and_then(|document| expectations.hold_document(&document, vector.at, rules, &mut steps))
         .map_or_else(|error| error.code(), |()| "accepted")
@@ -232,4 +238,106 @@ fn a_document_costs_at_most_five_signature_checks() {
         most = most.max(checks);
     }
     assert_eq!(most, 5, "root to leaf, and the document: the count counts");
+}
+
+impl Vector {
+    fn verifier(&self, issuers: Option<&Arc<KnownIssuers>>) -> Verifier {
+        Verifier {
+            expectations: Expectations {
+                nonce: self.nonce.clone(),
+                ..Expectations::default()
+            },
+            allow_mock: Some(self.root.clone()),
+            inspect: true,
+            issuers: issuers.cloned(),
+            ..Verifier::at(self.at)
+        }
+    }
+
+    fn is_accepted(&self) -> bool {
+        self.expected == "accepted"
+    }
+}
+
+/// With what is remembered of all the others, in whatever order they came, each document is judged
+/// as if it were the first, step by step.
+#[test]
+fn what_is_known_of_issuers_changes_no_verdict() {
+    let vectors = vectors();
+    let judged = |vector: &Vector, issuers: Option<&Arc<KnownIssuers>>| {
+        let verifier = vector.verifier(issuers);
+        let judged = verifier.judge(Subject::Document(&vector.document));
+        judged.map_or_else(|refusal| refusal.to_json(), |verdict| json!(verdict))
+    };
+    let (good, bad): (Vec<_>, Vec<_>) = vectors.iter().partition(|vector| vector.is_accepted());
+    for order in [[&good, &bad], [&bad, &good]] {
+        let issuers = Arc::default();
+        // Twice, so that whatever can be known is.
+        for vector in [order, order].into_iter().flatten().flatten() {
+            assert_eq!(
+                judged(vector, Some(&issuers)),
+                judged(vector, None),
+                "{}",
+                vector.name
+            );
+        }
+    }
+}
+
+/// The leaf's signature and the document's: what a document costs whose parent instance was met.
+/// One of another path, or of the same at a time when a certificate of it has expired, is no better
+/// off.
+#[test]
+fn a_document_of_an_issuer_that_is_known_costs_two_signature_checks() {
+    let vectors = vectors();
+    let find = |name: &str| vectors.iter().find(|one| one.name == name).unwrap();
+    let cost = |vector: &Vector, issuers: &Arc<KnownIssuers>| {
+        signature_checks();
+        let verifier = vector.verifier(Some(issuers));
+        let judged = verifier.judge(Subject::Document(&vector.document));
+        let code = judged.map_or_else(|refusal| refusal.code(), |verdict| verdict.verdict);
+        (code, signature_checks())
+    };
+    let (first, other) = (find("definite payload map"), find("tag 18"));
+    let issuers = Arc::default();
+    assert_eq!(cost(first, &issuers), ("mock", 5));
+    assert_eq!(cost(first, &issuers), ("mock", 2));
+    assert_eq!(cost(other, &issuers), ("mock", 2));
+    // Each certificate above the leaf belongs to the path.
+    for authority in ["root", "regional", "zonal", "instance"] {
+        let another = find(&format!("{authority}: a subject key id"));
+        assert_eq!(cost(another, &issuers), ("mock", 5), "{authority}");
+        assert_eq!(cost(another, &issuers), ("mock", 2), "{authority}");
+    }
+    // What expired since is refused before any signature is looked at.
+    let late = Vector {
+        at: first.at.plus(1_000_000_000),
+        document: first.document.clone(),
+        root: first.root.clone(),
+        name: String::new(),
+        nonce: None,
+        expected: String::new(),
+    };
+    assert_eq!(cost(&late, &issuers), ("certificate_expired", 0));
+    // A chain that was refused teaches nothing.
+    let forged = find("leaf: a changed signature");
+    let issuers = Arc::default();
+    assert_eq!(cost(forged, &issuers).0, "chain_signature");
+    assert!(!issuers.has(issuer_path(&forged.document)));
+    assert_eq!(cost(first, &issuers), ("mock", 5));
+}
+
+/// Names that a zone permits are of no use to who looks at its instance alone: such a path is
+/// verified whole, even if it was known.
+#[test]
+fn a_path_that_limits_names_is_verified_whole() {
+    let vectors = vectors();
+    let named = |vector: &&Vector| vector.name == "leaf: a name that the zone may not give";
+    let limited = vectors.iter().find(named).unwrap();
+    let issuers = Arc::<KnownIssuers>::default();
+    issuers.remember(issuer_path(&limited.document));
+    let judged = limited
+        .verifier(Some(&issuers))
+        .judge(Subject::Document(&limited.document));
+    assert_eq!(judged.unwrap_err().code(), "chain_path");
 }

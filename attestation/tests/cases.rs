@@ -4,16 +4,20 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
 
 use attestation::results::{self, About};
 use attestation::{
-    AppraisalPolicy, Evidence, Expectations, Measurements, MockRoot, Outcome, Refusal, Subject,
-    Verdict, Verifier,
+    AppraisalPolicy, Evidence, Expectations, KnownIssuers, Measurements, MockRoot, Outcome,
+    Refusal, Subject, Verdict, Verifier,
 };
 use data_encoding::HEXLOWER;
 use identity::{UnixSeconds, did};
 use policy::{Bundle, PolicyDigest};
 use serde_json::{Value, json};
+
+/// All cases are judged by one verifier, as far as it remembers something.
+static ISSUERS: LazyLock<Arc<KnownIssuers>> = LazyLock::new(Arc::default);
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/cases")
@@ -90,6 +94,7 @@ fn judged(case: &Value) -> (Result<Verdict, Refusal>, Vec<u8>) {
         allow_debug: case["allow_debug"] == true,
         allow_mock: root,
         inspect: case["inspect"] == true,
+        issuers: Some(Arc::clone(&ISSUERS)),
     };
     (verifier.judge(subject), evidence.clone())
 }

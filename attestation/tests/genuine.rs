@@ -4,10 +4,11 @@
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use attestation::results::{self, About};
 use attestation::{
-    Attested, Check, Error, MockRoot, Outcome, Step, Subject, Verifier, verify_debug,
+    Attested, Check, Error, KnownIssuers, MockRoot, Outcome, Step, Subject, Verifier, verify_debug,
     verify_genuine, verify_mock,
 };
 use identity::UnixSeconds;
@@ -88,11 +89,14 @@ fn debug_documents_pass_through_the_debug_type_only() {
 
 #[test]
 fn a_verdict_says_genuine_of_hardware_and_debug_only_where_that_is_allowed() {
+    // What was verified before changes nothing.
+    let issuers = Some(Arc::<KnownIssuers>::default());
     let judged = |name: &str, ms: i64, allow_debug: bool| {
         let bytes = read(name)?;
         let verifier = Verifier {
             inspect: true,
             allow_debug,
+            issuers: issuers.clone(),
             ..Verifier::at(seconds(ms))
         };
         let outcome = verifier.judge(Subject::Document(&bytes));

@@ -170,6 +170,7 @@ fn app(
         signing: FairQueue::new(GATHERED * config.connections, waiting),
         attesting: FairQueue::new(MAX_ATTESTING, waiting),
         verifying: FairQueue::new(MAX_VERIFYING, waiting),
+        issuers: Arc::default(),
         localhost,
         metrics,
     }

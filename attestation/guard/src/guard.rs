@@ -1,7 +1,7 @@
 //! Tokens and evidence in, admitted callers out.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use attestation::{AttestedSigner, Evidence, Expectations, Refusal, Verifier, unverified_nonce};
 use data_encoding::HEXLOWER;
@@ -196,6 +196,7 @@ impl Guard {
                 ..Expectations::default()
             },
             allow_mock: required.mock_root.clone(),
+            issuers: Some(Arc::clone(&required.issuers)),
             ..Verifier::at(now)
         };
         let (verdict, signer) = verifier.judge_evidence(evidence)?;

@@ -1,6 +1,8 @@
 //! What the owner of a service accepts.
 
-use attestation::{AppraisalPolicy, MockRoot};
+use std::sync::Arc;
+
+use attestation::{AppraisalPolicy, KnownIssuers, MockRoot};
 use identity::did;
 
 use crate::Error;
@@ -31,6 +33,8 @@ pub struct Requirements {
     pub max_tokens: usize,
     /// As many of them may be of one identity of a policy, so that none keeps the others out.
     pub max_tokens_of_one: usize,
+    /// Issuers of documents that were verified before. Guards of one process may share them.
+    pub issuers: Arc<KnownIssuers>,
 }
 
 impl Requirements {
@@ -49,6 +53,7 @@ impl Requirements {
             max_keys_of_one: 8,
             max_tokens: 100_000,
             max_tokens_of_one: 10_000,
+            issuers: Arc::default(),
         }
     }
 

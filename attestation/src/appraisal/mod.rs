@@ -16,7 +16,7 @@ use identity::{Digest, UnixSeconds};
 use serde_json::Value;
 
 use crate::archive::{Anchored, TimeAnchor, anchored_digest};
-use crate::document::{Hardware, verify_hardware, verify_mock_by};
+use crate::document::{Hardware, Trust, verify_hardware, verify_mock_by};
 use crate::rules::Every;
 use crate::steps::{Step, Steps};
 use crate::{
@@ -348,7 +348,9 @@ impl<P: Presented> Appraisal<'_, P> {
         } else {
             verifier.at
         };
-        match (verify_hardware(bytes, at, steps), &verifier.allow_mock) {
+        let issuers = verifier.issuers.as_deref();
+        let judged = verify_hardware(bytes, at, issuers, steps);
+        match (judged, &verifier.allow_mock) {
             (Ok(Hardware::Genuine(document)), _) => {
                 steps.passed(Step::Mode, "production: PCR0, 1 and 2 are not zero");
                 self.hold(&document, aws_root_g1(), steps)
@@ -363,7 +365,12 @@ impl<P: Presented> Appraisal<'_, P> {
             (Ok(Hardware::Debug(_)), _) => Err(Error::DebugMode),
             (Err(Error::RootUntrusted), Some(root)) => {
                 steps.mock = true;
-                let document = verify_mock_by(bytes, root, at, &Every, steps)?;
+                let trust = Trust {
+                    root: root.as_der(),
+                    at,
+                    issuers,
+                };
+                let document = verify_mock_by(bytes, trust, &Every, steps)?;
                 steps.not_checked(
                     Step::Mode,
                     "a MOCK, which was allowed: there is no hardware that could close anything",

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use identity::UnixSeconds;
 
 use super::Expectations;
-use crate::MockRoot;
 use crate::archive::TimeAnchor;
+use crate::{KnownIssuers, MockRoot};
 
 /// What is to be judged.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +49,9 @@ pub struct Verifier {
     pub allow_mock: Option<MockRoot>,
     /// Accept although something that matters was not asked to be checked.
     pub inspect: bool,
+    /// Issuers that were verified before, for those who verify many documents: it changes no
+    /// verdict, and spares signature checks.
+    pub issuers: Option<Arc<KnownIssuers>>,
 }
 
 impl Verifier {
@@ -62,6 +65,7 @@ impl Verifier {
             allow_debug: false,
             allow_mock: None,
             inspect: false,
+            issuers: None,
         }
     }
 }

@@ -285,6 +285,7 @@ impl Expected {
             allow_debug: self.allow_debug,
             allow_mock: optional(self.root.as_deref(), MockRoot::from_pem)?,
             inspect: self.inspect,
+            issuers: None,
         })
     }
 

@@ -14,9 +14,10 @@ use serde::Serialize;
 use webpki::{EndEntityCert, KeyUsage as ExtendedUsage, anchor_from_trusted_cert};
 use x509_cert::Certificate;
 use x509_cert::certificate::Version;
-use x509_cert::ext::pkix::{BasicConstraints, KeyUsage};
+use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, NameConstraints};
 use x509_cert::spki::AlgorithmIdentifierOwned;
 
+use super::issuers::{IssuerPath, KnownIssuers};
 use crate::Error;
 use crate::rules::Rules;
 
@@ -115,6 +116,17 @@ impl Leaf {
     }
 }
 
+/// What a chain is verified with.
+#[derive(Clone, Copy)]
+pub(crate) struct Trust<'a> {
+    /// DER of the certificate that it must begin with.
+    pub(crate) root: &'a [u8],
+    /// The time of verification.
+    pub(crate) at: UnixSeconds,
+    /// What was verified before.
+    pub(crate) issuers: Option<&'a KnownIssuers>,
+}
+
 /// The chain must begin with `root`, byte for byte.
 pub(crate) fn check_root(chain: &[&[u8]], root: &[u8], rules: &impl Rules) -> Result<(), Error> {
     rules.require(chain.first() == Some(&root), Error::RootUntrusted)
@@ -125,7 +137,11 @@ pub(crate) fn check_root(chain: &[&[u8]], root: &[u8], rules: &impl Rules) -> Re
 /// The chain is given in its one order, so there is no path to look for. Every rule is held here
 /// against every certificate; signatures are webpki's, which holds its own rules against the same
 /// chain again.
-pub(crate) fn verify(chain: &[&[u8]], at: UnixSeconds, rules: &impl Rules) -> Result<Chain, Error> {
+pub(crate) fn verify(
+    chain: &[&[u8]],
+    trust: Trust<'_>,
+    rules: &impl Rules,
+) -> Result<Chain, Error> {
     let certificates = chain
         .iter()
         .enumerate()
@@ -141,7 +157,7 @@ pub(crate) fn verify(chain: &[&[u8]], at: UnixSeconds, rules: &impl Rules) -> Re
             0
         };
         check_profile(index, certificate, rules)?;
-        check_validity(index, certificate, at, skew, rules)?;
+        check_validity(index, certificate, trust.at, skew, rules)?;
     }
     for (index, certificate) in authorities.iter().enumerate() {
         check_ca(index, certificate, authorities.len() - index - 1, rules)?;
@@ -150,7 +166,10 @@ pub(crate) fn verify(chain: &[&[u8]], at: UnixSeconds, rules: &impl Rules) -> Re
     check_names(&certificates, rules)?;
     let (not_before, not_after) = validity(leaf);
     if rules.second_opinion() {
-        rules.accept(check_path(chain, at.0.max(not_before)))?;
+        let (at, issuers) = (trust.at.0.max(not_before), trust.issuers);
+        // Names that an issuer permits count for all below it: such a path is verified whole.
+        let issuers = issuers.filter(|_| !authorities.iter().any(limits_names));
+        rules.accept(check_signatures(chain, at, issuers))?;
     }
     let point = leaf
         .tbs_certificate()
@@ -188,6 +207,25 @@ fn check_names(certificates: &[Certificate], rules: &impl Rules) -> Result<(), E
         )?;
     }
     Ok(())
+}
+
+/// Every signature; of a chain through an issuer that is known, only the leaf's.
+fn check_signatures(chain: &[&[u8]], at: i64, issuers: Option<&KnownIssuers>) -> Result<(), Error> {
+    let (Some(issuers), [authorities @ .., _]) = (issuers, chain) else {
+        return check_path(chain, at);
+    };
+    let path = IssuerPath::of(authorities);
+    if issuers.has(path) {
+        return check_path(&chain[authorities.len() - 1..], at);
+    }
+    check_path(chain, at)?;
+    issuers.remember(path);
+    Ok(())
+}
+
+fn limits_names(certificate: &Certificate) -> bool {
+    let extensions = certificate.tbs_certificate().extensions();
+    extensions.is_some_and(|all| all.iter().any(|one| one.extn_id == NameConstraints::OID))
 }
 
 /// webpki verifies signatures, path lengths, name constraints and critical extensions. It may look

@@ -4,7 +4,8 @@ use std::ops::RangeInclusive;
 
 use identity::{Digest, Tee, UnixSeconds};
 
-use super::chain::{self, CertificateId, Chain, MockRoot, SKEW_SECONDS, aws_root_g1};
+use super::chain::{self, CertificateId, Chain, MockRoot, SKEW_SECONDS, Trust, aws_root_g1};
+use super::issuers::KnownIssuers;
 use super::{Document, Unverified, parse};
 use crate::Error;
 use crate::rules::{Every, Rules};
@@ -80,7 +81,7 @@ attested!(
 
 /// Verifies a document to the AWS root G1 at the time `at`; documents of debug mode are refused.
 pub fn verify_genuine(bytes: &[u8], at: UnixSeconds) -> Result<Genuine, Error> {
-    match verify_hardware(bytes, at, &mut Steps::default())? {
+    match verify_hardware(bytes, at, None, &mut Steps::default())? {
         Hardware::Genuine(document) => Ok(document),
         Hardware::Debug(_) => Err(Error::DebugMode),
     }
@@ -88,7 +89,7 @@ pub fn verify_genuine(bytes: &[u8], at: UnixSeconds) -> Result<Genuine, Error> {
 
 /// As [`verify_genuine`], for documents of debug mode only.
 pub fn verify_debug(bytes: &[u8], at: UnixSeconds) -> Result<Debug, Error> {
-    match verify_hardware(bytes, at, &mut Steps::default())? {
+    match verify_hardware(bytes, at, None, &mut Steps::default())? {
         Hardware::Debug(document) => Ok(document),
         Hardware::Genuine(_) => Err(Error::NotDebugMode),
     }
@@ -96,7 +97,12 @@ pub fn verify_debug(bytes: &[u8], at: UnixSeconds) -> Result<Debug, Error> {
 
 /// Verifies a document of a mock NSM to the mock's own root.
 pub fn verify_mock(bytes: &[u8], root: &MockRoot, at: UnixSeconds) -> Result<Mock, Error> {
-    verify_mock_by(bytes, root, at, &Every, &mut Steps::default())
+    let trust = Trust {
+        root: root.as_der(),
+        at,
+        issuers: None,
+    };
+    verify_mock_by(bytes, trust, &Every, &mut Steps::default())
 }
 
 /// A document of hardware is of one kind or the other.
@@ -108,9 +114,15 @@ pub(crate) enum Hardware {
 pub(crate) fn verify_hardware(
     bytes: &[u8],
     at: UnixSeconds,
+    issuers: Option<&KnownIssuers>,
     steps: &mut Steps,
 ) -> Result<Hardware, Error> {
-    let verified = verify(bytes, aws_root_g1(), at, &Every, steps)?;
+    let trust = Trust {
+        root: aws_root_g1(),
+        at,
+        issuers,
+    };
+    let verified = verify(bytes, trust, &Every, steps)?;
     let debug = is_debug(&verified.0, &Every)?;
     Ok(if debug {
         Hardware::Debug(Debug(verified))
@@ -121,12 +133,11 @@ pub(crate) fn verify_hardware(
 
 pub(crate) fn verify_mock_by(
     bytes: &[u8],
-    root: &MockRoot,
-    at: UnixSeconds,
+    trust: Trust<'_>,
     rules: &impl Rules,
     steps: &mut Steps,
 ) -> Result<Mock, Error> {
-    let verified = verify(bytes, root.as_der(), at, rules, steps)?;
+    let verified = verify(bytes, trust, rules, steps)?;
     let debug = is_debug(&verified.0, rules)?;
     rules.require(!debug, Error::DebugMode)?;
     Ok(Mock(verified))
@@ -147,8 +158,7 @@ pub fn unverified_nonce(bytes: &[u8]) -> Result<Option<Vec<u8>>, Error> {
 /// Every rule of documents but that of the mode, which depends on the kind.
 fn verify(
     bytes: &[u8],
-    root: &[u8],
-    at: UnixSeconds,
+    trust: Trust<'_>,
     rules: &impl Rules,
     steps: &mut Steps,
 ) -> Result<(Document, Chain), Error> {
@@ -159,9 +169,10 @@ fn verify(
         signature,
     } = parse(bytes, rules)?;
     steps.passed(Step::DocumentForm, format!("{} bytes", bytes.len()));
+    let Trust { root, at, .. } = trust;
     chain::check_root(&chain, root, rules)?;
     steps.passed(Step::Root, format!("the root {}", identity::sha256(root)));
-    let chain = chain::verify(&chain, at, rules)?;
+    let chain = chain::verify(&chain, trust, rules)?;
     let certificates: Vec<String> = chain
         .certificates
         .iter()

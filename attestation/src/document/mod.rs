@@ -1,6 +1,7 @@
 //! Documents of the NSM, read strictly.
 
 mod chain;
+mod issuers;
 mod kinds;
 
 use std::collections::BTreeMap;
@@ -15,14 +16,26 @@ use crate::rules::Rules;
 use crate::{Error, Field};
 use identity::Pcr;
 
+pub(crate) use self::chain::Trust;
 #[cfg(test)]
 pub(crate) use self::chain::signature_checks;
 pub use self::chain::{CertificateId, MockRoot, SKEW_SECONDS, aws_root_g1};
+pub use self::issuers::KnownIssuers;
 pub use self::kinds::{
     Attested, Debug, Genuine, Mock, unverified_nonce, unverified_time, verify_debug,
     verify_genuine, verify_mock,
 };
 pub(crate) use self::kinds::{Hardware, verify_hardware, verify_mock_by};
+
+/// The path to the leaf of a document that is well-formed.
+#[cfg(test)]
+pub(crate) fn issuer_path(bytes: &[u8]) -> issuers::IssuerPath {
+    let Ok(unverified) = parse(bytes, &crate::rules::Every) else {
+        panic!("not a document");
+    };
+    let (_, authorities) = unverified.chain.split_last().expect("two and more");
+    issuers::IssuerPath::of(authorities)
+}
 
 /// A nonce that the NSM takes has at most 512 bytes.
 pub const MAX_NONCE: usize = 512;

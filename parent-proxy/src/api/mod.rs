@@ -12,6 +12,7 @@ mod verify;
 use std::sync::Arc;
 use std::time::Duration;
 
+use attestation::KnownIssuers;
 use axum::Router;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -61,6 +62,8 @@ pub(crate) struct App {
     pub(crate) attesting: Arc<FairQueue>,
     /// At this process' own verifier.
     pub(crate) verifying: Arc<FairQueue>,
+    /// What that one has verified.
+    pub(crate) issuers: Arc<KnownIssuers>,
 }
 
 impl App {

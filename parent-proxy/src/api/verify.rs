@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use attestation::archive::{TimeAnchor, TimeStamp};
 use attestation::results::{self, About};
-use attestation::{AppraisalPolicy, Expectations, Measurements, MockRoot, Subject, Verifier};
+use attestation::{
+    AppraisalPolicy, Expectations, KnownIssuers, Measurements, MockRoot, Subject, Verifier,
+};
 use axum::Json;
 use axum::extract::State;
 use policy::Bundle;
@@ -122,7 +124,7 @@ pub(crate) async fn verify(
     let slot = app.slot(&app.verifying, &caller.quota, None).await?;
     // A millisecond of arithmetic, during which other callers shall not wait.
     let verdict = tokio::task::spawn_blocking(move || {
-        let verdict = answer(request);
+        let verdict = answer(request, &app.issuers);
         drop(slot);
         verdict
     })
@@ -132,7 +134,7 @@ pub(crate) async fn verify(
         .map(Json)
 }
 
-fn answer(request: VerifyRequest) -> Result<Value, Problem> {
+fn answer(request: VerifyRequest, issuers: &Arc<KnownIssuers>) -> Result<Value, Problem> {
     let credential = request
         .credential
         .as_ref()
@@ -155,7 +157,10 @@ fn answer(request: VerifyRequest) -> Result<Value, Problem> {
         _ => return Err(invalid("evidence", "give either evidence or a document")),
     };
     let form = request.form;
-    let verifier = verifier(request)?;
+    let verifier = Verifier {
+        issuers: Some(Arc::clone(issuers)),
+        ..verifier(request)?
+    };
     let outcome = verifier.judge(subject);
     Ok(match (form, &outcome) {
         (Form::Ear, _) => results::ear(&outcome, verifier.at, about),
@@ -201,6 +206,7 @@ fn verifier(request: VerifyRequest) -> Result<Verifier, Problem> {
         allow_debug: request.allow_debug,
         allow_mock: root.map_err(|error| invalid("mock_root", error))?,
         inspect: request.inspect,
+        issuers: None,
         expectations: expectations(request)?,
     })
 }
@@ -324,7 +330,7 @@ mod tests {
             members.insert(name.clone(), value.clone());
         }
         members.retain(|_, value| !value.is_null());
-        answer(serde_json::from_value(request).unwrap())
+        answer(serde_json::from_value(request).unwrap(), &Arc::default())
     }
 
     /// Status, code and words of a request that cannot be understood.
@@ -394,6 +400,16 @@ mod tests {
                     assert_eq!(refused(&changed), told, "{given}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn an_issuer_is_remembered_from_one_request_to_the_next() {
+        let issuers = Arc::default();
+        for _ in 0..2 {
+            let request = serde_json::from_value(good()).unwrap();
+            let verdict = answer(request, &issuers).unwrap();
+            assert_eq!((&verdict["verdict"], issuers.count()), (&json!("mock"), 1));
         }
     }
 

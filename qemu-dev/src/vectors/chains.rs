@@ -682,10 +682,13 @@ impl Maker {
         let chain = other.issue_chain(NOW, &mut |out| fixed.fill(out));
         let own = self.chain.cabundle[0].clone();
         let mut borrowed = other.issue_chain(NOW, &mut |out| fixed.fill(out));
-        borrowed.cabundle[0] = own;
         let mut half = other.issue_chain(NOW, &mut |out| fixed.fill(out));
         half.cabundle[..3].clone_from_slice(&self.chain.cabundle[..3]);
         self.signed("another mock's document", "root_untrusted", &chain);
+        // The same but for its root, so that who knows it from there must not believe it here.
+        self.signed("under another mock's own root", "accepted", &borrowed)["root_pem"] =
+            other.certificate_pem().into();
+        borrowed.cabundle[0] = own;
         self.signed(
             "another mock's chain under this root",
             "chain_signature",

@@ -456,10 +456,12 @@ fn code(result: Result<::guard::Admitted, Error>) -> &'static str {
 #[test]
 fn evidence_is_enough_for_its_time_and_no_longer() {
     let agent = Agent::start();
-    let (guard, clock) = timed(Requirements {
+    let requirements = Requirements {
         evidence_seconds: 60,
         ..agent.requirements("")
-    });
+    };
+    let issuers = Arc::clone(&requirements.issuers);
+    let (guard, clock) = timed(requirements);
     let set = |time: i64| clock.store(time, Ordering::Relaxed);
     let begun = clock.load(Ordering::Relaxed);
     let token = || {
@@ -508,6 +510,8 @@ fn evidence_is_enough_for_its_time_and_no_longer() {
     assert_eq!(guard.learn(&before).unwrap_err().code(), "challenge_stale");
     teach(&guard, &agent);
     assert_eq!(code(guard.admit(&token())), "admitted");
+    // All of it came from one parent instance, whose certificates were verified once.
+    assert_eq!(issuers.count(), 1);
 }
 
 #[test]
