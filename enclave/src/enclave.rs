@@ -96,18 +96,20 @@ impl<N: Nsm> Service for Enclave<N> {
             check_all(signatures, |weights| self.entropy.fill(weights))
                 .map_err(|error| self.halt(error))
         };
-        service::release(batch, check, |decisions| {
+        let seal = |decisions: Vec<Decision>| {
             if decisions.is_empty() {
-                return Ok(Vec::new());
+                return Ok(Unreleased::new(None, Vec::new()));
             }
             // What was decided before the keys were wiped does not leave after it.
             if self.halted.load(Ordering::Acquire) {
                 return Err(Error::Halted);
             }
-            self.provisioned()?
-                .record
-                .seal(decisions)
-                .map_err(|error| self.halt(error))
+            let record = &self.provisioned()?.record;
+            let sealed = record.seal(decisions).map_err(|error| self.halt(error))?;
+            Ok(sealed.map(|sealed| Some((record, sealed))))
+        };
+        service::release(batch, seal, check, |sealed| {
+            sealed.map_or_else(Vec::new, |(record, sealed)| record.publish(sealed))
         })
     }
 }
@@ -392,7 +394,8 @@ impl<N: Nsm> Enclave<N> {
         let mut trail = Trail::new(provisioned.policy, "enclave.boot", "bundle");
         trail.boot(before);
         let born = trail.done(&self.env_of(&provisioned));
-        provisioned.record.seal(vec![born])?;
+        let born = provisioned.record.seal(vec![born])?.checked()?;
+        provisioned.record.publish(born);
         Ok(provisioned)
     }
 

@@ -6,10 +6,11 @@ use std::sync::{Mutex, RwLock};
 
 use identity::{BootId, PublicKey, Signer};
 use protocol::Records;
-use record::{Decision, MAX_BATCH, Tail};
+use record::{Batch, Decision, MAX_BATCH, Tail};
 
 use crate::Error;
-use crate::keys::KeyPair;
+use crate::keys::{Deferred, KeyPair};
+use crate::service::Unreleased;
 use crate::sync::{lock, read, write};
 
 /// Lines that are remembered: more than can be under way to a proxy that is gone.
@@ -27,10 +28,17 @@ pub(crate) struct Record {
 
 struct State {
     tail: Tail,
-    remembered: VecDeque<Vec<u8>>,
+    /// The latest lines; none where one has its place and is not published yet.
+    remembered: VecDeque<Option<Vec<u8>>>,
     bytes: usize,
     /// Sequence number of the next event.
     next: u64,
+}
+
+/// Lines that are signed and have their places, and that nobody has seen.
+pub(crate) struct Sealed {
+    first: u64,
+    lines: Vec<Vec<u8>>,
 }
 
 impl Record {
@@ -53,31 +61,31 @@ impl Record {
         &self.public
     }
 
-    /// Gives decisions their place and signs them; gives their lines. After an error the record
-    /// cannot go on.
-    pub(crate) fn seal(&self, decisions: Vec<Decision>) -> Result<Vec<Vec<u8>>, Error> {
+    /// Gives decisions their places and signs them. After an error the record cannot go on.
+    pub(crate) fn seal(&self, decisions: Vec<Decision>) -> Result<Unreleased<Sealed>, Error> {
         let key = read(&self.key);
-        let key = key.as_ref().ok_or(Error::Halted)?;
-        // One batch after the other, or the lines would be remembered out of their order.
-        let mut state = lock(&self.state);
+        let signer = Deferred::new(key.as_ref().ok_or(Error::Halted)?);
         let mut lines = Vec::with_capacity(decisions.len());
-        let mut decisions = decisions.into_iter().peekable();
-        while decisions.peek().is_some() {
-            let batch = state
-                .tail
-                .append(decisions.by_ref().take(MAX_BATCH).collect())?;
-            lines.extend(batch.sign(key)?);
+        let (first, batches) = lock(&self.state).place(decisions)?;
+        for batch in batches {
+            lines.extend(batch.sign(&signer)?);
         }
-        for line in &lines {
-            state.remember(line.clone());
-        }
-        Ok(lines)
+        let sealed = Sealed { first, lines };
+        Ok(Unreleased::new(sealed, signer.into_unchecked()))
     }
 
-    /// The lines from `from` on, as far as they are remembered and fit into an answer.
+    /// Remembers lines whose signature was checked, and gives them.
+    pub(crate) fn publish(&self, sealed: Sealed) -> Vec<Vec<u8>> {
+        lock(&self.state).remember(&sealed);
+        sealed.lines
+    }
+
+    /// The lines from `from` on, as far as they are remembered and fit into an answer, and up to
+    /// the first one that is not published.
     pub(crate) fn since(&self, from: u64) -> Records {
         let state = lock(&self.state);
-        let oldest = state.next - state.remembered.len() as u64;
+        let oldest = state.oldest();
+        let published = || state.remembered.iter().map_while(Option::as_ref);
         let skip = usize::try_from(from.saturating_sub(oldest)).unwrap_or(usize::MAX);
         let mut room = MAX_ANSWER;
         let fits = |line: &&Vec<u8>| {
@@ -85,16 +93,14 @@ impl Record {
             room = room.saturating_sub(line.len() + 8);
             fits
         };
-        let lines = state
-            .remembered
-            .iter()
+        let lines = published()
             .skip(skip)
             .take_while(fits)
             .map(|line| line.clone().into())
             .collect();
         Records {
             lines,
-            next: state.next,
+            next: oldest + published().count() as u64,
         }
     }
 
@@ -104,12 +110,139 @@ impl Record {
 }
 
 impl State {
-    fn remember(&mut self, line: Vec<u8>) {
-        self.bytes += line.len();
-        self.next += 1;
-        self.remembered.push_back(line);
-        while self.remembered.len() > MAX_REMEMBERED || self.bytes > MAX_BYTES {
-            self.bytes -= self.remembered.pop_front().map_or(0, |line| line.len());
+    /// Gives decisions their places; gives the first one, and what is to be signed.
+    fn place(&mut self, decisions: Vec<Decision>) -> Result<(u64, Vec<Batch>), Error> {
+        let first = self.next;
+        let mut batches = Vec::with_capacity(1);
+        let mut decisions = decisions.into_iter().peekable();
+        while decisions.peek().is_some() {
+            let some: Vec<_> = decisions.by_ref().take(MAX_BATCH).collect();
+            self.next += some.len() as u64;
+            self.remembered.extend(some.iter().map(|_| None));
+            batches.push(self.tail.append(some)?);
         }
+        Ok((first, batches))
+    }
+
+    fn remember(&mut self, sealed: &Sealed) {
+        for (sequence, line) in (sealed.first..).zip(&sealed.lines) {
+            let place = sequence.checked_sub(self.oldest());
+            let place = place.and_then(|place| usize::try_from(place).ok());
+            if let Some(place) = place.and_then(|place| self.remembered.get_mut(place)) {
+                *place = Some(line.clone());
+                self.bytes += line.len();
+            }
+            self.forget();
+        }
+    }
+
+    /// Makes room by the oldest ones.
+    fn forget(&mut self) {
+        while self.remembered.len() > MAX_REMEMBERED || self.bytes > MAX_BYTES {
+            let oldest = self.remembered.pop_front().flatten();
+            self.bytes -= oldest.map_or(0, |line| line.len());
+        }
+    }
+
+    /// Sequence number of the oldest line that is remembered, or of the next one.
+    fn oldest(&self) -> u64 {
+        self.next - self.remembered.len() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use identity::{Algorithm, Digest};
+    use record::Reader;
+
+    use super::*;
+    use crate::audit::Trail;
+
+    fn record() -> Record {
+        let key = KeyPair::generate(Algorithm::EdDSA, &[1; 32], &[2; 32], b"record");
+        Record::new(key, BootId::new([1; 16]))
+    }
+
+    fn sealed(record: &Record, count: usize) -> Sealed {
+        let decision = |_| Trail::new(Digest([0; 48]), "token.sign", "default").compose(None);
+        let sealed = record.seal((0..count).map(decision).collect()).unwrap();
+        sealed.checked().unwrap()
+    }
+
+    /// Sequence numbers of the lines, each read by who trusts this record's key, and the next one.
+    fn since(record: &Record, from: u64) -> (Vec<u64>, u64) {
+        let records = record.since(from);
+        let place = |line: &minicbor::bytes::ByteVec| {
+            let (boot, sequence) = record::unverified_place(line).unwrap();
+            assert_eq!(boot, BootId::new([1; 16]));
+            sequence
+        };
+        (records.lines.iter().map(place).collect(), records.next)
+    }
+
+    #[test]
+    fn a_line_is_seen_once_it_is_published_and_none_before_those_ahead_of_it() {
+        let record = record();
+        let (one, two, three) = (sealed(&record, 2), sealed(&record, 1), sealed(&record, 2));
+        assert_eq!(since(&record, 0), (vec![], 0));
+        let late = record.publish(three);
+        assert_eq!((late.len(), since(&record, 0)), (2, (vec![], 0)));
+        // Nor does who asks for it by its number learn of it.
+        assert_eq!(since(&record, 3), (vec![], 0));
+        let first = record.publish(one);
+        assert_eq!(since(&record, 0), (vec![0, 1], 2));
+        assert_eq!(since(&record, 1), (vec![1], 2));
+        let second = record.publish(two);
+        assert_eq!(since(&record, 0), (vec![0, 1, 2, 3, 4], 5));
+        assert_eq!(since(&record, 5), (vec![], 5));
+        // Together, in their order, they are the record.
+        let mut reader = Reader::new(vec![record.public_key().clone()]);
+        for line in [first, second, late].concat() {
+            reader.next(&line).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_latest_lines_are_remembered_whoever_was_late() {
+        let record = record();
+        let late = sealed(&record, 1);
+        for _ in 0..20 {
+            let sealed = sealed(&record, MAX_BATCH);
+            record.publish(sealed);
+        }
+        // Its place is forgotten, and what stands behind it is not.
+        record.publish(late);
+        let (lines, next) = since(&record, 0);
+        assert_eq!(next, 1 + 20 * MAX_BATCH as u64);
+        let state = lock(&record.state);
+        assert_eq!(lines[0], next - state.remembered.len() as u64);
+        let bytes = state
+            .remembered
+            .iter()
+            .flatten()
+            .map(Vec::len)
+            .sum::<usize>();
+        assert_eq!(state.bytes, bytes);
+        assert!(state.remembered.len() <= MAX_REMEMBERED && bytes <= MAX_BYTES);
+    }
+
+    #[test]
+    fn what_is_remembered_is_given_in_pieces_that_fit() {
+        let record = record();
+        for _ in 0..4 {
+            let sealed = sealed(&record, MAX_BATCH);
+            record.publish(sealed);
+        }
+        let (mut from, mut pieces) = (0, 0);
+        while from < 4 * MAX_BATCH as u64 {
+            let (lines, next) = since(&record, from);
+            assert_eq!((lines[0], next), (from, 4 * MAX_BATCH as u64));
+            assert!(lines.is_sorted_by(|one, next| one + 1 == *next));
+            let answered = record.since(from).lines;
+            let bytes: usize = answered.iter().map(|line| line.len()).sum();
+            assert!(bytes <= MAX_ANSWER, "{bytes}");
+            (from, pieces) = (lines[lines.len() - 1] + 1, pieces + 1);
+        }
+        assert!(pieces > 2, "{pieces}");
     }
 }

@@ -54,7 +54,6 @@ impl<T> Unreleased<T> {
     }
 
     /// Checks by itself, as a batch of one would be.
-    #[cfg(test)]
     pub(crate) fn checked(self) -> Result<T, Error> {
         self.unchecked
             .iter()
@@ -105,12 +104,14 @@ impl Outcome {
     }
 }
 
-/// Opens a batch. `check` checks all its signatures, then `seal` gives decisions their lines in the
-/// record, one for each, in their order. After either has failed nothing leaves.
-pub(crate) fn release(
+/// Opens a batch. `seal` gives decisions their lines in the record, one for each, in their order;
+/// `check` checks all signatures, those of the record among them; then `publish` gives the lines to
+/// all who ask for them. After either of the first two has failed nothing leaves.
+pub(crate) fn release<S>(
     batch: Vec<Outcome>,
+    seal: impl FnOnce(Vec<Decision>) -> Result<Unreleased<S>, Error>,
     check: impl FnOnce(&[UncheckedSignature]) -> Result<(), Error>,
-    seal: impl FnOnce(Vec<Decision>) -> Result<Vec<Vec<u8>>, Error>,
+    publish: impl FnOnce(S) -> Vec<Vec<u8>>,
 ) -> Vec<Released> {
     let mut unchecked = Vec::new();
     let mut decisions = Vec::new();
@@ -124,7 +125,12 @@ pub(crate) fn release(
         });
         opened.push((answer, recorded));
     }
-    match check(&unchecked).and_then(|()| seal(decisions)) {
+    let lines = seal(decisions).and_then(|sealed| {
+        unchecked.extend(sealed.unchecked);
+        check(&unchecked)?;
+        Ok(publish(sealed.value))
+    });
+    match lines {
         Ok(lines) => {
             let mut events = lines.into_iter();
             let open = |(answer, recorded)| Released {
@@ -149,6 +155,7 @@ mod tests {
 
     use super::*;
     use crate::audit::Trail;
+    use crate::keys::check_all;
 
     fn answer(next: u64) -> Answer {
         Answer::Records(Records {
@@ -171,16 +178,17 @@ mod tests {
                 Outcome::new(Err(Error::Halted), decision()),
             ]
         };
-        let lines = |decisions: Vec<Decision>| {
+        let seal = |decisions: Vec<Decision>| {
             assert_eq!(decisions.len(), 2);
-            Ok(vec![b"one".to_vec(), b"two".to_vec()])
+            let lines = vec![b"one".to_vec(), b"two".to_vec()];
+            Ok(Unreleased::new(lines, Vec::new()))
         };
         let released = |answer, event: Option<&str>| Released {
             answer,
             event: event.map(|event| event.into()),
         };
         assert_eq!(
-            release(batch(), |_| Ok(()), lines),
+            release(batch(), seal, |_| Ok(()), |lines| lines),
             [
                 released(Ok(answer(1)), Some("one")),
                 released(Ok(answer(2)), None),
@@ -188,16 +196,58 @@ mod tests {
                 released(Err(Error::Halted), Some("two")),
             ]
         );
-        let unsealed = |_: Vec<Decision>| panic!("nothing is recorded of what was not good");
+        let unpublished = |_| panic!("nothing is published of what was not good");
+        let unsealed = |_| Err(Error::SelfCheckFailed);
+        let unchecked = |_: &[_]| panic!("there is nothing to check");
         for failed in [
-            release(batch(), |_| Ok(()), |_| Err(Error::SelfCheckFailed)),
-            release(batch(), |_| Err(Error::SelfCheckFailed), unsealed),
+            release(batch(), unsealed, unchecked, unpublished),
+            release(batch(), seal, |_| Err(Error::SelfCheckFailed), unpublished),
         ] {
             assert_eq!(failed.len(), 4);
             let nothing = |released: &Released| {
                 released.answer == Err(Error::SelfCheckFailed) && released.event.is_none()
             };
             assert!(failed.iter().all(nothing));
+        }
+    }
+
+    /// Of two answers and the line of the record, each in turn: one signature that is not good, and
+    /// nothing of the three leaves.
+    #[test]
+    fn a_faulty_signature_of_an_answer_or_of_the_record_lets_nothing_leave() {
+        let none = |_: &mut [u8]| panic!("one or two of them need no weights");
+        let weights = |out: &mut [u8]| crate::Entropy::fill(&crate::OsEntropy, out);
+        for faulty in [None, Some(0), Some(1), Some(2)] {
+            let signed = |n: usize| {
+                let good = UncheckedSignature::good(n);
+                vec![if faulty == Some(n) {
+                    good.damaged()
+                } else {
+                    good
+                }]
+            };
+            let batch = vec![
+                Outcome::new(Ok(Unreleased::new(answer(1), signed(0))), None),
+                Outcome::new(Ok(Unreleased::new(answer(2), signed(1))), decision()),
+            ];
+            let mut published = false;
+            let released = release(
+                batch,
+                |_| Ok(Unreleased::new(vec![b"line".to_vec()], signed(2))),
+                |all| {
+                    assert_eq!(all.len(), 3);
+                    check_all(&all[..1], none).and(check_all(all, weights))
+                },
+                |lines| {
+                    published = true;
+                    lines
+                },
+            );
+            let left = released
+                .iter()
+                .filter(|one| one.answer.is_ok() || one.event.is_some());
+            let wanted = if faulty.is_none() { 2 } else { 0 };
+            assert_eq!((left.count(), published), (wanted, faulty.is_none()));
         }
     }
 }

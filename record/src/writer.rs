@@ -101,10 +101,13 @@ fn with_signature(text: &[u8], proof: &InclusionProof) -> Vec<u8> {
     line
 }
 
-/// The end of the member `sequence`. Its name can stand in no string of the canonical text as such:
-/// quotes are escaped there.
+/// The end of the member `sequence`, which is one of the last. Its name can stand in no string of
+/// the canonical text as such: quotes are escaped there.
 fn after_sequence(text: &[u8]) -> Option<usize> {
     const NAME: &[u8] = b",\"sequence\":";
-    let begin = text.windows(NAME.len()).position(|window| window == NAME)? + NAME.len();
+    let begin = text
+        .windows(NAME.len())
+        .rposition(|window| window == NAME)?
+        + NAME.len();
     Some(begin + text[begin..].iter().position(|b| !b.is_ascii_digit())?)
 }

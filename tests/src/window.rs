@@ -4,10 +4,11 @@
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use enclave::{BootClock, BootTime, Enclave, Listener, Machine, Nsm, OsEntropy, serve};
+use enclave::{BootClock, BootTime, Enclave, Entropy, Listener, Machine, Nsm, OsEntropy, serve};
 use identity::caller::ObservedCaller;
 use identity::{Format, Message, PublicKey, Signature, Signer, cbor};
 use policy::Bundle;
@@ -83,7 +84,21 @@ pub struct InProcess<N> {
     pub enclave: Arc<Enclave<N>>,
     /// The codes of the errors for which it would have powered off.
     pub powered_off: Arc<Mutex<Vec<String>>>,
+    /// Whether its operating system gives no randomness.
+    pub without_randomness: Arc<AtomicBool>,
     _folder: tempfile::TempDir,
+}
+
+/// The operating system's randomness, as long as there is any.
+struct Switched(Arc<AtomicBool>);
+
+impl Entropy for Switched {
+    fn fill(&self, out: &mut [u8]) -> Result<(), enclave::Error> {
+        if self.0.load(Ordering::SeqCst) {
+            return Err(enclave::Error::NoRandomness);
+        }
+        OsEntropy.fill(out)
+    }
 }
 
 impl<N: Nsm> InProcess<N> {
@@ -102,10 +117,11 @@ impl<N: Nsm> InProcess<N> {
                 .expect("not poisoned")
                 .push(error.code().to_owned())
         };
+        let without_randomness = Arc::new(AtomicBool::new(false));
         let machine = Machine {
             nsm,
             boot_clock,
-            entropy: Box::new(OsEntropy),
+            entropy: Box::new(Switched(Arc::clone(&without_randomness))),
             power_off: Box::new(power_off),
         };
         let enclave = Arc::new(Enclave::boot(machine).expect("a boot"));
@@ -118,6 +134,7 @@ impl<N: Nsm> InProcess<N> {
             socket,
             enclave,
             powered_off,
+            without_randomness,
             _folder: folder,
         }
     }

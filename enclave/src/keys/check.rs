@@ -3,13 +3,13 @@
 //!
 //! Ed25519 is made by aws-lc and checked by dalek, ES256 is made by p256 and checked by aws-lc.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey};
-use curve25519_dalek::constants::{ED25519_BASEPOINT_POINT, ED25519_BASEPOINT_TABLE};
-use curve25519_dalek::edwards::{CompressedEdwardsY, EdwardsBasepointTable, EdwardsPoint};
+use curve25519_dalek::constants::{ED25519_BASEPOINT_POINT, EIGHT_TORSION};
+use curve25519_dalek::edwards::{CompressedEdwardsY, EdwardsPoint};
 use curve25519_dalek::scalar::Scalar;
-use curve25519_dalek::traits::{BasepointTable, IsIdentity, VartimeMultiscalarMul};
+use curve25519_dalek::traits::{IsIdentity, VartimeMultiscalarMul};
 use identity::{PublicKey, Signature};
 use sha2::{Digest, Sha512};
 
@@ -21,11 +21,10 @@ pub(crate) enum Check {
     P256(ParsedPublicKey),
 }
 
-/// Multiples of the key, computed once: 30 KiB.
+/// A public key, and the point that it is.
 pub(crate) struct Ed25519 {
     public: [u8; 32],
     point: EdwardsPoint,
-    table: EdwardsBasepointTable,
 }
 
 /// A signature that was made and not yet checked: what the check needs, without the message.
@@ -37,9 +36,6 @@ pub(crate) struct UncheckedSignature {
     k: Scalar,
 }
 
-/// From so many on, checking them together is faster than one by one with their tables.
-const TOGETHER: usize = 3;
-
 impl Check {
     /// `None` for a key that aws-lc does not take, which none is that p256 made.
     pub(crate) fn new(public: &PublicKey) -> Option<Self> {
@@ -47,7 +43,6 @@ impl Check {
             PublicKey::Ed25519(key) => Some(Self::Ed25519(Arc::new(Ed25519 {
                 public: key.to_bytes(),
                 point: key.to_edwards(),
-                table: EdwardsBasepointTable::create(&key.to_edwards()),
             }))),
             PublicKey::P256(key) => {
                 let point = key.to_sec1_point(false);
@@ -99,7 +94,9 @@ impl UncheckedSignature {
     /// As strict as `verify_strict` of ed25519-dalek, for a key of the prime-order group: R must be
     /// `sB - kA` byte by byte, and not of small order.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        let point = ED25519_BASEPOINT_TABLE.mul_base(&self.s) - self.key.table.mul_base(&self.k);
+        // What is public may take its own time.
+        let point =
+            EdwardsPoint::vartime_double_scalar_mul_basepoint(&-self.k, &self.key.point, &self.s);
         if point.compress().as_bytes() == &self.r && !point.is_small_order() {
             Ok(())
         } else {
@@ -109,8 +106,8 @@ impl UncheckedSignature {
 
     /// R as a point, if it is spelled in its one way and not of small order.
     fn r(&self) -> Option<EdwardsPoint> {
-        let point = CompressedEdwardsY(self.r).decompress()?;
-        (is_canonical(&self.r) && !point.is_small_order()).then_some(point)
+        let good = is_canonical(&self.r) && !is_of_small_order(&self.r);
+        good.then(|| CompressedEdwardsY(self.r).decompress())?
     }
 }
 
@@ -119,6 +116,17 @@ impl UncheckedSignature {
 fn is_canonical(y: &[u8; 32]) -> bool {
     let [first, middle @ .., last] = y;
     *first < 0xed || middle.iter().any(|byte| *byte != 0xff) || last & 0x7f != 0x7f
+}
+
+/// Whether it is the y of one of the eight points of small order, which no other point has.
+fn is_of_small_order(r: &[u8; 32]) -> bool {
+    let y = |mut r: [u8; 32]| {
+        r[31] &= 0x7f;
+        r
+    };
+    static SMALL: LazyLock<[[u8; 32]; 8]> =
+        LazyLock::new(|| EIGHT_TORSION.map(|point| point.compress().to_bytes()));
+    SMALL.iter().any(|small| y(*small) == y(*r))
 }
 
 /// Checks all at once: the sum of `z (R + kA - sB)` is zero, for weights that nobody knew when the
@@ -133,7 +141,7 @@ pub(crate) fn check_all(
     batch: &[UncheckedSignature],
     random: impl FnOnce(&mut [u8]) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    if batch.len() < TOGETHER {
+    if let [] | [_] = batch {
         return batch.iter().try_for_each(UncheckedSignature::check);
     }
     let mut weights = vec![0; 16 * batch.len()];
@@ -170,8 +178,6 @@ pub(crate) fn check_all(
 #[cfg(test)]
 mod tests {
     use ed25519_dalek::{Signer, SigningKey};
-
-    use std::sync::LazyLock;
 
     use crate::Entropy;
 
@@ -216,6 +222,19 @@ mod tests {
         (0..16).map(good).collect()
     });
 
+    impl UncheckedSignature {
+        /// A good one; 0 to 15.
+        pub(crate) fn good(n: usize) -> Self {
+            GOOD[n].clone()
+        }
+
+        /// One that is not.
+        pub(crate) fn damaged(mut self) -> Self {
+            self.s += Scalar::ONE;
+            self
+        }
+    }
+
     fn weights(out: &mut [u8]) -> Result<(), Error> {
         crate::OsEntropy.fill(out)
     }
@@ -252,8 +271,8 @@ mod tests {
     fn a_signature_whose_r_has_small_order_is_refused_as_the_strict_verifier_does() {
         let (key, public, check) = ed25519();
         let mut refused = 0;
-        for order in 0..8 {
-            let r = curve25519_dalek::constants::EIGHT_TORSION[order].compress();
+        for (order, point) in EIGHT_TORSION.iter().enumerate() {
+            let r = point.compress();
             let hash = Sha512::new()
                 .chain_update(r.as_bytes())
                 .chain_update(key.verifying_key().as_bytes())
@@ -292,7 +311,7 @@ mod tests {
         let r = CompressedEdwardsY(good[..32].try_into().unwrap())
             .decompress()
             .unwrap();
-        for torsion in &curve25519_dalek::constants::EIGHT_TORSION[1..] {
+        for torsion in &EIGHT_TORSION[1..] {
             let mut other = good;
             other[..32].copy_from_slice((r + torsion).compress().as_bytes());
             assert!(!check.is_good(b"message", &other));
@@ -325,7 +344,7 @@ mod tests {
             for (n, fault) in faults.iter().enumerate() {
                 assert_eq!(batch(at, fault), Err(Error::SelfCheckFailed), "{n}");
             }
-            for torsion in &curve25519_dalek::constants::EIGHT_TORSION[1..] {
+            for torsion in &EIGHT_TORSION[1..] {
                 let fault = |unchecked: &mut UncheckedSignature| {
                     let r = CompressedEdwardsY(unchecked.r).decompress().unwrap();
                     unchecked.r = (r + torsion).compress().to_bytes();
@@ -339,11 +358,11 @@ mod tests {
     }
 
     #[test]
-    fn without_randomness_nothing_is_checked_together_and_a_few_are_checked_alone() {
+    fn without_randomness_nothing_is_checked_together_and_one_is_checked_alone() {
         let batch = |n: usize| GOOD[..n].to_vec();
         let none = |_: &mut [u8]| Err(Error::NoRandomness);
-        assert_eq!(check_all(&batch(2), none), Ok(()));
-        assert_eq!(check_all(&batch(3), none), Err(Error::NoRandomness));
+        assert_eq!(check_all(&batch(1), none), Ok(()));
+        assert_eq!(check_all(&batch(2), none), Err(Error::NoRandomness));
         assert_eq!(check_all(&[], none), Ok(()));
     }
 

@@ -608,6 +608,36 @@ fn any_fault_of_the_nsm_while_the_policy_is_taken_is_the_end_of_the_boot() {
     }
 }
 
+/// A check that cannot be made is one that failed.
+#[test]
+fn what_cannot_be_checked_ends_the_enclave_and_nothing_of_it_leaves() {
+    let (enclave, mut window) = InProcess::boot(mock()).provisioned();
+    let proxy = TestKey::new(PROXY);
+    let signed = |count: usize| -> Vec<_> {
+        let key = identity::Signer::public_key(&proxy);
+        let sign = || enclave.enclave.handle(sign("agent"), key);
+        (0..count).map(|_| sign()).collect()
+    };
+    for released in enclave.enclave.release(signed(3)) {
+        assert!(released.answer.is_ok() && released.event.is_some());
+    }
+    let records = Request::Records { from: 0 };
+    let Answer::Records(before) = window.ask(records.clone()).unwrap().unwrap() else {
+        panic!()
+    };
+    assert_eq!((before.lines.len(), before.next), (4, 4));
+    let batch = signed(3);
+    enclave.without_randomness.store(true, Ordering::SeqCst);
+    for released in enclave.enclave.release(batch) {
+        assert_eq!(released.answer.unwrap_err().code(), "no_randomness");
+        assert_eq!(released.event, None);
+    }
+    enclave.without_randomness.store(false, Ordering::SeqCst);
+    assert_eq!(*enclave.powered_off.lock().unwrap(), ["no_randomness"]);
+    assert_eq!(code(window.ask(sign("agent"))), "halted");
+    assert_eq!(code(window.ask(records)), "halted");
+}
+
 #[test]
 fn a_fault_of_the_nsm_later_costs_evidence_and_not_signatures() {
     let (nsm, switch) = Faulty::new();
