@@ -74,6 +74,11 @@ impl Payload {
         }
     }
 
+    /// The top-level members.
+    pub fn members(&self) -> &Map<String, Value> {
+        &self.0
+    }
+
     /// The names of the top-level members.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)

@@ -1,5 +1,7 @@
 //! The operator's Rego module: run in this process, within a time and a memory.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::num::NonZeroU32;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -153,7 +155,7 @@ impl Rego {
             allow: format!("{package}.allow"),
             require_approval: format!("{package}.require_approval"),
         };
-        run(&mut engine, &rules, TRIAL, TIME_TO_LOAD)
+        run(&mut engine, &rules, trial(), TIME_TO_LOAD)
             .map_err(|denied| wrong(denied.to_string()))?;
         let (entrypoint, approval) = (described.entrypoint.clone(), described.approval.clone());
         Ok(Some(Self {
@@ -174,7 +176,7 @@ impl Rego {
         asked: &PolicyInput<'_>,
     ) -> Result<Option<&ApprovalRule>, Denied> {
         match (
-            self.ask(&input(bundle, identity, caller, asked)?)?,
+            self.ask(input(bundle, identity, caller, asked)?)?,
             &self.approval,
         ) {
             (
@@ -204,7 +206,7 @@ impl Rego {
         caller: &Caller,
         asked: &ExchangeInput<'_>,
     ) -> Result<(), Denied> {
-        match self.ask(&exchange_input(bundle, identity, caller, asked)?)? {
+        match self.ask(exchange_input(bundle, identity, caller, asked)?)? {
             Said {
                 allow: true,
                 require_approval: false,
@@ -213,7 +215,7 @@ impl Rego {
         }
     }
 
-    fn ask(&self, input: &str) -> Result<Said, Denied> {
+    fn ask(&self, input: Value) -> Result<Said, Denied> {
         let mut engine = self.engine.lock().unwrap_or_else(|poisoned| {
             self.engine.clear_poison();
             let mut engine = poisoned.into_inner();
@@ -228,25 +230,25 @@ impl Rego {
     }
 }
 
-fn run(engine: &mut Engine, rules: &Rules, input: &str, time: Duration) -> Result<Said, Denied> {
-    let _turn = turn();
+fn run(engine: &mut Engine, rules: &Rules, input: Value, time: Duration) -> Result<Said, Denied> {
+    let turn = turn();
     limit_memory();
+    engine.set_input(input);
     let begin = Instant::now();
-    let said = Value::from_json_str(input).and_then(|input| {
-        engine.set_input(input);
-        let mut evaluate = |rule: &String| {
-            let limit = time.saturating_sub(begin.elapsed());
-            engine.set_execution_timer_config(ExecutionTimerConfig {
-                limit,
-                check_interval: STEPS,
-            });
-            engine.eval_rule(rule.clone())
-        };
-        Ok((evaluate(&rules.allow)?, evaluate(&rules.require_approval)?))
-    });
+    let mut evaluate = |rule: &String| {
+        let limit = time.saturating_sub(begin.elapsed());
+        engine.set_execution_timer_config(ExecutionTimerConfig {
+            limit,
+            check_interval: STEPS,
+        });
+        engine.eval_rule(rule.clone())
+    };
+    let said = evaluate(&rules.allow)
+        .and_then(|allow| evaluate(&rules.require_approval).map(|approval| (allow, approval)));
     // What the module printed is for nobody, and is not kept. The limit is for decisions alone.
     let _ = engine.take_prints();
     set_global_memory_limit(None);
+    drop(turn);
     let (allow, require_approval) =
         said.map_err(|error| match error.downcast_ref::<LimitError>() {
             Some(limit) => Denied::PolicyTimeout(limit.to_string()),
@@ -277,8 +279,42 @@ fn turn() -> MutexGuard<'static, ()> {
 
 /// What every module sees, once, before anything is decided by it: the members that are always
 /// there.
-const TRIAL: &str = r#"{"agent":{"name":"","environment":""},"action":"","target":"","resource":{"id":""},"payload":{},"caller":{},
-    "delegated":false,"envelope":false}"#;
+fn trial() -> Value {
+    value(&json!({
+        "agent": {"name": "", "environment": ""},
+        "action": "",
+        "target": "",
+        "resource": {"id": ""},
+        "payload": {},
+        "caller": {},
+        "delegated": false,
+        "envelope": false,
+    }))
+}
+
+/// An object of the input document, as it is filled.
+#[derive(Default)]
+struct Object(BTreeMap<Value, Value>);
+
+impl Object {
+    fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.0.insert(name.into(), value.into());
+        self
+    }
+
+    fn with_some(self, name: &str, value: Option<impl Into<Value>>) -> Self {
+        match value {
+            Some(value) => self.with(name, value),
+            None => self,
+        }
+    }
+}
+
+impl From<Object> for Value {
+    fn from(object: Object) -> Self {
+        object.0.into()
+    }
+}
 
 /// The input document, in the terms that OPA's users expect.
 fn input(
@@ -286,30 +322,20 @@ fn input(
     identity: &IdentityPolicy,
     caller: &Caller,
     asked: &PolicyInput<'_>,
-) -> Result<String, Denied> {
-    let more = json!({
-        "action": asked.intent.action(),
-        "target": asked.intent.target(),
-        "payload": asked.payload,
-        "delegated": asked.delegated,
-        "envelope": asked.envelope,
-    });
-    let optional = [
-        (
+) -> Result<Value, Denied> {
+    let input = common(bundle, identity, caller, asked.intent.resource())
+        .with("action", asked.intent.action())
+        .with("target", asked.intent.target())
+        .with("payload", object(asked.payload.members()))
+        .with("delegated", asked.delegated)
+        .with("envelope", asked.envelope)
+        .with_some(
             "delegatee",
-            asked.intent.delegatee().map(|did| did.as_str().into()),
-        ),
-        ("audience", asked.audience.map(Into::into)),
-        ("validity_seconds", asked.validity_seconds.map(Into::into)),
-    ];
-    document(
-        bundle,
-        identity,
-        caller,
-        asked.intent.resource(),
-        more,
-        optional,
-    )
+            asked.intent.delegatee().map(|did| did.as_str()),
+        )
+        .with_some("audience", asked.audience)
+        .with_some("validity_seconds", asked.validity_seconds);
+    bounded(input)
 }
 
 /// The same of a token exchange: what is always there, and `exchange`.
@@ -318,69 +344,96 @@ fn exchange_input(
     identity: &IdentityPolicy,
     caller: &Caller,
     asked: &ExchangeInput<'_>,
-) -> Result<String, Denied> {
-    let more = json!({
-        "action": EXCHANGE_ACTION,
-        "target": "",
-        "payload": {},
-        "delegated": true,
-        "envelope": false,
-        "exchange": {
-            "from": asked.from,
-            "issuer": asked.issuer,
-            "subject": asked.subject,
-            "actors": asked.actors,
-            "scope": asked.scope,
-        },
-    });
-    let optional = [
-        ("audience", asked.audience.map(Into::into)),
-        ("validity_seconds", Some(asked.validity_seconds.into())),
-    ];
-    document(bundle, identity, caller, asked.resource, more, optional)
+) -> Result<Value, Denied> {
+    let list = |words: &[String]| words.iter().map(|word| word.as_str().into()).collect();
+    let (actors, scope): (Vec<Value>, Vec<Value>) = (list(asked.actors), list(asked.scope));
+    let exchange = Object::default()
+        .with("from", value(&json!(asked.from)))
+        .with("issuer", asked.issuer)
+        .with("subject", asked.subject)
+        .with("actors", actors)
+        .with("scope", scope);
+    let input = common(bundle, identity, caller, asked.resource)
+        .with("action", EXCHANGE_ACTION)
+        .with("target", "")
+        .with("payload", Object::default())
+        .with("delegated", true)
+        .with("envelope", false)
+        .with("exchange", exchange)
+        .with_some("audience", asked.audience)
+        .with("validity_seconds", asked.validity_seconds);
+    bounded(input)
 }
 
-fn document(
-    bundle: &Bundle,
-    identity: &IdentityPolicy,
-    caller: &Caller,
-    resource: &str,
-    mut input: serde_json::Value,
-    optional: impl IntoIterator<Item = (&'static str, Option<serde_json::Value>)>,
-) -> Result<String, Denied> {
+/// What is known of either: the agent, who asks, and the resource.
+fn common(bundle: &Bundle, identity: &IdentityPolicy, caller: &Caller, resource: &str) -> Object {
     let label = bundle.labels(resource);
-    input["agent"] = json!({"name": identity.name, "environment": identity.environment});
-    input["resource"] = json!({"id": resource});
-    input["caller"] = json!(caller);
-    let mut add = |object: Option<&str>, name: &str, value: Option<serde_json::Value>| {
-        if let Some(value) = value {
-            match object {
-                Some(object) => input[object][name] = value,
-                None => input[name] = value,
-            }
-        }
-    };
-    add(Some("agent"), "role", identity.role.clone().map(Into::into));
-    add(
-        Some("resource"),
-        "type",
-        label.and_then(|label| label.kind.clone()).map(Into::into),
-    );
-    add(
-        Some("resource"),
-        "env",
-        label
-            .and_then(|label| label.environment.clone())
-            .map(Into::into),
-    );
-    for (name, value) in optional {
-        add(None, name, value);
+    let kind = label.and_then(|label| label.kind.as_deref());
+    let environment = label.and_then(|label| label.environment.as_deref());
+    let agent = Object::default()
+        .with("name", identity.name.as_str())
+        .with("environment", identity.environment.as_str())
+        .with_some("role", identity.role.as_deref());
+    let resource = Object::default()
+        .with("id", resource)
+        .with_some("type", kind)
+        .with_some("env", environment);
+    Object::default()
+        .with("agent", agent)
+        .with("resource", resource)
+        .with("caller", value(&json!(caller)))
+}
+
+/// The same as regorus would read, which would look at the limit of memory while another decision
+/// has its turn.
+fn value(json: &serde_json::Value) -> Value {
+    use serde_json::Value as Json;
+    match json {
+        Json::Null => Value::Null,
+        Json::Bool(bit) => Value::from(*bit),
+        Json::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(number), _) => Value::from(number),
+            (_, Some(number)) => Value::from(number),
+            // None comes this far.
+            _ => number.as_f64().map_or(Value::Null, Value::from),
+        },
+        Json::String(text) => Value::from(text.as_str()),
+        Json::Array(items) => items.iter().map(value).collect::<Vec<_>>().into(),
+        Json::Object(members) => object(members),
     }
-    let text = input.to_string();
-    if text.len() > MAX_INPUT {
-        Err(Denied::PolicyInputTooLarge)
-    } else {
-        Ok(text)
+}
+
+fn object(members: &serde_json::Map<String, serde_json::Value>) -> Value {
+    let member = |(name, json): (&String, _)| (name.as_str().into(), value(json));
+    members
+        .iter()
+        .map(member)
+        .collect::<BTreeMap<_, _>>()
+        .into()
+}
+
+/// The input, if it is not too long as JSON.
+fn bounded(input: Object) -> Result<Value, Denied> {
+    let input = input.into();
+    let mut room = Room(MAX_INPUT);
+    match serde_json::to_writer(&mut room, &input) {
+        Ok(()) => Ok(input),
+        Err(_) => Err(Denied::PolicyInputTooLarge),
+    }
+}
+
+/// Takes so many bytes, and keeps none of them.
+struct Room(usize);
+
+impl io::Write for Room {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let left = self.0.checked_sub(bytes.len());
+        self.0 = left.ok_or(io::ErrorKind::FileTooLarge)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

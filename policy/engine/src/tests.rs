@@ -903,6 +903,65 @@ allow if {
     );
 }
 
+/// Every member that there can be, and every kind of value.
+#[test]
+fn rego_sees_the_input_as_json_would_say_it_and_up_to_eight_kibibytes() {
+    let payload = r#"{"list":[null,true,-9007199254740991,9007199254740991,0,"\u00e9\u0000\"",{"a":{}},[]],"input":{"x":1}}"#;
+    let did = "did:web:agent.example.com";
+    let module = format!(
+        r#"package all
+allow if {{
+    input == {{
+        "agent": {{"name": "reviewer", "role": "reviewer", "environment": "staging"}},
+        "action": "a", "target": "t", "resource": {{"id": "pr:1", "type": "pull_request"}},
+        "payload": {payload},
+        "caller": {{"strength": "proven", "key": "k", "name": "robot"}},
+        "delegated": true, "envelope": true, "delegatee": "{did}", "audience": "b", "validity_seconds": 7
+    }}
+}}
+"#
+    );
+    let bundle = with_rego(&module, false);
+    let rego = Rego::load(&bundle).unwrap().unwrap();
+    let intent = Intent::new("a".into(), "t".into(), "pr:1".into()).unwrap();
+    let intent = intent.granted_to(Some(identity::Did::parse(did).unwrap()));
+    let caller = Caller::Proven(Proven {
+        key: "k".into(),
+        measurement: None,
+        name: "robot".into(),
+    });
+    for (payload, delegated, allowed) in [
+        (payload.to_owned(), true, true),
+        (payload.to_owned(), false, false),
+        (
+            payload.replace("9007199254740991,0", "9007199254740990,0"),
+            true,
+            false,
+        ),
+        (payload.replace("{\"a\":{}}", "{\"a\":[]}"), true, false),
+    ] {
+        let payload = Payload::parse(payload.as_bytes()).unwrap();
+        let asked = PolicyInput {
+            intent: &intent,
+            payload: &payload,
+            audience: Some("b"),
+            validity_seconds: Some(7),
+            delegated,
+            envelope: true,
+        };
+        let identity = bundle.identity("reviewer").unwrap();
+        let decided = rego.decide(&bundle, identity, &caller, &asked);
+        assert_eq!(decided.is_ok(), allowed, "{payload:?}");
+    }
+    let bundle = with_rego("package all\nallow if true\n", false);
+    let json = r#"{"agent":{"name":"reviewer","environment":"staging","role":"reviewer"},"action":"a","target":"","resource":{"id":"pr:1","type":"pull_request"},"payload":{"x":""},"caller":{"strength":"asserted","uid":1,"gid":1},"delegated":false,"envelope":false}"#;
+    for (length, expected) in [(8192, Ok(false)), (8193, Err("policy_input_too_large"))] {
+        let payload = format!("{{\"x\":\"{}\"}}", "y".repeat(length - json.len()));
+        let decided = asks(&bundle, "reviewer", "a", "pr:1", &payload);
+        assert_eq!(decided, expected, "{length}");
+    }
+}
+
 #[test]
 fn rego_has_ten_milliseconds_and_eight_kibibytes_to_read() {
     // Work without end in sight, only if the payload asks for it.
