@@ -36,13 +36,18 @@ fn main() {
             let number = |index: usize| arguments[index].parse::<f64>().expect("a number");
             return overload::flood(Path::new(&arguments[2]), number(3) as usize, number(4));
         }
+        Some("burn") => return overload::burn(arguments[2].parse().expect("a number")),
         Some("hold-connections") => return hold_connections(Path::new(&arguments[2])),
         Some("image") => return image::figures(),
         Some("overload") => return overload::figures(),
+        Some("sign") => {
+            signing(&start(""));
+            return;
+        }
         Some("verify") => return verifying::figures(&start(""), strict_verification()),
         Some("--help" | "-h") => {
             println!(
-                "anchorhold-bench [--signatures N]\nanchorhold-bench verify\nanchorhold-bench overload\nanchorhold-bench image\n\nPrints every figure of docs/benchmarks.md beside its baseline. N is for the memory test, 1000000 if left out. `verify` prints those of the verifier alone. `overload` prints those of a caller beside one that asks for ten times what there is. `image` prints those of the image, which tests/run has built, under QEMU."
+                "anchorhold-bench [--signatures N]\nanchorhold-bench sign\nanchorhold-bench verify\nanchorhold-bench overload\nanchorhold-bench image\n\nPrints every figure of docs/benchmarks.md beside its baseline. N is for the memory test, 1000000 if left out. `sign` prints those of signatures alone. `verify` prints those of the verifier alone. `overload` prints those of a caller beside one that asks for ten times what there is. `image` prints those of the image, which tests/run has built, under QEMU."
             );
             return;
         }
@@ -61,15 +66,21 @@ fn main() {
     );
     let running = start("");
     idle(&running);
-    latency(&running);
-    let baseline = baseline();
-    let rate = cpu(&running, baseline.request);
+    let (baseline, rate) = signing(&running);
     paced(&running, rate / 2.0);
     verifying::figures(&running, baseline.verify);
     memory(&running, signatures);
     drop(running);
-    with_rego(baseline.request);
     overload::figures();
+}
+
+/// What one signature costs; gives the baseline, and how many there are in a second.
+fn signing(running: &Running) -> (Baseline, f64) {
+    latency(running);
+    let baseline = baseline();
+    let rate = cpu(running, baseline.request);
+    with_rego(baseline.request);
+    (baseline, rate)
 }
 
 /// The policy of the paper that this project begins with.
