@@ -1,18 +1,35 @@
 //! Who asked for a signature, and how sure that is.
 
 use minicbor::{Decode, Encode};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
 
 use crate::Digest;
+use crate::json::Typed;
 
 /// Who asked. Tokens and records say it in the same words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "strength", rename_all = "lowercase")]
+#[serde(tag = "strength", rename_all = "lowercase", remote = "Self")]
 pub enum Caller {
     /// The parent says so: this proves what the policy allowed, not the agent's will.
     Asserted(ObservedCaller),
     /// The caller's own key signed this very request.
     Proven(Proven),
+}
+
+impl Serialize for Caller {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Caller {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // What serde derives for a tag takes an array as well.
+        let members = Map::deserialize(deserializer)?;
+        Self::deserialize(Typed(Value::Object(members))).map_err(D::Error::custom)
+    }
 }
 
 /// What the parent says that it saw of a caller. Every member may be missing: it could not be seen,
@@ -157,6 +174,8 @@ mod tests {
             json!({"uid": 7}),
             json!({"strength": "certain"}),
             json!({"strength": "asserted", "root": true}),
+            json!(["asserted", {"uid": 7}]),
+            json!("asserted"),
         ] {
             assert!(serde_json::from_value::<Caller>(wrong).is_err());
         }

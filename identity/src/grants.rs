@@ -6,7 +6,8 @@
 //! only narrows: the same action and target, a resource at or below the one granted, a validity
 //! within the grant's.
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use crate::credential::{self, Grant};
@@ -71,11 +72,19 @@ struct Subject {
     delegation_chain: Vec<Grant>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
 enum OneOrMore {
     More(Vec<WireStatus>),
     One(WireStatus),
+}
+
+impl<'de> Deserialize<'de> for OneOrMore {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let entries = match Value::deserialize(deserializer)? {
+            more @ Value::Array(_) => json::typed(more).map(Self::More),
+            one => json::typed(one).map(Self::One),
+        };
+        entries.map_err(D::Error::custom)
+    }
 }
 
 impl OneOrMore {
@@ -508,6 +517,23 @@ mod tests {
     }
 
     fn keep(_: &mut Value) {}
+
+    #[test]
+    fn a_status_is_an_object_or_several() {
+        let object =
+            serde_json::json!({"type": "t", "statusListIndex": "1", "statusListCredential": "c"});
+        let listed = serde_json::json!(["t", "1", "c", null]);
+        let entries = |value: &Value| serde_json::from_value::<OneOrMore>(value.clone()).is_ok();
+        for (value, good) in [
+            (object.clone(), true),
+            (Value::Array(vec![object]), true),
+            (listed.clone(), false),
+            (Value::Array(vec![listed]), false),
+            (Value::Null, false),
+        ] {
+            assert_eq!(entries(&value), good, "{value}");
+        }
+    }
 
     #[test]
     fn what_was_granted_may_be_done_and_no_more() {

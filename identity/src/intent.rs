@@ -1,16 +1,17 @@
 //! What is to be done, to what.
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
-use crate::{Did, Error};
+use crate::{Did, Error, json};
 
 /// What a caller wants a signature for: an action on a target within a resource.
 ///
 /// In JSON an object with those three members, or a string, which is then the action. `action` is
 /// never empty; each field is at most 1024 bytes and holds no control characters, so that it can
 /// stand in a log line.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Wire")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Intent {
     action: String,
     target: String,
@@ -70,16 +71,6 @@ impl Intent {
 }
 
 #[derive(Deserialize)]
-#[serde(
-    untagged,
-    expecting = "an intent is a string or {action, target, resource, delegatee?}"
-)]
-enum Wire {
-    Action(String),
-    Full(Full),
-}
-
-#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Full {
     action: String,
@@ -91,15 +82,21 @@ struct Full {
     delegatee: Option<Did>,
 }
 
-impl TryFrom<Wire> for Intent {
-    type Error = Error;
-
-    fn try_from(wire: Wire) -> Result<Self, Error> {
-        match wire {
-            Wire::Action(action) => Self::new(action, String::new(), String::new()),
-            Wire::Full(full) => Self::new(full.action, full.target, full.resource)
-                .map(|intent| intent.granted_to(full.delegatee)),
-        }
+impl<'de> Deserialize<'de> for Intent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let intent = match Value::deserialize(deserializer)? {
+            Value::String(action) => Self::new(action, String::new(), String::new()),
+            value @ Value::Object(_) => {
+                let full: Full = json::typed(value).map_err(D::Error::custom)?;
+                Self::new(full.action, full.target, full.resource)
+                    .map(|intent| intent.granted_to(full.delegatee))
+            }
+            _ => {
+                let why = "an intent is a string or {action, target, resource, delegatee?}";
+                return Err(D::Error::custom(why));
+            }
+        };
+        intent.map_err(D::Error::custom)
     }
 }
 
@@ -142,6 +139,8 @@ mod tests {
             "\"\"",
             "null",
             "[]",
+            "[\"a\"]",
+            "[\"a\",\"t\",\"r\"]",
             "1",
             "{}",
             "{\"action\":\"a\",\"x\":1}",

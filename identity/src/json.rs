@@ -3,6 +3,8 @@
 //! Floats, integers beyond 2^53-1 and duplicate keys are refused here, at the door: implementations
 //! of RFC 8785 disagree on the first two, JSON readers on the third.
 
+mod typed;
+
 use std::cell::RefCell;
 use std::fmt;
 
@@ -10,6 +12,7 @@ use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqA
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub(crate) use self::typed::Typed;
 use crate::Error;
 
 /// The largest integer that every JSON reader keeps exact (RFC 8259 section 6).
@@ -41,9 +44,15 @@ pub fn parse(text: &[u8]) -> Result<Value, Error> {
     })
 }
 
-/// Parses strictly, then reads the value as a `T`.
+/// Parses strictly, then reads the value as a `T`, for which an array is never an object.
 pub fn parse_as<T: DeserializeOwned>(text: &[u8]) -> Result<T, Error> {
-    serde_json::from_value(parse(text)?).map_err(|error| Error::JsonShape(error.to_string()))
+    typed(parse(text)?).map_err(|error| Error::JsonShape(error.to_string()))
+}
+
+/// Reads a value as a `T`, for which an array is never an object. Types that serde would read
+/// through a buffer of its own, untagged and tagged ones, read their parts with this.
+pub(crate) fn typed<T: DeserializeOwned>(value: Value) -> Result<T, serde_json::Error> {
+    T::deserialize(Typed(value))
 }
 
 /// The RFC 8785 form. Only for values that came through [`parse`] or were built from strings and

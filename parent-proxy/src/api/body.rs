@@ -201,6 +201,8 @@ mod tests {
             ("{\"amount\":1,\"to\":\"x\"}", Err((422, "json_shape"))),
             ("{\"of\":\"x\"}", Err((422, "json_shape"))),
             ("{}", Err((422, "json_shape"))),
+            ("[1]", Err((422, "json_shape"))),
+            ("[1,\"x\"]", Err((422, "json_shape"))),
             ("null", Err((422, "json_shape"))),
             ("\"amount\"", Err((422, "json_shape"))),
         ] {

@@ -54,6 +54,18 @@ fn bodies_of_the_wrong_shape_are_refused_and_nothing_is_signed() {
         ("{\"payload\":\"x\",\"intent\":\"a\"}", 422, "json_shape"),
         ("{\"payload\":{},\"intent\":\"\"}", 422, "json_shape"),
         ("{\"payload\":{},\"intent\":null}", 422, "json_shape"),
+        // The members of an object, in their order, are not that object.
+        ("[{\"amount\":1},\"transfer\"]", 422, "json_shape"),
+        (
+            "{\"payload\":{\"amount\":1},\"intent\":[\"transfer\",\"account_1\",\"https://x\"]}",
+            422,
+            "json_shape",
+        ),
+        (
+            "{\"payload\":{},\"intent\":\"a\",\"proof\":[\"a.b.c\"]}",
+            422,
+            "json_shape",
+        ),
         (
             "{\"payload\":{},\"intent\":{\"target\":\"t\"}}",
             422,
