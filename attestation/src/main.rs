@@ -15,6 +15,8 @@ use serde_json::Value;
 use crate::cli::args::{Args, Command, Inputs, Output};
 use crate::cli::checklist;
 
+/// Something that matters was not asked to be checked, and the caller only wanted to look.
+const LOOKED_AT: u8 = 3;
 /// sysexits(3): wrong usage.
 const EX_USAGE: u8 = 64;
 /// sysexits(3): our own fault.
@@ -54,8 +56,11 @@ fn main() -> ExitCode {
     };
     let outcome = inputs.verifier.judge(inputs.subject());
     match print(&inputs, &outcome) {
-        Ok(()) if outcome.is_ok() => ExitCode::SUCCESS,
-        Ok(()) => ExitCode::from(1),
+        Ok(()) => match &outcome {
+            Ok(verdict) if verdict.unchecked.is_empty() => ExitCode::SUCCESS,
+            Ok(_) => ExitCode::from(LOOKED_AT),
+            Err(_) => ExitCode::from(1),
+        },
         Err(Failure::Usage(error)) => fail(&error, EX_USAGE),
         Err(Failure::Output) => ExitCode::from(EX_SOFTWARE),
     }

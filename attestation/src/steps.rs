@@ -328,6 +328,11 @@ pub enum Unchecked {
 }
 
 impl Unchecked {
+    /// The stable snake_case name.
+    pub fn as_str(self) -> &'static str {
+        self.step().as_str()
+    }
+
     /// The step that was not made.
     fn step(self) -> Step {
         match self {

@@ -40,6 +40,44 @@ fn verify(arguments: &[&str], input: &[u8]) -> (i32, String, String) {
     )
 }
 
+/// With `--inspect`, what was left out is no acceptance: in no word of the first line, and not for
+/// a script.
+#[test]
+fn what_is_only_looked_at_is_not_accepted() {
+    let evidence = case("evidence/good.cbor");
+    let evidence = ["evidence", evidence.to_str().unwrap()];
+    let paths = ["measurements.json", "policy.toml"].map(case);
+    let nonce = "c4".repeat(32);
+    let all = [
+        ("nonce", nonce.as_str()),
+        ("measurements", paths[0].to_str().unwrap()),
+        ("policy", paths[1].to_str().unwrap()),
+    ];
+    for left_out in 0..=all.len() {
+        let mut arguments = evidence.to_vec();
+        let given = all.iter().enumerate().filter(|(at, _)| *at != left_out);
+        let given: Vec<_> = given
+            .flat_map(|(_, (name, value))| [format!("--{name}"), (*value).to_owned()])
+            .collect();
+        arguments.extend(given.iter().map(String::as_str));
+        let (code, says, _) = verify(&arguments, b"");
+        let first = says.lines().next().unwrap();
+        let expected = match all.get(left_out) {
+            None => (
+                0,
+                "ACCEPTED as mock: made by a MOCK: no hardware stands behind it".to_owned(),
+            ),
+            Some((name, _)) => (
+                3,
+                format!(
+                    "LOOKED AT, NOT ACCEPTED: mock, made by a MOCK: no hardware stands behind it; not checked: {name}"
+                ),
+            ),
+        };
+        assert_eq!((code, first.to_owned()), expected);
+    }
+}
+
 #[test]
 fn evidence_may_come_from_standard_input_and_results_are_about_it() {
     let evidence = std::fs::read(case("evidence/good.cbor")).unwrap();
@@ -52,7 +90,7 @@ fn evidence_may_come_from_standard_input_and_results_are_about_it() {
         ],
         b"",
     );
-    assert_eq!((code, &from_input), (0, &from_file));
+    assert_eq!((code, &from_input), (3, &from_file));
     let (_, ear, _) = verify(&["evidence", "-", "--ear"], &evidence);
     assert!(
         ear.contains("application/vnd.anchorhold.evidence+cbor"),
@@ -65,7 +103,7 @@ fn a_result_about_a_document_names_the_document() {
     let evidence =
         attestation::Evidence::parse(&std::fs::read(case("evidence/good.cbor")).unwrap()).unwrap();
     let (code, ear, _) = verify(&["document", "-", "--ear"], evidence.document());
-    assert!(code == 0 && ear.contains("application/cose"), "{ear}");
+    assert!(code == 3 && ear.contains("application/cose"), "{ear}");
 }
 
 #[test]

@@ -21,7 +21,7 @@ use super::starter::Starter;
 /// expect: the measurements of the image that you accept, the policy that must govern the key, and
 /// the nonce with which you asked for the evidence.
 ///
-/// Exit code 0: accepted. 1: refused, with the reason. 64: the command line or a file given with it
+/// Exit code 0: accepted. 1: refused, with the reason. 3: looked at with --inspect, and not accepted, for something was left out. 64: the command line or a file given with it
 /// is wrong.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
@@ -129,8 +129,8 @@ pub(crate) struct Expected {
     /// The greatest age of the document that you accept, such as `10m`
     #[arg(long, value_name = "DURATION")]
     max_age: Option<String>,
-    /// Only look: accept although nonce, measurements or policy were not given; what was not
-    /// checked is listed
+    /// Only look, although nonce, measurements or policy were not given: what was not checked is
+    /// listed, and nothing is accepted (exit code 3)
     #[arg(long)]
     inspect: bool,
     /// Accept an enclave in debug mode too; the verdict then says `debug`

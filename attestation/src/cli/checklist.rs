@@ -45,11 +45,18 @@ fn accepted(verdict: &Verdict, colours: &Colours) -> String {
         ),
         _ => ("33", "made by a MOCK: no hardware stands behind it"),
     };
-    let mut text = format!(
-        "{} as {}: {meaning}\n",
-        colours.paint(paint, "ACCEPTED"),
-        verdict.verdict
-    );
+    let mut text = if verdict.unchecked.is_empty() {
+        let accepted = colours.paint(paint, "ACCEPTED");
+        format!("{accepted} as {}: {meaning}\n", verdict.verdict)
+    } else {
+        let unchecked: Vec<&str> = verdict.unchecked.iter().map(|one| one.as_str()).collect();
+        format!(
+            "{}: {}, {meaning}; not checked: {}\n",
+            colours.paint("33", "LOOKED AT, NOT ACCEPTED"),
+            verdict.verdict,
+            unchecked.join(", ")
+        )
+    };
     if let Some(archive) = &verdict.archive {
         let _ = writeln!(
             text,

@@ -304,7 +304,7 @@ fn the_verifier_says_what_it_checked_and_refuses_what_was_not() {
         let (code, verdict) = files.verify(what, &[mock_only, &["--inspect"]].concat());
         assert_eq!(
             (code, &verdict["unchecked"]),
-            (0, &json!(["nonce", "measurements", "policy"]))
+            (3, &json!(["nonce", "measurements", "policy"]))
         );
         let (code, verdict) = files.verify(what, &everything[..6]);
         assert_eq!(
