@@ -31,7 +31,7 @@ pub enum Error {
     /// The token is not younger than the evidence that this process was first shown for its key. It
     /// may have been used before this process began.
     #[error(
-        "the token is not younger than the first evidence that this service was shown for its key, so it may have been used before; sign again"
+        "the token is not younger than the first evidence that this service was shown for its key, so it may have been used before; this one will never do: ask for a new token in a second"
     )]
     IssuedBeforeEvidence,
     /// The token lives longer than this service remembers.

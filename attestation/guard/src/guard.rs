@@ -18,6 +18,14 @@ pub type Clock = Box<dyn Fn() -> UnixSeconds + Send + Sync>;
 /// 32 random bytes.
 pub type Random = Box<dyn Fn() -> Result<[u8; 32], Error> + Send + Sync>;
 
+/// What evidence showed.
+pub(crate) struct Learned {
+    pub(crate) signer: AttestedSigner,
+    pub(crate) until: UnixSeconds,
+    /// Nothing was known of this key before.
+    pub(crate) is_first: bool,
+}
+
 /// Decides who may call. It knows nothing of HTTP; [`RequireToken`](crate::RequireToken) puts it in
 /// front of a service.
 pub struct Guard {
@@ -150,16 +158,25 @@ impl Guard {
     }
 
     /// Judges evidence, and remembers the key if it is accepted: until when is the answer.
+    ///
+    /// Tokens must be younger than the first evidence, to the second: after it, wait for one.
     pub fn learn(&self, evidence: &[u8]) -> Result<(AttestedSigner, UnixSeconds), Error> {
+        let learned = self.learn_of(evidence)?;
+        Ok((learned.signer, learned.until))
+    }
+
+    pub(crate) fn learn_of(&self, evidence: &[u8]) -> Result<Learned, Error> {
         let nonce = self.answered(evidence)?;
         let now = self.now();
         let known = self.judge(evidence, &nonce, now).map_err(Error::Evidence)?;
-        let learned = (known.signer.clone(), known.until);
-        self.keys
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(known, now)?;
-        Ok(learned)
+        let (signer, until) = (known.signer.clone(), known.until);
+        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        let is_first = keys.insert(known, now)?;
+        Ok(Learned {
+            signer,
+            until,
+            is_first,
+        })
     }
 
     /// The challenge that evidence claims to answer.

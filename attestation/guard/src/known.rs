@@ -63,17 +63,17 @@ impl KnownKeys {
             .cloned()
     }
 
-    /// Remembers a key, or that its evidence is newer now. A holder of too many keys loses the one
-    /// that would expire first.
-    pub(crate) fn insert(&mut self, mut known: Known, now: UnixSeconds) -> Result<(), Error> {
+    /// Remembers a key, or that its evidence is newer now; whether it is the first of this key. A
+    /// holder of too many keys loses the one that would expire first.
+    pub(crate) fn insert(&mut self, mut known: Known, now: UnixSeconds) -> Result<bool, Error> {
         let name = (known.signer.did().to_string(), known.signer.binding());
-        if let Some(before) = self.keys.get(&name) {
-            known.since = known.since.min(before.since);
-        } else {
-            self.make_room(&known.holder, now)?;
+        let before = self.keys.get(&name).map(|before| before.since);
+        match before {
+            Some(since) => known.since = known.since.min(since),
+            None => self.make_room(&known.holder, now)?,
         }
         self.keys.insert(name, Arc::new(known));
-        Ok(())
+        Ok(before.is_none())
     }
 
     fn make_room(&mut self, holder: &Holder, now: UnixSeconds) -> Result<(), Error> {

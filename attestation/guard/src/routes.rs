@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use identity::{Did, Digest, UnixSeconds};
 use serde::Serialize;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::{CHALLENGE_SECONDS, Error, Guard};
 
@@ -30,6 +30,10 @@ const BODY_TIME: Duration = Duration::from_secs(5);
 /// to wait for a turn.
 const MAX_VERIFYING: usize = 2;
 const TURN_TIME: Duration = Duration::from_secs(2);
+/// Tokens must be younger than the first evidence of their key, and both times are whole seconds of
+/// the enclave's clock: who waits for the answer can go on at once. With a little for the time that
+/// its NSM takes.
+const A_SECOND: Duration = Duration::from_millis(1200);
 
 #[derive(Clone)]
 struct Desk {
@@ -47,7 +51,7 @@ struct Given {
 }
 
 #[derive(Serialize)]
-struct Learned {
+struct Answer {
     did: Did,
     binding: Digest<32>,
     /// When another challenge must be answered.
@@ -55,8 +59,8 @@ struct Learned {
 }
 
 /// `GET /anchorhold/challenge` gives `{"nonce","expires_in"}`; `POST /anchorhold/evidence` takes
-/// the evidence file that answers it, and gives `{"did","binding","until"}`. Nobody needs a token
-/// for them.
+/// the evidence file that answers it, and gives `{"did","binding","until"}`, at the first of a key
+/// after a second, so that tokens are younger. Nobody needs a token for them.
 pub fn evidence_routes(guard: Arc<Guard>) -> Router {
     Router::new()
         .route(CHALLENGE_PATH, get(challenge))
@@ -79,7 +83,7 @@ async fn challenge(State(desk): State<Desk>) -> Result<impl IntoResponse, Error>
     ))
 }
 
-async fn learn(State(desk): State<Desk>, body: Body) -> Result<Json<Learned>, Error> {
+async fn learn(State(desk): State<Desk>, body: Body) -> Result<Json<Answer>, Error> {
     let evidence = receive(&desk, body).await?;
     desk.guard.answers(&evidence)?;
     let turn = timeout(TURN_TIME, Arc::clone(&desk.turns).acquire_owned()).await;
@@ -87,15 +91,18 @@ async fn learn(State(desk): State<Desk>, body: Body) -> Result<Json<Learned>, Er
         return Err(Error::Busy);
     };
     let judged = tokio::task::spawn_blocking(move || {
-        let judged = desk.guard.learn(&evidence);
+        let judged = desk.guard.learn_of(&evidence);
         drop(turn);
         judged
     });
-    let (signer, until) = judged.await.unwrap_or(Err(Error::Busy))?;
-    Ok(Json(Learned {
-        did: signer.did().clone(),
-        binding: signer.binding(),
-        until,
+    let learned = judged.await.unwrap_or(Err(Error::Busy))?;
+    if learned.is_first {
+        sleep(A_SECOND).await;
+    }
+    Ok(Json(Answer {
+        did: learned.signer.did().clone(),
+        binding: learned.signer.binding(),
+        until: learned.until,
     }))
 }
 

@@ -132,12 +132,11 @@ impl ToolServer {
         self.call(call, &format!("authorization: Bearer {token}\r\n"))
     }
 
-    /// Shows good evidence, and waits until tokens are younger than it.
+    /// Shows good evidence; tokens that are made from now on are younger than it.
     fn introduce(&self, agent: &Agent) {
         let learned = self.learn(&agent.evidence(&self.challenge()));
         assert_eq!(learned.status, 200, "{}", learned.json());
         assert!(learned.json()["until"].is_string());
-        a_moment();
     }
 
     fn learn(&self, evidence: &[u8]) -> Answer {
