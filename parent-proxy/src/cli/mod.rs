@@ -189,10 +189,11 @@ fn run(command: Command) -> Result<(), Failure> {
             {
                 Some(token) if !json => writeln!(out, "{}", printable(token))?,
                 _ if answer.get("approval").is_some() => {
-                    print_json(&mut out, &answer)?;
-                    return Err(Failure::Refused(
-                        "it waits for an approval; ask again with --approval".into(),
-                    ));
+                    // What reads a token from standard output shall not take this for one.
+                    if json {
+                        print_json(&mut out, &answer)?;
+                    }
+                    return Err(Failure::Refused(waits(&answer["approval"])));
                 }
                 _ if json => print_json(&mut out, &answer)?,
                 _ => print_json(&mut out, &answer["credential"])?,
@@ -294,6 +295,24 @@ impl Config {
 
 /// Much of it is what callers, policies and other programs wrote: a terminal shall show it, and not
 /// do it.
+/// What to do now that a request waits for an approval.
+fn waits(approval: &Value) -> String {
+    let text = |name: &str| approval[name].as_str().unwrap_or("?").to_owned();
+    let (id, until) = (text("id"), text("expires_at"));
+    let by: Vec<&str> = approval["approvers"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    format!(
+        "nothing is signed yet: it waits for an approval by {}, until {until}\n\
+         the approver:    anchorhold approve {id} --key FILE\n\
+         then ask again:  the same command, with --approval {id}",
+        by.join(" or ")
+    )
+}
+
 fn print_json(out: &mut impl Write, value: &Value) -> Result<(), Failure> {
     Ok(writeln!(
         out,

@@ -535,6 +535,51 @@ fn an_approver_approves_what_is_shown_with_the_command() {
         "",
         &[],
     );
+    // `TOKEN=$(anchorhold sign ...)` takes nothing for a token, and who ran it is told what to do.
+    let mut sign = Command::new(program("anchorhold"));
+    sign.args([
+        "sign",
+        "--payload",
+        "{}",
+        "--action",
+        "deploy",
+        "--endpoint",
+    ])
+    .arg(format!("unix://{}", running.socket.display()));
+    let waits = sign.output().unwrap();
+    let says = String::from_utf8(waits.stderr).unwrap();
+    assert_eq!(
+        (waits.status.code(), waits.stdout),
+        (Some(1), vec![]),
+        "{says}"
+    );
+    let line = |begin: &str| {
+        let found = says.lines().find_map(|line| line.strip_prefix(begin));
+        found.unwrap_or_else(|| panic!("{says}")).trim().to_owned()
+    };
+    assert!(
+        line("anchorhold: nothing is signed yet: it waits for an approval by alice, until ")
+            .ends_with('Z')
+    );
+    let told = line("the approver:");
+    let named = told
+        .strip_prefix("anchorhold approve ")
+        .unwrap()
+        .strip_suffix(" --key FILE")
+        .unwrap();
+    assert_eq!(
+        line("then ask again:"),
+        format!("the same command, with --approval {named}")
+    );
+    let shown = get(&running.socket, &format!("/approvals/{named}")).unwrap();
+    assert_eq!(
+        shown.json()["approval"]["request"]["intent"]["action"],
+        "deploy"
+    );
+    sign.arg("--json");
+    let as_json: Value = serde_json::from_slice(&sign.output().unwrap().stdout).unwrap();
+    assert!(as_json["approval"]["id"].is_string());
+
     let request = json!({"payload": {"env": "production"}, "intent": {"action": "deploy", "target": "x", "resource": "r"}});
     let answer = post(&running.socket, "/sign", &request).unwrap();
     assert_eq!(answer.status, 202);
