@@ -41,8 +41,8 @@ enum Command {
         /// [default: a temporary folder]
         #[arg(long, value_name = "DIR")]
         state: Option<PathBuf>,
-        /// Path of the sidecar's socket; its directory is made if missing [default:
-        /// $XDG_RUNTIME_DIR/anchorhold/sidecar.sock]
+        /// Path of the sidecar's socket; its directory is made if missing [default: that of
+        /// DIR/sidecar.toml, or $XDG_RUNTIME_DIR/anchorhold/sidecar.sock]
         #[arg(long, env = "ANCHORHOLD_SOCKET", value_name = "PATH")]
         socket: Option<PathBuf>,
     },
@@ -126,14 +126,9 @@ fn main() -> ExitCode {
 fn run(command: Command) -> ExitCode {
     match command {
         Command::Demo { json } => with_runtime(async move { demo::run(json).await }),
-        Command::Up { state, socket } => {
-            match socket.map_or_else(parent_proxy::cli::default_socket, Ok) {
-                Ok(socket) => with_runtime(async move {
-                    ended(up(&Up { state, socket }).await, qemu_dev::Error::exit_code)
-                }),
-                Err(error) => ended(Err(error), parent_proxy::Error::exit_code),
-            }
-        }
+        Command::Up { state, socket } => with_runtime(async move {
+            ended(up(&Up { state, socket }).await, qemu_dev::Error::exit_code)
+        }),
         Command::Qemu {
             image,
             state,

@@ -187,6 +187,11 @@ impl State {
         ))
     }
 
+    /// The sidecar's configuration.
+    pub fn sidecar_config(&self) -> PathBuf {
+        self.folder.join("sidecar.toml")
+    }
+
     /// Writes a configuration of the sidecar that listens on `socket`, with more lines of TOML if
     /// wanted; gives its file.
     pub fn write_sidecar_config(&self, socket: &Path, more: &str) -> Result<PathBuf, Error> {
@@ -200,7 +205,7 @@ impl State {
         socket: &Path,
         more: &str,
     ) -> Result<PathBuf, Error> {
-        let file = self.folder.join("sidecar.toml");
+        let file = self.sidecar_config();
         let text = format!(
             "enclave = \"{enclave}\"\npolicy = \"policy.toml\"\nproxy_key = \"proxy.key\"\nsocket = \"{}\"\nrecord = \"record\"\n{more}",
             socket.display()

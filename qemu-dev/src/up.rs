@@ -5,7 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use parent_proxy::{Client, ClientError, Target};
+use parent_proxy::cli::default_socket;
+use parent_proxy::{Client, ClientError, Config, Target};
+use protocol::Endpoint;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -17,8 +19,8 @@ use crate::{Child, Error, Program, State};
 pub struct Up {
     /// The state directory; a temporary one if not given.
     pub state: Option<PathBuf>,
-    /// The sidecar's socket.
-    pub socket: PathBuf,
+    /// The sidecar's socket; that of the configuration, or the default one, if not given.
+    pub socket: Option<PathBuf>,
 }
 
 /// Runs both processes until one ends or a signal comes. A caller that stops it early cleans up by
@@ -36,25 +38,21 @@ pub async fn up(options: &Up) -> Result<(), Error> {
 }
 
 async fn run(options: &Up) -> Result<(), Error> {
-    let socket = std::path::absolute(&options.socket).map_err(io)?;
+    let temporary = private_folder().map_err(io)?;
+    let state = State::open(options.state.as_deref().unwrap_or(temporary.path()))?;
+    let _lock = state.lock()?;
+    state.verifier_files()?;
+    let (config, socket) = configuration(&state, options.socket.as_deref())?;
     if UnixStream::connect(&socket).is_ok() {
         return Err(Error::State(format!(
             "{}: another process listens there; name another --socket",
             socket.display()
         )));
     }
-    let temporary = private_folder().map_err(io)?;
-    let state = State::open(options.state.as_deref().unwrap_or(temporary.path()))?;
-    let _lock = state.lock()?;
-    state.verifier_files()?;
     let program = Program::this()?;
     let mut running = Pair {
         enclave: program.start_listening_enclave(&state, None, &["--with-parent"])?,
-        sidecar: {
-            let config = state
-                .write_sidecar_config(&socket, "log_format = \"text\"\nlog_level = \"warn\"\n")?;
-            program.start_sidecar(&config, None, &["--with-parent"])?
-        },
+        sidecar: program.start_sidecar(&config, None, &["--with-parent"])?,
         enclave_socket: state.enclave_socket(),
     };
     let client = Client::new(Target::Unix(socket.clone()), None);
@@ -70,6 +68,40 @@ async fn run(options: &Up) -> Result<(), Error> {
     loop {
         tokio::time::sleep(Duration::from_millis(200)).await;
         running.check()?;
+    }
+}
+
+/// The sidecar's configuration and socket: the file that lies in the directory, as whoever edited
+/// it left it; one is written only if there is none.
+fn configuration(state: &State, socket: Option<&Path>) -> Result<(PathBuf, PathBuf), Error> {
+    let file = state.sidecar_config();
+    let asked = socket.map(std::path::absolute).transpose().map_err(io)?;
+    let wrong = |why: String| Err(Error::State(format!("{}: {why}", file.display())));
+    if !file.exists() {
+        let socket = match asked.map_or_else(default_socket, Ok) {
+            Ok(socket) => socket,
+            Err(error) => return wrong(error.to_string()),
+        };
+        let more = "log_format = \"text\"\nlog_level = \"warn\"\n";
+        return Ok((state.write_sidecar_config(&socket, more)?, socket));
+    }
+    let kept = match Config::read(&file) {
+        Ok(kept) => kept,
+        Err(error) => return wrong(error.to_string()),
+    };
+    let own = Endpoint::Unix(state.enclave_socket());
+    if kept.enclave != own {
+        return wrong(format!(
+            "enclave is {}, and the one of this directory is {own}; remove the file, and it is written anew",
+            kept.enclave
+        ));
+    }
+    match asked {
+        Some(asked) if asked != kept.socket => wrong(format!(
+            "socket is {}; change it there, or leave --socket out",
+            kept.socket.display()
+        )),
+        _ => Ok((file, kept.socket)),
     }
 }
 

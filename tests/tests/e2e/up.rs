@@ -120,6 +120,33 @@ fn a_state_directory_can_be_edited_and_is_used_by_one_at_a_time() {
     signal(&child, Signal::TERM);
     assert!(child.wait().unwrap().success());
 
+    // The configuration is whose who edits it: `up` takes it as it is, and does not write it again.
+    let config = state.sidecar_config();
+    let mut text = std::fs::read_to_string(&config).unwrap();
+    text.push_str("# mine\n[[sockets]]\nname = \"second\"\npath = \"run/second.sock\"\n");
+    std::fs::write(&config, &text).unwrap();
+    let (mut child, _) = start(&mut up(folder.path(), &["--state", "state"]));
+    for socket in [
+        folder.path().join("run/s.sock"),
+        state.folder().join("run/second.sock"),
+    ] {
+        assert_eq!(get(&socket, "/ready").unwrap().status, 200);
+    }
+    assert_eq!(std::fs::read_to_string(&config).unwrap(), text);
+    signal(&child, Signal::TERM);
+    assert!(child.wait().unwrap().success());
+    let with = |arguments: &[&str]| up(folder.path(), arguments).output().unwrap();
+    let other = ["--state", "state", "--socket", "run/other.sock"];
+    refuses(&with(&other), "change it there, or leave --socket out");
+    std::fs::write(&config, text.replace("enclave.sock", "elsewhere.sock")).unwrap();
+    refuses(
+        &with(&["--state", "state"]),
+        "remove the file, and it is written anew",
+    );
+    std::fs::write(&config, "colour = \"red\"\n").unwrap();
+    refuses(&with(&["--state", "state"]), "sidecar.toml");
+    std::fs::remove_file(&config).unwrap();
+
     state.set_policy("version = 1\ncolour = \"red\"\n").unwrap();
     refuses(
         &up(
