@@ -24,6 +24,7 @@ pub mod cli;
 mod client;
 mod config;
 mod error;
+mod evidence_store;
 mod exit_reasons;
 mod metrics;
 mod server;

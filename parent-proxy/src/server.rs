@@ -25,6 +25,7 @@ use tower::ServiceExt;
 use tracing::{debug, error, info, warn};
 
 use crate::api::{App, Known, MAX_VERIFYING, Peer, Problem, route, router};
+use crate::evidence_store::EvidenceStore;
 use crate::exit_reasons::ExitReasons;
 use crate::metrics::{Handled, Limited, Metrics, Refused};
 use crate::{Config, Error, KeyFile};
@@ -171,6 +172,7 @@ fn app(
         attesting: FairQueue::new(MAX_ATTESTING, waiting),
         verifying: FairQueue::new(MAX_VERIFYING, waiting),
         issuers: Arc::default(),
+        evidence: EvidenceStore::new(config.record.folder.clone()),
         localhost,
         metrics,
     }

@@ -62,6 +62,7 @@ async fn run(options: &Up) -> Result<(), Error> {
         Ok(identity) => did_of(&identity),
         Err(error) => format!("({error})"),
     };
+    keep_evidence(&client, &state).await?;
     std::io::stdout()
         .write_all(next_steps(&socket, &state, &did).as_bytes())
         .map_err(io)?;
@@ -69,6 +70,26 @@ async fn run(options: &Up) -> Result<(), Error> {
         tokio::time::sleep(Duration::from_millis(200)).await;
         running.check()?;
     }
+}
+
+/// Asks once for evidence, which the sidecar keeps beside the record: after the next start nothing
+/// else could say what signed the record of this one. Some policies give this user no identity.
+async fn keep_evidence(client: &Client, state: &State) -> Result<(), Error> {
+    let (_, _, bundle) = state.verifier_files()?;
+    let nonce = data_encoding::HEXLOWER.encode(&random()?);
+    for identity in &bundle.identities {
+        let body = serde_json::json!({"nonce": nonce, "identity": identity.name});
+        if client.call("/attestation", Some(&body)).await.is_ok() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn random() -> Result<[u8; 32], Error> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| io(error.into()))?;
+    Ok(bytes)
 }
 
 /// The sidecar's configuration and socket: the file that lies in the directory, as whoever edited
@@ -201,7 +222,7 @@ Paste this into another terminal: sign, fetch evidence for a challenge of your o
 
 Whatever was decided stands in a signed record, refusals too:
 
-  {run} anchorhold -- audit verify {folder}/record/*.jsonl --evidence evidence.cbor
+  {run} anchorhold -- audit verify {folder}/record/*.jsonl --evidence {folder}/record
 "#
     )
 }

@@ -173,6 +173,7 @@ pub(crate) async fn attestation(
     else {
         return Err(RequestError::Nonsense.into());
     };
+    app.evidence.keep(&evidence.evidence);
     let kind = HeaderValue::from_static("application/vnd.anchorhold.evidence+cbor");
     Ok(([(CONTENT_TYPE, kind)], evidence.evidence).into_response())
 }

@@ -21,6 +21,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::evidence_store::EvidenceStore;
 use crate::metrics::{Denied, Limited, Metrics};
 use ::identity::caller::ObservedCaller;
 use callers::{
@@ -64,6 +65,8 @@ pub(crate) struct App {
     pub(crate) verifying: Arc<FairQueue>,
     /// What that one has verified.
     pub(crate) issuers: Arc<KnownIssuers>,
+    /// What verifies the record later.
+    pub(crate) evidence: EvidenceStore,
 }
 
 impl App {

@@ -28,9 +28,10 @@ pub(super) struct Verify {
     /// may be repeated
     #[arg(long, value_name = "MULTIKEY", required_unless_present = "evidence")]
     record_key: Vec<String>,
-    /// Take the record key of this evidence. It is not judged here: anchorhold-verify does that;
-    /// may be repeated
-    #[arg(long, value_name = "FILE")]
+    /// Take the record key of this evidence, or those of every evidence-*.cbor in this folder:
+    /// the sidecar keeps some of each boot in that of the record. It is not judged here:
+    /// anchorhold-verify does that; may be repeated
+    #[arg(long, value_name = "PATH")]
     evidence: Vec<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
@@ -42,6 +43,7 @@ struct Counts {
     events: u64,
     allowed: u64,
     refused: u64,
+    pending: u64,
 }
 
 impl Audit {
@@ -83,15 +85,15 @@ impl Verify {
         let boots: Vec<_> = boots.map(facts).collect();
         if self.json {
             let facts = json!({
-                "verdict": "good", "events": counts.events, "allowed": counts.allowed, "refused": counts.refused, "boots": boots,
+                "verdict": "good", "events": counts.events, "allowed": counts.allowed, "refused": counts.refused, "pending": counts.pending, "boots": boots,
                 "unchecked": self.unchecked(reader.boots()),
             });
             return print_json(out, &facts);
         }
         writeln!(
             out,
-            "good: {} events ({} allowed, {} refused), every member of each signed, none missing in between",
-            counts.events, counts.allowed, counts.refused
+            "good: {} events ({} allowed, {} refused, {} waiting for an approval), every member of each signed, none missing in between",
+            counts.events, counts.allowed, counts.refused, counts.pending
         )?;
         for boot in reader.boots() {
             writeln!(
@@ -145,12 +147,41 @@ impl Verify {
                 Evidence::parse(&read_bounded(file)?).map_err(|error| wrong(error.to_string()))?;
             PublicKey::from_spki(evidence.record()).map_err(|error| wrong(error.to_string()))
         };
+        let mut files = Vec::new();
+        for path in &self.evidence {
+            if path.is_dir() {
+                files.extend(kept_in(path)?);
+            } else {
+                files.push(path.clone());
+            }
+        }
         self.record_key
             .iter()
             .map(named)
-            .chain(self.evidence.iter().map(from))
+            .chain(files.iter().map(from))
             .collect()
     }
+}
+
+/// The evidence that a sidecar keeps beside its record.
+fn kept_in(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let io = |source| enclave_client::Error::File {
+        file: folder.into(),
+        source,
+    };
+    let mut kept = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        if name.is_some_and(|name| name.starts_with("evidence-") && name.ends_with(".cbor")) {
+            kept.push(path);
+        }
+    }
+    if kept.is_empty() {
+        let why = format!("{}: there is no evidence-*.cbor in it", folder.display());
+        return Err(Failure::Usage(why));
+    }
+    Ok(kept)
 }
 
 impl Counts {
@@ -191,7 +222,7 @@ impl Counts {
             match event.decision.policy_decision {
                 Verdict::Allow => self.allowed += 1,
                 Verdict::Deny => self.refused += 1,
-                Verdict::Pending => {}
+                Verdict::Pending => self.pending += 1,
             }
         }
         Ok(())

@@ -791,6 +791,7 @@ fn what_is_changed_in_a_record_is_found_by_the_command() {
     for wrong in [
         vec!["--record-key", "z6Mk"],
         vec!["--evidence", "/dev/null"],
+        vec!["--evidence", running.folder().to_str().unwrap()],
         vec![],
     ] {
         let output = Command::new(program("anchorhold"))

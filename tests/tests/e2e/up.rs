@@ -135,6 +135,47 @@ fn a_state_directory_can_be_edited_and_is_used_by_one_at_a_time() {
     assert_eq!(std::fs::read_to_string(&config).unwrap(), text);
     signal(&child, Signal::TERM);
     assert!(child.wait().unwrap().success());
+    // The keys of both boots have ended with them; evidence of each lies beside their record.
+    let record = |ending: &str| -> Vec<_> {
+        let files = std::fs::read_dir(state.record()).unwrap();
+        let paths = files.map(|file| file.unwrap().path());
+        paths
+            .filter(|path| path.extension().is_some_and(|end| end == ending))
+            .collect()
+    };
+    assert_eq!(
+        (
+            record("jsonl").len(),
+            record("cbor").len(),
+            record("part").len()
+        ),
+        (1, 2, 0)
+    );
+    let audited = Command::new(program("anchorhold"))
+        .args(["audit", "verify"])
+        .args(record("jsonl"))
+        .arg("--evidence")
+        .arg(state.record())
+        .output()
+        .unwrap();
+    let says = String::from_utf8(audited.stdout).unwrap();
+    assert!(
+        audited.status.success(),
+        "{}",
+        String::from_utf8_lossy(&audited.stderr)
+    );
+    assert!(
+        says.starts_with("good: 4 events (4 allowed, 0 refused, 0 waiting for an approval)"),
+        "{says}"
+    );
+    assert_eq!(
+        says.lines()
+            .filter(|line| line.starts_with("boot "))
+            .count(),
+        2,
+        "{says}"
+    );
+
     let with = |arguments: &[&str]| up(folder.path(), arguments).output().unwrap();
     let other = ["--state", "state", "--socket", "run/other.sock"];
     refuses(&with(&other), "change it there, or leave --socket out");
