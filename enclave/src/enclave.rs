@@ -100,7 +100,7 @@ impl<N: Nsm> Service for Enclave<N> {
             if decisions.is_empty() {
                 return Ok(Unreleased::new(None, Vec::new()));
             }
-            // What was decided before the keys were wiped does not leave after it.
+            // Nothing is sealed once the keys were wiped, whenever it was decided.
             if self.halted.load(Ordering::Acquire) {
                 return Err(Error::Halted);
             }

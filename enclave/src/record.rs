@@ -136,9 +136,13 @@ impl State {
         }
     }
 
-    /// Makes room by the oldest ones.
+    /// Makes room by the oldest ones. One that is not published yet is waited for, or the sidecar
+    /// would give it up; but not for ever.
     fn forget(&mut self) {
-        while self.remembered.len() > MAX_REMEMBERED || self.bytes > MAX_BYTES {
+        let beyond = |times, state: &Self| {
+            state.remembered.len() > times * MAX_REMEMBERED || state.bytes > times * MAX_BYTES
+        };
+        while beyond(4, self) || (beyond(1, self) && self.remembered.front() != Some(&None)) {
             let oldest = self.remembered.pop_front().flatten();
             self.bytes -= oldest.map_or(0, |line| line.len());
         }
@@ -210,7 +214,8 @@ mod tests {
             let sealed = sealed(&record, MAX_BATCH);
             record.publish(sealed);
         }
-        // Its place is forgotten, and what stands behind it is not.
+        // It is waited for.
+        assert_eq!(since(&record, 0), (vec![], 0));
         record.publish(late);
         let (lines, next) = since(&record, 0);
         assert_eq!(next, 1 + 20 * MAX_BATCH as u64);
@@ -224,6 +229,15 @@ mod tests {
             .sum::<usize>();
         assert_eq!(state.bytes, bytes);
         assert!(state.remembered.len() <= MAX_REMEMBERED && bytes <= MAX_BYTES);
+        drop(state);
+        // One that never comes is not waited for until the memory is full.
+        let _never = sealed(&record, 1);
+        for _ in 0..5 * MAX_REMEMBERED / MAX_BATCH {
+            let sealed = sealed(&record, MAX_BATCH);
+            record.publish(sealed);
+        }
+        let state = lock(&record.state);
+        assert!(state.remembered.len() <= MAX_REMEMBERED && state.bytes <= MAX_BYTES);
     }
 
     #[test]

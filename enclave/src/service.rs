@@ -215,7 +215,7 @@ mod tests {
     /// nothing of the three leaves.
     #[test]
     fn a_faulty_signature_of_an_answer_or_of_the_record_lets_nothing_leave() {
-        let none = |_: &mut [u8]| panic!("one or two of them need no weights");
+        let none = |_: &mut [u8]| panic!("one of them needs no weights");
         let weights = |out: &mut [u8]| crate::Entropy::fill(&crate::OsEntropy, out);
         for faulty in [None, Some(0), Some(1), Some(2)] {
             let signed = |n: usize| {

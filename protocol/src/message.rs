@@ -279,7 +279,8 @@ pub struct Records {
     /// oldest that is remembered.
     #[n(0)]
     pub lines: Vec<minicbor::bytes::ByteVec>,
-    /// Sequence number of the next event after all that were made.
+    /// Sequence number of the first event that cannot be given yet; it may be below the one that was
+    /// asked for.
     #[n(1)]
     pub next: u64,
 }
