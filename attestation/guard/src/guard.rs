@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
 
 use attestation::{AttestedSigner, Evidence, Expectations, Refusal, Verifier, unverified_nonce};
 use data_encoding::HEXLOWER;
@@ -22,8 +23,8 @@ pub type Random = Box<dyn Fn() -> Result<[u8; 32], Error> + Send + Sync>;
 pub(crate) struct Learned {
     pub(crate) signer: AttestedSigner,
     pub(crate) until: UnixSeconds,
-    /// Nothing was known of this key before.
-    pub(crate) is_first: bool,
+    /// When the first evidence of its key was shown.
+    pub(crate) met: Instant,
 }
 
 /// Decides who may call. It knows nothing of HTTP; [`RequireToken`](crate::RequireToken) puts it in
@@ -171,12 +172,8 @@ impl Guard {
         let known = self.judge(evidence, &nonce, now).map_err(Error::Evidence)?;
         let (signer, until) = (known.signer.clone(), known.until);
         let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
-        let is_first = keys.insert(known, now)?;
-        Ok(Learned {
-            signer,
-            until,
-            is_first,
-        })
+        let met = keys.insert(known, now)?;
+        Ok(Learned { signer, until, met })
     }
 
     /// The challenge that evidence claims to answer.
@@ -224,6 +221,7 @@ impl Guard {
             until,
             signer,
             verdict,
+            met: Instant::now(),
         })
     }
 

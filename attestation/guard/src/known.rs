@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use attestation::{AttestedSigner, Verdict};
 use identity::token::ClaimedKey;
@@ -36,6 +37,8 @@ pub(crate) struct Known {
     /// It answered a challenge of ours, so what was signed later was signed after we began.
     pub(crate) since: UnixSeconds,
     pub(crate) until: UnixSeconds,
+    /// When this process was shown the first evidence, by its own clock.
+    pub(crate) met: Instant,
 }
 
 /// Keys whose evidence was accepted, by DID and binding.
@@ -63,17 +66,19 @@ impl KnownKeys {
             .cloned()
     }
 
-    /// Remembers a key, or that its evidence is newer now; whether it is the first of this key. A
-    /// holder of too many keys loses the one that would expire first.
-    pub(crate) fn insert(&mut self, mut known: Known, now: UnixSeconds) -> Result<bool, Error> {
+    /// Remembers a key, or that its evidence is newer now; gives when it was met. A holder of too
+    /// many keys loses the one that would expire first.
+    pub(crate) fn insert(&mut self, mut known: Known, now: UnixSeconds) -> Result<Instant, Error> {
         let name = (known.signer.did().to_string(), known.signer.binding());
-        let before = self.keys.get(&name).map(|before| before.since);
-        match before {
-            Some(since) => known.since = known.since.min(since),
-            None => self.make_room(&known.holder, now)?,
+        if let Some(before) = self.keys.get(&name) {
+            known.since = known.since.min(before.since);
+            known.met = before.met;
+        } else {
+            self.make_room(&known.holder, now)?;
         }
+        let met = known.met;
         self.keys.insert(name, Arc::new(known));
-        Ok(before.is_none())
+        Ok(met)
     }
 
     fn make_room(&mut self, holder: &Holder, now: UnixSeconds) -> Result<(), Error> {

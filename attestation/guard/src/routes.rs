@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use identity::{Did, Digest, UnixSeconds};
 use serde::Serialize;
 use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep_until, timeout};
 
 use crate::{CHALLENGE_SECONDS, Error, Guard};
 
@@ -31,8 +31,8 @@ const BODY_TIME: Duration = Duration::from_secs(5);
 const MAX_VERIFYING: usize = 2;
 const TURN_TIME: Duration = Duration::from_secs(2);
 /// Tokens must be younger than the first evidence of their key, and both times are whole seconds of
-/// the enclave's clock: who waits for the answer can go on at once. With a little for the time that
-/// its NSM takes.
+/// the enclave's clock: who waits for an answer can go on at once, whoever showed evidence first.
+/// With a little for the time that its NSM takes.
 const A_SECOND: Duration = Duration::from_millis(1200);
 
 #[derive(Clone)]
@@ -59,8 +59,8 @@ struct Answer {
 }
 
 /// `GET /anchorhold/challenge` gives `{"nonce","expires_in"}`; `POST /anchorhold/evidence` takes
-/// the evidence file that answers it, and gives `{"did","binding","until"}`, at the first of a key
-/// after a second, so that tokens are younger. Nobody needs a token for them.
+/// the evidence file that answers it, and gives `{"did","binding","until"}`, a second after the
+/// first evidence of a key at the earliest, so that tokens are younger. Nobody needs a token for them.
 pub fn evidence_routes(guard: Arc<Guard>) -> Router {
     Router::new()
         .route(CHALLENGE_PATH, get(challenge))
@@ -96,9 +96,7 @@ async fn learn(State(desk): State<Desk>, body: Body) -> Result<Json<Answer>, Err
         judged
     });
     let learned = judged.await.unwrap_or(Err(Error::Busy))?;
-    if learned.is_first {
-        sleep(A_SECOND).await;
-    }
+    sleep_until((learned.met + A_SECOND).into()).await;
     Ok(Json(Answer {
         did: learned.signer.did().clone(),
         binding: learned.signer.binding(),
