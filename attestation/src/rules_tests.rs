@@ -328,16 +328,24 @@ fn a_document_of_an_issuer_that_is_known_costs_two_signature_checks() {
 }
 
 /// Names that a zone permits are of no use to who looks at its instance alone: such a path is
-/// verified whole, even if it was known.
+/// verified whole, even if it was known. And what an issuer that has ended could not have issued is
+/// refused, known or not.
 #[test]
 fn a_path_that_limits_names_is_verified_whole() {
     let vectors = vectors();
-    let named = |vector: &&Vector| vector.name == "leaf: a name that the zone may not give";
-    let limited = vectors.iter().find(named).unwrap();
-    let issuers = Arc::<KnownIssuers>::default();
-    issuers.remember(issuer_path(&limited.document));
-    let judged = limited
-        .verifier(Some(&issuers))
-        .judge(Subject::Document(&limited.document));
-    assert_eq!(judged.unwrap_err().code(), "chain_path");
+    for (name, code) in [
+        ("leaf: a name that the zone may not give", "chain_path"),
+        (
+            "instance: ends before its leaf begins",
+            "certificate_expired",
+        ),
+    ] {
+        let vector = vectors.iter().find(|vector| vector.name == name).unwrap();
+        let issuers = Arc::<KnownIssuers>::default();
+        issuers.remember(issuer_path(&vector.document));
+        let judged = vector
+            .verifier(Some(&issuers))
+            .judge(Subject::Document(&vector.document));
+        assert_eq!(judged.unwrap_err().code(), code, "{name}");
+    }
 }

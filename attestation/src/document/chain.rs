@@ -150,21 +150,26 @@ pub(crate) fn verify(
     let [authorities @ .., leaf] = certificates.as_slice() else {
         return Err(Error::RootUntrusted);
     };
+    let (not_before, not_after) = validity(leaf);
+    // A leaf that begins within the skew was issued then, and its issuers must be valid then.
+    let issued = trust
+        .at
+        .0
+        .max(not_before.min(trust.at.plus(SKEW_SECONDS).0));
     for (index, certificate) in certificates.iter().enumerate() {
-        let skew = if index == authorities.len() {
-            SKEW_SECONDS
+        let (at, skew) = if index == authorities.len() {
+            (trust.at, SKEW_SECONDS)
         } else {
-            0
+            (UnixSeconds(issued), 0)
         };
         check_profile(index, certificate, rules)?;
-        check_validity(index, certificate, trust.at, skew, rules)?;
+        check_validity(index, certificate, at, skew, rules)?;
     }
     for (index, certificate) in authorities.iter().enumerate() {
         check_ca(index, certificate, authorities.len() - index - 1, rules)?;
     }
     check_leaf(leaf, rules)?;
     check_names(&certificates, rules)?;
-    let (not_before, not_after) = validity(leaf);
     if rules.second_opinion() {
         let (at, issuers) = (trust.at.0.max(not_before), trust.issuers);
         // Names that an issuer permits count for all below it: such a path is verified whole.

@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 ///
 /// An issuer is known by its whole path, root first, byte for byte: a mock's is never one of
 /// hardware. The 1,024 that were used last are kept, 32 bytes each; who fills them with others takes
-/// from nobody more than what they spare.
+/// from nobody more than what they spare. How long a verdict takes tells whether its path was known.
 ///
 /// [`Verifier`]: crate::Verifier
 #[derive(Debug, Default)]

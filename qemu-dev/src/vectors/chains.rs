@@ -685,6 +685,23 @@ impl Maker {
         let mut half = other.issue_chain(NOW, &mut |out| fixed.fill(out));
         half.cabundle[..3].clone_from_slice(&self.chain.cabundle[..3]);
         self.signed("another mock's document", "root_untrusted", &chain);
+        // Valid now, as the leaf is within the skew, but not when the leaf begins.
+        let fixed = &mut self.fixed;
+        let ended = self.authority.issue_changed_chain(
+            NOW,
+            &mut |out| fixed.fill(out),
+            &Tier::BELOW_ROOT,
+            &|tier, spec| match tier {
+                Tier::Instance => spec.not_after = NOW + 2,
+                Tier::Leaf => spec.not_before = NOW + 4,
+                _ => {}
+            },
+        );
+        self.signed(
+            "instance: ends before its leaf begins",
+            "certificate_expired",
+            &ended,
+        );
         // The same but for its root, so that who knows it from there must not believe it here.
         self.signed("under another mock's own root", "accepted", &borrowed)["root_pem"] =
             other.certificate_pem().into();
