@@ -65,7 +65,7 @@ async fn run(options: &Qemu) -> Result<(), Error> {
     )?;
     let _lock = state.lock()?;
     let socket = default_socket().unwrap_or_else(|_| state.folder().join("sidecar.sock"));
-    let config = state.write_sidecar_config_for(&vm::endpoint(state.folder()), &socket, "")?;
+    let config = state.write_qemu_config(&vm::endpoint(state.folder()), &socket)?;
     let nsm = MockNsm::new(
         state.authority()?,
         &registers(&measured),

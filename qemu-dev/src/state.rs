@@ -206,12 +206,30 @@ impl State {
         more: &str,
     ) -> Result<PathBuf, Error> {
         let file = self.sidecar_config();
+        self.write_config(&file, enclave, socket, more)?;
+        Ok(file)
+    }
+
+    /// Writes a configuration of the sidecar for an enclave elsewhere, beside the one of `up`; gives
+    /// its file.
+    pub fn write_qemu_config(&self, enclave: &Endpoint, socket: &Path) -> Result<PathBuf, Error> {
+        let file = self.folder.join("sidecar-qemu.toml");
+        self.write_config(&file, enclave, socket, "")?;
+        Ok(file)
+    }
+
+    fn write_config(
+        &self,
+        file: &Path,
+        enclave: &Endpoint,
+        socket: &Path,
+        more: &str,
+    ) -> Result<(), Error> {
         let text = format!(
             "enclave = \"{enclave}\"\npolicy = \"policy.toml\"\nproxy_key = \"proxy.key\"\nsocket = \"{}\"\nrecord = \"record\"\n{more}",
             socket.display()
         );
-        fs::write(&file, text).map_err(io(&file))?;
-        Ok(file)
+        fs::write(file, text).map_err(io(file))
     }
 }
 

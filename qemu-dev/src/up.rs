@@ -99,10 +99,9 @@ fn configuration(state: &State, socket: Option<&Path>) -> Result<(PathBuf, PathB
     let asked = socket.map(std::path::absolute).transpose().map_err(io)?;
     let wrong = |why: String| Err(Error::State(format!("{}: {why}", file.display())));
     if !file.exists() {
-        let socket = match asked.map_or_else(default_socket, Ok) {
-            Ok(socket) => socket,
-            Err(error) => return wrong(error.to_string()),
-        };
+        let socket = asked
+            .map_or_else(default_socket, Ok)
+            .map_err(|error| Error::State(error.to_string()))?;
         let more = "log_format = \"text\"\nlog_level = \"warn\"\n";
         return Ok((state.write_sidecar_config(&socket, more)?, socket));
     }
@@ -113,13 +112,13 @@ fn configuration(state: &State, socket: Option<&Path>) -> Result<(PathBuf, PathB
     let own = Endpoint::Unix(state.enclave_socket());
     if kept.enclave != own {
         return wrong(format!(
-            "enclave is {}, and the one of this directory is {own}; remove the file, and it is written anew",
+            "enclave is {}, and the one of this directory is {own}; change it there, or remove the file",
             kept.enclave
         ));
     }
     match asked {
         Some(asked) if asked != kept.socket => wrong(format!(
-            "socket is {}; change it there, or leave --socket out",
+            "socket is {}; change it there, or leave --socket and ANCHORHOLD_SOCKET out",
             kept.socket.display()
         )),
         _ => Ok((file, kept.socket)),

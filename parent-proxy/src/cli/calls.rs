@@ -267,6 +267,11 @@ impl Sign {
         )
     }
 
+    /// Where it asks.
+    pub(super) fn endpoint(&self) -> Result<String, Error> {
+        self.named.connection.uri()
+    }
+
     /// The digest of the request, for the identity of this name.
     fn digest(&self, name: &str, body: &Map<String, Value>) -> Result<Digest<32>, identity::Error> {
         let delegatee = self

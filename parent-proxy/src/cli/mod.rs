@@ -193,7 +193,8 @@ fn run(command: Command) -> Result<(), Failure> {
                     if json {
                         print_json(&mut out, &answer)?;
                     }
-                    return Err(Failure::Refused(waits(&answer["approval"])));
+                    let endpoint = sign.endpoint()?;
+                    return Err(Failure::Refused(waits(&answer["approval"], &endpoint)));
                 }
                 _ if json => print_json(&mut out, &answer)?,
                 _ => print_json(&mut out, &answer["credential"])?,
@@ -293,10 +294,8 @@ impl Config {
     }
 }
 
-/// Much of it is what callers, policies and other programs wrote: a terminal shall show it, and not
-/// do it.
 /// What to do now that a request waits for an approval.
-fn waits(approval: &Value) -> String {
+fn waits(approval: &Value, endpoint: &str) -> String {
     let text = |name: &str| approval[name].as_str().unwrap_or("?").to_owned();
     let (id, until) = (text("id"), text("expires_at"));
     let by: Vec<&str> = approval["approvers"]
@@ -307,12 +306,14 @@ fn waits(approval: &Value) -> String {
         .collect();
     format!(
         "nothing is signed yet: it waits for an approval by {}, until {until}\n\
-         the approver:    anchorhold approve {id} --key FILE\n\
+         the approver:    anchorhold approve {id} --key FILE --endpoint {endpoint}\n\
          then ask again:  the same command, with --approval {id}",
         by.join(" or ")
     )
 }
 
+/// Much of it is what callers, policies and other programs wrote: a terminal shall show it, and not
+/// do it.
 fn print_json(out: &mut impl Write, value: &Value) -> Result<(), Failure> {
     Ok(writeln!(
         out,

@@ -565,7 +565,10 @@ fn an_approver_approves_what_is_shown_with_the_command() {
     let named = told
         .strip_prefix("anchorhold approve ")
         .unwrap()
-        .strip_suffix(" --key FILE")
+        .strip_suffix(&format!(
+            " --key FILE --endpoint unix://{}",
+            running.socket.display()
+        ))
         .unwrap();
     assert_eq!(
         line("then ask again:"),

@@ -178,11 +178,14 @@ fn a_state_directory_can_be_edited_and_is_used_by_one_at_a_time() {
 
     let with = |arguments: &[&str]| up(folder.path(), arguments).output().unwrap();
     let other = ["--state", "state", "--socket", "run/other.sock"];
-    refuses(&with(&other), "change it there, or leave --socket out");
+    refuses(
+        &with(&other),
+        "change it there, or leave --socket and ANCHORHOLD_SOCKET out",
+    );
     std::fs::write(&config, text.replace("enclave.sock", "elsewhere.sock")).unwrap();
     refuses(
         &with(&["--state", "state"]),
-        "remove the file, and it is written anew",
+        "change it there, or remove the file",
     );
     std::fs::write(&config, "colour = \"red\"\n").unwrap();
     refuses(&with(&["--state", "state"]), "sidecar.toml");
