@@ -26,8 +26,15 @@ impl EvidenceStore {
         }
     }
 
+    /// Whether it is evidence, and of another record key than what was kept last.
+    pub(crate) fn wants(&self, evidence: &[u8]) -> bool {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        Evidence::parse(evidence).is_ok_and(|evidence| evidence.record() != *last)
+    }
+
     /// Keeps it as `evidence-KEY.cbor`, unless there is some of the same record key. That it cannot
-    /// be written is said in the log, and stops nothing: the enclave gives it again.
+    /// be written is said in the log, and stops nothing: the enclave gives it again. Waits for the
+    /// disk.
     pub(crate) fn keep(&self, evidence: &[u8]) {
         let Ok(parsed) = Evidence::parse(evidence) else {
             return;
@@ -95,7 +102,9 @@ mod tests {
         );
         store.keep(b"no evidence");
         assert_eq!(files(folder.path()), []);
+        assert!(store.wants(&good) && !store.wants(b"no evidence"));
         store.keep(&good);
+        assert!(!store.wants(&good));
         store.keep(&good);
         assert_eq!(files(folder.path()), [(name.clone(), good.clone())]);
         // Another sidecar, or this one after a restart, leaves what is there.

@@ -173,7 +173,11 @@ pub(crate) async fn attestation(
     else {
         return Err(RequestError::Nonsense.into());
     };
-    app.evidence.keep(&evidence.evidence);
+    if app.evidence.wants(&evidence.evidence) {
+        // Once in a boot; a disk may be slow, and others do not wait for it.
+        let (app, kept) = (Arc::clone(&app), evidence.evidence.clone());
+        let _ = tokio::task::spawn_blocking(move || app.evidence.keep(&kept)).await;
+    }
     let kind = HeaderValue::from_static("application/vnd.anchorhold.evidence+cbor");
     Ok(([(CONTENT_TYPE, kind)], evidence.evidence).into_response())
 }
