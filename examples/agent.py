@@ -33,7 +33,7 @@ class Sidecar(http.client.HTTPConnection):
 
 
 def endpoint():
-    folder = "/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR", "/run")
+    folder = os.environ.get("XDG_RUNTIME_DIR", "/run")
     return os.environ.get("ANCHORHOLD_ENDPOINT_SOCKET", f"unix://{folder}/anchorhold/sidecar.sock")
 
 
