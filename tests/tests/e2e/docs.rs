@@ -1,6 +1,8 @@
 //! What the pages for verifiers show is what the program reads and writes.
 
 use attestation::{AppraisalPolicy, Evidence, KeyDescription};
+use harness::window::TestKey;
+use identity::Signer as _;
 
 const POLICY: &str = include_str!("../../../docs/verifier-policy.md");
 const FORMATS: &str = include_str!("../../../docs/formats.md");
@@ -9,6 +11,42 @@ const FORMATS: &str = include_str!("../../../docs/formats.md");
 fn between<'a>(page: &'a str, begin: &str, end: &str) -> &'a str {
     let (_, rest) = page.split_once(begin).unwrap();
     rest.split_once(end).unwrap().0
+}
+
+/// The example policy decides as the example table of its tests says. (The annex that it asks for is
+/// the operator's, and not on the page.)
+#[test]
+fn the_documented_policy_passes_its_documented_tests() {
+    let page = include_str!("../../../docs/policy.md");
+    let without_annex = |block: &str| -> String {
+        let lines = block.lines().filter(|line| !line.starts_with("annex"));
+        lines.map(|line| line.to_owned() + "\n").collect()
+    };
+    let mut policy = without_annex(between(page, "```toml\n", "```\n"));
+    for key in 1.. {
+        let multikey = TestKey::new(key).public_key().to_multikey();
+        let changed = policy.replacen("\"z6Mk...\"", &format!("{multikey:?}"), 1);
+        if changed == policy {
+            break;
+        }
+        policy = changed;
+    }
+    let (_, tests) = page.split_once("## Tests of a policy").unwrap();
+    let table = without_annex(between(tests, "```toml\n", "```\n"));
+    let folder = harness::private_folder();
+    std::fs::write(folder.path().join("policy.toml"), policy).unwrap();
+    std::fs::write(folder.path().join("tests.toml"), table).unwrap();
+    let output = std::process::Command::new(harness::program("anchorhold"))
+        .args(["policy", "test"])
+        .arg(folder.path().join("tests.toml"))
+        .output()
+        .unwrap();
+    let says = [output.stdout, output.stderr].concat();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&says)
+    );
 }
 
 #[test]
