@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use attestation::Evidence;
@@ -56,25 +56,21 @@ impl EvidenceStore {
         }
     }
 
-    /// Whole or not at all.
-    fn write(&self, file: &std::path::Path, evidence: &[u8]) -> io::Result<()> {
-        if file.exists() {
+    /// What a crash cut short is written again; whole, it stays as it is.
+    fn write(&self, file: &Path, evidence: &[u8]) -> io::Result<()> {
+        if fs::read(file).is_ok_and(|kept| Evidence::parse(&kept).is_ok()) {
             return Ok(());
         }
-        let part = file.with_extension("part");
         let mut options = fs::OpenOptions::new();
         let opened = options.write(true).create(true).truncate(true).mode(0o600);
-        let mut opened = opened.open(&part)?;
+        let mut opened = opened.open(file)?;
         opened.write_all(evidence)?;
-        opened.sync_all()?;
-        fs::rename(&part, file)
+        opened.sync_data()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     fn vector(name: &str) -> Vec<u8> {
@@ -107,10 +103,13 @@ mod tests {
         assert!(!store.wants(&good));
         store.keep(&good);
         assert_eq!(files(folder.path()), [(name.clone(), good.clone())]);
-        // Another sidecar, or this one after a restart, leaves what is there.
-        fs::write(folder.path().join(&name), b"kept").unwrap();
-        EvidenceStore::new(folder.path().to_owned()).keep(&good);
-        assert_eq!(files(folder.path()), [(name, b"kept".to_vec())]);
+        // After a restart what was cut by a crash is written again, and what is whole stays.
+        let other = vector("indefinite.cbor");
+        for (kept, then) in [(&good[..50], &good), (&other[..], &other)] {
+            fs::write(folder.path().join(&name), kept).unwrap();
+            EvidenceStore::new(folder.path().to_owned()).keep(&good);
+            assert_eq!(files(folder.path()), [(name.clone(), then.clone())]);
+        }
         // Nothing is in the way where it cannot be written.
         EvidenceStore::new(folder.path().join("missing")).keep(&good);
     }

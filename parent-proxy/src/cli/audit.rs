@@ -7,15 +7,17 @@ use std::path::{Path, PathBuf};
 use attestation::Evidence;
 use clap::{Args, Subcommand};
 use identity::PublicKey;
-use record::{Boot, MAX_LINE, Reader, Verdict, unverified_place};
+use record::{Boot, MAX_LINE, Verdict};
 use serde_json::json;
 
+use super::boots::Boots;
 use super::{Failure, print_json};
 use enclave_client::files::read_bounded;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Audit {
-    /// Verify that files hold what enclaves wrote, whole and in order. Exit code 1: they do not
+    /// Verify that files hold what enclaves wrote, whole and in order. Exit code 1: they do not. 3:
+    /// they do, as far as keys were given
     Verify(Verify),
 }
 
@@ -44,6 +46,8 @@ struct Counts {
     allowed: u64,
     refused: u64,
     pending: u64,
+    /// Where a boot begins of which nothing could be verified, and why.
+    unjudged: Option<String>,
 }
 
 impl Audit {
@@ -55,20 +59,24 @@ impl Audit {
 
 impl Verify {
     fn run(self, out: &mut impl Write) -> Result<(), Failure> {
-        let mut reader = Reader::new(self.keys()?);
+        let mut record = Boots::new(self.keys()?);
         let mut counts = Counts::default();
         let mut read = self
             .files
             .iter()
-            .try_for_each(|file| counts.read(&mut reader, file));
+            .try_for_each(|file| counts.read(&mut record, file));
         if read.is_ok() && counts.events == 0 {
-            read = Err(Failure::Refused("there is no event in it".into()));
+            let why = counts.unjudged.take();
+            let why = why.unwrap_or_else(|| "there is no event in it".into());
+            read = Err(Failure::Refused(why));
         } else if read.is_ok()
-            && let Some(unused) = reader.unused_keys().next()
+            && let Some(unused) = record.unused_key()
         {
             let key = unused.to_multikey();
+            let unjudged = counts.unjudged.take();
+            let unjudged = unjudged.map_or_else(String::new, |why| format!("; {why}"));
             read = Err(Failure::Refused(format!(
-                "the record key {key} signed no event here: the record of its boot is missing"
+                "the record key {key} signed no event here: the record of its boot is missing{unjudged}"
             )));
         }
         if let Err(Failure::Refused(why)) = &read
@@ -80,36 +88,62 @@ impl Verify {
             )?;
         }
         read?;
-        let boots = reader.boots().iter();
         let facts = |boot: &Boot| json!({"boot_id": boot.id, "first": boot.first, "last": boot.last, "before": boot.before});
-        let boots: Vec<_> = boots.map(facts).collect();
+        let boots: Vec<_> = record.boots().map(facts).collect();
+        let judged: Vec<_> = record.boots().collect();
+        let unjudged = record.unjudged();
+        let whole = if unjudged.is_empty() {
+            Ok(())
+        } else {
+            Err(Failure::Partial(
+                "not every boot was judged: the key of its record was not given".into(),
+            ))
+        };
         if self.json {
+            let other: Vec<_> = unjudged
+                .iter()
+                .map(|one| json!({"boot_id": one.boot, "first": one.first, "last": one.last}))
+                .collect();
+            let verdict = if whole.is_ok() { "good" } else { "partial" };
             let facts = json!({
-                "verdict": "good", "events": counts.events, "allowed": counts.allowed, "refused": counts.refused, "pending": counts.pending, "boots": boots,
-                "unchecked": self.unchecked(reader.boots()),
+                "verdict": verdict, "not_judged": other, "events": counts.events, "allowed": counts.allowed, "refused": counts.refused, "pending": counts.pending, "boots": boots,
+                "unchecked": self.unchecked(&judged),
             });
-            return print_json(out, &facts);
+            print_json(out, &facts)?;
+            return whole;
         }
+        let verdict = if whole.is_ok() {
+            "good"
+        } else {
+            "good as far as it was judged"
+        };
         writeln!(
             out,
-            "good: {} events ({} allowed, {} refused, {} waiting for an approval), every member of each signed, none missing in between",
+            "{verdict}: {} events ({} allowed, {} refused, {} waiting for an approval), every member of each signed, none missing in between",
             counts.events, counts.allowed, counts.refused, counts.pending
         )?;
-        for boot in reader.boots() {
+        for boot in &judged {
             writeln!(
                 out,
                 "boot {}: events {} to {}",
                 boot.id, boot.first, boot.last
             )?;
         }
-        for what in self.unchecked(reader.boots()) {
+        for one in unjudged {
+            writeln!(
+                out,
+                "boot {}: events {} to {} NOT JUDGED: the key of its record was not given",
+                one.boot, one.first, one.last
+            )?;
+        }
+        for what in self.unchecked(&judged) {
             writeln!(out, "not checked: {what}")?;
         }
-        Ok(())
+        whole
     }
 
     /// What no record can say by itself.
-    fn unchecked(&self, boots: &[Boot]) -> Vec<String> {
+    fn unchecked(&self, boots: &[&Boot]) -> Vec<String> {
         let mut unchecked = Vec::new();
         if let Some(first) = boots.first() {
             unchecked.push(match first.before {
@@ -185,7 +219,7 @@ fn kept_in(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
 }
 
 impl Counts {
-    fn read(&mut self, reader: &mut Reader, file: &Path) -> Result<(), Failure> {
+    fn read(&mut self, record: &mut Boots, file: &Path) -> Result<(), Failure> {
         let io = |source| enclave_client::Error::File {
             file: file.into(),
             source,
@@ -206,18 +240,23 @@ impl Counts {
             let whole = line
                 .strip_suffix(b"\n")
                 .ok_or_else(|| refused("the line is cut".into()))?;
-            let event = reader.next(whole).map_err(|error| {
-                let other_boot = matches!(
-                    error,
-                    record::Error::Identity(identity::Error::SignatureInvalid)
-                )
-                .then(|| unverified_place(whole).ok())
-                .flatten();
-                let hint = other_boot
-                    .map(|(boot, _)| format!(", or the key of boot {boot} was not given"))
-                    .unwrap_or_default();
-                refused(format!("{}: {error}{hint}", error.code()))
+            let event = record.next(whole).map_err(|error| {
+                // What nobody signed may be where it went wrong.
+                let before = self.unjudged.as_ref();
+                let before = before.map_or_else(String::new, |why| format!("; before that, {why}"));
+                refused(format!("{}: {error}{before}", error.code()))
             })?;
+            let Some(event) = event else {
+                let boot = record.unjudged().last().map(|one| one.boot.to_string());
+                self.unjudged.get_or_insert_with(|| {
+                    let boot = boot.unwrap_or_default();
+                    format!(
+                        "{} line {number}: signature_invalid: no given key signed it; it is forged, or the key of boot {boot} was not given",
+                        file.display()
+                    )
+                });
+                continue;
+            };
             self.events += 1;
             match event.decision.policy_decision {
                 Verdict::Allow => self.allowed += 1,

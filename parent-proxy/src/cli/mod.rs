@@ -18,6 +18,7 @@ use crate::{Config, Error, KeyFile, LogFormat};
 mod annex;
 mod approve;
 mod audit;
+mod boots;
 mod calls;
 mod policy;
 
@@ -121,6 +122,8 @@ enum Failure {
     Setup(Error),
     Usage(String),
     Refused(String),
+    /// Nothing is wrong, and not everything was judged.
+    Partial(String),
     Client(ClientError),
     Output(std::io::Error),
 }
@@ -155,6 +158,7 @@ impl Failure {
             Self::Setup(error) => (error.exit_code(), error.to_string()),
             Self::Usage(text) => (64, text.clone()),
             Self::Refused(text) => (1, text.clone()),
+            Self::Partial(text) => (3, text.clone()),
             Self::Client(error @ ClientError::Refused { .. }) => (1, error.to_string()),
             Self::Client(error) => (70, error.to_string()),
             Self::Output(error) => (70, error.to_string()),

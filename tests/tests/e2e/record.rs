@@ -480,6 +480,77 @@ fn boots_that_are_missing_moved_or_cut_are_found_by_the_command() {
     // The key of a boot without any event.
     refused(&[a, b, c], &[two, three], "signed no event here");
     refused(&[a, b], &[one], "signed no event here");
+    // A boot whose key is lost hides nothing of the others, which stand where they stood.
+    let partial =
+        |keys: &[&PublicKey], parts: &[&[Vec<u8>]], judged: &[&[Vec<u8>]], not: &[&[Vec<u8>]]| {
+            let (code, facts) = verdict(keys, parts);
+            let named = |list: &str| -> Vec<String> {
+                let boots = facts[list].as_array().unwrap().iter();
+                boots
+                    .map(|boot| boot["boot_id"].as_str().unwrap().to_owned())
+                    .collect()
+            };
+            let of = |parts: &[&[Vec<u8>]]| -> Vec<String> {
+                parts.iter().map(|part| boot_of(&part[0])).collect()
+            };
+            assert_eq!(
+                (code, facts["verdict"].as_str()),
+                (3, Some("partial")),
+                "{facts}"
+            );
+            assert_eq!((named("boots"), named("not_judged")), (of(judged), of(not)));
+            let events: usize = judged.iter().map(|part| part.len()).sum();
+            assert_eq!(facts["events"], events);
+        };
+    partial(&[a, c], &[one, two, three], &[one, three], &[two]);
+    partial(&[b], &[one, two, three], &[two], &[one, three]);
+    partial(&[c], &[one, two, three], &[three], &[one, two]);
+    partial(&[a], &[one, two, three], &[one], &[two, three]);
+    refused(
+        &[a, c],
+        &[one, &two[..two.len() - 1], three],
+        "something else came before it",
+    );
+    refused(
+        &[a, c],
+        &[one, &two[1..], three],
+        "events 0 to 0 are missing",
+    );
+    refused(
+        &[a, b],
+        &[one, two, &three[1..]],
+        "events 0 to 0 are missing",
+    );
+    refused(
+        &[a, c],
+        &[one, &two[..1], &two[2..], three],
+        "out of its order",
+    );
+    refused(
+        &[a, c],
+        &[one, two, three, &two[..1]],
+        "a boot that had ended",
+    );
+    refused(
+        &[a, c],
+        &[one, two, &one[..1], three],
+        "a boot that had ended",
+    );
+    // Forged where a boot begins, or within one, it is no lost key.
+    let forged = |line: &[u8]| {
+        let text = String::from_utf8(line.to_vec()).unwrap();
+        vec![text.replacen("\"allow\"", "\"deny\"", 1).into_bytes()]
+    };
+    refused(
+        &[a, b, c],
+        &[one, &forged(&two[0]), &two[1..], three],
+        "signed no event here",
+    );
+    refused(
+        &[a, b, c],
+        &[one, &two[..1], &forged(&two[1]), &two[2..], three],
+        "signature",
+    );
     // What cannot be known is said.
     let (code, facts) = verdict(&[b, c], &[two, three]);
     let unchecked = facts["unchecked"].to_string();
