@@ -333,10 +333,10 @@ fn a_console_that_is_flooded_and_that_nobody_reads_holds_nothing_up() {
         {}
     });
     wait_for(|| {
-        folder.path().join("sidecar.toml").exists() && folder.path().join("v.sock").exists()
+        folder.path().join("sidecar-qemu.toml").exists() && folder.path().join("v.sock").exists()
     });
     let socket = folder.path().join("run/sidecar.sock");
-    let config = std::fs::read_to_string(folder.path().join("sidecar.toml")).unwrap();
+    let config = std::fs::read_to_string(folder.path().join("sidecar-qemu.toml")).unwrap();
     let config: String = config
         .lines()
         .filter(|line| !line.starts_with("socket"))
