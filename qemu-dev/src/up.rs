@@ -76,7 +76,9 @@ async fn run(options: &Up) -> Result<(), Error> {
 /// else could say what signed the record of this one. Some policies give this user no identity.
 async fn keep_evidence(client: &Client, state: &State) -> Result<(), Error> {
     let (_, _, bundle) = state.verifier_files()?;
-    let nonce = data_encoding::HEXLOWER.encode(&random()?);
+    let mut nonce = [0; 32];
+    crate::nsm::os_random(&mut nonce);
+    let nonce = data_encoding::HEXLOWER.encode(&nonce);
     for identity in &bundle.identities {
         let body = serde_json::json!({"nonce": nonce, "identity": identity.name});
         if client.call("/attestation", Some(&body)).await.is_ok() {
@@ -84,12 +86,6 @@ async fn keep_evidence(client: &Client, state: &State) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-fn random() -> Result<[u8; 32], Error> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|error| io(error.into()))?;
-    Ok(bytes)
 }
 
 /// The sidecar's configuration and socket: the file that lies in the directory, as whoever edited

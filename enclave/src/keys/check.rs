@@ -134,9 +134,9 @@ fn is_of_small_order(r: &[u8; 32]) -> bool {
 ///
 /// Weights are odd, and stand at R as they are: an R that is off by a point of small order would
 /// pass under an even one, and such a fault can give the key away. (The order of the group is odd,
-/// so `-z` as a scalar would be even.) Several, each off by a point of small order, may cancel (two by that
-/// of order two always): this is against a fault, not against a signer that means harm, and such
-/// signatures give no key away, for k is that of the R that stands there. `random` fills the
+/// so `-z` as a scalar would be even.) Several, each off by a point of small order, may cancel (two
+/// by that of order two always): this is against a fault, not against a signer that means harm, and
+/// such signatures give no key away, for k is that of the R that stands there. `random` fills the
 /// weights.
 pub(crate) fn check_all(
     batch: &[UncheckedSignature],

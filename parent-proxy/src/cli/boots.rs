@@ -39,7 +39,7 @@ impl Boots {
             && let Some(current) = self.unjudged.last_mut()
             && current.boot == boot
         {
-            if sequence != current.last + 1 {
+            if Some(sequence) != current.last.checked_add(1) {
                 return Err(Error::Invalid(
                     "an event of an unknown key is out of its order",
                 ));
