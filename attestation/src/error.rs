@@ -1,5 +1,7 @@
 //! Each rule and its error.
 
+use identity::{Digest, Tee, UnixSeconds};
+
 use crate::Field;
 
 /// Why a document, evidence, a policy or a token was refused: one variant for each rule, [`Rule`]
@@ -121,7 +123,9 @@ pub enum Error {
 
     // The chain (section 3.2.3; RFC 5280 section 6).
     /// The bundle does not begin with the root that is trusted for this call.
-    #[error("the document does not chain to the trusted root; mock evidence, or another vendor's")]
+    #[error(
+        "the document chains neither to the root of AWS Nitro nor to a mock's that was given (--allow-mock --root FILE)"
+    )]
     RootUntrusted,
     /// A mock root was asked for that is AWS's own.
     #[error("the AWS root cannot be used as a mock root")]
@@ -148,11 +152,27 @@ pub enum Error {
     #[error("certificate {0} of the chain has a critical extension that is not known")]
     CertificateCriticalExtension(usize),
     /// A certificate was not valid yet at the time given. 0 is the root; the leaf comes last.
-    #[error("certificate {0} of the chain was not valid yet at the time of verification")]
-    CertificateNotYetValid(usize),
+    #[error("certificate {index} of the chain is not valid before {from}; the time is {at}")]
+    CertificateNotYetValid {
+        /// 0 is the root; the leaf comes last.
+        index: usize,
+        /// The begin of its validity.
+        from: UnixSeconds,
+        /// The time that it was held against.
+        at: UnixSeconds,
+    },
     /// A certificate had expired at the time given. 0 is the root; the leaf comes last.
-    #[error("certificate {0} of the chain had expired at the time of verification")]
-    CertificateExpired(usize),
+    #[error("certificate {index} of the chain expired at {until}; the time is {at}{}", .leaf.then_some("; evidence lasts for three hours: ask for new evidence, or bring a time-stamp").unwrap_or_default())]
+    CertificateExpired {
+        /// 0 is the root; the leaf comes last.
+        index: usize,
+        /// The end of its validity.
+        until: UnixSeconds,
+        /// The time that it was held against.
+        at: UnixSeconds,
+        /// It is the leaf.
+        leaf: bool,
+    },
     /// A CA certificate has no BasicConstraints, or not critical ones.
     #[error("certificate {0} of the chain has no critical basic constraints")]
     CaConstraints(usize),
@@ -191,11 +211,23 @@ pub enum Error {
     #[error("the document's signature does not verify")]
     DocumentSignatureInvalid,
     /// The document says that it was made after the time of verification.
-    #[error("the document's time is in the future of the verification time")]
-    DocumentFromFuture,
+    #[error("the document was made at {made}, after the time of verification, {at}")]
+    DocumentFromFuture {
+        /// When it says that it was made.
+        made: UnixSeconds,
+        /// The time that it was held against.
+        at: UnixSeconds,
+    },
     /// The document's time is outside the validity of its own leaf certificate.
-    #[error("the document's time is outside the validity of its leaf certificate")]
-    DocumentOutsideLeaf,
+    #[error("the document was made at {made}, its leaf certificate holds from {from} to {until}")]
+    DocumentOutsideLeaf {
+        /// When it says that it was made.
+        made: UnixSeconds,
+        /// The begin of the leaf's validity.
+        from: UnixSeconds,
+        /// The end of the leaf's validity.
+        until: UnixSeconds,
+    },
     /// PCR0, PCR1 or PCR2 is missing.
     #[error("PCR{0} is missing")]
     PcrMissing(u8),
@@ -222,8 +254,13 @@ pub enum Error {
     #[error("the document has no nonce, so it answers no challenge")]
     NonceAbsent,
     /// The document answers another challenge.
-    #[error("the nonce is not the one that was asked for")]
-    NonceMismatch,
+    #[error("the nonce is {found}, and {expected} was asked for")]
+    NonceMismatch {
+        /// Hex.
+        found: String,
+        /// Hex.
+        expected: String,
+    },
     /// The document is older than the verifier accepts.
     #[error("the document is {age_seconds} s old; at most {max_seconds} s are accepted")]
     TooOld {
@@ -233,14 +270,14 @@ pub enum Error {
         max_seconds: i64,
     },
     /// PCR0, 1 and 2 (and 3, 4 and 8, where given) are not those of an accepted image.
-    #[error("the measurements are not those of an accepted image")]
-    MeasurementMismatch,
+    #[error("the measurements are not those of an accepted image: {0}")]
+    MeasurementMismatch(String),
     /// PCR16 is absent: no policy was committed, or it was not locked.
-    #[error("PCR16 is missing: the enclave has committed to no policy")]
+    #[error("PCR16 is missing: the enclave has committed to no policy bundle")]
     PolicyNotCommitted,
     /// PCR16 is not that of an accepted policy bundle.
-    #[error("PCR16 is not that of an accepted policy")]
-    PolicyMismatch,
+    #[error("PCR16 is not that of an accepted bundle: {0}")]
+    PolicyMismatch(String),
     /// The verifier's policy asks for an epoch, and the binding commits to none.
     #[error("the verifier asks for epoch {lowest} or later, and this evidence commits to no epoch")]
     EpochAbsent {
@@ -248,35 +285,62 @@ pub enum Error {
         lowest: u64,
     },
     /// The identity's DID is not one that the verifier accepts.
-    #[error("the identity's DID is not one that is accepted")]
-    DidNotAccepted,
+    #[error("the identity's DID is {found}; accepted: {accepted}")]
+    DidNotAccepted {
+        /// The identity's.
+        found: String,
+        /// Those that the verifier's policy names.
+        accepted: String,
+    },
     /// The issuer of the token or credential is not one that the verifier accepts.
-    #[error("the issuer is not one that is accepted")]
-    IssuerNotAccepted,
+    #[error("the issuer is {found}; accepted: {accepted}")]
+    IssuerNotAccepted {
+        /// Of the token or credential.
+        found: String,
+        /// Those that the verifier's policy names.
+        accepted: String,
+    },
 
     // Evidence: from the document to the key, and to what the key signed.
     /// `public_key` or `user_data` of the document are not those of the key that the evidence
     /// describes.
-    #[error("the document does not bind the key that the evidence describes")]
-    BindingMismatch,
+    #[error("the document does not bind the key that the evidence describes: its {0} is another")]
+    BindingMismatch(Field),
     /// The token names another binding than the evidence proves.
-    #[error("the token was made under another key, identity or policy than the evidence proves")]
-    TokenBindingMismatch,
+    #[error(
+        "it was made under another key, identity or bundle than the evidence proves: its binding is {found}, that of the evidence {expected}"
+    )]
+    TokenBindingMismatch {
+        /// Of the token or credential.
+        found: Digest<32>,
+        /// Of the evidence.
+        expected: Digest<32>,
+    },
     /// The token says another kind of TEE than the evidence proves.
-    #[error("the token names another kind of TEE than the evidence proves")]
-    TeeMismatch,
+    #[error("it says that its key lives in {found}, the evidence proves {expected}")]
+    TeeMismatch {
+        /// Of the token or credential.
+        found: Tee,
+        /// Of the evidence.
+        expected: Tee,
+    },
     /// The key did not prove possession for this document and nonce.
     #[error("the proof of possession does not belong to this document and key")]
     PossessionInvalid,
     /// The bundle in the evidence has no such identity, or says other things about it.
-    #[error("the policy in the evidence does not describe this identity")]
-    IdentityNotInPolicy,
+    #[error("the bundle in the evidence does not describe this identity: {0}")]
+    IdentityNotInPolicy(String),
     /// Another identity of the policy than the one that was expected.
-    #[error("the evidence is for another identity than the one expected")]
-    IdentityMismatch,
+    #[error("the evidence is for {found}, and {expected} was expected")]
+    IdentityMismatch {
+        /// Of the evidence: a name or a DID.
+        found: String,
+        /// What the verifier expects in its place.
+        expected: String,
+    },
     /// The pinned DID document does not list the attested key.
-    #[error("the DID document does not list the attested key")]
-    DidDocumentLacksKey,
+    #[error("the DID document does not list the attested key, {0}")]
+    DidDocumentLacksKey(String),
 
     // An independent time anchor (RFC 3161).
     /// Not a time-stamp response or token.
@@ -293,15 +357,32 @@ pub enum Error {
     #[error("the time-stamping authority is not trusted: {0}")]
     TimestampUntrusted(&'static str),
     /// The witness's time is after the time of verification.
-    #[error("the anchored time is in the future of the verification time")]
-    AnchorFromFuture,
+    #[error("the anchored time, {time}, is after the time of verification, {at}")]
+    AnchorFromFuture {
+        /// The witness's.
+        time: UnixSeconds,
+        /// The verifier's.
+        at: UnixSeconds,
+    },
     /// The anchored time is outside the time in which the leaf certificate could vouch for the
     /// document.
-    #[error("the anchored time is outside the validity of the document's leaf certificate")]
-    AnchorOutsideLeaf,
+    #[error(
+        "the anchored time, {time}, is after the end of the document's leaf certificate, {until}"
+    )]
+    AnchorOutsideLeaf {
+        /// The witness's.
+        time: UnixSeconds,
+        /// The end of the leaf's validity.
+        until: UnixSeconds,
+    },
     /// The anchored time is before that of the document or token.
-    #[error("the anchored time is before the document or token was made")]
-    AnchorTooEarly,
+    #[error("the anchored time, {time}, is before the document or token was made, {made}")]
+    AnchorTooEarly {
+        /// The witness's.
+        time: UnixSeconds,
+        /// Of the document or token.
+        made: UnixSeconds,
+    },
 
     // Files that a verifier brings.
     /// The evidence file has not the documented form.

@@ -366,7 +366,7 @@ fn a_witness_that_fails_is_what_failed_whatever_its_error_is_called() {
     let root = MockRoot::from_pem(&file("cases/root.pem")).unwrap();
     for error in [
         Error::RootUntrusted,
-        Error::PolicyMismatch,
+        Error::PolicyMismatch("another".into()),
         Error::TimestampImprint,
     ] {
         let verifier = witnessed(Fails(error.clone()), &root, LATER);

@@ -163,7 +163,7 @@ fn a_domain_stands_by_a_key_with_its_document_only() {
     let other = did::Document::parse(&file("did-other.json")).unwrap();
     assert_eq!(
         key.require_did_document(&other),
-        Err(Error::DidDocumentLacksKey)
+        Err(Error::DidDocumentLacksKey(key.kid().to_string()))
     );
     assert!(key.unchecked().contains(&Unchecked::DidDocument));
     key.require_did_document(&did::Document::parse(&file("did.json")).unwrap())
@@ -224,7 +224,13 @@ fn an_appraisal_policy_says_what_it_names() {
     );
     assert_eq!(
         (full.check_issuer(&own), full.check_issuer(&other)),
-        (Ok(()), Err(Error::IssuerNotAccepted))
+        (
+            Ok(()),
+            Err(Error::IssuerNotAccepted {
+                found: "did:web:b.example".into(),
+                accepted: "did:web:a.example".into()
+            })
+        )
     );
     let listed = AppraisalPolicy::from_toml(&file("verifier.toml")).unwrap();
     assert!(listed.names_images() && listed.names_bundles());

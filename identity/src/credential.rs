@@ -181,7 +181,7 @@ fn unsigned(content: Content, kid: &KeyId) -> (Wire, Proof) {
 /// audience.
 pub fn verify(text: &[u8], expected: &Expected<'_>) -> Result<Content, Error> {
     let Signed { content, begins } = verify_signature(text, expected.key, expected.did)?;
-    check_window(begins, content.valid_until, expected.at)?;
+    check_window("credential", begins, content.valid_until, expected.at)?;
     check_audience(content.audience.as_deref(), expected.audience)?;
     Ok(content)
 }

@@ -176,7 +176,11 @@ impl ForeignVouch {
                 return Err(Error::SubjectIssuerMismatch);
             }
             if link.iat > at {
-                return Err(Error::OutsideValidityWindow);
+                return Err(Error::OutsideValidityWindow(format!(
+                    "a link of the chain was made at {}, after what it allowed, at {}",
+                    UnixSeconds(link.iat),
+                    UnixSeconds(at)
+                )));
             }
         }
         let mut issuers: Vec<&str> = links
@@ -220,7 +224,7 @@ impl Subject {
         let (signed, signature) = verify_signature(token, keys)?;
         let claims: Foreign = json::parse_as(&part(token, 1)?)?;
         let begins = UnixSeconds(claims.nbf.or(claims.iat).unwrap_or(i64::MIN));
-        crate::token::check_window(begins, UnixSeconds(claims.exp), at)?;
+        crate::token::check_window("subject token", begins, UnixSeconds(claims.exp), at)?;
         if claims
             .act
             .as_ref()
@@ -341,7 +345,10 @@ impl Subject {
         match wanted.map(words).transpose()? {
             None => Ok(own),
             Some(wanted) if wanted.iter().all(|word| own.contains(word)) => Ok(wanted),
-            Some(_) => Err(Error::ScopeExceedsParent),
+            Some(wanted) => Err(Error::ScopeExceedsParent {
+                wanted: wanted.join(" "),
+                given: own.join(" "),
+            }),
         }
     }
 
@@ -350,7 +357,10 @@ impl Subject {
         match wanted {
             None => Ok(self.resource.clone()),
             Some(wanted) if is_within(wanted, &self.resource) => Ok(wanted.to_owned()),
-            Some(_) => Err(Error::ResourceExceedsParent),
+            Some(wanted) => Err(Error::ResourceExceedsParent {
+                wanted: wanted.to_owned(),
+                given: self.resource.clone(),
+            }),
         }
     }
 
@@ -899,14 +909,18 @@ mod tests {
             subject.narrow_scope(Some(" a  b ")),
             Ok(vec!["a".to_owned(), "b".to_owned()])
         );
+        let exceeds = |wanted: &str, given: &str| Error::ScopeExceedsParent {
+            wanted: wanted.to_owned(),
+            given: given.to_owned(),
+        };
         assert_eq!(
             subject.narrow_scope(Some("a c")),
-            Err(Error::ScopeExceedsParent)
+            Err(exceeds("a c", "a b"))
         );
         assert_eq!(subject.narrow_scope(Some("a\\")), Err(Error::ScopeInvalid));
         let none = self::subject(&|claims| drop(claims.as_object_mut().unwrap().remove("scope")));
         assert_eq!(none.narrow_scope(None), Ok(Vec::new()));
-        assert_eq!(none.narrow_scope(Some("a")), Err(Error::ScopeExceedsParent));
+        assert_eq!(none.narrow_scope(Some("a")), Err(exceeds("a", "")));
         let many = |n: usize| {
             words(&(0..n).map(|n| n.to_string()).collect::<Vec<_>>().join(" "))
                 .map(|words| words.len())
@@ -950,7 +964,10 @@ mod tests {
         );
         assert_eq!(
             subject.narrow_resource(Some("x://z")),
-            Err(Error::ResourceExceedsParent)
+            Err(Error::ResourceExceedsParent {
+                wanted: "x://z".into(),
+                given: "x://y".into()
+            })
         );
     }
 

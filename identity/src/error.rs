@@ -1,5 +1,7 @@
 //! Why a format was refused.
 
+use crate::UnixSeconds;
+
 /// Why an identity, a token, a credential or a statement was refused.
 ///
 /// [`Error::code`] is stable: programs may match on it. The text is for people and may change.
@@ -13,7 +15,7 @@ pub enum Error {
     /// A number with a fraction or an exponent: implementations of RFC 8785 print those
     /// differently.
     #[error(
-        "JSON holds a number that is not a plain integer; write it as a string or in smaller units"
+        "JSON holds a number that is not a plain integer; write it in smaller units (cents), for bounds and limits compare integers, or as a string if nothing compares it"
     )]
     JsonFloat,
     /// An integer outside of -(2^53-1)..=2^53-1, which not every JSON reader keeps exact (RFC 8259
@@ -87,14 +89,33 @@ pub enum Error {
     #[error("issuer, subject and key id do not name one DID")]
     IssuerMismatch,
     /// The time given is after the end of validity.
-    #[error("expired")]
-    Expired,
+    #[error("the {what} expired at {until}; the time is {at}")]
+    Expired {
+        /// `token`, `credential` and so on.
+        what: &'static str,
+        /// The end of its validity.
+        until: UnixSeconds,
+        /// The time that it was held against.
+        at: UnixSeconds,
+    },
     /// The time given is before the begin of validity.
-    #[error("not valid yet")]
-    NotYetValid,
+    #[error("the {what} is not valid before {from}; the time is {at}")]
+    NotYetValid {
+        /// `token`, `credential` and so on.
+        what: &'static str,
+        /// The begin of its validity.
+        from: UnixSeconds,
+        /// The time that it was held against.
+        at: UnixSeconds,
+    },
     /// The verifier expected another audience, or the token names one and none was given.
-    #[error("made for another audience")]
-    AudienceMismatch,
+    #[error("{}", audiences(.named.as_deref(), .expected.as_deref()))]
+    AudienceMismatch {
+        /// For whom it was made.
+        named: Option<String>,
+        /// Who the verifier is.
+        expected: Option<String>,
+    },
     /// Not a Vouch credential of this profile.
     #[error("not a Vouch credential: {0}")]
     CredentialMalformed(String),
@@ -111,11 +132,21 @@ pub enum Error {
     #[error("the delegation cannot be taken up: {0}")]
     DelegationInvalid(&'static str),
     /// More scope is wanted than was given.
-    #[error("the scope exceeds that of the token that it is taken from")]
-    ScopeExceedsParent,
+    #[error("{} is more than was delegated, {}", clipped(.wanted), clipped(.given))]
+    ScopeExceedsParent {
+        /// What is asked for: words of a scope, or action and target.
+        wanted: String,
+        /// What was delegated.
+        given: String,
+    },
     /// Another resource is wanted than was given.
-    #[error("the resource is not within that of the token that it is taken from")]
-    ResourceExceedsParent,
+    #[error("the resource {} is not within the one that was delegated, {}", clipped(.wanted), clipped(.given))]
+    ResourceExceedsParent {
+        /// What is asked for.
+        wanted: String,
+        /// What was delegated.
+        given: String,
+    },
     /// A resource about which a label or a prefix decides, or a pattern of resources, is not
     /// spelled in the one way: see [`crate::resource`].
     #[error("the resource is not spelled in the one way that labels and prefixes compare: {0}")]
@@ -124,8 +155,8 @@ pub enum Error {
     #[error("a grant is not by whom the one before it was given to")]
     SubjectIssuerMismatch,
     /// A grant is not valid now, or not within the one before it.
-    #[error("outside of the time for which it was granted")]
-    OutsideValidityWindow,
+    #[error("outside of the time for which it was granted: {0}")]
+    OutsideValidityWindow(String),
     /// The entry or the list of a credential's status is not as the standard has it.
     #[error("not a usable status: {0}")]
     StatusInvalid(&'static str),
@@ -138,6 +169,37 @@ pub enum Error {
     /// The successor statement does not link these two keys.
     #[error("not a valid successor statement: {0}")]
     SuccessionInvalid(&'static str),
+}
+
+fn audiences(named: Option<&str>, expected: Option<&str>) -> String {
+    match (named, expected) {
+        (Some(named), Some(expected)) => format!(
+            "made for the audience {}, and {} was expected",
+            clipped(named),
+            clipped(expected)
+        ),
+        (Some(named), None) => format!(
+            "made for the audience {}; if that is you, say so",
+            clipped(named)
+        ),
+        (None, Some(expected)) => format!(
+            "made for no audience, and {} was expected; whoever has it could show it to anybody",
+            clipped(expected)
+        ),
+        (None, None) => "made for another audience".into(),
+    }
+}
+
+/// In quotation marks, and of what is long only the beginning: 200 characters.
+fn clipped(text: &str) -> String {
+    let mut characters = text.chars();
+    let begin: String = characters.by_ref().take(200).collect();
+    let rest = if characters.next().is_some() {
+        "..."
+    } else {
+        ""
+    };
+    format!("{begin:?}{rest}")
 }
 
 impl Error {

@@ -99,6 +99,12 @@ impl OneOrMore {
     }
 }
 
+fn outside(from: UnixSeconds, until: UnixSeconds, at: UnixSeconds) -> Error {
+    Error::OutsideValidityWindow(format!(
+        "a grant holds from {from} to {until}; the time is {at}"
+    ))
+}
+
 fn check_proof_expiry(proof: &Map<String, Value>, at: UnixSeconds) -> Result<(), Error> {
     let Some(expires) = proof.get("expires") else {
         return Ok(());
@@ -108,7 +114,9 @@ fn check_proof_expiry(proof: &Map<String, Value>, at: UnixSeconds) -> Result<(),
         .ok_or(Error::TimeInvalid)
         .and_then(crate::parse_rfc3339)?;
     if at >= expires {
-        Err(Error::OutsideValidityWindow)
+        Err(Error::OutsideValidityWindow(format!(
+            "the proof of a grant expired at {expires}; the time is {at}"
+        )))
     } else {
         Ok(())
     }
@@ -150,7 +158,10 @@ impl Grants {
                 }
                 parent.allows(&grant.intent)?;
                 if grant.valid_from < parent.valid_from || grant.valid_until > parent.valid_until {
-                    return Err(Error::OutsideValidityWindow);
+                    return Err(Error::OutsideValidityWindow(format!(
+                        "a grant holds from {} to {}, the one before it from {} to {}",
+                        grant.valid_from, grant.valid_until, parent.valid_from, parent.valid_until
+                    )));
                 }
             }
             if !grant.follows(&grants) {
@@ -243,7 +254,7 @@ impl Grants {
             return Err(Error::DelegationInvalid("a loop"));
         }
         if at.0 + SKEW_SECONDS < last.valid_from.0 || at >= last.valid_until {
-            return Err(Error::OutsideValidityWindow);
+            return Err(outside(last.valid_from, last.valid_until, at));
         }
         Ok((last.valid_from, last.valid_until))
     }
@@ -305,7 +316,7 @@ impl Granted {
             || at.0 + SKEW_SECONDS < wire.valid_from.0
             || at >= wire.valid_until
         {
-            return Err(Error::OutsideValidityWindow);
+            return Err(outside(wire.valid_from, wire.valid_until, at));
         }
         let Subject {
             intent,
@@ -363,10 +374,17 @@ impl Granted {
         let other_target =
             !self.intent.target().is_empty() && intent.target() != self.intent.target();
         if intent.action() != self.intent.action() || other_target {
-            return Err(Error::ScopeExceedsParent);
+            let spelled = |intent: &Intent| format!("{} {}", intent.action(), intent.target());
+            return Err(Error::ScopeExceedsParent {
+                wanted: spelled(intent).trim_end().to_owned(),
+                given: spelled(&self.intent).trim_end().to_owned(),
+            });
         }
         if intent.resource().is_empty() || !is_within(intent.resource(), self.intent.resource()) {
-            return Err(Error::ResourceExceedsParent);
+            return Err(Error::ResourceExceedsParent {
+                wanted: intent.resource().to_owned(),
+                given: self.intent.resource().to_owned(),
+            });
         }
         Ok(())
     }

@@ -133,7 +133,11 @@ impl CallerProof {
     pub fn verify(jws: &str, key: &PublicKey, latest: UnixSeconds) -> Result<Self, Error> {
         let proof: Self = jws::verify(TYPE, jws, &key.thumbprint(), key)?;
         if latest.0 > proof.exp {
-            return Err(Error::Expired);
+            return Err(Error::Expired {
+                what: "proof",
+                until: UnixSeconds(proof.exp),
+                at: latest,
+            });
         }
         if proof.exp > latest.0.saturating_add(MAX_PROOF_SECONDS) {
             return Err(Error::ProofTooLong);

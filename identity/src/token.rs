@@ -18,8 +18,9 @@ pub const TYPE: &str = "vouch+jwt";
 pub const MAX_BYTES: usize = jws::MAX_BYTES;
 
 /// Where the key lives, as its enclave says. Evidence decides whether that is so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Tee {
     /// An AWS Nitro enclave.
     AwsNitro,
@@ -76,7 +77,7 @@ impl Claims {
 
     /// Holds its times against `at`, within [`SKEW_SECONDS`].
     pub fn check_window(&self, at: UnixSeconds) -> Result<(), Error> {
-        check_window(self.begins(), UnixSeconds(self.exp), at)
+        check_window("token", self.begins(), UnixSeconds(self.exp), at)
     }
 
     /// A token for somebody else is refused, and so is one for nobody in particular where somebody
@@ -246,12 +247,20 @@ pub fn unverified_key(token: &str) -> Result<ClaimedKey, Error> {
 }
 
 /// Holds the first and the last second of a validity against `at`, within [`SKEW_SECONDS`].
-pub fn check_window(begin: UnixSeconds, end: UnixSeconds, at: UnixSeconds) -> Result<(), Error> {
+/// `what` it is that has them: `token`, `credential`.
+pub fn check_window(
+    what: &'static str,
+    begin: UnixSeconds,
+    end: UnixSeconds,
+    at: UnixSeconds,
+) -> Result<(), Error> {
     if at < begin.plus(-SKEW_SECONDS) {
-        return Err(Error::NotYetValid);
+        let from = begin;
+        return Err(Error::NotYetValid { what, from, at });
     }
     if at >= end.plus(SKEW_SECONDS) {
-        return Err(Error::Expired);
+        let until = end;
+        return Err(Error::Expired { what, until, at });
     }
     Ok(())
 }
@@ -262,7 +271,10 @@ pub fn check_audience(named: Option<&str>, expected: Option<&str>) -> Result<(),
     if named == expected {
         Ok(())
     } else {
-        Err(Error::AudienceMismatch)
+        Err(Error::AudienceMismatch {
+            named: named.map(str::to_owned),
+            expected: expected.map(str::to_owned),
+        })
     }
 }
 

@@ -433,12 +433,21 @@ mod tests {
         assert!(verify_mock(&bytes, nsm.root(), at(3 * 3600 + 3)).is_ok());
         assert_eq!(
             verify_mock(&bytes, nsm.root(), at(3 * 3600 + 4)),
-            Err(Error::CertificateExpired(4))
+            Err(Error::CertificateExpired {
+                index: 4,
+                until: at(3 * 3600 + 3),
+                at: at(3 * 3600 + 4),
+                leaf: true
+            })
         );
         assert!(verify_mock(&bytes, nsm.root(), at(-5)).is_ok());
         assert_eq!(
             verify_mock(&bytes, nsm.root(), at(-6)),
-            Err(Error::CertificateNotYetValid(4))
+            Err(Error::CertificateNotYetValid {
+                index: 4,
+                from: at(-3),
+                at: at(-6)
+            })
         );
     }
 

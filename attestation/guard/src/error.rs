@@ -57,8 +57,8 @@ pub enum Error {
     )]
     TokenExchanged,
     /// The token is good, but its issuer is not one of those that may call.
-    #[error("calls of this issuer are not accepted")]
-    IssuerNotAccepted,
+    #[error("calls of {0} are not accepted here")]
+    IssuerNotAccepted(String),
     /// Every place for tokens of this identity, or of all, is taken until some expire.
     #[error("no more tokens can be remembered until others expire; try again")]
     ReplayCacheFull,
@@ -115,7 +115,7 @@ impl Error {
             | Self::ChallengeStale { .. } => 401,
             Self::InsufficientScope
             | Self::TokenExchanged
-            | Self::IssuerNotAccepted
+            | Self::IssuerNotAccepted(_)
             | Self::EvidenceForm(_)
             | Self::Evidence(_) => 403,
             Self::ReplayCacheFull | Self::KeysFull | Self::Busy | Self::NoRandomness => 503,

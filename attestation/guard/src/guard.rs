@@ -98,7 +98,7 @@ impl Guard {
         self.requirements
             .policy
             .check_issuer(&claims.iss)
-            .map_err(|_| Error::IssuerNotAccepted)?;
+            .map_err(|_| Error::IssuerNotAccepted(claims.iss.to_string()))?;
         purpose.check(&claims)?;
         self.use_once(&claims, &known, end)?;
         Ok(Admitted::new(claims, known))
@@ -110,7 +110,12 @@ impl Guard {
         let mut used = locked(&self.used);
         let now = self.now();
         if now >= end {
-            return Err(Error::Token(identity::Error::Expired.into()));
+            let expired = identity::Error::Expired {
+                what: "token",
+                until: UnixSeconds(claims.exp),
+                at: now,
+            };
+            return Err(Error::Token(expired.into()));
         }
         used.use_once(&known.holder, (&claims.iss, claims.jti), end, now)
     }
@@ -127,13 +132,16 @@ impl Guard {
             max_lifetime_seconds: most,
             ..
         } = self.requirements;
+        let (what, at) = ("token", now);
         let refuse = |error: identity::Error| Err(Error::Token(error.into()));
         let end = UnixSeconds(claims.exp).plus(skew);
         if now.plus(skew).0 < claims.nbf.max(claims.iat) {
-            return refuse(identity::Error::NotYetValid);
+            let from = claims.begins();
+            return refuse(identity::Error::NotYetValid { what, from, at });
         }
         if now >= end {
-            return refuse(identity::Error::Expired);
+            let until = UnixSeconds(claims.exp);
+            return refuse(identity::Error::Expired { what, until, at });
         }
         let seconds = claims.exp.saturating_sub(claims.iat);
         if seconds > most {

@@ -2,10 +2,11 @@
 //! signed.
 
 use data_encoding::HEXLOWER;
-use identity::{Did, UnixSeconds, did};
+use identity::{Did, Pcr, UnixSeconds, did};
 use policy::PolicyDigest;
 use subtle::ConstantTimeEq;
 
+use super::policy::MOST_LISTED;
 use crate::evidence::Signed;
 use crate::rules::{Every, Rules};
 use crate::steps::{Step, Steps};
@@ -99,7 +100,14 @@ impl Expectations {
                 .nonce
                 .as_deref()
                 .is_none_or(|nonce| bool::from(nonce.ct_eq(expected)));
-            rules.require(same, Error::NonceMismatch)?;
+            if !same {
+                let found = claims.nonce.as_deref().unwrap_or_default();
+                let mismatch = Error::NonceMismatch {
+                    found: HEXLOWER.encode(found),
+                    expected: HEXLOWER.encode(expected),
+                };
+                rules.require(false, mismatch)?;
+            }
             steps.passed(Step::Nonce, HEXLOWER.encode(expected));
         } else if self
             .appraisal
@@ -163,14 +171,16 @@ impl Expectations {
             return Ok(());
         }
         if !given.is_empty() && !given.iter().any(|image| image.match_document(claims)) {
-            return Err(Error::MeasurementMismatch);
+            let expected = given.iter().map(|image| (None, image.registers()));
+            return Err(other_image(claims, expected));
         }
         let against = match listed {
             None => format!("one of {} given images", given.len()),
-            Some(policy) => format!(
-                "the image {:?}",
-                policy.image(claims).ok_or(Error::MeasurementMismatch)?
-            ),
+            Some(policy) => {
+                let label = policy.image(claims);
+                let other = || other_image(claims, policy.images());
+                format!("the image {:?}", label.ok_or_else(other)?)
+            }
         };
         steps.passed(Step::Measurements, against);
         Ok(())
@@ -189,14 +199,16 @@ impl Expectations {
         }
         let committed = claims.pcrs().get(16).ok_or(Error::PolicyNotCommitted)?;
         if !given.is_empty() && !given.iter().any(|policy| policy.pcr16() == *committed) {
-            return Err(Error::PolicyMismatch);
+            let expected = given.iter().map(|given| (None, given.pcr16()));
+            return Err(other_bundle(committed, expected));
         }
         let against = match listed {
-            None => format!("one of {} given policies", given.len()),
-            Some(policy) => format!(
-                "the bundle {:?}",
-                policy.bundle(committed).ok_or(Error::PolicyMismatch)?
-            ),
+            None => format!("one of {} given bundles", given.len()),
+            Some(policy) => {
+                let label = policy.bundle(committed);
+                let other = || other_bundle(committed, policy.bundles());
+                format!("the bundle {:?}", label.ok_or_else(other)?)
+            }
         };
         steps.passed(Step::Policy, format!("PCR16 against {against}"));
         Ok(())
@@ -242,7 +254,15 @@ impl Expectations {
             expected.as_deref().is_some_and(|expected| expected != is)
         };
         if other(&self.did, &described.did) || other(&self.identity, &described.name) {
-            return Err(Error::IdentityMismatch);
+            let expected = [&self.identity, &self.did].map(Option::as_deref);
+            return Err(Error::IdentityMismatch {
+                found: format!("{} = {}", described.name, described.did),
+                expected: expected
+                    .into_iter()
+                    .flatten()
+                    .collect::<Vec<_>>()
+                    .join(" = "),
+            });
         }
         let listed = self
             .appraisal
@@ -304,7 +324,10 @@ impl Expectations {
         let begins = signed.begins;
         signed.check_window(if witnessed.is_some() { begins } else { at })?;
         if witnessed.is_some_and(|seen| seen < begins.plus(-identity::SKEW_SECONDS)) {
-            return Err(Error::AnchorTooEarly);
+            return Err(Error::AnchorTooEarly {
+                time: witnessed.unwrap_or(at),
+                made: begins,
+            });
         }
         let when = if witnessed.is_some() {
             format!("at its own time, {begins}")
@@ -343,11 +366,12 @@ impl Expectations {
     fn hold_one_audience(&self, steps: &mut Steps) -> Result<(), Error> {
         match (self.audience.as_deref(), self.listed_audience()) {
             (Some(given), Some(listed)) if given != listed => {
-                steps.failed(
-                    Step::Audience,
-                    "the verifier's policy names another audience than was given",
+                let why = format!(
+                    "the verifier's policy names the audience {listed:?}, and {given:?} was given"
                 );
-                Err(identity::Error::AudienceMismatch.into())
+                steps.failed(Step::Audience, why);
+                let (named, expected) = (Some(listed.to_owned()), Some(given.to_owned()));
+                Err(identity::Error::AudienceMismatch { named, expected }.into())
             }
             _ => Ok(()),
         }
@@ -387,4 +411,46 @@ impl Evidence {
         expectations.hold_document(document, at, &Every, &mut steps)?;
         expectations.hold_evidence(self, document, &mut steps)
     }
+}
+
+/// The refusal of an image: of each accepted one, the first register that differs.
+fn other_image<'a>(
+    document: &Document,
+    accepted: impl Iterator<Item = (Option<&'a str>, Vec<(u8, Pcr)>)>,
+) -> Error {
+    let differs = |(label, registers): (Option<&str>, Vec<(u8, Pcr)>)| {
+        let other = |(index, value): &(u8, Pcr)| document.pcrs().get(*index) != Some(value);
+        let (index, value) = registers.into_iter().find(other)?;
+        let found = document
+            .pcrs()
+            .get(index)
+            .map_or_else(|| "missing".into(), Pcr::to_string);
+        Some(format!("PCR{index} is {found}, {}", of(label, &value)))
+    };
+    Error::MeasurementMismatch(first_few(accepted.filter_map(differs)))
+}
+
+/// The refusal of a bundle.
+fn other_bundle<'a>(
+    committed: &Pcr,
+    accepted: impl Iterator<Item = (Option<&'a str>, Pcr)>,
+) -> Error {
+    let expected = first_few(accepted.map(|(label, pcr16)| of(label, &pcr16)));
+    Error::PolicyMismatch(format!("it is {committed}, {expected}"))
+}
+
+fn of(label: Option<&str>, value: &Pcr) -> String {
+    match label {
+        None => format!("and {value} was expected"),
+        Some(label) => format!("and that of {label:?} is {value}"),
+    }
+}
+
+fn first_few(mut all: impl Iterator<Item = String>) -> String {
+    let mut few: Vec<String> = all.by_ref().take(MOST_LISTED).collect();
+    match all.count() {
+        0 => {}
+        more => few.push(format!("and {more} more")),
+    }
+    few.join("; ")
 }

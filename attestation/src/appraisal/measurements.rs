@@ -68,11 +68,15 @@ impl Measurements {
 
     /// Whether a document shows this image.
     pub fn match_document(&self, document: &Document) -> bool {
-        let same = |index, expected: &Pcr| document.pcrs().get(index) == Some(expected);
-        same(0, &self.pcr0)
-            && same(1, &self.pcr1)
-            && same(2, &self.pcr2)
-            && self.pcr8.is_none_or(|pcr8| same(8, &pcr8))
+        let same = |(index, expected): &(u8, Pcr)| document.pcrs().get(*index) == Some(expected);
+        self.registers().iter().all(same)
+    }
+
+    /// Which register must hold what.
+    pub(crate) fn registers(&self) -> Vec<(u8, Pcr)> {
+        let mut all = vec![(0, self.pcr0), (1, self.pcr1), (2, self.pcr2)];
+        all.extend(self.pcr8.map(|pcr8| (8, pcr8)));
+        all
     }
 }
 

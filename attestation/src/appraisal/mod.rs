@@ -303,7 +303,10 @@ impl Witness {
     fn ask(anchor: &dyn TimeAnchor, digest: &Digest<32>, at: UnixSeconds) -> Result<Self, Error> {
         let anchored = anchor.prove(digest)?;
         if anchored.time > at.plus(SKEW_SECONDS) {
-            return Err(Error::AnchorFromFuture);
+            return Err(Error::AnchorFromFuture {
+                time: anchored.time,
+                at,
+            });
         }
         Ok(Self {
             kind: anchor.kind(),
@@ -315,10 +318,16 @@ impl Witness {
     fn hold(&self, document: &impl Attested, steps: &mut Steps) -> Result<(), Error> {
         let Anchored { time, witness } = &self.anchored;
         if time > document.leaf_validity().end() {
-            return Err(Error::AnchorOutsideLeaf);
+            return Err(Error::AnchorOutsideLeaf {
+                time: *time,
+                until: *document.leaf_validity().end(),
+            });
         }
         if *time < document.document().made().plus(-SKEW_SECONDS) {
-            return Err(Error::AnchorTooEarly);
+            return Err(Error::AnchorTooEarly {
+                time: *time,
+                made: document.document().made(),
+            });
         }
         steps.passed(
             Step::TimeAnchor,

@@ -41,6 +41,9 @@ pub struct AppraisalPolicy {
     deny: Deny,
 }
 
+/// So many accepted values stand in a refusal.
+pub(crate) const MOST_LISTED: usize = 4;
+
 /// Whether a nonce must be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -296,6 +299,25 @@ impl AppraisalPolicy {
         (self.deny.images.len(), self.deny.certificates.len())
     }
 
+    /// The accepted images: label and registers.
+    pub(crate) fn images(&self) -> impl Iterator<Item = (Option<&str>, Vec<(u8, Pcr)>)> {
+        self.images.iter().map(|image| {
+            (
+                Some(image.label.as_str()),
+                image.registers.named().collect(),
+            )
+        })
+    }
+
+    /// The accepted bundles: label and PCR16.
+    pub(crate) fn bundles(&self) -> impl Iterator<Item = (Option<&str>, Pcr)> {
+        self.bundles.iter().filter_map(|bundle| {
+            let of_digest = |digest| PolicyDigest::from_digest(digest).pcr16();
+            let pcr16 = bundle.pcr16.or(bundle.digest.map(of_digest))?;
+            Some((Some(bundle.label.as_str()), pcr16))
+        })
+    }
+
     /// The label of the accepted image that a document shows.
     pub(crate) fn image(&self, document: &Document) -> Option<&str> {
         self.images
@@ -319,7 +341,10 @@ impl AppraisalPolicy {
         if self.dids.as_ref().is_none_or(|dids| dids.contains(did)) {
             Ok(())
         } else {
-            Err(Error::DidNotAccepted)
+            Err(Error::DidNotAccepted {
+                found: did.to_string(),
+                accepted: listed(self.dids.as_deref()),
+            })
         }
     }
 
@@ -332,7 +357,10 @@ impl AppraisalPolicy {
         {
             Ok(())
         } else {
-            Err(Error::IssuerNotAccepted)
+            Err(Error::IssuerNotAccepted {
+                found: issuer.to_string(),
+                accepted: listed(self.issuers.as_deref()),
+            })
         }
     }
 
@@ -352,6 +380,16 @@ impl AppraisalPolicy {
     pub(crate) fn names_identities(&self) -> bool {
         self.dids.is_some()
     }
+}
+
+/// For people: the first few of what is accepted.
+fn listed(dids: Option<&[Did]>) -> String {
+    let dids = dids.unwrap_or_default();
+    let mut names: Vec<&str> = dids.iter().take(MOST_LISTED).map(Did::as_str).collect();
+    if dids.len() > MOST_LISTED {
+        names.push("...");
+    }
+    names.join(", ")
 }
 
 fn malformed(why: impl Into<String>) -> Error {

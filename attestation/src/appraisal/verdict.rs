@@ -25,7 +25,7 @@ pub enum Reason {
     #[error(transparent)]
     Wrong(#[from] Error),
     /// Everything checked was right, but not everything that matters was checked.
-    #[error("not checked: {}; give what is expected, or say that you only want to look", names(.0))]
+    #[error("not checked: {}; give what you expect, or say that you only want to look (--inspect)", names(.0))]
     Unchecked(Vec<Unchecked>),
 }
 
@@ -47,11 +47,11 @@ impl Refusal {
 
 fn names(unchecked: &[Unchecked]) -> String {
     let name = |u: &Unchecked| match u {
-        Unchecked::Nonce => "nonce",
-        Unchecked::Measurements => "measurements",
-        Unchecked::Policy => "policy",
-        Unchecked::DidDocument => "DID document",
-        Unchecked::Identity => "identity",
+        Unchecked::Nonce => "nonce (--nonce)",
+        Unchecked::Measurements => "measurements (--measurements)",
+        Unchecked::Policy => "bundle (--bundle)",
+        Unchecked::DidDocument => "DID document (--did-document)",
+        Unchecked::Identity => "identity (bring evidence, not a document alone)",
     };
     unchecked.iter().map(name).collect::<Vec<_>>().join(", ")
 }

@@ -157,13 +157,21 @@ pub(crate) fn verify(
         .0
         .max(not_before.min(trust.at.plus(SKEW_SECONDS).0));
     for (index, certificate) in certificates.iter().enumerate() {
-        let (at, skew) = if index == authorities.len() {
+        let leaf = index == authorities.len();
+        let (at, skew) = if leaf {
             (trust.at, SKEW_SECONDS)
         } else {
             (UnixSeconds(issued), 0)
         };
         check_profile(index, certificate, rules)?;
-        check_validity(index, certificate, at, skew, rules)?;
+        let (begin, until) = validity(certificate);
+        let (from, until) = (UnixSeconds(begin), UnixSeconds(until));
+        rules.require(
+            at.0 >= begin.saturating_sub(skew),
+            Error::CertificateNotYetValid { index, from, at },
+        )?;
+        #[rustfmt::skip]
+        rules.require(at <= until, Error::CertificateExpired { index, until, at, leaf })?;
     }
     for (index, certificate) in authorities.iter().enumerate() {
         check_ca(index, certificate, authorities.len() - index - 1, rules)?;
@@ -330,21 +338,6 @@ fn check_profile(index: usize, certificate: &Certificate, rules: &impl Rules) ->
         )?;
     }
     Ok(())
-}
-
-fn check_validity(
-    index: usize,
-    certificate: &Certificate,
-    at: UnixSeconds,
-    skew: i64,
-    rules: &impl Rules,
-) -> Result<(), Error> {
-    let (not_before, not_after) = validity(certificate);
-    rules.require(
-        at.0 >= not_before.saturating_sub(skew),
-        Error::CertificateNotYetValid(index),
-    )?;
-    rules.require(at.0 <= not_after, Error::CertificateExpired(index))
 }
 
 fn validity(certificate: &Certificate) -> (i64, i64) {

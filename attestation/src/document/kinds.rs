@@ -194,8 +194,15 @@ fn verify(
     // From here on it is the module's text, and not anybody's.
     steps.passed(Step::DocumentForm, format!("of {}", document.module_id));
     let (made, validity) = (document.made(), chain.leaf.validity());
-    rules.require(made <= at.plus(SKEW_SECONDS), Error::DocumentFromFuture)?;
-    rules.require(validity.contains(&made), Error::DocumentOutsideLeaf)?;
+    let (from, until) = (*validity.start(), *validity.end());
+    rules.require(
+        made <= at.plus(SKEW_SECONDS),
+        Error::DocumentFromFuture { made, at },
+    )?;
+    rules.require(
+        validity.contains(&made),
+        Error::DocumentOutsideLeaf { made, from, until },
+    )?;
     steps.passed(
         Step::DocumentTime,
         format!(

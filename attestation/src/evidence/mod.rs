@@ -12,7 +12,7 @@ use policy::Bundle;
 use serde_json::Value;
 
 use crate::steps::{Step, Steps};
-use crate::{Attested, Error, Unchecked};
+use crate::{Attested, Error, Field, Unchecked};
 
 pub use self::binding::{Binding, KeyDescription};
 
@@ -84,7 +84,10 @@ impl Evidence {
         let evidence: Self =
             cbor::from_slice(bytes).map_err(|error| Error::EvidenceMalformed(error.to_string()))?;
         if evidence.tag != TAG {
-            return Err(Error::EvidenceMalformed("another tag".into()));
+            return Err(Error::EvidenceMalformed(format!(
+                "its tag is {:?}, not {TAG:?}",
+                evidence.tag.chars().take(64).collect::<String>()
+            )));
         }
         Ok(evidence)
     }
@@ -132,7 +135,10 @@ impl Evidence {
         let policy = bundle.digest();
         let committed = claims.pcrs().get(16).ok_or(Error::PolicyNotCommitted)?;
         if *committed != policy.pcr16() {
-            return Err(Error::PolicyMismatch);
+            return Err(Error::PolicyMismatch(format!(
+                "it is {committed}, and the bundle in the evidence gives {}",
+                policy.pcr16()
+            )));
         }
         let key = PublicKey::from_spki(&self.key.spki)?;
         let did = Did::parse(&self.key.did)?;
@@ -141,16 +147,21 @@ impl Evidence {
             return Err(identity::Error::KeyIdMismatch.into());
         }
         let binding = Binding::new(&self.key, &policy, &self.record);
-        if claims.public_key.as_deref() != Some(&self.key.spki)
-            || claims.user_data.as_deref() != Some(binding.user_data())
-        {
-            return Err(Error::BindingMismatch);
+        if claims.public_key.as_deref() != Some(&self.key.spki) {
+            return Err(Error::BindingMismatch(Field::PublicKey));
         }
+        if claims.user_data.as_deref() != Some(binding.user_data()) {
+            return Err(Error::BindingMismatch(Field::UserData));
+        }
+        let other = |what: &str| {
+            let (name, did) = (&self.key.name, &self.key.did);
+            Error::IdentityNotInPolicy(format!("{name:?} = {did} {what}"))
+        };
         let described = bundle
             .identity(&self.key.name)
-            .ok_or(Error::IdentityNotInPolicy)?;
+            .ok_or_else(|| other("is not in it"))?;
         if !described.describes(&did, key.algorithm()) {
-            return Err(Error::IdentityNotInPolicy);
+            return Err(other("has another DID or algorithm there"));
         }
         let record = PublicKey::from_spki(&self.record)?;
         steps.passed(Step::Binding, format!("the key {kid}"));
@@ -261,7 +272,7 @@ impl<A: Attested> AttestedKey<A> {
     /// Evidence never proves a domain.
     pub fn require_did_document(&mut self, document: &did::Document) -> Result<(), Error> {
         if document.did() != self.did() || document.key(self.kid().as_str()) != Some(self.key()) {
-            return Err(Error::DidDocumentLacksKey);
+            return Err(Error::DidDocumentLacksKey(self.kid().to_string()));
         }
         self.unchecked
             .retain(|unchecked| *unchecked != Unchecked::DidDocument);
@@ -308,6 +319,7 @@ pub struct AttestedSigner {
 pub(crate) struct Signed {
     /// The claims of a token, or the credential.
     pub(crate) value: Value,
+    what: &'static str,
     pub(crate) issuer: Did,
     pub(crate) begins: UnixSeconds,
     ends: UnixSeconds,
@@ -316,7 +328,7 @@ pub(crate) struct Signed {
 
 impl Signed {
     pub(crate) fn check_window(&self, at: UnixSeconds) -> Result<(), Error> {
-        Ok(token::check_window(self.begins, self.ends, at)?)
+        Ok(token::check_window(self.what, self.begins, self.ends, at)?)
     }
 
     pub(crate) fn check_audience(&self, expected: Option<&str>) -> Result<(), Error> {
@@ -377,7 +389,7 @@ impl AttestedSigner {
         audience: Option<&str>,
     ) -> Result<Content, Error> {
         let credential::Signed { content, begins } = self.credential_signature(text)?;
-        token::check_window(begins, content.valid_until, at)?;
+        token::check_window("credential", begins, content.valid_until, at)?;
         token::check_audience(content.audience.as_deref(), audience)?;
         Ok(content)
     }
@@ -386,6 +398,7 @@ impl AttestedSigner {
         let claims = self.token_signature(token)?;
         Ok(Signed {
             value: serde_json::to_value(&claims).unwrap_or_default(),
+            what: "token",
             begins: claims.begins(),
             ends: UnixSeconds(claims.exp),
             issuer: claims.iss,
@@ -398,6 +411,7 @@ impl AttestedSigner {
         let (issuer, ends, audience) = (content.issuer, content.valid_until, content.audience);
         Ok(Signed {
             value: json::parse(text)?,
+            what: "credential",
             issuer,
             begins,
             ends,
@@ -412,28 +426,38 @@ impl AttestedSigner {
             Ok(claims) => claims.binding,
             Err(_) => token::unverified_claims(token)?.binding,
         };
-        if binding != self.binding {
-            return Err(Error::TokenBindingMismatch);
-        }
+        self.require_binding(binding)?;
         let claims = verified?;
         self.require_tee(claims.tee)?;
         Ok(claims)
     }
 
     fn credential_signature(&self, text: &[u8]) -> Result<credential::Signed, Error> {
-        if credential::unverified_binding(text)? != self.binding {
-            return Err(Error::TokenBindingMismatch);
-        }
+        self.require_binding(credential::unverified_binding(text)?)?;
         let signed = credential::verify_signature(text, &self.key, &self.did)?;
         self.require_tee(signed.content.tee)?;
         Ok(signed)
+    }
+
+    fn require_binding(&self, found: Digest<32>) -> Result<(), Error> {
+        if found == self.binding {
+            Ok(())
+        } else {
+            Err(Error::TokenBindingMismatch {
+                found,
+                expected: self.binding,
+            })
+        }
     }
 
     fn require_tee(&self, tee: Tee) -> Result<(), Error> {
         if tee == self.tee {
             Ok(())
         } else {
-            Err(Error::TeeMismatch)
+            Err(Error::TeeMismatch {
+                found: tee,
+                expected: self.tee,
+            })
         }
     }
 }

@@ -157,7 +157,7 @@ impl UnverifiedCaller {
     ) -> Result<UnspentProof, Error> {
         let proof =
             CallerProof::verify(jws, &self.key, now.latest).map_err(|error| match error {
-                identity::Error::Expired => Error::ProofInvalid("it came too late"),
+                identity::Error::Expired { .. } => Error::ProofInvalid("it came too late"),
                 identity::Error::ProofTooLong => {
                     Error::ProofInvalid("it would hold for more than 60 seconds")
                 }

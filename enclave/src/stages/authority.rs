@@ -157,10 +157,18 @@ impl ExchangedAuthority {
             .into());
         }
         if !self.scope.iter().any(|word| word == intent.action()) {
-            return Err(identity::Error::ScopeExceedsParent.into());
+            return Err(identity::Error::ScopeExceedsParent {
+                wanted: intent.action().to_owned(),
+                given: self.scope.join(" "),
+            }
+            .into());
         }
         if !identity::delegation::is_within(intent.resource(), &self.resource) {
-            return Err(identity::Error::ResourceExceedsParent.into());
+            return Err(identity::Error::ResourceExceedsParent {
+                wanted: intent.resource().to_owned(),
+                given: self.resource.clone(),
+            }
+            .into());
         }
         let delegation = policy
             .delegation
@@ -174,7 +182,11 @@ impl ExchangedAuthority {
             .filter(|left| *left > 0);
         Ok(Span {
             from: now.earliest,
-            seconds: Some(left.ok_or(identity::Error::Expired)?),
+            seconds: Some(left.ok_or(identity::Error::Expired {
+                what: "delegation",
+                until: UnixSeconds(self.exp),
+                at: now.latest,
+            })?),
         })
     }
 }
@@ -247,7 +259,11 @@ impl GrantedAuthority {
                 from,
                 seconds: Some(left),
             }),
-            None => Err(identity::Error::OutsideValidityWindow.into()),
+            None => Err(identity::Error::OutsideValidityWindow(format!(
+                "the grant holds until {until}; the time is {}",
+                now.latest
+            ))
+            .into()),
         }
     }
 }

@@ -310,7 +310,12 @@ fn expiry(
         .exp
         .min(now.earliest.0 + i64::from(longest).min(DEFAULT_EXCHANGE_SECONDS));
     if exp <= now.latest.0 {
-        Err(identity::Error::Expired.into())
+        Err(identity::Error::Expired {
+            what: "subject token",
+            until: UnixSeconds(subject.exp),
+            at: now.latest,
+        }
+        .into())
     } else {
         Ok(exp)
     }

@@ -238,11 +238,11 @@ fn evidence_never_proves_a_domain() {
     .unwrap();
     assert_eq!(
         attested.require_did_document(&lacking),
-        Err(Error::DidDocumentLacksKey)
+        Err(Error::DidDocumentLacksKey(attested.kid().to_string()))
     );
     assert_eq!(
         attested.require_did_document(&foreign),
-        Err(Error::DidDocumentLacksKey)
+        Err(Error::DidDocumentLacksKey(attested.kid().to_string()))
     );
     assert!(
         attested
