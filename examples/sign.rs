@@ -6,14 +6,28 @@
 //! ```
 //!
 //! Prints the DID that signed and the token.
-#![expect(clippy::print_stdout, reason = "what it is for")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "what it is for")]
+
+use std::process::ExitCode;
 
 use parent_proxy::{Client, Target};
 use serde_json::{Value, json};
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let sidecar: Target = std::env::var("ANCHORHOLD_ENDPOINT_SOCKET")?.parse()?;
+async fn main() -> ExitCode {
+    match sign().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn sign() -> Result<(), Box<dyn std::error::Error>> {
+    let sidecar = std::env::var("ANCHORHOLD_ENDPOINT_SOCKET")
+        .map_err(|_| "ANCHORHOLD_ENDPOINT_SOCKET is not set; eval \"$(anchorhold env)\" sets it")?;
+    let sidecar: Target = sidecar.parse()?;
     let body = json!({
         "payload": {"amount": 100, "recipient": "account_123"},
         "intent": {"action": "transfer", "target": "account_123"},

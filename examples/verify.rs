@@ -15,18 +15,26 @@ use attestation::{AppraisalPolicy, Expectations, MockRoot, Subject, Verifier};
 use data_encoding::HEXLOWER;
 use identity::UnixSeconds;
 
-fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
+fn main() -> ExitCode {
+    verify().unwrap_or_else(|error| {
+        eprintln!("{error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn verify() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [token, evidence, nonce, policy, root @ ..] = &arguments[..] else {
         return Err("usage: verify TOKEN EVIDENCE NONCE VERIFIER.toml [MOCK-ROOT.pem]".into());
     };
-    let token = std::fs::read_to_string(token)?;
-    let evidence = std::fs::read(evidence)?;
-    let allow_mock = root.first().map(std::fs::read).transpose()?;
+    let read = |file: &String| std::fs::read(file).map_err(|error| format!("{file}: {error}"));
+    let token = String::from_utf8(read(token)?)?;
+    let evidence = read(evidence)?;
+    let allow_mock = root.first().map(read).transpose()?;
     let verifier = Verifier {
         expectations: Expectations {
             nonce: Some(HEXLOWER.decode(nonce.as_bytes())?),
-            appraisal: Some(AppraisalPolicy::from_toml(&std::fs::read(policy)?)?),
+            appraisal: Some(AppraisalPolicy::from_toml(&read(policy)?)?),
             ..Expectations::default()
         },
         allow_mock: allow_mock.map(|pem| MockRoot::from_pem(&pem)).transpose()?,

@@ -239,11 +239,11 @@ pub enum Error {
     NotDebugMode,
 
     // What the verifier expects.
-    /// The verifier's policy denies these measurements.
-    #[error("the verifier's policy denies this image: {0}")]
+    /// The verifier policy denies these measurements.
+    #[error("the verifier policy denies this image: {0}")]
     MeasurementDenied(String),
-    /// The verifier's policy denies a certificate of the chain.
-    #[error("the verifier's policy denies certificate {index} of the chain: {reason}")]
+    /// The verifier policy denies a certificate of the chain.
+    #[error("the verifier policy denies certificate {index} of the chain: {reason}")]
     CertificateDenied {
         /// 0 is the root; the leaf comes last.
         index: usize,
@@ -278,7 +278,7 @@ pub enum Error {
     /// PCR16 is not that of an accepted policy bundle.
     #[error("PCR16 is not that of an accepted bundle: {0}")]
     PolicyMismatch(String),
-    /// The verifier's policy asks for an epoch, and the binding commits to none.
+    /// The verifier policy asks for an epoch, and the binding commits to none.
     #[error("the verifier asks for epoch {lowest} or later, and this evidence commits to no epoch")]
     EpochAbsent {
         /// What the verifier accepts.
@@ -289,7 +289,7 @@ pub enum Error {
     DidNotAccepted {
         /// The identity's.
         found: String,
-        /// Those that the verifier's policy names.
+        /// Those that the verifier policy names.
         accepted: String,
     },
     /// The issuer of the token or credential is not one that the verifier accepts.
@@ -297,7 +297,7 @@ pub enum Error {
     IssuerNotAccepted {
         /// Of the token or credential.
         found: String,
-        /// Those that the verifier's policy names.
+        /// Those that the verifier policy names.
         accepted: String,
     },
 
@@ -394,8 +394,8 @@ pub enum Error {
     /// The policy bundle is not one.
     #[error("{0}")]
     PolicyMalformed(String),
-    /// The verifier's own policy file is not one.
-    #[error("not a verifier's policy: {0}")]
+    /// The verifier policy is not one.
+    #[error("not a verifier policy: {0}")]
     AppraisalPolicyMalformed(String),
     /// The verifier's own key is not one.
     #[error("not an Ed25519 private key in PEM (PKCS#8)")]

@@ -123,7 +123,7 @@ impl Step {
                 Some("The mock's key signed this document; nobody has changed it since.")
             }
             Self::Binding if mock => Some(
-                "This key, under this DID and this policy, is what the mock was asked to attest.",
+                "This key, under this DID and this bundle, is what the mock was asked to attest.",
             ),
             Self::Policy if mock => Some(
                 "The rules under which the key signs are ones that you know, if the mock tells the truth.",
@@ -136,7 +136,7 @@ impl Step {
     pub fn meaning(self) -> &'static str {
         match self {
             Self::EvidenceForm => {
-                "The file holds a document, a key's description, a policy and a proof, in their one encoding."
+                "The file holds a document, a key's description, a policy bundle and a proof, in their one encoding."
             }
             Self::TimeAnchor => {
                 "Somebody else saw these very bytes while the leaf certificate was valid, so nobody made them up later."
@@ -167,7 +167,7 @@ impl Step {
                 "The rules under which the key signs are ones that you know, and cannot change until the next boot."
             }
             Self::Binding => {
-                "This key, under this DID and this policy, is what the enclave asked the module to attest."
+                "This key, under this DID and this bundle, is what the enclave asked the module to attest."
             }
             Self::Possession => {
                 "The enclave that the document is about holds the private key, and used it for this document."

@@ -14,7 +14,7 @@ use eif::build::{Plan, write_file};
 /// Exit code 0: done. 1: the image is refused. 64: wrong usage, or something is missing here. 70:
 /// the build failed.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(name = "anchorhold-eif", version, max_term_width = 100)]
 struct Args {
     #[command(subcommand)]
     command: Command,

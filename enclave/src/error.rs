@@ -26,10 +26,10 @@ pub enum Error {
     #[error(transparent)]
     Denied(#[from] Denied),
     /// No policy was given yet, so there is no identity.
-    #[error("the enclave has no policy yet")]
+    #[error("the enclave has no policy bundle yet")]
     NotProvisioned,
     /// A policy was given in this boot; another one is another boot.
-    #[error("the enclave has a policy already; another one needs another boot")]
+    #[error("the enclave has a policy bundle already; another one needs another boot")]
     AlreadyProvisioned,
     /// What came with the policy is not the end of a record before this boot.
     #[error("the end of the record before this boot cannot be: {0}")]
@@ -38,14 +38,14 @@ pub enum Error {
     #[error("a production enclave does not take a bundle whose mode is development")]
     DevelopmentBundle,
     /// The connection proved another key than the bundle names.
-    #[error("this connection did not prove the proxy key that the policy names")]
+    #[error("this connection did not prove the proxy key that the bundle names")]
     ProxyKeyMismatch,
     /// The policy has no identity of this name.
     #[error("the policy has no such identity")]
     UnknownIdentity,
     /// The request names no identity, and the caller may use several or none.
-    #[error("name an identity: this caller may use {0} of them")]
-    IdentityRequired(usize),
+    #[error("name an identity; this caller may use: {}", .0.join(", "))]
+    IdentityRequired(Vec<String>),
     /// Validity must be at least a second.
     #[error("the validity must be at least one second")]
     ValidityInvalid,

@@ -1,7 +1,6 @@
 //! `anchorhold-enclave`: the program of the production image. It knows `/dev/nsm` and the AWS root,
 //! and nothing else.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use enclave::boot::{self, Image};
@@ -20,13 +19,10 @@ const IMAGE: Image = Image {
 
 const ABOUT: &str = "anchorhold-enclave holds agents' signing keys. It runs as PID 1 of an AWS Nitro enclave image and nowhere \
     else; it takes no arguments.\nBuild the image with: anchorhold-eif build -o signer.eif\n";
-/// sysexits(3): wrong usage.
-const EX_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
     if !boot::is_pid_1() {
-        let _ = std::io::stderr().write_all(ABOUT.as_bytes());
-        return ExitCode::from(EX_USAGE);
+        return boot::about(ABOUT);
     }
     boot::run(&IMAGE, || Ok(NitroNsm::open()?))
 }

@@ -151,10 +151,14 @@ impl Provisioned {
             return self.identities.get(name).ok_or(Error::UnknownIdentity);
         }
         let mut usable = self.bundle.identities.iter().filter(usable);
-        match (usable.next(), usable.count()) {
-            (Some(one), 0) => self.identities.get(&one.name).ok_or(Error::UnknownIdentity),
+        match (usable.next(), usable.next()) {
+            (Some(one), None) => self.identities.get(&one.name).ok_or(Error::UnknownIdentity),
             (None, _) => Err(Denied::CallerNotAllowed.into()),
-            (Some(_), others) => Err(Error::IdentityRequired(others + 1)),
+            (Some(one), Some(another)) => {
+                let names = [one, another].into_iter().chain(usable);
+                let names = names.map(|identity| identity.name.clone());
+                Err(Error::IdentityRequired(names.collect()))
+            }
         }
     }
 

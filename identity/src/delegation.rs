@@ -915,7 +915,7 @@ mod tests {
         };
         assert_eq!(
             subject.narrow_scope(Some("a c")),
-            Err(exceeds("a c", "a b"))
+            Err(exceeds("a c", "b a"))
         );
         assert_eq!(subject.narrow_scope(Some("a\\")), Err(Error::ScopeInvalid));
         let none = self::subject(&|claims| drop(claims.as_object_mut().unwrap().remove("scope")));

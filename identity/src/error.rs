@@ -1,6 +1,6 @@
 //! Why a format was refused.
 
-use crate::UnixSeconds;
+use crate::time::{TimeInvalid, UnixSeconds};
 
 /// Why an identity, a token, a credential or a statement was refused.
 ///
@@ -126,8 +126,8 @@ pub enum Error {
     #[error("a credential's intent needs action, target and resource")]
     CredentialIntentIncomplete,
     /// Not a time that RFC 3339 can write with whole seconds.
-    #[error("not an RFC 3339 time in whole seconds, UTC")]
-    TimeInvalid,
+    #[error(transparent)]
+    TimeInvalid(#[from] TimeInvalid),
     /// A delegation that this one may not take up.
     #[error("the delegation cannot be taken up: {0}")]
     DelegationInvalid(&'static str),

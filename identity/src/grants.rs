@@ -12,7 +12,9 @@ use serde_json::{Map, Value};
 
 use crate::credential::{self, Grant};
 use crate::delegation::is_within;
-use crate::{Algorithm, Did, Error, Intent, PublicKey, SKEW_SECONDS, UnixSeconds, json};
+use crate::{
+    Algorithm, Did, Error, Intent, PublicKey, SKEW_SECONDS, TimeInvalid, UnixSeconds, json,
+};
 
 /// Grants before the one who acts: with it, five (see [`crate::delegation::MAX_DEPTH`]).
 pub const MAX_GRANTS: usize = 4;
@@ -111,7 +113,7 @@ fn check_proof_expiry(proof: &Map<String, Value>, at: UnixSeconds) -> Result<(),
     };
     let expires = expires
         .as_str()
-        .ok_or(Error::TimeInvalid)
+        .ok_or(TimeInvalid)
         .and_then(crate::parse_rfc3339)?;
     if at >= expires {
         Err(Error::OutsideValidityWindow(format!(

@@ -54,5 +54,5 @@ pub use crate::message::{Message, Signature};
 pub use crate::pcr::{Pcr, extend};
 pub use crate::printable::{hides_nothing, printable};
 pub use crate::signer::Signer;
-pub use crate::time::{SKEW_SECONDS, UnixSeconds, parse_rfc3339};
+pub use crate::time::{SKEW_SECONDS, TimeInvalid, UnixSeconds, parse_rfc3339};
 pub use crate::token::Tee;

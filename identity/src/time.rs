@@ -4,8 +4,6 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::Error;
-
 /// Clocks of signer and verifier may differ by this much, either way. The Vouch verifier allows the
 /// same.
 pub const SKEW_SECONDS: i64 = 30;
@@ -30,14 +28,19 @@ impl fmt::Display for UnixSeconds {
     }
 }
 
+/// Not a time that RFC 3339 can write with whole seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not an RFC 3339 time in whole seconds, UTC, such as 2026-11-21T01:40:51Z")]
+pub struct TimeInvalid;
+
 /// Reads `2026-11-21T01:40:51Z`: RFC 3339 in UTC with whole seconds, and no other spelling of it.
-pub fn parse_rfc3339(text: &str) -> Result<UnixSeconds, Error> {
-    let time: jiff::Timestamp = text.parse().map_err(|_| Error::TimeInvalid)?;
+pub fn parse_rfc3339(text: &str) -> Result<UnixSeconds, TimeInvalid> {
+    let time: jiff::Timestamp = text.parse().map_err(|_| TimeInvalid)?;
     let seconds = UnixSeconds(time.as_second());
     if seconds.to_string() == text {
         Ok(seconds)
     } else {
-        Err(Error::TimeInvalid)
+        Err(TimeInvalid)
     }
 }
 
@@ -71,7 +74,7 @@ mod tests {
             "2026-11-21T02:40:51+01:00",
             "x",
         ] {
-            assert_eq!(parse_rfc3339(other), Err(Error::TimeInvalid), "{other}");
+            assert_eq!(parse_rfc3339(other), Err(TimeInvalid), "{other}");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! A small HTTP client for the commands that talk to a running sidecar.
 
+use std::fmt;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -20,6 +22,15 @@ pub enum Target {
     Unix(PathBuf),
     /// `http://127.0.0.1:port`.
     Localhost(String),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            Self::Localhost(authority) => write!(f, "http://{authority}"),
+        }
+    }
 }
 
 impl FromStr for Target {
@@ -46,7 +57,15 @@ impl FromStr for Target {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// Nobody listens, or the connection broke.
+    /// Nobody listens.
+    #[error(
+        "no sidecar at {target}; start one (anchorhold serve, or anchorhold-dev up to try), or name another (--endpoint)"
+    )]
+    NoSidecar {
+        /// Where.
+        target: String,
+    },
+    /// The connection could not be made, or broke.
     #[error("{target}: {why}")]
     Unreachable {
         /// Where.
@@ -55,7 +74,7 @@ pub enum ClientError {
         why: String,
     },
     /// The sidecar refused.
-    #[error("{status} {code}: {detail}")]
+    #[error("{status} {code}: {detail}{}", .retry_after.map(|seconds| format!("; try again in {seconds} s")).unwrap_or_default())]
     Refused {
         /// HTTP status.
         status: u16,
@@ -63,6 +82,8 @@ pub enum ClientError {
         code: String,
         /// For people.
         detail: String,
+        /// After how many seconds it may be tried again, if waiting helps.
+        retry_after: Option<u32>,
     },
 }
 
@@ -97,20 +118,34 @@ impl Client {
     }
 
     async fn send(&self, path: &str, body: Option<(&str, String)>) -> Result<Vec<u8>, ClientError> {
-        let (status, bytes) = match &self.target {
+        let unreachable = |why| ClientError::Unreachable {
+            target: self.target.to_string(),
+            why,
+        };
+        let not_connected = |error: std::io::Error| match error.kind() {
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => ClientError::NoSidecar {
+                target: self.target.to_string(),
+            },
+            ErrorKind::PermissionDenied => {
+                unreachable("this user may not connect there (permission denied)".into())
+            }
+            _ => unreachable(format!("no connection: {error}")),
+        };
+        let exchanged = match &self.target {
             Target::Unix(socket) => {
-                self.exchange(UnixStream::connect(socket).await, "localhost", path, body)
-                    .await
+                let stream = UnixStream::connect(socket).await.map_err(not_connected)?;
+                self.exchange(stream, "localhost", path, body).await
             }
             Target::Localhost(authority) => {
-                self.exchange(TcpStream::connect(authority).await, authority, path, body)
-                    .await
+                let stream = TcpStream::connect(authority).await.map_err(not_connected)?;
+                self.exchange(stream, authority, path, body).await
             }
-        }
-        .map_err(|why| ClientError::Unreachable {
-            target: self.describe(),
-            why,
-        })?;
+        };
+        let Answer {
+            status,
+            retry_after,
+            bytes,
+        } = exchanged.map_err(unreachable)?;
         if [200, 202].contains(&status) {
             return Ok(bytes);
         }
@@ -122,17 +157,17 @@ impl Client {
             status,
             code: text("code").unwrap_or_else(unknown),
             detail: detail.unwrap_or_else(unknown),
+            retry_after,
         })
     }
 
     async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         &self,
-        stream: std::io::Result<S>,
+        stream: S,
         host: &str,
         path: &str,
         body: Option<(&str, String)>,
-    ) -> Result<(u16, Vec<u8>), String> {
-        let stream = stream.map_err(|error| error.to_string())?;
+    ) -> Result<Answer, String> {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| error.to_string())?;
@@ -154,17 +189,25 @@ impl Client {
             .await
             .map_err(|error| error.to_string())?;
         let status = response.status().as_u16();
+        let retry_after = response
+            .headers()
+            .get("retry-after")
+            .and_then(|seconds| seconds.to_str().ok()?.parse().ok());
         let body = Limited::new(response.into_body(), MAX_ANSWER)
             .collect()
             .await
             .map_err(|error| error.to_string())?;
-        Ok((status, body.to_bytes().to_vec()))
+        Ok(Answer {
+            status,
+            retry_after,
+            bytes: body.to_bytes().to_vec(),
+        })
     }
+}
 
-    fn describe(&self) -> String {
-        match &self.target {
-            Target::Unix(path) => format!("unix://{}", path.display()),
-            Target::Localhost(authority) => format!("http://{authority}"),
-        }
-    }
+/// What came back.
+struct Answer {
+    status: u16,
+    retry_after: Option<u32>,
+    bytes: Vec<u8>,
 }

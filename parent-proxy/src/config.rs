@@ -18,12 +18,14 @@ use callers::{AgentSocket, Limits, Localhost, LocalhostCaller};
 use enclave_client::RecordConfig;
 use enclave_client::files::{is_private, read_bounded};
 
-/// What the file may say; every member can also come from the environment or a flag.
+/// What the file may say. Those that `anchorhold serve --help` lists may also come from the
+/// environment or a flag.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct File {
     pub(crate) enclave: Option<String>,
-    pub(crate) policy: Option<PathBuf>,
+    #[serde(alias = "policy")]
+    pub(crate) bundle: Option<PathBuf>,
     pub(crate) proxy_key: Option<PathBuf>,
     pub(crate) socket: Option<PathBuf>,
     pub(crate) connections: Option<usize>,
@@ -118,9 +120,9 @@ pub enum LogFormat {
 pub struct Config {
     /// Where the enclave listens.
     pub enclave: Endpoint,
-    /// The policy that the enclave is given.
+    /// The policy bundle that the enclave is given.
     pub policy: Bundle,
-    /// The key that the policy names as the proxy's.
+    /// The key that the bundle names as the proxy's.
     pub proxy_key: PathBuf,
     /// The Unix socket for agents.
     pub socket: PathBuf,
@@ -155,7 +157,7 @@ impl File {
             .map_err(|error| Error::Config(format!("{}: {error}", file.display())))?;
         let folder = file.parent().unwrap_or(Path::new("."));
         let paths = [
-            &mut read.policy,
+            &mut read.bundle,
             &mut read.proxy_key,
             &mut read.socket,
             &mut read.record,
@@ -182,8 +184,8 @@ impl File {
     pub(crate) fn finish(self) -> Result<Config, Error> {
         let missing =
             |what: &str| Error::Config(format!("{what} is not set; see anchorhold serve --help"));
-        let policy = self.policy.ok_or_else(|| missing("policy"))?;
-        let text = read_bounded(&policy)?;
+        let bundle = self.bundle.ok_or_else(|| missing("bundle"))?;
+        let text = read_bounded(&bundle)?;
         let enclave = self.enclave.ok_or_else(|| missing("enclave"))?;
         let connections = self.connections.unwrap_or(2);
         if !(1..=8).contains(&connections) {
@@ -217,7 +219,7 @@ impl File {
             enclave: enclave
                 .parse()
                 .map_err(|error| Error::Config(format!("enclave {enclave:?}: {error}")))?,
-            policy: read_policy(&policy, &text)?,
+            policy: read_bundle(&bundle, &text)?,
             proxy_key: self.proxy_key.ok_or_else(|| missing("proxy_key"))?,
             socket: self.socket.map_or_else(default_socket, Ok)?,
             connections,
@@ -294,8 +296,8 @@ impl LocalhostCallerFile {
     }
 }
 
-/// A policy that the enclave will take.
-fn read_policy(file: &Path, text: &[u8]) -> Result<Bundle, Error> {
+/// A bundle that the enclave will take.
+fn read_bundle(file: &Path, text: &[u8]) -> Result<Bundle, Error> {
     let bundle = Bundle::from_either(text).map_err(|source| Error::Policy {
         file: file.into(),
         source,
@@ -370,7 +372,7 @@ rules = [{ name = 'any', actions = ['*'], targets = ['*'], resources = ['*'] }]
     /// What every file says, unless it is left out to see what comes of it.
     const NEEDED: &str = "
 enclave = 'unix:///run/enclave.sock'
-policy = 'policy.toml'
+bundle = 'policy.toml'
 proxy_key = 'proxy.key'
 socket = 'agents.sock'
 record = 'record'
@@ -491,7 +493,7 @@ record = 'record'
     #[test]
     fn what_is_needed_is_missed_by_its_name() {
         let folder = Folder::new();
-        for key in ["enclave", "policy", "proxy_key"] {
+        for key in ["enclave", "bundle", "proxy_key"] {
             let words = format!("{key} is not set");
             refused(folder.instead_of(key, ""), &words, key);
         }
@@ -669,7 +671,7 @@ record = 'record'
         let elsewhere = Folder::new();
         let text = |prefix: &str| {
             format!(
-                "enclave = 'vsock://16:5005'\npolicy = '{prefix}policy.toml'\n\
+                "enclave = 'vsock://16:5005'\nbundle = '{prefix}policy.toml'\n\
                  proxy_key = '{prefix}proxy.key'\nsocket = '{prefix}agents.sock'\n\
                  record = '{prefix}record'\nannex = '{prefix}annex.cose'\n\
                  [[sockets]]\nname = 'a'\npath = '{prefix}a.sock'\n\

@@ -1,5 +1,6 @@
 //! Why the sidecar, or one of its commands, did not start.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Why the sidecar, or one of its commands, did not start.
@@ -24,8 +25,16 @@ pub enum Error {
     /// A socket cannot be had.
     #[error(transparent)]
     Socket(#[from] callers::Error),
+    /// A port on localhost cannot be had.
+    #[error("localhost.listen {address}: {source}")]
+    Listen {
+        /// The address that was wanted.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The runtime failed.
-    #[error("{0}")]
+    #[error("the operating system failed: {0}")]
     Runtime(#[from] std::io::Error),
 }
 

@@ -129,7 +129,7 @@ fn read_key(config: &Config) -> Result<KeyFile, Error> {
     }
     let (file, why) = (
         config.proxy_key.clone(),
-        "not the key that the policy names as proxy_key",
+        "not the key that the bundle names as proxy_key",
     );
     Err(enclave_client::Error::KeyFile { file, why }.into())
 }
@@ -205,7 +205,9 @@ impl Listeners {
             localhost: None,
         };
         if let Some(mut localhost) = localhost {
-            let tcp = TcpListener::bind(localhost.listen).await?;
+            let tcp = TcpListener::bind(localhost.listen).await;
+            let address = localhost.listen;
+            let tcp = tcp.map_err(|source| Error::Listen { address, source })?;
             localhost.listen = tcp.local_addr()?;
             info!(address = %localhost.listen, "listening on localhost; callers show tokens");
             listeners.localhost = Some(localhost);

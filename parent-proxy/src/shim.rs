@@ -7,6 +7,7 @@
 //! the same user from tracing what has another group than they have, and the C library ignores
 //! LD_PRELOAD there. So an interpreted agent can be pinned too. docs/callers.md.
 
+use std::ffi::OsString;
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -59,7 +60,24 @@ enum Error {
     Start { program: String, source: io::Error },
 }
 
+const ABOUT: &str = "anchorhold-shim starts one program with the group by which callers are pinned, and nothing else with it.
+
+Install a copy for each agent, root:GROUP and mode 2755, and beside it <its path>.toml, which says what to start:
+
+    command = [\"/usr/bin/python3\", \"-I\", \"/opt/reviewer/main.py\"]
+    environment = [\"HOME\", \"LANG=C.UTF-8\"]   # let through, or set; there is nothing else but a PATH
+    arguments = false                        # whether the caller's arguments are appended
+
+Installed so, it takes no options of its own. Exit code 64: file or installation is wrong. 70: the program could not be started.
+";
+
 fn main() -> ExitCode {
+    // With the group, every argument is the program's.
+    let asked = |argument: OsString| argument == "--help" || argument == "-h";
+    if getegid() == getgid() && std::env::args_os().nth(1).is_some_and(asked) {
+        let _ = io::stdout().write_all(ABOUT.as_bytes());
+        return ExitCode::SUCCESS;
+    }
     let Err(error) = run();
     let _ = writeln!(io::stderr(), "anchorhold-shim: {error}");
     ExitCode::from(if matches!(error, Error::Start { .. }) {

@@ -21,6 +21,11 @@ pub enum Match {
 }
 
 impl Pattern {
+    /// As it stands in the bundle.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// Whether `text`, which is no resource, matches; case counts.
     pub fn matches(&self, text: &str) -> bool {
         self.prefix()

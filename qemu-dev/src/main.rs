@@ -20,7 +20,7 @@ use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 /// Exit code 0: all held, or stopped. 1: a forgery was not refused as it should be. 64: wrong usage
 /// or files. 70: it failed.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(name = "anchorhold-dev", version, max_term_width = 100)]
 struct Args {
     #[command(subcommand)]
     command: Command,

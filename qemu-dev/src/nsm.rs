@@ -445,7 +445,7 @@ mod tests {
             verify_mock(&bytes, nsm.root(), at(-6)),
             Err(Error::CertificateNotYetValid {
                 index: 4,
-                from: at(-3),
+                from: at(0),
                 at: at(-6)
             })
         );

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -139,6 +140,8 @@ impl Child {
         stdout: Stdio,
         stderr: Stdio,
     ) -> Result<Self, Error> {
+        // A group of its own: Ctrl-C is for this program, which then ends what it started in order.
+        command.process_group(0);
         let process = command.stdin(stdin).stdout(stdout).stderr(stderr).spawn();
         let process = process.map_err(|source| Error::Io {
             what: what.into(),

@@ -150,7 +150,7 @@ fn next_steps(state: &State, config: &Path) -> String {
         "Booting, with a MOCK NSM: no hardware protects these keys, and they end with this machine (Ctrl-C).\n  \
          endpoint      {endpoint}\n  files         {folder}\n\n\
          The sidecar for it, in another terminal:\n\n  anchorhold serve --config {config}\n\n\
-         What it signs verifies with --measurements {folder}/measurements.json --policy {folder}/policy.toml\n  \
+         What it signs verifies with --measurements {folder}/measurements.json --bundle {folder}/policy.toml\n  \
          --allow-mock --root {folder}/mock-root.pem\n\n"
     )
 }

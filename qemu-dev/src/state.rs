@@ -226,7 +226,7 @@ impl State {
         more: &str,
     ) -> Result<(), Error> {
         let text = format!(
-            "enclave = \"{enclave}\"\npolicy = \"policy.toml\"\nproxy_key = \"proxy.key\"\nsocket = \"{}\"\nrecord = \"record\"\n{more}",
+            "enclave = \"{enclave}\"\nbundle = \"policy.toml\"\nproxy_key = \"proxy.key\"\nsocket = \"{}\"\nrecord = \"record\"\n{more}",
             socket.display()
         );
         fs::write(file, text).map_err(io(file))

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use parent_proxy::cli::default_socket;
-use parent_proxy::{Client, ClientError, Config, Target};
+use parent_proxy::{Client, Config, Target};
 use protocol::Endpoint;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
@@ -173,7 +173,6 @@ pub(crate) async fn wait_until_ready(
         let error = match client.call("/ready", None).await {
             Ok(_) if children.iter_mut().all(|child| child.ended().is_none()) => return Ok(()),
             Ok(_) => "somebody else answered".to_owned(),
-            Err(ClientError::Unreachable { why, .. }) => why,
             Err(error) => error.to_string(),
         };
         if let Some(status) = children.iter_mut().find_map(|child| child.ended()) {
@@ -213,7 +212,7 @@ Paste this into another terminal: sign, fetch evidence for a challenge of your o
     -d "{{\"nonce\":\"$NONCE\"}}" -o evidence.cbor
 
   {run} anchorhold-verify -- token token.txt --evidence evidence.cbor --nonce $NONCE \
-    --measurements {folder}/measurements.json --policy {folder}/policy.toml --allow-mock --root {folder}/mock-root.pem
+    --measurements {folder}/measurements.json --bundle {folder}/policy.toml --allow-mock --root {folder}/mock-root.pem
 
 Whatever was decided stands in a signed record, refusals too:
 

@@ -10,6 +10,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -27,6 +28,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 #[derive(Parser)]
+#[command(
+    name = "tool-server",
+    about = "An example tool server, whose tools run for attested agents only"
+)]
 struct Arguments {
     /// Where to listen.
     #[arg(long, default_value = "127.0.0.1:0")]
@@ -34,9 +39,9 @@ struct Arguments {
     /// Who this server is: the audience of its callers' tokens.
     #[arg(long)]
     audience: String,
-    /// A verifier's policy.
+    /// A verifier policy (docs/verifier-policy.md).
     #[arg(long)]
-    appraisal_policy: PathBuf,
+    verifier_policy: PathBuf,
     /// Accept a mock of this root too (PEM).
     #[arg(long)]
     mock_root: Option<PathBuf>,
@@ -46,17 +51,29 @@ struct Arguments {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let arguments = Arguments::parse();
-    let policy = AppraisalPolicy::from_toml(&fs::read(arguments.appraisal_policy)?)?;
+async fn main() -> ExitCode {
+    match serve(Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "tool-server: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
+    let read =
+        |file: &PathBuf| fs::read(file).map_err(|error| format!("{}: {error}", file.display()));
+    let policy = AppraisalPolicy::from_toml(&read(&arguments.verifier_policy)?)?;
     let mut requirements = Requirements::new(arguments.audience, policy);
     requirements.max_tokens = arguments.max_tokens;
     if let Some(root) = arguments.mock_root {
-        requirements.mock_root = Some(MockRoot::from_pem(&fs::read(root)?)?);
+        requirements.mock_root = Some(MockRoot::from_pem(&read(&root)?)?);
     }
     let audience = requirements.audience.clone();
     let guard = Arc::new(Guard::new(requirements)?);
-    let listener = tokio::net::TcpListener::bind(arguments.listen).await?;
+    let bound = tokio::net::TcpListener::bind(arguments.listen).await;
+    let listener = bound.map_err(|error| format!("{}: {error}", arguments.listen))?;
     writeln!(io::stdout(), "http://{}", listener.local_addr()?)?;
     axum::serve(listener, app(guard, audience)).await?;
     Ok(())

@@ -34,7 +34,7 @@ pub struct Expectations {
     /// The audience that the verifier is, of a token or credential; without it, only what was made
     /// for nobody in particular.
     pub audience: Option<String>,
-    /// The verifier's own policy; what it names must hold besides everything else that is given
+    /// The verifier policy; what it names must hold besides everything else that is given
     /// here.
     pub appraisal: Option<AppraisalPolicy>,
 }
@@ -71,12 +71,12 @@ impl Expectations {
 
     fn hold_deny_lists(&self, document: &impl Attested, steps: &mut Steps) -> Result<(), Error> {
         let Some(policy) = &self.appraisal else {
-            steps.not_checked(Step::DenyLists, "no verifier's policy was given");
+            steps.not_checked(Step::DenyLists, "no verifier policy was given");
             return Ok(());
         };
         let (images, certificates) = policy.denied();
         if (images, certificates) == (0, 0) {
-            steps.not_checked(Step::DenyLists, "the verifier's policy denies nothing");
+            steps.not_checked(Step::DenyLists, "the verifier policy denies nothing");
             return Ok(());
         }
         policy.check_denied(document.document(), document.certificates())?;
@@ -116,7 +116,7 @@ impl Expectations {
         {
             steps.not_checked(
                 Step::Nonce,
-                "none was given, and the verifier's policy asks for none",
+                "none was given, and the verifier policy asks for none",
             );
         } else {
             let why =
@@ -194,7 +194,7 @@ impl Expectations {
                 .filter(|policy| policy.names_bundles()),
         );
         if given.is_empty() && listed.is_none() {
-            steps.unchecked(Unchecked::Policy, "none was given: any policy would do");
+            steps.unchecked(Unchecked::Policy, "none was given: any bundle would do");
             return Ok(());
         }
         let committed = claims.pcrs().get(16).ok_or(Error::PolicyNotCommitted)?;
@@ -221,7 +221,7 @@ impl Expectations {
             return Ok(());
         };
         if policy.names_identities() {
-            let why = "the verifier's policy names identities, and a document alone has none";
+            let why = "the verifier policy names identities, and a document alone has none";
             steps.unchecked(Unchecked::Identity, why);
         }
         policy.check_epoch()
@@ -277,7 +277,7 @@ impl Expectations {
         } else {
             steps.not_checked(
                 Step::Identity,
-                format!("{who}; any identity of an accepted policy would do"),
+                format!("{who}; any identity of an accepted bundle would do"),
             );
         }
         Ok(())
@@ -285,11 +285,11 @@ impl Expectations {
 
     fn hold_epoch(&self, steps: &mut Steps) -> Result<(), Error> {
         let Some(policy) = &self.appraisal else {
-            steps.not_checked(Step::Epoch, "no verifier's policy was given");
+            steps.not_checked(Step::Epoch, "no verifier policy was given");
             return Ok(());
         };
         policy.check_epoch()?;
-        steps.not_checked(Step::Epoch, "the verifier's policy asks for none");
+        steps.not_checked(Step::Epoch, "the verifier policy asks for none");
         Ok(())
     }
 
@@ -367,7 +367,7 @@ impl Expectations {
         match (self.audience.as_deref(), self.listed_audience()) {
             (Some(given), Some(listed)) if given != listed => {
                 let why = format!(
-                    "the verifier's policy names the audience {listed:?}, and {given:?} was given"
+                    "the verifier policy names the audience {listed:?}, and {given:?} was given"
                 );
                 steps.failed(Step::Audience, why);
                 let (named, expected) = (Some(listed.to_owned()), Some(given.to_owned()));

@@ -18,13 +18,13 @@ use super::starter::Starter;
 /// enclave holds.
 ///
 /// Nothing is fetched and nobody is asked. The root of AWS Nitro is built in; you bring what you
-/// expect: the measurements of the image that you accept, the policy that must govern the key, and
-/// the nonce with which you asked for the evidence.
+/// expect: the measurements of the image that you accept, the policy bundle that must govern the
+/// key, and the nonce with which you asked for the evidence.
 ///
-/// Exit code 0: accepted. 1: refused, with the reason. 3: looked at with --inspect, and not accepted, for something was left out. 64: the command line or a file given with it
-/// is wrong.
+/// Exit code 0: accepted. 1: refused, with the reason. 3: looked at with --inspect, and not
+/// accepted, for something was left out. 64: the command line or a file given with it is wrong.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(name = "anchorhold-verify", version, max_term_width = 100)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -72,7 +72,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         expected: Expected,
     },
-    /// Write a verifier's policy to begin with (docs/verifier-policy.md)
+    /// Write a verifier policy to begin with (docs/verifier-policy.md)
     Policy(Starter),
     /// Print a completion script for your shell
     Completions {
@@ -88,10 +88,10 @@ pub(crate) struct Signed {
     /// accepted
     #[arg(long, value_name = "TEXT")]
     audience: Option<String>,
-    /// The DID that must have signed; without it, any identity of an accepted policy
+    /// The DID that must have signed; without it, any identity of an accepted bundle
     #[arg(long, value_name = "DID")]
     did: Option<String>,
-    /// The name of the identity that must have signed; without it, any of an accepted policy
+    /// The name of the identity that must have signed; without it, any of an accepted bundle
     #[arg(long, value_name = "NAME")]
     identity: Option<String>,
     /// The DID document that you pinned or fetched over TLS; did:web is refused without it
@@ -113,12 +113,12 @@ pub(crate) struct Expected {
     #[arg(long, value_name = "FILE")]
     measurements: Vec<PathBuf>,
     /// A policy bundle that you accept, TOML or canonical; may be repeated
-    #[arg(long, value_name = "BUNDLE")]
-    policy: Vec<PathBuf>,
-    /// Your own policy: accepted images, bundles and identities, deny lists
+    #[arg(long, alias = "policy", value_name = "FILE")]
+    bundle: Vec<PathBuf>,
+    /// Your verifier policy: accepted images, bundles and identities, deny lists
     /// (docs/verifier-policy.md)
-    #[arg(long, value_name = "TOML")]
-    appraisal_policy: Option<PathBuf>,
+    #[arg(long, alias = "appraisal-policy", value_name = "TOML")]
+    verifier_policy: Option<PathBuf>,
     /// An RFC 3161 time-stamp over SHA-256(document || token): then something old is judged at its
     /// own time
     #[arg(long, value_name = "FILE", requires = "timestamp_root")]
@@ -129,7 +129,7 @@ pub(crate) struct Expected {
     /// The greatest age of the document that you accept, such as `10m`
     #[arg(long, value_name = "DURATION")]
     max_age: Option<String>,
-    /// Only look, although nonce, measurements or policy were not given: what was not checked is
+    /// Only look, although nonce, measurements or bundle were not given: what was not checked is
     /// listed, and nothing is accepted (exit code 3)
     #[arg(long)]
     inspect: bool,
@@ -295,13 +295,13 @@ impl Expected {
         Ok(Expectations {
             nonce: self.nonce.as_deref().map(parse_nonce).transpose()?,
             measurements: parse_each(&self.measurements, Measurements::parse)?,
-            policies: parse_each(&self.policy, digest)?,
+            policies: parse_each(&self.bundle, digest)?,
             max_age_seconds: self.max_age.as_deref().map(parse_age).transpose()?,
             did: signed.and_then(|signed| signed.did.clone()),
             identity: signed.and_then(|signed| signed.identity.clone()),
             did_document: optional(did_document, did::Document::parse)?,
             audience: signed.and_then(|signed| signed.audience.clone()),
-            appraisal: optional(self.appraisal_policy.as_deref(), AppraisalPolicy::from_toml)?,
+            appraisal: optional(self.verifier_policy.as_deref(), AppraisalPolicy::from_toml)?,
         })
     }
 

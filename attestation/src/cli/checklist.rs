@@ -100,7 +100,7 @@ fn facts(text: &mut String, verdict: &Verdict) {
     if let Some(key) = &verdict.key {
         line("identity", &format!("{} = {}", key.name, key.did));
         line("key", &format!("{} (version {})", key.kid, key.version));
-        line("policy", &key.policy.to_string());
+        line("bundle", &key.policy.to_string());
     }
     if let Some(claims) = &verdict.claims {
         line("signed", &claims.to_string());

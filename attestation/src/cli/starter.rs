@@ -1,4 +1,4 @@
-//! A verifier's policy to begin with, from what is accepted.
+//! A verifier policy to begin with, from what is accepted.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use policy::Bundle;
 
 use super::args::{Error, parse};
 
-/// What a policy is made of.
+/// What a verifier policy is made of.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Starter {
     /// Measurements of an image that you accept, as `nitro-cli describe-eif` prints them; may be
@@ -16,8 +16,8 @@ pub(crate) struct Starter {
     #[arg(long, value_name = "FILE", required = true)]
     measurements: Vec<PathBuf>,
     /// A policy bundle that you accept, TOML or canonical; may be repeated
-    #[arg(long, value_name = "BUNDLE", required = true)]
-    policy: Vec<PathBuf>,
+    #[arg(long, alias = "policy", value_name = "FILE", required = true)]
+    bundle: Vec<PathBuf>,
     /// The audience that you are
     #[arg(long, value_name = "TEXT")]
     audience: Option<String>,
@@ -48,7 +48,7 @@ impl Starter {
                     .unwrap_or_default();
             }
         }
-        for file in &self.policy {
+        for file in &self.bundle {
             let digest = parse(file, |text| {
                 Bundle::from_either(text).map(|bundle| bundle.digest().digest())
             })?;

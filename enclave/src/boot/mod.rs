@@ -12,6 +12,9 @@ mod machine;
 mod seccomp;
 mod signals;
 
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 
@@ -41,6 +44,19 @@ pub struct Image {
 /// Whether this process is PID 1: the only one of its machine, or of its container.
 pub fn is_pid_1() -> bool {
     std::process::id() == 1
+}
+
+/// What a program that is PID 1 and nothing else says to whoever starts it otherwise: help, if that
+/// was asked for.
+pub fn about(text: &str) -> ExitCode {
+    let asked = |argument: &OsString| argument == "--help" || argument == "-h";
+    if std::env::args_os().skip(1).any(|argument| asked(&argument)) {
+        let _ = std::io::stdout().write_all(text.as_bytes());
+        return ExitCode::SUCCESS;
+    }
+    let _ = std::io::stderr().write_all(text.as_bytes());
+    // sysexits(3): wrong usage.
+    ExitCode::from(64)
 }
 
 /// Boots as PID 1 and serves until the machine ends; never comes back.

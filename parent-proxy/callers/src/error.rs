@@ -15,6 +15,6 @@ pub enum Error {
         why: String,
     },
     /// A socket that was handed over cannot be used.
-    #[error("{0}")]
+    #[error("a socket that was handed over cannot be used: {0}")]
     Io(#[from] std::io::Error),
 }

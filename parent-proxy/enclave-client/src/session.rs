@@ -25,7 +25,7 @@ pub(crate) enum ConnectError {
     Identity(#[from] identity::Error),
     #[error("the enclave refused: {0}")]
     Refused(#[from] Refusal),
-    #[error("the enclave has another policy; it must be restarted to take this one")]
+    #[error("the enclave has another policy bundle; it must be restarted to take this one")]
     OtherPolicy,
     #[error("the enclave closed the connection or answered something else than what was asked")]
     Nonsense,

@@ -51,7 +51,8 @@ pub(crate) struct VerifyRequest {
     measurements: Vec<Value>,
     /// Accepted policy bundles, TOML or canonical JSON text.
     #[serde(default)]
-    policies: Vec<String>,
+    #[serde(alias = "policies")]
+    bundles: Vec<String>,
     /// The greatest accepted age of the document in seconds.
     #[serde(default)]
     max_age_seconds: Option<u32>,
@@ -62,15 +63,16 @@ pub(crate) struct VerifyRequest {
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     did_document: Option<Value>,
-    /// The DID that must have signed; any of the accepted policies if left out.
+    /// The DID that must have signed; any of the accepted bundles if left out.
     #[serde(default)]
     did: Option<String>,
-    /// Name of the identity that must have signed; any of the accepted policies if left out.
+    /// Name of the identity that must have signed; any of the accepted bundles if left out.
     #[serde(default)]
     identity: Option<String>,
-    /// Your own policy: the TOML text of a verifier's policy file.
+    /// Your verifier policy: its TOML text.
     #[serde(default)]
-    appraisal_policy: Option<String>,
+    #[serde(alias = "appraisal_policy")]
+    verifier_policy: Option<String>,
     /// RFC 3161 time-stamp over SHA-256(document || token), base64url: then something old is judged at its own time.
     #[serde(default)]
     timestamp: Option<String>,
@@ -90,7 +92,7 @@ pub(crate) struct VerifyRequest {
     /// Accept a mock of this root too, PEM.
     #[serde(default)]
     mock_root: Option<String>,
-    /// Accept although nonce, measurements or policies were not given.
+    /// Accept although nonce, measurements or bundles were not given.
     #[serde(default)]
     inspect: bool,
 }
@@ -223,29 +225,25 @@ fn expectations(request: VerifyRequest) -> Result<Expectations, Problem> {
         .map(image)
         .collect::<Result<_, _>>();
     let digest = |text: &String| Bundle::from_either(text.as_bytes()).map(|bundle| bundle.digest());
-    let policies = request
-        .policies
-        .iter()
-        .map(digest)
-        .collect::<Result<_, _>>();
+    let bundles = request.bundles.iter().map(digest).collect::<Result<_, _>>();
     let did_document = request
         .did_document
         .map(|value| did::Document::parse(value.to_string().as_bytes()))
         .transpose();
     let appraisal = request
-        .appraisal_policy
+        .verifier_policy
         .map(|text| AppraisalPolicy::from_toml(text.as_bytes()))
         .transpose();
     Ok(Expectations {
         nonce: nonce.map_err(|_| invalid("nonce", "not hex"))?,
         measurements: measurements.map_err(|error| invalid("measurements", error))?,
-        policies: policies.map_err(|error| invalid("policies", error))?,
+        policies: bundles.map_err(|error| invalid("bundles", error))?,
         max_age_seconds: request.max_age_seconds.map(i64::from),
         audience: request.audience,
         did: request.did,
         identity: request.identity,
         did_document: did_document.map_err(|error| invalid("did_document", error))?,
-        appraisal: appraisal.map_err(|error| invalid("appraisal_policy", error))?,
+        appraisal: appraisal.map_err(|error| invalid("verifier_policy", error))?,
     })
 }
 
@@ -316,7 +314,7 @@ mod tests {
             "evidence": evidence("good"),
             "nonce": "c4".repeat(32),
             "measurements": [parsed("cases/measurements.json")],
-            "policies": [text("cases/policy.toml")],
+            "bundles": [text("cases/policy.toml")],
             "mock_root": text("cases/root.pem"),
             "at": AT,
         })
@@ -424,13 +422,13 @@ mod tests {
             (json!({"nonce": " c4"}), "nonce: not hex"),
             (json!({"measurements": [{}]}), "measurements: "),
             (json!({"measurements": [image, "x"]}), "measurements: "),
-            (json!({"policies": [""]}), "policies: "),
-            (json!({"policies": [policy, "{}"]}), "policies: "),
+            (json!({"bundles": [""]}), "bundles: "),
+            (json!({"bundles": [policy, "{}"]}), "bundles: "),
             (json!({"did_document": {}}), "did_document: "),
             (json!({"did_document": "did:key:x"}), "did_document: "),
             (
-                json!({"appraisal_policy": "version = 2"}),
-                "appraisal_policy: ",
+                json!({"verifier_policy": "version = 2"}),
+                "verifier_policy: ",
             ),
             (json!({"mock_root": ""}), "mock_root: "),
             (json!({"mock_root": "x"}), "mock_root: "),
@@ -494,13 +492,13 @@ mod tests {
                 json!({"measurements": [parsed("cases/measurements-other.json")]}),
                 "measurement_mismatch",
             ),
-            (json!({"policies": []}), "unchecked"),
+            (json!({"bundles": []}), "unchecked"),
             (
-                json!({"policies": [text("cases/policy-other.toml")]}),
+                json!({"bundles": [text("cases/policy-other.toml")]}),
                 "policy_mismatch",
             ),
             (
-                json!({"policies": [text("cases/policy-other.toml"), text("cases/policy.toml")]}),
+                json!({"bundles": [text("cases/policy-other.toml"), text("cases/policy.toml")]}),
                 "mock",
             ),
             (json!({"mock_root": null}), "root_untrusted"),
@@ -532,7 +530,7 @@ mod tests {
             (signed("for-somebody", None), "audience_mismatch"),
             (signed("for-somebody", Some(somebody)), "mock"),
             (
-                json!({"appraisal_policy": text("cases/verifier.toml"), "audience": null}),
+                json!({"verifier_policy": text("cases/verifier.toml"), "audience": null}),
                 "mock",
             ),
             (stamp("town", "2030-01-01T00:00:00Z"), "mock"),
@@ -621,8 +619,8 @@ mod tests {
             "{\"at\":\"2026-01-01T01:00:00+01:00\"}",
             "{\"form\":\"EAR\"}",
             "{\"inspect\":\"true\"}",
-            "{\"policies\":\"\"}",
-            "{\"policies\":null}",
+            "{\"bundles\":\"\"}",
+            "{\"bundles\":null}",
         ] {
             assert!(!read(bad), "{bad}");
         }

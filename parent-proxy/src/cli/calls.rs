@@ -135,10 +135,7 @@ impl Connection {
     }
 
     pub(super) fn uri(&self) -> Result<String, Error> {
-        Ok(match self.target()? {
-            Target::Unix(path) => format!("unix://{}", path.display()),
-            Target::Localhost(authority) => format!("http://{authority}"),
-        })
+        Ok(self.target()?.to_string())
     }
 
     pub(super) fn client(&self) -> Result<Client, Error> {

@@ -1,7 +1,7 @@
 //! The command line of `anchorhold`.
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -57,7 +57,7 @@ enum Command {
     Attest(Attest),
     /// Print a line that tells your shell where the sidecar is: eval "$(anchorhold env)"
     Env(Connection),
-    /// Make an Ed25519 key for the proxy or the operator; prints its Multikey for the policy
+    /// Make an Ed25519 key for the proxy or the operator; prints its Multikey for the bundle
     Keygen {
         /// Where to write it, PKCS#8 PEM, mode 0600; must not exist
         #[arg(short, long, value_name = "FILE")]
@@ -66,7 +66,7 @@ enum Command {
     /// Check, explain and test a policy bundle
     #[command(subcommand)]
     Policy(policy::Policy),
-    /// Sign an annex to a policy: callers by what is seen of them, and what else changes often
+    /// Sign an annex to a bundle: callers by what is seen of them, and what else changes often
     Annex(annex::Annex),
     /// Check a decision record
     #[command(subcommand)]
@@ -90,9 +90,9 @@ struct Serve {
     #[arg(long, env = "ANCHORHOLD_ENCLAVE", value_name = "URI")]
     enclave: Option<String>,
     /// The policy bundle that the enclave is given
-    #[arg(long, env = "ANCHORHOLD_POLICY", value_name = "FILE")]
-    policy: Option<PathBuf>,
-    /// The key that the policy names as proxy_key, from `anchorhold keygen`
+    #[arg(long, alias = "policy", env = "ANCHORHOLD_BUNDLE", value_name = "FILE")]
+    bundle: Option<PathBuf>,
+    /// The key that the bundle names as proxy_key, from `anchorhold keygen`
     #[arg(long, env = "ANCHORHOLD_PROXY_KEY", value_name = "FILE")]
     proxy_key: Option<PathBuf>,
     /// The socket for agents; its directory is made if missing [default:
@@ -161,7 +161,7 @@ impl Failure {
             Self::Partial(text) => (3, text.clone()),
             Self::Client(error @ ClientError::Refused { .. }) => (1, error.to_string()),
             Self::Client(error) => (70, error.to_string()),
-            Self::Output(error) => (70, error.to_string()),
+            Self::Output(error) => (70, format!("reading or writing: {error}")),
         };
         // Part of it may be what a hostile sidecar says.
         let _ = writeln!(std::io::stderr(), "anchorhold: {}", printable(&text));
@@ -246,7 +246,7 @@ pub fn serve_until_stopped(config: Config) -> Result<(), Error> {
     // Only an earlier logger of this very process could be in the way.
     let _ = match config.log_format {
         LogFormat::Json => logs.json().flatten_event(true).try_init(),
-        LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Text => logs.with_ansi(false).try_init(),
     };
     block_on(crate::run(config))?
 }
@@ -271,7 +271,7 @@ impl Serve {
             .unwrap_or_default();
         let merged = File {
             enclave: self.enclave.or(file.enclave),
-            policy: self.policy.or(file.policy),
+            bundle: self.bundle.or_else(old_bundle_variable).or(file.bundle),
             proxy_key: self.proxy_key.or(file.proxy_key),
             socket: self.socket.or(file.socket),
             connections: self.connections.or(file.connections),
@@ -289,6 +289,11 @@ impl Serve {
         };
         merged.finish()
     }
+}
+
+/// What `ANCHORHOLD_BUNDLE` was called before.
+fn old_bundle_variable() -> Option<PathBuf> {
+    std::env::var_os("ANCHORHOLD_POLICY").map(PathBuf::from)
 }
 
 impl Config {
@@ -333,7 +338,7 @@ mod tests {
     /// Everything that a flag can say too.
     const FILE: &str = "
 enclave = 'vsock://1:1'
-policy = 'policy.toml'
+bundle = 'policy.toml'
 proxy_key = 'file.key'
 socket = '/file/socket'
 connections = 1
@@ -407,7 +412,7 @@ rules = [{ name = 'any', actions = ['*'], targets = ['*'], resources = ['*'] }]
         assert_eq!(told(&serve(&["--config", &file])), of_file, "no flags");
         let flags = [
             ("--enclave", "vsock://2:2", "vsock://2:2"),
-            ("--policy", &policy, "flag"),
+            ("--bundle", &policy, "flag"),
             // What a flag says is not relative to the folder of the file.
             ("--proxy-key", "flag.key", "flag.key"),
             ("--socket", "flag/socket", "flag/socket"),

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use identity::caller::{ObservedCaller, Proven};
 use identity::{Caller, Intent, Payload, printable};
-use policy::{Annex, Bundle, IdentityPolicy, Mode};
-use policy_engine::{PolicyInput, Rego};
+use policy::{Annex, Bundle, Callers, IdentityPolicy, Mode};
+use policy_engine::{Denied, PolicyInput, Rego};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -61,8 +61,11 @@ pub(super) struct Explain {
     /// The caller on localhost who showed the token of this name
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
+    /// The socket of its own through which the caller came, by its name in [[sockets]]
+    #[arg(long, value_name = "NAME")]
+    socket: Option<String>,
     /// A caller that proved itself to be the one that the bundle calls so
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["uid", "gid", "name"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["uid", "gid", "name", "socket"])]
     proven: Option<String>,
     /// What is to be done
     #[arg(long)]
@@ -128,7 +131,8 @@ struct Row {
 #[serde(deny_unknown_fields)]
 struct Table {
     /// The bundle, beside the table.
-    policy: PathBuf,
+    #[serde(alias = "policy")]
+    bundle: PathBuf,
     /// The annex in TOML, beside the table.
     annex: Option<PathBuf>,
     tests: Vec<Row>,
@@ -269,6 +273,7 @@ impl Explain {
                 uid: self.uid,
                 gid: self.gid,
                 name: self.name,
+                socket: self.socket,
                 ..ObservedCaller::default()
             },
             proven: self.proven,
@@ -321,14 +326,20 @@ impl Row {
         let payload = serde_json::to_vec(&self.payload).unwrap_or_default();
         let payload = Payload::parse(&payload).map_err(wrong)?;
         let identity = match (&self.identity, &bundle.identities[..]) {
-            (Some(name), _) => bundle
-                .identity(name)
-                .ok_or_else(|| Failure::Usage(format!("the bundle has no identity {name:?}")))?,
+            (Some(name), _) => bundle.identity(name).ok_or_else(|| {
+                let names: Vec<&str> = bundle.identities.iter().map(|i| i.name.as_str()).collect();
+                Failure::Usage(format!(
+                    "the bundle has no identity {name:?}, only {}",
+                    names.join(", ")
+                ))
+            })?,
             (None, [one]) => one,
             (None, _) => {
-                return Err(Failure::Usage(
-                    "the bundle has several identities; name one".into(),
-                ));
+                let names: Vec<&str> = bundle.identities.iter().map(|i| i.name.as_str()).collect();
+                return Err(Failure::Usage(format!(
+                    "the bundle has several identities; name one of {} (--identity)",
+                    names.join(", ")
+                )));
             }
         };
         let caller = match &self.proven {
@@ -350,9 +361,38 @@ impl Row {
         Ok(
             match policy_engine::accept(bundle, rego, identity, annex, &caller, &asked) {
                 Ok(accepted) => Explained::accepted(&accepted, &identity.name),
-                Err(denied) => Explained::denied(&denied),
+                Err(denied) => {
+                    let mut explained = Explained::denied(&denied);
+                    if denied == Denied::CallerNotAllowed {
+                        let allowed = allowed(&identity.callers);
+                        explained.says = format!("{}; it is for {allowed}", explained.says);
+                    }
+                    explained
+                }
             },
         )
+    }
+}
+
+/// Who may use an identity, for people.
+fn allowed(callers: &Callers) -> String {
+    let numbers = |what: &str, ids: &[u32]| {
+        let each = ids.iter().map(|id| format!("{what} {id}"));
+        each.collect::<Vec<_>>()
+    };
+    let names = |what: &str, names: &[String]| {
+        let each = names.iter().map(|name| format!("{what} {name:?}"));
+        each.collect::<Vec<_>>()
+    };
+    let all = [
+        numbers("uid", &callers.uids),
+        numbers("gid", &callers.gids),
+        names("the caller", &callers.names),
+        names("the proven caller", &callers.proven),
+    ];
+    match all.concat().join(", ") {
+        nobody if nobody.is_empty() => "nobody".into(),
+        all => all,
     }
 }
 
@@ -378,7 +418,7 @@ impl Explained {
         }
     }
 
-    fn denied(denied: &policy_engine::Denied) -> Self {
+    fn denied(denied: &Denied) -> Self {
         Self {
             decision: denied.code(),
             rule: denied.rule().map(str::to_owned),
@@ -393,8 +433,8 @@ fn test(out: &mut impl Write, file: &Path) -> Result<(), Failure> {
     let table: Table = toml::from_str(&text)
         .map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?;
     let beside = |path: &Path| file.parent().unwrap_or(Path::new(".")).join(path);
-    let bundle = read(&beside(&table.policy))?;
-    let rego = load(&beside(&table.policy), &bundle)?;
+    let bundle = read(&beside(&table.bundle))?;
+    let rego = load(&beside(&table.bundle), &bundle)?;
     let annex = table
         .annex
         .as_deref()

@@ -45,12 +45,16 @@ pub enum Denied {
         pointer: String,
     },
     /// A payload member is not as the rule wants it, or is one that it does not want.
-    #[error("rule {rule} does not accept the payload member {pointer}")]
+    #[error("rule {rule} wants {wants} at {pointer}; the payload has {has}")]
     PayloadFieldOutOfBounds {
         /// The rule.
         rule: String,
         /// RFC 6901 pointer.
         pointer: String,
+        /// Type and bounds of what the rule wants there.
+        wants: String,
+        /// Type of what is there; its value is nobody's to repeat.
+        has: &'static str,
     },
     /// The rule is for callers that sign their requests.
     #[error("rule {0} is for proven callers: sign the request with the caller's own key")]
@@ -58,9 +62,14 @@ pub enum Denied {
     /// The rule is for what is asked on somebody's behalf.
     #[error("rule {0} is for what is asked on somebody's behalf: bring a delegation")]
     NotDelegated(String),
-    /// The rule grants nothing, or nothing to this one, or only grants.
-    #[error("rule {0} does not accept this delegatee, or is for grants only")]
-    DelegateeNotAllowed(String),
+    /// The rule signs grants only, and none is asked for; or none to this delegatee.
+    #[error("rule {rule} {why}")]
+    DelegateeNotAllowed {
+        /// The rule.
+        rule: String,
+        /// What is wrong.
+        why: &'static str,
+    },
     /// The rule does not let it be signed as a plain envelope.
     #[error("rule {0} allows no plain envelope")]
     EnvelopeNotAllowed(String),
@@ -83,8 +92,13 @@ pub enum Denied {
     #[error("this identity may not act for that resource")]
     TargetNotAllowed,
     /// The rule wants an audience, or another one.
-    #[error("rule {0} does not accept this audience, or wants one")]
-    AudienceNotAllowed(String),
+    #[error("rule {rule} {why}")]
+    AudienceNotAllowed {
+        /// The rule.
+        rule: String,
+        /// What is wrong.
+        why: &'static str,
+    },
     /// The validity asked for is longer than the policy allows.
     #[error("rule {rule} allows at most {max_seconds} s of validity")]
     ValidityExceedsPolicy {
@@ -177,9 +191,9 @@ impl Denied {
             | Self::PayloadFieldOutOfBounds { rule, .. }
             | Self::CallerNotProven(rule)
             | Self::NotDelegated(rule)
-            | Self::DelegateeNotAllowed(rule)
+            | Self::DelegateeNotAllowed { rule, .. }
             | Self::EnvelopeNotAllowed(rule)
-            | Self::AudienceNotAllowed(rule)
+            | Self::AudienceNotAllowed { rule, .. }
             | Self::ValidityExceedsPolicy { rule, .. } => Some(rule),
             Self::RateLimitExceeded { rule, .. }
             | Self::BudgetExceeded { rule, .. }
@@ -206,9 +220,9 @@ impl Denied {
             Self::IntentMissingRequiredField { .. } | Self::PayloadFieldOutOfBounds { .. } => 4,
             Self::CallerNotProven(_)
             | Self::NotDelegated(_)
-            | Self::DelegateeNotAllowed(_)
+            | Self::DelegateeNotAllowed { .. }
             | Self::EnvelopeNotAllowed(_) => 5,
-            Self::AudienceNotAllowed(_) => 6,
+            Self::AudienceNotAllowed { .. } => 6,
             Self::ValidityExceedsPolicy { .. } => 7,
             Self::RateLimitExceeded { .. }
             | Self::BudgetExceeded { .. }

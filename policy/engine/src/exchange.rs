@@ -31,7 +31,10 @@ pub fn accept_exchange(
     };
     match asked.audience {
         Some(audience) if !asked.audience_is_ours && !listed(audience) => {
-            return Err(Denied::AudienceNotAllowed("delegation".into()));
+            return Err(Denied::AudienceNotAllowed {
+                rule: "delegation".into(),
+                why: "does not accept this audience, or wants one",
+            });
         }
         _ => {}
     }

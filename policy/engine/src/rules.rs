@@ -145,12 +145,31 @@ fn stricter<'a>(one: &'a ApprovalRule, other: &'a ApprovalRule) -> Option<&'a Ap
 }
 
 /// A rule with delegatees is for grants to them, and for nothing else.
-fn grants(rule: &Rule, asked: &PolicyInput<'_>) -> bool {
-    match (&rule.delegatees, asked.intent.delegatee()) {
-        (None, None) => true,
-        (Some(delegatees), Some(to)) => any(delegatees, to.as_str()),
-        _ => false,
-    }
+fn check_delegatee(rule: &Rule, asked: &PolicyInput<'_>) -> Result<(), Denied> {
+    let why = match (&rule.delegatees, asked.intent.delegatee()) {
+        (None, None) => return Ok(()),
+        (Some(delegatees), Some(to)) if any(delegatees, to.as_str()) => return Ok(()),
+        (Some(_), Some(_)) => "grants nothing to this delegatee",
+        (Some(_), None) => "only signs grants; the request names no delegatee",
+        (None, Some(_)) => "signs no grants; the request names a delegatee",
+    };
+    Err(Denied::DelegateeNotAllowed {
+        rule: rule.name.clone(),
+        why,
+    })
+}
+
+fn check_audience(rule: &Rule, asked: &PolicyInput<'_>) -> Result<(), Denied> {
+    let why = match (&rule.audiences, asked.audience) {
+        (None, _) => return Ok(()),
+        (Some(audiences), Some(audience)) if any(audiences, audience) => return Ok(()),
+        (Some(_), Some(_)) => "does not accept this audience",
+        (Some(_), None) => "wants an audience; the request names none",
+    };
+    Err(Denied::AudienceNotAllowed {
+        rule: rule.name.clone(),
+        why,
+    })
 }
 
 fn decide(
@@ -178,16 +197,8 @@ fn decide(
     if asked.envelope && !rule.envelope {
         return Err(Denied::EnvelopeNotAllowed(rule.name.clone()));
     }
-    if !grants(rule, asked) {
-        return Err(Denied::DelegateeNotAllowed(rule.name.clone()));
-    }
-    if let Some(audiences) = &rule.audiences
-        && !asked
-            .audience
-            .is_some_and(|audience| any(audiences, audience))
-    {
-        return Err(Denied::AudienceNotAllowed(rule.name.clone()));
-    }
+    check_delegatee(rule, asked)?;
+    check_audience(rule, asked)?;
     let max_seconds = rule
         .max_validity_seconds
         .map_or(identity_max, |own| own.min(identity_max));
@@ -212,7 +223,12 @@ fn check_payload(rule: &Rule, payload: &Payload) -> Result<(), Denied> {
             });
         };
         if !holds(constraint, value) {
-            return Err(out_of_bounds(rule, pointer.clone()));
+            return Err(Denied::PayloadFieldOutOfBounds {
+                rule: rule.name.clone(),
+                pointer: pointer.clone(),
+                wants: wants(constraint),
+                has: has(value, constraint),
+            });
         }
     }
     if rule.payload_closed {
@@ -222,17 +238,79 @@ fn check_payload(rule: &Rule, payload: &Payload) -> Result<(), Denied> {
                 .any(|pointer| first_segment(pointer) == name)
         };
         if let Some(other) = payload.names().find(|name| !named(name)) {
-            return Err(out_of_bounds(rule, format!("/{other}")));
+            let pointer = format!("/{}", other.replace('~', "~0").replace('/', "~1"));
+            return Err(Denied::PayloadFieldOutOfBounds {
+                rule: rule.name.clone(),
+                pointer,
+                wants: "nothing".into(),
+                has: "something there",
+            });
         }
     }
     Ok(())
 }
 
-fn out_of_bounds(rule: &Rule, pointer: String) -> Denied {
-    Denied::PayloadFieldOutOfBounds {
-        rule: rule.name.clone(),
-        pointer,
+/// Its type, for people; what it says is nobody's to repeat.
+fn has(value: &Value, constraint: &Constraint) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) if constraint.min.is_some() || constraint.max.is_some() => {
+            "an integer outside of that"
+        }
+        Value::Number(_) => "another integer",
+        Value::String(_) if constraint.pattern.is_some() || constraint.one_of.is_some() => {
+            "another string"
+        }
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
     }
+}
+
+/// Type and bounds, for people.
+fn wants(constraint: &Constraint) -> String {
+    let mut all = Vec::new();
+    match (constraint.min, constraint.max) {
+        (Some(min), Some(max)) => all.push(format!("an integer from {min} to {max}")),
+        (Some(min), None) => all.push(format!("an integer of {min} or more")),
+        (None, Some(max)) => all.push(format!("an integer of {max} or less")),
+        (None, None) => {}
+    }
+    all.extend(
+        constraint
+            .pattern
+            .as_ref()
+            .map(|pattern| format!("a string like {}", quoted(pattern.as_str()))),
+    );
+    all.extend(constraint.one_of.as_ref().map(|list| {
+        let few: Vec<String> = list.iter().take(MOST_LISTED).map(spelled).collect();
+        let more = if list.len() > MOST_LISTED {
+            ", ..."
+        } else {
+            ""
+        };
+        format!("one of {}{more}", few.join(", "))
+    }));
+    all.join(", and ")
+}
+
+/// So many accepted values stand in a refusal.
+const MOST_LISTED: usize = 8;
+
+fn spelled(scalar: &Scalar) -> String {
+    match scalar {
+        Scalar::Bool(value) => value.to_string(),
+        Scalar::Integer(value) => value.to_string(),
+        Scalar::Text(value) => quoted(value),
+    }
+}
+
+/// Of what is long, only the beginning: 64 characters.
+fn quoted(text: &str) -> String {
+    let begin: String = text.chars().take(64).collect();
+    let more = if begin.len() < text.len() { "..." } else { "" };
+    format!("{begin:?}{more}")
 }
 
 fn holds(constraint: &Constraint, value: &Value) -> bool {

@@ -1,6 +1,5 @@
 //! PID 1 of a development image. For everything else there is `anchorhold-dev`.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -9,6 +8,5 @@ fn main() -> ExitCode {
     }
     let about = "anchorhold-dev-enclave runs as PID 1 of a development image (MOCK), and takes no arguments.\n\
         Build the image with: anchorhold-eif build --dev -o signer-dev.eif\nBoot it with: anchorhold-dev qemu signer-dev.eif\n";
-    let _ = std::io::stderr().write_all(about.as_bytes());
-    ExitCode::from(64)
+    enclave::boot::about(about)
 }

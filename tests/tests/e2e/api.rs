@@ -120,7 +120,7 @@ fn the_sidecar_verifies_with_the_same_verdict() {
         "evidence": data_encoding::BASE64URL_NOPAD.encode(&evidence),
         "nonce": nonce,
         "measurements": [measurements],
-        "policies": [read(running.state.policy())],
+        "bundles": [read(running.state.policy())],
         "mock_root": read(running.state.root()),
     });
     let ask = |body: &Value| post(&running.socket, "/verify", body).unwrap().json();
@@ -133,9 +133,9 @@ fn the_sidecar_verifies_with_the_same_verdict() {
     body["form"] = json!("trace");
     assert_eq!(ask(&body)["runtime"]["platform"], "software-only");
     body["form"] = json!("verdict");
-    body["appraisal_policy"] = json!("version = 1\naudience = \"https://tool.example\"");
+    body["verifier_policy"] = json!("version = 1\naudience = \"https://tool.example\"");
     assert_eq!(ask(&body)["error"]["code"], "audience_mismatch");
-    body["appraisal_policy"] = Value::Null;
+    body["verifier_policy"] = Value::Null;
     body["timestamp"] = json!("AAAA");
     assert_eq!(ask(&body)["code"], "verify_request_invalid");
     body["timestamp"] = Value::Null;
@@ -168,7 +168,7 @@ fn the_sidecar_verifies_with_the_same_verdict() {
     assert_eq!(ask(&body)["error"]["code"], "unchecked");
     body["mock_root"] = Value::Null;
     assert_eq!(ask(&body)["error"]["code"], "root_untrusted");
-    body["policies"] = json!(["nonsense"]);
+    body["bundles"] = json!(["nonsense"]);
     assert_eq!(ask(&body)["code"], "verify_request_invalid");
 }
 

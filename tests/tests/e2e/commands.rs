@@ -260,7 +260,7 @@ impl Files {
             &self.nonce,
             "--measurements",
             &measurements,
-            "--policy",
+            "--bundle",
             &policy,
             "--allow-mock",
             "--root",

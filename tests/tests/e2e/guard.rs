@@ -82,7 +82,7 @@ impl ToolServer {
         let policy = agent.0.folder().join("tools.toml");
         std::fs::write(&policy, agent.policy("")).unwrap();
         let mut process = Command::new(program("examples/tool-server"))
-            .args(["--audience", AUDIENCE, "--appraisal-policy"])
+            .args(["--audience", AUDIENCE, "--verifier-policy"])
             .arg(&policy)
             .arg("--mock-root")
             .arg(agent.0.state.root())

@@ -391,7 +391,7 @@ fn use_every_route(state: &State, socket: &Path) {
     let evidence = ok(post(socket, "/attestation", &json!({"nonce": nonce})), 200).body;
     let verify = json!({
         "token": signed["vouch_token"], "evidence": BASE64URL_NOPAD.encode(&evidence), "nonce": nonce,
-        "policies": [std::fs::read_to_string(state.policy()).unwrap()],
+        "bundles": [std::fs::read_to_string(state.policy()).unwrap()],
         "measurements": [serde_json::from_slice::<Value>(&std::fs::read(state.measurements()).unwrap()).unwrap()],
     });
     // A mock is refused, after everything was looked at.

@@ -63,7 +63,7 @@ fn a_verifiers_policy_decides_what_is_accepted() {
         let file = files.path("verifier.toml");
         std::fs::write(&file, policy).unwrap();
         let base = [
-            "--appraisal-policy",
+            "--verifier-policy",
             file.to_str().unwrap(),
             "--allow-mock",
             "--root",
