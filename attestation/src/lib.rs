@@ -18,6 +18,7 @@
 
 mod appraisal;
 pub mod archive;
+mod claimed;
 mod document;
 mod error;
 mod evidence;
@@ -33,6 +34,7 @@ pub use crate::appraisal::{
     AppraisalPolicy, Archive, Expectations, KeyFacts, Measurements, Reason, Refusal, Subject,
     Verdict, Verifier, results,
 };
+pub use crate::claimed::{Claimed, ClaimedKey};
 pub use crate::document::{
     Attested, CertificateId, Debug, Document, Genuine, KnownIssuers, MAX_NONCE, Mock, MockRoot,
     Pcrs, SKEW_SECONDS, aws_root_g1, unverified_nonce, unverified_time, verify_debug,

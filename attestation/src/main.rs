@@ -3,7 +3,7 @@
 
 mod cli;
 
-use std::io::{IsTerminal, Write};
+use std::io::{IsTerminal, StdoutLock, Write};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -11,9 +11,10 @@ use clap::{CommandFactory, Parser};
 use attestation::{Refusal, Verdict, results};
 use identity::printable;
 use serde_json::Value;
+use terminal_size::{Width, terminal_size_of};
 
 use crate::cli::args::{Args, Command, Inputs, Output};
-use crate::cli::checklist;
+use crate::cli::checklist::{self, Style};
 
 /// Something that matters was not asked to be checked, and the caller only wanted to look.
 const LOOKED_AT: u8 = 3;
@@ -34,6 +35,12 @@ fn main() -> ExitCode {
             });
         }
     };
+    if let Command::Man { folder } = &args.command {
+        return match clap_mangen::generate_to(Args::command(), folder) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&format!("{}: {error}", folder.display()), EX_USAGE),
+        };
+    }
     if let Command::Completions { shell } = args.command {
         clap_complete::generate(
             shell,
@@ -109,11 +116,24 @@ fn print(inputs: &Inputs, outcome: &Result<Verdict, Refusal>) -> Result<(), Fail
             print_json(&mut out, &record)?;
         }
         (Output::Trace | Output::Text, _) => {
-            let colour = out.is_terminal();
-            out.write_all(checklist::of(outcome, colour).as_bytes())?;
+            let text = checklist::of(outcome, inputs.subject(), style(&out));
+            out.write_all(text.as_bytes())?;
         }
     }
     Ok(())
+}
+
+/// Colours on a terminal only, and not where they are not wanted (https://no-color.org).
+fn style(out: &StdoutLock<'_>) -> Style {
+    if !out.is_terminal() {
+        return Style::PLAIN;
+    }
+    let columns =
+        terminal_size_of(out).map_or(Style::PLAIN.width, |(Width(columns), _)| columns.into());
+    Style {
+        colour: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+        width: columns.clamp(40, Style::PLAIN.width),
+    }
 }
 
 /// Much of it is what the signed thing says: a terminal shall show it, and not do it.

@@ -60,6 +60,11 @@ enum Command {
         /// An enclave image file
         file: PathBuf,
     },
+    /// Write the manual pages into a folder, which must be there
+    Man {
+        /// The folder
+        folder: PathBuf,
+    },
     /// Print a completion script for your shell
     Completions {
         /// The shell
@@ -116,6 +121,12 @@ fn run(command: Command) -> Result<(), Error> {
             )
         }
         Command::Describe { file } => print(&eif::describe(&eif::read_file(&file)?)?),
+        Command::Man { folder } => {
+            clap_mangen::generate_to(Args::command(), &folder).map_err(|source| Error::Io {
+                what: folder.display().to_string(),
+                source,
+            })
+        }
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,

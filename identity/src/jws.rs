@@ -83,15 +83,20 @@ pub(crate) fn verify<T: DeserializeOwned>(
 
 /// The claims, before anything is verified.
 pub(crate) fn unverified_claims(jws: &str) -> Result<Vec<u8>, Error> {
+    unverified_part(jws, 1, "the claims")
+}
+
+/// The header, before anything is verified.
+pub(crate) fn unverified_header(jws: &str) -> Result<Vec<u8>, Error> {
+    unverified_part(jws, 0, "the header")
+}
+
+fn unverified_part(jws: &str, index: usize, what: &'static str) -> Result<Vec<u8>, Error> {
     if jws.len() > MAX_BYTES {
         return Err(Error::TokenMalformed("longer than 64 KiB"));
     }
-    decode(
-        jws.split('.')
-            .nth(1)
-            .ok_or(Error::TokenMalformed("not three parts"))?,
-        "the claims",
-    )
+    let part = jws.split('.').nth(index);
+    decode(part.ok_or(Error::TokenMalformed("not three parts"))?, what)
 }
 
 fn decode(part: &str, what: &'static str) -> Result<Vec<u8>, Error> {
@@ -102,13 +107,7 @@ fn decode(part: &str, what: &'static str) -> Result<Vec<u8>, Error> {
 
 /// The key id, before anything is verified.
 pub(crate) fn unverified_kid(jws: &str) -> Result<String, Error> {
-    if jws.len() > MAX_BYTES {
-        return Err(Error::TokenMalformed("longer than 64 KiB"));
-    }
-    let header = json::parse(&decode(
-        jws.split('.').next().unwrap_or_default(),
-        "the header",
-    )?)?;
+    let header = json::parse(&unverified_header(jws)?)?;
     let header =
         Header::deserialize(&header).map_err(|error| Error::JsonShape(error.to_string()))?;
     Ok(header.kid.to_owned())

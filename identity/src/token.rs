@@ -4,6 +4,7 @@
 //! are [`Claims`].
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::act::{Act, MAX_DEPTH};
@@ -238,6 +239,17 @@ pub struct ClaimedKey {
     pub iss: String,
     /// `binding`.
     pub binding: Digest<32>,
+}
+
+/// Header and claims of any compact JWS, before anything is verified: to show, never to trust.
+pub fn unverified_parts(token: &str) -> Result<(Value, Value), Error> {
+    if token.split('.').count() != 3 {
+        return Err(Error::TokenMalformed("not three parts"));
+    }
+    Ok((
+        json::parse(&jws::unverified_header(token)?)?,
+        json::parse(&jws::unverified_claims(token)?)?,
+    ))
 }
 
 /// Reads what is needed to find the evidence for a token, and no more.

@@ -104,6 +104,11 @@ enum Command {
         #[arg(long)]
         with_parent: bool,
     },
+    /// Write the manual pages into a folder, which must be there
+    Man {
+        /// The folder
+        folder: PathBuf,
+    },
     /// Print a completion script for your shell
     Completions {
         /// The shell
@@ -181,6 +186,11 @@ fn run(command: Command) -> ExitCode {
                 parent_proxy::Error::exit_code,
             )
         }
+        Command::Man { folder } => ended(
+            clap_mangen::generate_to(Args::command(), &folder)
+                .map_err(|error| format!("{}: {error}", folder.display())),
+            |_| 64,
+        ),
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,

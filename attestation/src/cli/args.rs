@@ -74,6 +74,11 @@ pub(crate) enum Command {
     },
     /// Write a verifier policy to begin with (docs/verifier-policy.md)
     Policy(Starter),
+    /// Write the manual pages into a folder, which must be there
+    Man {
+        /// The folder
+        folder: PathBuf,
+    },
     /// Print a completion script for your shell
     Completions {
         /// The shell
@@ -224,7 +229,7 @@ impl Inputs {
                 Some(signed),
                 expected,
             ),
-            Command::Policy(_) | Command::Completions { .. } => {
+            Command::Policy(_) | Command::Man { .. } | Command::Completions { .. } => {
                 return Err("nothing to read".into());
             }
         };

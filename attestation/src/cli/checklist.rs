@@ -3,19 +3,27 @@
 
 use std::fmt::Write;
 
-use attestation::{Check, Outcome, Reason, Refusal, Verdict};
+use attestation::{Check, Claimed, ClaimedKey, Outcome, Reason, Refusal, Subject, Verdict};
 use serde_json::Value;
 
-const WIDTH: usize = 96;
-
-/// Colours of a terminal, or none.
-struct Colours {
-    on: bool,
+/// How a verdict is shown.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Style {
+    /// With the colours of a terminal.
+    pub(crate) colour: bool,
+    /// Columns.
+    pub(crate) width: usize,
 }
 
-impl Colours {
+impl Style {
+    /// Of a file or a pipe.
+    pub(crate) const PLAIN: Self = Self {
+        colour: false,
+        width: 96,
+    };
+
     fn paint(&self, code: &str, text: &str) -> String {
-        if self.on {
+        if self.colour {
             format!("\x1b[{code}m{text}\x1b[0m")
         } else {
             text.to_owned()
@@ -23,17 +31,16 @@ impl Colours {
     }
 }
 
-/// The whole text. What was verified may hold anything: a terminal shows it, and does nothing of
-/// it.
-pub(crate) fn of(outcome: &Result<Verdict, Refusal>, colour: bool) -> String {
-    let colours = Colours { on: colour };
+/// The whole text of what became of a subject. What was verified may hold anything: a terminal
+/// shows it, and does nothing of it.
+pub(crate) fn of(outcome: &Result<Verdict, Refusal>, subject: Subject<'_>, style: Style) -> String {
     match outcome {
-        Ok(verdict) => accepted(verdict, &colours),
-        Err(refusal) => refused(refusal, &colours),
+        Ok(verdict) => accepted(verdict, style),
+        Err(refusal) => refused(refusal, &Claimed::of(subject), style),
     }
 }
 
-fn accepted(verdict: &Verdict, colours: &Colours) -> String {
+fn accepted(verdict: &Verdict, style: Style) -> String {
     let (paint, meaning) = match verdict.verdict {
         "genuine" => (
             "32",
@@ -46,13 +53,13 @@ fn accepted(verdict: &Verdict, colours: &Colours) -> String {
         _ => ("33", "made by a MOCK: no hardware stands behind it"),
     };
     let mut text = if verdict.unchecked.is_empty() {
-        let accepted = colours.paint(paint, "ACCEPTED");
+        let accepted = style.paint(paint, "ACCEPTED");
         format!("{accepted} as {}: {meaning}\n", verdict.verdict)
     } else {
         let unchecked: Vec<&str> = verdict.unchecked.iter().map(|one| one.as_str()).collect();
         format!(
             "{}: {}, {meaning}; not checked: {}\n",
-            colours.paint("33", "LOOKED AT, NOT ACCEPTED"),
+            style.paint("33", "LOOKED AT, NOT ACCEPTED"),
             verdict.verdict,
             unchecked.join(", ")
         )
@@ -71,40 +78,58 @@ fn accepted(verdict: &Verdict, colours: &Colours) -> String {
         );
     }
     text.push('\n');
-    checks(&mut text, &verdict.checks, colours);
+    checks(&mut text, &verdict.checks, style);
     text.push_str("\nWhat it says\n");
-    facts(&mut text, verdict);
+    facts(&mut text, &verified(verdict));
     text.push_str("\nWhat it does not say\n");
     for limit in LIMITS {
-        wrap(&mut text, "  - ", limit);
+        wrap(&mut text, style.width, "  - ", limit);
     }
     text
 }
 
-fn facts(text: &mut String, verdict: &Verdict) {
+/// What a verdict found, in the form of what something claims.
+fn verified(verdict: &Verdict) -> Claimed {
+    let key = verdict.key.as_ref();
+    Claimed {
+        made: Some(verdict.timestamp),
+        module_id: Some(verdict.module_id.clone()),
+        nonce: verdict.nonce.clone(),
+        pcrs: verdict.pcrs.clone(),
+        key: key.map(|key| ClaimedKey {
+            name: key.name.clone(),
+            did: key.did.clone(),
+            kid: key.kid.clone(),
+            version: key.version,
+        }),
+        bundle: key.map(|key| key.policy),
+        record_key: key.map(|key| key.record_key.clone()),
+        claims: verdict.claims.clone(),
+    }
+}
+
+fn facts(text: &mut String, says: &Claimed) {
     let mut line = |name: &str, value: &str| {
         let _ = writeln!(text, "  {name:<9} {}", printable(value));
     };
-    line("made", &verdict.timestamp.to_string());
-    line("enclave", &verdict.module_id);
+    let mut optional = |name: &str, value: Option<String>| {
+        value.into_iter().for_each(|value| line(name, &value));
+    };
+    optional("made", says.made.map(|made| made.to_string()));
+    optional("enclave", says.module_id.clone());
+    optional("nonce", says.nonce.clone());
     for index in ["0", "1", "2", "8", "16"] {
-        let value = verdict
-            .pcrs
-            .get(index)
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        if value.bytes().any(|digit| digit != b'0') {
-            line(&format!("PCR{index}"), value);
-        }
+        let value = says.pcrs.get(index).and_then(Value::as_str);
+        let measured = value.filter(|value| value.bytes().any(|digit| digit != b'0'));
+        optional(&format!("PCR{index}"), measured.map(str::to_owned));
     }
-    if let Some(key) = &verdict.key {
-        line("identity", &format!("{} = {}", key.name, key.did));
-        line("key", &format!("{} (version {})", key.kid, key.version));
-        line("bundle", &key.policy.to_string());
+    if let Some(key) = &says.key {
+        let (identity, version) = (format!("{} = {}", key.name, key.did), key.version);
+        optional("identity", Some(identity));
+        optional("key", Some(format!("{} (version {version})", key.kid)));
     }
-    if let Some(claims) = &verdict.claims {
-        line("signed", &claims.to_string());
-    }
+    optional("bundle", says.bundle.map(|bundle| bundle.to_string()));
+    optional("signed", says.claims.as_ref().map(Value::to_string));
 }
 
 /// What no verdict of this program says, whatever was checked.
@@ -114,26 +139,32 @@ const LIMITS: [&str; 3] = [
     "that no certificate was revoked: AWS's chain names no revocation list; your deny list is what there is",
 ];
 
-fn refused(refusal: &Refusal, colours: &Colours) -> String {
+fn refused(refusal: &Refusal, says: &Claimed, style: Style) -> String {
     let mut text = format!(
         "{} {}: {}\n\n",
-        colours.paint("31", "REFUSED"),
+        style.paint("31", "REFUSED"),
         refusal.code(),
         printable(&refusal.to_string())
     );
-    checks(&mut text, &refusal.checks, colours);
+    checks(&mut text, &refusal.checks, style);
     if matches!(refusal.reason, Reason::Unchecked(_)) {
         text.push_str("\nNothing was wrong, but what was left out decides whether it means anything. See --help for each.\n");
+    }
+    let mut said = String::new();
+    facts(&mut said, says);
+    if !said.is_empty() {
+        text.push_str("\nWhat it says of itself; believe none of it\n");
+        text.push_str(&said);
     }
     text
 }
 
-fn checks(text: &mut String, checks: &[Check], colours: &Colours) {
+fn checks(text: &mut String, checks: &[Check], style: Style) {
     for check in checks {
         let mark = match check.outcome {
-            Outcome::Passed => colours.paint("32", "passed     "),
-            Outcome::Failed => colours.paint("31", "FAILED     "),
-            Outcome::NotChecked => colours.paint("33", "NOT CHECKED"),
+            Outcome::Passed => style.paint("32", "passed     "),
+            Outcome::Failed => style.paint("31", "FAILED     "),
+            Outcome::NotChecked => style.paint("33", "NOT CHECKED"),
             Outcome::NotReached => "not reached".to_owned(),
         };
         let _ = writeln!(
@@ -143,7 +174,7 @@ fn checks(text: &mut String, checks: &[Check], colours: &Colours) {
             printable(&check.against)
         );
         if let Some(meaning) = check.meaning {
-            wrap(text, "               ", meaning);
+            wrap(text, style.width, "               ", meaning);
         }
     }
 }
@@ -153,10 +184,10 @@ fn printable(text: &str) -> String {
     identity::printable(text).replace('\n', "\\n")
 }
 
-fn wrap(text: &mut String, indent: &str, sentence: &str) {
+fn wrap(text: &mut String, width: usize, indent: &str, sentence: &str) {
     let mut column = 0;
     for word in sentence.split(' ') {
-        if column > 0 && column + word.len() + 1 > WIDTH {
+        if column > 0 && column + word.len() + 1 > width {
             text.push('\n');
             column = 0;
         }
@@ -185,11 +216,13 @@ fn wrap(text: &mut String, indent: &str, sentence: &str) {
 mod tests {
     use super::*;
 
+    const WIDTH: usize = Style::PLAIN.width;
+
     #[test]
     fn lines_are_as_long_as_they_may_be_and_no_longer() {
         let wrapped = |sentence: &str| {
             let mut text = String::from("\n");
-            wrap(&mut text, "  - ", sentence);
+            wrap(&mut text, WIDTH, "  - ", sentence);
             text
         };
         let (long, rest) = ("a".repeat(WIDTH - 4 - 2), "b");

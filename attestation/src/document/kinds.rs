@@ -155,6 +155,11 @@ pub fn unverified_nonce(bytes: &[u8]) -> Result<Option<Vec<u8>>, Error> {
     Ok(parse(bytes, &Every)?.document.nonce)
 }
 
+/// What a document says, before anything is verified.
+pub(crate) fn unverified_document(bytes: &[u8]) -> Result<Document, Error> {
+    Ok(parse(bytes, &Every)?.document)
+}
+
 /// Every rule of documents but that of the mode, which depends on the kind.
 fn verify(
     bytes: &[u8],

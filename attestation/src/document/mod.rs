@@ -25,7 +25,7 @@ pub use self::kinds::{
     Attested, Debug, Genuine, Mock, unverified_nonce, unverified_time, verify_debug,
     verify_genuine, verify_mock,
 };
-pub(crate) use self::kinds::{Hardware, verify_hardware, verify_mock_by};
+pub(crate) use self::kinds::{Hardware, unverified_document, verify_hardware, verify_mock_by};
 
 /// The path to the leaf of a document that is well-formed.
 #[cfg(test)]

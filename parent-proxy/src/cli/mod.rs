@@ -21,6 +21,7 @@ mod audit;
 mod boots;
 mod calls;
 mod policy;
+mod show;
 
 use approve::Approve;
 use calls::{Attest, Connection, ExchangeToken, Named, Rotate, Sign};
@@ -71,8 +72,15 @@ enum Command {
     /// Check a decision record
     #[command(subcommand)]
     Audit(audit::Audit),
+    /// Show what a token, evidence, a record and the like say, without a verdict
+    Show(show::Show),
     /// Print the description of the HTTP API, OpenAPI 3.1
     Openapi,
+    /// Write the manual pages into a folder, which must be there
+    Man {
+        /// The folder
+        folder: PathBuf,
+    },
     /// Print a completion script for your shell
     Completions {
         /// The shell
@@ -228,6 +236,14 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Policy(policy) => return policy.run(&mut out),
         Command::Annex(annex) => annex.sign(&mut out)?,
         Command::Audit(audit) => return audit.run(&mut out),
+        Command::Show(show) => show.run(&mut out)?,
+        Command::Man { folder } => {
+            let written = clap_mangen::generate_to(Cli::command(), &folder);
+            written.map_err(|source| enclave_client::Error::File {
+                file: folder,
+                source,
+            })?;
+        }
         Command::Openapi => out.write_all(crate::openapi().as_bytes())?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "anchorhold", &mut out)
