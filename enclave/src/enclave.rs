@@ -19,7 +19,7 @@ use crate::env::Env;
 use crate::identities::{Identity, IdentityCard};
 use crate::keys::{KeyPair, SEED_BYTES, UncheckedSignature, check_all};
 use crate::nsm::PeerVerifier;
-use crate::operations::{annex, approve, attest, describe, exchange, rotate, sign};
+use crate::operations::{annex, approve, attest, describe, exchange, overview, rotate, sign};
 use crate::provisioned::Provisioned;
 use crate::record::Record;
 use crate::service::{self, Outcome, Released, Service, Unreleased};
@@ -178,6 +178,11 @@ impl<N: Nsm> Enclave<N> {
                 self.env()
                     .and_then(|env| describe::describe(&env, &of))
                     .map(Answer::Description),
+            ),
+            Request::Overview { caller, all } => unrecorded(
+                self.env()
+                    .and_then(|env| overview::overview(&env, &caller, all))
+                    .map(Answer::Overview),
             ),
             Request::GetApproval { id } => unrecorded(
                 self.env()

@@ -33,6 +33,6 @@ pub use crate::api::openapi;
 pub use crate::client::{Client, ClientError, Target};
 pub use crate::config::{Config, LogFormat};
 pub use crate::error::Error;
-pub use crate::server::run;
+pub use crate::server::{check, run};
 pub use callers::{AgentSocket, Limits, Localhost, LocalhostCaller};
 pub use enclave_client::{KeyFile, RecordConfig};

@@ -121,7 +121,16 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
     Ok(())
 }
 
-/// The key that the policy names as the proxy's.
+/// Reads every file that a configuration names, and starts nothing.
+pub fn check(config: &Config) -> Result<(), Error> {
+    read_key(config)?;
+    if let Some(file) = &config.annex {
+        read_annex(file, &config.policy)?;
+    }
+    Ok(())
+}
+
+/// The key that the bundle names as the proxy's.
 fn read_key(config: &Config) -> Result<KeyFile, Error> {
     let key = KeyFile::read(&config.proxy_key)?;
     if *identity::Signer::public_key(&key) == config.policy.proxy_key.0 {

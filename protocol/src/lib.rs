@@ -29,8 +29,8 @@ pub use exit::{EXIT_PORT, ExitReason, WINDOW_PORT};
 pub use frame::{FrameBuffer, MAX_FRAME, write_frame};
 pub use hello::{ChannelProof, Hello, VERSION, Welcome};
 pub use message::{
-    Answer, Description, Evidence, Exchange, Kind, Outcome, PendingApproval, PresentedProof,
-    RecordEnd, Records, Refusal, Request, RequestFrame, Requester, ResponseFrame, Rotate, Rotated,
-    Sign, Signed, Status, VersionFacts,
+    Answer, Description, Evidence, Exchange, IdentityOverview, Kind, LimitLeft, LimitsLeft,
+    Outcome, Overview, PendingApproval, PresentedProof, RecordEnd, Records, Refusal, Request,
+    RequestFrame, Requester, ResponseFrame, Rotate, Rotated, Sign, Signed, Status, VersionFacts,
 };
 pub use traits::{Lane, Traits};

@@ -109,6 +109,16 @@ pub enum Request {
         #[n(0)]
         jws: String,
     },
+    /// What may a caller use, and what is left of its limits?
+    #[n(11)]
+    Overview {
+        /// Who asks, as the parent asserts it.
+        #[n(0)]
+        caller: ObservedCaller,
+        /// Every identity, whoever may use it: for those who run the sidecar.
+        #[n(1)]
+        all: bool,
+    },
 }
 
 /// Answers, one kind for each kind of request.
@@ -136,6 +146,9 @@ pub enum Answer {
     /// [`Request::GetApproval`] and [`Request::Approve`].
     #[n(6)]
     PendingApproval(#[n(0)] PendingApproval),
+    /// To [`Request::Overview`].
+    #[n(7)]
+    Overview(#[n(0)] Overview),
 }
 
 /// Which identity is meant, and for whom.
@@ -411,6 +424,72 @@ pub struct Status {
     pub annex: Option<[u8; 32]>,
 }
 
+/// What a caller may use, and what is left of its limits.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Overview {
+    /// The time lies between these two, seconds since 1970; none if it is not known.
+    #[n(0)]
+    pub now: Option<(i64, i64)>,
+    /// Version of the annex in force.
+    #[n(1)]
+    pub annex_version: Option<u32>,
+    /// Sequence number of the next event of the record.
+    #[n(2)]
+    pub next: u64,
+    /// The identities that the caller may use.
+    #[n(3)]
+    pub identities: Vec<IdentityOverview>,
+}
+
+/// An identity, and what is left of its limits.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct IdentityOverview {
+    /// Name in the bundle.
+    #[n(0)]
+    pub name: String,
+    /// Its DID now.
+    #[n(1)]
+    pub did: String,
+    /// Version of its key.
+    #[n(2)]
+    pub key_version: u32,
+    /// Its own limits, then those of its rules.
+    #[n(3)]
+    pub limits: Vec<LimitsLeft>,
+}
+
+/// The limits of an identity or of a rule.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct LimitsLeft {
+    /// The rule; none if they are the identity's own.
+    #[n(0)]
+    pub rule: Option<String>,
+    /// In the order of the bundle.
+    #[n(1)]
+    pub limits: Vec<LimitLeft>,
+}
+
+/// A limit, and what is left of it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct LimitLeft {
+    /// RFC 6901 pointer to what is summed up in the payload; none where requests are counted.
+    #[n(0)]
+    pub amount: Option<String>,
+    /// In which time.
+    #[n(1)]
+    pub per_seconds: u64,
+    /// What it allows.
+    #[n(2)]
+    pub max: u64,
+    /// What is left of it now.
+    #[n(3)]
+    pub left: u64,
+}
+
 /// Which kind of answer a refusal is; the proxy makes the HTTP status of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 #[cbor(index_only)]
@@ -583,8 +662,35 @@ mod tests {
                 bundle: vec![1],
                 before: None,
             },
+            Request::Overview {
+                caller: ObservedCaller::ids(1, 2),
+                all: false,
+            },
         ];
-        let answers = [Answer::PendingApproval(waiting), Answer::Status(status)];
+        let overview = Overview {
+            now: Some((1, 2)),
+            annex_version: Some(3),
+            next: 4,
+            identities: vec![IdentityOverview {
+                name: "a".into(),
+                did: "d".into(),
+                key_version: 5,
+                limits: vec![LimitsLeft {
+                    rule: Some("r".into()),
+                    limits: vec![LimitLeft {
+                        amount: Some("/a".into()),
+                        per_seconds: 6,
+                        max: 7,
+                        left: 8,
+                    }],
+                }],
+            }],
+        };
+        let answers = [
+            Answer::PendingApproval(waiting),
+            Answer::Status(status),
+            Answer::Overview(overview),
+        ];
         let requests = requests
             .into_iter()
             .map(|request| cbor::to_vec(&RequestFrame { id: 1, request }));
@@ -603,7 +709,7 @@ mod tests {
             .collect();
         assert_eq!(
             identity::sha256(&bytes).to_string(),
-            "879b6c627cd79f19a70c836854fa96ba9475704fea50976c16d3f5b3cb93f3db"
+            "f50d3bab308244903d0f639c1e02de495dc3601fce2f6bf28fbbec5d6912b0d1"
         );
     }
 

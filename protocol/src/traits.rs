@@ -80,7 +80,7 @@ impl Request {
                 requester: Some(&exchange.requester),
                 ..plain
             },
-            Self::GetApproval { .. } => plain,
+            Self::GetApproval { .. } | Self::Overview { .. } => plain,
             Self::Approve { .. } => Traits {
                 event: Some("approval.grant"),
                 ..plain
@@ -182,6 +182,13 @@ mod tests {
             (
                 Request::GetApproval {
                     id: ApprovalId::new([0; 16]),
+                },
+                (connection, None, false, false),
+            ),
+            (
+                Request::Overview {
+                    caller: ObservedCaller::ids(1, 2),
+                    all: true,
                 },
                 (connection, None, false, false),
             ),

@@ -5,5 +5,6 @@ pub(crate) mod approve;
 pub(crate) mod attest;
 pub(crate) mod describe;
 pub(crate) mod exchange;
+pub(crate) mod overview;
 pub(crate) mod rotate;
 pub(crate) mod sign;

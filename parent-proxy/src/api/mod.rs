@@ -6,6 +6,7 @@ mod identity;
 mod operations;
 mod problem;
 mod sign;
+mod status;
 mod token;
 mod verify;
 
@@ -162,6 +163,7 @@ fn described() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(identity::attestation))
         .routes(routes!(identity::rotate))
         .routes(routes!(verify::verify))
+        .routes(routes!(status::status))
         .routes(routes!(operations::health))
         .routes(routes!(operations::ready))
         .routes(routes!(operations::metrics))
@@ -200,7 +202,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 
 /// The name of a path for metrics: one of the API's own, or `other`.
 pub(crate) fn route(path: &str) -> &'static str {
-    const ROUTES: [&str; 12] = [
+    const ROUTES: [&str; 13] = [
         "/sign",
         "/token",
         "/identity",
@@ -209,6 +211,7 @@ pub(crate) fn route(path: &str) -> &'static str {
         "/attestation",
         "/rotate",
         "/verify",
+        "/status",
         "/health",
         "/ready",
         "/metrics",

@@ -22,6 +22,7 @@ mod boots;
 mod calls;
 mod policy;
 mod show;
+mod status;
 
 use approve::Approve;
 use calls::{Attest, Connection, ExchangeToken, Named, Rotate, Sign};
@@ -50,6 +51,9 @@ enum Command {
     Exchange(ExchangeToken),
     /// Look at a request that waits for an approval, and approve it
     Approve(Approve),
+    /// Say how things stand: enclave, bundle, identities, limits left. Exit code 1: nothing can be
+    /// signed now
+    Status(status::Status),
     /// Say who the identity is
     Identity(Named),
     /// Replace the identity's key
@@ -123,6 +127,9 @@ struct Serve {
     /// error, warn, info or debug [default: info]
     #[arg(long, env = "ANCHORHOLD_LOG_LEVEL", value_name = "LEVEL")]
     log_level: Option<String>,
+    /// Check the configuration and every file that it names, and start nothing
+    #[arg(long)]
+    check: bool,
 }
 
 /// Why a command ended.
@@ -192,6 +199,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn run(command: Command) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match command {
+        Command::Serve(serve) if serve.check => {
+            let config = serve.config()?;
+            log_filter(&config)?;
+            crate::check(&config)?;
+            let (socket, digest) = (config.socket.display(), config.policy.digest().digest());
+            writeln!(out, "good: {} -> {socket}, bundle {digest}", config.enclave)?;
+        }
         Command::Serve(serve) => return Ok(serve_until_stopped(serve.config()?)?),
         Command::Sign(sign) => {
             let (answer, json) = (block_on(sign.send())??, sign.json);
@@ -217,6 +231,18 @@ fn run(command: Command) -> Result<(), Failure> {
             match answer["access_token"].as_str() {
                 Some(token) if !exchange.json => writeln!(out, "{}", printable(token))?,
                 _ => print_json(&mut out, &answer)?,
+            }
+        }
+        Command::Status(status) => {
+            let answer = block_on(status.fetch())??;
+            if status.json {
+                print_json(&mut out, &answer)?;
+            } else {
+                let text = status::text(&answer, &status.endpoint()?);
+                out.write_all(printable(&text).as_bytes())?;
+            }
+            if let Some(hindrance) = status::hindrance(&answer) {
+                return Err(Failure::Refused(hindrance));
             }
         }
         Command::Approve(approve) => print_json(&mut out, &block_on(approve.send())??)?,
@@ -254,8 +280,7 @@ fn run(command: Command) -> Result<(), Failure> {
 
 /// Runs the sidecar of a checked configuration until a signal stops it.
 pub fn serve_until_stopped(config: Config) -> Result<(), Error> {
-    let filter = EnvFilter::try_new(&config.log_level)
-        .map_err(|error| Error::Config(format!("log_level: {error}")))?;
+    let filter = log_filter(&config)?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
@@ -265,6 +290,11 @@ pub fn serve_until_stopped(config: Config) -> Result<(), Error> {
         LogFormat::Text => logs.with_ansi(false).try_init(),
     };
     block_on(crate::run(config))?
+}
+
+fn log_filter(config: &Config) -> Result<EnvFilter, Error> {
+    EnvFilter::try_new(&config.log_level)
+        .map_err(|error| Error::Config(format!("log_level: {error}")))
 }
 
 /// One worker: a second one costs more in waking threads than it gains, for the enclave does all

@@ -62,6 +62,6 @@ mod tests;
 pub use crate::denied::Denied;
 pub use crate::exchange::accept_exchange;
 pub use crate::input::{ExchangeInput, PolicyInput};
-pub use crate::limits::{Reservation, Usage};
+pub use crate::limits::{Left, Reservation, Usage};
 pub use crate::rego::{Rego, RegoError, without_huge_pages};
 pub use crate::rules::{Accepted, accept, admits, among_resources, may_rotate};

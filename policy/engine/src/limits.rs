@@ -52,6 +52,25 @@ impl Usage {
         self.reserve_of(now, &limits, &Payload::default())
     }
 
+    /// What is left of the limits of a rule, or of the identity's own, in their order. Nothing is
+    /// counted. Where the time is not known, what was used when it last was counts.
+    pub fn left<'a>(
+        &self,
+        now: Option<UnixSeconds>,
+        rule: Option<&String>,
+        limits: &'a [Limit],
+    ) -> impl Iterator<Item = Left<'a>> {
+        limits.iter().enumerate().map(move |(place, limit)| {
+            let window = self.windows.get(&(rule.cloned(), place)).cloned();
+            let used = window.map_or(0, |mut window| {
+                now.into_iter().for_each(|now| window.advance(now));
+                window.sum
+            });
+            let left = limit.max.saturating_sub(used);
+            Left { limit, left }
+        })
+    }
+
     /// What was reserved was used: it stays counted for its period.
     pub fn settle(&mut self, reservation: Reservation) {
         drop(reservation);
@@ -106,6 +125,15 @@ impl Usage {
         }
         Ok(Reservation(reserved))
     }
+}
+
+/// A limit, and what is left of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Left<'a> {
+    /// The limit.
+    pub limit: &'a Limit,
+    /// What is left.
+    pub left: u64,
 }
 
 /// What a request takes of limits, until it is settled or released.

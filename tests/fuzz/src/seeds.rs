@@ -297,6 +297,10 @@ fn window(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
         },
         Request::Annex { signed: vec![1, 2] },
         Request::Records { from: 7 },
+        Request::Overview {
+            caller: ObservedCaller::named("crew"),
+            all: true,
+        },
         Request::Describe(Requester {
             caller: ObservedCaller::named("crew"),
             identity: None,

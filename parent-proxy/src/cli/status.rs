@@ -1,0 +1,151 @@
+//! How things stand, on one screen.
+
+use std::fmt::Write;
+
+use clap::Args;
+use serde_json::Value;
+
+use super::Failure;
+use super::calls::{Connection, answer};
+
+#[derive(Debug, Args)]
+pub(super) struct Status {
+    /// Print the sidecar's JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+impl Status {
+    pub(super) async fn fetch(&self) -> Result<Value, Failure> {
+        answer(&self.connection.client()?.call("/status", None).await?)
+    }
+
+    /// Where it asks.
+    pub(super) fn endpoint(&self) -> Result<String, Failure> {
+        Ok(self.connection.uri()?)
+    }
+}
+
+/// Why nothing could be signed now; none if it could.
+pub(super) fn hindrance(status: &Value) -> Option<String> {
+    if status["record"]["writing"] == false {
+        return Some(
+            "the decision record cannot be written, and nothing is signed meanwhile".into(),
+        );
+    }
+    let enclave = &status["enclave"];
+    (enclave["ready"] != true).then(|| {
+        let code = enclave["code"].as_str().unwrap_or("unknown");
+        format!("the enclave cannot sign now: {code}")
+    })
+}
+
+/// For a person.
+pub(super) fn text(status: &Value, endpoint: &str) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "{name:<9} {value}");
+    };
+    let word = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    line("sidecar", endpoint.to_owned());
+    line("you are", caller(&status["caller"]));
+    let enclave = &status["enclave"];
+    line(
+        "enclave",
+        match (enclave["boot_id"].as_str(), enclave["ready"] == true) {
+            (None, _) => format!("away ({})", word(&enclave["code"])),
+            (Some(boot), true) => format!("ready, {}, boot {boot}", word(&enclave["tee"])),
+            (Some(boot), false) => {
+                format!("cannot sign ({}), boot {boot}", word(&enclave["code"]))
+            }
+        },
+    );
+    line("bundle", word(&status["bundle"]));
+    line(
+        "annex",
+        match &status["annex"] {
+            Value::Null => "none".into(),
+            annex => format!("version {}, {}", annex["version"], word(&annex["digest"])),
+        },
+    );
+    line(
+        "clock",
+        match &status["clock"] {
+            Value::Null => "not known".into(),
+            clock => word(&clock["earliest"]),
+        },
+    );
+    let record = &status["record"];
+    let writing = if record["writing"] == true {
+        "written"
+    } else {
+        "CANNOT BE WRITTEN: nothing is signed"
+    };
+    line(
+        "record",
+        match &record["events"] {
+            Value::Null => writing.into(),
+            events => format!("{writing}, {events} events of this boot"),
+        },
+    );
+    for identity in status["identities"].as_array().into_iter().flatten() {
+        line(
+            "identity",
+            format!(
+                "{} = {} (key version {})",
+                word(&identity["name"]),
+                word(&identity["did"]),
+                identity["key_version"]
+            ),
+        );
+        for limit in identity["limits"].as_array().into_iter().flatten() {
+            let of = match &limit["rule"] {
+                Value::Null => "in all".into(),
+                rule => format!("rule {}", word(rule)),
+            };
+            let what = match &limit["amount"] {
+                Value::Null => "requests".into(),
+                amount => format!("of {}", word(amount)),
+            };
+            let (left, max, per) = (&limit["left"], &limit["max"], word(&limit["per"]));
+            line(
+                "",
+                format!("  {of}: {left} of {max} {what} left in this {per}"),
+            );
+        }
+    }
+    text
+}
+
+/// The caller as the sidecar sees it.
+fn caller(caller: &Value) -> String {
+    let seen = caller["seen"].as_object();
+    let mut seen: Vec<String> = seen
+        .into_iter()
+        .flatten()
+        .filter(|(_, value)| !value.is_null())
+        .map(|(name, value)| {
+            format!(
+                "{name} {}",
+                value
+                    .as_str()
+                    .map_or_else(|| value.to_string(), str::to_owned)
+            )
+        })
+        .collect();
+    if seen.is_empty() {
+        seen.push("nobody that the sidecar knows".into());
+    }
+    let role = match (caller["admitted"] == true, caller["operator"] == true) {
+        (true, true) => "a caller and an operator",
+        (true, false) => "a caller",
+        (false, true) => "an operator",
+        (false, false) => "neither caller nor operator",
+    };
+    format!("{}: {role}", seen.join(", "))
+}
