@@ -20,6 +20,7 @@ mod approve;
 mod audit;
 mod boots;
 mod calls;
+mod diff;
 mod policy;
 mod show;
 mod status;
@@ -486,7 +487,10 @@ rules = [{ name = 'any', actions = ['*'], targets = ['*'], resources = ['*'] }]
         let command = Cli::command();
         let serve = command.find_subcommand("serve").unwrap();
         let mut seen = 0;
-        for flag in serve.get_arguments() {
+        let settings = serve
+            .get_arguments()
+            .filter(|flag| flag.get_id() != "check");
+        for flag in settings {
             let name = flag.get_long().unwrap();
             let variable = flag.get_env().unwrap().to_str().unwrap();
             let expected = format!("ANCHORHOLD_{}", name.to_uppercase().replace('-', "_"));

@@ -34,6 +34,13 @@ pub(super) enum Policy {
     /// Say whether a request would be allowed, and by which rule; limits are not counted. Exit code
     /// 1: it would not
     Explain(Box<Explain>),
+    /// Say what differs between two bundles, by what things are called. Exit code 1: something does
+    Diff {
+        /// The bundle before, TOML or canonical
+        before: PathBuf,
+        /// The bundle after, TOML or canonical
+        after: PathBuf,
+    },
     /// Run a table of requests with the decisions that they should get (docs/policy.md). Exit code
     /// 1: one differs
     Test {
@@ -151,6 +158,7 @@ impl Policy {
             Self::Check { file } => check(out, &file),
             Self::Digest { file, canonical } => digest(out, &file, canonical),
             Self::Explain(explain) => explain.run(out),
+            Self::Diff { before, after } => diff(out, &before, &after),
             Self::Test { file } => test(out, &file),
         }
     }
@@ -241,6 +249,23 @@ fn advice(bundle: &Bundle, identity: &IdentityPolicy) -> Vec<String> {
             .push(format!("{name}: uid 0 is a caller; root of the host needs no permission to pretend to be another one either"));
     }
     advice
+}
+
+fn diff(out: &mut impl Write, before: &Path, after: &Path) -> Result<(), Failure> {
+    let (before, after) = (read(before)?, read(after)?);
+    let lines = super::diff::of(&before, &after);
+    for line in &lines {
+        writeln!(out, "{}", printable(line).replace('\n', "\\n"))?;
+    }
+    let digest = |bundle: &Bundle| bundle.digest().digest();
+    match lines.len() {
+        0 => writeln!(out, "no difference: {}", digest(&before)).map_err(Failure::Output),
+        differences => Err(Failure::Refused(format!(
+            "{differences} differences: {} -> {}",
+            digest(&before),
+            digest(&after)
+        ))),
+    }
 }
 
 fn digest(out: &mut impl Write, file: &Path, canonical: bool) -> Result<(), Failure> {

@@ -113,10 +113,12 @@ fn of(bytes: &[u8]) -> Option<Vec<Shown>> {
         if let Ok(value) = identity::json::parse(text.as_bytes()) {
             return of_json(value);
         }
-        return text
+        let lines = text
             .lines()
-            .map(|line| of_record(identity::json::parse(line.as_bytes()).ok()?).ok())
-            .collect();
+            .map(|line| of_record(identity::json::parse(line.as_bytes()).ok()?).ok());
+        return lines
+            .collect::<Option<Vec<_>>>()
+            .filter(|all| !all.is_empty());
     }
     if let Ok(evidence) = Evidence::parse(bytes) {
         return one(of_evidence(&evidence, bytes));
