@@ -21,6 +21,7 @@ mod audit;
 mod boots;
 mod calls;
 mod diff;
+mod init;
 mod policy;
 mod show;
 mod status;
@@ -44,6 +45,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Write a first policy bundle, a table of tests for it, the sidecar's configuration and two keys
+    Init(init::Init),
     /// Run the sidecar for an enclave
     Serve(Box<Serve>),
     /// Ask for a signature; prints the token
@@ -200,6 +203,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn run(command: Command) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match command {
+        Command::Init(init) => init.run(&mut out)?,
         Command::Serve(serve) if serve.check => {
             let config = serve.config()?;
             log_filter(&config)?;
