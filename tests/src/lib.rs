@@ -4,11 +4,13 @@
 mod http;
 pub mod machine;
 mod running;
+mod terminal;
 mod traced;
 pub mod window;
 
 pub use http::{Answer, Connection, get, post, raw};
 pub use running::{Running, VerifierFiles, now, private_folder, program, wait_for};
+pub use terminal::{Screen, on_terminal};
 pub use traced::Traced;
 
 use std::io::Write;

@@ -189,14 +189,14 @@ fn prepare_folder(folder: &Path, shared: bool) -> Result<(), String> {
     }
     if shared && (owner != 0 || mode & 0o022 != 0) {
         return Err(format!(
-            "the policy names callers of other users or groups, so its directory {} must belong to root and be writable by \
+            "others than this user may connect (other users or groups, or callers that prove themselves), so its directory {} must belong to root and be writable by \
              nobody else (it is {mode:o}, owned by {owner})",
             folder.display()
         ));
     }
     if shared && mode & 0o011 == 0 {
         return Err(format!(
-            "the policy names callers of other users or groups, and its directory {} lets none of them in: chmod 755 it, or \
+            "others than this user may connect (other users or groups, or callers that prove themselves), and its directory {} lets none of them in: chmod 755 it, or \
              remove it and have it made anew",
             folder.display()
         ));

@@ -784,16 +784,11 @@ fn what_an_approver_signs_is_what_it_was_shown_whatever_the_sidecar_shows_later(
 
     // On a terminal it is shown before anybody is asked, and only a yes signs.
     let on_terminal = |liar: &Liar, typed: &str| {
-        let output = Command::new("python3")
-            .args(["-c", TERMINAL, typed])
-            .arg(program("anchorhold"))
-            .args(arguments(liar, &key))
-            .output()
-            .unwrap();
-        (
-            output.status.code().unwrap(),
-            String::from_utf8_lossy(&output.stdout).into_owned(),
-        )
+        let mut command = Command::new(program("anchorhold"));
+        command.args(arguments(liar, &key));
+        let typed = format!("{typed}\n");
+        let screen = harness::on_terminal(&command, 100, &[("Type yes: ", &typed)]);
+        (screen.code, screen.text)
     };
     let liar = Liar::shows(vec![other.clone(), shown.clone()]);
     let (code, screen) = on_terminal(&liar, "no");
@@ -816,29 +811,6 @@ fn what_an_approver_signs_is_what_it_was_shown_whatever_the_sidecar_shows_later(
     );
     assert!(!screen.contains("1000000"), "{screen}");
 }
-
-/// Runs a command on a terminal of its own, types a line once it is asked, and prints the screen.
-const TERMINAL: &str = r#"
-import os, pty, sys
-pid, terminal = pty.fork()
-if pid == 0:
-    os.execv(sys.argv[2], sys.argv[2:])
-screen, typed = b"", False
-while True:
-    try:
-        read = os.read(terminal, 4096)
-    except OSError:
-        break
-    if not read:
-        break
-    screen += read
-    if b"Type yes: " in screen and not typed:
-        typed = True
-        os.write(terminal, sys.argv[1].encode() + b"\n")
-sys.stdout.buffer.write(screen)
-sys.stdout.flush()
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-"#;
 
 #[test]
 fn what_rego_wants_approved_waits_and_what_it_denies_is_recorded_as_its_decision() {

@@ -22,6 +22,7 @@ mod interop;
 mod limits;
 mod localhost;
 mod lockdown;
+mod pages;
 mod policy_schema;
 mod proofs;
 mod record;
