@@ -45,6 +45,10 @@ production:
 openapi:
     cargo run --release --bin anchorhold -- openapi > docs/openapi.json
 
+# Write docs/errors.md anew, of the enums and of tests/shape/advice.toml
+errors:
+    cargo run --release -q -p anchorhold-shape -- errors > docs/errors.md
+
 # Write attestation/tests/vectors anew, then what is written of them; read the differences
 vectors:
     ANCHORHOLD_WRITE_VECTORS=1 cargo test --release -p anchorhold-tests --test e2e vectors

@@ -4,6 +4,7 @@
 //! It reads the source as Rust does ([`syn`]), and builds nothing else, so it is one of the first
 //! things that CI asks.
 
+pub mod codes;
 mod functions;
 mod modules;
 mod rooms;

@@ -1,10 +1,14 @@
 //! Prints what can be measured of the shape: functions and circles of each crate, then the largest
-//! functions (as many as the first argument says).
+//! functions (as many as the first argument says). With `errors`: docs/errors.md.
 #![expect(clippy::print_stdout, reason = "what it is for")]
 
-use shape::{functions, modules, rooms, root};
+use shape::{codes, functions, modules, rooms, root};
 
 fn main() {
+    if std::env::args().nth(1).as_deref() == Some("errors") {
+        print!("{}", codes::page());
+        return;
+    }
     println!(
         "{:<28} {:>9} {:>7} {:>7} {:>8} {:>8}  longest",
         "crate", "functions", "median", "p95", "longest", "circles"
