@@ -35,6 +35,10 @@ bench:
     cargo build --release --workspace --bins
     cargo run --release --bin anchorhold-bench
 
+# Programs, manual pages and completions, below a prefix
+install prefix="/usr/local":
+    deploy/install {{prefix}}
+
 # The production programs, each built alone
 production:
     cargo build --release --locked -p anchorhold-enclave

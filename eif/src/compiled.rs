@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::Error;
 use crate::kernel::{find_tool, sha256_of, tool_version};
-use crate::step::{Step, clean};
+use crate::step::{Step, Watch, clean};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Stands in every program that holds the mock NSM, and in no other.
@@ -39,7 +39,7 @@ impl Which {
 }
 
 /// Compiles, alone, and strips.
-pub(crate) fn compile(which: Which, source: &Path, say: &dyn Fn(&str)) -> Result<Vec<u8>, Error> {
+pub(crate) fn compile(which: Which, source: &Path, watch: &Watch<'_>) -> Result<Vec<u8>, Error> {
     find_tool("cargo", "cargo")?;
     find_tool("strip", "binutils")?;
     // What stands for the source in panic messages, wherever it really is.
@@ -83,7 +83,7 @@ pub(crate) fn compile(which: Which, source: &Path, say: &dyn Fn(&str)) -> Result
         .env("CARGO_ENCODED_RUSTFLAGS", rust_flags.join("\u{1f}"))
         .env("CFLAGS", c_flags.join(" "));
     cargo.env("SOURCE_DATE_EPOCH", "0");
-    Step::new("compiling the enclave program", cargo).run(say)?;
+    Step::new("compiling the enclave program", cargo).run(watch)?;
     let compiled = folder.join(TARGET).join("image").join(which.program());
     let unstripped = image.join(which.program());
     std::fs::copy(&compiled, &unstripped).map_err(Error::io(&compiled))?;
@@ -91,7 +91,7 @@ pub(crate) fn compile(which: Which, source: &Path, say: &dyn Fn(&str)) -> Result
         which,
         &std::fs::read(&unstripped).map_err(Error::io(&unstripped))?,
     )?;
-    strip(&unstripped, say)
+    strip(&unstripped, watch)
 }
 
 /// Cargo sees no change of compiler, linker or C library outside of itself: each combination has a
@@ -108,7 +108,7 @@ fn tools_key(source: &Path) -> Result<String, Error> {
     Ok(data_encoding::HEXLOWER.encode(&Sha256::digest(tools)[..8]))
 }
 
-fn strip(unstripped: &Path, say: &dyn Fn(&str)) -> Result<Vec<u8>, Error> {
+fn strip(unstripped: &Path, watch: &Watch<'_>) -> Result<Vec<u8>, Error> {
     let stripped = unstripped.with_extension("stripped");
     let mut strip = clean(Command::new("strip"));
     strip
@@ -116,7 +116,7 @@ fn strip(unstripped: &Path, say: &dyn Fn(&str)) -> Result<Vec<u8>, Error> {
         .arg("-o")
         .arg(&stripped)
         .arg(unstripped);
-    Step::new("stripping the enclave program", strip).run(say)?;
+    Step::new("stripping the enclave program", strip).run(watch)?;
     std::fs::read(&stripped).map_err(Error::io(&stripped))
 }
 

@@ -9,7 +9,7 @@ use std::process::Command;
 use sha2::{Digest, Sha256};
 
 use crate::Error;
-use crate::step::{Step, clean};
+use crate::step::{Step, Watch, clean};
 
 /// Our configuration, each option with its reason.
 const FRAGMENT: &str = include_str!("../kernel/anchorhold.config");
@@ -48,7 +48,7 @@ impl Kernel {
     pub(crate) fn build(
         source: Option<&Path>,
         cache: &Path,
-        say: &dyn Fn(&str),
+        watch: &Watch<'_>,
     ) -> Result<Self, Error> {
         let source = source.unwrap_or(Path::new(DEBIAN_SOURCE));
         if !source.exists() {
@@ -61,8 +61,8 @@ impl Kernel {
         let folder = cache.join("kernel").join(key(&source_sha256)?);
         let done = folder.join("bzImage");
         if !done.exists() {
-            say("building the kernel: some five minutes of CPU, once");
-            make(source, &folder, say)?;
+            watch.begins("a kernel is needed: some five minutes of CPU, once");
+            make(source, &folder, watch)?;
         }
         let mut kernel = Self::read(&done)?;
         kernel.source_sha256 = Some(source_sha256);
@@ -112,7 +112,7 @@ pub(crate) fn tool_version(tool: &str, folder: &Path) -> Result<String, Error> {
 }
 
 /// Unpacks beside the cache entry, builds, and puts the result in place in one move.
-fn make(source: &Path, folder: &Path, say: &dyn Fn(&str)) -> Result<(), Error> {
+fn make(source: &Path, folder: &Path, watch: &Watch<'_>) -> Result<(), Error> {
     find_tools()?;
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let work = tempfile::Builder::new()
@@ -127,7 +127,7 @@ fn make(source: &Path, folder: &Path, say: &dyn Fn(&str)) -> Result<(), Error> {
         .arg(source)
         .arg("--directory")
         .arg(&tree);
-    Step::new("unpacking the kernel's source", unpack).run(say)?;
+    Step::new("unpacking the kernel's source", unpack).run(watch)?;
     let fragment = work.path().join("anchorhold.config");
     fs::write(&fragment, FRAGMENT).map_err(Error::io(&fragment))?;
     let step = |what, targets: &[&str]| {
@@ -138,7 +138,7 @@ fn make(source: &Path, folder: &Path, say: &dyn Fn(&str)) -> Result<(), Error> {
             .args(targets)
             .env("KCONFIG_ALLCONFIG", &fragment)
             .envs(IDENTITY);
-        Step::new(what, make).run(say)
+        Step::new(what, make).run(watch)
     };
     step("configuring the kernel", &["--silent", "allnoconfig"])?;
     let config = tree.join(".config");

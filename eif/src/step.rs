@@ -1,6 +1,9 @@
 //! Commands of the build.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use crate::Error;
@@ -40,6 +43,25 @@ pub(crate) fn clean(mut command: Command) -> Command {
     command
 }
 
+/// Who watches a build: what begins, and where everything is written that the steps say.
+pub struct Watch<'a> {
+    begins: &'a dyn Fn(&str),
+    log: PathBuf,
+}
+
+impl<'a> Watch<'a> {
+    /// Begins the log anew.
+    pub fn new(begins: &'a dyn Fn(&str), log: PathBuf) -> Result<Self, Error> {
+        File::create(&log).map_err(Error::io(&log))?;
+        Ok(Self { begins, log })
+    }
+
+    /// Something else than a command begins.
+    pub(crate) fn begins(&self, what: &str) {
+        (self.begins)(what);
+    }
+}
+
 /// One command of the build.
 pub(crate) struct Step {
     what: &'static str,
@@ -54,24 +76,40 @@ impl Step {
         }
     }
 
-    /// Runs it; shows nothing of it unless it fails.
-    pub(crate) fn run(mut self, say: &dyn Fn(&str)) -> Result<(), Error> {
+    /// Runs it; what it says goes to the log, and its end into the error if it fails.
+    pub(crate) fn run(mut self, watch: &Watch<'_>) -> Result<(), Error> {
         const TAIL_LINES: usize = 30;
-        say(self.what);
-        let output = self.command.stdin(Stdio::null()).output();
-        let output = output.map_err(|source| Error::Io {
+        watch.begins(self.what);
+        let mut log = File::options()
+            .read(true)
+            .append(true)
+            .open(&watch.log)
+            .map_err(Error::io(&watch.log))?;
+        let failed = |source| Error::Io {
             what: self.what.into(),
             source,
-        })?;
-        if output.status.success() {
+        };
+        writeln!(log, "== {}", self.what).map_err(failed)?;
+        let from = log.metadata().map_err(failed)?.len();
+        let status = self
+            .command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().map_err(failed)?)
+            .stderr(log.try_clone().map_err(failed)?)
+            .status()
+            .map_err(failed)?;
+        if status.success() {
             return Ok(());
         }
-        let text = String::from_utf8_lossy(&output.stderr);
+        let mut said = Vec::new();
+        log.seek(SeekFrom::Start(from)).map_err(failed)?;
+        log.read_to_end(&mut said).map_err(failed)?;
+        let text = String::from_utf8_lossy(&said);
         let lines: Vec<&str> = text.lines().collect();
         let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
         Err(Error::Step {
             what: self.what.into(),
-            status: output.status.to_string(),
+            status: status.to_string(),
             tail,
         })
     }

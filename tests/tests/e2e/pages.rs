@@ -95,7 +95,15 @@ fn comment(line: &str) -> Option<&str> {
 #[test]
 fn every_block_of_a_page_is_run_or_says_why_not() {
     let languages = [
-        "sh", "toml", "text", "mermaid", "python", "python-openssl", "rust", "json", "yaml",
+        "sh",
+        "toml",
+        "text",
+        "mermaid",
+        "python",
+        "python-openssl",
+        "rust",
+        "json",
+        "yaml",
     ];
     // rustdoc runs these.
     let of_rustdoc = ["", "no_run", "compile_fail"];
@@ -104,11 +112,20 @@ fn every_block_of_a_page_is_run_or_says_why_not() {
             let language = block.language.as_str();
             let known = languages.contains(&language)
                 || page.name == "docs/library.md" && of_rustdoc.contains(&language);
-            assert!(known, "{}:{}: the language {language:?}", page.name, block.line);
+            assert!(
+                known,
+                "{}:{}: the language {language:?}",
+                page.name, block.line
+            );
             let comment = block.comment.as_deref().unwrap_or_default();
-            let meant = ["not run: ", "in another terminal until \"", "exits ", "file "]
-                .iter()
-                .any(|word| comment.starts_with(word));
+            let meant = [
+                "not run: ",
+                "in another terminal until \"",
+                "exits ",
+                "file ",
+            ]
+            .iter()
+            .any(|word| comment.starts_with(word));
             assert!(
                 comment.is_empty() || meant,
                 "{}:{}: {comment}",
@@ -183,7 +200,11 @@ exec target/release/"$program" "$@"
             .env_clear()
             .env(
                 "PATH",
-                format!("{}:{}:{variable}", path.join("stubs").display(), built.display()),
+                format!(
+                    "{}:{}:{variable}",
+                    path.join("stubs").display(),
+                    built.display()
+                ),
             )
             .env("HOME", path)
             .env("XDG_RUNTIME_DIR", path.join("run"))
