@@ -47,6 +47,7 @@ impl Plan {
         place::check(&source, &cargo_home()?)?;
         let signing = self.signing_key()?;
         let brought = self.kernel.as_deref().map(Kernel::read).transpose()?;
+        watch.start()?;
         let which = if self.development {
             Which::Development
         } else {

@@ -119,7 +119,7 @@ fn run(command: Command) -> Result<(), Error> {
             let log = PathBuf::from(log);
             let progress = Progress::new(&log);
             let begins = |step: &str| progress.begins(step);
-            let watch = Watch::new(&begins, log.clone())?;
+            let watch = Watch::new(&begins, log.clone());
             let (image, measurements) = plan.run(&watch).inspect_err(|error| {
                 progress.bar.finish_and_clear();
                 if matches!(error, Error::Step { .. }) {

@@ -50,10 +50,16 @@ pub struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
+    /// Nothing is written before something begins.
+    pub fn new(begins: &'a dyn Fn(&str), log: PathBuf) -> Self {
+        Self { begins, log }
+    }
+
     /// Begins the log anew.
-    pub fn new(begins: &'a dyn Fn(&str), log: PathBuf) -> Result<Self, Error> {
-        File::create(&log).map_err(Error::io(&log))?;
-        Ok(Self { begins, log })
+    pub(crate) fn start(&self) -> Result<(), Error> {
+        File::create(&self.log)
+            .map(drop)
+            .map_err(Error::io(&self.log))
     }
 
     /// Something else than a command begins.

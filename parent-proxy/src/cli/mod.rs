@@ -34,8 +34,8 @@ use calls::{Attest, Connection, ExchangeToken, Named, Rotate, Sign};
 /// `anchorhold serve` is the sidecar: it runs beside the agents, talks to the enclave, and answers
 /// HTTP on a Unix socket. The other commands talk to a running sidecar, or prepare its files.
 ///
-/// Exit code 0: done. 1: the sidecar refused. 64: the command line, a file or the configuration is
-/// wrong. 70: it failed.
+/// Exit code 0: done. 1: refused, by the sidecar or by what was asked. 3: not everything could be
+/// judged. 64: the command line, a file or the configuration is wrong. 70: it failed.
 #[derive(Debug, Parser)]
 #[command(name = "anchorhold", version, max_term_width = 100)]
 struct Cli {

@@ -201,7 +201,7 @@ fn openssl(python: &Path, folder: &Path) {
     std::fs::write(folder.join("apart.py"), blocks("python-openssl")).unwrap();
     let output = run(python, folder, &["apart.py", "evidence"]);
     assert!(output.status.success(), "{}", shown(&output));
-    let commands = blocks("sh");
+    let commands = blocks("sh openssl");
     let verify = || {
         Command::new("bash")
             .current_dir(folder)

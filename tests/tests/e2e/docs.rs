@@ -104,7 +104,7 @@ fn the_documented_refusals_of_a_policy_are_codes() {
 fn the_evidence_file_is_the_documented_bytes() {
     let dump = between(
         FORMATS,
-        "which no verifier accepts, but every reader reads):\n\n```\n",
+        "which no verifier accepts, but every reader reads):\n\n```text\n",
         "```",
     );
     let hex: String = dump

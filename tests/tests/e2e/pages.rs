@@ -96,6 +96,7 @@ fn comment(line: &str) -> Option<&str> {
 fn every_block_of_a_page_is_run_or_says_why_not() {
     let languages = [
         "sh",
+        "sh openssl",
         "toml",
         "text",
         "mermaid",

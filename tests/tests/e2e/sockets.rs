@@ -223,7 +223,7 @@ fn a_key_that_others_can_read_or_that_the_policy_does_not_name_is_refused() {
     fs::set_permissions(state.proxy_key(), fs::Permissions::from_mode(0o600)).unwrap();
     refuses(
         &serve(&state, &socket, ""),
-        "not the key that the policy names",
+        "not the key that the bundle names",
     );
     fs::write(state.proxy_key(), "no key").unwrap();
     refuses(&serve(&state, &socket, ""), "not an Ed25519 key");

@@ -375,6 +375,7 @@ fn use_every_route(state: &State, socket: &Path) {
         "/.well-known/did.json",
         "/.well-known/jwks.json",
         "/metrics",
+        "/status",
     ] {
         ok(get(socket, path), 200);
     }
