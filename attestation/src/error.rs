@@ -412,6 +412,24 @@ impl From<policy::Error> for Error {
 }
 
 impl Error {
+    /// The text for whoever presented what is refused: what was found, and nothing of what the
+    /// verifier accepts or denies.
+    pub fn to_presenter(&self) -> String {
+        match self {
+            Self::MeasurementDenied(_) | Self::MeasurementMismatch(_) => {
+                "the measurements are not those of an accepted image".into()
+            }
+            Self::CertificateDenied { index, .. } => {
+                format!("certificate {index} of the chain is not accepted")
+            }
+            Self::PolicyMismatch(_) => "PCR16 is not that of an accepted bundle".into(),
+            Self::DidNotAccepted { found, .. } => format!("the DID {found} is not accepted"),
+            Self::IssuerNotAccepted { found, .. } => format!("the issuer {found} is not accepted"),
+            Self::IdentityMismatch { found, .. } => format!("the identity {found} is not accepted"),
+            other => other.to_string(),
+        }
+    }
+
     /// The stable snake_case name of this error.
     pub fn code(&self) -> &'static str {
         match self {

@@ -205,7 +205,7 @@ Paste this into another terminal: sign, fetch evidence for a challenge of your o
 
   curl -s --unix-socket {socket} http://localhost/sign -H 'content-type: application/json' \
     -d '{{"payload":{{"action":"transfer","amount":100,"recipient":"account_123"}},"intent":"authorization"}}' | tee answer.json
-  python3 -c 'import json; print(json.load(open("answer.json"))["vouch_token"])' > token.txt
+  python3 -c 'import json; a = json.load(open("answer.json")); print(a.get("vouch_token") or exit(a.get("detail", a)))' > token.txt
 
   NONCE=$(python3 -c 'import secrets; print(secrets.token_hex(32))')
   curl -s --unix-socket {socket} http://localhost/attestation -H 'content-type: application/json' \
@@ -213,6 +213,10 @@ Paste this into another terminal: sign, fetch evidence for a challenge of your o
 
   {run} anchorhold-verify -- token token.txt --evidence evidence.cbor --nonce $NONCE \
     --measurements {folder}/measurements.json --bundle {folder}/policy.toml --allow-mock --root {folder}/mock-root.pem
+
+Who you are to it, and what is left of your limits:
+
+  {run} anchorhold -- status --endpoint unix://{socket}
 
 Whatever was decided stands in a signed record, refusals too:
 

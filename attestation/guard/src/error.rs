@@ -18,7 +18,7 @@ pub enum Error {
     #[error("Authorization is not one Bearer token")]
     AuthorizationMalformed,
     /// The token is wrong; the code is that of the reason.
-    #[error(transparent)]
+    #[error("{}", .0.to_presenter())]
     Token(attestation::Error),
     /// Nothing is known of the key that the token names, or not any longer.
     #[error(
@@ -71,8 +71,9 @@ pub enum Error {
     /// The bytes are no evidence file, or no document is in it; the code is that of the reason.
     #[error(transparent)]
     EvidenceForm(attestation::Error),
-    /// The evidence was refused; the code is that of the reason.
-    #[error(transparent)]
+    /// The evidence was refused; the code is that of the reason. The text is for a stranger; the
+    /// refusal itself says against what it was held.
+    #[error("{}", .0.to_presenter())]
     Evidence(Refusal),
     /// Every place for keys is taken until some expire.
     #[error("no more keys can be remembered until others expire; try again")]

@@ -38,6 +38,14 @@ impl Refusal {
         }
     }
 
+    /// The text for whoever presented what is refused: nothing of what the verifier accepts.
+    pub fn to_presenter(&self) -> String {
+        match &self.reason {
+            Reason::Wrong(error) => error.to_presenter(),
+            Reason::Unchecked(_) => self.to_string(),
+        }
+    }
+
     /// `{"verdict":"refused","error":{"code","message"},"checks":[{"step","outcome","against"}]}`.
     pub fn to_json(&self) -> Value {
         let error = json!({"code": self.code(), "message": self.to_string()});

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{BufRead, IsTerminal, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -79,6 +79,7 @@ impl Init {
         let other = "z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp";
         Bundle::from_toml(&answers.bundle(stand_in, other))
             .map_err(|error| Failure::Usage(format!("{error}; nothing was written")))?;
+        self.check_folder()?;
         DirBuilder::new()
             .mode(0o700)
             .recursive(true)
@@ -94,6 +95,17 @@ impl Init {
         self.write("sidecar.toml", &sidecar)?;
         Config::read(&file("sidecar.toml"))?;
         Ok(out.write_all(self.next_steps(answers.mode).as_bytes())?)
+    }
+
+    /// In a folder that others can write they could put other files in the place of these.
+    fn check_folder(&self) -> Result<(), Failure> {
+        match std::fs::metadata(&self.folder) {
+            Ok(found) if found.mode() & 0o022 != 0 => Err(Failure::Usage(format!(
+                "{}: group or others can write there; name a folder of your own. Nothing was written",
+                self.folder.display()
+            ))),
+            _ => Ok(()),
+        }
     }
 
     fn ask(&self) -> Result<Answers, Failure> {

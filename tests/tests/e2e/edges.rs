@@ -770,6 +770,14 @@ fn init_asks_on_a_terminal_and_what_it_writes_runs() {
             fs::remove_dir_all(path("b")).unwrap();
         }
     }
+    fs::create_dir(path("open")).unwrap();
+    fs::set_permissions(path("open"), fs::Permissions::from_mode(0o777)).unwrap();
+    let (code, says) = refused(&init("open").output().unwrap());
+    assert!(
+        code == 64 && says.contains("others can write there"),
+        "{says}"
+    );
+    assert_eq!(fs::read_dir(path("open")).unwrap().count(), 0);
     let screen = on_terminal(&init("c"), 80, &[("[development]: ", "\x03")]);
     assert!(screen.code != 0 && !path("c").exists(), "{}", screen.text);
     let screen = on_terminal(
@@ -981,4 +989,97 @@ fn the_image_tool_shows_its_steps_on_a_terminal_and_is_quiet_in_a_pipe() {
         says.starts_with("anchorhold-eif: ") && says.lines().count() == 1,
         "{says}"
     );
+}
+
+/// Runs Python that has copied the agent's client.
+fn python(script: &str, endpoint: &str) -> Output {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let script = format!(
+        "import sys\nfrom agent import Refused, Sidecar, TryLater, Waits\nendpoint = sys.argv[1]\n{script}"
+    );
+    Command::new("python3")
+        .args(["-B", "-c", &script, endpoint])
+        .env("PYTHONPATH", examples)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn the_client_to_copy_waits_where_that_helps_and_says_which_refusal_it_was() {
+    // Away for a moment: it comes back by itself, and so does the answer.
+    let mut running = Running::start();
+    running.enclave.kill().unwrap();
+    let endpoint = unix(&running);
+    let asked = std::thread::spawn(move || {
+        python(
+            "print(Sidecar(endpoint, tries=20).sign({}, intent='a')['vouch_token'])",
+            &endpoint,
+        )
+    });
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    running.start_enclave();
+    let output = asked.join().unwrap();
+    assert!(
+        output.status.success() && text(&output.stdout).starts_with("ey"),
+        "{output:?}"
+    );
+    // Away for good: after its tries.
+    running.enclave.kill().unwrap();
+    let which = "
+try:
+    print(Sidecar(endpoint, tries=2).sign({'amount': 500}, intent='a'))
+except TryLater as error:
+    print('TryLater', error.status, error.code)
+except Refused as error:
+    print('Refused', error.status, error.code)
+except Waits as error:
+    print('Waits', len(error.id), error)
+";
+    let says = |endpoint: &str| text(&python(which, endpoint).stdout);
+    assert_eq!(says(&unix(&running)), "TryLater 503 enclave_unavailable\n");
+
+    let with = |more: &'static str| {
+        let policy = move |state: &qemu_dev::State| {
+            let policy = state
+                .development_policy(&[("agent", "did:key", "EdDSA")])
+                .unwrap();
+            let alice = {
+                use identity::Signer;
+                harness::window::TestKey::new(9).public_key().to_multikey()
+            };
+            let approvers =
+                format!("[[approvers]]\nname = \"alice\"\nkey = \"{alice}\"\n[[identities]]");
+            policy.replacen("[[identities]]", &approvers, 1) + more
+        };
+        Running::prepared(policy, "", &[])
+    };
+    let limited = with("limits = [{ per = \"day\", max = 1 }]\n");
+    assert!(says(&unix(&limited)).contains("vouch_token"));
+    assert_eq!(
+        says(&unix(&limited)),
+        "TryLater 429 rate_limit_exceeded\n",
+        "a day is too long to wait"
+    );
+    let bounded = with("payload = { \"/amount\" = { max = 100 } }\n");
+    assert_eq!(
+        says(&unix(&bounded)),
+        "Refused 403 payload_field_out_of_bounds\n"
+    );
+    let waiting = with("approval = { by = [\"alice\"], seconds = 60 }\n");
+    let says_waits = says(&unix(&waiting));
+    assert!(
+        says_waits.starts_with("Waits 32 ") && says_waits.contains("waits for alice until 20"),
+        "{says_waits}"
+    );
+
+    // On localhost, with a token.
+    let (running, localhost) = two_callers();
+    let output = python(
+        &format!(
+            "print(Sidecar(endpoint, token='{TOKEN}').sign({{'amount': 1}}, intent='a')['vouch_token'])"
+        ),
+        &localhost,
+    );
+    assert!(text(&output.stdout).starts_with("ey"), "{output:?}");
+    drop(running);
 }

@@ -772,3 +772,51 @@ fn a_guard_that_could_guard_nothing_is_not_made() {
     assert!(refused(&|r| r.max_tokens_of_one = 0));
     assert!(refused(&|r| r.max_keys_of_one = 0));
 }
+
+#[test]
+fn a_stranger_learns_what_it_showed_and_not_what_is_accepted() {
+    let agent = Agent::start();
+    let verifier = agent.0.verifier();
+    let good = agent.policy("");
+    let identity = harness::get(&agent.0.socket, "/identity").unwrap().json();
+    let own = identity["did"].as_str().unwrap();
+    let other = "09".repeat(48);
+    let accepted = "did:web:partner.example";
+    let with = |from: &str, to: &str| {
+        assert!(good.contains(from), "{from}");
+        good.replace(from, to)
+    };
+    let measured = verifier.measurements[0].pcr0.to_string();
+    let digest = verifier.bundle.digest().digest().to_string();
+    let dids = format!("version = 1\ndids = [\"{accepted}\"]");
+    let denied = format!(
+        "{good}[[deny.images]]\nreason = \"old, see ticket 7\"\nregisters = {{ PCR0 = \"{measured}\" }}\n"
+    );
+    for (policy, code, kept) in [
+        (
+            with(&measured, &other),
+            "measurement_mismatch",
+            other.as_str(),
+        ),
+        (with(&digest, &other), "policy_mismatch", "production"),
+        (with("version = 1", &dids), "did_not_accepted", accepted),
+        (denied, "measurement_denied", "ticket 7"),
+    ] {
+        let policy = AppraisalPolicy::from_toml(policy.as_bytes()).unwrap();
+        let guard = Guard::new(Requirements {
+            mock_root: Some(verifier.root.clone()),
+            ..Requirements::new(AUDIENCE, policy)
+        })
+        .unwrap();
+        let evidence = agent.evidence(&guard.challenge().unwrap());
+        let Err(Error::Evidence(refusal)) = guard.learn(&evidence) else {
+            panic!("{code}: not refused");
+        };
+        assert_eq!(refusal.code(), code);
+        // The service's own log may say it.
+        let (whole, told) = (refusal.to_string(), Error::Evidence(refusal).to_string());
+        assert!(whole.contains(kept), "{whole}");
+        assert!(!told.contains(kept) && !told.contains("signer"), "{told}");
+        assert!(code != "did_not_accepted" || told.contains(own), "{told}");
+    }
+}

@@ -220,17 +220,18 @@ exec target/release/"$program" "$@"
     }
 }
 
-/// What a page's commands are, one after the other, with `set -x`-like marks of where it is.
-fn script(page: &Page, folder: &Path) -> String {
-    let mut script = String::from(
-        r#"set -eo pipefail
+/// Ends with the script whatever it has started, and knows how to wait for words.
+const PREAMBLE: &str = r#"set -eo pipefail
 others=()
 ended() { for other in "${others[@]}"; do kill -- "-$other" 2>/dev/null || true; done; wait; }
 trap ended EXIT
 system() { setsid anchorhold-dev up "$@" > up.log 2>&1 & others+=($!); says up.log 'Anchorhold is up'; eval "$(anchorhold env)"; }
 says() { for _ in $(seq 600); do grep -qF "$2" "$1" 2>/dev/null && return; sleep 0.05; done; cat "$1"; echo "it never said: $2"; exit 1; }
-"#,
-    );
+"#;
+
+/// What a page's commands are, one after the other, with `set -x`-like marks of where it is.
+fn script(page: &Page, folder: &Path) -> String {
+    let mut script = PREAMBLE.to_owned();
     let mut keys = 0;
     for block in &page.blocks {
         let named = block.comment.as_deref().unwrap_or_default();
@@ -276,6 +277,27 @@ says() { for _ in $(seq 600); do grep -qF "$2" "$1" 2>/dev/null && return; sleep
 }
 
 #[test]
+fn every_example_is_on_a_page() {
+    let listed = Command::new("git")
+        .args(["ls-files", "--cached", "examples"])
+        .current_dir(top())
+        .output()
+        .unwrap();
+    let names = String::from_utf8(listed.stdout).unwrap();
+    let all: Vec<String> = pages()
+        .iter()
+        .map(|page| fs::read_to_string(top().join(&page.name)).unwrap())
+        .collect();
+    for name in names.lines() {
+        assert!(
+            all.iter().any(|page| page.contains(name)),
+            "{name} is on no page"
+        );
+    }
+    assert!(names.lines().count() >= 9, "{names}");
+}
+
+#[test]
 fn what_the_pages_say_can_be_typed() {
     let mut failures = String::new();
     let mut run = 0;
@@ -296,4 +318,21 @@ fn what_the_pages_say_can_be_typed() {
     }
     assert!(failures.is_empty(), "{failures}");
     assert!(run >= 20, "only {run} blocks ran");
+}
+
+/// What `up` says is to be pasted into another terminal: it works as it stands.
+#[test]
+fn what_up_prints_can_be_pasted() {
+    let clone = Clone::new();
+    let begin = "system --state try\n";
+    let commands = r#"sed -n '/^Paste this/,$p' up.log | sed -n 's/^  //p' > pasted.sh
+[ "$(grep -c . pasted.sh)" -ge 9 ] || { cat up.log; exit 1; }
+bash -e pasted.sh
+"#;
+    let (good, said) = clone.run(&format!("{PREAMBLE}{begin}{commands}"));
+    assert!(
+        good && said.contains("ACCEPTED as mock") && said.contains("\ngood: "),
+        "{said}"
+    );
+    assert!(said.contains("sidecar   unix://"), "{said}");
 }
