@@ -581,6 +581,54 @@ fn what_is_released_was_never_used() {
 }
 
 #[test]
+fn what_is_left_is_what_could_still_be_reserved_and_looking_takes_nothing() {
+    let bundle = Bundle::from_toml(&toml()).unwrap();
+    let mut policy = bundle.identities[0].clone();
+    let hour = policy::Limit {
+        max: 3,
+        ..policy.limits[0].clone()
+    };
+    let amount = policy::Limit {
+        max: 10,
+        amount: Some("/amount".into()),
+        ..hour.clone()
+    };
+    policy.limits = vec![hour];
+    let mut rule = policy.rules[1].clone();
+    rule.limits = vec![amount];
+    let payload = Payload::parse(b"{\"amount\":4}").unwrap();
+    let mut usage = Usage::default();
+    let left = |usage: &Usage, at: Option<i64>| {
+        let at = at.map(UnixSeconds);
+        let own = usage.left(at, None, &policy.limits);
+        let of_rule = usage.left(at, Some(&rule.name), &rule.limits);
+        own.chain(of_rule).map(|one| one.left).collect::<Vec<_>>()
+    };
+    assert_eq!(left(&usage, Some(7200)), [3, 10]);
+    let reserve = |usage: &mut Usage| usage.reserve(UnixSeconds(7200), &policy, &rule, &payload);
+    let first = reserve(&mut usage).unwrap();
+    usage.settle(first);
+    let second = reserve(&mut usage).unwrap();
+    assert_eq!(
+        left(&usage, Some(7200)),
+        [1, 2],
+        "what is reserved is not left"
+    );
+    assert!(reserve(&mut usage).is_err());
+    assert_eq!(left(&usage, Some(7200)), [1, 2], "what was refused is");
+    usage.release(second);
+    assert_eq!(left(&usage, Some(7200)), [2, 6]);
+    // Counted to the strict side, as reserving is; and where no time is known, as it was.
+    assert_eq!(left(&usage, Some(7200 + 3600)), [2, 6]);
+    assert_eq!(left(&usage, Some(7200 + 3660)), [3, 10]);
+    assert_eq!(left(&usage, None), [2, 6]);
+    // Another rule, another place: not the same.
+    let name = "other".to_owned();
+    let other = usage.left(Some(UnixSeconds(7200)), Some(&name), &rule.limits);
+    assert_eq!(other.map(|one| one.left).collect::<Vec<_>>(), [10]);
+}
+
+#[test]
 fn what_is_released_is_released_from_every_limit_and_from_no_other_part() {
     let bundle = Bundle::from_toml(&toml()).unwrap();
     let mut policy = bundle.identities[0].clone();
