@@ -3,7 +3,7 @@
 
     python3 examples/agent.py
 
-Asks at ANCHORHOLD_ENDPOINT_SOCKET, which `anchorhold env` sets, or where a sidecar listens by default. Prints the DID that signed and the
+Asks at ANCHORHOLD_ENDPOINT_SOCKET (on localhost with the token in ANCHORHOLD_TOKEN_FILE), which `anchorhold env` sets, or where a sidecar listens by default. Prints the DID that signed and the
 token. Ends with 1 and says why if it is refused, with 2 if it waits for an approval. `Sidecar` and its three errors are there to be copied.
 """
 
@@ -93,7 +93,8 @@ def endpoint():
 
 
 def main():
-    sidecar = Sidecar(endpoint())
+    token = os.environ.get("ANCHORHOLD_TOKEN_FILE")
+    sidecar = Sidecar(endpoint(), open(token).read().strip() if token else None)
     try:
         answer = sidecar.sign({"amount": 100, "recipient": "account_123"}, intent={"action": "transfer", "target": "account_123"})
     except OSError as error:

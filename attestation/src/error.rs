@@ -124,7 +124,7 @@ pub enum Error {
     // The chain (section 3.2.3; RFC 5280 section 6).
     /// The bundle does not begin with the root that is trusted for this call.
     #[error(
-        "the document chains neither to the root of AWS Nitro nor to a mock's that was given (--allow-mock --root FILE)"
+        "the document chains neither to the root of AWS Nitro nor to that of a mock that was given"
     )]
     RootUntrusted,
     /// A mock root was asked for that is AWS's own.
@@ -412,24 +412,6 @@ impl From<policy::Error> for Error {
 }
 
 impl Error {
-    /// The text for whoever presented what is refused: what was found, and nothing of what the
-    /// verifier accepts or denies.
-    pub fn to_presenter(&self) -> String {
-        match self {
-            Self::MeasurementDenied(_) | Self::MeasurementMismatch(_) => {
-                "the measurements are not those of an accepted image".into()
-            }
-            Self::CertificateDenied { index, .. } => {
-                format!("certificate {index} of the chain is not accepted")
-            }
-            Self::PolicyMismatch(_) => "PCR16 is not that of an accepted bundle".into(),
-            Self::DidNotAccepted { found, .. } => format!("the DID {found} is not accepted"),
-            Self::IssuerNotAccepted { found, .. } => format!("the issuer {found} is not accepted"),
-            Self::IdentityMismatch { found, .. } => format!("the identity {found} is not accepted"),
-            other => other.to_string(),
-        }
-    }
-
     /// The stable snake_case name of this error.
     pub fn code(&self) -> &'static str {
         match self {

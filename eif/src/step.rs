@@ -1,10 +1,14 @@
 //! Commands of the build.
 
+use std::cell::OnceCell;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+
+use rustix::fs::OFlags;
 
 use crate::Error;
 
@@ -46,20 +50,41 @@ pub(crate) fn clean(mut command: Command) -> Command {
 /// Who watches a build: what begins, and where everything is written that the steps say.
 pub struct Watch<'a> {
     begins: &'a dyn Fn(&str),
-    log: PathBuf,
+    path: PathBuf,
+    log: OnceCell<File>,
 }
 
 impl<'a> Watch<'a> {
     /// Nothing is written before something begins.
-    pub fn new(begins: &'a dyn Fn(&str), log: PathBuf) -> Self {
-        Self { begins, log }
+    pub fn new(begins: &'a dyn Fn(&str), path: PathBuf) -> Self {
+        Self {
+            begins,
+            path,
+            log: OnceCell::new(),
+        }
     }
 
-    /// Begins the log anew.
+    /// Begins the log anew, in a file that is one: where others can write, a link may stand.
     pub(crate) fn start(&self) -> Result<(), Error> {
-        File::create(&self.log)
-            .map(drop)
-            .map_err(Error::io(&self.log))
+        let opened = File::options()
+            .read(true)
+            .append(true)
+            .create(true)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+            .open(&self.path)
+            .and_then(|log| match log.metadata()?.is_file() {
+                true => log.set_len(0).map(|()| log),
+                false => Err(io::Error::other("not a file")),
+            });
+        let log = opened.map_err(Error::io(&self.path))?;
+        // Begun once in a build.
+        let _ = self.log.set(log);
+        Ok(())
+    }
+
+    fn log(&self) -> Result<&File, Error> {
+        let none = || Error::io(&self.path)(io::Error::other("no log was begun"));
+        self.log.get().ok_or_else(none)
     }
 
     /// Something else than a command begins.
@@ -85,12 +110,9 @@ impl Step {
     /// Runs it; what it says goes to the log, and its end into the error if it fails.
     pub(crate) fn run(mut self, watch: &Watch<'_>) -> Result<(), Error> {
         const TAIL_LINES: usize = 30;
+        const MAX_TAIL: u64 = 64 << 10;
         watch.begins(self.what);
-        let mut log = File::options()
-            .read(true)
-            .append(true)
-            .open(&watch.log)
-            .map_err(Error::io(&watch.log))?;
+        let mut log = watch.log()?;
         let failed = |source| Error::Io {
             what: self.what.into(),
             source,
@@ -108,8 +130,10 @@ impl Step {
             return Ok(());
         }
         let mut said = Vec::new();
+        let end = log.metadata().map_err(failed)?.len();
+        let from = from.max(end.saturating_sub(MAX_TAIL));
         log.seek(SeekFrom::Start(from)).map_err(failed)?;
-        log.read_to_end(&mut said).map_err(failed)?;
+        log.take(MAX_TAIL).read_to_end(&mut said).map_err(failed)?;
         let text = String::from_utf8_lossy(&said);
         let lines: Vec<&str> = text.lines().collect();
         let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");

@@ -293,7 +293,10 @@ impl<N: Nsm> Enclave<N> {
     fn status(&self) -> Status {
         let can_sign = match self.provisioned.get() {
             None => Err(Error::NotProvisioned),
-            Some(_) => self.now(),
+            Some(provisioned) => {
+                let annex = self.env_of(provisioned).check_annex();
+                annex.and_then(|()| self.now())
+            }
         };
         Status {
             boot_id: self.boot_id,

@@ -35,6 +35,16 @@ impl Program {
         Self(path.into())
     }
 
+    /// What ends with this process has a group of its own: Ctrl-C is for this program, which then
+    /// ends what it started in order.
+    fn command(&self, more: &[&str]) -> Command {
+        let mut command = Command::new(&self.0);
+        if more.contains(&"--with-parent") {
+            command.process_group(0);
+        }
+        command
+    }
+
     /// Starts a development enclave. `more` are further arguments.
     pub fn start_enclave(
         &self,
@@ -42,7 +52,7 @@ impl Program {
         log: Option<&Path>,
         more: &[&str],
     ) -> Result<Child, Error> {
-        let mut command = Command::new(&self.0);
+        let mut command = self.command(more);
         command
             .arg("enclave")
             .arg("--state")
@@ -95,7 +105,7 @@ impl Program {
         log: Option<&Path>,
         more: &[&str],
     ) -> Result<Child, Error> {
-        let mut command = Command::new(&self.0);
+        let mut command = self.command(more);
         command
             .arg("sidecar")
             .arg("--config")
@@ -140,8 +150,6 @@ impl Child {
         stdout: Stdio,
         stderr: Stdio,
     ) -> Result<Self, Error> {
-        // A group of its own: Ctrl-C is for this program, which then ends what it started in order.
-        command.process_group(0);
         let process = command.stdin(stdin).stdout(stdout).stderr(stderr).spawn();
         let process = process.map_err(|source| Error::Io {
             what: what.into(),

@@ -5,6 +5,7 @@ mod ear;
 mod expectations;
 mod measurements;
 mod policy;
+mod presenter;
 mod trace;
 mod verdict;
 mod verifier;

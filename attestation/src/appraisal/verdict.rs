@@ -25,7 +25,7 @@ pub enum Reason {
     #[error(transparent)]
     Wrong(#[from] Error),
     /// Everything checked was right, but not everything that matters was checked.
-    #[error("not checked: {}; give what you expect, or say that you only want to look (--inspect)", names(.0))]
+    #[error("not checked: {}; give what you expect, or say that you only want to look", names(.0))]
     Unchecked(Vec<Unchecked>),
 }
 
@@ -38,14 +38,6 @@ impl Refusal {
         }
     }
 
-    /// The text for whoever presented what is refused: nothing of what the verifier accepts.
-    pub fn to_presenter(&self) -> String {
-        match &self.reason {
-            Reason::Wrong(error) => error.to_presenter(),
-            Reason::Unchecked(_) => self.to_string(),
-        }
-    }
-
     /// `{"verdict":"refused","error":{"code","message"},"checks":[{"step","outcome","against"}]}`.
     pub fn to_json(&self) -> Value {
         let error = json!({"code": self.code(), "message": self.to_string()});
@@ -55,10 +47,10 @@ impl Refusal {
 
 fn names(unchecked: &[Unchecked]) -> String {
     let name = |u: &Unchecked| match u {
-        Unchecked::Nonce => "nonce (--nonce)",
-        Unchecked::Measurements => "measurements (--measurements)",
-        Unchecked::Policy => "bundle (--bundle)",
-        Unchecked::DidDocument => "DID document (--did-document)",
+        Unchecked::Nonce => "nonce",
+        Unchecked::Measurements => "measurements",
+        Unchecked::Policy => "bundle",
+        Unchecked::DidDocument => "DID document",
         Unchecked::Identity => "identity (bring evidence, not a document alone)",
     };
     unchecked.iter().map(name).collect::<Vec<_>>().join(", ")

@@ -3,7 +3,9 @@
 
 use std::fmt::Write;
 
-use attestation::{Check, Claimed, ClaimedKey, Outcome, Reason, Refusal, Subject, Verdict};
+use attestation::{
+    Check, Claimed, ClaimedKey, Error, Outcome, Reason, Refusal, Subject, Unchecked, Verdict,
+};
 use serde_json::Value;
 
 /// How a verdict is shown.
@@ -139,9 +141,31 @@ const LIMITS: [&str; 3] = [
     "that no certificate was revoked: AWS's chain names no revocation list; your deny list is what there is",
 ];
 
+/// What to give on the command line, where that may be all that is missing.
+fn next(reason: &Reason) -> Option<String> {
+    match reason {
+        Reason::Wrong(Error::RootUntrusted) => {
+            Some("to accept a mock too, give its root: --allow-mock --root FILE".into())
+        }
+        Reason::Unchecked(unchecked) => {
+            let flag = |one: &Unchecked| match one {
+                Unchecked::Nonce => "--nonce HEX",
+                Unchecked::Measurements => "--measurements FILE",
+                Unchecked::Policy => "--bundle FILE",
+                Unchecked::DidDocument => "--did-document FILE",
+                Unchecked::Identity => "evidence in place of the document alone",
+            };
+            let flags: Vec<&str> = unchecked.iter().map(flag).collect();
+            Some(format!("give {}; or only look: --inspect", flags.join(" ")))
+        }
+        _ => None,
+    }
+}
+
 fn refused(refusal: &Refusal, says: &Claimed, style: Style) -> String {
+    let next = next(&refusal.reason).map_or_else(String::new, |next| format!("{next}\n"));
     let mut text = format!(
-        "{} {}: {}\n\n",
+        "{} {}: {}\n{next}\n",
         style.paint("31", "REFUSED"),
         refusal.code(),
         printable(&refusal.to_string())

@@ -18,7 +18,12 @@ pub struct Operators {
 }
 
 impl Operators {
+    /// Whoever comes through a socket of its own is the agent that it is for, and no operator,
+    /// though it may run as the same user.
     pub(crate) fn include(&self, seen: &ObservedCaller) -> bool {
+        if seen.socket.is_some() {
+            return false;
+        }
         let own = |uid| {
             uid == 0 || uid == rustix::process::geteuid().as_raw() || self.uids.contains(&uid)
         };
@@ -385,6 +390,14 @@ operator_key = 'z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp'
             (named("prometheus"), true),
             (named("crew"), false),
             (named("0"), false),
+            // Who has a socket of its own is the agent that it is for.
+            (
+                ObservedCaller {
+                    socket: Some("agent".into()),
+                    ..ids(0)
+                },
+                false,
+            ),
             // A group makes no operator.
             (
                 ObservedCaller {

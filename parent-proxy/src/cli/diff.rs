@@ -52,8 +52,8 @@ fn one(lines: &mut Vec<String>, path: &str, before: Option<&Value>, after: Optio
 
 type Named<'a> = (&'a [Value], &'a [String]);
 
-/// Things that have names: they are the same thing if they are called so, wherever they stand. The
-/// order of those that are in both counts, for the first rule that accepts owns a request.
+/// Things that have names: they are the same thing if they are called so, wherever they stand. Their
+/// order is said where it changes, for the first rule that accepts owns a request.
 fn named(
     lines: &mut Vec<String>,
     path: &str,
@@ -70,48 +70,45 @@ fn named(
             one(lines, &below(path, name), None, Some(value));
         }
     }
-    let kept = |names: &[String], others: &[String]| {
-        let kept = names.iter().filter(|name| others.contains(name));
-        kept.cloned().collect::<Vec<_>>()
-    };
-    let (was, is) = (
-        kept(before_names, after_names),
-        kept(after_names, before_names),
-    );
-    if was != is {
+    // What was added at the end changes nothing for what stood there; anywhere else it may.
+    let kept: Vec<&String> = before_names
+        .iter()
+        .filter(|name| after_names.contains(name))
+        .collect();
+    let added = after_names
+        .iter()
+        .filter(|name| !before_names.contains(name));
+    if !kept.into_iter().chain(added).eq(after_names) {
         lines.push(format!(
-            "~ {path}: another order, {} -> {}",
-            was.join(", "),
-            is.join(", ")
+            "~ {path}: the order was {}, and is {}",
+            before_names.join(", "),
+            after_names.join(", ")
         ));
     }
 }
 
 /// Things without names: those that are in one list and not in the other.
 fn items(lines: &mut Vec<String>, path: &str, before: &[Value], after: &[Value]) {
-    let count = lines.len();
     let missing = |all: &[Value], one: &Value| !all.contains(one);
-    lines.extend(
-        before
-            .iter()
-            .filter(|one| missing(after, one))
-            .map(|one| format!("- {path}: {one}")),
-    );
-    lines.extend(
-        after
-            .iter()
-            .filter(|one| missing(before, one))
-            .map(|one| format!("+ {path}: {one}")),
-    );
-    if lines.len() == count {
+    let gone = before.iter().filter(|one| missing(after, one));
+    let new = after.iter().filter(|one| missing(before, one));
+    lines.extend(gone.map(|one| format!("- {path}: {one}")));
+    lines.extend(new.clone().map(|one| format!("+ {path}: {one}")));
+    // As above; what stands there twice counts twice.
+    let kept = before.iter().filter(|one| !missing(after, one));
+    if !kept.chain(new).eq(after) {
         let json = |all: &[Value]| Value::from(all.to_vec()).to_string();
         lines.push(format!("~ {path}: {} -> {}", json(before), json(after)));
     }
 }
 
-/// What things in a list are called, if each has a name of its own.
+/// What things in a list are called, if each has a name of its own; labels of resources are called
+/// by their patterns.
 fn names(list: &[Value]) -> Option<Vec<String>> {
-    let name = |value: &Value| value.get("name")?.as_str().map(str::to_owned);
+    let name = |value: &Value| {
+        let name = value.get("name").or(value.get("pattern"))?;
+        name.as_str().map(str::to_owned)
+    };
     let names = list.iter().map(name).collect::<Option<Vec<_>>>()?;
     let different: BTreeSet<_> = names.iter().collect();
     (different.len() == names.len()).then_some(names)
@@ -212,7 +209,37 @@ rules = [
             ])
             .last()
             .unwrap(),
-            "~ identities.payer.rules: another order, small, large -> large, small"
+            "~ identities.payer.rules: the order was small, large, and is large, small"
+        );
+        // Where a rule is put decides: before one that wants an approval it goes around that.
+        let new = "{ name = 'new', actions = ['pay'], targets = ['*'], resources = ['*'] }";
+        let (first, last) = ("rules = [\n", "\n]\n");
+        let put = |at: &str, text: &str| lines(&[(at, text)]);
+        let behind = put(last, &format!("\n  {new},{last}"));
+        assert!(behind.len() == 1 && behind[0].starts_with("+ identities.payer.rules.new: "));
+        let before = put(first, &format!("{first}  {new},\n"));
+        assert_eq!(
+            before[1..],
+            ["~ identities.payer.rules: the order was small, large, and is new, small, large"]
+        );
+        // And so do labels, whose first one that matches counts.
+        let label = |pattern: &str, kind: &str| {
+            format!("[[resources]]\npattern = '{pattern}'\ntype = '{kind}'\n")
+        };
+        let (narrow, wide) = (label("https://a/x/*", "n"), label("https://a/*", "w"));
+        let with = |labels: &str| {
+            Bundle::from_toml(&BUNDLE.replace("[[identities]]", &format!("{labels}[[identities]]")))
+                .unwrap()
+        };
+        let changed = of(
+            &with(&format!("{narrow}{wide}")),
+            &with(&format!("{wide}{narrow}{}", label("https://b/*", "b"))),
+        );
+        assert_eq!(
+            changed[1..],
+            [
+                "~ resources: the order was https://a/x/*, https://a/*, and is https://a/*, https://a/x/*, https://b/*"
+            ]
         );
     }
 }

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use clap::Args;
 use identity::Signer;
 use policy::Bundle;
+use protocol::Endpoint;
 
 use super::Failure;
 use crate::{Config, KeyFile};
@@ -66,46 +67,83 @@ struct Answers {
 
 impl Init {
     pub(super) fn run(&self, out: &mut impl Write) -> Result<(), Failure> {
-        let file = |name: &str| self.folder.join(name);
-        if let Some(there) = FILES.map(file).iter().find(|file| file.exists()) {
+        let there = |name: &&str| self.file(name).symlink_metadata().is_ok();
+        if let Some(name) = FILES.iter().find(|name| there(name)) {
             return Err(Failure::Usage(format!(
                 "{} is there already; nothing was written",
-                there.display()
+                self.file(name).display()
             )));
         }
         let answers = self.ask()?;
-        // What nobody could use is not written; the keys are no part of what can be wrong.
+        let socket = self
+            .socket
+            .as_deref()
+            .map(std::path::absolute)
+            .transpose()?;
+        // What is wrong is found before anything is written; the keys are no part of it.
         let stand_in = "z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK";
         let other = "z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp";
+        let wrong = |why: String| Failure::Usage(format!("{why}; nothing was written"));
         Bundle::from_toml(&answers.bundle(stand_in, other))
-            .map_err(|error| Failure::Usage(format!("{error}; nothing was written")))?;
-        self.check_folder()?;
+            .map_err(|error| wrong(error.to_string()))?;
+        if let Some(enclave) = &self.enclave {
+            enclave
+                .parse::<Endpoint>()
+                .map_err(|error| wrong(format!("enclave {enclave:?}: {error}")))?;
+        }
         DirBuilder::new()
             .mode(0o700)
             .recursive(true)
             .create(&self.folder)
             .map_err(|source| self.failed(&self.folder, source))?;
+        self.check_folder(answers.mode)?;
+        let written = self.write_all(&answers, socket.as_deref());
+        if written.is_err() {
+            // Nothing half stays. None of these was there before.
+            for name in FILES {
+                let _ = std::fs::remove_file(self.file(name));
+            }
+        }
+        written?;
+        Ok(out.write_all(self.next_steps(answers.mode).as_bytes())?)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Writes the files, and tries them: the table on the bundle, and the configuration.
+    fn write_all(&self, answers: &Answers, socket: Option<&Path>) -> Result<(), Failure> {
         let folder = std::path::absolute(&self.folder)?;
-        let key = |name: &str| KeyFile::create(&file(name));
+        let key = |name: &str| KeyFile::create(&self.file(name));
         let (proxy, operator) = (key("proxy.key")?, key("operator.key")?);
         let [proxy, operator] = [proxy, operator].map(|key| key.public_key().to_multikey());
         self.write("policy.toml", &answers.bundle(&proxy, &operator))?;
         self.write("policy-tests.toml", &answers.tests())?;
-        let sidecar = self.sidecar(answers.mode, &folder);
+        let sidecar = self.sidecar(answers.mode, socket, &folder);
         self.write("sidecar.toml", &sidecar)?;
-        Config::read(&file("sidecar.toml"))?;
-        Ok(out.write_all(self.next_steps(answers.mode).as_bytes())?)
+        Config::read(&self.file("sidecar.toml"))?;
+        super::policy::test(&mut std::io::sink(), &self.file("policy-tests.toml"))
     }
 
-    /// In a folder that others can write they could put other files in the place of these.
-    fn check_folder(&self) -> Result<(), Failure> {
-        match std::fs::metadata(&self.folder) {
-            Ok(found) if found.mode() & 0o022 != 0 => Err(Failure::Usage(format!(
-                "{}: group or others can write there; name a folder of your own. Nothing was written",
-                self.folder.display()
-            ))),
-            _ => Ok(()),
+    /// In a folder that others can write they could put other files in the place of these; and the
+    /// socket of development lies in it, closed to others.
+    fn check_folder(&self, mode: &str) -> Result<(), Failure> {
+        let found = std::fs::metadata(&self.folder);
+        let found = found.map_err(|source| self.failed(&self.folder, source))?;
+        let (open, how) = if mode == "development" {
+            (0o077, "700")
+        } else {
+            (0o022, "go-w")
+        };
+        let own = found.uid() == rustix::process::geteuid().as_raw();
+        if own && found.mode() & open == 0 {
+            return Ok(());
         }
+        Err(Failure::Usage(format!(
+            "{}: it is somebody else's, or open to others; name a folder of your own, or chmod {how} it. Nothing was written",
+            self.folder.display()
+        )))
     }
 
     fn ask(&self) -> Result<Answers, Failure> {
@@ -141,7 +179,7 @@ impl Init {
         })
     }
 
-    fn sidecar(&self, mode: &str, folder: &Path) -> String {
+    fn sidecar(&self, mode: &str, socket: Option<&Path>, folder: &Path) -> String {
         let development = mode == "development";
         let enclave = self.enclave.clone().unwrap_or_else(|| {
             if development {
@@ -150,7 +188,7 @@ impl Init {
                 "vsock://16:5005".into()
             }
         });
-        let socket = match (&self.socket, development) {
+        let socket = match (socket, development) {
             (Some(socket), _) => Some(socket.display().to_string()),
             (None, true) => Some("sidecar.sock".into()),
             (None, false) => None,
@@ -188,7 +226,13 @@ impl Init {
     }
 
     fn next_steps(&self, mode: &str) -> String {
-        let folder = self.folder.display();
+        let name = self.folder.display().to_string();
+        let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+        let folder = if name.chars().all(plain) {
+            name
+        } else {
+            format!("'{}'", name.replace('\'', "'\\''"))
+        };
         let run = if mode == "development" {
             format!("anchorhold-dev up --state {folder}")
         } else {

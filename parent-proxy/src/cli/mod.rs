@@ -131,7 +131,8 @@ struct Serve {
     /// error, warn, info or debug [default: info]
     #[arg(long, env = "ANCHORHOLD_LOG_LEVEL", value_name = "LEVEL")]
     log_level: Option<String>,
-    /// Check the configuration and every file that it names, and start nothing
+    /// Check the configuration, the bundle, the key and the annex that it names, and start nothing.
+    /// Whether sockets, ports and the record's folder can be had is seen on starting
     #[arg(long)]
     check: bool,
 }

@@ -261,7 +261,8 @@ fn diff(out: &mut impl Write, before: &Path, after: &Path) -> Result<(), Failure
     match lines.len() {
         0 => writeln!(out, "no difference: {}", digest(&before)).map_err(Failure::Output),
         differences => Err(Failure::Refused(format!(
-            "{differences} differences: {} -> {}",
+            "{differences} difference{}: {} -> {}",
+            if differences == 1 { "" } else { "s" },
             digest(&before),
             digest(&after)
         ))),
@@ -452,7 +453,7 @@ impl Explained {
     }
 }
 
-fn test(out: &mut impl Write, file: &Path) -> Result<(), Failure> {
+pub(super) fn test(out: &mut impl Write, file: &Path) -> Result<(), Failure> {
     let text = String::from_utf8(read_bounded(file)?)
         .map_err(|_| Failure::Usage(format!("{}: not UTF-8", file.display())))?;
     let table: Table = toml::from_str(&text)

@@ -1,6 +1,7 @@
 //! What a file says, without a verdict.
 
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 
 use attestation::{Claimed, Evidence, Subject};
@@ -12,8 +13,8 @@ use serde_json::{Map, Value, json};
 
 use super::Failure;
 
-/// Files larger than this are none of ours: 64 MiB, a whole file of a decision record.
-const MAX_FILE: u64 = 64 << 20;
+/// Anything but a record is far below this: 256 KiB.
+const MAX_FILE: u64 = 256 << 10;
 
 #[derive(Debug, Args)]
 pub(super) struct Show {
@@ -35,36 +36,48 @@ struct Shown {
 
 impl Show {
     pub(super) fn run(&self, out: &mut impl Write) -> Result<(), Failure> {
-        let bytes = self.read()?;
-        for shown in of(&bytes).ok_or_else(|| self.unknown())? {
-            if self.json {
-                let line = json!({"kind": shown.kind, "says": shown.says});
-                writeln!(out, "{}", printable(&line.to_string()))?;
-            } else {
-                shown.print(out)?;
-            }
+        let failed = |source| {
+            let file = self.file.clone();
+            Failure::from(enclave_client::Error::File { file, source })
+        };
+        let mut file: Box<dyn BufRead> = if self.file == Path::new("-") {
+            Box::new(std::io::stdin().lock())
+        } else {
+            Box::new(BufReader::new(File::open(&self.file).map_err(failed)?))
+        };
+        let mut bytes = Vec::new();
+        file.by_ref()
+            .take(MAX_FILE + 1)
+            .read_to_end(&mut bytes)
+            .map_err(failed)?;
+        if bytes.len() as u64 <= MAX_FILE {
+            let all = of(&bytes).ok_or_else(|| self.unknown())?;
+            return all.iter().try_for_each(|shown| self.show(out, shown));
         }
-        Ok(())
+        // Only a record is so long: line by line, however many there are.
+        let mut lines = Cursor::new(bytes).chain(file);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let limit = record::MAX_LINE as u64 + 1;
+            let read = lines.by_ref().take(limit).read_until(b'\n', &mut line);
+            if read.map_err(failed)? == 0 {
+                return Ok(());
+            }
+            let shown = identity::json::parse(line.trim_ascii_end())
+                .ok()
+                .and_then(|value| of_record(value).ok());
+            self.show(out, &shown.ok_or_else(|| self.unknown())?)?;
+        }
     }
 
-    fn read(&self) -> Result<Vec<u8>, Failure> {
-        let mut bytes = Vec::new();
-        let limit = MAX_FILE + 1;
-        let read = if self.file == Path::new("-") {
-            std::io::stdin().take(limit).read_to_end(&mut bytes)
+    fn show(&self, out: &mut impl Write, shown: &Shown) -> Result<(), Failure> {
+        if self.json {
+            let line = json!({"kind": shown.kind, "says": shown.says});
+            Ok(writeln!(out, "{}", printable(&line.to_string()))?)
         } else {
-            std::fs::File::open(&self.file)
-                .and_then(|file| file.take(limit).read_to_end(&mut bytes))
-        };
-        let file = self.file.clone();
-        read.map_err(|source| enclave_client::Error::File { file, source })?;
-        if bytes.len() as u64 > MAX_FILE {
-            return Err(Failure::Usage(format!(
-                "{}: larger than 64 MiB",
-                self.file.display()
-            )));
+            shown.print(out)
         }
-        Ok(bytes)
     }
 
     fn unknown(&self) -> Failure {

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use clap::Args;
+use identity::printable;
 use serde_json::Value;
 
 use super::Failure;
@@ -46,6 +47,8 @@ pub(super) fn hindrance(status: &Value) -> Option<String> {
 pub(super) fn text(status: &Value, endpoint: &str) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
+        // What a sidecar says makes no lines of its own.
+        let value = printable(&value).replace('\n', "\\n");
         let _ = writeln!(text, "{name:<9} {value}");
     };
     let word = |value: &Value| match value {
@@ -113,10 +116,7 @@ pub(super) fn text(status: &Value, endpoint: &str) -> String {
                 amount => format!("of {}", word(amount)),
             };
             let (left, max, per) = (&limit["left"], &limit["max"], word(&limit["per"]));
-            line(
-                "",
-                format!("  {of}: {left} of {max} {what} left in this {per}"),
-            );
+            line("", format!("  {of}: {left} of {max} {what} per {per} left"));
         }
     }
     text

@@ -25,6 +25,8 @@ struct Section {
     codes: Vec<Code>,
     /// What to do about any of them that has no words of its own; none if each must have.
     otherwise: Option<&'static str>,
+    /// A table of `advice.toml` that counts before the one for all.
+    advice: Option<&'static str>,
 }
 
 /// The page, of the enums as they are now and of what `advice.toml` says to do about each code.
@@ -48,7 +50,11 @@ pub fn page() -> String {
         };
         for code in &section.codes {
             used.insert(code.name.clone());
-            let what = advice.get(&code.name).map(String::as_str);
+            // A code of a guarded service is its client's to act on.
+            let own = section
+                .advice
+                .and_then(|table| written[table].get(&code.name));
+            let what = own.or(advice.get(&code.name)).map(String::as_str);
             let what = what.or(section.otherwise).unwrap_or_else(|| {
                 panic!("advice.toml does not say what to do about {}", code.name)
             });
@@ -76,7 +82,7 @@ const BEGIN: &str = "# Error codes
 
 A refusal has a stable code, which programs may match on, and words for people, which may change. This page is written from the source
 (`just errors`); each cause is what the source says of it. Of the sidecar's HTTP API the code stands in `code` (RFC 9457), and `Retry-After`
-where waiting helps; `anchorhold` and `anchorhold-verify` print it first.
+where waiting helps; `anchorhold` and `anchorhold-verify` print it before the words.
 ";
 
 fn sections() -> Vec<Section> {
@@ -116,27 +122,32 @@ fn sections() -> Vec<Section> {
     vec![
         Section {
             title: "What the policy says no to",
-            about: "Of `POST /sign`, `POST /token` and the like; `anchorhold policy explain` says which rule, and why. These stand in the decision record.",
+            about: "Of `POST /sign` and the like; `anchorhold policy explain` says which rule, and why. These stand in the decision record. `POST /token` has the same codes,\n\
+                with the statuses of RFC 6749: 400, 403 with `unauthorized_client`, and 503 with `Retry-After` where it may be tried again.",
             codes: denied,
             otherwise: None,
+            advice: None,
         },
         Section {
             title: "What the enclave does not do",
             about: "Through the sidecar, as the statuses say.",
             codes: codes("enclave/src/error.rs", "Error", kind),
             otherwise: None,
+            advice: None,
         },
         Section {
             title: "What the sidecar does not do",
             about: "Without asking the enclave.",
             codes: of_sidecar(),
             otherwise: None,
+            advice: None,
         },
         Section {
             title: "What cannot be taken",
             about: "JSON, keys, DIDs, tokens, credentials and grants: in requests to the sidecar, in files of the commands, and in what a verifier reads.",
             codes: of_request,
             otherwise: Some("Mend what you sent; the detail says where."),
+            advice: None,
         },
         Section {
             title: "What a verifier refuses",
@@ -148,12 +159,14 @@ fn sections() -> Vec<Section> {
             otherwise: Some(
                 "Believe none of it: it was changed, or is none of ours. Ask for new evidence.",
             ),
+            advice: None,
         },
         Section {
             title: "What a guarded service refuses",
-            about: "Of a service behind `anchorhold-guard`; those of the two sections before come here too.",
+            about: "Of a service behind `anchorhold-guard`; those of the two sections before come here too: of a token with 401, of evidence with 403.",
             codes: codes("attestation/guard/src/error.rs", "Error", of_guard()),
             otherwise: None,
+            advice: Some("guard"),
         },
         Section {
             title: "What is wrong with a decision record",
@@ -169,6 +182,7 @@ fn sections() -> Vec<Section> {
             otherwise: Some(
                 "The record was changed, or is not whole: keep the file as it is, and look who could write it.",
             ),
+            advice: None,
         },
         Section {
             title: "Why an enclave ended, beside these",
@@ -177,12 +191,14 @@ fn sections() -> Vec<Section> {
             otherwise: Some(
                 "The NSM failed, or this is not Nitro: start it again; if it stays so, take another instance.",
             ),
+            advice: None,
         },
         Section {
             title: "What is wrong with an image",
             about: "Of `anchorhold-eif`.",
             codes: codes("eif/src/error.rs", "Error", |_| String::new()),
             otherwise: Some("The message says what, and of which file."),
+            advice: None,
         },
     ]
 }
@@ -382,7 +398,8 @@ fn codes(file: &str, name: &str, status: impl Fn(&str) -> String) -> Vec<Code> {
     let prefix = named(&found.attrs, "strum", "prefix").unwrap_or_default();
     let mut all: Vec<Code> = Vec::new();
     for variant in &found.variants {
-        let hands_on = attribute(&variant.attrs, "error").is_some_and(|says| says == "transparent");
+        let says = attribute(&variant.attrs, "error").unwrap_or_default();
+        let hands_on = says == "transparent" || says.contains("to_presenter");
         // The only one of its kind whose variant is the whole error.
         let code = named(&variant.attrs, "strum", "serialize");
         let code = code.unwrap_or_else(|| format!("{prefix}{}", snake(&variant.ident.to_string())));

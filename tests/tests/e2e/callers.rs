@@ -83,6 +83,19 @@ fn on_a_shared_socket_uid_and_effective_gid_decide() {
         stranger.starts_with("HTTP/1.1 403") && stranger.contains("caller_not_allowed"),
         "{stranger}"
     );
+    // Nor does it learn how things stand.
+    let asked = Command::new("setpriv")
+        .args(["--reuid", "1", "--regid", "1", "--clear-groups", "--"])
+        .args(["curl", "-sSi", "--unix-socket"])
+        .arg(&running.socket)
+        .arg("http://localhost/status")
+        .output()
+        .unwrap();
+    let asked = String::from_utf8_lossy(&asked.stdout).into_owned();
+    assert!(
+        asked.starts_with("HTTP/1.1 403") && asked.contains("caller_not_allowed"),
+        "{asked}"
+    );
     // The overflow id stands for users that cannot be named.
     let overflow = sign_as(&running, "65534", "3");
     assert!(

@@ -1304,6 +1304,14 @@ fn an_annex_below_the_bundles_lowest_is_taken_in_no_boot() {
         setting.exchange("incident-coordinator", &user),
         Err("annex_required".into())
     );
+    // And it says so to whoever asks whether it could sign.
+    let cannot_sign = |setting: &mut Setting| {
+        let Answer::Status(status) = setting.window.ask(Request::Status).unwrap().unwrap() else {
+            panic!("a status")
+        };
+        status.cannot_sign
+    };
+    assert_eq!(cannot_sign(&mut setting).as_deref(), Some("annex_required"));
     for (version, taken) in [
         (2, Err("annex_outdated".into())),
         (1, Err("annex_outdated".into())),
@@ -1316,6 +1324,7 @@ fn an_annex_below_the_bundles_lowest_is_taken_in_no_boot() {
             "{version}"
         );
     }
+    assert_eq!(cannot_sign(&mut setting), None);
     assert!(setting.exchange("incident-coordinator", &user).is_ok());
 }
 

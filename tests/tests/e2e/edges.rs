@@ -172,8 +172,8 @@ fn status_tells_each_caller_its_own_limits_and_operators_all() {
     assert!(
         says.contains(&format!("sidecar   {localhost}\n"))
             && says.contains("you are   name crew: a caller\n")
-            && says.contains("in all: 0 of 9 of /amount left in this day")
-            && says.contains("rule anything: 0 of 2 requests left in this minute"),
+            && says.contains("in all: 0 of 9 of /amount per day left")
+            && says.contains("rule anything: 0 of 2 requests per minute left"),
         "{says}"
     );
     running.enclave.kill().unwrap();
@@ -756,7 +756,9 @@ fn init_asks_on_a_terminal_and_what_it_writes_runs() {
     );
     assert_eq!(fs::read(path("a/policy.toml")).unwrap(), before);
     for wrong in [
-        &["--identity", "A"][..],
+        &["--enclave", "bogus"][..],
+        &["--action", ""],
+        &["--identity", "A"],
         &["--mode", "test"],
         &["--resource", "a/../b"],
         &["--per-hour", "0"],
@@ -770,14 +772,33 @@ fn init_asks_on_a_terminal_and_what_it_writes_runs() {
             fs::remove_dir_all(path("b")).unwrap();
         }
     }
-    fs::create_dir(path("open")).unwrap();
-    fs::set_permissions(path("open"), fs::Permissions::from_mode(0o777)).unwrap();
-    let (code, says) = refused(&init("open").output().unwrap());
-    assert!(
-        code == 64 && says.contains("others can write there"),
-        "{says}"
-    );
-    assert_eq!(fs::read_dir(path("open")).unwrap().count(), 0);
+    // A folder that is open to others, or somebody else's, is not the place for it; nor is one in
+    // which a link stands where a file should be.
+    let refused_in = |folder: &str, how: &str, mode: &str| {
+        let output = init(folder).args(["--mode", mode]).output().unwrap();
+        let (code, says) = refused(&output);
+        assert!(code == 64 && says.contains(how), "{folder}: {says}");
+        let files = fs::read_dir(path(folder)).unwrap();
+        assert!(
+            files
+                .flatten()
+                .all(|file| file.file_name() == "sidecar.toml")
+        );
+    };
+    for (name, mode) in [("open", 0o777), ("readable", 0o755), ("linked", 0o700)] {
+        fs::create_dir(path(name)).unwrap();
+        fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    refused_in("open", "chmod go-w it", "production");
+    refused_in("readable", "chmod 700 it", "development");
+    std::os::unix::fs::symlink("/nonexistent/x", path("linked/sidecar.toml")).unwrap();
+    refused_in("linked", "is there already", "development");
+    if rustix::process::geteuid().is_root() {
+        fs::create_dir(path("foreign")).unwrap();
+        fs::set_permissions(path("foreign"), fs::Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::chown(path("foreign"), Some(1001), None).unwrap();
+        refused_in("foreign", "somebody else's", "production");
+    }
     let screen = on_terminal(&init("c"), 80, &[("[development]: ", "\x03")]);
     assert!(screen.code != 0 && !path("c").exists(), "{}", screen.text);
     let screen = on_terminal(
@@ -1082,4 +1103,138 @@ except Waits as error:
     );
     assert!(text(&output.stdout).starts_with("ey"), "{output:?}");
     drop(running);
+}
+
+#[test]
+fn an_agent_of_the_example_is_what_its_socket_says_and_no_operator() {
+    let folder = private_folder();
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/two-agents");
+    let built = program("anchorhold");
+    let path = format!(
+        "{}:{}",
+        built.parent().unwrap().display(),
+        std::env::var("PATH").unwrap()
+    );
+    let prepare = |name: &str| {
+        let mut command = Command::new(examples.join("prepare"));
+        command.arg(name).current_dir(folder.path());
+        // What a shell may have set.
+        command.env("PATH", &path).env("CDPATH", "/");
+        command.output().unwrap()
+    };
+    let prepared = prepare("try");
+    assert!(prepared.status.success(), "{prepared:?}");
+    for odd in ["a&b", "a|b", "a b", "try"] {
+        assert!(!prepare(odd).status.success(), "{odd}");
+    }
+    let mut up = Command::new(program("anchorhold-dev"))
+        .args(["up", "--state", "try"])
+        .current_dir(folder.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let socket = |name: &str| folder.path().join(format!("try/run/{name}.sock"));
+    harness::wait_for(|| get(&socket("payer"), "/ready").is_ok_and(|answer| answer.status == 200));
+    for agent in ["clerk", "payer"] {
+        let seen = get(&socket(agent), "/status").unwrap().json();
+        assert_eq!(names(&seen), [agent], "{seen}");
+        assert_eq!(seen["caller"]["operator"], false, "{seen}");
+        assert_eq!(get(&socket(agent), "/metrics").unwrap().status, 403);
+    }
+    let operator = get(&socket("sidecar"), "/status").unwrap().json();
+    assert_eq!(names(&operator), ["clerk", "payer"], "{operator}");
+    let pid = rustix::process::Pid::from_raw(up.id().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    up.wait().unwrap();
+}
+
+#[test]
+fn what_is_shown_is_read_in_pieces_and_what_is_too_long_is_nothing() {
+    let folder = private_folder();
+    let file = folder.path().join("file");
+    let path = file.display().to_string();
+    let line = "{\"boot_id\":\"00\",\"sequence\":1,\"event_type\":\"token.sign\"}\n";
+    fs::write(&file, line.repeat(20_000)).unwrap();
+    let output = anchorhold(&["show", "--json", &path]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout).lines().count(), 20_000);
+    let long = format!("{{\"a\":[{}0]}}", "0,".repeat(1 << 20));
+    fs::write(&file, long).unwrap();
+    let (code, says) = refused(&anchorhold(&["show", &path]));
+    assert!(code == 64 && says.contains("neither a token"), "{says}");
+}
+
+#[test]
+fn a_log_of_a_build_goes_into_no_other_file() {
+    let folder = private_folder();
+    let path = |name: &str| folder.path().join(name);
+    fs::write(path("victim"), "mine").unwrap();
+    std::os::unix::fs::symlink(path("victim"), path("x.eif.log")).unwrap();
+    let output = Command::new(program("anchorhold-eif"))
+        .args(["build", "--source"])
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+        .args(["--kernel-source", "/nonexistent", "-o"])
+        .arg(path("x.eif"))
+        .arg("--cache")
+        .arg(path("cache"))
+        .output()
+        .unwrap();
+    assert!(!output.status.success(), "{output:?}");
+    assert_eq!(fs::read(path("victim")).unwrap(), b"mine", "{output:?}");
+}
+
+/// The statuses that docs/errors.md has for a code.
+fn documented(code: &str) -> Vec<u16> {
+    let page = include_str!("../../../docs/errors.md");
+    let of = |line: &&str| line.starts_with(&format!("| `{code}` | "));
+    let status = |line: &str| line.split(" | ").nth(2)?.parse().ok();
+    page.lines().filter(of).filter_map(status).collect()
+}
+
+#[test]
+fn the_page_of_errors_has_the_statuses_that_are_answered() {
+    let (running, _) = two_callers();
+    let sign = |body: &Value| post(&running.socket, "/sign", body).unwrap();
+    let mine = |payload: Value, intent: Value| json!({"payload": payload, "intent": intent, "identity": "mine"});
+    let mut answers = vec![
+        sign(&json!({"payload": {}, "intent": "a", "identity": "theirs"})),
+        sign(&json!({"payload": {}, "intent": "a", "identity": "none"})),
+        sign(&mine(json!({}), json!(""))),
+        sign(&mine(json!({"a": 1.5}), json!("a"))),
+        sign(&json!({"payload": {}, "intent": "act", "identity": "mine"})),
+        sign(&json!({"payload": {}, "intent": "a", "identity": "mine", "validity_seconds": 0})),
+        get(&running.socket, "/none").unwrap(),
+        get(&running.socket, "/sign").unwrap(),
+        get(&running.socket, "/identity?x=y").unwrap(),
+        post(
+            &running.socket,
+            "/attestation",
+            &json!({"nonce": "00", "identity": "mine"}),
+        )
+        .unwrap(),
+        post(
+            &running.socket,
+            "/attestation",
+            &json!({"nonce": "xx", "identity": "mine"}),
+        )
+        .unwrap(),
+    ];
+    answers.extend(
+        (0..4)
+            .map(|_| sign(&mine(json!({}), json!("a"))))
+            .filter(|answer| answer.status != 200),
+    );
+    let mut codes = Vec::new();
+    for answer in answers {
+        let code = answer.code();
+        assert!(
+            documented(&code).contains(&answer.status),
+            "{} {code}",
+            answer.status
+        );
+        codes.push(code);
+    }
+    codes.sort();
+    codes.dedup();
+    assert!(codes.len() >= 10, "{codes:?}");
 }

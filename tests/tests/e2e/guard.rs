@@ -792,7 +792,26 @@ fn a_stranger_learns_what_it_showed_and_not_what_is_accepted() {
     let denied = format!(
         "{good}[[deny.images]]\nreason = \"old, see ticket 7\"\nregisters = {{ PCR0 = \"{measured}\" }}\n"
     );
+    let evidence = agent.evidence(&"00".repeat(32));
+    let seen = attestation::Verifier {
+        inspect: true,
+        allow_mock: Some(verifier.root.clone()),
+        ..attestation::Verifier::at(now())
+    }
+    .judge(attestation::Subject::Evidence(&evidence))
+    .unwrap();
+    let certificate = &seen.certificates[1];
+    let certificate = format!(
+        "{good}[[deny.certificates]]\nreason = \"stolen in May\"\nissuer = \"{}\"\nserial = \"{}\"\n",
+        certificate.issuer, certificate.serial
+    );
     for (policy, code, kept) in [
+        (certificate, "certificate_denied", "in May"),
+        (
+            with("version = 1", "version = 1\nlowest_epoch = 77"),
+            "epoch_absent",
+            "77",
+        ),
         (
             with(&measured, &other),
             "measurement_mismatch",
