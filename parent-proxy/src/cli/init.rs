@@ -91,6 +91,7 @@ impl Init {
                 .parse::<Endpoint>()
                 .map_err(|error| wrong(format!("enclave {enclave:?}: {error}")))?;
         }
+        let made = self.folder.symlink_metadata().is_err();
         DirBuilder::new()
             .mode(0o700)
             .recursive(true)
@@ -102,6 +103,9 @@ impl Init {
             // Nothing half stays. None of these was there before.
             for name in FILES {
                 let _ = std::fs::remove_file(self.file(name));
+            }
+            if made {
+                let _ = std::fs::remove_dir(&self.folder);
             }
         }
         written?;
