@@ -62,6 +62,14 @@ class Sidecar:
         """Asks for a signature; `more` are members of the request, such as intent, identity, audience, approval."""
         return self.ask("POST", "/sign", {"payload": payload} | more)
 
+    def wait(self, id, seconds=600):
+        """Waits until somebody has approved it; Refused 404: it waited too long. Then ask the same with `approval=id`."""
+        for _ in range(seconds // 2):
+            if self.ask("GET", f"/approvals/{id}")["approval"]["approved"]:
+                return
+            time.sleep(2)
+        raise TimeoutError(id)
+
     def ask(self, method, path, body=None):
         """The JSON of an answer. What may be tried again is, after as long as the sidecar says; OSError: no sidecar is there."""
         for left in reversed(range(self.tries)):
@@ -71,6 +79,8 @@ class Sidecar:
             if status == 200:
                 return answer
             code, detail = answer.get("code", "unknown"), answer.get("detail", answer.get("error_description"))
+            if status == 504:
+                raise TryLater(status, code, detail)  # it may have been signed, and counted: not asked again by itself
             if status not in (429, 503) or retry_after is None:
                 raise Refused(status, code, detail)
             if not left or int(retry_after) > 60:

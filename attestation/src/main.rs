@@ -62,14 +62,19 @@ fn main() -> ExitCode {
         Err(error) => return fail(&error, EX_USAGE),
     };
     let outcome = inputs.verifier.judge(inputs.subject());
+    let verdict = || match &outcome {
+        Ok(verdict) if verdict.unchecked.is_empty() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(LOOKED_AT),
+        Err(_) => ExitCode::from(1),
+    };
     match print(&inputs, &outcome) {
-        Ok(()) => match &outcome {
-            Ok(verdict) if verdict.unchecked.is_empty() => ExitCode::SUCCESS,
-            Ok(_) => ExitCode::from(LOOKED_AT),
-            Err(_) => ExitCode::from(1),
-        },
+        Ok(()) => verdict(),
         Err(Failure::Usage(error)) => fail(&error, EX_USAGE),
-        Err(Failure::Output) => ExitCode::from(EX_SOFTWARE),
+        Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            // Whoever reads has read enough; what it says counts all the same.
+            verdict()
+        }
+        Err(Failure::Output(_)) => ExitCode::from(EX_SOFTWARE),
     }
 }
 
@@ -81,12 +86,12 @@ fn fail(error: &str, code: u8) -> ExitCode {
 /// Why nothing could be printed.
 enum Failure {
     Usage(String),
-    Output,
+    Output(std::io::Error),
 }
 
 impl From<std::io::Error> for Failure {
-    fn from(_: std::io::Error) -> Self {
-        Self::Output
+    fn from(error: std::io::Error) -> Self {
+        Self::Output(error)
     }
 }
 

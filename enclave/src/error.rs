@@ -80,8 +80,15 @@ pub enum Error {
     #[error("an envelope has no place for a payload, an audience or a validity")]
     EnvelopeHasNoPlace,
     /// No such request waits: it never did, it was approved and signed, or it waited too long.
-    #[error("no such request waits for an approval")]
+    #[error(
+        "no such request waits for an approval: it was signed already, waited too long, or never did; ask without the approval, and it waits anew"
+    )]
     ApprovalUnknown,
+    /// As many requests wait for approvals as may.
+    #[error(
+        "too many requests wait for an approval already: at most 32 of one identity, and 8 of one caller"
+    )]
+    ApprovalsFull,
     /// An approval is not good, or not for what waits.
     #[error("the approval is not good: {0}")]
     ApprovalInvalid(&'static str),
@@ -194,7 +201,8 @@ impl Error {
             | Self::IssuerIsOurs(_)
             | Self::RecordEndInvalid(_)
             | Self::PayloadTooLarge => Kind::Invalid,
-            Self::Denied(Denied::RateLimitExceeded { .. } | Denied::BudgetExceeded { .. }) => {
+            Self::ApprovalsFull
+            | Self::Denied(Denied::RateLimitExceeded { .. } | Denied::BudgetExceeded { .. }) => {
                 Kind::Limited
             }
             Self::Denied(_)

@@ -71,7 +71,7 @@ pub enum Error {
     #[error("not a usable Ed25519 or P-256 public key: {0}")]
     KeyInvalid(&'static str),
     /// The signature does not belong to these bytes and this key.
-    #[error("the signature does not verify")]
+    #[error("the signature does not verify: what was signed was changed, or another key signed it")]
     SignatureInvalid,
     /// An intent without an action, or with fields that are too long or hold control characters.
     #[error("not a usable intent: {0}")]

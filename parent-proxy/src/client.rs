@@ -74,7 +74,7 @@ pub enum ClientError {
         why: String,
     },
     /// The sidecar refused.
-    #[error("{status} {code}: {detail}{}", .retry_after.map(|seconds| format!("; try again in {seconds} s")).unwrap_or_default())]
+    #[error("{status} {code}: {detail}{}", .retry_after.map(|seconds| format!("; try again in {}", readable(seconds))).unwrap_or_default())]
     Refused {
         /// HTTP status.
         status: u16,
@@ -91,6 +91,15 @@ pub enum ClientError {
 pub struct Client {
     target: Target,
     token: Option<Zeroizing<String>>,
+}
+
+fn readable(seconds: u32) -> String {
+    let minutes = seconds.div_ceil(60);
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{minutes} min"),
+        _ => format!("{} h {} min", minutes / 60, minutes % 60),
+    }
 }
 
 /// Evidence and tokens are far below this.

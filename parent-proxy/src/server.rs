@@ -124,8 +124,33 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
 /// Reads every file that a configuration names, and starts nothing.
 pub fn check(config: &Config) -> Result<(), Error> {
     read_key(config)?;
-    if let Some(file) = &config.annex {
-        read_annex(file, &config.policy)?;
+    let wanted = config.policy.annex_version;
+    let Some(file) = &config.annex else {
+        return match wanted {
+            None => Ok(()),
+            Some(lowest) => Err(Error::Config(format!(
+                "the bundle wants an annex of version {lowest} or later, and none is named (annex =)"
+            ))),
+        };
+    };
+    let (_, annex) = read_annex(file, &config.policy)?;
+    if wanted.is_some_and(|lowest| annex.version < lowest) {
+        return Err(Error::Config(format!(
+            "{}: it has version {}, and the bundle wants {} or later",
+            file.display(),
+            annex.version,
+            wanted.unwrap_or_default()
+        )));
+    }
+    let of_socket = |name: &String| config.sockets.iter().any(|socket| socket.name == *name);
+    for caller in &annex.callers {
+        if let Some(socket) = caller.socket.as_ref().filter(|name| !of_socket(name)) {
+            return Err(Error::Config(format!(
+                "{}: the caller {:?} comes through the socket {socket:?}, and there is none in [[sockets]]",
+                file.display(),
+                caller.name
+            )));
+        }
     }
     Ok(())
 }
@@ -246,6 +271,12 @@ impl Listeners {
 /// The annex as it was signed, and what it says.
 fn read_annex(file: &Path, policy: &Bundle) -> Result<(Vec<u8>, Annex), Error> {
     let signed = read_bounded(file)?;
+    if std::str::from_utf8(&signed).is_ok_and(|text| text.contains("version")) {
+        return Err(Error::Config(format!(
+            "{}: this is text; sign it: anchorhold annex FILE --operator-key KEY -o annex.cose",
+            file.display()
+        )));
+    }
     let annex = Annex::verify(&signed, &policy.operator_key.0).map_err(|source| Error::Policy {
         file: file.into(),
         source,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::Issuer;
-use crate::names::{check_name, malformed};
+use crate::names::check_name;
 
 /// What changes often, signed by the operator key that the bundle names: a COSE_Sign1 for
 /// [`Purpose::ANNEX`] over RFC 8785 JSON.
@@ -78,6 +78,10 @@ pub struct AssertedCaller {
     /// Name of the socket in the sidecar's configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket: Option<String>,
+}
+
+fn malformed(why: impl Into<String>) -> Error {
+    Error::AnnexMalformed(why.into())
 }
 
 impl Annex {

@@ -12,6 +12,9 @@ pub enum Error {
     /// It is not one.
     #[error("not a policy bundle: {0}")]
     Malformed(String),
+    /// It is no annex.
+    #[error("not an annex: {0}")]
+    AnnexMalformed(String),
 }
 
 impl Error {
@@ -19,7 +22,7 @@ impl Error {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Identity(error) => error.code(),
-            Self::Malformed(_) => "policy_malformed",
+            Self::Malformed(_) | Self::AnnexMalformed(_) => "policy_malformed",
         }
     }
 }

@@ -484,7 +484,7 @@ fn mistakes_in_an_annex_are_named() {
         ("uid = 7", "pod = \"a\\nb\"", "control"),
         ("uid = 7", "uid = 7\nexecutables = [\"AA\"]", "hex"),
     ] {
-        let Err(Error::Malformed(why)) = Annex::from_toml(&good.replace(from, to)) else {
+        let Err(Error::AnnexMalformed(why)) = Annex::from_toml(&good.replace(from, to)) else {
             panic!("{to}")
         };
         assert!(why.contains(says), "{to}: {why}");
@@ -523,7 +523,7 @@ fn an_annex_says_which_entries_of_its_status_lists_are_set() {
         status("https://a", 131_072).unwrap().unwrap_err().code(),
         "status_invalid"
     );
-    let Err(Error::Malformed(why)) = lists(["https://a", "https://a"]) else {
+    let Err(Error::AnnexMalformed(why)) = lists(["https://a", "https://a"]) else {
         panic!("twice")
     };
     assert!(why.contains("given twice"), "{why}");

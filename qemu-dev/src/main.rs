@@ -78,20 +78,19 @@ enum Command {
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
-    /// Be the mock enclave; `up` and `demo` start this
-    #[command(hide = true)]
+    /// Run a mock enclave alone, for a sidecar of your own (`anchorhold serve`)
     Enclave {
-        /// State directory
-        #[arg(long)]
+        /// Keep the mock's root here; what is missing is made
+        #[arg(long, value_name = "DIR")]
         state: PathBuf,
-        /// Unix socket to listen on
-        #[arg(long)]
+        /// Unix socket to listen on: unix://PATH in the sidecar's configuration
+        #[arg(long, value_name = "PATH")]
         listen: PathBuf,
         /// The mock hypervisor's time at the start, milliseconds since 1970
-        #[arg(long)]
+        #[arg(long, hide = true)]
         nsm_time_ms: Option<u64>,
         /// End when the parent process ends
-        #[arg(long)]
+        #[arg(long, hide = true)]
         with_parent: bool,
     },
     /// Be the sidecar; `up` and `demo` start this

@@ -33,7 +33,10 @@ pub async fn up(options: &Up) -> Result<(), Error> {
     tokio::select! {
         ended = run(options) => ended,
         _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        _ = interrupt.recv() => {
+            let _ = writeln!(std::io::stderr(), "stopped; the keys are gone");
+            Ok(())
+        }
     }
 }
 
@@ -58,14 +61,19 @@ async fn run(options: &Up) -> Result<(), Error> {
     let client = Client::new(Target::Unix(socket.clone()), None);
     wait_until_ready(&client, &mut [&mut running.enclave, &mut running.sidecar]).await?;
     // A policy may well give this user several identities, or none; both are fine.
-    let did = match client.call("/identity", None).await {
-        Ok(identity) => did_of(&identity),
-        Err(error) => format!("({error})"),
+    let identity = client.call("/identity", None).await;
+    let sockets: Vec<PathBuf> = Config::read(&config)
+        .map_err(|error| Error::State(error.to_string()))?
+        .sockets
+        .into_iter()
+        .map(|named| named.path)
+        .collect();
+    keep_evidence(std::iter::once(&socket).chain(&sockets), &state).await?;
+    let says = match identity {
+        Ok(identity) => next_steps(&socket, &state, &did_of(&identity)),
+        Err(error) => whom_to_ask(&socket, &sockets, &state, &error.to_string()),
     };
-    keep_evidence(&client, &state).await?;
-    std::io::stdout()
-        .write_all(next_steps(&socket, &state, &did).as_bytes())
-        .map_err(io)?;
+    std::io::stdout().write_all(says.as_bytes()).map_err(io)?;
     loop {
         tokio::time::sleep(Duration::from_millis(200)).await;
         running.check()?;
@@ -74,15 +82,21 @@ async fn run(options: &Up) -> Result<(), Error> {
 
 /// Asks once for evidence, which the sidecar keeps beside the record: after the next start nothing
 /// else could say what signed the record of this one. Some policies give this user no identity.
-async fn keep_evidence(client: &Client, state: &State) -> Result<(), Error> {
+async fn keep_evidence<'a>(
+    sockets: impl Iterator<Item = &'a PathBuf>,
+    state: &State,
+) -> Result<(), Error> {
     let (_, _, bundle) = state.verifier_files()?;
     let mut nonce = [0; 32];
     crate::nsm::os_random(&mut nonce);
     let nonce = data_encoding::HEXLOWER.encode(&nonce);
-    for identity in &bundle.identities {
-        let body = serde_json::json!({"nonce": nonce, "identity": identity.name});
-        if client.call("/attestation", Some(&body)).await.is_ok() {
-            break;
+    for socket in sockets {
+        let client = Client::new(Target::Unix(socket.clone()), None);
+        for identity in &bundle.identities {
+            let body = serde_json::json!({"nonce": nonce, "identity": identity.name});
+            if client.call("/attestation", Some(&body)).await.is_ok() {
+                return Ok(());
+            }
         }
     }
     Ok(())
@@ -187,14 +201,50 @@ pub(crate) async fn wait_until_ready(
     }
 }
 
+/// How the programs beside this one are started: as this one was built, so that nothing is compiled
+/// twice; or by name, where it was installed.
+fn command(name: &str) -> String {
+    let built = std::env::current_exe()
+        .is_ok_and(|program| program.iter().any(|folder| folder == "target"));
+    if !built {
+        return name.to_owned();
+    }
+    let release = if cfg!(debug_assertions) {
+        ""
+    } else {
+        " --release"
+    };
+    format!("cargo run{release} --bin {name} --")
+}
+
+/// Where this user may use no identity, or several, through the sidecar's own socket.
+fn whom_to_ask(socket: &Path, sockets: &[PathBuf], state: &State, why: &str) -> String {
+    let anchorhold = command("anchorhold");
+    let mut text = format!(
+        "Anchorhold is up, in MOCK mode: no hardware protects these keys, and they end with this program (Ctrl-C).\n  \
+         socket     unix://{}\n",
+        socket.display()
+    );
+    for named in sockets {
+        text.push_str(&format!("  socket     unix://{}\n", named.display()));
+    }
+    text.push_str(&format!(
+        "  files      {}\n\nNo identity is the only one here that you may use through the first socket ({why}). What you are to each, and \
+         may use:\n\n",
+        state.folder().display()
+    ));
+    for one in std::iter::once(socket).chain(sockets.iter().map(PathBuf::as_path)) {
+        text.push_str(&format!(
+            "  {anchorhold} status --endpoint unix://{}\n",
+            one.display()
+        ));
+    }
+    text
+}
+
 fn next_steps(socket: &Path, state: &State, did: &str) -> String {
     let (socket, folder) = (socket.display(), state.folder().display());
-    // As this program was built, so that nothing is compiled twice.
-    let run = if cfg!(debug_assertions) {
-        "cargo run --bin"
-    } else {
-        "cargo run --release --bin"
-    };
+    let (anchorhold, verify) = (command("anchorhold"), command("anchorhold-verify"));
     format!(
         r#"Anchorhold is up, in MOCK mode: no hardware protects these keys, and they end with this program (Ctrl-C).
   identity   {did}
@@ -211,16 +261,16 @@ Paste this into another terminal: sign, fetch evidence for a challenge of your o
   curl -s --unix-socket {socket} http://localhost/attestation -H 'content-type: application/json' \
     -d "{{\"nonce\":\"$NONCE\"}}" -o evidence.cbor
 
-  {run} anchorhold-verify -- token token.txt --evidence evidence.cbor --nonce $NONCE \
+  {verify} token token.txt --evidence evidence.cbor --nonce $NONCE \
     --measurements {folder}/measurements.json --bundle {folder}/policy.toml --allow-mock --root {folder}/mock-root.pem
 
 Who you are to it, and what is left of your limits:
 
-  {run} anchorhold -- status --endpoint unix://{socket}
+  {anchorhold} status --endpoint unix://{socket}
 
 Whatever was decided stands in a signed record, refusals too:
 
-  {run} anchorhold -- audit verify {folder}/record/*.jsonl --evidence {folder}/record
+  {anchorhold} audit verify {folder}/record/*.jsonl --evidence {folder}/record
 "#
     )
 }

@@ -13,7 +13,7 @@ pub enum Error {
     #[error("not a good record: {0}")]
     Invalid(&'static str),
     /// Events are missing.
-    #[error("not a good record: events {from} to {to} are missing")]
+    #[error("not a good record: {}", if from == to { format!("event {from} is missing") } else { format!("events {from} to {to} are missing") })]
     Gap {
         /// The first one that is missing.
         from: u64,

@@ -365,9 +365,17 @@ fn parse_at(text: &str) -> Result<UnixSeconds, Error> {
 }
 
 fn parse_nonce(text: &str) -> Result<Vec<u8>, Error> {
-    HEXLOWER_PERMISSIVE
-        .decode(text.as_bytes())
-        .map_err(|_| format!("--nonce {text:?}: not hex"))
+    if text.is_empty() {
+        return Err("--nonce is empty: is the variable set in this terminal?".into());
+    }
+    HEXLOWER_PERMISSIVE.decode(text.as_bytes()).map_err(|_| {
+        let why = if text.len() % 2 == 1 {
+            "not hex: an odd number of digits"
+        } else {
+            "not hex"
+        };
+        format!("--nonce {text:?}: {why}")
+    })
 }
 
 fn parse_age(text: &str) -> Result<i64, Error> {

@@ -158,6 +158,20 @@ fn next(reason: &Reason) -> Option<String> {
             let flags: Vec<&str> = unchecked.iter().map(flag).collect();
             Some(format!("give {}; or only look: --inspect", flags.join(" ")))
         }
+        Reason::Wrong(Error::Identity(identity::Error::AudienceMismatch {
+            expected: None,
+            ..
+        })) => Some("if that is you, say so: --audience NAME".into()),
+        Reason::Wrong(
+            Error::EvidenceMalformed(_)
+            | Error::DocumentNotCoseSign1(_)
+            | Error::Identity(
+                identity::Error::TokenMalformed(_)
+                | identity::Error::Base64(_)
+                | identity::Error::JsonMalformed(_),
+            ),
+        ) => Some("`anchorhold show FILE` says what is in a file".into()),
+        Reason::Wrong(error) => Some(format!("what to do: docs/errors.md, {}", error.code())),
         _ => None,
     }
 }

@@ -168,10 +168,14 @@ pub(crate) fn verify(
         let (from, until) = (UnixSeconds(begin), UnixSeconds(until));
         rules.require(
             at.0 >= begin.saturating_sub(skew),
-            Error::CertificateNotYetValid { index, from, at },
+            Error::CertificateNotYetValid {
+                index,
+                from,
+                at: trust.at,
+            },
         )?;
         #[rustfmt::skip]
-        rules.require(at <= until, Error::CertificateExpired { index, until, at, leaf })?;
+        rules.require(at <= until, Error::CertificateExpired { index, until, at: trust.at, leaf })?;
     }
     for (index, certificate) in authorities.iter().enumerate() {
         check_ca(index, certificate, authorities.len() - index - 1, rules)?;

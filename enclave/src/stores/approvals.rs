@@ -84,7 +84,7 @@ impl Approvals {
             || of_one().count() >= MAX_OF_ONE
             || of_caller >= MAX_OF_ONE_CALLER
         {
-            return Err(Error::Busy);
+            return Err(Error::ApprovalsFull);
         }
         let entry = Entry {
             identity: identity.to_owned(),
@@ -375,20 +375,20 @@ mod tests {
         for n in 2..=8 {
             assert!(wait(&mut approvals, "a", 1, n).is_ok());
         }
-        assert_eq!(wait(&mut approvals, "a", 1, 9), Err(Error::Busy));
+        assert_eq!(wait(&mut approvals, "a", 1, 9), Err(Error::ApprovalsFull));
         for n in 10..33 {
             assert!(wait(&mut approvals, "a", n, n).is_ok());
         }
         assert_eq!(
             (approvals.0.len(), wait(&mut approvals, "a", 500, 500)),
-            (32, Err(Error::Busy))
+            (32, Err(Error::ApprovalsFull))
         );
         for n in 1000..1224 {
             assert!(wait(&mut approvals, &n.to_string(), 1, n).is_ok());
         }
         assert_eq!(
             (approvals.0.len(), wait(&mut approvals, "z", 1, 5000)),
-            (256, Err(Error::Busy))
+            (256, Err(Error::ApprovalsFull))
         );
         // Too late by one.
         let late = approvals.spend(

@@ -212,7 +212,10 @@ fn kept_in(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
         }
     }
     if kept.is_empty() {
-        let why = format!("{}: there is no evidence-*.cbor in it", folder.display());
+        let why = format!(
+            "{}: there is no evidence-*.cbor in it; ask for some once in each boot (anchorhold attest)",
+            folder.display()
+        );
         return Err(Failure::Usage(why));
     }
     Ok(kept)

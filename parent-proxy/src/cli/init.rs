@@ -26,14 +26,14 @@ pub(super) struct Init {
     /// Name of the agent's identity [default: agent]
     #[arg(long, value_name = "NAME")]
     identity: Option<String>,
-    /// User id of the agent [default: yours]
+    /// User id of the agent, a number [default: yours]
     #[arg(long, value_name = "N")]
     uid: Option<u32>,
     /// What it may do; may be repeated, and end in `*` [default: read]
-    #[arg(long, value_name = "ACTION")]
+    #[arg(long, value_name = "ACTION", value_delimiter = ',')]
     action: Vec<String>,
     /// Where it may do that; may be repeated, and end in `*` [default: *]
-    #[arg(long, value_name = "RESOURCE")]
+    #[arg(long, value_name = "RESOURCE", value_delimiter = ',')]
     resource: Vec<String>,
     /// How many signatures it may have in an hour [default: 1000]
     #[arg(long, value_name = "N")]
@@ -364,7 +364,11 @@ impl Asking {
             None,
             default.to_owned(),
         )?;
-        Ok(typed.split(',').map(|one| one.trim().to_owned()).collect())
+        let all = typed
+            .split(',')
+            .map(str::trim)
+            .filter(|one| !one.is_empty());
+        Ok(all.map(str::to_owned).collect())
     }
 
     fn line(&self, question: &str) -> Result<String, Failure> {

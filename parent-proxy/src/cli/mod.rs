@@ -66,7 +66,8 @@ enum Command {
     Attest(Attest),
     /// Print a line that tells your shell where the sidecar is: eval "$(anchorhold env)"
     Env(Connection),
-    /// Make an Ed25519 key for the proxy or the operator; prints its Multikey for the bundle
+    /// Make an Ed25519 key for the proxy, the operator, an approver or a caller; prints its Multikey
+    /// for the bundle
     Keygen {
         /// Where to write it, PKCS#8 PEM, mode 0600; must not exist
         #[arg(short, long, value_name = "FILE")]
@@ -174,11 +175,20 @@ impl From<std::io::Error> for Failure {
 
 impl Failure {
     fn exit(self) -> ExitCode {
+        // Whoever reads has read enough.
+        if let Self::Output(error) = &self
+            && error.kind() == std::io::ErrorKind::BrokenPipe
+        {
+            return ExitCode::SUCCESS;
+        }
         let (code, text) = match &self {
             Self::Setup(error) => (error.exit_code(), error.to_string()),
             Self::Usage(text) => (64, text.clone()),
             Self::Refused(text) => (1, text.clone()),
             Self::Partial(text) => (3, text.clone()),
+            Self::Client(error @ ClientError::Refused { status: 401, .. }) => {
+                (1, format!("{error} (--token-file FILE)"))
+            }
             Self::Client(error @ ClientError::Refused { .. }) => (1, error.to_string()),
             Self::Client(error) => (70, error.to_string()),
             Self::Output(error) => (70, format!("reading or writing: {error}")),
@@ -299,8 +309,15 @@ pub fn serve_until_stopped(config: Config) -> Result<(), Error> {
 }
 
 fn log_filter(config: &Config) -> Result<EnvFilter, Error> {
-    EnvFilter::try_new(&config.log_level)
-        .map_err(|error| Error::Config(format!("log_level: {error}")))
+    let word = config.log_level.as_str();
+    let levels = ["off", "error", "warn", "info", "debug", "trace"];
+    // A word that is no level would be taken for the name of a module, and silence all others.
+    if word.chars().all(char::is_alphanumeric) && !levels.contains(&word) {
+        return Err(Error::Config(format!(
+            "log_level is error, warn, info or debug, not {word:?}"
+        )));
+    }
+    EnvFilter::try_new(word).map_err(|error| Error::Config(format!("log_level: {error}")))
 }
 
 /// One worker: a second one costs more in waking threads than it gains, for the enclave does all

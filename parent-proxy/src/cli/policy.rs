@@ -183,8 +183,12 @@ pub(super) fn read_annex(file: &Path) -> Result<Annex, Failure> {
         file: file.into(),
         source,
     };
-    let text = String::from_utf8(read_bounded(file)?)
-        .map_err(|_| Failure::Usage(format!("{}: not UTF-8", file.display())))?;
+    let text = String::from_utf8(read_bounded(file)?).map_err(|_| {
+        Failure::Usage(format!(
+            "{}: not text; give the TOML that the annex was signed from",
+            file.display()
+        ))
+    })?;
     Ok(Annex::from_toml(&text).map_err(wrong)?)
 }
 
@@ -202,23 +206,23 @@ fn check(out: &mut impl Write, file: &Path) -> Result<(), Failure> {
         bundle.identities.len(),
         bundle.digest().digest()
     )?;
-    for advice in bundle
-        .identities
-        .iter()
-        .flat_map(|identity| advice(&bundle, identity))
-    {
+    if bundle.mode == Mode::Development {
+        writeln!(
+            out,
+            "advice: none is given for development; mode = \"production\" shows it"
+        )?;
+        return Ok(());
+    }
+    for advice in bundle.identities.iter().flat_map(advice) {
         writeln!(out, "advice: {}", printable(&advice))?;
     }
     Ok(())
 }
 
 /// What is allowed and still better done otherwise.
-fn advice(bundle: &Bundle, identity: &IdentityPolicy) -> Vec<String> {
+fn advice(identity: &IdentityPolicy) -> Vec<String> {
     let mut advice = Vec::new();
     let name = &identity.name;
-    if bundle.mode == Mode::Development {
-        return advice;
-    }
     let any = |patterns: &[policy::Pattern]| {
         patterns
             .iter()
@@ -351,6 +355,14 @@ impl Row {
         .map_err(wrong)?;
         let payload = serde_json::to_vec(&self.payload).unwrap_or_default();
         let payload = Payload::parse(&payload).map_err(wrong)?;
+        let caller = match &self.proven {
+            Some(name) => Caller::Proven(Proven {
+                key: String::new(),
+                measurement: None,
+                name: name.clone(),
+            }),
+            None => Caller::Asserted(self.caller.clone()),
+        };
         let identity = match (&self.identity, &bundle.identities[..]) {
             (Some(name), _) => bundle.identity(name).ok_or_else(|| {
                 let names: Vec<&str> = bundle.identities.iter().map(|i| i.name.as_str()).collect();
@@ -360,21 +372,28 @@ impl Row {
                 ))
             })?,
             (None, [one]) => one,
-            (None, _) => {
-                let names: Vec<&str> = bundle.identities.iter().map(|i| i.name.as_str()).collect();
-                return Err(Failure::Usage(format!(
-                    "the bundle has several identities; name one of {} (--identity)",
-                    names.join(", ")
-                )));
+            // As the enclave chooses: the only one that this caller may use.
+            (None, all) => {
+                let mut usable = all
+                    .iter()
+                    .filter(|identity| policy_engine::admits(identity, annex, &caller));
+                match (usable.next(), usable.next()) {
+                    (Some(one), None) => one,
+                    (None, _) => {
+                        let denied = Denied::CallerNotAllowed;
+                        return Ok(Explained::denied(&denied));
+                    }
+                    (Some(one), Some(other)) => {
+                        let names = [one, other].into_iter().chain(usable);
+                        let names: Vec<&str> =
+                            names.map(|identity| identity.name.as_str()).collect();
+                        return Err(Failure::Usage(format!(
+                            "this caller may use several identities; name one of {} (--identity, or identity = in a table)",
+                            names.join(", ")
+                        )));
+                    }
+                }
             }
-        };
-        let caller = match &self.proven {
-            Some(name) => Caller::Proven(Proven {
-                key: String::new(),
-                measurement: None,
-                name: name.clone(),
-            }),
-            None => Caller::Asserted(self.caller.clone()),
         };
         let asked = PolicyInput {
             intent: &intent,
@@ -508,5 +527,59 @@ pub(super) fn test(out: &mut impl Write, file: &Path) -> Result<(), Failure> {
             "{failed} of {} tests failed",
             table.tests.len()
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_better_done_otherwise_is_said_of_production_and_only_where_it_is_so() {
+        let bundle = |rule: &str, callers: &str| {
+            let text = format!(
+                "version = 1
+mode = 'production'
+proxy_key = 'z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK'
+operator_key = 'z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp'
+[[identities]]
+name = 'a'
+environment = 'test'
+did = 'did:key'
+algorithm = 'EdDSA'
+max_validity_seconds = 60
+callers = {{ {callers} }}
+rules = [{{ name = 'r', {rule} }}]
+"
+            );
+            Bundle::from_toml(&text).unwrap()
+        };
+        let good = "actions = ['pay'], targets = ['*'], resources = ['https://a/*'], audiences = ['b'], limits = [{ per = 'day', max = 1 }]";
+        let said = |rule: &str, callers: &str| advice(&bundle(rule, callers).identities[0]);
+        assert_eq!(said(good, "uids = [1]"), [""; 0]);
+        for (from, to, callers, says) in [
+            (
+                "['pay'], targets = ['*'], resources = ['https://a/*']",
+                "['*'], targets = ['*'], resources = ['*']",
+                "uids = [1]",
+                "any action on any target",
+            ),
+            (
+                ", limits = [{ per = 'day', max = 1 }]",
+                "",
+                "uids = [1]",
+                "has no limit",
+            ),
+            (
+                ", audiences = ['b']",
+                "",
+                "uids = [1]",
+                "asks for no audience",
+            ),
+            ("", "", "uids = [0]", "uid 0 is a caller"),
+        ] {
+            let all = said(&good.replacen(from, to, 1), callers);
+            assert!(all.len() == 1 && all[0].contains(says), "{says}: {all:?}");
+        }
     }
 }

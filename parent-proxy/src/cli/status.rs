@@ -72,6 +72,7 @@ pub(super) fn text(status: &Value, endpoint: &str) -> String {
     line(
         "annex",
         match &status["annex"] {
+            Value::Null if enclave["boot_id"].is_null() => "not known".into(),
             Value::Null => "none".into(),
             annex => format!("version {}, {}", annex["version"], word(&annex["digest"])),
         },
@@ -106,6 +107,9 @@ pub(super) fn text(status: &Value, endpoint: &str) -> String {
                 identity["key_version"]
             ),
         );
+        if identity["limits"].as_array().is_none_or(Vec::is_empty) {
+            line("", "  no limits".into());
+        }
         for limit in identity["limits"].as_array().into_iter().flatten() {
             let of = match &limit["rule"] {
                 Value::Null => "in all".into(),

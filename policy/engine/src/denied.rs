@@ -1,5 +1,8 @@
 //! Why the policy says no.
 
+/// No more is said of what rules want, in bytes.
+const MAX_WANTS: usize = 1000;
+
 /// A decision not to sign.
 ///
 /// Of several rules, the one that came furthest speaks. The codes are those of the Vouch
@@ -132,7 +135,10 @@ pub enum Denied {
         retry_after: Option<u32>,
     },
     /// A sum over a payload member is used up.
-    #[error("{} allows a sum of {max} over {amount} in a {per}", of(rule))]
+    #[error(
+        "{} allows a sum of {max} over {amount} in a {per}; {left} of it are left, and {wanted} were asked for",
+        of(rule)
+    )]
     BudgetExceeded {
         /// The rule; none if it is the identity's own limit.
         rule: Option<String>,
@@ -140,6 +146,10 @@ pub enum Denied {
         amount: String,
         /// What it allows.
         max: u64,
+        /// What is left of it.
+        left: u64,
+        /// What was asked for.
+        wanted: u64,
         /// In which time.
         per: &'static str,
         /// When this amount may be tried again, in seconds from now; none if it is more than is
@@ -207,6 +217,24 @@ impl Denied {
             Self::RateLimitExceeded { retry_after, .. }
             | Self::BudgetExceeded { retry_after, .. } => *retry_after,
             _ => None,
+        }
+    }
+
+    /// Of another rule that got as far: what it wants at the same place is said too.
+    pub(crate) fn join(&mut self, other: Self) {
+        if let (
+            Self::PayloadFieldOutOfBounds { pointer, wants, .. },
+            Self::PayloadFieldOutOfBounds {
+                rule,
+                pointer: same,
+                wants: also,
+                ..
+            },
+        ) = (self, other)
+            && *pointer == same
+            && wants.len() < MAX_WANTS
+        {
+            *wants = format!("{wants}, or rule {rule} {also},");
         }
     }
 

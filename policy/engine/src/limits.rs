@@ -107,11 +107,7 @@ impl Usage {
                 .checked_add(wanted)
                 .is_none_or(|sum| sum > limit.max)
             {
-                return Err(exceeded(
-                    limit,
-                    rule.cloned(),
-                    window.retry_after(wanted, limit.max),
-                ));
+                return Err(exceeded(limit, rule.cloned(), wanted, window));
             }
             taken.push(wanted);
         }
@@ -162,8 +158,9 @@ fn wanted(limit: &Limit, payload: &Payload) -> Option<u64> {
     }
 }
 
-fn exceeded(limit: &Limit, rule: Option<String>, retry_after: Option<u32>) -> Denied {
+fn exceeded(limit: &Limit, rule: Option<String>, wanted: u64, window: &Window) -> Denied {
     let (max, per) = (limit.max, name(limit.per));
+    let retry_after = window.retry_after(wanted, max);
     match &limit.amount {
         None => Denied::RateLimitExceeded {
             rule,
@@ -175,6 +172,8 @@ fn exceeded(limit: &Limit, rule: Option<String>, retry_after: Option<u32>) -> De
             rule,
             amount: amount.clone(),
             max,
+            left: max.saturating_sub(window.sum),
+            wanted,
             per,
             retry_after,
         },

@@ -84,7 +84,7 @@ pub fn accept<'a>(
                 });
             }
             Err(why) if why.stage() > denied.stage() => denied = why,
-            Err(_) => {}
+            Err(why) => denied.join(why),
         }
     }
     Err(denied)

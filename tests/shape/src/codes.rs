@@ -82,7 +82,8 @@ const BEGIN: &str = "# Error codes
 
 A refusal has a stable code, which programs may match on, and words for people, which may change. This page is written from the source
 (`just errors`); each cause is what the source says of it. Of the sidecar's HTTP API the code stands in `code` (RFC 9457), and `Retry-After`
-where waiting helps; `anchorhold` and `anchorhold-verify` print it before the words.
+where waiting helps; `anchorhold` and `anchorhold-verify` print it before the words. What is wrong with a file or a
+command line has no code, but words and the exit code 64.
 ";
 
 fn sections() -> Vec<Section> {

@@ -382,7 +382,7 @@ fn one_caller_does_not_take_every_place_of_those_that_wait() {
     });
     let busy = |setting: &mut Setting, uid, gid| {
         let waits = setting.sign_as(ObservedCaller::ids(uid, gid), 99, None).0;
-        waits.is_err_and(|error| error.starts_with("busy"))
+        waits.is_err_and(|error| error.starts_with("approvals_full"))
     };
     for uid in 1000..1004 {
         for amount in 0..8 {

@@ -331,17 +331,17 @@ fn a_command_says_where_it_asked_and_what_to_do_next() {
     };
     assert!(sign("{\"amount\":9}").status.success());
     let (code, says) = refused(&sign("{\"amount\":9}"));
-    let seconds = says
+    let minutes = says
         .trim_end()
         .rsplit_once("; try again in ")
         .map(|(_, rest)| rest.to_owned());
-    let seconds: u32 = seconds
+    let minutes: u32 = minutes
         .unwrap_or_else(|| panic!("{says}"))
-        .trim_end_matches(" s")
+        .trim_end_matches(" min")
         .parse()
         .unwrap();
     assert!(
-        code == 1 && says.contains("429 rate_limit_exceeded") && (3500..=3660).contains(&seconds),
+        code == 1 && says.contains("429 rate_limit_exceeded") && (58..=61).contains(&minutes),
         "{says}"
     );
 
@@ -573,6 +573,7 @@ fn a_configuration_is_checked_and_nothing_is_started() {
     let with = |more: &str| fs::write(&config, format!("{text_of}{more}")).unwrap();
     for (more, says) in [
         ("annex = \"none.cose\"\n", "none.cose: No such file"),
+        ("annex = \"policy-tests.toml\"\n", "policy-tests.toml: "),
         ("annex = \"proxy.key\"\n", "proxy.key: "),
         ("colour = 1\n", "unknown field `colour`"),
         ("connections = 9\n", "connections is 1 to 8"),
@@ -586,6 +587,11 @@ fn a_configuration_is_checked_and_nothing_is_started() {
     let (code, said) = refused(&check(&["--proxy-key", &path("a/operator.key")]));
     assert!(
         code == 64 && said.contains("not the key that the bundle names as proxy_key"),
+        "{said}"
+    );
+    let (code, said) = refused(&check(&["--log-level", "loud"]));
+    assert!(
+        code == 64 && said.contains("error, warn, info or debug, not \"loud\""),
         "{said}"
     );
     let (code, said) = refused(&check(&["--log-level", "a=b=c"]));
