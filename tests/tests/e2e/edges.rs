@@ -296,7 +296,7 @@ fn a_command_says_where_it_asked_and_what_to_do_next() {
     };
     let (code, says) = refused(&explain(&["--uid", "0"]));
     assert!(
-        code == 64 && says.contains("name one of one, two (--identity)"),
+        code == 64 && says.contains("name one of one, two (--identity, or identity = in a table)"),
         "{says}"
     );
     let (code, says) = refused(&explain(&["--identity", "three"]));
@@ -573,7 +573,7 @@ fn a_configuration_is_checked_and_nothing_is_started() {
     let with = |more: &str| fs::write(&config, format!("{text_of}{more}")).unwrap();
     for (more, says) in [
         ("annex = \"none.cose\"\n", "none.cose: No such file"),
-        ("annex = \"policy-tests.toml\"\n", "policy-tests.toml: "),
+        ("annex = \"policy-tests.toml\"\n", "this is text; sign it"),
         ("annex = \"proxy.key\"\n", "proxy.key: "),
         ("colour = 1\n", "unknown field `colour`"),
         ("connections = 9\n", "connections is 1 to 8"),

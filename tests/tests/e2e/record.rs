@@ -475,7 +475,7 @@ fn boots_that_are_missing_moved_or_cut_are_found_by_the_command() {
     refused(
         &[a, b, c],
         &[one, &two[1..], three],
-        "events 0 to 0 are missing",
+        "event 0 is missing",
     );
     // The key of a boot without any event.
     refused(&[a, b, c], &[two, three], "signed no event here");
@@ -514,12 +514,12 @@ fn boots_that_are_missing_moved_or_cut_are_found_by_the_command() {
     refused(
         &[a, c],
         &[one, &two[1..], three],
-        "events 0 to 0 are missing",
+        "event 0 is missing",
     );
     refused(
         &[a, b],
         &[one, two, &three[1..]],
-        "events 0 to 0 are missing",
+        "event 0 is missing",
     );
     refused(
         &[a, c],
@@ -832,7 +832,7 @@ fn what_is_changed_in_a_record_is_found_by_the_command() {
     }
     let mut less = good.clone();
     less.remove(2);
-    assert!(verdict(&less).1.contains("events 2 to 2 are missing"));
+    assert!(verdict(&less).1.contains("event 2 is missing"));
     let mut swapped = good.clone();
     swapped.swap(1, 2);
     assert_eq!(verdict(&swapped).0, 1);
