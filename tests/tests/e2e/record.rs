@@ -472,11 +472,7 @@ fn boots_that_are_missing_moved_or_cut_are_found_by_the_command() {
         &[one, &two[..two.len() - 1], three],
         "something else came before it",
     );
-    refused(
-        &[a, b, c],
-        &[one, &two[1..], three],
-        "event 0 is missing",
-    );
+    refused(&[a, b, c], &[one, &two[1..], three], "event 0 is missing");
     // The key of a boot without any event.
     refused(&[a, b, c], &[two, three], "signed no event here");
     refused(&[a, b], &[one], "signed no event here");
@@ -511,16 +507,8 @@ fn boots_that_are_missing_moved_or_cut_are_found_by_the_command() {
         &[one, &two[..two.len() - 1], three],
         "something else came before it",
     );
-    refused(
-        &[a, c],
-        &[one, &two[1..], three],
-        "event 0 is missing",
-    );
-    refused(
-        &[a, b],
-        &[one, two, &three[1..]],
-        "event 0 is missing",
-    );
+    refused(&[a, c], &[one, &two[1..], three], "event 0 is missing");
+    refused(&[a, b], &[one, two, &three[1..]], "event 0 is missing");
     refused(
         &[a, c],
         &[one, &two[..1], &two[2..], three],
