@@ -268,6 +268,20 @@ mod tests {
                 "{kinds:?}"
             );
         }
+        // JWS of ours by their type, and anybody's.
+        let jws = |typ: &str| {
+            let part = |text: String| data_encoding::BASE64URL_NOPAD.encode(text.as_bytes());
+            let (header, claims) = (format!("{{\"typ\":\"{typ}\"}}"), "{\"exp\":0}".to_owned());
+            format!("{}.{}.AA", part(header), part(claims)).into_bytes()
+        };
+        for (typ, kind) in [
+            (request::TYPE, "a caller's proof"),
+            (request::APPROVAL_TYPE, "an approval"),
+            (identity::envelope::TYPE, "a signed envelope"),
+            ("JWT", "a token of somebody else"),
+        ] {
+            assert_eq!(of(&jws(typ)).unwrap()[0].kind, kind);
+        }
         for bytes in [
             &b""[..],
             b"{}",
