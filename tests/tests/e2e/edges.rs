@@ -1099,6 +1099,46 @@ except Waits as error:
         "{says_waits}"
     );
 
+    // An approval: somebody looks and approves, the agent waits, and asks the same again.
+    let folder = private_folder();
+    let alice = folder.path().join("alice.key");
+    let made = anchorhold(&["keygen", "-o", alice.to_str().unwrap()]);
+    let multikey = text(&made.stdout).trim().to_owned();
+    let approved = Running::prepared(
+        |state| {
+            let policy = state
+                .development_policy(&[("agent", "did:key", "EdDSA")])
+                .unwrap();
+            let approvers =
+                format!("[[approvers]]\nname = \"alice\"\nkey = \"{multikey}\"\n[[identities]]");
+            policy.replacen("[[identities]]", &approvers, 1)
+                + "approval = { by = [\"alice\"], seconds = 60 }\n"
+        },
+        "",
+        &[],
+    );
+    let script = format!(
+        r#"
+import json, subprocess
+def approve(id, *more):
+    command = ["{}", "approve", id, "--endpoint", endpoint, *more]
+    return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+sidecar = Sidecar(endpoint)
+try:
+    sidecar.sign({{"amount": 1}}, intent="a")
+except Waits as error:
+    waits = error
+digest = approve(waits.id)["approval"]["request_digest"]
+approve(waits.id, "--key", "{}", "--digest", digest)
+sidecar.wait(waits.id)
+print(sidecar.sign({{"amount": 1}}, intent="a", approval=waits.id)["vouch_token"])
+"#,
+        program("anchorhold").display(),
+        alice.display()
+    );
+    let output = python(&script, &unix(&approved));
+    assert!(text(&output.stdout).starts_with("ey"), "{output:?}");
+
     // On localhost, with a token.
     let (running, localhost) = two_callers();
     let output = python(
