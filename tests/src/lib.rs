@@ -9,7 +9,9 @@ mod traced;
 pub mod window;
 
 pub use http::{Answer, Connection, get, post, raw};
-pub use running::{Running, VerifierFiles, now, private_folder, program, wait_for};
+pub use running::{
+    Running, VerifierFiles, copy_program, now, private_folder, program, wait_for, write_script,
+};
 pub use terminal::{Screen, on_terminal};
 pub use traced::Traced;
 

@@ -24,6 +24,30 @@ pub fn program(name: &str) -> PathBuf {
         .join(name)
 }
 
+/// Copies a program so that it can be started at once. Another process copies it: what this one had
+/// open for writing, the child of another test could still have open, and the kernel would refuse
+/// to start it (`ETXTBSY`, execve(2)).
+///
+/// # Panics
+/// If it cannot be copied.
+pub fn copy_program(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("cp").arg(from).arg(to).status();
+    assert!(copied.expect("cp").success(), "{}", to.display());
+}
+
+/// Writes a script that can be started at once.
+///
+/// # Panics
+/// If it cannot be written.
+pub fn write_script(to: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    let draft = to.with_extension("draft");
+    std::fs::write(&draft, text).expect("a file");
+    std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o755)).expect("its mode");
+    copy_program(&draft, to);
+    std::fs::remove_file(draft).expect("the draft goes");
+}
+
 /// A development enclave and a sidecar, each a process, in a temporary folder. Both end with this
 /// value.
 pub struct Running {

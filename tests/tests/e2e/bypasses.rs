@@ -65,10 +65,10 @@ impl Programs {
         compile("agent", &["-DAGENT=1", "-g"]);
         compile("preload.so", &["-shared", "-fPIC", "-DPRELOAD"]);
         let at = |name: &str| folder.path().join(name);
-        std::fs::copy(at("bypass"), at("agent (deleted)")).unwrap();
+        harness::copy_program(&at("bypass"), &at("agent (deleted)"));
         for name in ["agent", "setgid", "copy"] {
             if name != "agent" {
-                std::fs::copy(at("agent"), at(name)).unwrap();
+                harness::copy_program(&at("agent"), &at(name));
             }
             chown(
                 at(name),
@@ -412,7 +412,7 @@ fn a_shim_gives_its_group_to_one_program_as_root_wrote_it_down_and_to_nothing_el
     };
     let install = || {
         let _ = std::fs::remove_file(at("agent"));
-        std::fs::copy(program("anchorhold-shim"), at("agent")).unwrap();
+        harness::copy_program(&program("anchorhold-shim"), &at("agent"));
         chown(at("agent"), Some(0), Some(GROUP)).unwrap();
         mode("agent", 0o2755);
     };

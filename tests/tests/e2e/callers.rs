@@ -121,7 +121,7 @@ fn strangers_on_a_shared_socket_keep_no_caller_out() {
     open_the_way(&running);
     // A copy that other users can reach.
     let program = running.folder().join("bench");
-    std::fs::copy(harness::program("anchorhold-bench"), &program).unwrap();
+    harness::copy_program(&harness::program("anchorhold-bench"), &program);
     let mut stranger = Command::new("setpriv")
         .args(["--reuid", "1", "--regid", "1", "--clear-groups", "--"])
         .arg(&program)
@@ -269,7 +269,7 @@ fn an_executable_whose_file_system_is_a_program_is_not_the_one_that_was_pinned()
     .unwrap();
     let real = folder.path().join("real");
     std::fs::create_dir(&real).unwrap();
-    std::fs::copy(harness::program("anchorhold"), real.join("agent")).unwrap();
+    harness::copy_program(&harness::program("anchorhold"), &real.join("agent"));
     let digest = identity::sha256(&std::fs::read(real.join("agent")).unwrap());
     let running = Running::prepared(
         |state| {

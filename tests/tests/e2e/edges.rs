@@ -255,7 +255,7 @@ fn a_command_says_where_it_asked_and_what_to_do_next() {
     if rustix::process::geteuid().is_root() {
         // The program lies where this user could not even start it.
         let copy = path("anchorhold");
-        fs::copy(program("anchorhold"), &copy).unwrap();
+        harness::copy_program(&program("anchorhold"), Path::new(&copy));
         let output = Command::new("setpriv")
             .args([
                 "--reuid",
@@ -857,13 +857,12 @@ fn manual_pages_and_completions_are_installed() {
     let prefix = folder.path().join("prefix");
     // What is built already is installed as it is.
     let stub = folder.path().join("cargo");
-    fs::write(&stub, "#!/bin/sh\nexit 0\n").unwrap();
-    fs::set_permissions(&stub, fs::Permissions::from_mode(0o755)).unwrap();
+    harness::write_script(&stub, "#!/bin/sh\nexit 0\n");
     let tree = folder.path().join("tree");
     fs::create_dir_all(tree.join("deploy")).unwrap();
     fs::create_dir_all(tree.join("target")).unwrap();
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    fs::copy(top.join("deploy/install"), tree.join("deploy/install")).unwrap();
+    harness::copy_program(&top.join("deploy/install"), &tree.join("deploy/install"));
     let built = program("anchorhold");
     std::os::unix::fs::symlink(built.parent().unwrap(), tree.join("target/release")).unwrap();
     let path = format!(

@@ -181,8 +181,7 @@ while [ $# -gt 0 ]; do
 done
 exec target/release/"$program" "$@"
 "#;
-        fs::write(path("stubs/cargo"), cargo).unwrap();
-        fs::set_permissions(path("stubs/cargo"), fs::Permissions::from_mode(0o755)).unwrap();
+        harness::write_script(&path("stubs/cargo"), cargo);
         clone
     }
 
