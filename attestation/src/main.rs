@@ -3,7 +3,7 @@
 
 mod cli;
 
-use std::io::{IsTerminal, StdoutLock, Write};
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -11,7 +11,6 @@ use clap::{CommandFactory, Parser};
 use attestation::{Refusal, Verdict, results};
 use identity::printable;
 use serde_json::Value;
-use terminal_size::{Width, terminal_size_of};
 
 use crate::cli::args::{Args, Command, Inputs, Output};
 use crate::cli::checklist::{self, Style};
@@ -121,24 +120,11 @@ fn print(inputs: &Inputs, outcome: &Result<Verdict, Refusal>) -> Result<(), Fail
             print_json(&mut out, &record)?;
         }
         (Output::Trace | Output::Text, _) => {
-            let text = checklist::of(outcome, inputs.subject(), style(&out));
+            let text = checklist::of(outcome, inputs.subject(), Style::of(&out));
             out.write_all(text.as_bytes())?;
         }
     }
     Ok(())
-}
-
-/// Colours on a terminal only, and not where they are not wanted (https://no-color.org).
-fn style(out: &StdoutLock<'_>) -> Style {
-    if !out.is_terminal() {
-        return Style::PLAIN;
-    }
-    let columns =
-        terminal_size_of(out).map_or(Style::PLAIN.width, |(Width(columns), _)| columns.into());
-    Style {
-        colour: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
-        width: columns.clamp(40, Style::PLAIN.width),
-    }
 }
 
 /// Much of it is what the signed thing says: a terminal shall show it, and not do it.

@@ -10,8 +10,7 @@ use serde_json::{Value, json};
 use crate::compiled::{Which, cargo_home, compile, libc_sha256};
 use crate::describe::{BuildMetadata, Metadata};
 use crate::kernel::{Kernel, tool_version};
-pub use crate::step::Watch;
-use crate::step::clean;
+use crate::step::{Watch, clean};
 use crate::{Entry, Error, Image, Measurements, Parts, SigningKey, place, ramdisk};
 
 /// What the kernel is told. The hypervisor adds its devices.
@@ -40,14 +39,15 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Builds; gives the file's bytes and their measurements. What it does is told to `watch`.
-    pub fn run(&self, watch: &Watch<'_>) -> Result<(Vec<u8>, Measurements), Error> {
+    /// Builds; gives the file's bytes and their measurements. `begins` is told each step as it
+    /// begins; what the steps say goes to the file `log`.
+    pub fn run(&self, begins: &dyn Fn(&str), log: &Path) -> Result<(Vec<u8>, Measurements), Error> {
         // Whatever can be wrong on the command line is found before anything long begins.
         let source = self.source()?;
         place::check(&source, &cargo_home()?)?;
         let signing = self.signing_key()?;
         let brought = self.kernel.as_deref().map(Kernel::read).transpose()?;
-        watch.start()?;
+        let watch = Watch::start(begins, log)?;
         let which = if self.development {
             Which::Development
         } else {
@@ -55,9 +55,9 @@ impl Plan {
         };
         let kernel = match brought {
             Some(kernel) => kernel,
-            None => Kernel::build(self.kernel_source.as_deref(), &self.cache, watch)?,
+            None => Kernel::build(self.kernel_source.as_deref(), &self.cache, &watch)?,
         };
-        let program = compile(which, &source, watch)?;
+        let program = compile(which, &source, &watch)?;
         let metadata = serde_json::to_vec(&metadata(which, &source, &kernel)?)
             .map_err(|e| Error::Metadata(e.to_string()))?;
         let ramdisks = ramdisks(&program)?;

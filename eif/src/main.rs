@@ -1,16 +1,17 @@
 //! `anchorhold-eif`: builds the enclave image, and says what a hypervisor will measure of any
 //! image.
 
-use std::cell::Cell;
+mod progress;
+
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 use clap::{CommandFactory, Parser, Subcommand};
 use eif::Error;
-use eif::build::{Plan, Watch, write_file};
-use indicatif::{ProgressBar, ProgressStyle};
+use eif::build::{Plan, write_file};
+
+use crate::progress::Progress;
 
 /// Build enclave image files (EIF) and measure them.
 ///
@@ -118,10 +119,9 @@ fn run(command: Command) -> Result<(), Error> {
             log.push(".log");
             let log = PathBuf::from(log);
             let progress = Progress::new(&log);
-            let begins = |step: &str| progress.begins(step);
-            let watch = Watch::new(&begins, log.clone());
-            let (image, measurements) = plan.run(&watch).inspect_err(|error| {
-                progress.bar.finish_and_clear();
+            let built = plan.run(&|step| progress.begins(step), &log);
+            let (image, measurements) = built.inspect_err(|error| {
+                progress.breaks_off();
                 if matches!(error, Error::Step { .. }) {
                     say(&format!("what the steps said: {}", log.display()));
                 }
@@ -171,47 +171,6 @@ fn print(text: &str) -> Result<(), Error> {
         what: "standard output".into(),
         source,
     })
-}
-
-/// What a build does now, on a terminal; elsewhere nothing.
-struct Progress {
-    bar: ProgressBar,
-    began: Cell<Option<(Instant, String)>>,
-}
-
-impl Progress {
-    fn new(log: &Path) -> Self {
-        // Hidden by itself where standard error is no terminal.
-        let bar = ProgressBar::new_spinner();
-        bar.println(format!("what the steps say: {}", log.display()));
-        let style = ProgressStyle::with_template("{spinner} {elapsed:>5}  {wide_msg}");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
-        bar.enable_steady_tick(Duration::from_millis(200));
-        Self {
-            bar,
-            began: Cell::new(None),
-        }
-    }
-
-    fn begins(&self, step: &str) {
-        self.step_ends();
-        self.bar.reset_elapsed();
-        self.bar.set_message(step.to_owned());
-        self.began.set(Some((Instant::now(), step.to_owned())));
-    }
-
-    fn step_ends(&self) {
-        if let Some((began, step)) = self.began.take() {
-            let seconds = began.elapsed().as_secs();
-            self.bar.println(format!("  {seconds:>4} s  {step}"));
-        }
-    }
-
-    fn ends(&self, done: &str) {
-        self.step_ends();
-        self.bar.println(done);
-        self.bar.finish_and_clear();
-    }
 }
 
 fn say(text: &str) {

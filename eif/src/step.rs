@@ -1,11 +1,10 @@
 //! Commands of the build.
 
-use std::cell::OnceCell;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rustix::fs::OFlags;
@@ -47,44 +46,27 @@ pub(crate) fn clean(mut command: Command) -> Command {
     command
 }
 
-/// Who watches a build: what begins, and where everything is written that the steps say.
-pub struct Watch<'a> {
+/// Who watches a build: what begins, and a log for everything that the steps say.
+pub(crate) struct Watch<'a> {
     begins: &'a dyn Fn(&str),
-    path: PathBuf,
-    log: OnceCell<File>,
+    log: File,
 }
 
 impl<'a> Watch<'a> {
-    /// Nothing is written before something begins.
-    pub fn new(begins: &'a dyn Fn(&str), path: PathBuf) -> Self {
-        Self {
-            begins,
-            path,
-            log: OnceCell::new(),
-        }
-    }
-
     /// Begins the log anew, in a file that is one: where others can write, a link may stand.
-    pub(crate) fn start(&self) -> Result<(), Error> {
+    pub(crate) fn start(begins: &'a dyn Fn(&str), path: &Path) -> Result<Self, Error> {
         let opened = File::options()
             .read(true)
             .append(true)
             .create(true)
             .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
-            .open(&self.path)
+            .open(path)
             .and_then(|log| match log.metadata()?.is_file() {
                 true => log.set_len(0).map(|()| log),
                 false => Err(io::Error::other("not a file")),
             });
-        let log = opened.map_err(Error::io(&self.path))?;
-        // Begun once in a build.
-        let _ = self.log.set(log);
-        Ok(())
-    }
-
-    fn log(&self) -> Result<&File, Error> {
-        let none = || Error::io(&self.path)(io::Error::other("no log was begun"));
-        self.log.get().ok_or_else(none)
+        let log = opened.map_err(Error::io(path))?;
+        Ok(Self { begins, log })
     }
 
     /// Something else than a command begins.
@@ -112,7 +94,7 @@ impl Step {
         const TAIL_LINES: usize = 30;
         const MAX_TAIL: u64 = 64 << 10;
         watch.begins(self.what);
-        let mut log = watch.log()?;
+        let mut log = &watch.log;
         let failed = |source| Error::Io {
             what: self.what.into(),
             source,

@@ -323,11 +323,9 @@ impl Expectations {
     ) -> Result<(), Error> {
         let begins = signed.begins;
         signed.check_window(if witnessed.is_some() { begins } else { at })?;
-        if witnessed.is_some_and(|seen| seen < begins.plus(-identity::SKEW_SECONDS)) {
-            return Err(Error::AnchorTooEarly {
-                time: witnessed.unwrap_or(at),
-                made: begins,
-            });
+        let too_early = |seen: &UnixSeconds| *seen < begins.plus(-identity::SKEW_SECONDS);
+        if let Some(time) = witnessed.filter(too_early) {
+            return Err(Error::AnchorTooEarly { time, made: begins });
         }
         let when = if witnessed.is_some() {
             format!("at its own time, {begins}")

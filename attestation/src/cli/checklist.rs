@@ -2,11 +2,13 @@
 //! looked at.
 
 use std::fmt::Write;
+use std::io::{IsTerminal, StdoutLock};
 
 use attestation::{
     Check, Claimed, ClaimedKey, Error, Outcome, Reason, Refusal, Subject, Unchecked, Verdict,
 };
 use serde_json::Value;
+use terminal_size::{Width, terminal_size_of};
 
 /// How a verdict is shown.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +25,21 @@ impl Style {
         colour: false,
         width: 96,
     };
+
+    /// Of standard output: colours on a terminal only, and not where they are not wanted
+    /// (https://no-color.org).
+    pub(crate) fn of(out: &StdoutLock<'_>) -> Self {
+        if !out.is_terminal() {
+            return Self::PLAIN;
+        }
+        let columns = terminal_size_of(out).map(|(Width(columns), _)| columns.into());
+        Self {
+            colour: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+            width: columns
+                .unwrap_or(Self::PLAIN.width)
+                .clamp(40, Self::PLAIN.width),
+        }
+    }
 
     fn paint(&self, code: &str, text: &str) -> String {
         if self.colour {

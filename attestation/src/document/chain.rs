@@ -174,8 +174,15 @@ pub(crate) fn verify(
                 at: trust.at,
             },
         )?;
-        #[rustfmt::skip]
-        rules.require(at <= until, Error::CertificateExpired { index, until, at: trust.at, leaf })?;
+        rules.require(
+            at <= until,
+            Error::CertificateExpired {
+                index,
+                until,
+                at: trust.at,
+                leaf,
+            },
+        )?;
     }
     for (index, certificate) in authorities.iter().enumerate() {
         check_ca(index, certificate, authorities.len() - index - 1, rules)?;
