@@ -153,3 +153,37 @@ fn caller(caller: &Value) -> String {
     };
     format!("{}: {role}", seen.join(", "))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_sidecar_says_makes_no_lines_of_its_own() {
+        let status = json!({
+            "caller": {"seen": {"name": "x\nenclave   ready, aws-nitro"}, "admitted": true, "operator": false},
+            "enclave": {"ready": false, "code": "\u{1b}[2Jaway"},
+            "bundle": "00",
+            "record": {"writing": true},
+            "identities": [{"name": "a", "did": "d\nclock     now", "key_version": 1, "limits": []}],
+        });
+        let text = text(&status, "unix:///s");
+        let names: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.split(' ').next())
+            .filter(|name| !name.is_empty())
+            .collect();
+        let own = [
+            "sidecar", "you", "enclave", "bundle", "annex", "clock", "record", "identity",
+        ];
+        assert_eq!(names, own, "{text}");
+        assert!(
+            !text.contains('\u{1b}') && text.contains("no limits"),
+            "{text}"
+        );
+        assert!(text.contains("annex     not known"), "{text}");
+        assert!(hindrance(&status).unwrap().contains("away"));
+    }
+}

@@ -1336,3 +1336,74 @@ fn rego_sees_an_exchange_where_the_bundle_says_so() {
         Err("target_not_allowed")
     );
 }
+
+#[test]
+fn a_refusal_of_the_payload_says_what_every_rule_that_got_as_far_wants_and_of_a_budget_what_is_left()
+ {
+    let mut bundle = Bundle::from_toml(&toml()).unwrap();
+    let mut policy = bundle.identities.remove(0);
+    let first = policy.rules[0].clone();
+    let with_amount = |name: &str, min: i64, max: i64| {
+        let mut rule = first.clone();
+        name.clone_into(&mut rule.name);
+        let amount = policy::Constraint {
+            min: Some(min),
+            max: Some(max),
+            ..policy::Constraint::default()
+        };
+        rule.payload = [("/amount".to_owned(), amount)].into();
+        rule.payload_closed = false;
+        rule.limits.clear();
+        rule
+    };
+    policy.rules = vec![
+        with_amount("small", 1, 100),
+        with_amount("large", 101, 5000),
+    ];
+    let refused = |payload: &'static str| {
+        let ask = Ask {
+            payload,
+            ..transfer()
+        };
+        with(&ask, |bundle, asked| {
+            accept(bundle, None, &policy, None, &ask.caller, asked)
+                .map(|accepted| accepted.rule.name.clone())
+                .map_err(|denied| denied.to_string())
+        })
+    };
+    assert_eq!(refused("{\"amount\":500}").as_deref(), Ok("large"));
+    assert_eq!(
+        refused("{\"amount\":9000}").unwrap_err(),
+        "rule small wants an integer from 1 to 100, or rule large an integer from 101 to 5000, at /amount; \
+         the payload has an integer outside of that"
+    );
+    // What got further speaks alone.
+    policy.rules[1].proven = true;
+    let only = with(&transfer(), |bundle, asked| {
+        let asked = PolicyInput {
+            payload: &Payload::parse(b"{\"amount\":500}").unwrap(),
+            ..*asked
+        };
+        accept(bundle, None, &policy, None, &transfer().caller, &asked).unwrap_err()
+    });
+    assert_eq!(only.code(), "caller_not_proven");
+
+    let budget = policy::Limit {
+        per: policy::Period::Day,
+        max: 1000,
+        amount: Some("/amount".into()),
+    };
+    policy.limits = vec![budget];
+    let mut usage = Usage::default();
+    let mut reserve = |payload: &[u8]| {
+        let payload = Payload::parse(payload).unwrap();
+        usage.reserve(UnixSeconds(0), &policy, &policy.rules[0], &payload)
+    };
+    let taken = reserve(b"{\"amount\":700}").unwrap();
+    let says = reserve(b"{\"amount\":301}").unwrap_err().to_string();
+    assert_eq!(
+        says,
+        "the identity allows a sum of 1000 over /amount in a day; 300 of it are left, and 301 were asked for"
+    );
+    drop(taken);
+}

@@ -1172,10 +1172,52 @@ fn an_agent_of_the_example_is_what_its_socket_says_and_no_operator() {
     for odd in ["a&b", "a|b", "a b", "try"] {
         assert!(!prepare(odd).status.success(), "{odd}");
     }
+    // Checked: each agent's socket is there, and the annex is as new as the bundle wants.
+    let file = |name: &str| folder.path().join("try").join(name);
+    let check = |name: &str, from: &str, to: &str| {
+        let before = fs::read_to_string(file(name)).unwrap();
+        assert!(before.contains(from), "{from}");
+        fs::write(file(name), before.replace(from, to)).unwrap();
+        let config = file("sidecar.toml").display().to_string();
+        let output = anchorhold(&["serve", "--check", "--config", &config]);
+        fs::write(file(name), before).unwrap();
+        refused(&output)
+    };
+    assert_eq!(check("sidecar.toml", "info", "info").0, 0);
+    for (name, from, to, says) in [
+        (
+            "policy.toml",
+            "annex_version = 1",
+            "annex_version = 2",
+            "it has version 1, and the bundle wants 2 or later",
+        ),
+        (
+            "sidecar.toml",
+            "annex = \"annex.cose\"\n",
+            "",
+            "wants an annex of version 1 or later, and none is named",
+        ),
+        (
+            "sidecar.toml",
+            "name = \"payer\"",
+            "name = \"paier\"",
+            "comes through the socket \"payer\", and there is none",
+        ),
+        (
+            "sidecar.toml",
+            "annex.cose",
+            "annex.toml",
+            "this is text; sign it",
+        ),
+    ] {
+        let (code, said) = check(name, from, to);
+        assert!(code == 64 && said.contains(says), "{says}: {said}");
+    }
+    let printed = folder.path().join("printed");
     let mut up = Command::new(program("anchorhold-dev"))
         .args(["up", "--state", "try"])
         .current_dir(folder.path())
-        .stdout(std::process::Stdio::null())
+        .stdout(fs::File::create(&printed).unwrap())
         .spawn()
         .unwrap();
     let socket = |name: &str| folder.path().join(format!("try/run/{name}.sock"));
@@ -1188,6 +1230,20 @@ fn an_agent_of_the_example_is_what_its_socket_says_and_no_operator() {
     }
     let operator = get(&socket("sidecar"), "/status").unwrap().json();
     assert_eq!(names(&operator), ["clerk", "payer"], "{operator}");
+    // Nobody may sign through the first socket: `up` names the others, and keeps evidence by them.
+    harness::wait_for(|| {
+        fs::read_to_string(&printed)
+            .unwrap()
+            .contains("payer.sock\n")
+    });
+    let says = fs::read_to_string(&printed).unwrap();
+    assert!(
+        says.contains("status --endpoint unix://") && !says.contains("curl"),
+        "{says}"
+    );
+    let kept = fs::read_dir(file("record")).unwrap().flatten();
+    let kept = kept.filter(|one| one.path().extension().is_some_and(|end| end == "cbor"));
+    assert_eq!(kept.count(), 1);
     let pid = rustix::process::Pid::from_raw(up.id().cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     up.wait().unwrap();
@@ -1203,6 +1259,19 @@ fn what_is_shown_is_read_in_pieces_and_what_is_too_long_is_nothing() {
     let output = anchorhold(&["show", "--json", &path]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert_eq!(text(&output.stdout).lines().count(), 20_000);
+    // Whoever reads may have read enough, and nobody complains.
+    let mut show = Command::new(program("anchorhold"))
+        .args(["show", &path])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(show.stdout.take());
+    let ended = show.wait_with_output().unwrap();
+    assert!(
+        ended.status.success() && ended.stderr.is_empty(),
+        "{ended:?}"
+    );
     let long = format!("{{\"a\":[{}0]}}", "0,".repeat(1 << 20));
     fs::write(&file, long).unwrap();
     let (code, says) = refused(&anchorhold(&["show", &path]));
