@@ -32,6 +32,29 @@ fn unix(running: &Running) -> String {
     format!("unix://{}", running.socket.display())
 }
 
+/// `up`, which ends with this value, also when a test fails.
+struct Up(std::process::Child);
+
+impl Up {
+    fn start(command: &mut Command) -> Self {
+        Self(command.spawn().unwrap())
+    }
+
+    fn stop(&mut self) -> std::process::ExitStatus {
+        let pid = rustix::process::Pid::from_raw(self.0.id().cast_signed()).unwrap();
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        self.0.wait().unwrap()
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        if self.0.try_wait().is_ok_and(|ended| ended.is_none()) {
+            self.stop();
+        }
+    }
+}
+
 /// This user may use `mine`, and a caller on localhost called crew `theirs`; both have limits.
 /// Operators: this user, for it is the sidecar's own.
 fn two_callers() -> (Running, String) {
@@ -735,12 +758,9 @@ fn init_asks_on_a_terminal_and_what_it_writes_runs() {
         tests.status.success() && text(&tests.stdout).lines().count() == 4,
         "{tests:?}"
     );
-    let up = Command::new(program("anchorhold-dev"))
-        .args(["up", "--state"])
-        .arg(path("a"))
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut up = Command::new(program("anchorhold-dev"));
+    up.args(["up", "--state"]).arg(path("a"));
+    let mut up = Up::start(up.stdout(std::process::Stdio::null()));
     let socket = path("a/sidecar.sock");
     harness::wait_for(|| get(&socket, "/ready").is_ok_and(|answer| answer.status == 200));
     let body =
@@ -749,9 +769,7 @@ fn init_asks_on_a_terminal_and_what_it_writes_runs() {
         .map(|_| post(&socket, "/sign", &body).unwrap().status)
         .collect();
     assert_eq!(statuses, [200, 200, 429]);
-    let pid = rustix::process::Pid::from_raw(up.id().cast_signed()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    assert!(up.wait_with_output().unwrap().status.success());
+    assert!(up.stop().success());
 
     // Nothing is written over, nothing half; a wrong answer writes nothing.
     let before = fs::read(path("a/policy.toml")).unwrap();
@@ -1183,7 +1201,7 @@ fn an_agent_of_the_example_is_what_its_socket_says_and_no_operator() {
         fs::write(file(name), before).unwrap();
         refused(&output)
     };
-    assert_eq!(check("sidecar.toml", "info", "info").0, 0);
+    assert_eq!(check("sidecar.toml", "warn", "warn").0, 0);
     for (name, from, to, says) in [
         (
             "policy.toml",
@@ -1214,12 +1232,9 @@ fn an_agent_of_the_example_is_what_its_socket_says_and_no_operator() {
         assert!(code == 64 && said.contains(says), "{says}: {said}");
     }
     let printed = folder.path().join("printed");
-    let mut up = Command::new(program("anchorhold-dev"))
-        .args(["up", "--state", "try"])
-        .current_dir(folder.path())
-        .stdout(fs::File::create(&printed).unwrap())
-        .spawn()
-        .unwrap();
+    let mut up = Command::new(program("anchorhold-dev"));
+    up.args(["up", "--state", "try"]).current_dir(folder.path());
+    let mut up = Up::start(up.stdout(fs::File::create(&printed).unwrap()));
     let socket = |name: &str| folder.path().join(format!("try/run/{name}.sock"));
     harness::wait_for(|| get(&socket("payer"), "/ready").is_ok_and(|answer| answer.status == 200));
     for agent in ["clerk", "payer"] {
@@ -1244,9 +1259,7 @@ fn an_agent_of_the_example_is_what_its_socket_says_and_no_operator() {
     let kept = fs::read_dir(file("record")).unwrap().flatten();
     let kept = kept.filter(|one| one.path().extension().is_some_and(|end| end == "cbor"));
     assert_eq!(kept.count(), 1);
-    let pid = rustix::process::Pid::from_raw(up.id().cast_signed()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    up.wait().unwrap();
+    assert!(up.stop().success());
 }
 
 #[test]
