@@ -1,0 +1,2 @@
+//! State that outlives a boot: its formats. Pure.
+#![forbid(unsafe_code)]
