@@ -278,6 +278,38 @@ pub enum Error {
     /// PCR16 is not that of an accepted policy bundle.
     #[error("PCR16 is not that of an accepted bundle: {0}")]
     PolicyMismatch(String),
+    /// A state is asked for, and the key is kept in none: it ends with its boot.
+    #[error(
+        "the verifier asks for the {wanted}, and this key is kept in none: it ends with its boot"
+    )]
+    StateAbsent {
+        /// What was asked for.
+        wanted: String,
+    },
+    /// The key is kept in another state.
+    #[error("the key is kept in another state: {found}, and {expected} was expected")]
+    StateMismatch {
+        /// What the evidence names.
+        found: String,
+        /// What the verifier names.
+        expected: String,
+    },
+    /// The state has not come as far as the verifier wants.
+    #[error("the state's epoch is {found}, and the verifier takes none below {lowest}")]
+    EpochTooLow {
+        /// Of the evidence.
+        found: u64,
+        /// Of the verifier.
+        lowest: u64,
+    },
+    /// The key is kept in a way that the verifier does not want.
+    #[error("the key's custody is {found:?}, and the verifier takes none below {lowest:?}")]
+    CustodyTooLow {
+        /// Of the evidence; `ephemeral` where it names no state.
+        found: String,
+        /// Of the verifier.
+        lowest: String,
+    },
     /// The verifier policy asks for an epoch, and the binding commits to none.
     #[error("the verifier asks for epoch {lowest} or later, and this evidence commits to no epoch")]
     EpochAbsent {

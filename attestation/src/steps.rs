@@ -58,7 +58,7 @@ pub enum Step {
     Possession,
     /// The identity is an accepted one.
     Identity,
-    /// The epoch is late enough.
+    /// The key is kept as it should be: custody, state, epoch.
     Epoch,
     /// The domain stands by this key.
     DidDocument,
@@ -173,7 +173,7 @@ impl Step {
                 "The enclave that the document is about holds the private key, and used it for this document."
             }
             Self::Identity => "The key belongs to an identity that you accept.",
-            Self::Epoch => "The enclave's sealed state is not an old one brought back.",
+            Self::Epoch => "The key is kept as you want, in a state and an epoch that you accept.",
             Self::DidDocument => {
                 "The domain's owner, too, says that this key is theirs; evidence alone never proves a domain."
             }
@@ -262,7 +262,11 @@ impl Rule {
             Self::BindingMismatch | Self::IdentityNotInPolicy => Step::Binding,
             Self::PossessionInvalid => Step::Possession,
             Self::DidNotAccepted | Self::IdentityMismatch => Step::Identity,
-            Self::EpochAbsent => Step::Epoch,
+            Self::EpochAbsent
+            | Self::EpochTooLow
+            | Self::StateAbsent
+            | Self::StateMismatch
+            | Self::CustodyTooLow => Step::Epoch,
             Self::DidDocumentLacksKey => Step::DidDocument,
             Self::TokenBindingMismatch | Self::TeeMismatch => Step::Signature,
             Self::IssuerNotAccepted => Step::Issuer,

@@ -88,6 +88,7 @@ fn judged(case: &Value) -> (Result<Verdict, Refusal>, Vec<u8>) {
             did_document,
             did: text("did"),
             identity: text("identity"),
+            state: text("state").map(|id| state::StateId::from_hex(&id).unwrap()),
             appraisal,
         },
         anchor: None,

@@ -29,6 +29,12 @@ impl Purpose {
     pub const RECORD: Self = Self("anchorhold/record/v1");
     /// The operator's annex to a policy.
     pub const ANNEX: Self = Self("anchorhold/annex/v1");
+    /// The operator lets a new state be born.
+    pub const GENESIS_ORDER: Self = Self("anchorhold/genesis-order/v1");
+    /// The operator says which images and bundles may open a state.
+    pub const STATE_CERTIFICATE: Self = Self("anchorhold/state/v1");
+    /// The state key vouches for a seal of its state.
+    pub const SEAL: Self = Self("anchorhold/seal/v1");
     /// The proxy proves its key to the enclave.
     pub const WINDOW: Self = Self("anchorhold/window/v1");
 }

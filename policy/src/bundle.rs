@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use identity::delegation::AGENT;
-use identity::{Algorithm, Did, json};
+use identity::{Algorithm, Did, PublicKey, json};
 use serde::{Deserialize, Serialize};
+use state::{Custody, KmsKey, Rollback, Terms};
 
 use crate::names::{MultikeyText, check_name, check_validity, malformed};
 use crate::{Annex, Error};
@@ -31,6 +32,9 @@ pub struct Bundle {
     /// The lowest version of an annex that is taken, in any boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub annex_version: Option<u32>,
+    /// The state in which its keys outlive a boot. Without it they end with the boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<StatePolicy>,
     /// Callers that prove themselves to the enclave, by key or by measurement.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub callers: Vec<ProvenCaller>,
@@ -45,6 +49,50 @@ pub struct Bundle {
     pub rego: Option<Rego>,
     /// The identities to give birth to.
     pub identities: Vec<IdentityPolicy>,
+}
+
+/// The state in which a bundle's keys outlive a boot, and what holds of it. The operator's
+/// certificate must say the same, so a bundle cannot weaken it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StatePolicy {
+    /// Its name: lowercase letters, digits, `-`, `_` and `.`; at most 63.
+    pub name: String,
+    /// Where its keys are kept: `kms`.
+    pub custody: Custody,
+    /// ARN of the KMS key that keeps it.
+    pub kms_key: KmsKey,
+    /// What holds of a parent that rolls it back: `accepted`.
+    pub rollback: Rollback,
+    /// The key that orders its birth and certifies who opens it; `operator_key` if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operator_key: Option<MultikeyText>,
+}
+
+impl StatePolicy {
+    /// What the operator must have agreed to.
+    pub fn terms(&self) -> Terms {
+        Terms {
+            rollback: self.rollback,
+            custody: self.custody,
+            kms_key: self.kms_key.clone(),
+        }
+    }
+
+    fn check(&self, bundle: &Bundle) -> Result<(), Error> {
+        check_name(&self.name).map_err(|why| malformed(format!("state: {why}")))?;
+        if self.custody == Custody::Ephemeral {
+            return Err(malformed(
+                "state: custody \"ephemeral\" keeps nothing; leave [state] out",
+            ));
+        }
+        if self.operator_key.as_ref() == Some(&bundle.proxy_key) {
+            return Err(malformed(
+                "state: its operator_key must not be the proxy's: the proxy could certify what only the operator may",
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// For what the enclave may be used.
@@ -170,6 +218,15 @@ impl Bundle {
         PolicyDigest::of(&self.canonical())
     }
 
+    /// The key whose word counts for the state.
+    pub fn state_operator(&self) -> &PublicKey {
+        let named = self
+            .state
+            .as_ref()
+            .and_then(|state| state.operator_key.as_ref());
+        &named.unwrap_or(&self.operator_key).0
+    }
+
     /// The identity of this name.
     pub fn identity(&self, name: &str) -> Option<&IdentityPolicy> {
         self.identities
@@ -188,6 +245,9 @@ impl Bundle {
             return Err(malformed(
                 "the operator's key must not be the proxy's: the proxy could order what only the operator may",
             ));
+        }
+        if let Some(state) = &self.state {
+            state.check(self)?;
         }
         self.check_callers()?;
         self.check_resources()?;

@@ -4,6 +4,7 @@
 use data_encoding::HEXLOWER;
 use identity::{Did, Pcr, UnixSeconds, did};
 use policy::PolicyDigest;
+use state::{StateFacts, StateId};
 use subtle::ConstantTimeEq;
 
 use super::policy::MOST_LISTED;
@@ -34,6 +35,8 @@ pub struct Expectations {
     /// The audience that the verifier is, of a token or credential; without it, only what was made
     /// for nobody in particular.
     pub audience: Option<String>,
+    /// The state that the key must be kept in; any, or none, if not given.
+    pub state: Option<StateId>,
     /// The verifier policy; what it names must hold besides everything else that is given
     /// here.
     pub appraisal: Option<AppraisalPolicy>,
@@ -224,7 +227,7 @@ impl Expectations {
             let why = "the verifier policy names identities, and a document alone has none";
             steps.unchecked(Unchecked::Identity, why);
         }
-        policy.check_epoch()
+        policy.check_state(None)
     }
 
     /// The steps that evidence adds, after the document's: from the document to the key, and whose
@@ -237,7 +240,7 @@ impl Expectations {
     ) -> Result<AttestedKey<A>, Error> {
         let mut key = evidence.bind(document, steps)?;
         self.hold_identity(&key, steps)?;
-        self.hold_epoch(steps)?;
+        self.hold_state(key.signer().state(), steps)?;
         self.hold_did_document(&mut key, steps)?;
         self.hold_one_audience(steps)?;
         key.unchecked = steps.all_unchecked();
@@ -283,13 +286,37 @@ impl Expectations {
         Ok(())
     }
 
-    fn hold_epoch(&self, steps: &mut Steps) -> Result<(), Error> {
-        let Some(policy) = &self.appraisal else {
-            steps.not_checked(Step::Epoch, "no verifier policy was given");
-            return Ok(());
+    /// Which state the key is kept in, how far that has come, and how it is kept. What evidence does
+    /// not say is refused where it is asked for.
+    fn hold_state(&self, state: Option<StateFacts>, steps: &mut Steps) -> Result<(), Error> {
+        if let Some(expected) = self.state {
+            check_state_id(state, expected)?;
+        }
+        let asked = match &self.appraisal {
+            None => false,
+            Some(policy) => {
+                policy.check_state(state)?;
+                policy.names_state()
+            }
         };
-        policy.check_epoch()?;
-        steps.not_checked(Step::Epoch, "the verifier policy asks for none");
+        let what = match state {
+            None => "ephemeral: the key ends with its boot".to_owned(),
+            Some(state) => format!(
+                "{}: state {}, epoch {}, rollback {}",
+                state.custody, state.state, state.epoch, state.rollback
+            ),
+        };
+        match (self.state.is_some() || asked, &self.appraisal) {
+            (true, _) => steps.passed(Step::Epoch, what),
+            (false, None) => steps.not_checked(
+                Step::Epoch,
+                format!("{what}; no state was given, and no verifier policy"),
+            ),
+            (false, Some(_)) => steps.not_checked(
+                Step::Epoch,
+                format!("{what}; the verifier policy asks for none"),
+            ),
+        }
         Ok(())
     }
 
@@ -408,6 +435,20 @@ impl Evidence {
         let mut steps = Steps::default();
         expectations.hold_document(document, at, &Every, &mut steps)?;
         expectations.hold_evidence(self, document, &mut steps)
+    }
+}
+
+/// Refuses a key that is kept in another state, or in none.
+pub(super) fn check_state_id(state: Option<StateFacts>, expected: StateId) -> Result<(), Error> {
+    match state {
+        None => Err(Error::StateAbsent {
+            wanted: format!("state {expected}"),
+        }),
+        Some(state) if state.state != expected => Err(Error::StateMismatch {
+            found: state.state.to_string(),
+            expected: expected.to_string(),
+        }),
+        Some(_) => Ok(()),
     }
 }
 

@@ -283,6 +283,7 @@ impl Presented for WithEvidence<'_> {
 
 fn facts<A: Attested>(key: &AttestedKey<A>) -> KeyFacts {
     let described = key.description().clone();
+    let state = key.signer().state();
     KeyFacts {
         name: described.name,
         did: described.did,
@@ -291,6 +292,10 @@ fn facts<A: Attested>(key: &AttestedKey<A>) -> KeyFacts {
         binding: key.binding(),
         policy: key.bundle().digest().digest(),
         record_key: key.record_key().to_multikey(),
+        custody: key.signer().custody(),
+        state: state.map(|state| state.state),
+        epoch: state.map(|state| state.epoch),
+        rollback: state.map(|state| state.rollback),
     }
 }
 

@@ -2,8 +2,10 @@
 
 use identity::Did;
 use serde::Deserialize;
+use state::{Custody, StateFacts, StateId};
 use x509_cert::name::Name;
 
+use super::expectations::check_state_id;
 use crate::{CertificateId, Document, Error};
 use identity::Pcr;
 use policy::PolicyDigest;
@@ -31,6 +33,11 @@ pub struct AppraisalPolicy {
     dids: Option<Vec<Did>>,
     #[serde(default)]
     issuers: Option<Vec<Did>>,
+    /// The lowest custody.
+    #[serde(default)]
+    custody: Option<Custody>,
+    #[serde(default)]
+    state: Option<StateId>,
     #[serde(default)]
     lowest_epoch: Option<u64>,
     #[serde(default)]
@@ -364,11 +371,35 @@ impl AppraisalPolicy {
         }
     }
 
-    /// The binding of this version commits to no epoch, so a policy that asks for one accepts none
-    /// of its evidence.
-    pub(crate) fn check_epoch(&self) -> Result<(), Error> {
-        self.lowest_epoch
-            .map_or(Ok(()), |lowest| Err(Error::EpochAbsent { lowest }))
+    /// Whether a key kept so is accepted. Evidence of a key that ends with its boot commits to no
+    /// state and no epoch, so a policy that asks for one accepts none of it.
+    pub(crate) fn check_state(&self, state: Option<StateFacts>) -> Result<(), Error> {
+        if let Some(lowest) = self.custody {
+            let found = state.map_or(Custody::Ephemeral, |state| state.custody);
+            if found < lowest {
+                return Err(Error::CustodyTooLow {
+                    found: found.to_string(),
+                    lowest: lowest.to_string(),
+                });
+            }
+        }
+        if let Some(expected) = self.state {
+            check_state_id(state, expected)?;
+        }
+        match (self.lowest_epoch, state) {
+            (None, _) => Ok(()),
+            (Some(lowest), None) => Err(Error::EpochAbsent { lowest }),
+            (Some(lowest), Some(state)) if state.epoch < lowest => Err(Error::EpochTooLow {
+                found: state.epoch,
+                lowest,
+            }),
+            (Some(_), Some(_)) => Ok(()),
+        }
+    }
+
+    /// Whether it asks anything of the state that a key is kept in.
+    pub(crate) fn names_state(&self) -> bool {
+        self.custody.is_some() || self.state.is_some() || self.lowest_epoch.is_some()
     }
 
     /// Whether the policy says whose signatures it accepts.

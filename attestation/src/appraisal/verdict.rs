@@ -3,6 +3,7 @@
 use identity::{Digest, UnixSeconds};
 use serde::Serialize;
 use serde_json::{Value, json};
+use state::{Custody, Rollback, StateId};
 
 use crate::steps::{Check, Unchecked};
 use crate::{CertificateId, Error};
@@ -115,7 +116,7 @@ pub struct KeyFacts {
     pub did: String,
     /// DID URL of the key.
     pub kid: String,
-    /// Version within the boot.
+    /// Version within the boot, or within the state.
     pub version: u32,
     /// What tokens of this key name.
     pub binding: Digest<32>,
@@ -123,4 +124,15 @@ pub struct KeyFacts {
     pub policy: Digest<48>,
     /// The key that signs the record of every decision of that boot, as a Multikey.
     pub record_key: String,
+    /// Where the key is kept.
+    pub custody: Custody,
+    /// The state that it is kept in: its id, hex.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<StateId>,
+    /// The state's epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// Whether a parent can roll the state back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<Rollback>,
 }

@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use data_encoding::HEXLOWER_PERMISSIVE;
 use identity::{UnixSeconds, did, parse_rfc3339};
 use policy::Bundle;
+use state::StateId;
 
 use super::starter::Starter;
 
@@ -99,6 +100,9 @@ pub(crate) struct Signed {
     /// The name of the identity that must have signed; without it, any of an accepted bundle
     #[arg(long, value_name = "NAME")]
     identity: Option<String>,
+    /// The id of the state that the key must be kept in; without it, any, or none
+    #[arg(long, value_name = "HEX", value_parser = |text: &str| StateId::from_hex(text))]
+    state: Option<StateId>,
     /// The DID document that you pinned or fetched over TLS; did:web is refused without it
     #[arg(long, value_name = "FILE")]
     did_document: Option<PathBuf>,
@@ -305,6 +309,7 @@ impl Expected {
             did: signed.and_then(|signed| signed.did.clone()),
             identity: signed.and_then(|signed| signed.identity.clone()),
             did_document: optional(did_document, did::Document::parse)?,
+            state: signed.and_then(|signed| signed.state),
             audience: signed.and_then(|signed| signed.audience.clone()),
             appraisal: optional(self.verifier_policy.as_deref(), AppraisalPolicy::from_toml)?,
         })

@@ -5,8 +5,11 @@ use minicbor::bytes::ByteSlice;
 use minicbor::{Decode, Encode};
 
 use policy::PolicyDigest;
+use state::StateFacts;
 
 const TAG: &str = "anchorhold/binding/v1";
+/// Of a key that is kept in a state.
+const TAG_KEPT: &str = "anchorhold/binding/v2";
 
 /// The fields behind the hash in the binding.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -21,7 +24,7 @@ pub struct KeyDescription {
     /// DID URL of the key.
     #[n(2)]
     pub kid: String,
-    /// 1 for the first key of a boot.
+    /// 1 for the first key of a boot, or of a state.
     #[n(3)]
     pub version: u32,
     /// DER SubjectPublicKeyInfo.
@@ -35,6 +38,9 @@ pub struct KeyDescription {
 /// Deterministic CBOR: `{0: "anchorhold/binding/v1", 1: SHA-256 of the described key, 2: policy
 /// digest, 3: SHA-256 of the record key's SubjectPublicKeyInfo}`, where the description is the CBOR
 /// array `[tag, identity name, DID, key id, key version, SubjectPublicKeyInfo]`.
+///
+/// Of a key that is kept in a state the tag is `anchorhold/binding/v2`, and a member follows: `4:
+/// [state id, epoch, custody, rollback]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binding(Vec<u8>);
 
@@ -49,18 +55,28 @@ struct UserData<'a> {
     policy: [u8; 48],
     #[cbor(n(3), with = "minicbor::bytes")]
     record: [u8; 32],
+    #[n(4)]
+    state: Option<StateFacts>,
 }
 
 impl Binding {
-    /// Binds a described key to a policy and a record key, given as SubjectPublicKeyInfo.
-    pub fn new(key: &KeyDescription, policy: &PolicyDigest, record_spki: &[u8]) -> Self {
+    /// Binds a described key to a policy, a record key, given as SubjectPublicKeyInfo, and the state
+    /// that it is kept in, if it is.
+    pub fn new(
+        key: &KeyDescription,
+        policy: &PolicyDigest,
+        record_spki: &[u8],
+        state: Option<StateFacts>,
+    ) -> Self {
+        let tag = if state.is_some() { TAG_KEPT } else { TAG };
         let spki: &ByteSlice = key.spki.as_slice().into();
-        let described = cbor::to_vec(&(TAG, &key.name, &key.did, &key.kid, key.version, spki));
+        let described = cbor::to_vec(&(tag, &key.name, &key.did, &key.kid, key.version, spki));
         let user_data = UserData {
-            tag: TAG,
+            tag,
             key: sha256(&described).0,
             policy: policy.digest().0,
             record: sha256(record_spki).0,
+            state,
         };
         Self(cbor::to_vec(&user_data))
     }

@@ -10,6 +10,7 @@ use identity::{Did, Digest, KeyId, PublicKey, Tee, UnixSeconds, cbor, credential
 use minicbor::{Decode, Encode};
 use policy::Bundle;
 use serde_json::Value;
+use state::{Custody, StateFacts};
 
 use crate::steps::{Step, Steps};
 use crate::{Attested, Error, Field, Unchecked};
@@ -17,6 +18,8 @@ use crate::{Attested, Error, Field, Unchecked};
 pub use self::binding::{Binding, KeyDescription};
 
 const TAG: &str = "anchorhold/evidence/v1";
+/// For a key that is kept in a state.
+const TAG_KEPT: &str = "anchorhold/evidence/v2";
 /// The first member of a proof of possession.
 pub const POSSESSION_TAG: &str = "anchorhold/possession/v1";
 /// Longer files are not looked at: a document, a bundle and a little more.
@@ -54,25 +57,29 @@ pub struct Evidence {
     possession: Vec<u8>,
     #[cbor(n(5), with = "minicbor::bytes")]
     record: Vec<u8>,
+    #[n(6)]
+    state: Option<StateFacts>,
 }
 
 impl Evidence {
     /// Puts the parts together: the document's bytes, the key it binds, the bundle's canonical
-    /// bytes, the record key's SubjectPublicKeyInfo, the proof.
+    /// bytes, the record key's SubjectPublicKeyInfo, the state that the key is kept in, the proof.
     pub fn new(
         document: Vec<u8>,
         key: KeyDescription,
         bundle: Vec<u8>,
         record: Vec<u8>,
+        state: Option<StateFacts>,
         possession: Vec<u8>,
     ) -> Self {
         Self {
-            tag: TAG.into(),
+            tag: tag(state.as_ref()).into(),
             document,
             key,
             bundle,
             possession,
             record,
+            state,
         }
     }
 
@@ -83,9 +90,10 @@ impl Evidence {
         }
         let evidence: Self =
             cbor::from_slice(bytes).map_err(|error| Error::EvidenceMalformed(error.to_string()))?;
-        if evidence.tag != TAG {
+        let expected = tag(evidence.state.as_ref());
+        if evidence.tag != expected {
             return Err(Error::EvidenceMalformed(format!(
-                "its tag is {:?}, not {TAG:?}",
+                "its tag is {:?}, not {expected:?}",
                 evidence.tag.chars().take(64).collect::<String>()
             )));
         }
@@ -118,6 +126,12 @@ impl Evidence {
         &self.record
     }
 
+    /// The state that the key is kept in, if it is; a claim until [`Evidence::verify`] has accepted
+    /// it.
+    pub fn state(&self) -> Option<StateFacts> {
+        self.state
+    }
+
     /// The proof of possession, a COSE_Sign1.
     pub fn possession(&self) -> &[u8] {
         &self.possession
@@ -146,7 +160,7 @@ impl Evidence {
         if kid.as_str() != self.key.kid {
             return Err(identity::Error::KeyIdMismatch.into());
         }
-        let binding = Binding::new(&self.key, &policy, &self.record);
+        let binding = Binding::new(&self.key, &policy, &self.record, self.state);
         if claims.public_key.as_deref() != Some(&self.key.spki) {
             return Err(Error::BindingMismatch(Field::PublicKey));
         }
@@ -177,6 +191,7 @@ impl Evidence {
             key,
             binding: binding.digest(),
             tee: A::TEE,
+            state: self.state,
             until,
         };
         let (document, description, unchecked) = (document.clone(), self.key.clone(), Vec::new());
@@ -204,6 +219,10 @@ impl Evidence {
             Err(Error::PossessionInvalid)
         }
     }
+}
+
+fn tag(state: Option<&StateFacts>) -> &'static str {
+    if state.is_some() { TAG_KEPT } else { TAG }
 }
 
 /// A key that was verified to live in an enclave of kind `A`, under a known policy.
@@ -310,6 +329,7 @@ pub struct AttestedSigner {
     key: PublicKey,
     binding: Digest<32>,
     tee: Tee,
+    state: Option<StateFacts>,
     until: UnixSeconds,
 }
 
@@ -360,6 +380,16 @@ impl AttestedSigner {
     /// Where the key lives.
     pub fn tee(&self) -> Tee {
         self.tee
+    }
+
+    /// The state that the key is kept in; none if it ends with its boot.
+    pub fn state(&self) -> Option<StateFacts> {
+        self.state
+    }
+
+    /// Where the key is kept.
+    pub fn custody(&self) -> Custody {
+        self.state.map_or(Custody::Ephemeral, |state| state.custody)
     }
 
     /// When the leaf certificate of the document expires; nothing vouches for the key any longer

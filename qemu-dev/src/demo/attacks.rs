@@ -95,7 +95,15 @@ fn on_the_evidence(accepted: &Accepted, wider: &Bundle) -> Result<Vec<Attack>, E
     let other = Evidence::parse(&accepted.other_evidence)?;
     let with = |key: &KeyDescription, bundle: Vec<u8>, possession: &[u8]| {
         let (document, record) = (parsed.document().to_vec(), parsed.record().to_vec());
-        Evidence::new(document, key.clone(), bundle, record, possession.to_vec()).to_vec()
+        Evidence::new(
+            document,
+            key.clone(),
+            bundle,
+            record,
+            None,
+            possession.to_vec(),
+        )
+        .to_vec()
     };
     let (key, bundle, possession) = (parsed.key(), parsed.bundle(), parsed.possession());
     let renamed = with(&renamed, bundle.to_vec(), possession);

@@ -28,6 +28,7 @@ pub(super) fn document(evidence: &Evidence, document: Vec<u8>) -> Vec<u8> {
         evidence.key().clone(),
         evidence.bundle().to_vec(),
         evidence.record().to_vec(),
+        evidence.state(),
         evidence.possession().to_vec(),
     )
     .to_vec()

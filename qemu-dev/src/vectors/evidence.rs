@@ -200,7 +200,12 @@ impl Maker {
     /// The evidence of these parts. `possession.document` is that of the document, unless it was
     /// set.
     fn seal(&self, mut parts: Parts) -> Vec<u8> {
-        let binding = Binding::new(&parts.bound, &self.bundle.digest(), &parts.bound_record);
+        let binding = Binding::new(
+            &parts.bound,
+            &self.bundle.digest(),
+            &parts.bound_record,
+            None,
+        );
         let user_data = parts
             .user_data
             .clone()
@@ -232,6 +237,7 @@ impl Maker {
             parts.key,
             parts.bundle,
             parts.record,
+            None,
             proof.expect("a signature"),
         )
         .to_vec()
@@ -464,6 +470,7 @@ impl Maker {
             good.key().clone(),
             bundle,
             good.record().to_vec(),
+            None,
             possession,
         )
         .to_vec();
@@ -801,7 +808,7 @@ impl Maker {
             nbf: seconds,
             exp: seconds + 300,
             jti: Uuid::from_bytes([0x44; 16]),
-            binding: Binding::new(&parts.key, &self.bundle.digest(), &parts.record).digest(),
+            binding: Binding::new(&parts.key, &self.bundle.digest(), &parts.record, None).digest(),
             tee: Tee::Mock,
             caller: Caller::Asserted(ObservedCaller::ids(1000, 1000)),
             vouch: Vouch {

@@ -78,6 +78,7 @@ fn from_vectors(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
         key,
         bundle,
         KEY.public().to_spki(),
+        None,
         possession,
     );
     corpus.add("evidence", "evidence", &evidence.to_vec())?;

@@ -127,6 +127,7 @@ fn the_evidence_file_is_the_documented_bytes() {
         key,
         b"{}".to_vec(),
         b"02".to_vec(),
+        None,
         vec![0x84, 0x84],
     );
     assert_eq!(data_encoding::HEXLOWER.encode(&evidence.to_vec()), hex);

@@ -90,7 +90,12 @@ impl Parts {
                 .unwrap();
             self.nsm.lock_pcrs(32).unwrap();
         }
-        let binding = Binding::new(&self.description, &self.bundle.digest(), &record_spki());
+        let binding = Binding::new(
+            &self.description,
+            &self.bundle.digest(),
+            &record_spki(),
+            None,
+        );
         let document = self
             .nsm
             .attest(
@@ -116,6 +121,7 @@ impl Parts {
             self.description,
             self.bundle.canonical(),
             record_spki(),
+            None,
             possession,
         )
         .to_vec();
@@ -361,6 +367,7 @@ fn an_evidence_file_has_one_encoding() {
         good.description,
         good.bundle.canonical(),
         record_spki(),
+        None,
         vec![4],
     )
     .to_vec();
