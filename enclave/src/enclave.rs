@@ -6,25 +6,27 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use attestation::Document;
-use identity::{Algorithm, BootId, Digest, PublicKey, Tee, cbor};
+use identity::{Algorithm, BootId, Digest, PublicKey, Signer, Tee, cbor};
 use policy::{Bundle, IdentityPolicy, Mode};
 use policy_engine::Rego;
-use protocol::{Answer, RecordEnd, Records, Request, Status};
+use protocol::{Answer, KmsSigned, Phase, RecordEnd, Records, Request, StateStatus, Status};
 use record::{Decision, End};
+use state::Pair;
 use zeroize::Zeroizing;
 
 use crate::audit::Trail;
 use crate::clock::{Bounds, Clock};
+use crate::durable::{Durable, Life, Platform, Then};
 use crate::env::Env;
-use crate::identities::{Identity, IdentityCard};
+use crate::identities::{BoundTo, Identity, IdentityCard, NextKey};
 use crate::keys::{KeyPair, SEED_BYTES, UncheckedSignature, check_all};
 use crate::nsm::PeerVerifier;
 use crate::operations::{annex, approve, attest, describe, exchange, overview, rotate, sign};
-use crate::provisioned::Provisioned;
+use crate::provisioned::{Committed, Provisioned};
 use crate::record::Record;
 use crate::service::{self, Outcome, Released, Service, Unreleased};
 use crate::sync::lock;
-use crate::{BootClock, Entropy, Error, Nsm, NsmError};
+use crate::{BootClock, Entropy, Error, Kms, Nsm, NsmError};
 
 /// How often the NSM is asked for the time.
 pub const CLOCK_INTERVAL: Duration = Duration::from_secs(60);
@@ -40,6 +42,8 @@ pub struct Machine<N> {
     pub boot_clock: Box<dyn BootClock>,
     /// The operating system's randomness.
     pub entropy: Box<dyn Entropy>,
+    /// Who asks KMS.
+    pub kms: Box<dyn Kms>,
     /// Called once when the enclave must not go on; the keys are wiped already. A program powers
     /// off here.
     pub power_off: Box<dyn Fn(&Error) + Send + Sync>,
@@ -54,7 +58,10 @@ pub struct Enclave<N> {
     power_off: Box<dyn Fn(&Error) + Send + Sync>,
     boot_id: BootId,
     clock: Clock,
+    kms: Box<dyn Kms>,
     provisioning: Mutex<()>,
+    committed: OnceLock<Committed>,
+    durable: Durable,
     provisioned: OnceLock<Provisioned>,
     halted: AtomicBool,
 }
@@ -71,9 +78,9 @@ impl<N: Nsm> Service for Enclave<N> {
     }
 
     fn proxy_key(&self) -> Option<&PublicKey> {
-        self.provisioned
+        self.committed
             .get()
-            .map(|provisioned| &provisioned.bundle.proxy_key.0)
+            .map(|committed| &committed.bundle.proxy_key.0)
     }
 
     fn handle(&self, request: Request, proxy_key: &PublicKey) -> Outcome {
@@ -82,7 +89,7 @@ impl<N: Nsm> Service for Enclave<N> {
             Err(error) => (Err(error), None),
         };
         let answer = answer.map_err(|error| {
-            if error == Error::SelfCheckFailed {
+            if error.is_end() {
                 self.halt(error)
             } else {
                 error
@@ -127,7 +134,10 @@ impl<N: Nsm> Enclave<N> {
             power_off: machine.power_off,
             boot_id: BootId::new(boot_id),
             clock: Clock::new(),
+            kms: machine.kms,
             provisioning: Mutex::new(()),
+            committed: OnceLock::new(),
+            durable: Durable::default(),
             provisioned: OnceLock::new(),
             halted: AtomicBool::new(false),
         })
@@ -153,10 +163,13 @@ impl<N: Nsm> Enclave<N> {
         }
         // The window closes on other keys; but a request may have waited in a lane while the policy
         // came.
-        if !request.traits().before_policy && self.provisioned()?.bundle.proxy_key.0 != *proxy_key {
-            return Err(Error::ProxyKeyMismatch);
+        let is_proxy = |committed: &Committed| committed.bundle.proxy_key.0 == *proxy_key;
+        match self.committed.get() {
+            _ if request.traits().before_policy => Ok(()),
+            None => Err(Error::NotProvisioned),
+            Some(committed) if is_proxy(committed) => Ok(()),
+            Some(_) => Err(Error::ProxyKeyMismatch),
         }
-        Ok(())
     }
 
     fn decide(
@@ -221,11 +234,95 @@ impl<N: Nsm> Enclave<N> {
                 let new_key =
                     |algorithm, name: &str, version| self.new_key(algorithm, name, version);
                 let now = || self.now().map(|now| now.earliest);
-                let rotated = rotate::rotate(env, &rotate, new_key, now, trail);
+                self.durable.check_idle()?;
+                let next = rotate::rotate(env, &rotate, new_key, now, trail);
                 self.note_end(trail);
-                rotated.map(Answer::Rotated)
+                self.rotated(env, next?)
             }),
+            Request::State => unrecorded(Ok(Answer::State(self.state_status()))),
+            Request::BirthDocument { nonce } => unrecorded(self.birth_document(&nonce)),
+            Request::Birth { order } => unrecorded(
+                self.committed()
+                    .and_then(|committed| self.durable.birth(committed, self, order))
+                    .map(Answer::SignKms),
+            ),
+            Request::PutPiece(piece) => unrecorded(
+                self.durable
+                    .put(piece)
+                    .map(|()| Answer::State(self.state_status())),
+            ),
+            Request::GetPiece { part, offset } => {
+                unrecorded(self.durable.get(part, offset).map(Answer::Piece))
+            }
+            Request::OpenState => unrecorded(
+                self.committed()
+                    .and_then(|committed| self.durable.open(committed, self))
+                    .map(Answer::SignKms),
+            ),
+            Request::AskKms(signed) => unrecorded(self.ask_kms(signed)),
+            Request::Stored => unrecorded(self.stored()),
         }
+    }
+
+    fn birth_document(&self, nonce: &[u8]) -> Result<Answer, Error> {
+        if !attest::NONCE_BYTES.contains(&nonce.len()) {
+            return Err(Error::NonceSize);
+        }
+        let evidence = self
+            .durable
+            .birth_document(self.committed()?, self, nonce)?;
+        Ok(Answer::Document(protocol::Evidence { evidence }))
+    }
+
+    fn ask_kms(&self, signed: KmsSigned) -> Result<Answer, Error> {
+        let committed = self.committed()?;
+        if let Some(life) = self.durable.ask_kms(committed, self, signed)? {
+            self.live(committed, *life)
+                .map_err(|error| self.halt(error))?;
+        }
+        Ok(Answer::State(self.state_status()))
+    }
+
+    /// A rotation of what ends with the boot is done at once; otherwise once it is sealed and stored.
+    fn rotated(&self, env: &Env<'_>, next: NextKey) -> Result<Answer, Error> {
+        let committed = self.committed()?;
+        if committed.bundle.state.is_none() {
+            return rotate::replace(env, next).map(Answer::Rotated);
+        }
+        self.durable
+            .seal_rotation(committed, self, env.provisioned, next)?;
+        Ok(Answer::State(self.state_status()))
+    }
+
+    /// The seal that waited is stored: what it holds may be used.
+    fn stored(&self) -> Result<Answer, Error> {
+        match self.durable.stored()? {
+            Then::Live(life) => {
+                let committed = self.committed()?;
+                self.live(committed, *life)
+                    .map_err(|error| self.halt(error))?;
+                Ok(Answer::State(self.state_status()))
+            }
+            // The old key would be forgotten by a restart: if the new one cannot take its place,
+            // nothing may be signed any more.
+            Then::Replace(next) => self
+                .env()
+                .and_then(|env| rotate::replace(&env, *next))
+                .map(Answer::Rotated)
+                .map_err(|error| self.halt(error)),
+        }
+    }
+
+    fn state_status(&self) -> StateStatus {
+        let mut status = self.durable.status();
+        if self
+            .committed
+            .get()
+            .is_none_or(|committed| committed.bundle.state.is_none())
+        {
+            status.phase = Phase::None;
+        }
+        status
     }
 
     /// The NSM may have been slow: the event has the time of its end.
@@ -291,19 +388,16 @@ impl<N: Nsm> Enclave<N> {
     }
 
     fn status(&self) -> Status {
-        let can_sign = match self.provisioned.get() {
-            None => Err(Error::NotProvisioned),
-            Some(provisioned) => {
-                let annex = self.env_of(provisioned).check_annex();
-                annex.and_then(|()| self.now())
-            }
-        };
+        let can_sign = self.provisioned().and_then(|provisioned| {
+            let annex = self.env_of(provisioned).check_annex();
+            annex.and_then(|()| self.now())
+        });
         Status {
             boot_id: self.boot_id,
             policy: self
-                .provisioned
+                .committed
                 .get()
-                .map(|provisioned| provisioned.policy.0),
+                .map(|committed| committed.policy.digest().0),
             cannot_sign: can_sign.err().map(|error| error.code().to_owned()),
             tee: N::TEE,
             annex: self
@@ -324,7 +418,7 @@ impl<N: Nsm> Enclave<N> {
         proxy_key: &PublicKey,
     ) -> Result<(), Error> {
         let _one_at_a_time = lock(&self.provisioning);
-        if self.provisioned.get().is_some() {
+        if self.committed.get().is_some() {
             return Err(Error::AlreadyProvisioned);
         }
         let bundle = Bundle::from_canonical(canonical)?;
@@ -337,13 +431,68 @@ impl<N: Nsm> Enclave<N> {
         let before = before.map(|before| self.record_end(before)).transpose()?;
         let rego =
             Rego::load(&bundle).map_err(|error| policy::Error::Malformed(error.to_string()))?;
-        let provisioned = self
+        let committed = self
             .commit(bundle, canonical.to_vec(), rego, before)
             .map_err(|error| self.halt(error))?;
+        let is_ephemeral = committed.bundle.state.is_none();
+        if is_ephemeral {
+            let life = self.life_of_a_boot(&committed);
+            let life = life.map_err(|error| self.halt(error))?;
+            self.live(&committed, life)
+                .map_err(|error| self.halt(error))?;
+        }
         // `provisioning` is held and there was no policy, so there still is none.
+        self.committed
+            .set(committed)
+            .map_err(|_| Error::AlreadyProvisioned)
+    }
+
+    /// Keys that end with this boot.
+    fn life_of_a_boot(&self, committed: &Committed) -> Result<Life, Error> {
+        let record_key = self.new_key(Algorithm::EdDSA, "record", 0)?;
+        let bound = BoundTo {
+            policy: committed.policy,
+            record_spki: record_key.public_key().to_spki(),
+            state: None,
+        };
+        let born = |described: &IdentityPolicy| {
+            let key = self.new_key(described.algorithm, &described.name, 1)?;
+            Identity::new(described, &bound, key)
+        };
+        let identities = committed.bundle.identities.iter().map(born);
+        Ok(Life {
+            identities: identities.collect::<Result<Vec<_>, _>>()?,
+            record_key,
+            bound,
+            annex: None,
+        })
+    }
+
+    /// From here on there are keys, and a record whose first line says so.
+    fn live(&self, committed: &Committed, life: Life) -> Result<(), Error> {
+        let record = Record::new(life.record_key, self.boot_id);
+        let provisioned = Provisioned::new(
+            committed.bundle.clone(),
+            committed.canonical.clone(),
+            lock(&committed.rego).take(),
+            life.identities,
+            record,
+            life.bound,
+            life.annex,
+        );
+        let mut trail = Trail::new(provisioned.policy, "enclave.boot", "bundle");
+        trail.boot(committed.before.clone());
+        let born = trail.done(&self.env_of(&provisioned));
+        let born = provisioned.record.seal(vec![born])?.checked()?;
+        provisioned.record.publish(born);
         self.provisioned
             .set(provisioned)
             .map_err(|_| Error::AlreadyProvisioned)
+    }
+
+    /// Makes ready what takes long and is perhaps needed, while the policy is awaited.
+    pub fn prepare(&self) {
+        self.durable.prepare();
     }
 
     /// With what the proxy says that its record ended before this boot.
@@ -369,7 +518,7 @@ impl<N: Nsm> Enclave<N> {
         canonical: Vec<u8>,
         rego: Option<Rego>,
         before: Option<End>,
-    ) -> Result<Provisioned, Error> {
+    ) -> Result<Committed, Error> {
         let policy = bundle.digest();
         {
             let mut nsm = lock(&self.nsm);
@@ -387,24 +536,23 @@ impl<N: Nsm> Enclave<N> {
         if let Some(open) = (0..32).find(|index| document.pcrs().get(*index).is_none()) {
             return Err(Error::RegisterUnlocked(open));
         }
-        let record = Record::new(self.new_key(Algorithm::EdDSA, "record", 0)?, self.boot_id);
-        let record_spki = record.public_key().to_spki();
-        let born = |described: &IdentityPolicy| {
-            let key = self.new_key(described.algorithm, &described.name, 1)?;
-            Identity::new(described, &bundle, &record_spki, key)
-        };
-        let identities = bundle
-            .identities
-            .iter()
-            .map(born)
-            .collect::<Result<Vec<_>, Error>>()?;
-        let provisioned = Provisioned::new(bundle, canonical, rego, identities, record);
-        let mut trail = Trail::new(provisioned.policy, "enclave.boot", "bundle");
-        trail.boot(before);
-        let born = trail.done(&self.env_of(&provisioned));
-        let born = provisioned.record.seal(vec![born])?.checked()?;
-        provisioned.record.publish(born);
-        Ok(provisioned)
+        let [pcr0, pcr1, pcr2] = [0, 1, 2].map(|index| {
+            let pcr = document.pcrs().get(index).copied();
+            pcr.ok_or(Error::RegisterUnlocked(index))
+        });
+        Ok(Committed {
+            pair: Pair {
+                pcr0: pcr0?,
+                pcr1: pcr1?,
+                pcr2: pcr2?,
+                policy: policy.digest(),
+            },
+            policy,
+            bundle,
+            canonical,
+            rego: Mutex::new(rego),
+            before,
+        })
     }
 
     fn new_key(&self, algorithm: Algorithm, name: &str, version: u32) -> Result<KeyPair, Error> {
@@ -455,8 +603,17 @@ impl<N: Nsm> Enclave<N> {
         self.clock.bounds(|| self.boot_clock.now())
     }
 
+    fn committed(&self) -> Result<&Committed, Error> {
+        self.committed.get().ok_or(Error::NotProvisioned)
+    }
+
     fn provisioned(&self) -> Result<&Provisioned, Error> {
-        self.provisioned.get().ok_or(Error::NotProvisioned)
+        self.provisioned
+            .get()
+            .ok_or_else(|| match self.committed.get() {
+                None => Error::NotProvisioned,
+                Some(_) => Error::StateAwaited(self.durable.waits_for()),
+            })
     }
 
     /// Wipes every key and stops for good.
@@ -465,8 +622,49 @@ impl<N: Nsm> Enclave<N> {
             if let Some(provisioned) = self.provisioned.get() {
                 provisioned.wipe();
             }
+            self.durable.wipe();
             (self.power_off)(&error);
         }
         error
+    }
+}
+
+impl<N: Nsm> Platform for Enclave<N> {
+    fn boot_id(&self) -> BootId {
+        self.boot_id
+    }
+
+    fn now(&self) -> Result<Bounds, Error> {
+        self.now()
+    }
+
+    fn fill(&self, out: &mut [u8]) -> Result<(), Error> {
+        self.entropy.fill(out)
+    }
+
+    fn new_key(&self, algorithm: Algorithm, name: &str, version: u32) -> Result<KeyPair, Error> {
+        self.new_key(algorithm, name, version)
+    }
+
+    fn document(
+        &self,
+        public_key: Option<&[u8]>,
+        user_data: Option<&[u8]>,
+        nonce: Option<&[u8]>,
+    ) -> Result<Vec<u8>, Error> {
+        let mut own = [0; 16];
+        let nonce = match nonce {
+            Some(nonce) => nonce,
+            None => {
+                self.entropy.fill(&mut own)?;
+                &own
+            }
+        };
+        self.own_document(public_key, user_data, nonce, true)
+            .map(|(bytes, _)| bytes)
+    }
+
+    fn kms(&self) -> &dyn Kms {
+        &*self.kms
     }
 }

@@ -130,6 +130,48 @@ pub enum Error {
     /// The NSM gave a time before one that it gave earlier.
     #[error("the NSM's time went backwards")]
     ClockRegressed,
+    /// A state cannot be opened, or what is said of one is not good.
+    #[error(transparent)]
+    State(#[from] state::Error),
+    /// The bundle keeps its keys in no state.
+    #[error("the bundle has no [state]: its keys end with the boot")]
+    StateNotWanted,
+    /// Keys are kept in a state, which is not open yet.
+    #[error("the state is not open yet: {0}")]
+    StateAwaited(&'static str),
+    /// The state was opened or born in this boot.
+    #[error("the state is open already; another one needs another boot")]
+    StateOpenAlready,
+    /// A seal waits to be stored.
+    #[error("a seal of the state waits to be stored first")]
+    SealPending,
+    /// No seal waits.
+    #[error("no seal waits to be stored")]
+    SealNotPending,
+    /// What was read back is not what was sealed.
+    #[error("what was read back is not what was sealed")]
+    SealNotStored,
+    /// A seal would be longer than one may be.
+    #[error("the sealed state would be longer than 256 KiB")]
+    SealTooLarge,
+    /// A piece of a part is not good.
+    #[error("the piece is not good: {0}")]
+    PieceInvalid(&'static str),
+    /// The key that KMS gave does not open the sealed state: it was changed, or belongs together with
+    /// another wrapped key.
+    #[error(
+        "the key that KMS gave does not open the sealed state: a bit of it was changed, or it is of another state"
+    )]
+    SealedStateUnopened,
+    /// What was opened contradicts itself: somebody who has the key made it.
+    #[error("the sealed state was opened, and is forged: {0}")]
+    SealedStateForged(&'static str),
+    /// KMS gave no key.
+    #[error(transparent)]
+    Kms(#[from] KmsError),
+    /// The egress process ended, or said nonsense.
+    #[error("the egress process is gone: {0}")]
+    EgressGone(String),
     /// The NSM failed or answered something that it cannot mean.
     #[error("the NSM failed: {0}")]
     Nsm(#[from] NsmError),
@@ -164,6 +206,59 @@ pub enum Error {
     Busy,
 }
 
+/// Why KMS gave no key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case", prefix = "kms_")]
+#[non_exhaustive]
+pub enum KmsError {
+    /// No line was lent.
+    #[error("nobody lent a line to KMS in time")]
+    NoLine,
+    /// The time was over.
+    #[error("KMS did not answer in time")]
+    TooSlow,
+    /// The line broke.
+    #[error("the line to KMS broke: {0}")]
+    Broken(String),
+    /// Who answered is not KMS.
+    #[error("TLS to KMS failed: {0}")]
+    Tls(String),
+    /// The answer is of no kind that is taken.
+    #[error("KMS answered what cannot be read: {0}")]
+    Malformed(String),
+    /// KMS refused.
+    #[error("KMS refused: {0}")]
+    Refused(String),
+    /// KMS cannot, now.
+    #[error("KMS cannot answer now: {0}")]
+    Unavailable(String),
+    /// The answer had a plaintext: whoever answered did not know of the recipient.
+    #[error("the answer of KMS has a plaintext; the key that it shows was made for anybody")]
+    Plaintext,
+    /// The answer is of another key of KMS.
+    #[error("another key of KMS answered: {0}")]
+    OtherKey(String),
+    /// The answer is not for this boot's recipient.
+    #[error("the answer of KMS is not for this enclave")]
+    NotForUs,
+    /// The recipient's RSA key could not be made.
+    #[error("the RSA key for the answers of KMS could not be made")]
+    Recipient,
+    /// The signature is for another question, or none waits.
+    #[error("the signature is for another question to KMS, or none waits for one")]
+    Number,
+    /// What the parent signed cannot stand in a header.
+    #[error("the signature of the question to KMS is none that a header can have")]
+    Signature,
+}
+
+impl KmsError {
+    /// The stable snake_case name.
+    pub fn code(&self) -> &'static str {
+        self.into()
+    }
+}
+
 impl Error {
     /// The stable snake_case name.
     pub fn code(&self) -> &'static str {
@@ -172,6 +267,8 @@ impl Error {
             Self::Policy(error) => error.code(),
             Self::Attestation(error) => error.code(),
             Self::Protocol(error) => error.code(),
+            Self::State(error) => error.code(),
+            Self::Kms(error) => error.code(),
             Self::Denied(denied) => denied.code(),
             other => other.into(),
         }
@@ -184,6 +281,15 @@ impl Error {
             Self::Nsm(error) => error.code(),
             other => other.code(),
         }
+    }
+
+    /// Whether it is the end of the boot, wherever it comes up: a fault, or an attack by somebody who
+    /// has a key.
+    pub(crate) fn is_end(&self) -> bool {
+        matches!(
+            self,
+            Self::SelfCheckFailed | Self::SealedStateForged(_) | Self::Kms(KmsError::Plaintext)
+        )
     }
 
     fn kind(&self) -> Kind {
@@ -200,6 +306,8 @@ impl Error {
             | Self::EnvelopeHasNoPlace
             | Self::IssuerIsOurs(_)
             | Self::RecordEndInvalid(_)
+            | Self::PieceInvalid(_)
+            | Self::SealTooLarge
             | Self::PayloadTooLarge => Kind::Invalid,
             Self::ApprovalsFull
             | Self::Denied(Denied::RateLimitExceeded { .. } | Denied::BudgetExceeded { .. }) => {
@@ -213,13 +321,22 @@ impl Error {
             | Self::ProxyKeyMismatch
             | Self::DevelopmentBundle
             | Self::RotationNotAllowed
+            | Self::State(_)
             | Self::OrderInvalid(_) => Kind::Denied,
             Self::UnknownIdentity | Self::ApprovalUnknown => Kind::NotFound,
             Self::AlreadyProvisioned
             | Self::RotatedMeanwhile
             | Self::AnnexReplacedMeanwhile
+            | Self::StateNotWanted
+            | Self::StateOpenAlready
+            | Self::SealPending
+            | Self::SealNotPending
+            | Self::SealNotStored
+            | Self::SealedStateUnopened
             | Self::AnnexOutdated { .. } => Kind::Conflict,
             Self::NotProvisioned
+            | Self::StateAwaited(_)
+            | Self::Kms(_)
             | Self::ClockNotAnchored
             | Self::ClockStale
             | Self::ClockRegressed
@@ -231,6 +348,8 @@ impl Error {
             | Self::NoRandomness
             | Self::Halted
             | Self::RegisterUnlocked(_)
+            | Self::SealedStateForged(_)
+            | Self::EgressGone(_)
             | Self::Boot { .. }
             | Self::HwrngUnexpected(_)
             | Self::PoolNotSeeded => Kind::Internal,

@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 
 use attestation::{Binding, KeyDescription};
 use identity::succession::{self, Statement};
-use identity::{Did, Digest, KeyId, Signer, UnixSeconds, agent_id};
-use policy::{Bundle, IdentityPolicy};
+use identity::{Did, Digest, KeyId, PublicKey, Signer, UnixSeconds, agent_id};
+use policy::{IdentityPolicy, PolicyDigest};
 use policy_engine::Usage;
 use protocol::VersionFacts;
+use state::StateFacts;
 
 use crate::Error;
 use crate::keys::KeyPair;
@@ -51,6 +52,37 @@ struct KeySlot {
     dids: BTreeSet<String>,
 }
 
+/// What every key of an enclave is bound to.
+#[derive(Debug, Clone)]
+pub(crate) struct BoundTo {
+    /// The policy that governs it.
+    pub(crate) policy: PolicyDigest,
+    /// SubjectPublicKeyInfo of the record in which its uses stand.
+    pub(crate) record_spki: Vec<u8>,
+    /// The state that it is kept in.
+    pub(crate) state: Option<StateFacts>,
+}
+
+/// A key that follows another, not yet in its place.
+pub(crate) struct NextKey {
+    old: u32,
+    card: Arc<IdentityCard>,
+    key: KeyPair,
+    statement: Vec<u8>,
+}
+
+/// An identity as it was kept: what it needs to go on.
+pub(crate) struct Kept {
+    /// Its key.
+    pub(crate) key: KeyPair,
+    /// Version of its key.
+    pub(crate) version: u32,
+    /// The versions, oldest first; the last one is that of the key.
+    pub(crate) history: Vec<VersionFacts>,
+    /// Every DID that it had.
+    pub(crate) dids: BTreeSet<String>,
+}
+
 /// Where a private key is used. Each is named once in this crate, which a test counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Crossing {
@@ -60,6 +92,8 @@ pub(crate) enum Crossing {
     Possession,
     /// That another key follows.
     Succession,
+    /// To be kept, sealed.
+    Sealed,
 }
 
 /// The key of now, which is neither replaced nor wiped meanwhile.
@@ -93,20 +127,24 @@ impl KeyGuard<'_> {
     }
 }
 
+/// The DID of an identity with this key.
+pub(crate) fn did_of(policy: &IdentityPolicy, public: &PublicKey) -> Result<Did, Error> {
+    if policy.did == "did:key" {
+        Ok(Did::key(public))
+    } else {
+        Ok(Did::parse(&policy.did)?)
+    }
+}
+
 impl IdentityCard {
     fn new(
         policy: &IdentityPolicy,
-        bundle: &Bundle,
-        record_spki: &[u8],
+        bound: &BoundTo,
         key: &KeyPair,
         version: u32,
     ) -> Result<Self, Error> {
         let public = key.public_key();
-        let did = if policy.did == "did:key" {
-            Did::key(public)
-        } else {
-            Did::parse(&policy.did)?
-        };
+        let did = did_of(policy, public)?;
         let kid = KeyId::of(&did, public)?;
         let description = KeyDescription {
             name: policy.name.clone(),
@@ -115,7 +153,7 @@ impl IdentityCard {
             version,
             spki: public.to_spki(),
         };
-        let binding = Binding::new(&description, &bundle.digest(), record_spki);
+        let binding = Binding::new(&description, &bound.policy, &bound.record_spki, bound.state);
         Ok(Self {
             name: policy.name.clone(),
             environment: policy.environment.clone(),
@@ -128,7 +166,7 @@ impl IdentityCard {
         })
     }
 
-    /// Which version of the key it is; 1 for the first of a boot.
+    /// Which version of the key it is; 1 for the first of a boot, or of a state.
     pub(crate) fn version(&self) -> u32 {
         self.description.version
     }
@@ -150,13 +188,35 @@ impl Identity {
     /// Gives birth to an identity: its first key.
     pub(crate) fn new(
         policy: &IdentityPolicy,
-        bundle: &Bundle,
-        record_spki: &[u8],
+        bound: &BoundTo,
         key: KeyPair,
     ) -> Result<Self, Error> {
-        let card = Arc::new(IdentityCard::new(policy, bundle, record_spki, &key, 1)?);
-        let history = vec![card.facts(None)];
-        let dids = BTreeSet::from([card.did.to_string()]);
+        let kept = Kept {
+            key,
+            version: 1,
+            history: Vec::new(),
+            dids: BTreeSet::new(),
+        };
+        Self::restored(policy, bound, kept)
+    }
+
+    /// An identity that goes on as it was kept. What its key is bound to may have changed; what is
+    /// told of the versions before stays.
+    pub(crate) fn restored(
+        policy: &IdentityPolicy,
+        bound: &BoundTo,
+        kept: Kept,
+    ) -> Result<Self, Error> {
+        let Kept {
+            key,
+            version,
+            mut history,
+            mut dids,
+        } = kept;
+        let card = Arc::new(IdentityCard::new(policy, bound, &key, version)?);
+        let succession = history.pop().and_then(|last| last.succession);
+        history.push(card.facts(succession));
+        dids.insert(card.did.to_string());
         let slot = RwLock::new(Some(KeySlot {
             card,
             key,
@@ -185,48 +245,76 @@ impl Identity {
         Ok(Arc::clone(self.hold()?.card()))
     }
 
-    /// Replaces version `old` of the key: the old one signs who follows, the new one accepts, the
-    /// old one is wiped. All or nothing. Gives the versions and the statement.
-    pub(crate) fn rotate(
+    /// Prepares the key that follows version `old`: the old one signs who follows, the new one
+    /// accepts. Nothing is replaced yet.
+    pub(crate) fn prepare(
         &self,
         old: u32,
-        bundle: &Bundle,
-        record_spki: &[u8],
+        bound: &BoundTo,
         key: KeyPair,
         now: impl FnOnce() -> Result<UnixSeconds, Error>,
-    ) -> Result<(Vec<VersionFacts>, Vec<u8>), Error> {
-        let mut slot = write(&self.slot);
-        let slot = slot.as_mut().ok_or(Error::Halted)?;
-        if slot.card.version() != old {
+    ) -> Result<NextKey, Error> {
+        let held = self.hold()?;
+        if held.card().version() != old {
             return Err(Error::RotatedMeanwhile);
         }
         let version = old
             .checked_add(1)
             .ok_or(Error::OrderInvalid("no version is left"))?;
-        let next = Arc::new(IdentityCard::new(
-            &self.policy,
-            bundle,
-            record_spki,
-            &key,
-            version,
-        )?);
+        let card = Arc::new(IdentityCard::new(&self.policy, bound, &key, version)?);
         let side = |card: &IdentityCard, key: &KeyPair| {
             succession::Version::new(&card.did, key.public_key(), card.version())
         };
+        let by = held.key(Crossing::Succession);
         let statement = Statement {
             tag: succession::TAG.into(),
-            old: side(&slot.card, &slot.key)?,
-            new: side(&next, &key)?,
+            old: side(held.card(), by)?,
+            new: side(&card, &key)?,
             time: now()?.0,
         };
-        let statement = succession::sign(&statement, slot.key(Crossing::Succession), &key)?;
-        slot.history.push(next.facts(Some(statement.clone())));
-        if slot.history.len() > MAX_HISTORY {
-            slot.history.remove(0);
+        let statement = succession::sign(&statement, by, &key)?;
+        Ok(NextKey {
+            old,
+            card,
+            key,
+            statement,
+        })
+    }
+
+    /// Puts the next key into the place of the one before, which is wiped. All or nothing. Gives the
+    /// versions and the statement.
+    pub(crate) fn replace(&self, next: NextKey) -> Result<(Vec<VersionFacts>, Vec<u8>), Error> {
+        let mut slot = write(&self.slot);
+        let slot = slot.as_mut().ok_or(Error::Halted)?;
+        if slot.card.version() != next.old {
+            return Err(Error::RotatedMeanwhile);
         }
-        slot.dids.insert(next.did.to_string());
-        (slot.card, slot.key) = (next, key);
-        Ok((slot.history.clone(), statement))
+        slot.history = next.history_after(&slot.history);
+        slot.dids.insert(next.card.did.to_string());
+        (slot.card, slot.key) = (next.card, next.key);
+        Ok((slot.history.clone(), next.statement))
+    }
+
+    /// Shows what is to be kept of it: the card, the key, the versions and the DIDs; as they will be
+    /// with the next key, if one is given.
+    pub(crate) fn keep<T>(
+        &self,
+        next: Option<&NextKey>,
+        with: impl FnOnce(&IdentityCard, &KeyPair, &[VersionFacts], &BTreeSet<String>) -> T,
+    ) -> Result<T, Error> {
+        let held = self.hold()?;
+        let slot = held.slot();
+        let Some(next) = next else {
+            let key = held.key(Crossing::Sealed);
+            return Ok(with(&slot.card, key, &slot.history, &slot.dids));
+        };
+        if slot.card.version() != next.old {
+            return Err(Error::RotatedMeanwhile);
+        }
+        let mut dids = slot.dids.clone();
+        dids.insert(next.card.did.to_string());
+        let history = next.history_after(&slot.history);
+        Ok(with(&next.card, &next.key, &history, &dids))
     }
 
     /// Wipes the key. Waits for the request that holds it.
@@ -235,8 +323,18 @@ impl Identity {
     }
 }
 
-impl KeySlot {
-    fn key(&self, _: Crossing) -> &KeyPair {
-        &self.key
+impl NextKey {
+    /// Name of the identity.
+    pub(crate) fn name(&self) -> &str {
+        &self.card.name
+    }
+
+    fn history_after(&self, before: &[VersionFacts]) -> Vec<VersionFacts> {
+        let mut history = before.to_vec();
+        history.push(self.card.facts(Some(self.statement.clone())));
+        if history.len() > MAX_HISTORY {
+            history.remove(0);
+        }
+        history
     }
 }

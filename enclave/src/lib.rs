@@ -17,12 +17,14 @@
 //! stages      text     who asks        for whom     Permit       Settled   token, credential, envelope
 //!
 //! provisioned bundle, Rego, identities (a KeySlot each: the keys), stores, record
+//! durable     the state in which keys outlive the boot: born, opened, sealed
 //! ```
 #![forbid(unsafe_code)]
 
 mod audit;
 pub mod boot;
 mod clock;
+mod durable;
 mod enclave;
 mod entropy;
 mod env;
@@ -30,6 +32,7 @@ mod error;
 mod identities;
 mod issue;
 mod keys;
+mod lines;
 mod nitro;
 mod nsm;
 mod operations;
@@ -42,9 +45,11 @@ mod sync;
 mod transport;
 
 pub use crate::clock::{BootClock, BootTime};
+pub use crate::durable::Kms;
 pub use crate::enclave::{CLOCK_INTERVAL, Enclave, Machine};
 pub use crate::entropy::{Entropy, OsEntropy};
-pub use crate::error::Error;
+pub use crate::error::{Error, KmsError};
+pub use crate::lines::LentLines;
 pub use crate::nitro::NitroNsm;
 pub use crate::nsm::{Nsm, NsmError, PeerVerifier};
 pub use crate::service::{Outcome, Released, Service};

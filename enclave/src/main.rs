@@ -22,7 +22,7 @@ const ABOUT: &str = "anchorhold-enclave holds agents' signing keys. It runs as P
 
 fn main() -> ExitCode {
     if !boot::is_pid_1() {
-        return boot::about(ABOUT);
+        return boot::elsewhere(&IMAGE, ABOUT);
     }
     boot::run(&IMAGE, || Ok(NitroNsm::open()?))
 }

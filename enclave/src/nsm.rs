@@ -80,6 +80,12 @@ pub trait Nsm: Send + 'static {
     /// Verifies a document of this very NSM at the document's own time.
     fn verify_own(&self, document: &[u8]) -> Result<Document, attestation::Error>;
 
+    /// The roots that TLS to the outside trusts. They stand beside this module's own trust anchor: a
+    /// mock of AWS can only be believed together with the mock.
+    fn tls_roots(&self) -> Vec<egress::Anchor> {
+        egress::amazon_roots()
+    }
+
     /// What verifies documents of other enclaves: to the same root, and not in debug mode.
     fn peers(&self) -> PeerVerifier;
 }

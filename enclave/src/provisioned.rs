@@ -6,12 +6,15 @@ use std::sync::{Arc, Mutex, RwLock};
 use identity::delegation::AGENT;
 use identity::token::APPROVER;
 use identity::{AnnexId, Did, Digest};
-use policy::{Annex, Bundle, IdentityPolicy, Issuer};
+use minicbor::{Decode, Encode};
+use policy::{Annex, Bundle, IdentityPolicy, Issuer, PolicyDigest};
 use policy_engine::{Denied, Rego};
 use protocol::Requester;
+use record::End;
+use state::Pair;
 
 use crate::Error;
-use crate::identities::Identity;
+use crate::identities::{BoundTo, Identity};
 use crate::record::Record;
 use crate::stores::approvals::Approvals;
 use crate::stores::peers::Peers;
@@ -19,13 +22,39 @@ use crate::stores::refusals::Refusals;
 use crate::stores::replay::ReplayCache;
 use crate::sync::{read, write};
 
-/// An enclave with its policy, for good.
+/// An annex below which none is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub(crate) struct AnnexFloor {
+    /// Its version.
+    #[n(0)]
+    pub(crate) version: u32,
+    /// SHA-256 of its canonical bytes.
+    #[n(1)]
+    pub(crate) digest: Digest<32>,
+}
+
+/// A policy that is committed to.
+pub(crate) struct Committed {
+    pub(crate) bundle: Bundle,
+    pub(crate) canonical: Vec<u8>,
+    pub(crate) policy: PolicyDigest,
+    /// This image, under this bundle.
+    pub(crate) pair: Pair,
+    pub(crate) rego: Mutex<Option<Rego>>,
+    /// With what the record ended before this boot.
+    pub(crate) before: Option<End>,
+}
+
+/// An enclave with its policy and its keys, for good.
 pub(crate) struct Provisioned {
     pub(crate) bundle: Bundle,
     pub(crate) canonical: Vec<u8>,
     pub(crate) policy: Digest<48>,
     pub(crate) rego: Option<Rego>,
     pub(crate) record: Record,
+    /// What its keys are bound to.
+    pub(crate) bound: BoundTo,
     pub(crate) replay: Mutex<ReplayCache>,
     pub(crate) peers: Mutex<Peers>,
     /// Lock order: an identity's usage, then this.
@@ -33,6 +62,8 @@ pub(crate) struct Provisioned {
     pub(crate) refusals: Mutex<Refusals>,
     identities: BTreeMap<String, Identity>,
     annex: RwLock<Option<Arc<(Annex, AnnexId)>>>,
+    /// No annex before this one is taken: it was in force when the state was sealed.
+    annex_floor: Option<AnnexFloor>,
 }
 
 impl Provisioned {
@@ -42,9 +73,12 @@ impl Provisioned {
         rego: Option<Rego>,
         identities: Vec<Identity>,
         record: Record,
+        bound: BoundTo,
+        annex_floor: Option<AnnexFloor>,
     ) -> Self {
         Self {
-            policy: bundle.digest().digest(),
+            policy: bound.policy.digest(),
+            bound,
             rego,
             bundle,
             canonical,
@@ -58,7 +92,13 @@ impl Provisioned {
                 .map(|identity| (identity.policy.name.clone(), identity))
                 .collect(),
             annex: RwLock::new(None),
+            annex_floor,
         }
+    }
+
+    /// The identity of this name.
+    pub(crate) fn identity(&self, name: &str) -> Result<&Identity, Error> {
+        self.identities.get(name).ok_or(Error::UnknownIdentity)
     }
 
     /// All identities.
@@ -75,6 +115,15 @@ impl Provisioned {
         self.annex().map(|annex| annex.1)
     }
 
+    /// What a seal says of the annex.
+    pub(crate) fn annex_floor(&self) -> Option<AnnexFloor> {
+        let floor = |annex: AnnexId| AnnexFloor {
+            version: annex.version,
+            digest: annex.digest,
+        };
+        self.annex_id().map(floor).or(self.annex_floor)
+    }
+
     /// Takes an annex of the operator, unless it is older than the one in force or than the bundle
     /// wants. The same one again is no news and no error.
     pub(crate) fn load_annex(&self, signed: &[u8]) -> Result<AnnexId, Error> {
@@ -88,6 +137,14 @@ impl Provisioned {
             return Err(Error::AnnexOutdated {
                 version: id.version,
                 known: lowest,
+            });
+        }
+        if let Some(floor) = self.annex_floor.filter(|floor| {
+            id.version < floor.version || (id.version == floor.version && id.digest != floor.digest)
+        }) {
+            return Err(Error::AnnexOutdated {
+                version: id.version,
+                known: floor.version,
             });
         }
         let is_ours = |issuer: &&Issuer| {

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, RwLock};
 
-use identity::{BootId, PublicKey, Signer};
+use identity::BootId;
 use protocol::Records;
 use record::{Batch, Decision, MAX_BATCH, Tail};
 
@@ -22,7 +22,6 @@ const MAX_ANSWER: usize = 60 * 1024;
 
 pub(crate) struct Record {
     key: RwLock<Option<KeyPair>>,
-    public: PublicKey,
     state: Mutex<State>,
 }
 
@@ -50,15 +49,9 @@ impl Record {
             next: 0,
         };
         Self {
-            public: key.public_key().clone(),
             key: RwLock::new(Some(key)),
             state: Mutex::new(state),
         }
-    }
-
-    /// The key that signs, and nothing else is signed by it.
-    pub(crate) fn public_key(&self) -> &PublicKey {
-        &self.public
     }
 
     /// Gives decisions their places and signs them. After an error the record cannot go on.
@@ -156,11 +149,18 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use identity::{Algorithm, Digest};
+    use identity::{Algorithm, Digest, PublicKey, Signer};
     use record::Reader;
 
     use super::*;
     use crate::audit::Trail;
+
+    impl Record {
+        pub(crate) fn public_key(&self) -> PublicKey {
+            let key = read(&self.key);
+            key.as_ref().expect("not wiped").public_key().clone()
+        }
+    }
 
     fn record() -> Record {
         let key = KeyPair::generate(Algorithm::EdDSA, &[1; 32], &[2; 32], b"record");
@@ -200,7 +200,7 @@ mod tests {
         assert_eq!(since(&record, 0), (vec![0, 1, 2, 3, 4], 5));
         assert_eq!(since(&record, 5), (vec![], 5));
         // Together, in their order, they are the record.
-        let mut reader = Reader::new(vec![record.public_key().clone()]);
+        let mut reader = Reader::new(vec![record.public_key()]);
         for line in [first, second, late].concat() {
             reader.next(&line).unwrap();
         }

@@ -3,6 +3,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -15,6 +16,7 @@ use protocol::{
     ChannelProof, FrameBuffer, Hello, Lane, Refusal, Request, RequestFrame, ResponseFrame, VERSION,
     Welcome, write_frame,
 };
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use vsock::{VsockListener, VsockStream};
 
 use crate::Error;
@@ -61,7 +63,7 @@ pub struct Parent {
     pub ports_below: u32,
 }
 
-trait Stream: Read + Write + Send + 'static {
+pub(crate) trait Stream: Read + Write + Send + 'static {
     fn try_clone(&self) -> io::Result<Box<dyn Stream>>;
     fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()>;
     fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()>;
@@ -89,9 +91,24 @@ macro_rules! stream {
 stream!(UnixStream);
 stream!(VsockStream);
 
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Unix(listener) => listener.as_fd(),
+            Self::Vsock { listener, .. } => listener.as_fd(),
+        }
+    }
+}
+
 impl Listener {
+    /// From now on [`Listener::accept`] does not wait.
+    pub(crate) fn set_nonblocking(&self) -> io::Result<()> {
+        let flags = fcntl_getfl(self)?;
+        Ok(fcntl_setfl(self, flags | OFlags::NONBLOCK)?)
+    }
+
     /// The next connection; `None` for one that is turned away.
-    fn accept(&self) -> io::Result<Option<Box<dyn Stream>>> {
+    pub(crate) fn accept(&self) -> io::Result<Option<Box<dyn Stream>>> {
         match self {
             Self::Unix(listener) => Ok(Some(Box::new(listener.accept()?.0))),
             Self::Vsock { listener, parent } => {

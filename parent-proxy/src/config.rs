@@ -15,8 +15,8 @@ use zeroize::Zeroizing;
 
 use crate::Error;
 use callers::{AgentSocket, Limits, Localhost, LocalhostCaller};
-use enclave_client::RecordConfig;
 use enclave_client::files::{is_private, read_bounded};
+use enclave_client::{RecordConfig, StateConfig};
 
 /// What the file may say. Those that `anchorhold serve --help` lists may also come from the
 /// environment or a flag.
@@ -36,6 +36,10 @@ pub(crate) struct File {
     pub(crate) record_sync_ms: Option<u64>,
     pub(crate) record_rotate_bytes: Option<u64>,
     pub(crate) annex: Option<PathBuf>,
+    pub(crate) state: Option<PathBuf>,
+    pub(crate) state_certificate: Option<PathBuf>,
+    #[serde(default)]
+    pub(crate) aws: AwsFile,
     #[serde(default)]
     pub(crate) sockets: Vec<AgentSocket>,
     pub(crate) localhost: Option<LocalhostFile>,
@@ -43,6 +47,14 @@ pub(crate) struct File {
     pub(crate) operator_uids: Vec<u32>,
     #[serde(default)]
     pub(crate) limits: LimitsFile,
+}
+
+/// How KMS is reached.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AwsFile {
+    kms_address: Option<String>,
+    credentials: Option<PathBuf>,
 }
 
 /// What each caller may take of the sidecar.
@@ -144,6 +156,8 @@ pub struct Config {
     pub limits: Limits,
     /// How the decision record is kept.
     pub record: RecordConfig,
+    /// How the state is kept, if the bundle has one.
+    pub state: Option<StateConfig>,
     /// A TCP listener, only where asked for.
     pub localhost: Option<Localhost>,
 }
@@ -162,6 +176,9 @@ impl File {
             &mut read.socket,
             &mut read.record,
             &mut read.annex,
+            &mut read.state,
+            &mut read.state_certificate,
+            &mut read.aws.credentials,
         ];
         paths
             .into_iter()
@@ -192,7 +209,7 @@ impl File {
             return Err(Error::Config("connections is 1 to 8".into()));
         }
         let record = RecordConfig {
-            folder: self.record.map_or_else(default_record, Ok)?,
+            folder: self.record.map_or_else(|| default_folder("record"), Ok)?,
             sync: Duration::from_millis(self.record_sync_ms.unwrap_or(1000)),
             rotate_bytes: self.record_rotate_bytes.unwrap_or(64 << 20),
         };
@@ -210,7 +227,17 @@ impl File {
                 )));
             }
         }
+        let policy = read_bundle(&bundle, &text)?;
+        let state = policy.state.is_some().then(|| {
+            Ok::<_, Error>(StateConfig {
+                folder: self.state.map_or_else(|| default_folder("state"), Ok)?,
+                certificate: self.state_certificate,
+                kms_address: self.aws.kms_address,
+                credentials: self.aws.credentials,
+            })
+        });
         Ok(Config {
+            state: state.transpose()?,
             record,
             operator_uids: self.operator_uids,
             limits: self.limits.finish()?,
@@ -219,7 +246,7 @@ impl File {
             enclave: enclave
                 .parse()
                 .map_err(|error| Error::Config(format!("enclave {enclave:?}: {error}")))?,
-            policy: read_bundle(&bundle, &text)?,
+            policy,
             proxy_key: self.proxy_key.ok_or_else(|| missing("proxy_key"))?,
             socket: self.socket.map_or_else(default_socket, Ok)?,
             connections,
@@ -325,26 +352,28 @@ pub fn default_socket() -> Result<PathBuf, Error> {
     }
 }
 
-/// `$STATE_DIRECTORY/record`, which systemd makes for a service; or
-/// `$XDG_STATE_HOME/anchorhold/record`, by default `~/.local/state`; or
-/// `/var/lib/anchorhold/record` for root without a home.
-fn default_record() -> Result<PathBuf, Error> {
+/// A folder of this name: in `$STATE_DIRECTORY`, which systemd makes for a service; or in
+/// `$XDG_STATE_HOME/anchorhold`, by default `~/.local/state`; or in `/var/lib/anchorhold` for root
+/// without a home.
+fn default_folder(name: &str) -> Result<PathBuf, Error> {
     let variable = |name: &str| {
         std::env::var_os(name)
             .filter(|value| !value.is_empty())
             .map(PathBuf::from)
     };
     if let Some(folder) = variable("STATE_DIRECTORY") {
-        return Ok(folder.join("record"));
+        return Ok(folder.join(name));
     }
     let state = variable("XDG_STATE_HOME")
         .or_else(|| variable("HOME").map(|home| home.join(".local/state")));
     match state {
-        Some(folder) => Ok(folder.join("anchorhold/record")),
-        None if rustix::process::geteuid().is_root() => Ok("/var/lib/anchorhold/record".into()),
-        None => Err(Error::Config(
-            "neither STATE_DIRECTORY, XDG_STATE_HOME nor HOME is set; name the folder: record = \"...\"".into(),
-        )),
+        Some(folder) => Ok(folder.join("anchorhold").join(name)),
+        None if rustix::process::geteuid().is_root() => {
+            Ok(Path::new("/var/lib/anchorhold").join(name))
+        }
+        None => Err(Error::Config(format!(
+            "neither STATE_DIRECTORY, XDG_STATE_HOME nor HOME is set; name the folder: {name} = \"...\""
+        ))),
     }
 }
 

@@ -80,7 +80,8 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
         config.connections,
         counters,
         Arc::clone(&recorder),
-    );
+        config.state.clone(),
+    )?;
     listeners.announce(&config.policy);
     let admission = Admission::new(config.policy.clone());
     if let Some((signed, annex)) = annex {
@@ -101,6 +102,7 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
     let accepting = listeners.accept(&server);
     while signals.hung_up().await {
         server.reload(config.annex.as_deref()).await;
+        server.app.enclave.retry_state().await;
     }
     // No new caller from here on.
     for task in accepting {

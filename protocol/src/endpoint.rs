@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::Error;
+use crate::exit::EGRESS_PORT;
 
 /// Where an enclave listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +31,28 @@ pub enum Endpoint {
 
 /// `sun_path` of a Unix socket address has 108 bytes, with the terminating zero (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
+
+impl Endpoint {
+    /// Where lines to the outside are lent to the egress process of the enclave at this endpoint:
+    /// port 5008 beside it, or a socket whose name goes on with `.egress`.
+    pub fn egress(&self) -> Self {
+        match self {
+            Self::Unix(path) => {
+                let mut name = path.clone().into_os_string();
+                name.push(".egress");
+                Self::Unix(name.into())
+            }
+            Self::Vsock { cid, .. } => Self::Vsock {
+                cid: *cid,
+                port: EGRESS_PORT,
+            },
+            Self::HybridVsock { path, .. } => Self::HybridVsock {
+                path: path.clone(),
+                port: EGRESS_PORT,
+            },
+        }
+    }
+}
 
 impl FromStr for Endpoint {
     type Err = Error;

@@ -4,6 +4,8 @@ use minicbor::{Decode, Encode};
 
 /// The enclave's window: the vsock port on which it listens for the proxy.
 pub const WINDOW_PORT: u32 = 5005;
+/// Where lines to the outside are lent to the enclave's egress process.
+pub const EGRESS_PORT: u32 = 5008;
 /// The parent's port to which an enclave says why it ends.
 pub const EXIT_PORT: u32 = 5006;
 

@@ -20,17 +20,21 @@ mod error;
 mod exit;
 mod frame;
 mod hello;
+mod keeping;
 mod message;
+mod refusal;
 mod traits;
 
 pub use endpoint::Endpoint;
 pub use error::Error;
-pub use exit::{EXIT_PORT, ExitReason, WINDOW_PORT};
+pub use exit::{EGRESS_PORT, EXIT_PORT, ExitReason, WINDOW_PORT};
 pub use frame::{FrameBuffer, MAX_FRAME, write_frame};
 pub use hello::{ChannelProof, Hello, VERSION, Welcome};
+pub use keeping::{KmsSigned, PIECE, Part, Phase, Piece, SignKms, StateStatus};
 pub use message::{
-    Answer, Description, Evidence, Exchange, IdentityOverview, Kind, LimitLeft, LimitsLeft,
-    Outcome, Overview, PendingApproval, PresentedProof, RecordEnd, Records, Refusal, Request,
-    RequestFrame, Requester, ResponseFrame, Rotate, Rotated, Sign, Signed, Status, VersionFacts,
+    Answer, Description, Evidence, Exchange, IdentityOverview, LimitLeft, LimitsLeft, Outcome,
+    Overview, PendingApproval, PresentedProof, RecordEnd, Records, Request, RequestFrame,
+    Requester, ResponseFrame, Rotate, Rotated, Sign, Signed, Status, VersionFacts,
 };
+pub use refusal::{Kind, Refusal};
 pub use traits::{Lane, Traits};

@@ -3,6 +3,10 @@
 use identity::caller::ObservedCaller;
 use identity::{ApprovalId, BootId, Format, Tee};
 use minicbor::{Decode, Encode};
+use state::StateFacts;
+
+use crate::keeping::{KmsSigned, Part, Piece, SignKms, StateStatus};
+use crate::refusal::Refusal;
 
 /// A request and the id under which its answer comes back.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -119,6 +123,47 @@ pub enum Request {
         #[n(1)]
         all: bool,
     },
+    /// How is the state? The answer is [`Answer::State`].
+    #[n(12)]
+    State,
+    /// Give a document for the operator who is to order a birth: its `user_data` is
+    /// [`state::birth_data`]. The answer is [`Answer::Document`].
+    #[n(13)]
+    BirthDocument {
+        /// The operator's challenge, 16 to 64 bytes.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        nonce: Vec<u8>,
+    },
+    /// Give birth to a state. The answer is [`Answer::SignKms`].
+    #[n(14)]
+    Birth {
+        /// [`state::Order`], as the operator signed it.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        order: Vec<u8>,
+    },
+    /// Take a piece of a part. The answer is [`Answer::State`].
+    #[n(15)]
+    PutPiece(#[n(0)] Piece),
+    /// Give a piece of a part of the seal that waits to be stored. The answer is [`Answer::Piece`].
+    #[n(16)]
+    GetPiece {
+        /// Of which part.
+        #[n(0)]
+        part: Part,
+        /// Where it begins.
+        #[n(1)]
+        offset: u32,
+    },
+    /// Open the state whose parts were put. The answer is [`Answer::SignKms`].
+    #[n(17)]
+    OpenState,
+    /// Ask KMS over the line that was lent. The answer is [`Answer::State`].
+    #[n(18)]
+    AskKms(#[n(0)] KmsSigned),
+    /// The seal that waited is stored, and was read back and put again. The answer is
+    /// [`Answer::State`], or [`Answer::Rotated`] to a rotation.
+    #[n(19)]
+    Stored,
 }
 
 /// Answers, one kind for each kind of request.
@@ -149,6 +194,18 @@ pub enum Answer {
     /// To [`Request::Overview`].
     #[n(7)]
     Overview(#[n(0)] Overview),
+    /// How the state is; to [`Request::Rotate`] where the new key must be stored first.
+    #[n(8)]
+    State(#[n(0)] StateStatus),
+    /// To [`Request::BirthDocument`].
+    #[n(9)]
+    Document(#[n(0)] Evidence),
+    /// To [`Request::Birth`] and [`Request::OpenState`].
+    #[n(10)]
+    SignKms(#[n(0)] SignKms),
+    /// To [`Request::GetPiece`].
+    #[n(11)]
+    Piece(#[n(0)] Piece),
 }
 
 /// Which identity is meant, and for whom.
@@ -365,7 +422,7 @@ pub struct Rotated {
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(array)]
 pub struct VersionFacts {
-    /// 1 for the first key of a boot.
+    /// 1 for the first key of a boot, or of a state.
     #[n(0)]
     pub version: u32,
     /// The DID for which it stood; did:key changes with the key.
@@ -401,6 +458,9 @@ pub struct Description {
     /// Random for each boot.
     #[n(3)]
     pub boot_id: BootId,
+    /// The state that its keys are kept in; none if they end with the boot.
+    #[n(4)]
+    pub state: Option<StateFacts>,
 }
 
 /// How an enclave is.
@@ -488,52 +548,6 @@ pub struct LimitLeft {
     /// What is left of it now.
     #[n(3)]
     pub left: u64,
-}
-
-/// Which kind of answer a refusal is; the proxy makes the HTTP status of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
-#[cbor(index_only)]
-pub enum Kind {
-    /// The request cannot be understood.
-    #[n(0)]
-    Invalid,
-    /// The policy does not allow it.
-    #[n(1)]
-    Denied,
-    /// There is no such identity.
-    #[n(2)]
-    NotFound,
-    /// It contradicts the state that the enclave is in.
-    #[n(3)]
-    Conflict,
-    /// Not now; perhaps later.
-    #[n(4)]
-    Unavailable,
-    /// The enclave is at fault.
-    #[n(5)]
-    Internal,
-    /// A rate or a budget is used up for now.
-    #[n(6)]
-    Limited,
-}
-
-/// A typed refusal.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, thiserror::Error)]
-#[error("{code}: {message}")]
-#[cbor(array)]
-pub struct Refusal {
-    /// Which kind.
-    #[n(0)]
-    pub kind: Kind,
-    /// Stable snake_case name.
-    #[n(1)]
-    pub code: String,
-    /// For people.
-    #[n(2)]
-    pub message: String,
-    /// When the same may be asked again, in seconds from now.
-    #[n(3)]
-    pub retry_after: Option<u32>,
 }
 
 /// `tee` as its number: 0 AWS Nitro, 1 mock.

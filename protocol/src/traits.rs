@@ -85,6 +85,20 @@ impl Request {
                 event: Some("approval.grant"),
                 ..plain
             },
+            // There is no record yet where a state is born or opened; the boot's event says what came
+            // of it.
+            Self::BirthDocument { .. } | Self::Birth { .. } | Self::OpenState | Self::AskKms(_) => {
+                Traits {
+                    lane: Lane::Control,
+                    ..plain
+                }
+            }
+            // One after the other, as what it waits for.
+            Self::PutPiece(_) | Self::GetPiece { .. } | Self::Stored => Traits {
+                lane: Lane::Control,
+                ..plain
+            },
+            Self::State => plain,
         }
     }
 }

@@ -3,11 +3,15 @@
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use enclave::{BootClock, BootTime, CLOCK_INTERVAL, Enclave, Listener, Machine, OsEntropy, serve};
+use enclave::boot::{EgressProcess, Pipes};
+use enclave::{
+    BootClock, BootTime, CLOCK_INTERVAL, Enclave, LentLines, Listener, Machine, Nsm, OsEntropy,
+    serve,
+};
 
 use crate::nsm::{Encoding, MockNsm};
 use crate::{Error, State};
@@ -32,17 +36,27 @@ impl DevEnclave {
             std::process::exit(70);
         }));
         let state = State::open(&self.state)?;
-        let io = |source| Error::Io {
-            what: "development enclave".into(),
-            source,
-        };
-        let machine = self.machine(&state)?;
+        let egress = self.start_egress()?;
+        let nsm = self.nsm(&state)?;
         let listener = Listener::Unix(self.bind().map_err(io)?);
         // The same system calls as in an image, so that whatever is tested here is tested within
         // them.
         enclave::boot::confine()?;
+        let kms = egress.talk(nsm.tls_roots(), power_off)?;
+        let machine = Machine {
+            nsm,
+            boot_clock: Box::new(BootTime),
+            entropy: Box::new(OsEntropy),
+            kms: Box::new(kms),
+            power_off: Box::new(power_off),
+        };
         let enclave = Arc::new(Enclave::boot(machine)?);
         enclave.attest_to_itself()?;
+        let preparing = Arc::clone(&enclave);
+        std::thread::Builder::new()
+            .name("prepare".into())
+            .spawn(move || preparing.prepare())
+            .map_err(io)?;
         let ticking = Arc::clone(&enclave);
         let tick = move || {
             loop {
@@ -59,37 +73,74 @@ impl DevEnclave {
         serve(&enclave, &listener).map_err(io)
     }
 
-    fn machine(&self, state: &State) -> Result<Machine<MockNsm>, Error> {
+    /// The egress process: this program once more, as in an image.
+    fn start_egress(&self) -> Result<EgressProcess, Error> {
+        let program = std::env::current_exe().map_err(io)?;
+        let listen = self
+            .listen
+            .to_str()
+            .ok_or_else(|| Error::State(format!("{}: not UTF-8", self.listen.display())))?;
+        Ok(EgressProcess::start(
+            &program,
+            &["egress", "--listen", &format!("{listen}.egress")],
+        )?)
+    }
+
+    fn nsm(&self, state: &State) -> Result<MockNsm, Error> {
         let (_, measurements, _) = state.verifier_files()?;
         let measured = [measurements.pcr0, measurements.pcr1, measurements.pcr2];
-        let nsm = MockNsm::new(
+        Ok(MockNsm::new(
             state.authority()?,
             &measured,
             host_clock(self.nsm_time_ms, BootTime),
             Encoding::Indefinite,
-        )?;
-        let power_off = |error: &enclave::Error| {
-            say(&format!("powering off: {}: {error}", error.code()));
-            std::process::exit(70);
-        };
-        Ok(Machine {
-            nsm,
-            boot_clock: Box::new(BootTime),
-            entropy: Box::new(OsEntropy),
-            power_off: Box::new(power_off),
-        })
+        )?
+        .trusting(state.tls_roots()?))
     }
 
-    /// Binds in a directory that only this user can enter; a socket left there by a dead enclave is
-    /// replaced.
     fn bind(&self) -> io::Result<UnixListener> {
-        match std::fs::remove_file(&self.listen) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = UnixListener::bind(&self.listen)?;
-        std::fs::set_permissions(&self.listen, std::fs::Permissions::from_mode(0o600))?;
-        Ok(listener)
+        bind(&self.listen)
+    }
+}
+
+/// What is told to whoever looks, when the enclave ends.
+fn power_off(error: &enclave::Error) {
+    say(&format!("powering off: {}: {error}", error.code()));
+    std::process::exit(70);
+}
+
+/// The egress process of a development enclave: lines are lent at a Unix socket.
+#[derive(Debug, Clone)]
+pub struct DevEgress {
+    /// The Unix socket to listen on.
+    pub listen: PathBuf,
+}
+
+impl DevEgress {
+    /// Runs until the enclave's process ends.
+    pub fn run(&self) -> Result<(), Error> {
+        let pipes = Pipes::take()?;
+        let lines = LentLines::new(Listener::Unix(bind(&self.listen).map_err(io)?)).map_err(io)?;
+        Ok(pipes.serve(lines)?)
+    }
+}
+
+/// Binds in a directory that only this user can enter; a socket left there by a dead enclave is
+/// replaced.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+fn io(source: io::Error) -> Error {
+    Error::Io {
+        what: "development enclave".into(),
+        source,
     }
 }
 

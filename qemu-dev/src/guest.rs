@@ -29,6 +29,11 @@ pub fn boot() -> ! {
     run(&IMAGE, GuestNsm::open)
 }
 
+/// The egress process, or what this program says of itself.
+pub fn elsewhere(about: &str) -> std::process::ExitCode {
+    enclave::boot::elsewhere(&IMAGE, about)
+}
+
 /// The mock NSM, across vsock. Where the machine has a `/dev/nsm` without keys (QEMU's), everything
 /// but signatures is that device's, through the real driver.
 struct GuestNsm {
@@ -143,6 +148,11 @@ impl Nsm for GuestNsm {
     fn verify_own(&self, document: &[u8]) -> Result<Document, attestation::Error> {
         let at = attestation::unverified_time(document)?;
         verify_mock(document, &self.root, at).map(|mock| mock.document().clone())
+    }
+
+    /// A mock of AWS chains to the mock's own root, or to nothing.
+    fn tls_roots(&self) -> Vec<egress::Anchor> {
+        egress::anchor(self.root.as_der()).into_iter().collect()
     }
 
     fn peers(&self) -> PeerVerifier {

@@ -34,7 +34,7 @@ pub mod vectors;
 mod vm;
 mod wire;
 
-pub use dev_enclave::DevEnclave;
+pub use dev_enclave::{DevEgress, DevEnclave};
 pub use error::Error;
 pub use measure::measure_program;
 pub use process::{Child, Program};

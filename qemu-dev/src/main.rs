@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use parent_proxy::{Config, cli::serve_until_stopped};
-use qemu_dev::{DevEnclave, Qemu, Up, VmMachine, demo, up};
+use qemu_dev::{DevEgress, DevEnclave, Qemu, Up, VmMachine, demo, up};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
 /// Try Anchorhold without hardware: the same enclave, sidecar and verifier, with a mock secure
@@ -93,6 +93,13 @@ enum Command {
         #[arg(long, hide = true)]
         with_parent: bool,
     },
+    /// End TLS to the outside for a mock enclave, which starts this
+    #[command(hide = true)]
+    Egress {
+        /// Unix socket where lines are lent
+        #[arg(long)]
+        listen: PathBuf,
+    },
     /// Be the sidecar; `up` and `demo` start this
     #[command(hide = true)]
     Sidecar {
@@ -175,6 +182,7 @@ fn run(command: Command) -> ExitCode {
                 qemu_dev::Error::exit_code,
             )
         }
+        Command::Egress { listen } => ended(DevEgress { listen }.run(), qemu_dev::Error::exit_code),
         Command::Sidecar {
             config,
             with_parent,

@@ -157,6 +157,7 @@ pub struct MockNsm {
     locked: [bool; 32],
     clock: Clock,
     encoding: Encoding,
+    tls_roots: Vec<egress::Anchor>,
 }
 
 /// The leaf is renewed when it has less than this left, in seconds.
@@ -179,11 +180,12 @@ impl MockNsm {
         let module_id = "i-0000000000000mock-enc0000000000000mock".to_owned();
         Ok(Self {
             authority,
-            root,
             chain: None,
             module_id,
             pcrs,
             locked,
+            tls_roots: egress::anchor(root.as_der()).into_iter().collect(),
+            root,
             clock,
             encoding,
         })
@@ -192,6 +194,12 @@ impl MockNsm {
     /// The same with one register left open, which a hypervisor never does.
     pub fn with_open_register(mut self, index: usize) -> Self {
         self.locked[index] = false;
+        self
+    }
+
+    /// The same, of an enclave whose TLS trusts these roots: those of a mock of AWS.
+    pub fn trusting(mut self, roots: Vec<egress::Anchor>) -> Self {
+        self.tls_roots = roots;
         self
     }
 
@@ -376,6 +384,10 @@ impl Nsm for MockNsm {
     fn verify_own(&self, document: &[u8]) -> Result<Document, attestation::Error> {
         let at = attestation::unverified_time(document)?;
         verify_mock(document, &self.root, at).map(|mock| mock.document().clone())
+    }
+
+    fn tls_roots(&self) -> Vec<egress::Anchor> {
+        self.tls_roots.clone()
     }
 
     fn peers(&self) -> PeerVerifier {

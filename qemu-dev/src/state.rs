@@ -7,10 +7,12 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 
 use attestation::{Measurements, MockRoot};
+use der::{DecodePem, Encode};
 use identity::Signer;
 use parent_proxy::KeyFile;
 use policy::Bundle;
 use protocol::Endpoint;
+use x509_cert::Certificate;
 
 use crate::authority::Authority;
 use crate::nsm::os_random;
@@ -164,6 +166,24 @@ impl State {
     /// The decision record's folder.
     pub fn record(&self) -> PathBuf {
         self.folder.join("record")
+    }
+
+    /// The mock of AWS, beside the mock's other files.
+    pub fn aws(&self) -> PathBuf {
+        self.folder.join("aws")
+    }
+
+    /// Whom the mock enclave's TLS trusts: the mock of AWS, if there is one here; otherwise nobody
+    /// but the mock's own root.
+    pub(crate) fn tls_roots(&self) -> Result<Vec<egress::Anchor>, Error> {
+        let (aws, own) = (self.aws().join("mock-aws-root.pem"), self.root());
+        let file = if aws.exists() { aws } else { own };
+        let pem = fs::read(&file).map_err(io(&file))?;
+        let wrong =
+            |error: &dyn std::fmt::Display| Error::State(format!("{}: {error}", file.display()));
+        let certificate = Certificate::from_pem(&pem).map_err(|error| wrong(&error))?;
+        let der = certificate.to_der().map_err(|error| wrong(&error))?;
+        Ok(vec![egress::anchor(&der).map_err(|error| wrong(&error))?])
     }
 
     /// Reads the mock's root with its key.

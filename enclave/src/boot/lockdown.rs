@@ -5,16 +5,18 @@ use rustix::thread::{
     CapabilitySet, capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
-use super::machine::{failed, forbid_dumps};
+use super::machine::failed;
 use super::seccomp;
-use crate::{BootClock, BootTime, Error};
+use crate::Error;
 
 /// `nobody`: a user without files or processes.
-const NOBODY: u32 = 65534;
+pub const NOBODY: u32 = 65534;
+/// Whom the egress process becomes: another user, so that neither process can touch the other.
+pub const EGRESS_USER: u32 = 65533;
 
-/// Becomes nobody, without groups or capabilities. For the only thread of a process.
-pub fn drop_privileges() -> Result<(), Error> {
-    let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+/// Becomes this user, without groups or capabilities. For the only thread of a process.
+pub fn drop_privileges(user: u32) -> Result<(), Error> {
+    let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
     set_thread_groups(&[]).map_err(failed("dropping groups"))?;
     set_thread_res_gid(gid, gid, gid).map_err(failed("dropping the group"))?;
     set_thread_res_uid(uid, uid, uid).map_err(failed("dropping the user"))?;
@@ -32,9 +34,5 @@ pub fn drop_privileges() -> Result<(), Error> {
 /// No core dumps, no new privileges, and no system call that is not on the list, for all threads,
 /// for good.
 pub fn confine() -> Result<(), Error> {
-    // Changing the user has made the process dumpable or not as the kernel sees fit; so once more.
-    forbid_dumps()?;
-    // The first look at a clock finds the vDSO, by means that are gone afterwards.
-    let _ = BootTime.now();
-    seccomp::enter()
+    seccomp::confine_to(seccomp::ALLOWED)
 }

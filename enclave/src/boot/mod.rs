@@ -1,10 +1,12 @@
 //! From power-on to the window, as PID 1 of an enclave image.
 //!
-//! In this order, and any failure ends the machine with a typed reason: the NSM's device alone in a
+//! In this order, and any failure ends the machine with a typed reason: the egress process, which is
+//! to hold nothing of what follows; the NSM's device alone in a
 //! tightened `/dev`; its randomness in the kernel's pool; no way for libraries to the console; no
 //! core dumps, memory locked; signals; the port; no privileges; no system calls but those on the
 //! list. Only then does anything from outside come in: the enclave attests to itself, and serves.
 
+mod egress;
 mod exit;
 mod heartbeat;
 mod lockdown;
@@ -14,21 +16,29 @@ mod signals;
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 
-use protocol::WINDOW_PORT;
+use protocol::{EGRESS_PORT, WINDOW_PORT};
 use vsock::{VMADDR_CID_ANY, VsockListener};
 
+pub use egress::{EgressProcess, Pipes};
 pub use exit::Exit;
-pub use lockdown::{confine, drop_privileges};
+pub use lockdown::{EGRESS_USER, NOBODY, confine, drop_privileges};
 pub use machine::{lock_memory, part_from_console, tighten_device};
-pub use seccomp::{ABSENT, ALLOWED, Allowed};
+pub use seccomp::{ABSENT, ALLOWED, Allowed, EGRESS};
 pub use signals::reap;
 
 use crate::transport::Parent;
-use crate::{BootTime, CLOCK_INTERVAL, Enclave, Error, Listener, Machine, Nsm, OsEntropy, serve};
+use crate::{
+    BootTime, CLOCK_INTERVAL, Enclave, Error, LentLines, Listener, Machine, Nsm, OsEntropy, serve,
+};
+
+/// Where the program is in an image, and what it is started with to be the egress process.
+const PROGRAM: &str = "/init";
+const EGRESS_ARGUMENT: &str = "egress";
 
 /// What an image is started as.
 #[derive(Debug, Clone, Copy)]
@@ -77,12 +87,13 @@ fn boot<N: Nsm>(
     exit: Exit,
     open: impl FnOnce() -> Result<N, Error>,
 ) -> Result<(), Error> {
-    let nsm = {
+    let (nsm, egress) = {
         let _mounted = machine::Mounts::mount()?;
+        let egress = EgressProcess::start(Path::new(PROGRAM), &[EGRESS_ARGUMENT])?;
         let nsm = open()?;
         machine::check_randomness(nsm.hwrng())?;
         part_from_console()?;
-        nsm
+        (nsm, egress)
     };
     lock_memory()?;
     signals::block()?;
@@ -92,7 +103,7 @@ fn boot<N: Nsm>(
     };
     let listener =
         VsockListener::bind_with_cid_port(VMADDR_CID_ANY, WINDOW_PORT).map_err(window)?;
-    drop_privileges()?;
+    drop_privileges(NOBODY)?;
     confine()?;
     // From here on, bytes of others are read.
     let thread = |error: std::io::Error| Error::Boot {
@@ -103,14 +114,18 @@ fn boot<N: Nsm>(
     let parent = image.parent.cid;
     spawn("heartbeat", move || heartbeat::beat(parent)).map_err(thread)?;
     let power_off = move |error: &Error| exit.end(error.reason(), &error.to_string());
+    let kms = egress.talk(nsm.tls_roots(), power_off)?;
     let machine = Machine {
         nsm,
         boot_clock: Box::new(BootTime),
         entropy: Box::new(OsEntropy),
+        kms: Box::new(kms),
         power_off: Box::new(power_off),
     };
     let enclave = Arc::new(Enclave::boot(machine)?);
     enclave.attest_to_itself()?;
+    let preparing = Arc::clone(&enclave);
+    spawn("prepare", move || preparing.prepare()).map_err(thread)?;
     let clock = Arc::clone(&enclave);
     spawn("clock", move || tick(&clock, exit)).map_err(thread)?;
     exit.say(&format!(
@@ -125,6 +140,40 @@ fn boot<N: Nsm>(
         },
     )
     .map_err(window)
+}
+
+/// What PID 1 does if it is started as anything else: the egress process, if it is asked to be that
+/// one; otherwise it says what it is.
+pub fn elsewhere(image: &Image, about_text: &str) -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if arguments != [EGRESS_ARGUMENT] {
+        return about(about_text);
+    }
+    let exit = Exit::new(image.name, &[]);
+    std::panic::set_hook(Box::new(move |panic| {
+        exit.end("panicked", &format!("egress: {panic}"))
+    }));
+    match be_egress(image) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => exit.end(error.reason(), &format!("egress: {error}")),
+    }
+}
+
+/// The egress process of an image: it ends when the other one has.
+fn be_egress(image: &Image) -> Result<(), Error> {
+    let pipes = Pipes::take()?;
+    let port = |error: std::io::Error| Error::Boot {
+        step: "listening on the port for lines",
+        why: error.to_string(),
+    };
+    let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, EGRESS_PORT).map_err(port)?;
+    let lines = LentLines::new(Listener::Vsock {
+        listener,
+        parent: image.parent,
+    })
+    .map_err(port)?;
+    drop_privileges(EGRESS_USER)?;
+    pipes.serve(lines)
 }
 
 fn tick<N: Nsm>(enclave: &Enclave<N>, exit: Exit) {

@@ -19,7 +19,8 @@ use seccompiler::{
     SeccompFilter, SeccompRule, TargetArch, apply_filter_all_threads,
 };
 
-use crate::Error;
+use super::machine::forbid_dumps;
+use crate::{BootClock, BootTime, Error};
 
 /// A system call on the list.
 #[derive(Debug, Clone, Copy)]
@@ -151,6 +152,48 @@ pub const ALLOWED: &[Allowed] = &[
     any(SYS_exit_group, "the end"),
 ];
 
+/// Everything that the egress process still does: no sockets but those that come to its listener, no
+/// devices, no threads.
+pub const EGRESS: &[Allowed] = &[
+    any(SYS_read, "the pipe; lines"),
+    any(SYS_write, "the pipe; lines; the console"),
+    any(SYS_writev, "lines, in parts"),
+    any(SYS_recvfrom, "lines"),
+    any(SYS_sendto, "lines"),
+    any(SYS_accept4, "lines that are lent"),
+    any(SYS_setsockopt, "the time that a line has"),
+    any(SYS_close, "lines"),
+    any(SYS_poll, "waiting for a line"),
+    any(SYS_ppoll, "waiting for a line"),
+    any(SYS_getrandom, "TLS"),
+    any(SYS_clock_gettime, "deadlines, where the vDSO cannot"),
+    any(SYS_futex, "locks of libraries"),
+    Allowed {
+        number: SYS_mmap,
+        reason: "memory, never executable",
+        only: Only::Without(2, PROT_EXEC as u64),
+    },
+    Allowed {
+        number: SYS_mprotect,
+        reason: "memory, never executable",
+        only: Only::Without(2, PROT_EXEC as u64),
+    },
+    any(SYS_munmap, "memory"),
+    any(SYS_mremap, "memory that grows"),
+    any(SYS_madvise, "memory given back"),
+    any(SYS_brk, "memory"),
+    any(SYS_sigaltstack, "the end of the first thread"),
+    any(
+        SYS_rt_sigprocmask,
+        "a panic, as the C library ends the process",
+    ),
+    any(SYS_gettid, "a panic, as the C library ends the process"),
+    any(SYS_getpid, "a panic, as the C library ends the process"),
+    any(SYS_rt_sigreturn, "the end of a signal handler"),
+    any(SYS_restart_syscall, "a wait that was interrupted"),
+    any(SYS_exit_group, "the end"),
+];
+
 /// What the C library tries and can do without. Answered with ENOSYS, as by a kernel that does not
 /// know them: nothing is done, and the process lives.
 pub const ABSENT: &[Allowed] = &[
@@ -164,13 +207,25 @@ pub const ABSENT: &[Allowed] = &[
     ),
 ];
 
+/// No core dumps, no new privileges, and no system call that is not on `allowed`, for all threads,
+/// for good.
+pub(super) fn confine_to(allowed: &[Allowed]) -> Result<(), Error> {
+    // Changing the user has made the process dumpable or not as the kernel sees fit; so once more.
+    forbid_dumps()?;
+    // The first look at a clock finds the vDSO, and the first of aws-lc's randomness looks for a
+    // device, by means that are gone afterwards.
+    let _ = BootTime.now();
+    aws_lc_rs::rand::fill(&mut [0]).map_err(|_| Error::NoRandomness)?;
+    enter(allowed)
+}
+
 /// Puts the filters on all threads. `no_new_privs` goes with it.
-pub(super) fn enter() -> Result<(), Error> {
+fn enter(allowed: &[Allowed]) -> Result<(), Error> {
     let failed = |error: seccompiler::Error| Error::Boot {
         step: "entering seccomp",
         why: error.to_string(),
     };
-    for filter in filters().map_err(|error| failed(error.into()))? {
+    for filter in filters(allowed).map_err(|error| failed(error.into()))? {
         apply_filter_all_threads(&filter).map_err(failed)?;
     }
     Ok(())
@@ -178,14 +233,14 @@ pub(super) fn enter() -> Result<(), Error> {
 
 /// Two, of which the stricter answer counts: the first takes away what is [`ABSENT`]; the second is
 /// the list.
-fn filters() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
+fn filters(allowed: &[Allowed]) -> Result<[BpfProgram; 2], seccompiler::BackendError> {
     let errno = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
     let absent = ABSENT
         .iter()
         .map(|call| (call.number, Vec::new()))
         .collect();
     let mut listed: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    for allowed in ALLOWED.iter().chain(ABSENT) {
+    for allowed in allowed.iter().chain(ABSENT) {
         // A call without rules is allowed whatever its arguments.
         listed
             .entry(allowed.number)

@@ -4,11 +4,12 @@ mod check;
 
 use std::cell::RefCell;
 
+use aws_lc_rs::encoding::AsBigEndian;
 use aws_lc_rs::signature::Ed25519KeyPair;
 use hkdf::Hkdf;
 use identity::{Algorithm, Message, PublicKey, Signature, Signer};
 use sha2::Sha512;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use self::check::Check;
 pub(crate) use self::check::{UncheckedSignature, check_all};
@@ -80,6 +81,30 @@ impl KeyPair {
             public,
             check,
         })
+    }
+
+    /// The secret, to be kept sealed: what [`Self::from_secret`] takes. The one way out.
+    pub(crate) fn secret(&self) -> Result<Zeroizing<[u8; SEED_BYTES]>, Error> {
+        let mut secret = Zeroizing::new([0; SEED_BYTES]);
+        match &*self.secret {
+            Secret::Ed25519(key) => {
+                let seed = key.seed().and_then(|seed| seed.as_be_bytes());
+                // aws-lc clears what it gives, when it is dropped.
+                let seed = seed.map_err(|_| Error::SelfCheckFailed)?;
+                secret.copy_from_slice(seed.as_ref());
+            }
+            Secret::P256(key) => {
+                let mut bytes = key.to_bytes();
+                secret.copy_from_slice(&bytes);
+                bytes.as_mut_slice().zeroize();
+            }
+        }
+        Ok(secret)
+    }
+
+    /// A key that was kept; `None` for what is no secret of this algorithm.
+    pub(crate) fn from_secret(algorithm: Algorithm, secret: &[u8; SEED_BYTES]) -> Option<Self> {
+        Self::from_seed(algorithm, secret)
     }
 
     /// Signs; gives what is still to be checked, if anything is.

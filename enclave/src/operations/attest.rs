@@ -12,7 +12,8 @@ use crate::audit::Trail;
 use crate::env::Env;
 use crate::identities::{Crossing, IdentityCard};
 
-const NONCE_BYTES: RangeInclusive<usize> = 16..=64;
+/// How long a challenge may be.
+pub(crate) const NONCE_BYTES: RangeInclusive<usize> = 16..=64;
 
 /// Gives evidence for a key. `document_of` asks the NSM for a document that names the key of a
 /// card; it may be slow, and no key is held meanwhile.
@@ -48,12 +49,13 @@ pub(crate) fn attest(
         key.key(Crossing::Possession),
     )?;
     let provisioned = env.provisioned;
-    let record = provisioned.record.public_key().to_spki();
+    let bound = &provisioned.bound;
     Ok(Evidence::new(
         bytes,
         card.description.clone(),
         provisioned.canonical.clone(),
-        record,
+        bound.record_spki.clone(),
+        bound.state,
         possession,
     )
     .to_vec())

@@ -28,5 +28,6 @@ pub(crate) fn description(env: &Env<'_>, name: &str, versions: Vec<VersionFacts>
         versions,
         tee: env.tee,
         boot_id: env.boot_id,
+        state: env.provisioned.bound.state,
     }
 }

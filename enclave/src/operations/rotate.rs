@@ -7,11 +7,11 @@ use protocol::{Rotate, Rotated};
 use crate::Error;
 use crate::audit::Trail;
 use crate::env::Env;
-use crate::identities::IdentityCard;
+use crate::identities::{IdentityCard, NextKey};
 use crate::keys::KeyPair;
 use crate::operations::describe::description;
 
-/// Replaces an identity's key. `new_key` asks the NSM for randomness and may be slow: the old key
+/// Prepares the key that follows an identity's key. `new_key` asks the NSM for randomness and may be slow: the old key
 /// goes on signing meanwhile. `now` is asked after that.
 pub(crate) fn rotate(
     env: &Env<'_>,
@@ -19,7 +19,7 @@ pub(crate) fn rotate(
     new_key: impl FnOnce(Algorithm, &str, u32) -> Result<KeyPair, Error>,
     now: impl FnOnce() -> Result<UnixSeconds, Error>,
     trail: &mut Trail,
-) -> Result<Rotated, Error> {
+) -> Result<NextKey, Error> {
     let caller = Caller::Asserted(rotate.requester.caller.clone());
     trail.caller(&caller);
     let provisioned = env.provisioned;
@@ -39,11 +39,15 @@ pub(crate) fn rotate(
         .checked_add(1)
         .ok_or(Error::OrderInvalid("no version is left"))?;
     let key = new_key(policy.algorithm, &policy.name, next)?;
-    let record = provisioned.record.public_key().to_spki();
-    let (versions, statement) =
-        identity.rotate(card.version(), &provisioned.bundle, &record, key, now)?;
+    identity.prepare(card.version(), &provisioned.bound, key, now)
+}
+
+/// Puts a key that was prepared into its place.
+pub(crate) fn replace(env: &Env<'_>, next: NextKey) -> Result<Rotated, Error> {
+    let identity = env.provisioned.identity(next.name())?;
+    let (versions, statement) = identity.replace(next)?;
     Ok(Rotated {
-        description: description(env, &policy.name, versions),
+        description: description(env, &identity.policy.name, versions),
         statement,
     })
 }

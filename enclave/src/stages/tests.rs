@@ -92,15 +92,26 @@ impl Setting {
         }
         let bundle = Bundle::from_toml(&text).unwrap();
         let record = Record::new(key(5), BootId::new(BOOT));
-        let spki = record.public_key().to_spki();
+        let bound = BoundTo {
+            policy: bundle.digest(),
+            record_spki: record.public_key().to_spki(),
+            state: None,
+        };
         let born = |policy: &policy::IdentityPolicy| {
             let key =
                 KeyPair::generate(policy.algorithm, &[6; 32], &[0; 32], policy.name.as_bytes());
-            Identity::new(policy, &bundle, &spki, key).unwrap()
+            Identity::new(policy, &bound, key).unwrap()
         };
         let identities = bundle.identities.iter().map(born).collect();
-        let provisioned =
-            Provisioned::new(bundle.clone(), bundle.canonical(), None, identities, record);
+        let provisioned = Provisioned::new(
+            bundle.clone(),
+            bundle.canonical(),
+            None,
+            identities,
+            record,
+            bound,
+            None,
+        );
         let verify_peer: PeerVerifier = Box::new(|_, _| Err(attestation::Error::RootUntrusted));
         Self {
             provisioned,
@@ -1095,13 +1106,13 @@ fn a_limit_of_a_rule_alone_holds() {
     let mut setting = Setting::new();
     setting.provisioned.bundle.identities[0].limits.clear();
     let policy = setting.provisioned.bundle.identities[0].clone();
-    let spki = setting.provisioned.record.public_key().to_spki();
-    let identities =
-        vec![Identity::new(&policy, &setting.provisioned.bundle, &spki, key(60)).unwrap()];
+    let bound = setting.provisioned.bound.clone();
+    let identities = vec![Identity::new(&policy, &bound, key(60)).unwrap()];
     let bundle = setting.provisioned.bundle.clone();
     let record = Record::new(key(5), BootId::new(BOOT));
+    let canonical = bundle.canonical();
     setting.provisioned =
-        Provisioned::new(bundle.clone(), bundle.canonical(), None, identities, record);
+        Provisioned::new(bundle, canonical, None, identities, record, bound, None);
     let two = [1, 2].map(|n| Sign {
         payload: format!("{{\"n\":{n}}}"),
         ..request("pay")

@@ -10,17 +10,19 @@ use identity::{BootId, cbor};
 use policy::{Annex, Bundle};
 use protocol::{
     Answer, Endpoint, FrameBuffer, Lane, Outcome, RecordEnd, Refusal, Request, ResponseFrame,
-    Status, write_frame,
+    StateStatus, Status, write_frame,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-use crate::KeyFile;
+use crate::awaiting::{Awaiting, Command, StateView};
 use crate::counters::Counters;
+use crate::keeper::{Ask, Keeper, StateConfig, StateError};
 use crate::record::{Recorder, Release};
 use crate::session::{ConnectError, Reader, Session, Writer};
+use crate::{Error, KeyFile};
 
 /// From request to answer; a signature takes a twentieth of a millisecond, an attestation a few.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
@@ -52,6 +54,9 @@ pub enum RequestError {
     /// What is decided could not be written down, so nothing is.
     #[error("the decision record cannot be written; nothing is signed until it can")]
     Unrecorded,
+    /// What was sealed could not be stored, so it does not count yet.
+    #[error("{0}; nothing changes until it can")]
+    Unstored(String),
     /// The answer took too long.
     #[error("the enclave did not answer in time")]
     Timeout,
@@ -79,6 +84,8 @@ struct Shared {
     counters: Counters,
     recorder: Arc<Recorder>,
     annex: RwLock<Option<Arc<Vec<u8>>>>,
+    /// The state in which the enclave's keys outlive its boot, if the bundle has one.
+    state: Option<Awaiting>,
 }
 
 /// A connection that works.
@@ -102,7 +109,12 @@ struct Pending {
 }
 
 impl EnclaveClient {
-    /// Starts to connect, and keeps connected for ever.
+    /// Starts to connect, and keeps connected for ever. A bundle with a state needs to be told how it
+    /// is kept.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a part of the sidecar's own"
+    )]
     pub fn start(
         endpoint: Endpoint,
         key: KeyFile,
@@ -110,7 +122,11 @@ impl EnclaveClient {
         connections: usize,
         counters: Counters,
         recorder: Arc<Recorder>,
-    ) -> Self {
+        state: Option<StateConfig>,
+    ) -> Result<Self, Error> {
+        let keeper = state
+            .map(|state| Keeper::open(state, &endpoint))
+            .transpose()?;
         let shared = Arc::new(Shared {
             endpoint,
             key,
@@ -121,14 +137,108 @@ impl EnclaveClient {
             counters,
             recorder,
             annex: RwLock::new(None),
+            state: keeper.map(Awaiting::new),
         });
         for slot in 0..connections {
             tokio::spawn(Arc::clone(&shared).keep(slot));
         }
         tokio::spawn(Arc::clone(&shared).fetch_what_is_missing());
-        Self {
+        Ok(Self {
             shared,
             next: AtomicUsize::new(0),
+        })
+    }
+
+    /// How the state is; none if the bundle has none.
+    pub async fn state(&self) -> Option<Result<StateView, StateError>> {
+        let awaiting = self.shared.state.as_ref()?;
+        if let Some(view) = awaiting.view() {
+            return Some(Ok(view));
+        }
+        let asked = async {
+            let mut enclave = Serving(&self.shared);
+            let state = enclave.ask(Request::State).await?;
+            let status = enclave.ask(Request::Status).await?;
+            match (state, status) {
+                (Answer::State(state), Answer::Status(enclave)) => Ok(StateView {
+                    enclave,
+                    state,
+                    hindrance: None,
+                }),
+                _ => Err(StateError::Unavailable),
+            }
+        };
+        Some(asked.await)
+    }
+
+    /// A document of the enclave for the operator who is to order a birth.
+    pub async fn birth_document(&self, nonce: Vec<u8>) -> Result<Vec<u8>, StateError> {
+        match self.command(Command::BirthDocument(nonce)).await? {
+            Answer::Document(document) => Ok(document.evidence),
+            _ => Err(StateError::Unavailable),
+        }
+    }
+
+    /// Gives birth to a state, and keeps it.
+    pub async fn birth(&self, order: Vec<u8>) -> Result<StateStatus, StateError> {
+        match self.command(Command::Birth(order)).await? {
+            Answer::State(status) => Ok(status),
+            _ => Err(StateError::Unavailable),
+        }
+    }
+
+    /// Tries again now to open a state that is not open: the certificate may be another one.
+    pub async fn retry_state(&self) {
+        if self
+            .shared
+            .state
+            .as_ref()
+            .is_some_and(|state| state.view().is_some())
+        {
+            let _ = self.command(Command::Retry).await;
+        }
+    }
+
+    async fn command(&self, command: Command) -> Result<Answer, StateError> {
+        let Some(awaiting) = &self.shared.state else {
+            return Err(Refusal {
+                kind: protocol::Kind::Conflict,
+                code: "state_not_wanted".into(),
+                message: "the bundle has no [state]: its keys end with the boot".into(),
+                retry_after: None,
+            }
+            .into());
+        };
+        if awaiting.view().is_none() && self.shared.is_serving() {
+            return Err(Refusal {
+                kind: protocol::Kind::Conflict,
+                code: "state_open_already".into(),
+                message: "the state is open already; another one needs another boot".into(),
+                retry_after: None,
+            }
+            .into());
+        }
+        awaiting.command(command).await
+    }
+
+    /// A rotation of a key that outlives the boot is not answered before it is stored.
+    async fn rotate(&self, request: Request, first: usize) -> Result<Answer, RequestError> {
+        let Some(awaiting) = &self.shared.state else {
+            return self.shared.request(request, first).await;
+        };
+        let keeper = awaiting.keeper.lock().await;
+        let mut enclave = Serving(&self.shared);
+        let mut answer = self.shared.request(request.clone(), first).await;
+        if let Err(RequestError::Refused(refusal)) = &answer
+            && refusal.code == "seal_pending"
+        {
+            // One before this could not be stored.
+            keeper.store(&mut enclave).await?;
+            answer = self.shared.request(request, first).await;
+        }
+        match answer? {
+            Answer::State(_) => Ok(keeper.store(&mut enclave).await?),
+            other => Ok(other),
         }
     }
 
@@ -165,7 +275,33 @@ impl EnclaveClient {
             .shared
             .gathering()
             .unwrap_or_else(|| self.next.fetch_add(1, Ordering::Relaxed));
+        if matches!(request, Request::Rotate(_)) {
+            return self.rotate(request, first).await;
+        }
         self.shared.request(request, first).await
+    }
+}
+
+/// The enclave, over connections that serve.
+struct Serving<'a>(&'a Shared);
+
+impl Ask for Serving<'_> {
+    async fn ask(&mut self, request: Request) -> Result<Answer, StateError> {
+        match self.0.request(request, 0).await {
+            Ok(answer) => Ok(answer),
+            Err(RequestError::Refused(refusal)) => Err(refusal.into()),
+            Err(_) => Err(StateError::Unavailable),
+        }
+    }
+}
+
+impl From<StateError> for RequestError {
+    fn from(error: StateError) -> Self {
+        match error {
+            StateError::Refused(refusal) => Self::Refused(refusal),
+            StateError::Unavailable => Self::Unavailable,
+            other => Self::Unstored(other.to_string()),
+        }
     }
 }
 
@@ -183,7 +319,8 @@ impl Shared {
 
     async fn request(&self, request: Request, first: usize) -> Result<Answer, RequestError> {
         let slots = &self.slots;
-        let mut refused = RequestError::Unavailable;
+        let awaited = self.state.as_ref().and_then(Awaiting::refusal);
+        let mut refused = awaited.map_or(RequestError::Unavailable, RequestError::Refused);
         for step in 0..slots.len() {
             let slot = &slots[first.wrapping_add(step) % slots.len()];
             let Some(live) = slot.read().unwrap_or_else(PoisonError::into_inner).clone() else {
@@ -225,10 +362,7 @@ impl Shared {
         let mut backoff = BACKOFF_FIRST;
         let mut told = String::new();
         loop {
-            match timeout(CONNECT_DEADLINE, self.connect())
-                .await
-                .unwrap_or(Err(ConnectError::Timeout))
-            {
+            match self.connect(slot).await {
                 Ok((reader, writer, buffer)) => {
                     backoff = BACKOFF_FIRST;
                     told.clear();
@@ -249,17 +383,49 @@ impl Shared {
         }
     }
 
-    /// Connects, proves the proxy's key, and makes sure that the enclave has our policy.
-    async fn connect(&self) -> Result<Connected, ConnectError> {
-        let mut session = Session::open(&self.endpoint, &self.key, &self.recorder).await?;
-        let status = self.provision(&mut session).await?;
-        if status.policy != Some(self.digest) {
-            return Err(ConnectError::OtherPolicy);
+    /// Connects, proves the proxy's key, makes sure that the enclave has our policy, and that its
+    /// state is open: the first connection sees to that.
+    async fn connect(&self, slot: usize) -> Result<Connected, ConnectError> {
+        let (mut session, status) = in_time(self.introduce()).await?;
+        if let Some(awaiting) = &self.state {
+            if slot == 0 {
+                let opened = awaiting.open(&mut session).await;
+                opened.inspect_err(|_| awaiting.lost())?;
+            } else if in_time(session.status(Request::Status))
+                .await?
+                .cannot_sign
+                .as_deref()
+                == Some("state_awaited")
+            {
+                return Err(ConnectError::StateAwaited);
+            }
         }
-        self.catch_up(&mut session, status.boot_id).await?;
-        self.bring_own_annex(&mut session, &status).await?;
+        in_time(async {
+            self.catch_up(&mut session, status.boot_id).await?;
+            self.bring_own_annex(&mut session, &status).await
+        })
+        .await?;
         self.note_boot(status.boot_id);
         Ok((session.reader, session.writer, session.buffer))
+    }
+
+    async fn introduce(&self) -> Result<(Session<'_>, Status), ConnectError> {
+        let mut session = Session::open(&self.endpoint, &self.key, &self.recorder).await?;
+        let status = self.provision(&mut session).await?;
+        if status.policy == Some(self.digest) {
+            Ok((session, status))
+        } else {
+            Err(ConnectError::OtherPolicy)
+        }
+    }
+
+    fn is_serving(&self) -> bool {
+        let serves = |slot: &RwLock<Option<Arc<EnclaveConnection>>>| {
+            slot.read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .is_some()
+        };
+        self.slots.iter().any(serves)
     }
 
     /// Gives the enclave our policy, if it has none.
@@ -354,7 +520,11 @@ impl Shared {
         if *last != Some(boot_id) {
             let boot = boot_id.to_string();
             let again = last.is_some();
-            info!(boot, again, "enclave booted: its identities have new keys");
+            if self.state.is_some() {
+                info!(boot, again, "enclave booted: its identities go on");
+            } else {
+                info!(boot, again, "enclave booted: its identities have new keys");
+            }
             self.counters.boots.inc();
             *last = Some(boot_id);
         }
@@ -508,6 +678,14 @@ impl Drop for Forget<'_> {
     fn drop(&mut self) {
         lock(&self.live.pending).waiting.remove(&self.id);
     }
+}
+
+async fn in_time<T>(
+    work: impl Future<Output = Result<T, ConnectError>>,
+) -> Result<T, ConnectError> {
+    timeout(CONNECT_DEADLINE, work)
+        .await
+        .unwrap_or(Err(ConnectError::Timeout))
 }
 
 fn too_large() -> Refusal {

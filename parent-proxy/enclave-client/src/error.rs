@@ -22,6 +22,14 @@ pub enum Error {
         /// What is wrong.
         why: &'static str,
     },
+    /// A state cannot be kept where it is wanted.
+    #[error("state {folder}: {why}")]
+    State {
+        /// Where.
+        folder: PathBuf,
+        /// What is wrong.
+        why: &'static str,
+    },
     /// The decision record cannot be kept where it is wanted.
     #[error("record {folder}: {why}")]
     Record {

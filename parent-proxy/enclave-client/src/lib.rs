@@ -16,18 +16,22 @@
 //! assert!(KeyFile::read("/dev/null".as_ref()).is_err());
 //! ```
 
+mod awaiting;
 mod client;
 mod connect;
 mod counters;
 mod error;
 pub mod files;
+mod keeper;
 mod key_file;
 mod record;
 mod session;
 
+pub use crate::awaiting::StateView;
 pub use crate::client::{EnclaveClient, GATHERED, RequestError};
 pub use crate::connect::{Stream, open};
 pub use crate::counters::Counters;
 pub use crate::error::Error;
+pub use crate::keeper::{StateConfig, StateError};
 pub use crate::key_file::KeyFile;
 pub use crate::record::{RecordConfig, Recorder};

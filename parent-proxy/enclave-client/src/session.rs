@@ -31,6 +31,8 @@ pub(crate) enum ConnectError {
     Nonsense,
     #[error("it took too long")]
     Timeout,
+    #[error("the state is not open yet")]
+    StateAwaited,
 }
 
 /// A connection on which the proxy's key is proven.

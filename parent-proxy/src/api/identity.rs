@@ -58,18 +58,28 @@ pub(crate) struct IdentityResponse {
     /// Where the key says it lives: `aws-nitro` or `mock`. Evidence decides.
     #[schema(value_type = String)]
     tee: Tee,
-    /// `ephemeral`: the key ends with this boot of the enclave, and another boot has another one.
-    durability: &'static str,
+    /// Where the key is kept. `ephemeral`: it ends with this boot of the enclave, and another boot has another one. `kms`:
+    /// sealed under a key of AWS KMS, whose administrator could take it.
+    custody: &'static str,
+    /// The state that it is kept in: its id, hex.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<String>,
+    /// The state's epoch: it rises with each certificate of the operator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<u64>,
+    /// Whether the parent can bring an older state back: `accepted`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rollback: Option<&'static str>,
     /// Random for each boot, hex.
     boot_id: String,
-    /// Keys of this boot, oldest first; the last one signs.
+    /// Keys of this boot, or of the state, oldest first; the last one signs.
     versions: Vec<VersionResponse>,
 }
 
 /// One version of the key.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct VersionResponse {
-    /// 1 for the first key of a boot.
+    /// 1 for the first key of a boot, or of a state.
     key_version: u32,
     /// The DID for which it stood.
     did: String,
@@ -289,7 +299,12 @@ fn respond(description: Description) -> Result<IdentityResponse, Problem> {
         public_key_multibase: key.to_multikey(),
         binding: Digest(current.binding),
         tee: description.tee,
-        durability: "ephemeral",
+        custody: description
+            .state
+            .map_or("ephemeral", |state| state.custody.as_str()),
+        state: description.state.map(|state| state.state.to_string()),
+        epoch: description.state.map(|state| state.epoch),
+        rollback: description.state.map(|state| state.rollback.as_str()),
         boot_id: description.boot_id.to_string(),
         versions,
     })

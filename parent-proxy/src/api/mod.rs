@@ -6,6 +6,7 @@ mod identity;
 mod operations;
 mod problem;
 mod sign;
+mod state;
 mod status;
 mod token;
 mod verify;
@@ -164,6 +165,9 @@ fn described() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(identity::rotate))
         .routes(routes!(verify::verify))
         .routes(routes!(status::status))
+        .routes(routes!(state::state))
+        .routes(routes!(state::birth_document))
+        .routes(routes!(state::birth))
         .routes(routes!(operations::health))
         .routes(routes!(operations::ready))
         .routes(routes!(operations::metrics))
@@ -202,7 +206,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 
 /// The name of a path for metrics: one of the API's own, or `other`.
 pub(crate) fn route(path: &str) -> &'static str {
-    const ROUTES: [&str; 13] = [
+    const ROUTES: [&str; 16] = [
         "/sign",
         "/token",
         "/identity",
@@ -212,6 +216,9 @@ pub(crate) fn route(path: &str) -> &'static str {
         "/rotate",
         "/verify",
         "/status",
+        "/state",
+        "/state/document",
+        "/state/birth",
         "/health",
         "/ready",
         "/metrics",

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::AskError;
 use callers::TurnedAway;
-use enclave_client::RequestError;
+use enclave_client::{RequestError, StateError};
 
 /// An error as RFC 9457 has it, with `code` as its stable name.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -98,6 +98,7 @@ impl From<RequestError> for Problem {
             RequestError::Unavailable => Self::new(503, "enclave_unavailable", error.to_string()),
             RequestError::Busy => Self::new(503, "busy", error.to_string()),
             RequestError::Unrecorded => Self::new(503, "record_failed", error.to_string()),
+            RequestError::Unstored(_) => Self::new(503, "state_not_stored", error.to_string()),
             RequestError::Timeout => Self::new(504, "enclave_timeout", error.to_string()),
             RequestError::Nonsense => Self::new(502, "enclave_nonsense", error.to_string()),
             RequestError::Refused(refusal) => {
@@ -111,6 +112,20 @@ impl From<RequestError> for Problem {
                     Kind::Limited => 429,
                 };
                 Self::new(status, refusal.code, refusal.message).after(refusal.retry_after)
+            }
+        }
+    }
+}
+
+impl From<StateError> for Problem {
+    fn from(error: StateError) -> Self {
+        let code = error.code().to_owned();
+        match error {
+            StateError::Refused(refusal) => RequestError::Refused(refusal).into(),
+            StateError::Unavailable => RequestError::Unavailable.into(),
+            StateError::Exists => Self::new(409, code, error.to_string()),
+            StateError::NotStored(_) | StateError::NoLine(_) => {
+                Self::new(503, code, error.to_string())
             }
         }
     }

@@ -15,6 +15,7 @@ use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use identity::{UnixSeconds, did};
 use serde::Deserialize;
 use serde_json::Value;
+use state::StateId;
 use utoipa::ToSchema;
 
 use super::body::Strict;
@@ -69,6 +70,9 @@ pub(crate) struct VerifyRequest {
     /// Name of the identity that must have signed; any of the accepted bundles if left out.
     #[serde(default)]
     identity: Option<String>,
+    /// Id of the state that the key must be kept in, hex; any, or none, if left out.
+    #[serde(default)]
+    state: Option<String>,
     /// Your verifier policy: its TOML text.
     #[serde(default)]
     #[serde(alias = "appraisal_policy")]
@@ -234,7 +238,9 @@ fn expectations(request: VerifyRequest) -> Result<Expectations, Problem> {
         .verifier_policy
         .map(|text| AppraisalPolicy::from_toml(text.as_bytes()))
         .transpose();
+    let state = request.state.as_deref().map(StateId::from_hex).transpose();
     Ok(Expectations {
+        state: state.map_err(|error| invalid("state", error))?,
         nonce: nonce.map_err(|_| invalid("nonce", "not hex"))?,
         measurements: measurements.map_err(|error| invalid("measurements", error))?,
         policies: bundles.map_err(|error| invalid("bundles", error))?,

@@ -22,8 +22,10 @@ mod boots;
 mod calls;
 mod diff;
 mod init;
+mod kms;
 mod policy;
 mod show;
+mod state;
 mod status;
 
 use approve::Approve;
@@ -78,6 +80,12 @@ enum Command {
     Policy(policy::Policy),
     /// Sign an annex to a bundle: callers by what is seen of them, and what else changes often
     Annex(annex::Annex),
+    #[command(subcommand)]
+    State(state::State),
+    KmsPolicy(kms::KmsPolicy),
+    /// Compare the policy that a KMS key has with the one that `kms-policy` prints. Exit code 1: it is
+    /// another one
+    KmsCheck(kms::KmsCheck),
     /// Check a decision record
     #[command(subcommand)]
     Audit(audit::Audit),
@@ -277,6 +285,9 @@ fn run(command: Command) -> Result<(), Failure> {
         )?,
         Command::Policy(policy) => return policy.run(&mut out),
         Command::Annex(annex) => annex.sign(&mut out)?,
+        Command::State(state) => return state.run(&mut out),
+        Command::KmsPolicy(policy) => policy.print(&mut out)?,
+        Command::KmsCheck(check) => return check.run(&mut out),
         Command::Audit(audit) => return audit.run(&mut out),
         Command::Show(show) => show.run(&mut out)?,
         Command::Man { folder } => {
@@ -348,6 +359,9 @@ impl Serve {
             log_format: self.log_format.or(file.log_format),
             log_level: self.log_level.or(file.log_level),
             annex: file.annex,
+            state: file.state,
+            state_certificate: file.state_certificate,
+            aws: file.aws,
             sockets: file.sockets,
             record: self.record.or(file.record),
             record_sync_ms: file.record_sync_ms,

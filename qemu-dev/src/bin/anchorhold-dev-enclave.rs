@@ -8,5 +8,5 @@ fn main() -> ExitCode {
     }
     let about = "anchorhold-dev-enclave runs as PID 1 of a development image (MOCK), and takes no arguments.\n\
         Build the image with: anchorhold-eif build --dev -o signer-dev.eif\nBoot it with: anchorhold-dev qemu signer-dev.eif\n";
-    enclave::boot::about(about)
+    qemu_dev::guest::elsewhere(about)
 }

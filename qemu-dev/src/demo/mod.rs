@@ -317,8 +317,8 @@ impl Stage {
         let enclave = self.enclave.pid();
         narrator.step(
             "An identity was born inside",
-            did.starts_with("did:key:z6Mk") && identity["durability"] == "ephemeral" && identity["tee"] == "mock",
-            &format!("{did}\nIts private key never left process {enclave}, and ends with it: durability is \"ephemeral\"."),
+            did.starts_with("did:key:z6Mk") && identity["custody"] == "ephemeral" && identity["tee"] == "mock",
+            &format!("{did}\nIts private key never left process {enclave}, and ends with it: custody is \"ephemeral\"."),
         );
         Ok(did)
     }

@@ -103,7 +103,7 @@ fn main() {
             eprint!("lost");
         }
         ["privileges"] => {
-            boot::drop_privileges().expect("root drops privileges");
+            boot::drop_privileges(boot::NOBODY).expect("root drops privileges");
             // SAFETY: it takes and gives no memory.
             let again = unsafe { libc::setuid(0) };
             let text = std::fs::read_to_string("/proc/thread-self/status").expect("status");

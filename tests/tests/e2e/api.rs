@@ -177,7 +177,7 @@ fn identity_says_that_keys_are_ephemeral_and_where_they_live() {
     let running = Running::start();
     let identity = get(&running.socket, "/identity").unwrap().json();
     assert_eq!(
-        (&identity["durability"], &identity["tee"]),
+        (&identity["custody"], &identity["tee"]),
         (&json!("ephemeral"), &json!("mock"))
     );
     assert_eq!(identity["versions"].as_array().unwrap().len(), 1);

@@ -1,0 +1,100 @@
+//! The egress process: the same program once more, which holds no key and ends TLS to the outside.
+//! It is started before the secure module is opened, and inherits nothing but two pipes and the
+//! console.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use egress::Lines;
+
+use super::seccomp;
+use crate::Error;
+
+/// What the egress process says once, before anything else: nothing can be got out of it any more.
+const CONFINED: u8 = 0x01;
+
+/// A started egress process, seen from the one that holds the keys.
+#[derive(Debug)]
+pub struct EgressProcess {
+    from: OwnedFd,
+    to: OwnedFd,
+}
+
+impl EgressProcess {
+    /// Starts a program as the egress process, and waits until it has confined itself. Its standard
+    /// input and output are the pipes.
+    pub fn start(program: &Path, arguments: &[&str]) -> Result<Self, Error> {
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .env_clear()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit());
+        let mut child = command.spawn().map_err(failed)?;
+        let pipes = (child.stdout.take(), child.stdin.take());
+        let (Some(from), Some(to)) = pipes else {
+            return Err(failed(io::ErrorKind::BrokenPipe.into()));
+        };
+        let mut from = File::from(OwnedFd::from(from));
+        let mut said = [0];
+        from.read_exact(&mut said).map_err(failed)?;
+        if said != [CONFINED] {
+            return Err(failed(io::ErrorKind::InvalidData.into()));
+        }
+        Ok(Self {
+            from: from.into(),
+            to: to.into(),
+        })
+    }
+
+    /// Talks to it from now on. `ended` is called when it has ended, or said nonsense.
+    pub fn talk(
+        self,
+        anchors: Vec<egress::Anchor>,
+        ended: impl Fn(&Error) + Send + 'static,
+    ) -> Result<egress::Client, Error> {
+        let (from, to) = (File::from(self.from), File::from(self.to));
+        let ended = move |why: &str| ended(&Error::EgressGone(why.to_owned()));
+        egress::Client::start(from, to, anchors, ended)
+            .map_err(|error| Error::EgressGone(error.to_string()))
+    }
+}
+
+/// The two pipes of this process, away from standard input and output, where libraries could read
+/// and write.
+pub struct Pipes {
+    input: File,
+    output: File,
+}
+
+impl Pipes {
+    /// Takes them, and leaves nothing in their place but a file that is empty.
+    pub fn take() -> Result<Self, Error> {
+        let own = |fd: io::Result<OwnedFd>| fd.map(File::from).map_err(failed);
+        let input = own(io::stdin().as_fd().try_clone_to_owned())?;
+        let output = own(io::stdout().as_fd().try_clone_to_owned())?;
+        let nowhere = File::open("/dev/null").map_err(failed)?;
+        rustix::stdio::dup2_stdin(&nowhere).map_err(|error| failed(error.into()))?;
+        super::part_from_console()?;
+        Ok(Self { input, output })
+    }
+
+    /// Confines this process for good, says so, and answers questions until the other one has none.
+    pub fn serve(mut self, lines: impl Lines) -> Result<(), Error> {
+        seccomp::confine_to(seccomp::EGRESS)?;
+        self.output.write_all(&[CONFINED]).map_err(failed)?;
+        egress::serve(self.input, self.output, lines)
+            .map_err(|error| Error::EgressGone(error.to_string()))
+    }
+}
+
+fn failed(error: io::Error) -> Error {
+    Error::Boot {
+        step: "starting the egress process",
+        why: error.to_string(),
+    }
+}

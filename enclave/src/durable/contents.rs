@@ -1,0 +1,140 @@
+//! What stands in a sealed state under encryption.
+
+use std::collections::BTreeSet;
+
+use identity::Digest;
+use minicbor::encode::Write;
+use minicbor::{Decode, Decoder, Encode, Encoder};
+use protocol::VersionFacts;
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::provisioned::AnnexFloor;
+
+const TAG: &str = "anchorhold/sealed-contents/v1";
+
+/// 32 bytes of a private key, wiped when dropped. Written nowhere but into what is encrypted.
+pub(crate) struct Secret(Zeroizing<[u8; 32]>);
+
+impl Secret {
+    pub(crate) fn new(bytes: Zeroizing<[u8; 32]>) -> Self {
+        Self(bytes)
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// Another copy, for another seal.
+    pub(crate) fn copy(&self) -> Self {
+        Self(Zeroizing::new(*self.0))
+    }
+}
+
+impl<C> Encode<C> for Secret {
+    fn encode<W: Write>(
+        &self,
+        encoder: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
+        encoder.bytes(&*self.0)?.ok()
+    }
+}
+
+impl<'b, C> Decode<'b, C> for Secret {
+    fn decode(decoder: &mut Decoder<'b>, _: &mut C) -> Result<Self, minicbor::decode::Error> {
+        let bytes: &[u8; 32] = decoder
+            .bytes()?
+            .try_into()
+            .map_err(|_| minicbor::decode::Error::message("a secret of another size"))?;
+        Ok(Self(Zeroizing::new(*bytes)))
+    }
+}
+
+/// The plaintext: `[tag, SHA-256 of the wraps, state key, record key, annex floor or null,
+/// [[name, secret, [versions], [DIDs]], ...]]`.
+#[derive(Encode, Decode)]
+#[cbor(array)]
+pub(crate) struct Contents {
+    #[n(0)]
+    tag: String,
+    /// SHA-256 of the wraps: those of another state cannot stand beside it.
+    #[n(1)]
+    pub(crate) wraps: Digest<32>,
+    /// The state key's secret: Ed25519.
+    #[n(2)]
+    pub(crate) state_key: Secret,
+    /// The record key's secret: Ed25519.
+    #[n(3)]
+    pub(crate) record_key: Secret,
+    /// The annex that was in force when this was sealed.
+    #[n(4)]
+    pub(crate) annex: Option<AnnexFloor>,
+    /// In the order of the header.
+    #[n(5)]
+    pub(crate) identities: Vec<SecretIdentity>,
+}
+
+/// What is secret of an identity, and what is told of its past.
+#[derive(Encode, Decode)]
+#[cbor(array)]
+pub(crate) struct SecretIdentity {
+    /// Its name.
+    #[n(0)]
+    pub(crate) name: String,
+    /// Its key.
+    #[n(1)]
+    pub(crate) secret: Secret,
+    /// Its versions, oldest first, with the statements of succession.
+    #[n(2)]
+    pub(crate) history: Vec<VersionFacts>,
+    /// Every DID that it had.
+    #[n(3)]
+    pub(crate) dids: BTreeSet<String>,
+}
+
+impl SecretIdentity {
+    /// Another copy, for another seal.
+    pub(crate) fn copy(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            secret: self.secret.copy(),
+            history: self.history.clone(),
+            dids: self.dids.clone(),
+        }
+    }
+}
+
+impl Contents {
+    pub(crate) fn new(
+        wraps: Digest<32>,
+        state_key: Secret,
+        record_key: Secret,
+        annex: Option<AnnexFloor>,
+        identities: Vec<SecretIdentity>,
+    ) -> Self {
+        Self {
+            tag: TAG.into(),
+            wraps,
+            state_key,
+            record_key,
+            annex,
+            identities,
+        }
+    }
+
+    /// Its bytes, in memory that never moves: what grows would leave copies behind.
+    pub(crate) fn to_vec(&self) -> Zeroizing<Vec<u8>> {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(state::MAX_SEALED));
+        identity::cbor::to_buffer(self, &mut bytes);
+        bytes
+    }
+
+    /// Reads the one encoding.
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+        let contents: Self = minicbor::decode(bytes).ok()?;
+        let mut again = contents.to_vec();
+        let same = contents.tag == TAG && *again == bytes;
+        again.zeroize();
+        same.then_some(contents)
+    }
+}
