@@ -46,6 +46,16 @@ impl Client {
         anchors: Vec<Anchor>,
         ended: impl FnOnce(&str) + Send + 'static,
     ) -> Result<Self, Error> {
+        Self::start_within(READY_WITHIN, from, to, anchors, ended)
+    }
+
+    fn start_within(
+        ready_within: Duration,
+        from: impl Read + Send + 'static,
+        to: impl Write + Send + 'static,
+        anchors: Vec<Anchor>,
+        ended: impl FnOnce(&str) + Send + 'static,
+    ) -> Result<Self, Error> {
         let asked = Arc::new(AtomicU64::new(0));
         let answers = read_answers(from, Arc::clone(&asked), ended)?;
         let mut conversation = Conversation {
@@ -56,7 +66,7 @@ impl Client {
         };
         conversation.ask(&Ask::Begin { anchors })?;
         // The reading thread lets nothing but Ready come first.
-        match conversation.answer(Deadline::after(READY_WITHIN)) {
+        match conversation.answer(Deadline::after(ready_within)) {
             Ok(_) => Ok(Self {
                 conversation: Mutex::new(conversation),
             }),
@@ -179,4 +189,20 @@ fn write_frames(mut to: impl Write + Send + 'static) -> Result<Sender<Vec<u8>>, 
         }
     })?;
     Ok(sender)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn an_egress_process_that_is_not_ready_in_time_is_given_up() {
+        let (_asks, to) = io::pipe().unwrap();
+        let (from, _answers) = io::pipe().unwrap();
+        let time = Duration::from_millis(50);
+        let client = Client::start_within(time, from, to, vec![], |_| {});
+        assert!(matches!(client, Err(Error::NotReady)));
+    }
 }

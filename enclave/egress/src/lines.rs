@@ -73,3 +73,59 @@ impl Write for TimedLine {
         self.timed(|line| line.flush())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::Instant;
+
+    use super::*;
+
+    const TIME: Duration = Duration::from_millis(300);
+
+    fn timed(line: UnixStream) -> TimedLine {
+        TimedLine::new(Box::new(line), Deadline::after(TIME))
+    }
+
+    fn assert_over(start: Instant, error: &io::Error) {
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let took = start.elapsed();
+        assert!(took >= TIME && took < TIME * 2, "{took:?}");
+    }
+
+    #[test]
+    fn single_bytes_do_not_stretch_the_deadline() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let start = Instant::now();
+        let mut line = timed(near);
+        thread::spawn(move || {
+            while far.write_all(&[0]).is_ok() {
+                thread::sleep(TIME / 10);
+            }
+        });
+        assert_over(start, &line.read_to_end(&mut Vec::new()).unwrap_err());
+    }
+
+    #[test]
+    fn a_line_that_nobody_reads_does_not_stretch_it_either() {
+        let (near, _far) = UnixStream::pair().unwrap();
+        let start = Instant::now();
+        let mut line = timed(near);
+        let error = loop {
+            if let Err(error) = line.write_all(&[0; 4096]) {
+                break error;
+            }
+        };
+        assert_over(start, &error);
+    }
+
+    #[test]
+    fn once_the_time_is_over_nothing_is_read_or_written() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let mut line = TimedLine::new(Box::new(near), Deadline::after(Duration::ZERO));
+        far.write_all(&[0]).unwrap();
+        let read = line.read(&mut [0]).unwrap_err();
+        let written = line.write(&[0]).unwrap_err();
+        assert_eq!([read.kind(), written.kind()], [io::ErrorKind::TimedOut; 2]);
+    }
+}

@@ -48,8 +48,9 @@ fn ask_kms(
 ) -> Result<KmsAnswer, Failure> {
     let deadline = Deadline::after(Duration::from_millis(call.deadline_ms.into()));
     let request = kms::request(call)?;
+    let connection = tls::prepare(roots, call)?;
     let line = next_line(lines, deadline)?;
-    let mut stream = tls::connect(roots, call, line)?;
+    let mut stream = tls::shake(connection, line)?;
     let sent = stream.write_all(&request).and_then(|()| stream.flush());
     sent.map_err(|error| Failure::of_line(&error))?;
     let reply = http::read(&mut stream)?;

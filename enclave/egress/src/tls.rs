@@ -34,15 +34,18 @@ pub(crate) fn roots(anchors: Vec<Anchor>) -> Arc<RootCertStore> {
     ))
 }
 
-/// Shakes hands over `line` with the host of `call`, at its time.
-pub(crate) fn connect(
+/// Makes ready to meet the host of `call`, at its time. Nothing is sent.
+pub(crate) fn prepare(
     roots: &Arc<RootCertStore>,
     call: &KmsCall,
-    line: TimedLine,
-) -> Result<Stream, Failure> {
+) -> Result<ClientConnection, Failure> {
     let config = config(roots, call.time)?;
     let connection = ClientConnection::new(Arc::new(config), server_name(&call.host)?);
-    let connection = connection.map_err(|error| Failure::new(FailureKind::Tls, error))?;
+    connection.map_err(|error| Failure::new(FailureKind::Tls, error))
+}
+
+/// Shakes hands over `line`.
+pub(crate) fn shake(connection: ClientConnection, line: TimedLine) -> Result<Stream, Failure> {
     let mut stream = StreamOwned::new(connection, line);
     while stream.conn.is_handshaking() {
         let shaken = stream.conn.complete_io(&mut stream.sock);
@@ -52,7 +55,7 @@ pub(crate) fn connect(
 }
 
 fn config(roots: &Arc<RootCertStore>, time: i64) -> Result<ClientConfig, Failure> {
-    let time = u64::try_from(time).map_err(|_| Failure::malformed("a time before 1970"))?;
+    let time = u64::try_from(time).map_err(|_| kms::wrong("the time"))?;
     let time = UnixTime::since_unix_epoch(Duration::from_secs(time));
     let builder = ClientConfig::builder_with_details(Arc::new(provider()), Arc::new(At(time)));
     let builder = builder

@@ -1,5 +1,5 @@
 //! Messages of another implementation of CMS: OpenSSL's command line.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::path::Path;
 use std::process::{Command, Stdio};
