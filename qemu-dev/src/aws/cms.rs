@@ -117,3 +117,112 @@ fn definite(tag: u8, content: &[u8]) -> Vec<u8> {
 fn indefinite(tag: u8, content: &[u8]) -> Vec<u8> {
     [&[tag, 0x80][..], content, &[0, 0]].concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::process::Command;
+
+    use aws_lc_rs::encoding::AsDer;
+    use aws_lc_rs::rsa::{KeySize, PrivateDecryptingKey};
+
+    use super::*;
+
+    /// Public key, and what `openssl` found in each message.
+    struct Reader(PrivateDecryptingKey);
+
+    impl Reader {
+        fn new() -> Self {
+            Self(PrivateDecryptingKey::generate(KeySize::Rsa2048).unwrap())
+        }
+
+        fn public(&self) -> Vec<u8> {
+            self.0.public_key().as_der().unwrap().as_ref().to_vec()
+        }
+
+        fn openssl(&self, message: &[u8]) -> Option<Vec<u8>> {
+            let folder = tempfile::tempdir().unwrap();
+            let file = |name: &str| folder.path().join(name);
+            fs::write(file("key.der"), self.0.as_der().unwrap().as_ref()).unwrap();
+            fs::write(file("message"), message).unwrap();
+            let status = Command::new("openssl")
+                .args([
+                    "cms", "-decrypt", "-binary", "-inform", "DER", "-keyform", "DER",
+                ])
+                .args(["-inkey", "key.der", "-in", "message", "-out", "secret"])
+                .current_dir(folder.path())
+                .output()
+                .unwrap();
+            status
+                .status
+                .success()
+                .then(|| fs::read(file("secret")).unwrap())
+        }
+    }
+
+    #[test]
+    fn openssl_opens_both_shapes_of_every_length() {
+        let reader = Reader::new();
+        for shape in [Shape::Chunked, Shape::Primitive] {
+            for length in [1, 16, 32, 127, 256, 999, 1000, 1024, 4096] {
+                let mut secret = vec![0; length];
+                os_random(&mut secret);
+                let message = envelop(&secret, &reader.public(), 1, shape).unwrap();
+                assert_eq!(reader.openssl(&message), Some(secret), "{shape:?} {length}");
+            }
+        }
+        let message = envelop(&[1; 32], &Reader::new().public(), 1, Shape::Chunked).unwrap();
+        assert_ne!(reader.openssl(&message), Some(vec![1; 32]));
+    }
+
+    /// Every tag with the length that stands there, `80` for an indefinite one; nothing else of a
+    /// message.
+    fn skeleton(message: &[u8]) -> String {
+        let (mut at, mut open, mut out) = (0, 0_usize, String::new());
+        while at < message.len() {
+            let (tag, first) = (message[at], message[at + 1]);
+            let more = if (0x81..0x90).contains(&first) {
+                usize::from(first & 0x7f)
+            } else {
+                0
+            };
+            let head = &message[at..at + 2 + more];
+            at += head.len();
+            out.extend(head.iter().map(|byte| format!("{byte:02x}")));
+            let long = head[2..]
+                .iter()
+                .fold(0, |length, byte| length << 8 | usize::from(*byte));
+            let length = if more > 0 { long } else { usize::from(first) };
+            match (tag, first) {
+                (0, 0) => open -= 1,
+                (_, 0x80) => open += 1,
+                (tag, _) if tag & 0x20 == 0 => at += length,
+                _ => {}
+            }
+            out.push(' ');
+        }
+        assert_eq!(open, 0, "as many ends as beginnings");
+        out.trim_end().to_owned()
+    }
+
+    /// Two messages of the real KMS have the first of these skeletons (one of them with a content of
+    /// 16 bytes), a third one has the second. aws-nitro-enclaves-sdk-c tests/cms_test.c,
+    /// RustCrypto/formats issue 779.
+    #[test]
+    fn messages_have_the_skeleton_of_those_of_the_real_kms() {
+        const BEGIN: &str = "3080 0609 a080 3080 0201 3182016b 30820167 0201 8020 303c 0609 302f a00f 300d 0609 0500 \
+            a11c 301a 0609 300d 0609 0500 04820100 3080 0609 301d 0609 0410";
+        const END: &str = "0000 0000 0000 0000";
+        let public = Reader::new().public();
+        let written = |length: usize, shape| envelop(&vec![7; length], &public, 1, shape).unwrap();
+        let chunked = written(32, Shape::Chunked);
+        assert_eq!(skeleton(&chunked), format!("{BEGIN} a080 0430 0000 {END}"));
+        assert_eq!(chunked.len(), 493);
+        let short = written(15, Shape::Chunked);
+        assert_eq!(skeleton(&short), format!("{BEGIN} a080 0410 0000 {END}"));
+        assert_eq!(short.len(), 461);
+        let primitive = written(15, Shape::Primitive);
+        assert_eq!(skeleton(&primitive), format!("{BEGIN} 8010 {END}"));
+        assert_eq!(primitive.len(), 457);
+    }
+}

@@ -360,3 +360,288 @@ fn texts(value: &Value) -> Result<Vec<String>, String> {
     let some = texts.filter(|texts| !texts.is_empty());
     some.ok_or_else(|| format!("{value} is neither a string nor a list of strings"))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const SIDECAR: &str = "arn:aws:iam::000000000000:role/anchorhold-sidecar";
+    const OTHER: &str = "arn:aws:iam::000000000000:role/other";
+
+    fn pcr(byte: &str) -> String {
+        byte.repeat(48)
+    }
+
+    fn policy(statements: &Value) -> Result<Policy, Refusal> {
+        Policy::parse(&json!({"Version": "2012-10-17", "Statement": statements}).to_string())
+    }
+
+    fn allow(condition: &Value) -> Value {
+        json!({"Effect": "Allow", "Principal": {"AWS": SIDECAR}, "Action": "kms:Decrypt", "Resource": "*", "Condition": condition})
+    }
+
+    /// Decides about kms:Decrypt by the sidecar with these registers and this context.
+    fn decided(statements: &Value, pcrs: &[(u8, &str)], context: &[(&str, &str)]) -> Decision {
+        let pcrs = pcrs
+            .iter()
+            .map(|(index, byte)| (*index, pcr(byte)))
+            .collect();
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let call = Call {
+            principal: SIDECAR,
+            action: "kms:Decrypt",
+            pcrs: &pcrs,
+            context: &context.iter().map(owned).collect(),
+            bypass: None,
+        };
+        policy(statements).unwrap().decide(&call)
+    }
+
+    #[test]
+    fn conditions_hold_as_on_aws() {
+        let attested = "kms:RecipientAttestation:";
+        let (pcr0, pcr16, image) = (
+            format!("{attested}PCR0"),
+            format!("{attested}PCR16"),
+            format!("{attested}ImageSha384"),
+        );
+        let (aa, ab, upper) = (pcr("aa"), pcr("ab"), pcr("AA"));
+        let state = "kms:EncryptionContext:state";
+        type Facts = (
+            &'static [(u8, &'static str)],
+            &'static [(&'static str, &'static str)],
+        );
+        let none: Facts = (&[], &[]);
+        let measured: Facts = (&[(0, "aa"), (16, "ab")], &[]);
+        let other: Facts = (&[(0, "ac"), (16, "ac")], &[]);
+        let in_context: Facts = (&[], &[("state", "A")]);
+        let cases = [
+            (json!({"StringEquals": {&pcr0: &aa}}), measured, true),
+            (json!({"StringEquals": {&image: &aa}}), measured, true),
+            (json!({"StringEquals": {&image: &ab}}), measured, false),
+            (json!({"StringEquals": {&pcr0: [&ab, &aa]}}), measured, true),
+            (
+                json!({"StringEquals": {&pcr0: &aa, &pcr16: &ab}}),
+                measured,
+                true,
+            ),
+            (
+                json!({"StringEquals": {&pcr0: &aa, &pcr16: &aa}}),
+                measured,
+                false,
+            ),
+            (json!({"StringEquals": {&pcr0: &aa}}), other, false),
+            (json!({"StringEquals": {&pcr0: &aa}}), none, false),
+            (json!({"StringEquals": {&pcr0: &upper}}), measured, false),
+            (
+                json!({"StringEqualsIgnoreCase": {&pcr0: &upper}}),
+                measured,
+                true,
+            ),
+            (
+                json!({"StringEqualsIgnoreCase": {&pcr0: &upper}}),
+                other,
+                false,
+            ),
+            (json!({"StringNotEquals": {&pcr0: &aa}}), measured, false),
+            (
+                json!({"StringNotEquals": {&pcr0: [&ab, &aa]}}),
+                measured,
+                false,
+            ),
+            (json!({"StringNotEquals": {&pcr0: &aa}}), other, true),
+            (json!({"StringNotEquals": {&pcr0: &aa}}), none, true),
+            (json!({"StringNotEquals": {&pcr0: &upper}}), measured, true),
+            (
+                json!({"StringNotEqualsIgnoreCase": {&pcr0: &upper}}),
+                measured,
+                false,
+            ),
+            (
+                json!({"StringNotEqualsIgnoreCase": {&pcr0: &upper}}),
+                none,
+                true,
+            ),
+            (json!({"Null": {&pcr0: "true"}}), none, true),
+            (json!({"Null": {&pcr0: true}}), measured, false),
+            (json!({"Null": {&pcr0: "false"}}), measured, true),
+            (json!({"Null": {&pcr0: ["false"]}}), none, false),
+            (json!({"StringEquals": {state: "A"}}), in_context, true),
+            (json!({"StringEquals": {state: "a"}}), in_context, false),
+            (json!({"StringEquals": {state: "A"}}), none, false),
+            (
+                json!({"StringEquals": {"kms:CallerAccount": ACCOUNT}}),
+                none,
+                true,
+            ),
+            (
+                json!({"StringEquals": {"kms:CallerAccount": "111111111111"}}),
+                none,
+                false,
+            ),
+            (
+                json!({"StringEquals": {"aws:PrincipalArn": SIDECAR}}),
+                none,
+                true,
+            ),
+            (
+                json!({"StringEquals": {"aws:PrincipalArn": OTHER}}),
+                none,
+                false,
+            ),
+            (json!({"Bool": {"aws:SecureTransport": "true"}}), none, true),
+            (json!({"Bool": {"aws:SecureTransport": false}}), none, false),
+            (
+                json!({"Bool": {"kms:BypassPolicyLockoutSafetyCheck": "false"}}),
+                none,
+                false,
+            ),
+            (
+                json!({"StringEquals": {&pcr0: &aa}, "Null": {&pcr16: "true"}}),
+                measured,
+                false,
+            ),
+        ];
+        for (condition, (pcrs, context), holds) in cases {
+            let allowed = decided(&json!([allow(&condition)]), pcrs, context);
+            assert_eq!(allowed == Decision::Allowed, holds, "{condition}");
+        }
+    }
+
+    #[test]
+    fn a_denial_wins_and_nothing_is_allowed_by_default() {
+        let any = json!({"Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": "*"});
+        let unattested = json!({"Effect": "Deny", "Principal": {"AWS": ["arn:aws:iam::000000000000:root"]},
+            "Action": ["kms:Encrypt", "kms:Decrypt"], "Resource": "*",
+            "Condition": {"StringNotEquals": {"kms:RecipientAttestation:PCR16": pcr("ab")}}});
+        let both = [json!([any, unattested]), json!([unattested, any])];
+        for statements in &both {
+            assert_eq!(decided(statements, &[(16, "ab")], &[]), Decision::Allowed);
+            assert_eq!(decided(statements, &[(16, "aa")], &[]), Decision::Denied);
+            assert_eq!(decided(statements, &[], &[]), Decision::Denied);
+        }
+        assert_eq!(
+            decided(&json!([unattested]), &[(16, "ab")], &[]),
+            Decision::NotAllowed
+        );
+        for (principal, action) in [
+            (json!({"AWS": OTHER}), "kms:*"),
+            (json!({"AWS": SIDECAR}), "kms:Encrypt"),
+        ] {
+            let statement = json!([{"Effect": "Allow", "Principal": principal, "Action": action, "Resource": "*"}]);
+            assert_eq!(decided(&statement, &[], &[]), Decision::NotAllowed);
+        }
+    }
+
+    #[test]
+    fn one_thing_that_is_not_known_refuses_the_whole_policy() {
+        let condition =
+            |operator: &str, key: &str, values: Value| allow(&json!({operator: {key: values}}));
+        let with = |name: &str, value: Value| {
+            let mut statement = allow(&json!({"Null": {"kms:RecipientAttestation:PCR0": "true"}}));
+            statement[name] = value;
+            statement
+        };
+        let pcr0 = "kms:RecipientAttestation:PCR0";
+        let bad = [
+            with("NotAction", json!("kms:Decrypt")),
+            with("Effect", json!("allow")),
+            with("Sid", Value::Null),
+            with("Resource", json!(["*"])),
+            with(
+                "Resource",
+                json!("arn:aws:kms:mock-local-1:000000000000:key/1"),
+            ),
+            with("Action", json!([])),
+            with("Action", json!("kms:decrypt")),
+            with("Action", json!("kms:Decrypt*")),
+            with("Action", json!("*")),
+            with("Action", json!("s3:GetObject")),
+            with("Action", json!(["kms:Decrypt", 1])),
+            with("Principal", json!("arn:aws:iam::000000000000:root")),
+            with("Principal", json!({"AWS": []})),
+            with(
+                "Principal",
+                json!({"AWS": "arn:aws:iam::111111111111:root"}),
+            ),
+            with(
+                "Principal",
+                json!({"AWS": "arn:aws:iam::000000000000:user/somebody"}),
+            ),
+            with(
+                "Principal",
+                json!({"AWS": "arn:aws:iam::000000000000:role/a*"}),
+            ),
+            with("Principal", json!({"Service": "ec2.amazonaws.com"})),
+            with(
+                "Principal",
+                json!({"AWS": SIDECAR, "Service": "ec2.amazonaws.com"}),
+            ),
+            with("Condition", json!({})),
+            with("Condition", json!({"StringEquals": {}})),
+            condition("StringLike", pcr0, json!(pcr("aa"))),
+            condition("StringEqualsIfExists", pcr0, json!(pcr("aa"))),
+            condition("stringequals", pcr0, json!(pcr("aa"))),
+            condition("ForAllValues:StringEquals", pcr0, json!(pcr("aa"))),
+            condition(
+                "StringEquals",
+                "kms:RecipientAttestation:PCR32",
+                json!(pcr("aa")),
+            ),
+            condition(
+                "StringEquals",
+                "kms:RecipientAttestation:PCR00",
+                json!(pcr("aa")),
+            ),
+            condition(
+                "StringEquals",
+                "kms:RecipientAttestation:pcr0",
+                json!(pcr("aa")),
+            ),
+            condition("StringEquals", "kms:EncryptionContext:", json!("a")),
+            condition("StringEquals", "kms:ViaService", json!("a")),
+            condition("StringEquals", pcr0, json!([])),
+            condition("StringEquals", pcr0, json!(1)),
+            condition("StringEquals", pcr0, json!("aa")),
+            condition("StringEquals", pcr0, json!([pcr("aa"), pcr("xx")])),
+            condition("StringEquals", "aws:SecureTransport", json!("true")),
+            condition("Bool", pcr0, json!("true")),
+            condition("Bool", "aws:SecureTransport", json!("yes")),
+            condition("Null", pcr0, json!("True")),
+            condition("Null", pcr0, json!(["true", "false"])),
+        ];
+        let good = with("Sid", json!("good"));
+        assert!(policy(&json!([good])).is_ok());
+        for statement in bad {
+            let refusal = policy(&json!([good, statement])).expect_err(&statement.to_string());
+            assert_eq!(
+                refusal.kind, "MalformedPolicyDocumentException",
+                "{statement}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_policy_of_another_form_is_refused() {
+        let statement = allow(&json!({"Bool": {"aws:SecureTransport": "true"}}));
+        let version = "2012-10-17";
+        for text in [
+            json!({"Version": "2008-10-17", "Statement": [statement]}).to_string(),
+            json!({"Statement": [statement]}).to_string(),
+            json!({"Version": version, "Statement": []}).to_string(),
+            json!({"Version": version, "Statement": statement}).to_string(),
+            json!({"Version": version, "Statement": [statement], "More": 1}).to_string(),
+            json!({"Version": version, "Id": "a".repeat(MAX_POLICY), "Statement": [statement]})
+                .to_string(),
+            format!(
+                "{{\"Version\":\"{version}\",\"Statement\":[{statement}],\"Statement\":[{statement}]}}"
+            ),
+            format!("{{\"Version\":\"{version}\",\"Statement\":[{statement}]}} x"),
+            String::new(),
+        ] {
+            assert!(Policy::parse(&text).is_err(), "{text:.80}");
+        }
+    }
+}

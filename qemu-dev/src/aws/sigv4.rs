@@ -269,3 +269,294 @@ fn signing_key(secret: &str, date: &str, region: &str, service: &str) -> hmac::K
     }
     derived
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
+    use aws_sigv4::sign::v4;
+    use hyper::Request;
+    use hyper::header::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    const NOW: u64 = 1_795_225_251;
+    const PLACE: Place<'static> = Place {
+        region: "mock-local-1",
+        now: NOW,
+    };
+    const BODY: &[u8] = br#"{"KeyId":"arn"}"#;
+
+    fn known() -> Vec<Credentials> {
+        let of = |id: &str, principal| Credentials {
+            id: id.into(),
+            secret: format!("secret+of/{id}"),
+            token: format!("token/of+{id}=="),
+            principal,
+        };
+        vec![of("ASIAONE", "one"), of("ASIATWO", "two")]
+    }
+
+    /// A request that AWS's own crate signed, after `change` of what it is told.
+    fn signed(change: impl FnOnce(&mut Told)) -> Parts {
+        let mut told = Told {
+            id: "ASIATWO",
+            secret: "secret+of/ASIATWO",
+            token: Some("token/of+ASIATWO=="),
+            region: "mock-local-1",
+            service: "kms",
+            time: NOW,
+            url: "https://kms.mock-local-1.amazonaws.com/",
+            headers: vec![
+                ("content-type", "application/x-amz-json-1.1"),
+                ("x-amz-target", "TrentService.Decrypt"),
+            ],
+        };
+        change(&mut told);
+        told.sign()
+    }
+
+    struct Told {
+        id: &'static str,
+        secret: &'static str,
+        token: Option<&'static str>,
+        region: &'static str,
+        service: &'static str,
+        time: u64,
+        url: &'static str,
+        headers: Vec<(&'static str, &'static str)>,
+    }
+
+    impl Told {
+        fn sign(&self) -> Parts {
+            let token = self.token.map(str::to_owned);
+            let credentials =
+                aws_credential_types::Credentials::new(self.id, self.secret, token, None, "tests");
+            let identity = credentials.into();
+            let params = v4::SigningParams::builder()
+                .identity(&identity)
+                .region(self.region)
+                .name(self.service)
+                .time(UNIX_EPOCH + Duration::from_secs(self.time))
+                .settings(SigningSettings::default())
+                .build()
+                .unwrap()
+                .into();
+            let body = SignableBody::Bytes(BODY);
+            let headers = self.headers.iter().copied();
+            let request = SignableRequest::new("POST", self.url, headers, body).unwrap();
+            let (instructions, _) = sign(request, &params).unwrap().into_parts();
+            let host = self.url.split('/').nth(2).unwrap();
+            let path = self.url.split_once(host).unwrap().1;
+            let mut request = Request::post(path).header("host", host);
+            for (name, value) in self.headers.iter().copied().chain(instructions.headers()) {
+                request = request.header(name, value);
+            }
+            request.body(()).unwrap().into_parts().0
+        }
+    }
+
+    fn refused(request: &Parts, body: &[u8]) -> &'static str {
+        match verify(request, body, &known(), PLACE) {
+            Ok(_) => "accepted",
+            Err(refusal) => refusal.kind,
+        }
+    }
+
+    #[test]
+    fn what_aws_own_crate_signs_is_accepted_and_says_who_it_was() {
+        let known = known();
+        let verify =
+            |request: &Parts| verify(request, BODY, &known, PLACE).map(|who| who.principal);
+        assert_eq!(verify(&signed(|_| ())), Ok("two"));
+        assert_eq!(verify(&signed(|told| told.time = NOW - 300)), Ok("two"));
+        assert_eq!(verify(&signed(|told| told.time = NOW + 300)), Ok("two"));
+        let of_one = signed(|told| {
+            told.id = "ASIAONE";
+            told.secret = "secret+of/ASIAONE";
+            told.token = Some("token/of+ASIAONE==");
+        });
+        assert_eq!(verify(&of_one), Ok("one"));
+    }
+
+    #[test]
+    fn what_is_signed_for_others_or_another_time_is_refused() {
+        type Change = fn(&mut Told);
+        let cases: [(Change, &str); 10] = [
+            (|told| told.id = "ASIANOBODY", "UnrecognizedClientException"),
+            (|told| told.id = "ASIAONE", "UnrecognizedClientException"),
+            (|told| told.token = None, "UnrecognizedClientException"),
+            (
+                |told| told.token = Some("token"),
+                "UnrecognizedClientException",
+            ),
+            (
+                |told| told.secret = "secret+of/ASIAONE",
+                "InvalidSignatureException",
+            ),
+            (
+                |told| told.region = "eu-west-1",
+                "InvalidSignatureException",
+            ),
+            (|told| told.service = "s3", "InvalidSignatureException"),
+            (|told| told.time = NOW - 301, "InvalidSignatureException"),
+            (|told| told.time = NOW + 301, "InvalidSignatureException"),
+            (
+                |told| told.headers.truncate(1),
+                "IncompleteSignatureException",
+            ),
+        ];
+        for (number, (change, kind)) in cases.into_iter().enumerate() {
+            assert_eq!(refused(&signed(change), BODY), kind, "case {number}");
+        }
+    }
+
+    #[test]
+    fn every_byte_that_is_signed_counts() {
+        assert_eq!(
+            refused(&signed(|_| ()), br#"{"KeyId":"arm"}"#),
+            "InvalidSignatureException"
+        );
+        let request = signed(|_| ());
+        for name in request.headers.keys() {
+            let mut changed = request.clone();
+            let mut value = request.headers[name].as_bytes().to_vec();
+            let last = value.last_mut().unwrap();
+            *last = if *last == b'1' { b'2' } else { b'1' };
+            let value = HeaderValue::from_bytes(&value).unwrap();
+            changed.headers.insert(name, value);
+            assert_ne!(refused(&changed, BODY), "accepted", "{name}");
+            let mut missing = request.clone();
+            missing.headers.remove(name);
+            assert_ne!(refused(&missing, BODY), "accepted", "no {name}");
+            let mut twice = request.clone();
+            twice.headers.append(name, request.headers[name].clone());
+            assert_ne!(refused(&twice, BODY), "accepted", "{name} twice");
+        }
+        for url in [
+            "https://kms.mock-local-1.amazonaws.com/x",
+            "https://kms.mock-local-1.amazonaws.com/?a=b",
+        ] {
+            let mut other = signed(|told| told.url = url);
+            other.uri = "/".parse().unwrap();
+            assert_eq!(refused(&other, BODY), "InvalidSignatureException", "{url}");
+        }
+        let mut get = request.clone();
+        get.method = hyper::Method::GET;
+        assert_eq!(refused(&get, BODY), "InvalidSignatureException");
+    }
+
+    #[test]
+    fn a_signature_that_leaves_out_what_counts_is_refused() {
+        // Signed without the header, which is then added: its value would be the parent's to choose.
+        for (name, value) in [
+            ("x-amz-target", "TrentService.Encrypt"),
+            ("content-type", "application/x-amz-json-1.1"),
+            ("x-amz-anything", "1"),
+        ] {
+            let mut request = signed(|told| told.headers.retain(|(signed, _)| *signed != name));
+            let name = HeaderName::from_static(name);
+            request
+                .headers
+                .insert(name, HeaderValue::from_static(value));
+            let refusal = verify(&request, BODY, &known(), PLACE)
+                .map(|_| ())
+                .unwrap_err();
+            assert!(
+                refusal.message.ends_with("must be a signed header"),
+                "{refusal}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_authorization_of_another_form_is_refused() {
+        let request = signed(|_| ());
+        let text = request.headers["authorization"]
+            .to_str()
+            .unwrap()
+            .to_owned();
+        let changed = |text: &str| {
+            let mut changed = request.clone();
+            let value = HeaderValue::from_str(text).unwrap();
+            changed.headers.insert("authorization", value);
+            refused(&changed, BODY)
+        };
+        assert_eq!(changed(&text), "accepted");
+        assert_eq!(changed(&text.replace(", ", ",")), "accepted");
+        let incomplete = "IncompleteSignatureException";
+        for (from, to) in [
+            ("AWS4-HMAC-SHA256", "AWS4-HMAC-SHA512"),
+            ("aws4_request", "aws4_requests"),
+            ("Signature=", "Signatures="),
+            ("Signature=", "Signature=, Signature="),
+            (", SignedHeaders=", ", Extra=1, SignedHeaders="),
+            ("Credential=", "Credential=/"),
+        ] {
+            assert_eq!(changed(&text.replace(from, to)), incomplete, "{to}");
+        }
+        let invalid = "InvalidSignatureException";
+        for (from, to) in [
+            ("content-type;host", "host;content-type"),
+            ("content-type;host", "content-type;host;host"),
+            ("content-type;host", "Content-Type;host"),
+            (";host", ""),
+            (";x-amz-security-token", ""),
+            (";x-amz-date", ""),
+        ] {
+            assert_eq!(changed(&text.replace(from, to)), invalid, "{to}");
+        }
+        let mut missing = request.clone();
+        missing.headers.remove("authorization");
+        assert_eq!(
+            refused(&missing, BODY),
+            "MissingAuthenticationTokenException"
+        );
+    }
+
+    #[test]
+    fn a_digest_of_the_body_must_be_that_of_the_body() {
+        let right = "x-amz-content-sha256";
+        let value: &'static str = HEXLOWER.encode(&sha256(BODY).0).leak();
+        let good = signed(|told| told.headers.push((right, value)));
+        assert_eq!(refused(&good, BODY), "accepted");
+        let bad = signed(|told| told.headers.push((right, "UNSIGNED-PAYLOAD")));
+        assert_eq!(refused(&bad, BODY), "InvalidSignatureException");
+    }
+
+    /// "Deriving a signing key" of AWS's General Reference, and two cases of its test suite.
+    #[test]
+    fn the_examples_that_aws_published_come_out_the_same() {
+        let secret = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
+        let signature = |service: &str, to_sign: &str| {
+            let key = signing_key(secret, "20150830", "us-east-1", service);
+            HEXLOWER.encode(hmac::sign(&key, to_sign.as_bytes()).as_ref())
+        };
+        let to_sign = "AWS4-HMAC-SHA256\n20150830T123600Z\n20150830/us-east-1/iam/aws4_request\n\
+            f536975d06c0309214f805bb90ccff089219ecd68b2577efef23edd43b7e1a59";
+        let expected = "5d672d79c15b13162d9279b0855cfba6789a8edb4c82c400e06b5924a6f2b5d7";
+        assert_eq!(signature("iam", to_sign), expected);
+        let mut headers = HeaderMap::new();
+        headers.insert("host", HeaderValue::from_static("example.amazonaws.com"));
+        headers.insert("x-amz-date", HeaderValue::from_static("20150830T123600Z"));
+        let signed = ["host".to_owned(), "x-amz-date".to_owned()];
+        for (method, expected) in [
+            (
+                "GET",
+                "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31",
+            ),
+            (
+                "POST",
+                "5da7c1a2acd57cee7505fc6676e4e544621c30862966e37dddb68e92efbe5d6b",
+            ),
+        ] {
+            let empty = HEXLOWER.encode(&sha256(b"").0);
+            let canonical =
+                canonical_request((method, "/", ""), &headers, &signed, &empty).unwrap();
+            let scope = "20150830/us-east-1/service/aws4_request";
+            let to_sign = string_to_sign("20150830T123600Z", scope, &canonical);
+            assert_eq!(signature("service", &to_sign), expected);
+        }
+    }
+}
