@@ -1,10 +1,11 @@
 //! The mock of AWS over the wire: TLS, signatures by AWS's own crate, documents of the mock NSM.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::MetadataExt;
-use std::process::Command;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -39,7 +40,20 @@ struct World {
     profiles: BTreeMap<String, [String; 3]>,
     roots: RootCertStore,
     folder: tempfile::TempDir,
-    _runtime: tokio::runtime::Runtime,
+    _serving: Serving,
+}
+
+enum Serving {
+    Here { _runtime: tokio::runtime::Runtime },
+    There(Child),
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        if let Self::There(child) = self {
+            child.kill().and_then(|()| child.wait()).unwrap();
+        }
+    }
 }
 
 /// An answer of the mock.
@@ -67,7 +81,7 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let mock = Arc::new(MockAws::open(&folder.path().join("aws"), DEFAULT_REGION).unwrap());
         let clock = Arc::new(AtomicU64::new(NOW * 1000));
-        let nsm = nsm(&clock);
+        let nsm = nsm(&clock, Authority::new(NOW, &mut os_random));
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -79,6 +93,62 @@ impl World {
         let ticking = Arc::clone(&clock);
         let at = Arc::new(move || ticking.load(Ordering::SeqCst));
         runtime.spawn(Arc::clone(&mock).serve(listener, nsm.root().clone(), at));
+        let serving = Serving::Here { _runtime: runtime };
+        Self::of(folder, mock, address, clock, nsm, serving)
+    }
+
+    /// The same, served by a process of its own, with one key of this policy: its ARN.
+    fn of_command(policy: &Value, arguments: &[&str]) -> (Self, String) {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+        let state = folder.path();
+        std::fs::write(state.join("key-policy.json"), policy.to_string()).unwrap();
+        let authority = Authority::new(NOW, &mut os_random);
+        std::fs::write(state.join("mock-root.pem"), authority.certificate_pem()).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_anchorhold-dev"))
+            .args([
+                "aws",
+                "--with-parent",
+                "--listen",
+                "127.0.0.1:0",
+                "--time-ms",
+            ])
+            .arg((NOW * 1000).to_string())
+            .arg("--state")
+            .arg(state)
+            .arg("--new-key")
+            .arg(state.join("key-policy.json"))
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (arn, listens) = (
+            lines.next().unwrap().unwrap(),
+            lines.next().unwrap().unwrap(),
+        );
+        let address = listens
+            .strip_prefix("mock AWS listens on ")
+            .unwrap()
+            .parse()
+            .unwrap();
+        let mock = Arc::new(MockAws::open(&state.join("aws"), DEFAULT_REGION).unwrap());
+        let clock = Arc::new(AtomicU64::new(NOW * 1000));
+        let nsm = nsm(&clock, authority);
+        (
+            Self::of(folder, mock, address, clock, nsm, Serving::There(child)),
+            arn,
+        )
+    }
+
+    fn of(
+        folder: tempfile::TempDir,
+        mock: Arc<MockAws>,
+        address: SocketAddr,
+        clock: Arc<AtomicU64>,
+        nsm: MockNsm,
+        serving: Serving,
+    ) -> Self {
         let mut roots = RootCertStore::empty();
         roots
             .add(CertificateDer::from(mock.root_der().to_vec()))
@@ -92,7 +162,7 @@ impl World {
             rsa: PrivateDecryptingKey::generate(KeySize::Rsa2048).unwrap(),
             roots,
             folder,
-            _runtime: runtime,
+            _serving: serving,
         }
     }
 
@@ -232,8 +302,7 @@ impl TimeProvider for At {
 }
 
 /// Registers 0 to 2 are 01.., 02.., 03..; register 16 is 00.. extended with "policy".
-fn nsm(clock: &Arc<AtomicU64>) -> MockNsm {
-    let authority = Authority::new(NOW, &mut os_random);
+fn nsm(clock: &Arc<AtomicU64>, authority: Authority) -> MockNsm {
     let measured = [Digest([1; 48]), Digest([2; 48]), Digest([3; 48])];
     let ticking = Arc::clone(clock);
     let clock = Box::new(move || ticking.load(Ordering::SeqCst));
@@ -430,7 +499,7 @@ fn documents_of_another_root_or_another_time_are_refused() {
     let (ahead, too_far) = (of(10_000), of(10_001));
     assert_eq!(ask(&world, &ahead), Ok(()));
     assert!(ask(&world, &too_far).unwrap_err().contains("document"));
-    let other = nsm(&world.clock)
+    let other = nsm(&world.clock, Authority::new(NOW, &mut os_random))
         .attest(Some(public.as_ref()), None, None)
         .unwrap();
     assert!(ask(&world, &other).unwrap_err().contains("document"));
@@ -895,5 +964,42 @@ fn faults_have_names_on_the_command_line() {
         "nothing",
     ] {
         assert!(text.parse::<Fault>().is_err(), "{text}");
+    }
+}
+
+#[test]
+fn the_command_serves_enclaves_of_its_state_directory() {
+    let (mut world, arn) = World::of_command(&attested_policy(&pcr16(b"policy")), &[]);
+    let made = world.generate(&arn);
+    let secret = world.opened(&made.bytes("CiphertextForRecipient"));
+    assert_eq!(secret.map(|secret| secret.len()), Some(32));
+    let without = world.ask("GenerateDataKey", &generate(&arn, None));
+    assert_eq!(without.kind(), "AccessDeniedException");
+}
+
+#[test]
+fn the_command_does_wrong_what_it_is_told_to() {
+    let (mut world, arn) = World::of_command(&open_policy(), &["--fault", "status:503"]);
+    assert_eq!(world.generate(&arn).status, 503);
+    assert_eq!(world.ask("DescribeKey", &json!({"KeyId": arn})).status, 200);
+}
+
+#[test]
+fn the_command_refuses_to_be_seen_from_elsewhere() {
+    for arguments in [
+        ["--listen", "0.0.0.0:8443"],
+        ["--listen", "127.0.0.2:8443"],
+        ["--listen", "[::1]:8443"],
+        ["--fault", "nothing"],
+        ["--region", "../x"],
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_anchorhold-dev"))
+            .args(["aws", "--state"])
+            .arg(folder.path())
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}");
     }
 }

@@ -42,48 +42,31 @@ pub(super) fn verify<'a>(
     authorization.covers(headers)?;
     let date = one(headers, "x-amz-date")?;
     authorization.is_for(date, place)?;
-    let unrecognized = || {
-        let message = "The security token included in the request is invalid.";
-        Refusal::new("UnrecognizedClientException", message)
-    };
-    let credentials = known
-        .iter()
-        .find(|known| known.id == authorization.id)
-        .ok_or_else(unrecognized)?;
-    let token = if headers.contains_key("x-amz-security-token") {
-        one(headers, "x-amz-security-token")?
-    } else {
-        ""
-    };
-    constant_time::verify_slices_are_equal(token.as_bytes(), credentials.token.as_bytes())
-        .map_err(|_| unrecognized())?;
+    let credentials = authorization.credentials(headers, known)?;
     let hash = HEXLOWER.encode(&sha256(body).0);
-    if headers.contains_key("x-amz-content-sha256") && one(headers, "x-amz-content-sha256")? != hash
-    {
+    if optional(headers, "x-amz-content-sha256")?.is_some_and(|said| said != hash) {
         return Err(invalid(
             "x-amz-content-sha256 is not the digest of the body",
         ));
     }
+    let uri = &request.uri;
     let target = (
         request.method.as_str(),
-        request.uri.path(),
-        request.uri.query().unwrap_or(""),
+        uri.path(),
+        uri.query().unwrap_or_default(),
     );
     let canonical = canonical_request(target, headers, &authorization.signed, &hash)?;
     let to_sign = string_to_sign(date, &authorization.scope(), &canonical);
-    let scope = &authorization;
-    let key = signing_key(
-        &credentials.secret,
-        &scope.date,
-        &scope.region,
-        &scope.service,
-    );
-    let expected = HEXLOWER.encode(hmac::sign(&key, to_sign.as_bytes()).as_ref());
-    let signature = authorization.signature.as_bytes();
-    constant_time::verify_slices_are_equal(expected.as_bytes(), signature).map_err(|_| {
+    let expected = hmac::sign(&authorization.key(credentials), to_sign.as_bytes());
+    let expected = HEXLOWER.encode(expected.as_ref());
+    equal(&expected, &authorization.signature).map_err(|()| {
         invalid("The request signature we calculated does not match the signature you provided.")
     })?;
     Ok(credentials)
+}
+
+fn equal(one: &str, other: &str) -> Result<(), ()> {
+    constant_time::verify_slices_are_equal(one.as_bytes(), other.as_bytes()).map_err(|_| ())
 }
 
 fn invalid(message: impl Into<String>) -> Refusal {
@@ -153,6 +136,27 @@ impl Authorization {
             "{}/{}/{}/aws4_request",
             self.date, self.region, self.service
         )
+    }
+
+    /// Whose key it is; temporary credentials need their token.
+    fn credentials<'a>(
+        &self,
+        headers: &HeaderMap,
+        known: &'a [Credentials],
+    ) -> Result<&'a Credentials, Refusal> {
+        let unrecognized = || {
+            let message = "The security token included in the request is invalid.";
+            Refusal::new("UnrecognizedClientException", message)
+        };
+        let token = optional(headers, "x-amz-security-token")?.unwrap_or_default();
+        let credentials = known.iter().find(|known| known.id == self.id);
+        let credentials = credentials.ok_or_else(unrecognized)?;
+        equal(token, &credentials.token).map_err(|()| unrecognized())?;
+        Ok(credentials)
+    }
+
+    fn key(&self, credentials: &Credentials) -> hmac::Key {
+        signing_key(&credentials.secret, &self.date, &self.region, &self.service)
     }
 
     /// All that counts is signed: in order, each once, in lowercase.
@@ -225,6 +229,12 @@ fn one<'a>(headers: &'a HeaderMap, name: &str) -> Result<&'a str, Refusal> {
         (None, _) => Err(incomplete(format!("the request has no {name}"))),
         _ => Err(incomplete(format!("the request has {name} twice"))),
     }
+}
+
+/// A header that may be there, but once at most.
+fn optional<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Refusal> {
+    let present = headers.contains_key(name);
+    present.then(|| one(headers, name)).transpose()
 }
 
 /// Seconds since 1970 of `20150830T123600Z`.

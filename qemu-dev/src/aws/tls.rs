@@ -112,9 +112,9 @@ impl Authority {
         now: u64,
     ) -> Result<TlsAcceptor, rustls::Error> {
         let validity = match wanted {
-            Certificate::Expired => (now - 2 * DAY, now - DAY),
+            Certificate::Expired => (now.saturating_sub(2 * DAY), now.saturating_sub(DAY)),
             Certificate::NotYetValid => (now + DAY, now + 2 * DAY),
-            _ => (now - HOUR, now + DAY),
+            _ => (now.saturating_sub(HOUR), now + DAY),
         };
         let names = match wanted {
             Certificate::OtherName => &["other.example"],
