@@ -506,23 +506,81 @@ mod tests {
         ] {
             assert_eq!(changed(&text.replace(from, to)), incomplete, "{to}");
         }
-        let invalid = "InvalidSignatureException";
-        for (from, to) in [
-            ("content-type;host", "host;content-type"),
-            ("content-type;host", "content-type;host;host"),
-            ("content-type;host", "Content-Type;host"),
-            (";host", ""),
-            (";x-amz-security-token", ""),
-            (";x-amz-date", ""),
-        ] {
-            assert_eq!(changed(&text.replace(from, to)), invalid, "{to}");
-        }
         let mut missing = request.clone();
         missing.headers.remove("authorization");
         assert_eq!(
             refused(&missing, BODY),
             "MissingAuthenticationTokenException"
         );
+    }
+
+    /// Signed again after a change of the header, by the code that is tested: so that only the rule
+    /// in question is broken.
+    fn signed_again(from: &str, to: &str) -> Parts {
+        let mut request = signed(|_| ());
+        let mut set = |text: &str| {
+            let value = HeaderValue::from_str(text).unwrap();
+            request.headers.insert("authorization", value);
+            Authorization::parse(&request.headers).unwrap()
+        };
+        let good = signed(|_| ());
+        let text = good.headers["authorization"]
+            .to_str()
+            .unwrap()
+            .replace(from, to);
+        let changed = set(&text);
+        let hash = HEXLOWER.encode(&sha256(BODY).0);
+        let target = ("POST", "/", "");
+        let canonical = canonical_request(target, &good.headers, &changed.signed, &hash).unwrap();
+        let date = good.headers["x-amz-date"].to_str().unwrap();
+        let to_sign = string_to_sign(date, &changed.scope(), &canonical);
+        let signature = hmac::sign(&changed.key(&known()[1]), to_sign.as_bytes());
+        set(&text.replace(&changed.signature, &HEXLOWER.encode(signature.as_ref())));
+        request
+    }
+
+    #[test]
+    fn the_headers_that_are_signed_are_in_order_and_complete_and_the_scope_is_one() {
+        assert_eq!(refused(&signed_again("", ""), BODY), "accepted");
+        let date = "2026";
+        for (from, to, why) in [
+            (
+                "content-type;host",
+                "host;content-type",
+                "SignedHeaders is not sorted",
+            ),
+            (
+                "content-type;host",
+                "content-type;host;host",
+                "SignedHeaders is not sorted",
+            ),
+            (
+                "content-type;host",
+                "Content-Type;host",
+                "SignedHeaders has capital letters",
+            ),
+            (";host", "", "host must be a signed header"),
+            ("content-type;", "", "content-type must be a signed header"),
+            (";x-amz-target", "", "x-amz-target must be a signed header"),
+            (
+                ";x-amz-security-token",
+                "",
+                "x-amz-security-token must be a signed header",
+            ),
+            (";x-amz-date", "", "x-amz-date must be a signed header"),
+            (
+                date,
+                "2025",
+                "the date of Credential is not that of X-Amz-Date",
+            ),
+        ] {
+            let request = signed_again(from, to);
+            let refusal = verify(&request, BODY, &known(), PLACE)
+                .map(|_| ())
+                .unwrap_err();
+            assert_eq!(refusal.kind, "InvalidSignatureException");
+            assert!(refusal.message.starts_with(why), "{refusal}");
+        }
     }
 
     #[test]
