@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 pub mod authority;
+pub mod aws;
 pub mod demo;
 mod dev_enclave;
 pub mod draft;

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use parent_proxy::{Config, cli::serve_until_stopped};
+use qemu_dev::aws::Aws;
 use qemu_dev::{DevEgress, DevEnclave, Qemu, Up, VmMachine, demo, up};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
@@ -100,6 +101,15 @@ enum Command {
         #[arg(long)]
         listen: PathBuf,
     },
+    /// Play AWS KMS over TLS until Ctrl-C, for an enclave whose keys last; one call is one line on
+    /// stderr
+    ///
+    /// It is no AWS and says so in each answer. It checks what AWS checks: the signature of each
+    /// request, the key policy, the enclave's document; and answers a document as AWS does, with a
+    /// secret that only the enclave can open. Tools of AWS can ask it too: set
+    /// AWS_SHARED_CREDENTIALS_FILE=DIR/aws/credentials and AWS_CA_BUNDLE=DIR/aws/mock-aws-root.pem,
+    /// and name https://localhost:PORT as endpoint.
+    Aws(Aws),
     /// Be the sidecar; `up` and `demo` start this
     #[command(hide = true)]
     Sidecar {
@@ -183,6 +193,10 @@ fn run(command: Command) -> ExitCode {
             )
         }
         Command::Egress { listen } => ended(DevEgress { listen }.run(), qemu_dev::Error::exit_code),
+        Command::Aws(aws) => {
+            end_with_parent(aws.with_parent);
+            with_runtime(async move { ended(aws.run().await, qemu_dev::Error::exit_code) })
+        }
         Command::Sidecar {
             config,
             with_parent,
