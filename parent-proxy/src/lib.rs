@@ -27,6 +27,7 @@ mod error;
 mod evidence_store;
 mod exit_reasons;
 mod metrics;
+pub mod operator;
 mod server;
 
 pub use crate::api::openapi;

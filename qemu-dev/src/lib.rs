@@ -23,6 +23,7 @@ pub mod aws;
 pub mod demo;
 mod dev_enclave;
 pub mod draft;
+mod durable;
 mod error;
 pub mod guest;
 mod measure;
@@ -36,6 +37,7 @@ mod vm;
 mod wire;
 
 pub use dev_enclave::{DevEgress, DevEnclave};
+pub use durable::DurableState;
 pub use error::Error;
 pub use measure::measure_program;
 pub use process::{Child, Program};

@@ -42,6 +42,10 @@ enum Command {
         /// [default: a temporary folder]
         #[arg(long, value_name = "DIR")]
         state: Option<PathBuf>,
+        /// The same, and keep the identities' keys too: a mock of AWS KMS wraps what they are sealed
+        /// under, and this program plays the operator (docs/durability.md)
+        #[arg(long, value_name = "DIR", conflicts_with = "state")]
+        durable: Option<PathBuf>,
         /// Path of the sidecar's socket; its directory is made if missing [default: that of
         /// DIR/sidecar.toml, or $XDG_RUNTIME_DIR/anchorhold/sidecar.sock]
         #[arg(long, env = "ANCHORHOLD_SOCKET", value_name = "PATH")]
@@ -147,8 +151,17 @@ fn main() -> ExitCode {
 fn run(command: Command) -> ExitCode {
     match command {
         Command::Demo { json } => with_runtime(async move { demo::run(json).await }),
-        Command::Up { state, socket } => with_runtime(async move {
-            ended(up(&Up { state, socket }).await, qemu_dev::Error::exit_code)
+        Command::Up {
+            state,
+            durable,
+            socket,
+        } => with_runtime(async move {
+            let options = Up {
+                state,
+                durable,
+                socket,
+            };
+            ended(up(&options).await, qemu_dev::Error::exit_code)
         }),
         Command::Qemu {
             image,

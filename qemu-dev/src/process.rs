@@ -86,6 +86,35 @@ impl Program {
         Ok(child)
     }
 
+    /// Starts the mock of AWS of a state directory, and waits, at most ten seconds, until it listens.
+    pub fn start_aws(
+        &self,
+        state: &State,
+        address: std::net::SocketAddr,
+        log: Option<&Path>,
+        more: &[&str],
+    ) -> Result<Child, Error> {
+        let mut command = self.command(more);
+        command
+            .arg("aws")
+            .arg("--state")
+            .arg(state.folder())
+            .args(["--listen", &address.to_string()])
+            .args(more);
+        let mut child = Child::start("mock AWS", command, log)?;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while std::net::TcpStream::connect(address).is_err() {
+            if let Some(status) = child.ended() {
+                return Err(Error::Process(format!("the mock AWS ended: {status}")));
+            }
+            if Instant::now() > deadline {
+                return Err(Error::Process("the mock AWS does not listen".into()));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(child)
+    }
+
     /// A command that ends with this process, however that ends: this program, in between, asks for
     /// it.
     pub(crate) fn ending_with_this(&self, command: &Command) -> Command {

@@ -12,13 +12,15 @@ use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::state::private_folder;
-use crate::{Child, Error, Program, State};
+use crate::{Child, DurableState, Error, Program, State};
 
 /// What `up` is started with.
 #[derive(Debug, Clone)]
 pub struct Up {
     /// The state directory; a temporary one if not given.
     pub state: Option<PathBuf>,
+    /// The state directory whose keys last: a mock of AWS keeps them.
+    pub durable: Option<PathBuf>,
     /// The sidecar's socket; that of the configuration, or the default one, if not given.
     pub socket: Option<PathBuf>,
 }
@@ -34,7 +36,11 @@ pub async fn up(options: &Up) -> Result<(), Error> {
         ended = run(options) => ended,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => {
-            let _ = writeln!(std::io::stderr(), "stopped; the keys are gone");
+            let keys = match &options.durable {
+                None => "the keys are gone".into(),
+                Some(folder) => format!("the keys are kept in {}", folder.display()),
+            };
+            let _ = writeln!(std::io::stderr(), "stopped; {keys}");
             Ok(())
         }
     }
@@ -42,23 +48,39 @@ pub async fn up(options: &Up) -> Result<(), Error> {
 
 async fn run(options: &Up) -> Result<(), Error> {
     let temporary = private_folder().map_err(io)?;
-    let state = State::open(options.state.as_deref().unwrap_or(temporary.path()))?;
+    let folder = options.durable.as_ref().or(options.state.as_ref());
+    let state = State::open(folder.map_or(temporary.path(), PathBuf::as_path))?;
     let _lock = state.lock()?;
     state.verifier_files()?;
-    let (config, socket) = configuration(&state, options.socket.as_deref())?;
+    let program = Program::this()?;
+    let lasting = options
+        .durable
+        .as_ref()
+        .map(|_| DurableState::prepare(&state));
+    let lasting = lasting.transpose()?;
+    let (config, socket) = configuration(&state, options.socket.as_deref(), lasting.as_ref())?;
     if UnixStream::connect(&socket).is_ok() {
         return Err(Error::State(format!(
             "{}: another process listens there; name another --socket",
             socket.display()
         )));
     }
-    let program = Program::this()?;
+    let aws = lasting.as_ref().map(|lasting| {
+        if lasting.certify_if_needed()? {
+            say("as the operator, certified this program under this bundle\n")?;
+        }
+        lasting.start(&program, None, &["--with-parent"])
+    });
     let mut running = Pair {
+        aws: aws.transpose()?,
         enclave: program.start_listening_enclave(&state, None, &["--with-parent"])?,
         sidecar: program.start_sidecar(&config, None, &["--with-parent"])?,
         enclave_socket: state.enclave_socket(),
     };
     let client = Client::new(Target::Unix(socket.clone()), None);
+    if let Some(lasting) = &lasting {
+        wait_for_state(&client, lasting, &mut running).await?;
+    }
     wait_until_ready(&client, &mut [&mut running.enclave, &mut running.sidecar]).await?;
     // A policy may well give this user several identities, or none; both are fine.
     let identity = client.call("/identity", None).await;
@@ -69,15 +91,75 @@ async fn run(options: &Up) -> Result<(), Error> {
         .map(|named| named.path)
         .collect();
     keep_evidence(std::iter::once(&socket).chain(&sockets), &state).await?;
+    let fate = match lasting {
+        None => "they end with this program (Ctrl-C)",
+        Some(_) => "a mock of AWS, in files/aws, keeps them beyond Ctrl-C",
+    };
     let says = match identity {
-        Ok(identity) => next_steps(&socket, &state, &did_of(&identity)),
-        Err(error) => whom_to_ask(&socket, &sockets, &state, &error.to_string()),
+        Ok(identity) => next_steps(&socket, &state, &did_of(&identity), fate),
+        Err(error) => whom_to_ask(&socket, &sockets, &state, &error.to_string(), fate),
     };
     std::io::stdout().write_all(says.as_bytes()).map_err(io)?;
     loop {
         tokio::time::sleep(Duration::from_millis(200)).await;
         running.check()?;
     }
+}
+
+/// Orders the birth of a state as the operator, if none is kept; the sidecar must be there for it.
+async fn wait_for_state(
+    client: &Client,
+    lasting: &DurableState<'_>,
+    running: &mut Pair,
+) -> Result<(), Error> {
+    let deadline = Instant::now() + Duration::from_secs(15);
+    loop {
+        running.check()?;
+        let status = client.call("/state", None).await;
+        let asked = status.is_ok_and(|answer| {
+            identity::json::parse(&answer).is_ok_and(|state| state["phase"] != "none")
+        });
+        if asked {
+            break;
+        }
+        if Instant::now() > deadline {
+            return Err(Error::Process(
+                "the sidecar says nothing of its state".into(),
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    if let Some(born) = lasting.birth_if_needed(client).await? {
+        let id = born["state"].as_str().unwrap_or_default();
+        say(&format!(
+            "as the operator, ordered a birth: the state {id}\n"
+        ))?;
+    }
+    Ok(())
+}
+
+/// The mock of AWS listens somewhere else after each start.
+fn set_address(file: &Path, lasting: &DurableState<'_>) -> Result<(), Error> {
+    let text = std::fs::read_to_string(file).map_err(io)?;
+    if !text.lines().any(|line| line.starts_with("kms_address")) {
+        return Err(Error::State(format!(
+            "{}: it has no [aws] kms_address; this directory was not made with --durable",
+            file.display()
+        )));
+    }
+    let line = |line: &str| {
+        if line.starts_with("kms_address") {
+            format!("kms_address = \"{}\"\n", lasting.address())
+        } else {
+            format!("{line}\n")
+        }
+    };
+    let text: String = text.lines().map(line).collect();
+    std::fs::write(file, text).map_err(io)
+}
+
+fn say(text: &str) -> Result<(), Error> {
+    std::io::stdout().write_all(text.as_bytes()).map_err(io)
 }
 
 /// Asks once for evidence, which the sidecar keeps beside the record: after the next start nothing
@@ -104,7 +186,11 @@ async fn keep_evidence<'a>(
 
 /// The sidecar's configuration and socket: the file that lies in the directory, as whoever edited
 /// it left it; one is written only if there is none.
-fn configuration(state: &State, socket: Option<&Path>) -> Result<(PathBuf, PathBuf), Error> {
+fn configuration(
+    state: &State,
+    socket: Option<&Path>,
+    lasting: Option<&DurableState<'_>>,
+) -> Result<(PathBuf, PathBuf), Error> {
     let file = state.sidecar_config();
     let asked = socket.map(std::path::absolute).transpose().map_err(io)?;
     let wrong = |why: String| Err(Error::State(format!("{}: {why}", file.display())));
@@ -113,7 +199,11 @@ fn configuration(state: &State, socket: Option<&Path>) -> Result<(PathBuf, PathB
             .map_or_else(default_socket, Ok)
             .map_err(|error| Error::State(error.to_string()))?;
         let more = "log_format = \"text\"\nlog_level = \"warn\"\n";
-        return Ok((state.write_sidecar_config(&socket, more)?, socket));
+        let more = more.to_owned() + &lasting.map(DurableState::sidecar_lines).unwrap_or_default();
+        return Ok((state.write_sidecar_config(&socket, &more)?, socket));
+    }
+    if let Some(lasting) = lasting {
+        set_address(&file, lasting)?;
     }
     let kept = match Config::read(&file) {
         Ok(kept) => kept,
@@ -145,6 +235,7 @@ fn io(source: std::io::Error) -> Error {
 /// Both processes. Dropped, the sidecar is asked to drain, so that its socket goes, and the enclave
 /// ends.
 struct Pair {
+    aws: Option<Child>,
     enclave: Child,
     sidecar: Child,
     enclave_socket: PathBuf,
@@ -152,10 +243,12 @@ struct Pair {
 
 impl Pair {
     fn check(&mut self) -> Result<(), Error> {
-        for (name, child) in [
+        let aws = self.aws.as_mut().map(|aws| ("mock AWS", aws));
+        let others = [
             ("mock enclave", &mut self.enclave),
             ("sidecar", &mut self.sidecar),
-        ] {
+        ];
+        for (name, child) in others.into_iter().chain(aws) {
             if let Some(status) = child.ended() {
                 return Err(Error::Process(format!("the {name} ended: {status}")));
             }
@@ -168,6 +261,9 @@ impl Drop for Pair {
     fn drop(&mut self) {
         let _ = self.sidecar.stop();
         let _ = self.enclave.stop();
+        if let Some(aws) = &mut self.aws {
+            let _ = aws.stop();
+        }
         let _ = std::fs::remove_file(&self.enclave_socket);
     }
 }
@@ -218,10 +314,10 @@ fn command(name: &str) -> String {
 }
 
 /// Where this user may use no identity, or several, through the sidecar's own socket.
-fn whom_to_ask(socket: &Path, sockets: &[PathBuf], state: &State, why: &str) -> String {
+fn whom_to_ask(socket: &Path, sockets: &[PathBuf], state: &State, why: &str, fate: &str) -> String {
     let anchorhold = command("anchorhold");
     let mut text = format!(
-        "Anchorhold is up, in MOCK mode: no hardware protects these keys, and they end with this program (Ctrl-C).\n  \
+        "Anchorhold is up, in MOCK mode: no hardware protects these keys, and {fate}.\n  \
          socket     unix://{}\n",
         socket.display()
     );
@@ -242,11 +338,11 @@ fn whom_to_ask(socket: &Path, sockets: &[PathBuf], state: &State, why: &str) -> 
     text
 }
 
-fn next_steps(socket: &Path, state: &State, did: &str) -> String {
+fn next_steps(socket: &Path, state: &State, did: &str, fate: &str) -> String {
     let (socket, folder) = (socket.display(), state.folder().display());
     let (anchorhold, verify) = (command("anchorhold"), command("anchorhold-verify"));
     format!(
-        r#"Anchorhold is up, in MOCK mode: no hardware protects these keys, and they end with this program (Ctrl-C).
+        r#"Anchorhold is up, in MOCK mode: no hardware protects these keys, and {fate}.
   identity   {did}
   socket     unix://{socket}
   files      {folder}

@@ -122,6 +122,7 @@ impl<N: Nsm> InProcess<N> {
             nsm,
             boot_clock,
             entropy: Box::new(Switched(Arc::clone(&without_randomness))),
+            kms: Box::new(NoKms),
             power_off: Box::new(power_off),
         };
         let enclave = Arc::new(Enclave::boot(machine).expect("a boot"));
@@ -289,4 +290,16 @@ pub fn sign(name: &str) -> Request {
         approval: None,
         delegatee: None,
     })
+}
+
+/// Of an enclave whose keys end with its boot.
+struct NoKms;
+
+impl enclave::Kms for NoKms {
+    fn ask(&self, _: &egress::KmsCall) -> Result<egress::KmsAnswer, egress::Failure> {
+        Err(egress::Failure {
+            kind: egress::FailureKind::NoLine,
+            message: "nobody lends one".into(),
+        })
+    }
 }

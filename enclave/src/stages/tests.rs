@@ -12,7 +12,7 @@ use record::{Decision, Verdict};
 use crate::audit::Trail;
 use crate::clock::Bounds;
 use crate::env::Env;
-use crate::identities::Identity;
+use crate::identities::{BoundTo, Identity};
 use crate::keys::KeyPair;
 use crate::nsm::PeerVerifier;
 use crate::operations::{annex, approve, exchange, sign};
@@ -700,11 +700,10 @@ fn a_rotation_replaces_the_key_and_keeps_what_was_used() {
     let identity = setting.identity("agent");
     let before = identity.card().unwrap();
     assert!(setting.signed(request("read")).is_ok());
-    let spki = setting.provisioned.record.public_key().to_spki();
+    let bound = &setting.provisioned.bound;
     let rotate = |old| {
-        identity.rotate(old, &setting.provisioned.bundle, &spki, key(40), || {
-            Ok(UnixSeconds(NOW))
-        })
+        let next = identity.prepare(old, bound, key(40), || Ok(UnixSeconds(NOW)));
+        next.and_then(|next| identity.replace(next))
     };
     assert_eq!(rotate(2).err(), Some(Error::RotatedMeanwhile));
     let (versions, _) = rotate(1).unwrap();
@@ -749,11 +748,17 @@ fn a_key_is_opened_at_each_crossing_once() {
         "Crossing::Settled",
         "Crossing::Possession",
         "Crossing::Succession",
+        "Crossing::Sealed",
     ] {
         assert_eq!(count(&source, crossing), 1, "{crossing}");
     }
     // And no file but these opens one.
-    assert_eq!(count(&source, ".key(Crossing::"), 3);
+    assert_eq!(count(&source, ".key(Crossing::"), 4);
+    // A secret leaves a key to be sealed, and nowhere else: an identity's, the record's and the
+    // state's.
+    assert_eq!(count(&source, ".secret()?"), 3);
+    let sealing = source.join("durable");
+    assert_eq!(count(&sealing, ".secret()?"), 3);
 }
 
 fn idp() -> ed25519_dalek::SigningKey {
@@ -806,13 +811,12 @@ impl Setting {
     }
 
     fn rotate(&self, old: u32, byte: u8) {
-        let spki = self.provisioned.record.public_key().to_spki();
         let identity = self.identity("agent");
-        identity
-            .rotate(old, &self.provisioned.bundle, &spki, key(byte), || {
-                Ok(UnixSeconds(NOW))
-            })
+        let bound = &self.provisioned.bound;
+        let next = identity
+            .prepare(old, bound, key(byte), || Ok(UnixSeconds(NOW)))
             .unwrap();
+        identity.replace(next).unwrap();
     }
 }
 

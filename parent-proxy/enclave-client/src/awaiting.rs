@@ -114,8 +114,17 @@ impl Awaiting {
             }
             tokio::select! {
                 Some((command, reply)) = commands.recv() => {
+                    let answer = self.obey(session, command).await;
+                    let state = match session.ask(Request::State).await? {
+                        Answer::State(status) => Ok(status),
+                        _ => return Err(ConnectError::Nonsense),
+                    };
+                    let is_open = self.saw(session, state).await?;
                     // Nobody may be waiting any more.
-                    let _ = reply.send(self.obey(session, command).await);
+                    let _ = reply.send(answer);
+                    if is_open {
+                        return Ok(());
+                    }
                     delay = RETRY_FIRST;
                 }
                 () = tokio::time::sleep(delay) => {

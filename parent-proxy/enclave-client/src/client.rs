@@ -156,6 +156,7 @@ impl EnclaveClient {
             return Some(Ok(view));
         }
         let asked = async {
+            self.shared.wait_until_serving().await;
             let mut enclave = Serving(&self.shared);
             let state = enclave.ask(Request::State).await?;
             let status = enclave.ask(Request::Status).await?;
@@ -416,6 +417,16 @@ impl Shared {
             Ok((session, status))
         } else {
             Err(ConnectError::OtherPolicy)
+        }
+    }
+
+    /// What was just opened is served in a moment.
+    async fn wait_until_serving(&self) {
+        for _ in 0..200 {
+            if self.is_serving() {
+                return;
+            }
+            sleep(Duration::from_millis(10)).await;
         }
     }
 

@@ -15,6 +15,9 @@ use super::{Anyone, App, AskError, Problem};
 use callers::CallerQuota;
 use enclave_client::RequestError;
 
+/// The keys are kept in a state that is not open yet.
+const STATE_AWAITED: &str = "state_awaited";
+
 /// How things stand.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct StatusResponse {
@@ -151,6 +154,9 @@ pub(crate) async fn status(
         // That it is away is part of how things stand.
         Err(AskError::Enclave(error @ (RequestError::Unavailable | RequestError::Timeout))) => {
             (away(Problem::from(error).code()), None, None)
+        }
+        Err(AskError::Enclave(RequestError::Refused(refusal))) if refusal.code == STATE_AWAITED => {
+            (away(STATE_AWAITED), None, None)
         }
         Err(error) => return Err(error.into()),
     };

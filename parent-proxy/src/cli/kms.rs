@@ -4,11 +4,11 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::{Value, json};
-use state::KmsKey;
+use serde_json::Value;
 
 use super::Failure;
 use super::state::{read_bundle, read_measurements};
+use crate::operator::key_policy;
 
 /// Print the policy of the KMS key that keeps a state
 ///
@@ -44,69 +44,18 @@ impl KmsPolicy {
         Ok(writeln!(out, "{policy}")?)
     }
 
-    /// One statement for each pair: values of one condition stand for any of them, and an image may
-    /// not come under the bundle of another.
     fn policy(&self) -> Result<Value, Failure> {
-        let (mut statements, mut key) = (vec![self.administration()], None);
-        for (index, text) in self.pairs.iter().enumerate() {
+        let read = |text: &String| {
             let (image, bundle) = text
                 .split_once(',')
                 .ok_or_else(|| Failure::Usage(format!("--pair {text}: MEASUREMENTS,BUNDLE")))?;
-            let image = read_measurements(image.as_ref())?;
-            let bundle = read_bundle(bundle.as_ref())?;
-            let state = bundle.state.as_ref().ok_or_else(|| {
-                Failure::Usage(format!("--pair {text}: the bundle has no [state]"))
-            })?;
-            same_key(&mut key, &state.kms_key, text)?;
-            statements.push(json!({
-                "Sid": format!("EnclaveOfPair{}", index + 1),
-                "Effect": "Allow",
-                "Principal": {"AWS": self.role},
-                "Action": ["kms:GenerateDataKey", "kms:Decrypt"],
-                "Resource": "*",
-                "Condition": {"StringEqualsIgnoreCase": {
-                    "kms:RecipientAttestation:PCR0": image.pcr0,
-                    "kms:RecipientAttestation:PCR1": image.pcr1,
-                    "kms:RecipientAttestation:PCR2": image.pcr2,
-                    "kms:RecipientAttestation:PCR16": bundle.digest().pcr16(),
-                    "kms:EncryptionContext:anchorhold": "sealed/v1",
-                }},
-            }));
-        }
-        Ok(json!({"Version": "2012-10-17", "Id": "anchorhold-state", "Statement": statements}))
-    }
-
-    /// Nothing that makes or opens ciphertexts.
-    fn administration(&self) -> Value {
-        json!({
-            "Sid": "Administration",
-            "Effect": "Allow",
-            "Principal": {"AWS": self.admin},
-            "Action": [
-                "kms:DescribeKey",
-                "kms:GetKeyPolicy",
-                "kms:PutKeyPolicy",
-                "kms:EnableKey",
-                "kms:DisableKey",
-                "kms:ScheduleKeyDeletion",
-                "kms:CancelKeyDeletion",
-            ],
-            "Resource": "*",
-        })
-    }
-}
-
-/// All pairs keep one state with one key.
-fn same_key(known: &mut Option<KmsKey>, found: &KmsKey, text: &str) -> Result<(), Failure> {
-    match known {
-        Some(known) if known != found => Err(Failure::Usage(format!(
-            "--pair {text}: its bundle names another KMS key; a policy is one key's"
-        ))),
-        Some(_) => Ok(()),
-        None => {
-            *known = Some(found.clone());
-            Ok(())
-        }
+            Ok::<_, Failure>((
+                read_measurements(image.as_ref())?,
+                read_bundle(bundle.as_ref())?,
+            ))
+        };
+        let pairs = self.pairs.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        Ok(key_policy(&pairs, &self.role, &self.admin)?)
     }
 }
 

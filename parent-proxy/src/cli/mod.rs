@@ -13,6 +13,7 @@ use tracing_subscriber::EnvFilter;
 use crate::client::ClientError;
 use crate::config::File;
 pub use crate::config::default_socket;
+use crate::operator::OperatorError;
 use crate::{Config, Error, KeyFile, LogFormat};
 
 mod annex;
@@ -172,6 +173,16 @@ impl From<enclave_client::Error> for Failure {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         Self::Client(error)
+    }
+}
+
+impl From<OperatorError> for Failure {
+    fn from(error: OperatorError) -> Self {
+        match error {
+            OperatorError::Usage(text) => Self::Usage(text),
+            OperatorError::Refused(text) => Self::Refused(text),
+            OperatorError::Client(error) => Self::Client(error),
+        }
     }
 }
 

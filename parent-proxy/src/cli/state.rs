@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 
 use attestation::{Expectations, Measurements, MockRoot, Subject, Verifier, unverified_time};
 use clap::{Args, Subcommand};
-use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
-use identity::{BootId, PublicKey, UnixSeconds, parse_rfc3339};
+use identity::{PublicKey, UnixSeconds, parse_rfc3339};
 use policy::Bundle;
 use serde_json::{Value, json};
-use state::{Certificate, GenesisRecord, Order, Pair, Sealed, StateId, Terms, birth_data};
+use state::{Certificate, GenesisRecord, Pair, Sealed, StateId, Terms};
 
 use super::calls::{Connection, answer, in_seconds};
 use super::{Failure, block_on, print_json};
+use crate::operator::{BirthOrder, pair_of};
 use crate::{Error, KeyFile};
 use enclave_client::files::read_bounded;
 
@@ -130,87 +130,15 @@ async fn fetch(connection: &Connection) -> Result<Value, Failure> {
 impl Genesis {
     /// Looks at the enclave before anything is signed.
     async fn order(&self) -> Result<Value, Failure> {
-        let key = KeyFile::read(&self.operator_key)?;
-        let bundle = read_bundle(&self.bundle)?;
-        let Some(state) = &bundle.state else {
-            return Err(Failure::Usage(format!(
-                "{}: it has no [state]",
-                self.bundle.display()
-            )));
+        let order = BirthOrder {
+            key: &KeyFile::read(&self.operator_key)?,
+            bundle: &read_bundle(&self.bundle)?,
+            image: &read_measurements(&self.measurements)?,
+            mock_root: mock_root(self.mock_root.as_deref())?,
+            now: in_seconds(0),
+            valid_seconds: self.valid_seconds,
         };
-        if identity::Signer::public_key(&key) != bundle.state_operator() {
-            return Err(Failure::Usage(format!(
-                "{}: not the operator's key of the bundle's [state]",
-                self.operator_key.display()
-            )));
-        }
-        let image = read_measurements(&self.measurements)?;
-        let client = self.connection.client()?;
-        let waiting = answer(&client.call("/state", None).await?)?;
-        if let Some(known) = waiting["state"].as_str() {
-            return Err(Failure::Refused(format!(
-                "there is a state already: {known}"
-            )));
-        }
-        let boot_id = BootId::from_hex(waiting["boot_id"].as_str().unwrap_or_default())
-            .map_err(|_| Failure::Refused("the sidecar names no boot".into()))?;
-        let nonce = nonce();
-        let asked = json!({"nonce": HEXLOWER.encode(&nonce)});
-        let document = client.call("/state/document", Some(&asked)).await?;
-        self.look(&document, (boot_id, &bundle), &image, &nonce)?;
-        let pair = pair_of(&image, &bundle);
-        let order = Order::new(
-            &state.name,
-            boot_id,
-            pair,
-            UnixSeconds(in_seconds(self.valid_seconds)),
-        );
-        let signed = order
-            .sign(&key)
-            .map_err(|error| Failure::Usage(error.to_string()))?;
-        let body = json!({"order": BASE64URL_NOPAD.encode(&signed)});
-        answer(&client.call("/state/birth", Some(&body)).await?)
-    }
-
-    /// The document must be new, of this image, under this bundle, and of the boot that the order
-    /// will name.
-    fn look(
-        &self,
-        document: &[u8],
-        (boot_id, bundle): (BootId, &Bundle),
-        image: &Measurements,
-        nonce: &[u8],
-    ) -> Result<(), Failure> {
-        let verifier = Verifier {
-            at: UnixSeconds(in_seconds(0)),
-            expectations: Expectations {
-                nonce: Some(nonce.to_vec()),
-                measurements: vec![image.clone()],
-                policies: vec![bundle.digest()],
-                max_age_seconds: Some(300),
-                ..Expectations::default()
-            },
-            anchor: None,
-            allow_debug: false,
-            allow_mock: mock_root(self.mock_root.as_deref())?,
-            inspect: false,
-            issuers: None,
-        };
-        let verdict = verifier
-            .judge(Subject::Document(document))
-            .map_err(|refusal| {
-                Failure::Refused(format!(
-                    "no order was signed: {}: {refusal}",
-                    refusal.code()
-                ))
-            })?;
-        let expected = birth_data(boot_id, &bundle.digest().digest()).to_string();
-        if verdict.user_data.as_deref() == Some(&expected) {
-            return Ok(());
-        }
-        Err(Failure::Refused(
-            "no order was signed: the document is not of the boot that the sidecar names".into(),
-        ))
+        Ok(order.send(&self.connection.client()?).await?)
     }
 }
 
@@ -432,15 +360,6 @@ fn told(certificate: &Certificate, signed: &[u8]) -> Value {
     })
 }
 
-fn pair_of(image: &Measurements, bundle: &Bundle) -> Pair {
-    Pair {
-        pcr0: image.pcr0,
-        pcr1: image.pcr1,
-        pcr2: image.pcr2,
-        policy: bundle.digest().digest(),
-    }
-}
-
 pub(super) fn read_bundle(file: &Path) -> Result<Bundle, Failure> {
     let text = read_bounded(file)?;
     let bundle = Bundle::from_either(&text).map_err(|source| Error::Policy {
@@ -478,10 +397,4 @@ fn spki(multikey: &str) -> Result<Vec<u8>, Failure> {
     Ok(key
         .map_err(|error| Failure::Usage(format!("--successor: {error}")))?
         .to_spki())
-}
-
-fn nonce() -> [u8; 32] {
-    let mut nonce = [0; 32];
-    getrandom::fill(&mut nonce).expect("the operating system's randomness");
-    nonce
 }

@@ -1,0 +1,194 @@
+//! What an operator does about a state: look at an enclave and order a birth, write a key policy.
+//! The command line does it, and whoever plays an operator.
+
+use attestation::{Expectations, Measurements, MockRoot, Subject, Verifier};
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
+use identity::{BootId, Signer, UnixSeconds};
+use policy::Bundle;
+use serde_json::{Value, json};
+use state::{Order, Pair, birth_data};
+
+use crate::client::ClientError;
+use crate::{Client, KeyFile};
+
+/// Why an operator's part was not done.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OperatorError {
+    /// A file or an argument is wrong.
+    #[error("{0}")]
+    Usage(String),
+    /// What was looked at is not what it should be.
+    #[error("{0}")]
+    Refused(String),
+    /// The sidecar did not do it.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+}
+
+/// An order to give birth to a state, once the enclave was looked at.
+pub struct BirthOrder<'a> {
+    /// The operator's key for the state.
+    pub key: &'a KeyFile,
+    /// The bundle that the enclave must have.
+    pub bundle: &'a Bundle,
+    /// The image that it must be.
+    pub image: &'a Measurements,
+    /// The root of the mock that it may be.
+    pub mock_root: Option<MockRoot>,
+    /// The time, in seconds since 1970.
+    pub now: i64,
+    /// For how long the order may be obeyed, in seconds.
+    pub valid_seconds: i64,
+}
+
+impl BirthOrder<'_> {
+    /// Asks for a document, looks at it, signs, and sends the order: gives how the state is then.
+    pub async fn send(&self, client: &Client) -> Result<Value, OperatorError> {
+        let usage = |why: &str| OperatorError::Usage(why.to_owned());
+        let state = self
+            .bundle
+            .state
+            .as_ref()
+            .ok_or_else(|| usage("the bundle has no [state]"))?;
+        if self.key.public_key() != self.bundle.state_operator() {
+            return Err(usage(
+                "the key is not the operator's of the bundle's [state]",
+            ));
+        }
+        let waiting = parse(&client.call("/state", None).await?)?;
+        if let Some(known) = waiting["state"].as_str() {
+            return Err(OperatorError::Refused(format!(
+                "there is a state already: {known}"
+            )));
+        }
+        let boot_id = BootId::from_hex(waiting["boot_id"].as_str().unwrap_or_default())
+            .map_err(|_| OperatorError::Refused("the sidecar names no boot".into()))?;
+        let nonce = nonce();
+        let asked = json!({"nonce": HEXLOWER.encode(&nonce)});
+        let document = client.call("/state/document", Some(&asked)).await?;
+        self.look(&document, boot_id, &nonce)?;
+        let order = Order::new(
+            &state.name,
+            boot_id,
+            pair_of(self.image, self.bundle),
+            UnixSeconds(self.now.saturating_add(self.valid_seconds)),
+        );
+        let signed = order
+            .sign(self.key)
+            .map_err(|error| OperatorError::Usage(error.to_string()))?;
+        let body = json!({"order": BASE64URL_NOPAD.encode(&signed)});
+        parse(&client.call("/state/birth", Some(&body)).await?)
+    }
+
+    /// The document must be new, of this image, under this bundle, and of the boot that the order
+    /// will name.
+    fn look(&self, document: &[u8], boot_id: BootId, nonce: &[u8]) -> Result<(), OperatorError> {
+        let verifier = Verifier {
+            at: UnixSeconds(self.now),
+            expectations: Expectations {
+                nonce: Some(nonce.to_vec()),
+                measurements: vec![self.image.clone()],
+                policies: vec![self.bundle.digest()],
+                max_age_seconds: Some(300),
+                ..Expectations::default()
+            },
+            anchor: None,
+            allow_debug: false,
+            allow_mock: self.mock_root.clone(),
+            inspect: false,
+            issuers: None,
+        };
+        let refused = |why: String| OperatorError::Refused(format!("no order was signed: {why}"));
+        let verdict = verifier
+            .judge(Subject::Document(document))
+            .map_err(|refusal| refused(format!("{}: {refusal}", refusal.code())))?;
+        let expected = birth_data(boot_id, &self.bundle.digest().digest()).to_string();
+        if verdict.user_data.as_deref() == Some(&expected) {
+            return Ok(());
+        }
+        Err(refused(
+            "the document is not of the boot that the sidecar names".into(),
+        ))
+    }
+}
+
+/// An image under a bundle.
+pub fn pair_of(image: &Measurements, bundle: &Bundle) -> Pair {
+    Pair {
+        pcr0: image.pcr0,
+        pcr1: image.pcr1,
+        pcr2: image.pcr2,
+        policy: bundle.digest().digest(),
+    }
+}
+
+/// The policy of the KMS key that keeps a state: only enclaves of these images, each under its
+/// bundle, can have what the key wraps, asked for by `role`; `admin` administers the key.
+///
+/// One statement for each pair: values of one condition stand for any of them, and an image may not
+/// come under the bundle of another.
+pub fn key_policy(
+    pairs: &[(Measurements, Bundle)],
+    role: &str,
+    admin: &str,
+) -> Result<Value, OperatorError> {
+    let mut statements = vec![administration(admin)];
+    let mut key = None;
+    for (index, (image, bundle)) in pairs.iter().enumerate() {
+        let state = bundle
+            .state
+            .as_ref()
+            .ok_or_else(|| OperatorError::Usage("a bundle has no [state]".into()))?;
+        if *key.get_or_insert(&state.kms_key) != &state.kms_key {
+            return Err(OperatorError::Usage(
+                "the bundles name several KMS keys; a policy is one key's".into(),
+            ));
+        }
+        statements.push(json!({
+            "Sid": format!("EnclaveOfPair{}", index + 1),
+            "Effect": "Allow",
+            "Principal": {"AWS": role},
+            "Action": ["kms:GenerateDataKey", "kms:Decrypt"],
+            "Resource": "*",
+            "Condition": {"StringEqualsIgnoreCase": {
+                "kms:RecipientAttestation:PCR0": image.pcr0,
+                "kms:RecipientAttestation:PCR1": image.pcr1,
+                "kms:RecipientAttestation:PCR2": image.pcr2,
+                "kms:RecipientAttestation:PCR16": bundle.digest().pcr16(),
+                "kms:EncryptionContext:anchorhold": "sealed/v1",
+            }},
+        }));
+    }
+    Ok(json!({"Version": "2012-10-17", "Id": "anchorhold-state", "Statement": statements}))
+}
+
+/// Nothing that makes or opens ciphertexts.
+fn administration(admin: &str) -> Value {
+    json!({
+        "Sid": "Administration",
+        "Effect": "Allow",
+        "Principal": {"AWS": admin},
+        "Action": [
+            "kms:DescribeKey",
+            "kms:GetKeyPolicy",
+            "kms:PutKeyPolicy",
+            "kms:EnableKey",
+            "kms:DisableKey",
+            "kms:ScheduleKeyDeletion",
+            "kms:CancelKeyDeletion",
+        ],
+        "Resource": "*",
+    })
+}
+
+fn parse(bytes: &[u8]) -> Result<Value, OperatorError> {
+    identity::json::parse(bytes)
+        .map_err(|error| OperatorError::Refused(format!("the sidecar's answer: {error}")))
+}
+
+fn nonce() -> [u8; 32] {
+    let mut nonce = [0; 32];
+    getrandom::fill(&mut nonce).expect("the operating system's randomness");
+    nonce
+}
