@@ -1,1 +1,544 @@
+//! One encoding, and who may open what.
 
+use ed25519_dalek::SigningKey;
+use identity::{Algorithm, BootId, Did, Digest, KeyId, Message, PublicKey, Signature, Signer};
+use identity::{UnixSeconds, cbor, sha256};
+use proptest::prelude::*;
+
+use super::*;
+
+const ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+const OTHER_ARN: &str =
+    "arn:aws:kms:eu-central-1:111122223333:key/00000000-12ab-34cd-56ef-1234567890ab";
+const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
+
+struct Key(SigningKey, PublicKey);
+
+impl Key {
+    fn new(byte: u8) -> Self {
+        let key = SigningKey::from_bytes(&[byte; 32]);
+        let public = PublicKey::Ed25519(key.verifying_key());
+        Self(key, public)
+    }
+}
+
+impl Signer for Key {
+    type Error = identity::Error;
+
+    fn public_key(&self) -> &PublicKey {
+        &self.1
+    }
+
+    fn sign(&self, message: &Message) -> Result<Signature, identity::Error> {
+        Ok(ed25519_dalek::Signer::sign(&self.0, message.as_bytes()).to_bytes())
+    }
+}
+
+fn pair(byte: u8) -> Pair {
+    Pair {
+        pcr0: Digest([byte; 48]),
+        pcr1: Digest([2; 48]),
+        pcr2: Digest([3; 48]),
+        policy: Digest([4; 48]),
+    }
+}
+
+fn terms(arn: &str) -> Terms {
+    Terms {
+        rollback: Rollback::Accepted,
+        custody: Custody::Kms,
+        kms_key: arn.parse().unwrap(),
+    }
+}
+
+fn operator() -> Key {
+    Key::new(10)
+}
+
+fn state_key() -> Key {
+    Key::new(11)
+}
+
+fn record() -> GenesisRecord {
+    let born = ["agent", "other"].map(|name| {
+        let key = Key::new(name.as_bytes()[0]).1;
+        Newborn {
+            name: name.into(),
+            environment: "test".into(),
+            did: Did::key(&key).to_string(),
+            spki: key.to_spki(),
+        }
+    });
+    let of = (BootId::new([7; 16]), pair(1).policy);
+    GenesisRecord::new("s", &operator().1, &state_key().1, of, born.to_vec(), NOW)
+}
+
+fn order() -> Vec<u8> {
+    Order::new("s", BootId::new([7; 16]), pair(1), NOW)
+        .sign(&operator())
+        .unwrap()
+}
+
+fn header(authority: Authority) -> Header {
+    let identities = ["agent", "other"].map(|name| {
+        let key = Key::new(name.as_bytes()[0]).1;
+        let did = Did::key(&key);
+        SealedIdentity {
+            name: name.into(),
+            environment: "test".into(),
+            kid: KeyId::of(&did, &key).unwrap().to_string(),
+            did: did.to_string(),
+            version: 1,
+            spki: key.to_spki(),
+            use_: Use::Active,
+        }
+    });
+    Header::new(
+        record().id(),
+        "s",
+        1,
+        1,
+        authority,
+        terms(ARN),
+        pair(1),
+        BootId::new([7; 16]),
+        NOW,
+        identities.to_vec(),
+    )
+}
+
+fn born() -> Header {
+    header(first_authority(&operator().1, &order()))
+}
+
+fn sealed() -> Sealed {
+    let wrap = Wrap::kms(ARN.parse().unwrap(), vec![9; 200]);
+    Sealed::new(&born(), vec![wrap], [8; 12], vec![7; 300], |statement| {
+        identity::cose::sign(identity::cose::Purpose::SEAL, statement, &state_key())
+    })
+    .unwrap()
+}
+
+fn certificate(version: u64) -> Certificate {
+    let names = ["agent", "other"].map(str::to_owned);
+    Certificate::new(
+        "s",
+        record().id(),
+        version,
+        terms(ARN),
+        names.to_vec(),
+        vec![pair(1), pair(5)],
+    )
+}
+
+/// What a bundle offers, whatever a test changes of it.
+struct Bundle {
+    name: &'static str,
+    operator: PublicKey,
+    terms: Terms,
+    pair: Pair,
+    identities: Vec<(&'static str, &'static str, &'static str, Algorithm)>,
+}
+
+impl Bundle {
+    fn new() -> Self {
+        Self {
+            name: "s",
+            operator: operator().1,
+            terms: terms(ARN),
+            pair: pair(1),
+            identities: vec![
+                ("agent", "test", "did:key", Algorithm::EdDSA),
+                ("other", "test", "did:key", Algorithm::EdDSA),
+            ],
+        }
+    }
+
+    fn admit(&self, header: &Header, word: &[u8]) -> Result<Admitted, &'static str> {
+        self.admit_at(header, word, NOW)
+    }
+
+    fn admit_at(
+        &self,
+        header: &Header,
+        word: &[u8],
+        now: UnixSeconds,
+    ) -> Result<Admitted, &'static str> {
+        let wanted = |(name, environment, did, algorithm): &(
+            &'static str,
+            &'static str,
+            &'static str,
+            Algorithm,
+        )| Wanted {
+            name,
+            environment,
+            did,
+            algorithm: *algorithm,
+        };
+        let offer = Offer {
+            name: self.name,
+            operator: &self.operator,
+            terms: &self.terms,
+            pair: self.pair,
+            identities: self.identities.iter().map(wanted).collect(),
+        };
+        let admitted = offer.admit(header, &record(), word, now);
+        admitted.map_err(|error| error.code())
+    }
+}
+
+fn changed(change: impl FnOnce(&mut Bundle)) -> Bundle {
+    let mut bundle = Bundle::new();
+    change(&mut bundle);
+    bundle
+}
+
+fn signed(certificate: &Certificate) -> Vec<u8> {
+    certificate.sign(&operator()).unwrap()
+}
+
+#[test]
+fn the_image_and_bundle_of_the_birth_open_it_by_the_order_and_others_do_not() {
+    let admitted = Bundle::new().admit(&born(), &order()).unwrap();
+    assert_eq!((admitted.epoch, admitted.births.len()), (1, 0));
+    assert!(!admitted.must_seal(&born()));
+    for (bundle, code) in [
+        (changed(|b| b.pair = pair(5)), "pair_not_certified"),
+        (
+            changed(|b| b.pair.policy = Digest([5; 48])),
+            "pair_not_certified",
+        ),
+        (
+            changed(|b| b.pair.pcr1 = Digest([5; 48])),
+            "pair_not_certified",
+        ),
+        (
+            changed(|b| b.pair.pcr2 = Digest([5; 48])),
+            "pair_not_certified",
+        ),
+        (changed(|b| b.name = "t"), "state_name_mismatch"),
+        (
+            changed(|b| b.operator = Key::new(12).1),
+            "state_operator_mismatch",
+        ),
+        (changed(|b| b.terms = terms(OTHER_ARN)), "kms_key_mismatch"),
+        (
+            changed(|b| b.terms.custody = Custody::Ephemeral),
+            "custody_too_low",
+        ),
+        (
+            changed(|b| b.identities[0].1 = "production"),
+            "identity_changed",
+        ),
+        (
+            changed(|b| b.identities[0].2 = "did:web:a.example"),
+            "identity_changed",
+        ),
+        (
+            changed(|b| b.identities[0].3 = Algorithm::ES256),
+            "identity_changed",
+        ),
+        (
+            changed(|b| {
+                b.identities
+                    .push(("third", "test", "did:key", Algorithm::EdDSA))
+            }),
+            "identity_not_certified",
+        ),
+    ] {
+        assert_eq!(bundle.admit(&born(), &order()), Err(code));
+    }
+}
+
+#[test]
+fn a_later_certificate_is_taken_and_raises_the_epoch() {
+    let word = signed(&certificate(2));
+    for of in [pair(1), pair(5)] {
+        let admitted = changed(|b| b.pair = of).admit(&born(), &word).unwrap();
+        assert_eq!((admitted.epoch, admitted.authority.version), (2, 2));
+        assert_eq!(admitted.authority.digest, sha256(&word));
+        assert!(admitted.must_seal(&born()));
+    }
+    assert_eq!(
+        changed(|b| b.pair = pair(6)).admit(&born(), &word),
+        Err("pair_not_certified")
+    );
+    // Once it is taken, it opens without another epoch, and the order does no more.
+    let taken = Bundle::new().admit(&born(), &word).unwrap().authority;
+    let mut header = header(taken);
+    header.epoch = 2;
+    let admitted = Bundle::new().admit(&header, &word).unwrap();
+    assert!(!admitted.must_seal(&header) && admitted.epoch == 2);
+    assert_eq!(
+        Bundle::new().admit(&header, &order()),
+        Err("state_certificate_invalid")
+    );
+}
+
+#[test]
+fn an_older_certificate_and_another_one_of_the_same_version_are_refused() {
+    let third = signed(&certificate(3));
+    let taken = Bundle::new().admit(&born(), &third).unwrap().authority;
+    let header = header(taken);
+    let older = signed(&certificate(2));
+    assert_eq!(
+        Bundle::new().admit(&header, &older),
+        Err("state_certificate_outdated")
+    );
+    let mut twin = certificate(3);
+    twin.pairs.pop();
+    assert_eq!(
+        Bundle::new().admit(&header, &signed(&twin)),
+        Err("state_certificate_forked")
+    );
+    assert!(Bundle::new().admit(&header, &third).is_ok());
+}
+
+#[test]
+fn a_certificate_of_another_operator_state_or_time_opens_nothing() {
+    let by_other = certificate(2).sign(&Key::new(12)).unwrap();
+    let mut other_state = certificate(2);
+    other_state.state = StateId::new([1; 32]);
+    let mut over = certificate(2);
+    over.not_after = Some(NOW.0 - 1);
+    let invalid = Err("state_certificate_invalid");
+    assert_eq!(Bundle::new().admit(&born(), &by_other), invalid);
+    assert_eq!(Bundle::new().admit(&born(), &signed(&other_state)), invalid);
+    assert_eq!(Bundle::new().admit(&born(), &signed(&over)), invalid);
+    let at_its_end = NOW.plus(-1);
+    assert!(
+        Bundle::new()
+            .admit_at(&born(), &signed(&over), at_its_end)
+            .is_ok()
+    );
+    // A rotation order is signed by the same key, and is no certificate.
+    assert_eq!(Bundle::new().admit(&born(), b"\x84"), invalid);
+    let mut low = certificate(2);
+    low.lowest_epoch = 3;
+    assert_eq!(
+        Bundle::new().admit(&born(), &signed(&low)),
+        Err("state_epoch_too_low")
+    );
+    low.lowest_epoch = 2;
+    assert!(Bundle::new().admit(&born(), &signed(&low)).is_ok());
+}
+
+#[test]
+fn a_new_name_is_born_only_if_the_certificate_lists_it() {
+    let third = |b: &mut Bundle| {
+        b.identities
+            .push(("third", "test", "did:key", Algorithm::EdDSA));
+    };
+    let word = signed(&certificate(2));
+    assert_eq!(
+        changed(third).admit(&born(), &word),
+        Err("identity_not_certified")
+    );
+    let mut listing = certificate(2);
+    listing.identities.push("third".into());
+    let admitted = changed(third).admit(&born(), &signed(&listing)).unwrap();
+    assert_eq!(admitted.births, ["third"]);
+    // A name that the bundle lacks stays, and what it lists is no wider.
+    let fewer = changed(|b| b.identities.truncate(1));
+    assert_eq!(fewer.admit(&born(), &word).unwrap().births.len(), 0);
+}
+
+#[test]
+fn a_certificate_names_the_operators_next_key_and_only_that_one_counts_afterwards() {
+    let next = Key::new(20);
+    let mut handing_over = certificate(2);
+    handing_over.successor = Some(next.1.to_spki());
+    let word = signed(&handing_over);
+    let of_next = changed(|b| b.operator = Key::new(20).1);
+    let admitted = of_next.admit(&born(), &word).unwrap();
+    assert_eq!(admitted.authority.operator, next.1.to_spki());
+    // The bundle must know the next one, too.
+    assert_eq!(
+        Bundle::new().admit(&born(), &word),
+        Err("state_operator_mismatch")
+    );
+    let header = header(admitted.authority);
+    assert!(of_next.admit(&header, &word).is_ok());
+    let by_next = certificate(3).sign(&next).unwrap();
+    assert!(of_next.admit(&header, &by_next).is_ok());
+    assert_eq!(
+        of_next.admit(&header, &signed(&certificate(3))),
+        Err("state_certificate_invalid")
+    );
+}
+
+#[test]
+fn a_seal_of_another_state_does_not_stand_beside_this_record() {
+    let mut other = born();
+    other.state = StateId::new([1; 32]);
+    assert_eq!(Bundle::new().admit(&other, &order()), Err("state_mismatch"));
+    // A record with another operator is another state.
+    let mut forged = born();
+    forged.authority.operator = Key::new(12).1.to_spki();
+    let of_forger = changed(|b| b.operator = Key::new(12).1);
+    assert_eq!(
+        of_forger.admit(&forged, &order()),
+        Err("state_operator_mismatch")
+    );
+}
+
+#[test]
+fn an_order_is_for_one_boot_image_bundle_and_time() {
+    let order = Order::verify(&order(), &operator().1).unwrap();
+    let boot = BootId::new([7; 16]);
+    assert_eq!(order.require("s", boot, &pair(1), NOW), Ok(()));
+    for refused in [
+        order.require("t", boot, &pair(1), NOW),
+        order.require("s", BootId::new([8; 16]), &pair(1), NOW),
+        order.require("s", boot, &pair(2), NOW),
+        order.require("s", boot, &pair(1), NOW.plus(1)),
+    ] {
+        assert_eq!(refused.unwrap_err().code(), "genesis_order_invalid");
+    }
+    assert!(Order::verify(&self::order(), &Key::new(12).1).is_err());
+    let debug = Order::new("s", boot, pair(0), NOW)
+        .sign(&operator())
+        .unwrap();
+    assert!(Order::verify(&debug, &operator().1).is_err());
+    // One purpose does not stand for another.
+    let certificate = certificate(2).sign(&operator()).unwrap();
+    assert!(Order::verify(&certificate, &operator().1).is_err());
+}
+
+#[test]
+fn the_state_key_vouches_for_every_byte_of_a_seal() {
+    let bytes = sealed().to_vec();
+    let (read, header) = Sealed::parse(&bytes).unwrap();
+    assert_eq!(
+        (read.verify(&header, &state_key().1), header),
+        (Ok(()), born())
+    );
+    assert!(read.verify(&born(), &Key::new(12).1).is_err());
+    let mut refused = 0;
+    for at in 0..bytes.len() {
+        for bit in 0..8 {
+            let mut bad = bytes.clone();
+            bad[at] ^= 1 << bit;
+            let verified = Sealed::parse(&bad)
+                .and_then(|(sealed, header)| sealed.verify(&header, &state_key().1));
+            assert!(verified.is_err(), "byte {at} bit {bit}");
+            refused += 1;
+        }
+    }
+    assert_eq!(refused, 8 * bytes.len());
+}
+
+#[test]
+fn each_format_has_one_encoding() {
+    let formats: [(&str, Vec<u8>, fn(&[u8]) -> bool); 3] = [
+        ("sealed", sealed().to_vec(), |b| Sealed::parse(b).is_ok()),
+        ("genesis", record().to_vec(), |b| {
+            GenesisRecord::parse(b).is_ok()
+        }),
+        ("certificate", signed(&certificate(2)), |b| {
+            Certificate::verify(b, &operator().1).is_ok()
+        }),
+    ];
+    for (name, bytes, read) in formats {
+        assert!(read(&bytes), "{name}");
+        for length in 0..bytes.len() {
+            assert!(!read(&bytes[..length]), "{name} cut at {length}");
+        }
+        assert!(!read(&[&bytes[..], &[0]].concat()), "{name} and more");
+    }
+    assert_eq!(
+        record().id().to_string(),
+        sha256(&record().to_vec()).to_string()
+    );
+}
+
+#[test]
+fn what_a_record_a_header_and_a_certificate_cannot_say_is_refused() {
+    let records: [fn(&mut GenesisRecord); 4] = [
+        |r| r.identities.clear(),
+        |r| r.identities.swap(0, 1),
+        |r| r.identities[1] = r.identities[0].clone(),
+        |r| r.identities[0].spki = Key::new(99).1.to_spki(),
+    ];
+    for change in records {
+        let mut record = record();
+        change(&mut record);
+        assert!(GenesisRecord::parse(&record.to_vec()).is_err());
+    }
+    let headers: [fn(&mut Header); 5] = [
+        |h| h.identities.clear(),
+        |h| h.identities.swap(0, 1),
+        |h| h.identities[0].version = 0,
+        |h| h.identities[0].kid = h.identities[1].kid.clone(),
+        |h| h.authority.version = 0,
+    ];
+    for change in headers {
+        let mut header = born();
+        change(&mut header);
+        let wrap = Wrap::kms(ARN.parse().unwrap(), vec![9; 200]);
+        let sign = |statement: &[u8]| {
+            identity::cose::sign(identity::cose::Purpose::SEAL, statement, &state_key())
+        };
+        let sealed = Sealed::new(&header, vec![wrap], [8; 12], vec![7; 3], sign).unwrap();
+        assert!(Sealed::parse(&sealed.to_vec()).is_err());
+    }
+    let certificates: [fn(&mut Certificate); 7] = [
+        |c| c.version = 1,
+        |c| c.pairs.clear(),
+        |c| c.pairs.swap(0, 1),
+        |c| c.pairs = (1..=17).map(pair).collect(),
+        |c| c.pairs[0].pcr0 = Digest([0; 48]),
+        |c| c.identities.clear(),
+        |c| c.successor = Some(vec![1]),
+    ];
+    for change in certificates {
+        let mut certificate = certificate(2);
+        change(&mut certificate);
+        assert!(certificate.sign(&operator()).is_err());
+        let unchecked = identity::cose::sign(
+            identity::cose::Purpose::STATE_CERTIFICATE,
+            &cbor::to_vec(&certificate),
+            &operator(),
+        );
+        assert!(Certificate::verify(&unchecked.unwrap(), &operator().1).is_err());
+    }
+}
+
+#[test]
+fn the_key_of_kms_is_one_key_of_one_region() {
+    let key: KmsKey = ARN.parse().unwrap();
+    assert_eq!(key.host(), "kms.eu-central-1.amazonaws.com");
+    let china: KmsKey = ARN
+        .replace("arn:aws:", "arn:aws-cn:")
+        .replace("eu-central-1", "cn-north-1")
+        .parse()
+        .unwrap();
+    assert_eq!(china.host(), "kms.cn-north-1.amazonaws.com.cn");
+    for bad in [
+        "",
+        "1234abcd-12ab-34cd-56ef-1234567890ab",
+        "arn:aws:kms:eu-central-1:111122223333:alias/a",
+        "arn:aws:kms:eu-central-1:111122223333:key/mrk-1234",
+        "arn:aws:kms:eu-central-1:111122223333:key/",
+        "arn:aws:kms:eu-central-1:11112222333:key/a",
+        "arn:aws:kms::111122223333:key/a",
+        "arn:aws:kms:evil.example/:111122223333:key/a",
+        "arn:aws:kms:-a:111122223333:key/a",
+        "arn:other:kms:eu-central-1:111122223333:key/a",
+        "arn:aws:s3:eu-central-1:111122223333:key/a",
+        &format!("{ARN}:x"),
+        &format!("{ARN}{}", "a".repeat(256)),
+    ] {
+        assert!(bad.parse::<KmsKey>().is_err(), "{bad}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn garbage_never_panics(bytes in proptest::collection::vec(0_u8.., 0..400)) {
+        let _ = Sealed::parse(&bytes);
+        let _ = GenesisRecord::parse(&bytes);
+        let _ = Certificate::unverified(&bytes);
+        let _ = Order::unverified(&bytes);
+    }
+}
