@@ -81,7 +81,7 @@ mod tests {
 
     use super::*;
 
-    const TIME: Duration = Duration::from_millis(300);
+    const TIME: Duration = Duration::from_millis(500);
 
     fn timed(line: UnixStream) -> TimedLine {
         TimedLine::new(Box::new(line), Deadline::after(TIME))
