@@ -211,6 +211,10 @@ mod tests {
             kind(long(rest + 1).as_bytes()),
             Some(FailureKind::Malformed)
         );
+        // Nor if its end comes in the same read as its limit.
+        let together = long(rest + 1);
+        let failure = read(&mut Chunks(together.as_bytes(), 5000)).unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Malformed);
         // Without an end it is not waited for.
         let endless = "HTTP/1.1 200 OK\r\na: ".to_owned() + &"x".repeat(MAX_HEAD);
         assert_eq!(kind(endless.as_bytes()), Some(FailureKind::Malformed));

@@ -562,9 +562,11 @@ mod tests {
 
     #[test]
     fn other_statuses_are_malformed() {
-        let body = String::from_utf8(json(&good(Decrypt))).unwrap();
+        let good = String::from_utf8(json(&good(Decrypt))).unwrap();
         for status in [0, 100, 101, 199, 201, 204, 206, 301, 304, 399, 600, 999] {
-            assert_eq!(failure(status, &body).0, FailureKind::Malformed, "{status}");
+            for body in [&good, r#"{"__type":"AccessDeniedException"}"#] {
+                assert_eq!(failure(status, body).0, FailureKind::Malformed, "{status}");
+            }
         }
     }
 

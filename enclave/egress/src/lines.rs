@@ -81,7 +81,7 @@ mod tests {
 
     use super::*;
 
-    const TIME: Duration = Duration::from_millis(300);
+    const TIME: Duration = Duration::from_millis(500);
 
     fn timed(line: UnixStream) -> TimedLine {
         TimedLine::new(Box::new(line), Deadline::after(TIME))
@@ -90,7 +90,7 @@ mod tests {
     fn assert_over(start: Instant, error: &io::Error) {
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         let took = start.elapsed();
-        assert!(took >= TIME && took < TIME * 2, "{took:?}");
+        assert!(took >= TIME && took < TIME * 3 / 2, "{took:?}");
     }
 
     #[test]
@@ -104,6 +104,20 @@ mod tests {
             }
         });
         assert_over(start, &line.read_to_end(&mut Vec::new()).unwrap_err());
+    }
+
+    #[test]
+    fn silence_after_a_late_byte_does_not_stretch_it() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let start = Instant::now();
+        let mut line = timed(near);
+        let late = thread::spawn(move || {
+            thread::sleep(TIME * 4 / 5);
+            far.write_all(&[0]).unwrap();
+            far
+        });
+        assert_over(start, &line.read_to_end(&mut Vec::new()).unwrap_err());
+        drop(late.join());
     }
 
     #[test]

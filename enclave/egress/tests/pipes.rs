@@ -167,6 +167,11 @@ fn start(act: impl FnOnce(Fake) + Send + 'static) -> (Result<Client, Error>, Rec
     (client, ended)
 }
 
+/// Why the egress process is held to have ended.
+fn why(ended: &Receiver<String>) -> String {
+    ended.recv_timeout(Duration::from_secs(5)).unwrap()
+}
+
 fn anchor() -> Anchor {
     Anchor {
         subject: vec![],
@@ -326,8 +331,8 @@ fn an_answer_to_nothing_is_the_end() {
             fake.give(&nonsense);
             fake.take();
         });
-        let why = ended.recv().unwrap();
-        assert_eq!(why, "the egress process answered what was not asked");
+        let expected = "the egress process answered what was not asked";
+        assert_eq!(why(&ended), expected);
         let failure = client.kms(&call(Decrypt, 1000)).unwrap_err();
         assert_eq!(failure.kind, FailureKind::Broken);
     }
@@ -343,7 +348,7 @@ fn ready_is_no_answer_to_kms() {
     let failure = client.kms(&call(Decrypt, 1000)).unwrap_err();
     assert_eq!(failure.kind, FailureKind::Broken);
     assert_eq!(
-        ended.recv().unwrap(),
+        why(&ended),
         "the egress process answered what was not asked"
     );
 }
@@ -355,7 +360,7 @@ fn the_end_of_the_pipe_is_told_at_once() {
     let failure = client.kms(&call(Decrypt, 10_000)).unwrap_err();
     assert_eq!(failure.kind, FailureKind::Broken);
     assert!(start.elapsed() < Duration::from_secs(2));
-    assert_eq!(ended.recv().unwrap(), "the egress process ended");
+    assert_eq!(why(&ended), "the egress process ended");
 }
 
 #[test]
@@ -365,7 +370,7 @@ fn nonsense_is_the_end() {
         (&[0, 0, 0, 9, 1], "the pipe ended within a frame"),
     ] {
         let (_client, ended) = client(|mut fake| fake.answers.write_all(bytes).unwrap());
-        assert_eq!(ended.recv().unwrap(), expected);
+        assert_eq!(why(&ended), expected);
     }
 }
 
@@ -373,7 +378,7 @@ fn nonsense_is_the_end() {
 fn a_client_starts_only_when_the_egress_process_is_ready() {
     let (client, ended) = start(drop);
     assert!(matches!(client, Err(Error::Ended)));
-    assert!(ended.recv().is_ok());
+    why(&ended);
     let (client, _) = start(|mut fake| {
         fake.take();
         fake.give(&Answer::Kms(answer("arn:1")));

@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -310,11 +311,30 @@ fn the_hello_offers_a_post_quantum_key_first() {
     assert_eq!(parsed.server_name(), Some(HOST));
     let protocols: Vec<_> = parsed.alpn().unwrap().collect();
     assert_eq!(protocols, [b"http/1.1"]);
-    // Its key of 1216 bytes is in the hello, the first of the shares.
-    let share = [0x11, 0xec, 0x04, 0xc0];
-    let at = hello.windows(4).position(|window| window == share).unwrap();
-    assert_eq!(hello[at - 6..at - 4], [0, 51], "extension key_share");
-    assert!(hello.len() > 1200);
+    let extensions = extensions(&hello);
+    // key_share: its key of 1216 bytes is in the hello, the first of them.
+    assert_eq!(extensions[&51][2..6], [0x11, 0xec, 0x04, 0xc0]);
+    // session_ticket, early_data, pre_shared_key: nothing of another time.
+    for of_before in [35, 42, 41] {
+        assert!(!extensions.contains_key(&of_before));
+    }
+}
+
+/// The extensions of a ClientHello by their numbers (RFC 8446 section 4.1.2).
+fn extensions(record: &[u8]) -> BTreeMap<u16, Vec<u8>> {
+    let number = |at: usize| u16::from_be_bytes([record[at], record[at + 1]]);
+    let mut at = 5 + 4 + 2 + 32;
+    at += 1 + usize::from(record[at]); // legacy_session_id
+    at += 2 + usize::from(number(at)); // cipher_suites
+    at += 1 + usize::from(record[at]); // legacy_compression_methods
+    at += 2;
+    let mut found = BTreeMap::new();
+    while at < record.len() {
+        let end = at + 4 + usize::from(number(at + 2));
+        found.insert(number(at), record[at + 4..end].to_vec());
+        at = end;
+    }
+    found
 }
 
 #[test]
