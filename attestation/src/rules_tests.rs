@@ -213,7 +213,8 @@ fn every_rule_about_documents_has_a_case() {
     #[rustfmt::skip]
     let elsewhere = [
         R::Identity, R::RootNotMock, R::RootMalformed, R::NotDebugMode, R::MeasurementDenied, R::CertificateDenied, R::TooOld,
-        R::MeasurementMismatch, R::PolicyNotCommitted, R::PolicyMismatch, R::EpochAbsent, R::DidNotAccepted, R::IssuerNotAccepted,
+        R::MeasurementMismatch, R::PolicyNotCommitted, R::PolicyMismatch, R::EpochAbsent, R::EpochTooLow,
+        R::StateAbsent, R::StateMismatch, R::CustodyTooLow, R::DidNotAccepted, R::IssuerNotAccepted,
         R::BindingMismatch, R::TokenBindingMismatch, R::TeeMismatch, R::PossessionInvalid, R::IdentityNotInPolicy, R::IdentityMismatch,
         R::DidDocumentLacksKey, R::TimestampMalformed, R::TimestampImprint, R::TimestampSignature, R::TimestampUntrusted,
         R::AnchorOutsideLeaf, R::AnchorTooEarly, R::AnchorFromFuture, R::EvidenceMalformed, R::MeasurementsMalformed, R::PolicyMalformed,

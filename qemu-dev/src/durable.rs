@@ -20,15 +20,15 @@ const ORDER_SECONDS: i64 = 300;
 
 /// What keeps the keys of a state directory.
 #[derive(Debug)]
-pub struct DurableState<'a> {
-    state: &'a State,
+pub struct DurableState {
+    state: State,
     address: SocketAddr,
 }
 
-impl<'a> DurableState<'a> {
+impl DurableState {
     /// Makes what is missing: the mock of AWS, a key of its KMS, `[state]` in the bundle, and a key
     /// policy for this program under this bundle.
-    pub fn prepare(state: &'a State) -> Result<Self, Error> {
+    pub fn prepare(state: &State) -> Result<Self, Error> {
         let aws = MockAws::open(&state.aws(), DEFAULT_REGION)?;
         let arn = kms_key(state, &aws)?;
         add_state(state, &arn)?;
@@ -36,7 +36,7 @@ impl<'a> DurableState<'a> {
         let policy = key_policy(&[(measurements, bundle)], SIDECAR, ADMIN);
         aws.put_key_policy(&arn, &policy.map_err(operator)?.to_string())?;
         Ok(Self {
-            state,
+            state: state.clone(),
             address: free_address()?,
         })
     }
@@ -48,7 +48,7 @@ impl<'a> DurableState<'a> {
         log: Option<&Path>,
         more: &[&str],
     ) -> Result<Child, Error> {
-        program.start_aws(self.state, self.address, log, more)
+        program.start_aws(&self.state, self.address, log, more)
     }
 
     /// Where it listens.

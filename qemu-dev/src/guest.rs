@@ -39,6 +39,7 @@ pub fn elsewhere(about: &str) -> std::process::ExitCode {
 struct GuestNsm {
     channel: Channel<VsockStream>,
     root: MockRoot,
+    tls_roots: Vec<egress::Anchor>,
     device: Option<NitroNsm>,
 }
 
@@ -56,10 +57,11 @@ impl GuestNsm {
             Error::from(NsmError::Answered(format!("the mock NSM: {error}")))
         };
         let stream = VsockStream::connect_with_cid_port(HOST, MOCK_NSM_PORT).map_err(no_mock)?;
-        let (channel, root) = Channel::open(stream).map_err(no_mock)?;
+        let (channel, greeting) = Channel::open(stream).map_err(no_mock)?;
         Ok(Self {
             channel,
-            root: MockRoot::from_der(&root)?,
+            root: MockRoot::from_der(&greeting.root)?,
+            tls_roots: greeting.tls_roots,
             device,
         })
     }
@@ -150,9 +152,8 @@ impl Nsm for GuestNsm {
         verify_mock(document, &self.root, at).map(|mock| mock.document().clone())
     }
 
-    /// A mock of AWS chains to the mock's own root, or to nothing.
     fn tls_roots(&self) -> Vec<egress::Anchor> {
-        egress::anchor(self.root.as_der()).into_iter().collect()
+        self.tls_roots.clone()
     }
 
     fn peers(&self) -> PeerVerifier {

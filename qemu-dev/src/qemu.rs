@@ -71,7 +71,8 @@ async fn run(options: &Qemu) -> Result<(), Error> {
         &registers(&measured),
         host_clock(None, BootTime),
         Encoding::Indefinite,
-    )?;
+    )?
+    .trusting(state.tls_roots()?);
     let program = Program::this()?;
     let setup = Setup {
         program: &program,

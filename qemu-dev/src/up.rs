@@ -109,7 +109,7 @@ async fn run(options: &Up) -> Result<(), Error> {
 /// Orders the birth of a state as the operator, if none is kept; the sidecar must be there for it.
 async fn wait_for_state(
     client: &Client,
-    lasting: &DurableState<'_>,
+    lasting: &DurableState,
     running: &mut Pair,
 ) -> Result<(), Error> {
     let deadline = Instant::now() + Duration::from_secs(15);
@@ -139,7 +139,7 @@ async fn wait_for_state(
 }
 
 /// The mock of AWS listens somewhere else after each start.
-fn set_address(file: &Path, lasting: &DurableState<'_>) -> Result<(), Error> {
+fn set_address(file: &Path, lasting: &DurableState) -> Result<(), Error> {
     let text = std::fs::read_to_string(file).map_err(io)?;
     if !text.lines().any(|line| line.starts_with("kms_address")) {
         return Err(Error::State(format!(
@@ -189,7 +189,7 @@ async fn keep_evidence<'a>(
 fn configuration(
     state: &State,
     socket: Option<&Path>,
-    lasting: Option<&DurableState<'_>>,
+    lasting: Option<&DurableState>,
 ) -> Result<(PathBuf, PathBuf), Error> {
     let file = state.sidecar_config();
     let asked = socket.map(std::path::absolute).transpose().map_err(io)?;

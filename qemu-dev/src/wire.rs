@@ -31,6 +31,9 @@ pub(crate) struct Greeting {
     pub(crate) marker: String,
     #[cbor(n(1), with = "minicbor::bytes")]
     pub(crate) root: Vec<u8>,
+    /// Whom TLS of the guest trusts.
+    #[n(2)]
+    pub(crate) tls_roots: Vec<egress::Anchor>,
 }
 
 #[derive(Debug, Encode, Decode)]
@@ -106,19 +109,15 @@ pub(crate) fn answer(
     stream: &mut (impl Read + Write),
     nsm: &Mutex<MockNsm>,
 ) -> std::io::Result<()> {
-    let root = nsm
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .root()
-        .as_der()
-        .to_vec();
-    send(
-        stream,
-        &Greeting {
+    let greeting = {
+        let nsm = nsm.lock().unwrap_or_else(PoisonError::into_inner);
+        Greeting {
             marker: MARKER.into(),
-            root,
-        },
-    )?;
+            root: nsm.root().as_der().to_vec(),
+            tls_roots: nsm.tls_roots(),
+        }
+    };
+    send(stream, &greeting)?;
     let mut buffer = FrameBuffer::default();
     loop {
         let ask =
@@ -159,15 +158,15 @@ pub(crate) struct Channel<S> {
 }
 
 impl<S: Read + Write> Channel<S> {
-    /// Takes the greeting; gives the mock's root with the channel.
-    pub(crate) fn open(mut stream: S) -> std::io::Result<(Self, Vec<u8>)> {
+    /// Takes the greeting, and gives it with the channel.
+    pub(crate) fn open(mut stream: S) -> std::io::Result<(Self, Greeting)> {
         let mut buffer = FrameBuffer::default();
         let greeting: Greeting =
             cbor::from_slice(&receive(&mut stream, &mut buffer)?).map_err(std::io::Error::other)?;
         if greeting.marker != MARKER {
             return Err(std::io::Error::other("this is not the mock NSM"));
         }
-        Ok((Self { stream, buffer }, greeting.root))
+        Ok((Self { stream, buffer }, greeting))
     }
 
     pub(crate) fn ask(&mut self, ask: &Ask) -> Result<Vec<u8>, NsmError> {

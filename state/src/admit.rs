@@ -120,7 +120,7 @@ impl Offer<'_> {
     fn check_state(&self, header: &Header, record: &GenesisRecord) -> Result<(), Error> {
         let id = record.id();
         if header.state != id {
-            return Err(Error::StateMismatch {
+            return Err(Error::SealedStateMismatch {
                 found: header.state.to_string(),
                 expected: id.to_string(),
             });

@@ -22,7 +22,7 @@ pub enum Error {
     #[error(
         "the sealed state is of another state than the genesis record: {found}, not {expected}"
     )]
-    StateMismatch {
+    SealedStateMismatch {
         /// What the header of the sealed state names.
         found: String,
         /// SHA-256 of the genesis record.
@@ -82,7 +82,7 @@ pub enum Error {
     },
     /// The bundle's custody is below what the certificate wants.
     #[error("the bundle's custody is {found:?}, and the certificate takes none below {lowest:?}")]
-    CustodyTooLow {
+    StateCustodyTooLow {
         /// Of the bundle.
         found: String,
         /// Of the certificate.

@@ -30,7 +30,7 @@ impl Terms {
             });
         }
         if bundle.custody < self.custody {
-            return Err(Error::CustodyTooLow {
+            return Err(Error::StateCustodyTooLow {
                 found: bundle.custody.to_string(),
                 lowest: self.custody.to_string(),
             });

@@ -224,7 +224,7 @@ fn the_image_and_bundle_of_the_birth_open_it_by_the_order_and_others_do_not() {
         (changed(|b| b.terms = terms(OTHER_ARN)), "kms_key_mismatch"),
         (
             changed(|b| b.terms.custody = Custody::Ephemeral),
-            "custody_too_low",
+            "state_custody_too_low",
         ),
         (
             changed(|b| b.identities[0].1 = "production"),
@@ -371,7 +371,10 @@ fn a_certificate_names_the_operators_next_key_and_only_that_one_counts_afterward
 fn a_seal_of_another_state_does_not_stand_beside_this_record() {
     let mut other = born();
     other.state = StateId::new([1; 32]);
-    assert_eq!(Bundle::new().admit(&other, &order()), Err("state_mismatch"));
+    assert_eq!(
+        Bundle::new().admit(&other, &order()),
+        Err("sealed_state_mismatch")
+    );
     // A record with another operator is another state.
     let mut forged = born();
     forged.authority.operator = Key::new(12).1.to_spki();

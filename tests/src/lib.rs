@@ -2,6 +2,7 @@
 //! a window connection that can also misbehave.
 
 mod http;
+mod lasting;
 pub mod machine;
 mod running;
 mod terminal;
@@ -9,6 +10,7 @@ mod traced;
 pub mod window;
 
 pub use http::{Answer, Connection, get, post, raw};
+pub use lasting::Lasting;
 pub use running::{
     Running, VerifierFiles, copy_program, now, private_folder, program, wait_for, write_script,
 };

@@ -2,7 +2,7 @@
 //! re-established.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -31,6 +31,8 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 /// An enclave boots in a second or two; callers that wait for it should not wait for us.
 const BACKOFF_LAST: Duration = Duration::from_millis(500);
+/// A seal that could not be stored is tried again so often.
+const STORE_AGAIN: Duration = Duration::from_secs(1);
 /// Requests under way on one connection.
 const MAX_PENDING: usize = 1024;
 /// Requests that gather on one connection before the next one is used, and as many as callers have
@@ -86,6 +88,8 @@ struct Shared {
     annex: RwLock<Option<Arc<Vec<u8>>>>,
     /// The state in which the enclave's keys outlive its boot, if the bundle has one.
     state: Option<Awaiting>,
+    /// A seal that could not be stored is tried again.
+    storing: AtomicBool,
 }
 
 /// A connection that works.
@@ -138,6 +142,7 @@ impl EnclaveClient {
             recorder,
             annex: RwLock::new(None),
             state: keeper.map(Awaiting::new),
+            storing: AtomicBool::new(false),
         });
         for slot in 0..connections {
             tokio::spawn(Arc::clone(&shared).keep(slot));
@@ -237,10 +242,16 @@ impl EnclaveClient {
             keeper.store(&mut enclave).await?;
             answer = self.shared.request(request, first).await;
         }
-        match answer? {
-            Answer::State(_) => Ok(keeper.store(&mut enclave).await?),
-            other => Ok(other),
+        let stored = match answer? {
+            Answer::State(_) => keeper.store(&mut enclave).await,
+            other => return Ok(other),
+        };
+        if let Err(StateError::NotStored(_)) = &stored
+            && !self.shared.storing.swap(true, Ordering::SeqCst)
+        {
+            tokio::spawn(Arc::clone(&self.shared).store_later());
         }
+        Ok(stored?)
     }
 
     /// Whether what is decided can be written down.
@@ -428,6 +439,20 @@ impl Shared {
             }
             sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// Stores a seal that waits, once the disk takes it. Another enclave has none.
+    async fn store_later(self: Arc<Self>) {
+        loop {
+            sleep(STORE_AGAIN).await;
+            let Some(awaiting) = &self.state else { break };
+            let keeper = awaiting.keeper.lock().await;
+            match keeper.store(&mut Serving(&self)).await {
+                Err(StateError::NotStored(_) | StateError::Unavailable) => {}
+                Ok(_) | Err(_) => break,
+            }
+        }
+        self.storing.store(false, Ordering::SeqCst);
     }
 
     fn is_serving(&self) -> bool {

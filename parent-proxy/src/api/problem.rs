@@ -119,14 +119,13 @@ impl From<RequestError> for Problem {
 
 impl From<StateError> for Problem {
     fn from(error: StateError) -> Self {
-        let code = error.code().to_owned();
+        let says = error.to_string();
         match error {
             StateError::Refused(refusal) => RequestError::Refused(refusal).into(),
             StateError::Unavailable => RequestError::Unavailable.into(),
-            StateError::Exists => Self::new(409, code, error.to_string()),
-            StateError::NotStored(_) | StateError::NoLine(_) => {
-                Self::new(503, code, error.to_string())
-            }
+            StateError::Exists => Self::new(409, "state_exists", says),
+            StateError::NotStored(_) => Self::new(503, "state_not_stored", says),
+            StateError::NoLine(_) => Self::new(503, "kms_not_reachable", says),
         }
     }
 }

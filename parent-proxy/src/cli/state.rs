@@ -269,7 +269,7 @@ impl Verify {
         let id = record.id();
         if header.state != id {
             return Err(Failure::Refused(format!(
-                "state_mismatch: the seal is of the state {}, and the record of {id}",
+                "sealed_state_mismatch: the seal is of the state {}, and the record of {id}",
                 header.state
             )));
         }

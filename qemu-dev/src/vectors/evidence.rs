@@ -18,6 +18,7 @@ use identity::{
 };
 use policy::{Bundle, PolicyDigest};
 use serde_json::{Value, json};
+use state::{Custody, Rollback, StateFacts, StateId};
 use uuid::Uuid;
 
 use super::{Fixed, NOW, good_fields};
@@ -88,6 +89,18 @@ struct Parts {
     proven_by: u8,
     purpose: Purpose,
     encoding: Encoding,
+    state: Option<StateFacts>,
+    bound_state: Option<StateFacts>,
+}
+
+/// A state that everybody knows.
+fn kept() -> StateFacts {
+    StateFacts {
+        state: StateId::new([0x5a; 32]),
+        epoch: 3,
+        custody: Custody::Kms,
+        rollback: Rollback::Accepted,
+    }
 }
 
 /// The key of the record.
@@ -186,6 +199,8 @@ impl Maker {
             proven_by: seed,
             purpose: Purpose::POSSESSION,
             encoding: Encoding::Definite,
+            state: None,
+            bound_state: None,
         }
     }
 
@@ -204,7 +219,7 @@ impl Maker {
             &parts.bound,
             &self.bundle.digest(),
             &parts.bound_record,
-            None,
+            parts.bound_state,
         );
         let user_data = parts
             .user_data
@@ -237,7 +252,7 @@ impl Maker {
             parts.key,
             parts.bundle,
             parts.record,
-            None,
+            parts.state,
             proof.expect("a signature"),
         )
         .to_vec()
@@ -284,9 +299,124 @@ impl Maker {
             },
         );
         self.links();
+        self.states();
         self.proofs();
         self.wrong_documents();
         self.expectations();
+    }
+
+    /// Keys that are kept in a state, and verifiers who want to know in which.
+    fn states(&mut self) {
+        let of = |state, bound_state| Parts {
+            state,
+            bound_state,
+            ..self.agent()
+        };
+        let (another, later) = (
+            StateFacts {
+                state: StateId::new([0x5b; 32]),
+                ..kept()
+            },
+            StateFacts { epoch: 4, ..kept() },
+        );
+        let wrong = "binding_mismatch";
+        let parts = [
+            ("kept", "accepted", of(Some(kept()), Some(kept()))),
+            (
+                "kept in another state",
+                wrong,
+                of(Some(another), Some(kept())),
+            ),
+            (
+                "kept in another epoch",
+                wrong,
+                of(Some(later), Some(kept())),
+            ),
+            ("kept and said to end", wrong, of(None, Some(kept()))),
+            ("ends and said to be kept", wrong, of(Some(kept()), None)),
+        ];
+        for (name, expected, parts) in parts {
+            self.sealed(name, expected, parts);
+        }
+        for (name, from, tag) in [
+            ("kept with the older tag", "kept", b'1'),
+            ("ends with the newer tag", "good", b'2'),
+        ] {
+            let mut bytes = self.files[&file_name("evidence", from, "cbor")].clone();
+            // {0: "anchorhold/evidence/v1": the version is the last byte of the tag.
+            bytes[2 + "anchorhold/evidence/v1".len()] = tag;
+            let file = file_name("evidence", name, "cbor");
+            self.file(&file, bytes);
+            self.case(
+                name,
+                json!({"evidence": file}),
+                json!({}),
+                "evidence_malformed",
+            );
+        }
+        let policy = |line: &str| json!({"appraisal_policy": format!("version = 1\n{line}\n")});
+        let (own, other) = ("5a".repeat(32), "5b".repeat(32));
+        let of_state = |id: &str| policy(&format!("state = \"{id}\""));
+        for (name, changed, of_kept, of_ended) in [
+            (
+                "its state",
+                json!({"state": own}),
+                "accepted",
+                "state_absent",
+            ),
+            (
+                "another expected state",
+                json!({"state": other}),
+                "state_mismatch",
+                "state_absent",
+            ),
+            (
+                "its state in the policy",
+                of_state(&own),
+                "accepted",
+                "state_absent",
+            ),
+            (
+                "another state in the policy",
+                of_state(&other),
+                "state_mismatch",
+                "state_absent",
+            ),
+            (
+                "its epoch",
+                policy("lowest_epoch = 3"),
+                "accepted",
+                "epoch_absent",
+            ),
+            (
+                "a later epoch",
+                policy("lowest_epoch = 4"),
+                "epoch_too_low",
+                "epoch_absent",
+            ),
+            (
+                "its custody",
+                policy("custody = \"kms\""),
+                "accepted",
+                "custody_too_low",
+            ),
+            (
+                "any custody",
+                policy("custody = \"ephemeral\""),
+                "accepted",
+                "accepted",
+            ),
+        ] {
+            for (which, file, expected) in [("kept", "kept", of_kept), ("ends", "good", of_ended)] {
+                let subject = json!({"evidence": file_name("evidence", file, "cbor")});
+                self.case(
+                    &format!("{which}: {name}"),
+                    subject,
+                    changed.clone(),
+                    expected,
+                );
+            }
+        }
     }
 
     /// From the document to the key, one link wrong in each.

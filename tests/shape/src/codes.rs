@@ -137,6 +137,20 @@ fn sections() -> Vec<Section> {
             advice: None,
         },
         Section {
+            title: "What keeps a state closed",
+            about: "Keys that outlive a boot: `anchorhold state status` says which of these it is, and what is refused meanwhile has the code `state_awaited`. KMS was not asked.",
+            codes: codes("state/src/error.rs", "Error", |_| kind("State")),
+            otherwise: None,
+            advice: None,
+        },
+        Section {
+            title: "What KMS did not give",
+            about: "The same, once KMS was asked. The sidecar tries again by itself, after a second, then after two, up to thirty; SIGHUP tries at once.",
+            codes: codes("enclave/src/error.rs", "KmsError", |_| kind("Kms")),
+            otherwise: None,
+            advice: None,
+        },
+        Section {
             title: "What the sidecar does not do",
             about: "Without asking the enclave.",
             codes: of_sidecar(),

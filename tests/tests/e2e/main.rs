@@ -12,6 +12,7 @@ mod commands;
 mod delegation;
 mod demo;
 mod docs;
+mod durable;
 mod edges;
 mod evidence;
 mod faults;
