@@ -961,10 +961,11 @@ fn it_listens_to_this_machine_alone() {
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind("0.0.0.0:0").await.unwrap();
         let root = MockRoot::from_der(world.nsm.root().as_der()).unwrap();
-        let served = Arc::clone(&world.mock)
-            .serve(listener, root, Arc::new(|| NOW * 1000))
-            .await;
-        assert!(served.unwrap_err().to_string().contains("127.0.0.1"));
+        let clock = Arc::new(|| NOW * 1000);
+        let serving = Arc::clone(&world.mock).serve(listener, root, clock);
+        let served = tokio::time::timeout(Duration::from_secs(5), serving).await;
+        let error = served.expect("it serves everybody").unwrap_err();
+        assert!(error.to_string().contains("127.0.0.1"));
     });
 }
 
