@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use attestation::MockRoot;
 use aws_lc_rs::encoding::AsDer;
-use aws_lc_rs::rsa::{KeySize, PrivateDecryptingKey};
+use aws_lc_rs::rsa::{KeySize, PrivateDecryptingKey, PublicEncryptingKey};
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4;
 use data_encoding::{BASE64, HEXLOWER};
@@ -525,12 +525,19 @@ fn a_document_must_name_an_rsa_key_of_2048_bits_in_der() {
     let mut wrong_algorithm = public.clone();
     wrong_algorithm[16] = 7;
     assert_eq!(public.len(), 294);
+    // The exponent 3, so two bytes less in each length.
+    let mut exponent = [&public[..289], &[2, 1, 3]].concat();
+    for length in [3, 22, 27] {
+        exponent[length] -= 2;
+    }
+    assert!(PublicEncryptingKey::from_der(&exponent).is_ok());
     for (key, good) in [
         (Some(&public), true),
         (None, false),
         (Some(&pkcs1), false),
         (Some(&larger), false),
         (Some(&longer), false),
+        (Some(&exponent), false),
         (Some(&wrong_algorithm), false),
     ] {
         let document = world
@@ -567,7 +574,7 @@ fn a_ciphertext_opens_only_in_its_context_and_by_its_key() {
         json!({"anchorhold": "sealed/v1"}),
         json!({"anchorhold": "sealed/v1", "state": "B"}),
         json!({"anchorhold": "sealed/v1", "state": "A", "more": ""}),
-        json!({"anchorhold": "sealed/v1state", "A": ""}),
+        json!({"anchorhold": "sealed/v1stateA"}),
     ] {
         let in_context = |asked: &mut Value| asked["EncryptionContext"] = context.clone();
         assert_eq!(kind(&world, &in_context), invalid, "{context}");
@@ -642,6 +649,24 @@ fn members_and_keys_that_are_not_known_are_refused() {
             "ValidationException",
             "{size}"
         );
+    }
+    let other = "RSAES_OAEP_SHA_256";
+    for (operation, asked) in [
+        (
+            "Encrypt",
+            json!({"KeyId": arn, "Plaintext": "AAAA", "EncryptionAlgorithm": other}),
+        ),
+        (
+            "Decrypt",
+            json!({"CiphertextBlob": "AAAA", "EncryptionAlgorithm": other}),
+        ),
+        ("Encrypt", json!({"KeyId": arn, "Plaintext": ""})),
+        (
+            "Decrypt",
+            json!({"CiphertextBlob": BASE64.encode(&[0; 6145])}),
+        ),
+    ] {
+        assert_eq!(kind(operation, asked), "ValidationException");
     }
     let text = format!(r#"{{"KeyId":"{arn}","KeyId":"{arn}"}}"#);
     let request = world.request("default", "DescribeKey", text.as_bytes());
@@ -936,10 +961,11 @@ fn it_listens_to_this_machine_alone() {
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind("0.0.0.0:0").await.unwrap();
         let root = MockRoot::from_der(world.nsm.root().as_der()).unwrap();
-        let served = Arc::clone(&world.mock)
-            .serve(listener, root, Arc::new(|| NOW * 1000))
-            .await;
-        assert!(served.unwrap_err().to_string().contains("127.0.0.1"));
+        let clock = Arc::new(|| NOW * 1000);
+        let serving = Arc::clone(&world.mock).serve(listener, root, clock);
+        let served = tokio::time::timeout(Duration::from_secs(5), serving).await;
+        let error = served.expect("it serves everybody").unwrap_err();
+        assert!(error.to_string().contains("127.0.0.1"));
     });
 }
 

@@ -581,6 +581,10 @@ mod tests {
             ),
             with("Condition", json!({})),
             with("Condition", json!({"StringEquals": {}})),
+            with(
+                "Condition",
+                json!({"StringEquals": {}, "Null": {pcr0: "true"}}),
+            ),
             condition("StringLike", pcr0, json!(pcr("aa"))),
             condition("StringEqualsIfExists", pcr0, json!(pcr("aa"))),
             condition("stringequals", pcr0, json!(pcr("aa"))),

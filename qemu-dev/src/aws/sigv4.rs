@@ -500,7 +500,7 @@ mod tests {
             ("AWS4-HMAC-SHA256", "AWS4-HMAC-SHA512"),
             ("aws4_request", "aws4_requests"),
             ("Signature=", "Signatures="),
-            ("Signature=", "Signature=, Signature="),
+            ("Signature=", "Signature=abc, Signature="),
             (", SignedHeaders=", ", Extra=1, SignedHeaders="),
             ("Credential=", "Credential=/"),
         ] {

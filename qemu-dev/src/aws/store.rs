@@ -161,3 +161,23 @@ impl Key {
         [self.arn.as_bytes(), b"\0", context].concat()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_another_region_are_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = |region| Store::open(folder.path(), region).unwrap();
+        let key = store("here").create("{}", "", 0).unwrap();
+        let sealed = key.seal(b"secret", b"").unwrap();
+        assert!(store("here").key_of(&sealed).is_ok());
+        let missing = |found: Result<Key, Refusal>| found.map(|_| ()).unwrap_err().kind;
+        assert_eq!(
+            missing(store("there").key_of(&sealed)),
+            "InvalidCiphertextException"
+        );
+        assert_eq!(missing(store("there").find(&key.arn)), "NotFoundException");
+    }
+}
