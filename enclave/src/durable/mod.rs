@@ -15,6 +15,8 @@ mod kms;
 mod open;
 mod recipient;
 mod seal;
+#[cfg(test)]
+mod tests;
 mod uploads;
 
 use std::sync::{Mutex, OnceLock};

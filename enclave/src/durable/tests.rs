@@ -1,0 +1,507 @@
+//! A state against a KMS and an egress process that lie, and a parent that brings what it likes.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::cipher::{AES_256, EncryptionContext, PaddedBlockEncryptingKey, UnboundCipherKey};
+use aws_lc_rs::iv::FixedLength;
+use aws_lc_rs::rsa::{OAEP_SHA256_MGF1SHA256, OaepPublicEncryptingKey, PublicEncryptingKey};
+use egress::{Failure, FailureKind, KmsAnswer, KmsCall, KmsOperation};
+use identity::{Digest, Signer, UnixSeconds, cose};
+use policy::Bundle;
+use serde_json::Value;
+use state::Pair;
+
+use super::contents::{Contents, Secret};
+use super::*;
+
+const ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+const BOOT: [u8; 16] = [3; 16];
+const NOW: i64 = 1_800_000_000;
+
+/// A KMS that wraps by adding a byte, and tells what it is told to tell.
+#[derive(Default)]
+struct Kms {
+    /// Of the last document: the recipient's key.
+    recipient: Mutex<Vec<u8>>,
+    /// What is answered instead.
+    lie: Mutex<Option<Lie>>,
+    asked: Mutex<Vec<KmsOperation>>,
+}
+
+#[derive(Clone, Copy)]
+enum Lie {
+    /// A data key of the liar's choosing, for this recipient.
+    Key([u8; 32]),
+    Plaintext,
+    Gone,
+}
+
+impl super::Kms for Kms {
+    fn ask(&self, call: &KmsCall) -> Result<KmsAnswer, Failure> {
+        self.asked.lock().unwrap().push(call.operation);
+        let body: Value = serde_json::from_slice(&call.body).unwrap();
+        let lie = *self.lie.lock().unwrap();
+        let failed = |kind| Failure {
+            kind,
+            message: "x".into(),
+        };
+        let mut key = [0x77; 32];
+        match lie {
+            Some(Lie::Key(other)) => key = other,
+            Some(Lie::Plaintext) => return Err(failed(FailureKind::Plaintext)),
+            Some(Lie::Gone) => return Err(failed(FailureKind::Broken)),
+            None => {}
+        }
+        // The context must be the one of the birth: KMS would refuse another.
+        let state = body["EncryptionContext"]["state"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let wrapped = match call.operation {
+            KmsOperation::GenerateDataKey => Some(state.into_bytes()),
+            KmsOperation::Decrypt => {
+                let blob = body["CiphertextBlob"].as_str().unwrap();
+                let blob = data_encoding::BASE64.decode(blob.as_bytes()).unwrap();
+                if blob != state.as_bytes() {
+                    return Err(failed(FailureKind::Refused));
+                }
+                None
+            }
+        };
+        Ok(KmsAnswer {
+            key_id: body["KeyId"].as_str().unwrap().to_owned(),
+            ciphertext_blob: wrapped,
+            envelope: envelope(&self.recipient.lock().unwrap(), &key),
+        })
+    }
+}
+
+fn envelope(spki: &[u8], secret: &[u8]) -> Envelope {
+    let key = PublicEncryptingKey::from_der(spki).unwrap();
+    let key = OaepPublicEncryptingKey::new(key).unwrap();
+    let mut encrypted_key = vec![0; key.ciphertext_size()];
+    key.encrypt(&OAEP_SHA256_MGF1SHA256, &[5; 32], &mut encrypted_key, None)
+        .unwrap();
+    let cbc = UnboundCipherKey::new(&AES_256, &[5; 32]).unwrap();
+    let cbc = PaddedBlockEncryptingKey::cbc_pkcs7(cbc).unwrap();
+    let mut ciphertext = secret.to_vec();
+    let iv = EncryptionContext::Iv128(FixedLength::from([6; 16]));
+    cbc.less_safe_encrypt(&mut ciphertext, iv).unwrap();
+    Envelope {
+        encrypted_key,
+        iv: vec![6; 16],
+        ciphertext,
+    }
+}
+
+/// One boot of an enclave around a state.
+struct Boot {
+    durable: Durable,
+    kms: Kms,
+    keys: AtomicU8,
+    committed: Committed,
+}
+
+impl Platform for Boot {
+    fn boot_id(&self) -> BootId {
+        BootId::new(BOOT)
+    }
+
+    fn now(&self) -> Result<Bounds, Error> {
+        Ok(Bounds {
+            earliest: UnixSeconds(NOW),
+            latest: UnixSeconds(NOW),
+        })
+    }
+
+    fn fill(&self, out: &mut [u8]) -> Result<(), Error> {
+        out.fill(self.keys.fetch_add(1, Ordering::SeqCst));
+        Ok(())
+    }
+
+    fn new_key(&self, algorithm: Algorithm, name: &str, _: u32) -> Result<KeyPair, Error> {
+        let byte = self.keys.fetch_add(1, Ordering::SeqCst);
+        Ok(KeyPair::generate(
+            algorithm,
+            &[byte; 32],
+            &[1; 32],
+            name.as_bytes(),
+        ))
+    }
+
+    fn document(
+        &self,
+        public_key: Option<&[u8]>,
+        _: Option<&[u8]>,
+        _: Option<&[u8]>,
+    ) -> Result<Vec<u8>, Error> {
+        if let Some(key) = public_key {
+            *self.kms.recipient.lock().unwrap() = key.to_vec();
+        }
+        Ok(b"document".to_vec())
+    }
+
+    fn kms(&self) -> &dyn super::Kms {
+        &self.kms
+    }
+}
+
+fn operator() -> KeyPair {
+    KeyPair::generate(Algorithm::EdDSA, &[90; 32], &[0; 32], b"operator")
+}
+
+fn bundle() -> Bundle {
+    let key = |byte: u8| {
+        let key = KeyPair::generate(Algorithm::EdDSA, &[byte; 32], &[0; 32], b"x");
+        key.public_key().to_multikey()
+    };
+    let operator = operator().public_key().to_multikey();
+    Bundle::from_toml(&format!(
+        "version = 1\nmode = 'production'\nproxy_key = '{}'\noperator_key = '{operator}'\n\
+         state = {{ name = 's', custody = 'kms', kms_key = '{ARN}', rollback = 'accepted' }}\n\
+         [[identities]]\nname = 'b'\nenvironment = 'test'\ndid = 'did:key'\nalgorithm = 'ES256'\nmax_validity_seconds = 60\n\
+         callers = {{ uids = [1] }}\nrules = [{{ name = 'r', actions = ['*'], targets = ['*'], resources = ['*'] }}]\n\
+         [[identities]]\nname = 'a'\nenvironment = 'test'\ndid = 'did:key'\nalgorithm = 'EdDSA'\nmax_validity_seconds = 60\n\
+         callers = {{ uids = [1] }}\nrules = [{{ name = 'r', actions = ['*'], targets = ['*'], resources = ['*'] }}]\n",
+        key(91)
+    ))
+    .unwrap()
+}
+
+impl Boot {
+    fn new() -> Self {
+        let bundle = bundle();
+        let policy = bundle.digest();
+        let pcr = |byte| Digest([byte; 48]);
+        Self {
+            durable: Durable::default(),
+            kms: Kms::default(),
+            keys: AtomicU8::new(1),
+            committed: Committed {
+                canonical: bundle.canonical(),
+                pair: Pair {
+                    pcr0: pcr(1),
+                    pcr1: pcr(2),
+                    pcr2: pcr(3),
+                    policy: policy.digest(),
+                },
+                policy,
+                bundle,
+                rego: Mutex::new(None),
+                before: None,
+            },
+        }
+    }
+
+    fn order(&self) -> Vec<u8> {
+        let order = Order::new(
+            "s",
+            BootId::new(BOOT),
+            self.committed.pair,
+            UnixSeconds(NOW),
+        );
+        order.sign(&operator()).unwrap()
+    }
+
+    fn birth(&self) -> Result<SignKms, Error> {
+        self.durable.birth(&self.committed, self, self.order())
+    }
+
+    fn ask(&self, question: &SignKms) -> Result<Option<Box<Life>>, Error> {
+        let signed = KmsSigned {
+            number: question.number,
+            authorization: "AWS4-HMAC-SHA256 x".into(),
+            security_token: None,
+        };
+        self.durable.ask_kms(&self.committed, self, signed)
+    }
+
+    fn put(&self, part: Part, bytes: &[u8]) {
+        for (offset, piece) in (0..)
+            .step_by(protocol::PIECE)
+            .zip(bytes.chunks(protocol::PIECE))
+        {
+            let piece = Piece {
+                part,
+                offset,
+                bytes: piece.to_vec(),
+                total: u32::try_from(bytes.len()).unwrap(),
+            };
+            self.durable.put(piece).unwrap();
+        }
+    }
+
+    fn get(&self, part: Part) -> Vec<u8> {
+        self.durable
+            .get(part, 0)
+            .map(|piece| piece.bytes)
+            .unwrap_or_default()
+    }
+
+    /// Born and stored: what the parent keeps of it.
+    fn kept(&self) -> Kept {
+        let question = self.birth().unwrap();
+        assert!(self.ask(&question).unwrap().is_none());
+        let kept = Kept {
+            sealed: self.get(Part::Sealed),
+            genesis: self.get(Part::Genesis),
+            authority: self.get(Part::Authority),
+        };
+        self.show(&kept);
+        assert!(matches!(self.durable.stored(), Ok(Then::Live(_))));
+        kept
+    }
+
+    fn show(&self, kept: &Kept) {
+        self.put(Part::Sealed, &kept.sealed);
+        self.put(Part::Genesis, &kept.genesis);
+        self.put(Part::Authority, &kept.authority);
+    }
+
+    fn open(&self, kept: &Kept) -> Result<Option<Box<Life>>, Error> {
+        self.show(kept);
+        let question = self.durable.open(&self.committed, self)?;
+        self.ask(&question)
+    }
+}
+
+#[derive(Clone)]
+struct Kept {
+    sealed: Vec<u8>,
+    genesis: Vec<u8>,
+    authority: Vec<u8>,
+}
+
+fn keys(life: &Life) -> Vec<(String, Vec<u8>)> {
+    let card = |identity: &crate::identities::Identity| {
+        let card = identity.card().unwrap();
+        (card.name.clone(), card.description.spki.clone())
+    };
+    let mut keys: Vec<_> = life.identities.iter().map(card).collect();
+    keys.sort();
+    keys
+}
+
+#[test]
+fn what_was_born_and_stored_opens_in_another_boot_with_the_same_keys() {
+    let first = Boot::new();
+    let question = first.birth().unwrap();
+    assert_eq!(question.host, "kms.eu-central-1.amazonaws.com");
+    assert!(first.ask(&question).unwrap().is_none());
+    // Sealed, and of no use yet.
+    assert_eq!(first.durable.status().phase, Phase::Sealed);
+    let kept = Kept {
+        sealed: first.get(Part::Sealed),
+        genesis: first.get(Part::Genesis),
+        authority: first.get(Part::Authority),
+    };
+    // What was read back must be what was sealed: each part, to the last byte.
+    let damaged = |change: fn(&mut Kept)| {
+        let mut bad = kept.clone();
+        change(&mut bad);
+        first.show(&bad);
+        first.durable.stored().err()
+    };
+    assert_eq!(
+        damaged(|kept| kept.sealed[700] ^= 1),
+        Some(Error::SealNotStored)
+    );
+    assert_eq!(
+        damaged(|kept| kept.genesis[100] ^= 1),
+        Some(Error::SealNotStored)
+    );
+    assert_eq!(
+        damaged(|kept| kept.authority[60] ^= 1),
+        Some(Error::SealNotStored)
+    );
+    first.show(&kept);
+    let Ok(Then::Live(life)) = first.durable.stored() else {
+        panic!("stored");
+    };
+    assert!(matches!(first.durable.stored(), Err(Error::SealNotPending)));
+    let second = Boot::new();
+    let again = second.open(&kept).unwrap().unwrap();
+    assert_eq!(keys(&life), keys(&again));
+    assert_eq!(
+        life.record_key.public_key().to_spki(),
+        again.record_key.public_key().to_spki()
+    );
+    assert_eq!(life.bound.state, again.bound.state);
+    assert_eq!(second.open(&kept).err(), Some(Error::StateOpenAlready));
+    assert_eq!(second.birth().err(), Some(Error::StateOpenAlready));
+}
+
+#[test]
+fn a_birth_that_kms_did_not_answer_is_the_same_birth_when_it_is_tried_again() {
+    let boot = Boot::new();
+    *boot.kms.lie.lock().unwrap() = Some(Lie::Gone);
+    let first = boot.birth().unwrap();
+    assert!(boot.ask(&first).is_err());
+    let known = boot.keys.load(Ordering::SeqCst);
+    *boot.kms.lie.lock().unwrap() = None;
+    let _second = boot.birth().unwrap();
+    // No key was made, and the signature for the question of before is for nothing.
+    assert_eq!(boot.keys.load(Ordering::SeqCst), known);
+    assert_eq!(boot.ask(&first).err(), Some(KmsError::Number.into()));
+    let third = boot.birth().unwrap();
+    assert!(boot.ask(&third).unwrap().is_none());
+    assert_eq!(boot.birth().err(), Some(Error::SealPending));
+}
+
+#[test]
+fn a_liar_in_egress_opens_nothing_later_and_at_the_birth_chooses_the_data_key() {
+    let first = Boot::new();
+    let kept = first.kept();
+    let second = Boot::new();
+    *second.kms.lie.lock().unwrap() = Some(Lie::Key([0x66; 32]));
+    assert_eq!(second.open(&kept).err(), Some(Error::SealedStateUnopened));
+    // It may be tried again: nothing was opened.
+    *second.kms.lie.lock().unwrap() = None;
+    assert!(second.open(&kept).unwrap().is_some());
+    // What docs/durability.md says of the birth.
+    let third = Boot::new();
+    *third.kms.lie.lock().unwrap() = Some(Lie::Key([0x66; 32]));
+    let question = third.birth().unwrap();
+    assert!(third.ask(&question).unwrap().is_none());
+    let (sealed, header) = Sealed::parse(&third.get(Part::Sealed)).unwrap();
+    let known = zeroize::Zeroizing::new([0x66; 32]);
+    assert!(seal::open(&sealed, &header, &known).is_ok());
+}
+
+#[test]
+fn a_plaintext_is_the_end_and_other_failures_are_not() {
+    let boot = Boot::new();
+    *boot.kms.lie.lock().unwrap() = Some(Lie::Plaintext);
+    let question = boot.birth().unwrap();
+    let error = boot.ask(&question).err().unwrap();
+    assert!(error.is_end(), "{error}");
+    *boot.kms.lie.lock().unwrap() = Some(Lie::Gone);
+    let question = boot.birth().unwrap();
+    assert!(!boot.ask(&question).err().unwrap().is_end());
+    boot.durable.wipe();
+    assert!(boot.birth().is_err());
+}
+
+/// As somebody who has the data key would: everything but the state key's and the identities'
+/// secrets is at hand.
+fn forged(kept: &Kept, change: impl FnOnce(&mut Contents)) -> Kept {
+    let (sealed, header) = Sealed::parse(&kept.sealed).unwrap();
+    let data_key = zeroize::Zeroizing::new([0x77; 32]);
+    let mut contents = seal::open(&sealed, &header, &data_key).unwrap();
+    let state_key = KeyPair::from_secret(Algorithm::EdDSA, contents.state_key.bytes()).unwrap();
+    change(&mut contents);
+    // The same key as the enclave derives.
+    let key = derived(&data_key, header.state, header.sequence);
+    let mut text = contents.to_vec().to_vec();
+    key.seal_in_place_append_tag(
+        Nonce::assume_unique_for_key([9; 12]),
+        Aad::from(header.to_vec()),
+        &mut text,
+    )
+    .unwrap();
+    let sealed = Sealed::new(
+        &header,
+        vec![sealed.wrap().clone()],
+        [9; 12],
+        text,
+        |statement| cose::sign(cose::Purpose::SEAL, statement, &state_key),
+    );
+    Kept {
+        sealed: sealed.unwrap().to_vec(),
+        ..kept.clone()
+    }
+}
+
+/// By docs/formats.md, and not by the code that is tested.
+fn derived(data_key: &[u8; 32], state: state::StateId, sequence: u64) -> LessSafeKey {
+    let tag = "anchorhold/seal-key/v1";
+    let mut key = [0; 32];
+    hkdf::Hkdf::<sha2::Sha512>::new(Some(tag.as_bytes()), data_key)
+        .expand(&identity::cbor::to_vec(&(tag, state, sequence)), &mut key)
+        .unwrap();
+    LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key).unwrap())
+}
+
+#[test]
+fn a_state_around_known_keys_under_the_right_id_is_the_end_of_the_boot() {
+    let kept = Boot::new().kept();
+    let known = || Secret::new(zeroize::Zeroizing::new([0x11; 32]));
+    // Unchanged it opens: what follows is refused for what was changed.
+    let same = forged(&kept, |_| {});
+    assert!(Boot::new().open(&same).unwrap().is_some());
+    let changes: [fn(&mut Contents, Secret); 5] = [
+        |contents, known| contents.state_key = known,
+        |contents, known| contents.identities[0].secret = known,
+        |contents, known| contents.identities[1].secret = known,
+        |contents, _| contents.identities.swap(0, 1),
+        |contents, _| drop(contents.identities.pop()),
+    ];
+    for change in changes {
+        let bad = forged(&kept, |contents| change(contents, known()));
+        let error = Boot::new().open(&bad).err().unwrap();
+        assert!(matches!(error, Error::SealedStateForged(_)), "{error}");
+        assert!(error.is_end());
+    }
+    let other_wraps = forged(&kept, |contents| contents.wraps = Digest([1; 32]));
+    assert_eq!(
+        Boot::new().open(&other_wraps).err(),
+        Some(Error::SealedStateForged("its wraps"))
+    );
+}
+
+#[test]
+fn no_flipped_bit_of_what_is_kept_opens() {
+    let kept = Boot::new().kept();
+    let boot = Boot::new();
+    let parts: [(&str, fn(&mut Kept) -> &mut Vec<u8>); 3] = [
+        ("sealed", |kept| &mut kept.sealed),
+        ("genesis", |kept| &mut kept.genesis),
+        ("authority", |kept| &mut kept.authority),
+    ];
+    let mut refused = 0;
+    for (name, part) in parts {
+        let length = part(&mut kept.clone()).len();
+        for at in 0..length {
+            let mut bad = kept.clone();
+            part(&mut bad)[at] ^= 1 << (at % 8);
+            assert!(boot.open(&bad).is_err(), "{name}, byte {at}");
+            refused += 1;
+        }
+    }
+    assert!(refused > 1000);
+    // And the good one still does, after all of them.
+    assert!(boot.open(&kept).unwrap().is_some());
+}
+
+#[test]
+fn pieces_come_in_their_order_and_are_no_longer_than_their_part() {
+    let boot = Boot::new();
+    let piece = |part, offset, length: usize, total| Piece {
+        part,
+        offset,
+        bytes: vec![0; length],
+        total,
+    };
+    for bad in [
+        piece(Part::Sealed, 1, 1, 2),
+        piece(Part::Sealed, 0, 0, 2),
+        piece(Part::Sealed, 0, 2, 1),
+        piece(Part::Sealed, 0, protocol::PIECE + 1, u32::MAX),
+        piece(Part::Authority, 0, 1, 16 * 1024 + 1),
+        piece(Part::Document, 0, 1, 1),
+    ] {
+        assert!(matches!(boot.durable.put(bad), Err(Error::PieceInvalid(_))));
+    }
+    boot.durable.put(piece(Part::Sealed, 0, 3, 6)).unwrap();
+    assert!(boot.durable.put(piece(Part::Sealed, 4, 1, 6)).is_err());
+    boot.durable.put(piece(Part::Sealed, 3, 3, 6)).unwrap();
+    assert!(boot.durable.put(piece(Part::Sealed, 6, 1, 6)).is_err());
+    // One at 0 begins it anew.
+    boot.durable.put(piece(Part::Sealed, 0, 1, 1)).unwrap();
+    assert!(matches!(
+        boot.durable.get(Part::Sealed, 0),
+        Err(Error::SealNotPending)
+    ));
+}
