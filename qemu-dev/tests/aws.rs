@@ -99,8 +99,7 @@ impl World {
 
     /// The same, served by a process of its own, with one key of this policy: its ARN.
     fn of_command(policy: &Value, arguments: &[&str]) -> (Self, String) {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+        let folder = private_folder();
         let state = folder.path();
         std::fs::write(state.join("key-policy.json"), policy.to_string()).unwrap();
         let authority = Authority::new(NOW, &mut os_random);
@@ -290,6 +289,13 @@ impl World {
             .success()
             .then(|| std::fs::read(file("secret")).unwrap())
     }
+}
+
+/// As a state directory must be: of mode 0700.
+fn private_folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    folder
 }
 
 #[derive(Debug)]
@@ -1012,20 +1018,22 @@ fn the_command_does_wrong_what_it_is_told_to() {
 
 #[test]
 fn the_command_refuses_to_be_seen_from_elsewhere() {
-    for arguments in [
-        ["--listen", "0.0.0.0:8443"],
-        ["--listen", "127.0.0.2:8443"],
-        ["--listen", "[::1]:8443"],
-        ["--fault", "nothing"],
-        ["--region", "../x"],
+    let elsewhere = "nobody else may take this for AWS";
+    for (option, value, why) in [
+        ("--listen", "0.0.0.0:8443", elsewhere),
+        ("--listen", "127.0.0.2:8443", elsewhere),
+        ("--listen", "[::1]:8443", elsewhere),
+        ("--fault", "nothing", "is no fault"),
+        ("--region", "../x", "is no name of a region"),
     ] {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = private_folder();
         let output = Command::new(env!("CARGO_BIN_EXE_anchorhold-dev"))
-            .args(["aws", "--state"])
+            .args(["aws", option, value, "--state"])
             .arg(folder.path())
-            .args(arguments)
             .output()
             .unwrap();
-        assert_eq!(output.status.code(), Some(64), "{arguments:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(why), "{said}");
+        assert_eq!(output.status.code(), Some(64), "{said}");
     }
 }
