@@ -163,6 +163,9 @@ pub enum Error {
         "the key that KMS gave does not open the sealed state: a bit of it was changed, or it is of another state"
     )]
     SealedStateUnopened,
+    /// What is kept is not what is open.
+    #[error("what is kept would not bring this state back: it is {0}")]
+    StateDrillFailed(&'static str),
     /// What was opened contradicts itself: somebody who has the key made it.
     #[error("the sealed state was opened, and is forged: {0}")]
     SealedStateForged(&'static str),
@@ -333,6 +336,7 @@ impl Error {
             | Self::SealNotPending
             | Self::SealNotStored
             | Self::SealedStateUnopened
+            | Self::StateDrillFailed(_)
             | Self::AnnexOutdated { .. } => Kind::Conflict,
             Self::NotProvisioned
             | Self::StateAwaited(_)

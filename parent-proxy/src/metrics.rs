@@ -73,6 +73,8 @@ pub(crate) struct Metrics {
     pub(crate) sign_seconds: Histogram,
     pub(crate) enclave_exits: Counter,
     pub(crate) connections: Gauge,
+    pub(crate) state_drill_failed: Gauge,
+    pub(crate) state_drills: Counter,
 }
 
 impl Metrics {
@@ -92,9 +94,12 @@ impl Metrics {
             sign_seconds: Histogram::new(buckets),
             enclave_exits: Counter::default(),
             connections: Gauge::default(),
+            state_drill_failed: Gauge::default(),
+            state_drills: Counter::default(),
             registry: Registry::with_prefix("anchorhold"),
         };
         metrics.register(enclave);
+        metrics.register_state();
         metrics
     }
 
@@ -162,6 +167,20 @@ impl Metrics {
             "record_failing",
             "1 while the record cannot be written, and nothing is signed",
             enclave.record_failing.clone(),
+        );
+    }
+
+    /// Those of a state that is kept.
+    fn register_state(&mut self) {
+        self.registry.register(
+            "state_drill_failed",
+            "1 if what is kept of the state would not have opened when that was tried last",
+            self.state_drill_failed.clone(),
+        );
+        self.registry.register(
+            "state_drills",
+            "Times that what is kept of the state was opened for a drill, or should have been",
+            self.state_drills.clone(),
         );
     }
 

@@ -53,6 +53,8 @@ const REFUSED_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_TURNED_AWAY: usize = 64;
 /// Requests under way that wait for the NSM.
 const MAX_ATTESTING: usize = 4;
+/// How often the state that is kept is opened for a drill.
+const DRILL_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 /// The head and the buffer of one connection.
 const MAX_HEAD: usize = 16 * 1024;
 
@@ -95,6 +97,9 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
         listeners.localhost.take(),
         metrics,
     )));
+    if config.state.is_some() {
+        tokio::spawn(drill_daily(Arc::clone(&server)));
+    }
     let mut signals = Signals::listen()?;
     // Requests are answered from here on, with 503 until the enclave is there: what waits for this
     // service can start.
@@ -121,6 +126,19 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
     recorder.close();
     info!("stopped");
     Ok(())
+}
+
+/// Asks once a day whether the state would open again.
+async fn drill_daily(server: Arc<Server>) {
+    loop {
+        tokio::time::sleep(DRILL_EVERY).await;
+        match server.app.drill().await {
+            Ok(()) => info!("what is kept of the state would open"),
+            Err(error) => {
+                error!(%error, code = error.code(), "what is kept of the state would not open")
+            }
+        }
+    }
 }
 
 /// Reads every file that a configuration names, and starts nothing.

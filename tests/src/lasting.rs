@@ -61,6 +61,8 @@ impl Lasting {
         let enclave = Program::at(&image)
             .start_listening_enclave(&state, Some(&log), &[])
             .expect("an enclave");
+        // The enclave has written down what its own program measures: the key policy names that.
+        DurableState::prepare(&state).expect("a key policy");
         let socket = folder.path().join("run").join("sidecar.sock");
         let config = state
             .write_sidecar_config(&socket, &durable.sidecar_lines())
@@ -230,8 +232,9 @@ impl Lasting {
     }
 }
 
-/// Serves the mock of AWS of a state directory until the runtime is dropped.
-fn serve_aws(
+/// Serves the mock of AWS of a state directory until the runtime is dropped; its clock goes so many
+/// seconds ahead.
+pub fn serve_aws(
     state: &State,
     durable: &DurableState,
     ahead: Arc<AtomicI64>,

@@ -10,7 +10,7 @@ mod traced;
 pub mod window;
 
 pub use http::{Answer, Connection, get, post, raw};
-pub use lasting::Lasting;
+pub use lasting::{Lasting, serve_aws};
 pub use running::{
     Running, VerifierFiles, copy_program, now, private_folder, program, wait_for, write_script,
 };

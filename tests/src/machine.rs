@@ -159,6 +159,11 @@ impl Machine {
 
     /// A sidecar for it.
     pub fn sidecar(&self) -> Sidecar {
+        self.sidecar_with("")
+    }
+
+    /// The same, with more lines of configuration.
+    pub fn sidecar_with(&self, more: &str) -> Sidecar {
         let socket = self.folder.path().join("run").join("sidecar.sock");
         let endpoint = Endpoint::HybridVsock {
             path: self.vsock(),
@@ -166,7 +171,7 @@ impl Machine {
         };
         let config = self
             .state()
-            .write_sidecar_config_for(&endpoint, &socket, "")
+            .write_sidecar_config_for(&endpoint, &socket, more)
             .expect("a configuration");
         let log = self.folder.path().join("log");
         let process = Program::at(&program("anchorhold-dev"))

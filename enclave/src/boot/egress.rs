@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use egress::Lines;
 
-use super::seccomp;
+use super::lockdown::confine_egress;
 use crate::Error;
 
 /// What the egress process says once, before anything else: nothing can be got out of it any more.
@@ -85,7 +85,7 @@ impl Pipes {
 
     /// Confines this process for good, says so, and answers questions until the other one has none.
     pub fn serve(mut self, lines: impl Lines) -> Result<(), Error> {
-        seccomp::confine_to(seccomp::EGRESS)?;
+        confine_egress()?;
         self.output.write_all(&[CONFINED]).map_err(failed)?;
         egress::serve(self.input, self.output, lines)
             .map_err(|error| Error::EgressGone(error.to_string()))

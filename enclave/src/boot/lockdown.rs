@@ -36,3 +36,8 @@ pub fn drop_privileges(user: u32) -> Result<(), Error> {
 pub fn confine() -> Result<(), Error> {
     seccomp::confine_to(seccomp::ALLOWED)
 }
+
+/// The same, for the egress process.
+pub fn confine_egress() -> Result<(), Error> {
+    seccomp::confine_to(seccomp::EGRESS)
+}

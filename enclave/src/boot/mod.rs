@@ -26,7 +26,7 @@ use vsock::{VMADDR_CID_ANY, VsockListener};
 
 pub use egress::{EgressProcess, Pipes};
 pub use exit::Exit;
-pub use lockdown::{EGRESS_USER, NOBODY, confine, drop_privileges};
+pub use lockdown::{EGRESS_USER, NOBODY, confine, confine_egress, drop_privileges};
 pub use machine::{lock_memory, part_from_console, tighten_device};
 pub use seccomp::{ABSENT, ALLOWED, Allowed, EGRESS};
 pub use signals::reap;
@@ -90,6 +90,7 @@ fn boot<N: Nsm>(
     let (nsm, egress) = {
         let _mounted = machine::Mounts::mount()?;
         let egress = EgressProcess::start(Path::new(PROGRAM), &[EGRESS_ARGUMENT])?;
+        exit.say("the egress process is confined");
         let nsm = open()?;
         machine::check_randomness(nsm.hwrng())?;
         part_from_console()?;

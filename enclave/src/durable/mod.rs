@@ -79,6 +79,8 @@ struct Inner {
     refused: Option<Error>,
     /// What was born and is not sealed yet: one birth per boot, however often it is tried.
     birth: Option<Box<Birth>>,
+    /// A question that only shows whether what is kept could be opened.
+    drill: Option<(Question, Box<Opening>)>,
 }
 
 #[derive(Default)]
@@ -219,7 +221,8 @@ impl Durable {
     }
 
     /// Looks at the parts that were put, and decides whether this image under this bundle may open
-    /// them; then KMS is to be asked for the data key.
+    /// them; then KMS is to be asked for the data key. Of a state that is open this is a drill:
+    /// nothing changes but what is known of it.
     pub(crate) fn open(
         &self,
         committed: &Committed,
@@ -232,7 +235,10 @@ impl Durable {
     fn try_open(&self, committed: &Committed, platform: &dyn Platform) -> Result<SignKms, Error> {
         let policy = committed.state()?;
         let mut inner = lock(&self.inner);
-        inner.check_unopened()?;
+        let is_drill = matches!(inner.stage, Stage::Open(_, None));
+        if !is_drill {
+            inner.check_unopened()?;
+        }
         let now = platform.now()?;
         let (sealed, header) = Sealed::parse(inner.uploads.part(Part::Sealed))?;
         let record = GenesisRecord::parse(inner.uploads.part(Part::Genesis))?;
@@ -244,8 +250,8 @@ impl Durable {
             pair: committed.pair,
             identities: committed.wanted(),
         };
-        let authority = inner.uploads.part(Part::Authority);
-        let admitted = offer.admit(&header, &record, authority, now.latest)?;
+        let word = inner.uploads.part(Part::Authority).to_vec();
+        let admitted = offer.admit(&header, &record, &word, now.latest)?;
         if sealed.wrap().kms_key != policy.kms_key {
             return Err(state::Error::KmsKeyMismatch {
                 found: policy.kms_key.to_string(),
@@ -262,13 +268,17 @@ impl Durable {
             &document,
             now.earliest,
         );
-        let opening = Opening {
+        let opening = Box::new(Opening {
             sealed,
             header,
             record,
             admitted,
-        };
-        Ok(inner.asks(question, What::Opening(Box::new(opening))))
+            word,
+        });
+        if is_drill {
+            return Ok(inner.drills(question, opening));
+        }
+        Ok(inner.asks(question, What::Opening(opening)))
     }
 
     /// Asks KMS with the parent's signature, and goes on with what it answers. Gives what may be
@@ -289,6 +299,12 @@ impl Durable {
         platform: &dyn Platform,
         signed: KmsSigned,
     ) -> Result<Option<Box<Life>>, Error> {
+        let drill = lock(&self.inner).drill.take();
+        if let Some((question, opening)) = drill {
+            return self
+                .drill(platform, signed, &question, *opening)
+                .map(|()| None);
+        }
         let (question, what) = lock(&self.inner).begin()?;
         // Nobody waits for the lock while KMS is asked.
         let went = question
@@ -328,6 +344,24 @@ impl Durable {
                 Some(Box::new(life))
             }
         })
+    }
+
+    /// Opens what is kept once more, and compares it with what is open.
+    fn drill(
+        &self,
+        platform: &dyn Platform,
+        signed: KmsSigned,
+        question: &Question,
+        opening: Opening,
+    ) -> Result<(), Error> {
+        let answer = question.ask(platform.kms(), signed)?;
+        let key = self.data_key(&answer.envelope)?;
+        let mut inner = lock(&self.inner);
+        inner.uploads = Uploads::default();
+        match &inner.stage {
+            Stage::Open(open, _) => open.compare(opening, &key),
+            _ => Err(Error::Halted),
+        }
     }
 
     fn data_key(&self, envelope: &Envelope) -> Result<DataKey, Error> {
@@ -415,6 +449,7 @@ impl Durable {
         let mut inner = lock(&self.inner);
         inner.stage = Stage::Wiped;
         inner.birth = None;
+        inner.drill = None;
     }
 
     /// Remembers why an attempt came to nothing.
@@ -436,6 +471,13 @@ impl Inner {
             Stage::Open(..) => Err(Error::StateOpenAlready),
             Stage::Wiped => Err(Error::Halted),
         }
+    }
+
+    fn drills(&mut self, mut question: Question, opening: Box<Opening>) -> SignKms {
+        self.number += 1;
+        let to_sign = question.to_sign(self.number);
+        self.drill = Some((question, opening));
+        to_sign
     }
 
     fn asks(&mut self, mut question: Question, what: What) -> SignKms {

@@ -56,6 +56,8 @@ pub(crate) struct Opening {
     pub(super) header: Header,
     pub(super) record: GenesisRecord,
     pub(super) admitted: Admitted,
+    /// The operator's word, as it was signed.
+    pub(super) word: Vec<u8>,
 }
 
 /// What a state brings to life.
@@ -132,6 +134,26 @@ impl Open {
         self.sequence += 1;
     }
 
+    /// Whether what is kept is this state, as it was sealed last, and would open.
+    pub(super) fn compare(&self, opening: Opening, data_key: &DataKey) -> Result<(), Error> {
+        let Opening {
+            sealed,
+            header,
+            record,
+            ..
+        } = opening;
+        let contents = open(&sealed, &header, data_key)?;
+        key_of(Algorithm::EdDSA, &contents.state_key, &record.state_key()?)?;
+        if header.state != self.facts.state || header.sequence != self.sequence {
+            return Err(Error::StateDrillFailed("another state, or an older seal"));
+        }
+        let data_keys = (**data_key, *self.data_key);
+        if data_keys.0 != data_keys.1 {
+            return Err(Error::StateDrillFailed("under another data key"));
+        }
+        Ok(())
+    }
+
     /// The first opening, of what was just born.
     pub(super) fn born(
         committed: &Committed,
@@ -190,6 +212,7 @@ impl Open {
             header,
             record,
             admitted,
+            word,
         } = opening;
         let contents = open(&sealed, &header, &data_key)?;
         let state_key = key_of(Algorithm::EdDSA, &contents.state_key, &record.state_key()?)?;
@@ -222,9 +245,13 @@ impl Open {
             record_key: contents.record_key,
             dormant,
         };
-        let pending = must_seal
+        let mut pending = must_seal
             .then(|| state.seal(committed, platform, identities.iter(), None, contents.annex))
             .transpose()?;
+        // The seal names the word; without it nothing would open the seal.
+        if let Some(pending) = &mut pending {
+            pending.authority = Some(word);
+        }
         let life = Life {
             identities,
             record_key,

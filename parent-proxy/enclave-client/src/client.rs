@@ -193,6 +193,13 @@ impl EnclaveClient {
         }
     }
 
+    /// Whether the state that is open would open again: what is kept of it is read, and KMS asked.
+    pub async fn drill(&self) -> Result<StateStatus, StateError> {
+        let awaiting = self.shared.state.as_ref().ok_or(StateError::Unavailable)?;
+        let keeper = awaiting.keeper.lock().await;
+        keeper.drill(&mut Serving(&self.shared)).await
+    }
+
     /// Tries again now to open a state that is not open: the certificate may be another one.
     pub async fn retry_state(&self) {
         if self

@@ -105,6 +105,14 @@ impl App {
         Ok(answer?)
     }
 
+    /// Whether the state would open again; the metrics say what came of it.
+    pub(crate) async fn drill(&self) -> Result<(), enclave_client::StateError> {
+        let drilled = self.enclave.drill().await;
+        self.metrics.state_drill_failed.set(drilled.is_err().into());
+        self.metrics.state_drills.inc();
+        drilled.map(|_| ())
+    }
+
     /// A turn, if the account has a request left in this time.
     pub(crate) async fn slot(
         &self,
@@ -168,6 +176,7 @@ fn described() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(state::state))
         .routes(routes!(state::birth_document))
         .routes(routes!(state::birth))
+        .routes(routes!(state::drill))
         .routes(routes!(operations::health))
         .routes(routes!(operations::ready))
         .routes(routes!(operations::metrics))
@@ -206,7 +215,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 
 /// The name of a path for metrics: one of the API's own, or `other`.
 pub(crate) fn route(path: &str) -> &'static str {
-    const ROUTES: [&str; 16] = [
+    const ROUTES: [&str; 17] = [
         "/sign",
         "/token",
         "/identity",
@@ -219,6 +228,7 @@ pub(crate) fn route(path: &str) -> &'static str {
         "/state",
         "/state/document",
         "/state/birth",
+        "/state/drill",
         "/health",
         "/ready",
         "/metrics",

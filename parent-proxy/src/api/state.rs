@@ -127,6 +127,23 @@ pub(crate) async fn birth(
     Ok(Json(respond(&app).await?))
 }
 
+/// Whether the state would open again
+///
+/// What is kept is read, KMS is asked, and the enclave compares what opens with what it has open. Nothing changes.
+#[utoipa::path(post, path = "/state/drill", responses(
+    (status = 200, body = StateResponse),
+    (status = "default", body = Problem, content_type = "application/problem+json"),
+))]
+pub(crate) async fn drill(
+    State(app): State<Arc<App>>,
+    Anyone(caller): Anyone,
+) -> Result<Json<StateResponse>, Problem> {
+    only_operators(&caller)?;
+    respond(&app).await?;
+    app.drill().await?;
+    Ok(Json(respond(&app).await?))
+}
+
 fn only_operators(caller: &Caller) -> Result<(), Problem> {
     if caller.operator {
         return Ok(());

@@ -34,7 +34,8 @@ pub(super) enum State {
         #[command(flatten)]
         connection: Connection,
     },
-    /// Check a state that is kept, offline: that its parts belong together, and who may open it
+    /// Check a state that is kept: offline, that its parts belong together; with --live, that it would
+    /// open, by a running enclave and KMS
     Verify(Verify),
 }
 
@@ -92,7 +93,14 @@ pub(super) struct Certify {
 #[derive(Debug, Args)]
 pub(super) struct Verify {
     /// The folder of the state: `state` in the sidecar's configuration
-    folder: PathBuf,
+    #[arg(required_unless_present = "live")]
+    folder: Option<PathBuf>,
+    /// Have a running enclave open what its sidecar keeps, and compare; nothing changes. The sidecar
+    /// does so once a day
+    #[arg(long, conflicts_with_all = ["folder", "certificate", "mock_root"])]
+    live: bool,
+    #[command(flatten)]
+    connection: Connection,
     /// A certificate that shall be held against it
     #[arg(long, value_name = "FILE")]
     certificate: Option<PathBuf>,
@@ -257,8 +265,20 @@ impl Listed {
 
 impl Verify {
     fn run(&self, out: &mut impl Write) -> Result<(), Failure> {
+        match &self.folder {
+            Some(folder) => self.look(folder, out),
+            None => print_json(out, &block_on(self.drill())??),
+        }
+    }
+
+    async fn drill(&self) -> Result<Value, Failure> {
+        let client = self.connection.client()?;
+        answer(&client.call("/state/drill", Some(&json!({}))).await?)
+    }
+
+    fn look(&self, folder: &Path, out: &mut impl Write) -> Result<(), Failure> {
         let part = |name: &str| {
-            let file = self.folder.join(name);
+            let file = folder.join(name);
             Ok::<_, Failure>((read_bounded(&file)?, file))
         };
         let (genesis, file) = part("genesis.cbor")?;

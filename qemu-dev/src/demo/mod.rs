@@ -4,6 +4,7 @@
 
 mod attacks;
 mod forge;
+mod lasting;
 
 use std::io::Write;
 use std::path::Path;
@@ -232,7 +233,7 @@ async fn tell(narrator: &mut Narrator) -> Result<(), Error> {
         clean,
         "The keys ended with the enclave: they are ephemeral.",
     );
-    Ok(())
+    lasting::tell(narrator).await
 }
 
 struct Stage {

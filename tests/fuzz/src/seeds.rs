@@ -12,7 +12,7 @@ use identity::caller::ObservedCaller;
 use identity::cose::{self, Purpose};
 use identity::credential::{self, Content};
 use identity::succession::{self, Order, Statement, Version};
-use identity::{Format, Payload, PublicKey, Tee, cbor, did, sha256, token};
+use identity::{BootId, Digest, Format, Payload, PublicKey, Tee, cbor, did, sha256, token};
 use minicbor::Encode;
 use policy::Bundle;
 use protocol::{
@@ -20,6 +20,10 @@ use protocol::{
     ResponseFrame, Sign, Welcome, write_frame,
 };
 use serde_json::json;
+use state::{
+    Certificate, Custody, GenesisRecord, Header, Newborn, Pair, Rollback, Sealed, SealedIdentity, Terms,
+    Use, Wrap, first_authority,
+};
 
 const POLICY: &str = include_str!("../../../attestation/tests/vectors/cases/policy.toml");
 
@@ -41,6 +45,73 @@ fn main() -> Result<(), Box<dyn Error>> {
     texts(&corpus)?;
     window(&corpus)?;
     corpus.add("eif", "image", &image()?)?;
+    kept(&corpus)?;
+    Ok(())
+}
+
+/// A state that is kept, and what KMS says of it.
+fn kept(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
+    let arn = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+    let pair = Pair {
+        pcr0: Digest([1; 48]),
+        pcr1: Digest([2; 48]),
+        pcr2: Digest([3; 48]),
+        policy: Digest([4; 48]),
+    };
+    let terms = Terms {
+        rollback: Rollback::Accepted,
+        custody: Custody::Kms,
+        kms_key: arn.parse()?,
+    };
+    let boot = BootId::new([7; 16]);
+    let born = Newborn {
+        name: "agent".into(),
+        environment: "test".into(),
+        did: DID.to_string(),
+        spki: KEY.public().to_spki(),
+    };
+    let of = (boot, pair.policy);
+    let record = GenesisRecord::new("s", KEY.public(), KEY.public(), of, vec![born], AT);
+    let order = state::Order::new("s", boot, pair, AT).sign(&*KEY)?;
+    let names = vec!["agent".into()];
+    let certificate = Certificate::new("s", record.id(), 2, terms.clone(), names, vec![pair]);
+    let identity = SealedIdentity {
+        name: "agent".into(),
+        environment: "test".into(),
+        did: DID.to_string(),
+        kid: KID.to_string(),
+        version: 1,
+        spki: KEY.public().to_spki(),
+        use_: Use::Active,
+    };
+    let authority = first_authority(KEY.public(), &order);
+    let header = Header::new(
+        record.id(),
+        "s",
+        1,
+        1,
+        authority,
+        terms.clone(),
+        pair,
+        boot,
+        AT,
+        vec![identity],
+    );
+    let wraps = vec![Wrap::kms(terms.kms_key, vec![9; 200])];
+    let sealed = Sealed::new(&header, wraps, [8; 12], vec![7; 300], |statement| {
+        cose::sign(Purpose::SEAL, statement, &*KEY)
+    })?;
+    corpus.add("sealed_state", "sealed", &sealed.to_vec())?;
+    corpus.add("sealed_state", "genesis", &record.to_vec())?;
+    corpus.add("sealed_state", "order", &order)?;
+    corpus.add("sealed_state", "certificate", &certificate.sign(&*KEY)?)?;
+    let answer = json!({"KeyId": arn, "CiphertextBlob": "AQID", "CiphertextForRecipient": "MIAG", "Plaintext": ""});
+    corpus.add("kms_answer", "answer", answer.to_string().as_bytes())?;
+    let refused = json!({"__type": "AccessDeniedException", "Message": "no"});
+    corpus.add("kms_answer", "refused", refused.to_string().as_bytes())?;
+    // ContentInfo, [0], EnvelopedData version 2, as KMS begins it.
+    let begin = "308006092a864886f70d010703a080308002010231";
+    corpus.add("kms_answer", "message", &data_encoding::HEXLOWER.decode(begin.as_bytes())?)?;
     Ok(())
 }
 

@@ -1,7 +1,8 @@
 //! A program that does what the enclave must not.
 //!
 //! `anchorhold-probe call N` makes system call N within the enclave's filter; `argument NAME` one
-//! on the list with an argument that is not; `thread` starts a thread; `memory` locks memory and
+//! on the list with an argument that is not (`egress-call` and `egress-argument` within that of the
+//! egress process); `thread` starts a thread; `memory` locks memory and
 //! `privileges` drops privileges, and both show what is left; `console` parts from the console, and
 //! writes where it was. As PID 1 of an image it panics; with `probe=panic` on the kernel's command
 //! line it does so after the boot, within the filter, and with `probe=execve` it tries to start a
@@ -33,6 +34,34 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
+        // What its PID 1 starts first.
+        ["egress"] => drop(boot::elsewhere(&IMAGE, "")),
+        ["egress-call", number] => {
+            let number = number.parse().expect("a number");
+            boot::confine_egress().expect("the filter");
+            call(number, [0; 6]);
+        }
+        ["egress-argument", name] => {
+            boot::confine_egress().expect("the filter");
+            match *name {
+                "mmap-exec" => call(
+                    libc::SYS_mmap,
+                    [
+                        0,
+                        4096,
+                        i64::from(libc::PROT_READ | libc::PROT_EXEC),
+                        0x22,
+                        -1,
+                        0,
+                    ],
+                ),
+                "mprotect-exec" => call(
+                    libc::SYS_mprotect,
+                    [0, 4096, i64::from(libc::PROT_EXEC), 0, 0, 0],
+                ),
+                other => panic!("{other}"),
+            }
+        }
         ["call", number] => {
             let number = number.parse().expect("a number");
             boot::confine().expect("the filter");

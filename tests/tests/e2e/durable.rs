@@ -565,6 +565,11 @@ fn a_sealed_state_that_was_changed_opens_nothing_and_the_good_one_still_does() {
     let of_other = fs::read(other.part("sealed.cbor")).unwrap();
     let genesis = fs::read(other.part("genesis.cbor")).unwrap();
     let own_genesis = fs::read(lasting.part("genesis.cbor")).unwrap();
+    let ciphertext = Sealed::parse(&good).unwrap().0.ciphertext().to_vec();
+    let begins = good
+        .windows(ciphertext.len())
+        .position(|part| part == ciphertext)
+        .unwrap();
     let flipped = |at: usize| {
         let mut bad = good.clone();
         bad[at] ^= 1;
@@ -578,7 +583,7 @@ fn a_sealed_state_that_was_changed_opens_nothing_and_the_good_one_still_does() {
         ),
         (good.clone(), genesis, "sealed_state_mismatch"),
         (
-            flipped(good.len() / 2),
+            flipped(begins + ciphertext.len() / 2),
             own_genesis.clone(),
             "sealed_state_malformed",
         ),
@@ -641,4 +646,127 @@ fn the_state_is_for_those_who_run_the_sidecar_and_a_bundle_without_one_has_none(
         (none.status, none.code().as_str()),
         (409, "state_not_wanted")
     );
+}
+
+#[test]
+fn a_drill_shows_whether_what_is_kept_would_open_and_changes_nothing() {
+    let lasting = Lasting::start();
+    let before = lasting.identity();
+    let drill = || post(&lasting.socket, "/state/drill", &json!({})).unwrap();
+    let failed = || {
+        let metrics = String::from_utf8(get(&lasting.socket, "/metrics").unwrap().body).unwrap();
+        metrics.contains("anchorhold_state_drill_failed 1")
+    };
+    let asked = lasting.aws.calls("Decrypt");
+    assert_eq!(drill().status, 200);
+    assert_eq!(lasting.aws.calls("Decrypt"), asked + 1);
+    assert!(!failed());
+    // A rotation seals anew: the seal of before is an older one.
+    let older = fs::read(lasting.part("sealed.cbor")).unwrap();
+    assert_eq!(
+        post(&lasting.socket, "/rotate", &json!({})).unwrap().status,
+        200
+    );
+    let newer = fs::read(lasting.part("sealed.cbor")).unwrap();
+    assert_eq!(drill().status, 200);
+    fs::write(lasting.part("sealed.cbor"), &older).unwrap();
+    assert_eq!(drill().code(), "state_drill_failed");
+    assert!(failed());
+    fs::write(lasting.part("sealed.cbor"), &newer[..newer.len() - 1]).unwrap();
+    assert_eq!(drill().code(), "sealed_state_malformed");
+    fs::write(lasting.part("sealed.cbor"), &newer).unwrap();
+    lasting
+        .aws
+        .set_fault(Some(Fault::Status(400, "AccessDeniedException")));
+    assert_eq!(drill().code(), "kms_refused");
+    lasting.aws.set_fault(None);
+    // The command does the same.
+    let command = Command::new(program("anchorhold"))
+        .args(["state", "verify", "--live", "--endpoint"])
+        .arg(format!("unix://{}", lasting.socket.display()))
+        .output()
+        .unwrap();
+    assert!(command.status.success(), "{command:?}");
+    assert!(!failed());
+    let after = lasting.identity();
+    assert_eq!(
+        (&after["did"] == &before["did"], &after["key_version"]),
+        (false, &json!(2))
+    );
+    assert!(!lasting.sign().is_empty());
+}
+
+#[test]
+fn a_birth_or_a_certificate_that_a_crash_interrupts_is_done_or_undone() {
+    let mut lasting = Lasting::unborn(&[("agent", "did:key", "EdDSA")]);
+    let mut born = None;
+    for round in 0..8_u64 {
+        if born.is_none() {
+            let durable = lasting.socket.clone();
+            let order = order(&lasting);
+            let asked = std::thread::spawn(move || {
+                let body = json!({"order": BASE64URL_NOPAD.encode(&order)});
+                post(&durable, "/state/birth", &body)
+            });
+            std::thread::sleep(Duration::from_millis(2 * round));
+            if round % 2 == 0 {
+                lasting.reboot();
+            } else {
+                lasting.restart_sidecar();
+            }
+            let said = asked
+                .join()
+                .unwrap()
+                .ok()
+                .filter(|answer| answer.status == 200);
+            // An enclave that was born and whose sidecar died is stored by the next one.
+            wait_for(|| {
+                let phase = lasting.phase();
+                phase.as_deref() == Some("open")
+                    || (phase.as_deref() == Some("awaited")
+                        && !lasting.part("sealed.cbor").exists())
+            });
+            if lasting.phase().as_deref() == Some("open") {
+                lasting.wait_until_ready();
+                born = Some(lasting.identity());
+            }
+            assert!(said.is_none() || born.is_some(), "round {round}");
+        }
+    }
+    if born.is_none() {
+        lasting.birth();
+        lasting.wait_until_ready();
+        born = Some(lasting.identity());
+    }
+    let born = born.unwrap();
+    // The same for certificates: another bundle each time.
+    let text = fs::read_to_string(lasting.state.policy()).unwrap();
+    let mut epoch = 1;
+    for round in 0..6_u64 {
+        let bundle = text.replace("name = \"anything\"", &format!("name = \"r{round}\""));
+        lasting.state.set_policy(&bundle).unwrap();
+        assert!(lasting.certify());
+        qemu_dev::DurableState::prepare(&lasting.state).unwrap();
+        lasting.restart();
+        std::thread::sleep(Duration::from_millis(5 * round));
+        lasting.restart();
+        lasting.wait_until_ready();
+        let now = lasting.identity();
+        assert_eq!(who(&born), who(&now), "round {round}");
+        let next = now["epoch"].as_u64().unwrap();
+        assert_eq!(next, epoch + 1, "round {round}");
+        epoch = next;
+    }
+}
+
+fn order(lasting: &Lasting) -> Vec<u8> {
+    let key = parent_proxy::KeyFile::read(&lasting.state.operator_key()).unwrap();
+    let (_, image, bundle) = lasting.state.verifier_files().unwrap();
+    let pair = parent_proxy::operator::pair_of(&image, &bundle);
+    let boot = lasting.status()["boot_id"].clone();
+    let boot = identity::BootId::from_hex(boot.as_str().unwrap()).unwrap();
+    let later = UnixSeconds(harness::now().0 + 60);
+    state::Order::new("laptop", boot, pair, later)
+        .sign(&key)
+        .unwrap()
 }

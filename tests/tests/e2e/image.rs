@@ -15,7 +15,9 @@ use harness::machine::{Machine, Sidecar, command, connect, image, listen, nitro_
 use harness::window::{TestKey, Window, frame, sign};
 use harness::{get, now, post, private_folder, program, skipped, wait_for};
 use identity::cbor;
+use parent_proxy::{Client, Target};
 use protocol::{EXIT_PORT, ExitReason, FrameBuffer, Request, RequestFrame, WINDOW_PORT};
+use qemu_dev::{DurableState, State};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -138,6 +140,52 @@ fn the_whole_path_works_on_the_image_and_verifies_offline() {
         machine.console()
     );
     assert_eq!(machine.stop(Signal::TERM).code(), Some(0));
+}
+
+/// Two processes, pipes between them, no AF_UNIX in the kernel; the power is cut, and the keys are
+/// there again.
+#[test]
+fn keys_outlive_a_power_cut_of_the_machine() {
+    let image = image("signer-dev.eif");
+    let folder = Arc::new(private_folder());
+    let state = State::open_measured(folder.path(), &described(&image)).unwrap();
+    let durable = DurableState::prepare(&state).unwrap();
+    let (_served, aws) = harness::serve_aws(&state, &durable, Arc::default());
+    let machine = Machine::boot_with(&image, folder, &[]);
+    machine.wait_for_line("the egress process is confined");
+    let mut sidecar = machine.sidecar_with(&durable.sidecar_lines());
+    wait_for(|| {
+        sidecar.socket.exists()
+            && get(&sidecar.socket, "/state").is_ok_and(|answer| answer.status == 200)
+    });
+    let client = Client::new(Target::Unix(sidecar.socket.clone()), None);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    assert!(
+        runtime
+            .block_on(durable.birth_if_needed(&client))
+            .unwrap()
+            .is_some()
+    );
+    sidecar.wait_until_ready();
+    let before = get(&sidecar.socket, "/identity").unwrap().json();
+    sidecar.process.stop().unwrap();
+    drop(sidecar);
+    let machine = machine.reboot();
+    let sidecar = machine.sidecar_with(&durable.sidecar_lines());
+    sidecar.wait_until_ready();
+    let after = get(&sidecar.socket, "/identity").unwrap().json();
+    for same in ["did", "kid", "key_version", "state", "binding"] {
+        assert_eq!(before[same], after[same], "{same}");
+    }
+    assert_ne!(before["boot_id"], after["boot_id"]);
+    assert_eq!((aws.calls("GenerateDataKey"), aws.calls("Decrypt")), (1, 1));
+    assert_eq!(
+        sign_and_judge(&machine, &sidecar, &described(&image)),
+        Ok("mock")
+    );
 }
 
 #[test]
@@ -304,7 +352,7 @@ fn a_vsock_cut_in_the_middle_of_a_frame_harms_nobody_else() {
 fn a_console_that_is_flooded_and_that_nobody_reads_holds_nothing_up() {
     let folder = Arc::new(private_folder());
     let file = image("signer-dev.eif");
-    let state = qemu_dev::State::open_measured(folder.path(), &described(&file)).unwrap();
+    let state = State::open_measured(folder.path(), &described(&file)).unwrap();
     state
         .set_policy(
             &(state
@@ -382,8 +430,7 @@ fn the_production_image_says_over_both_channels_why_it_will_not_serve() {
 #[test]
 fn the_sidecar_logs_why_an_enclave_ended() {
     let folder = Arc::new(private_folder());
-    let state =
-        qemu_dev::State::open_measured(folder.path(), &described(&image("signer.eif"))).unwrap();
+    let state = State::open_measured(folder.path(), &described(&image("signer.eif"))).unwrap();
     let (socket, log) = (
         folder.path().join("run/sidecar.sock"),
         folder.path().join("log"),
@@ -431,7 +478,7 @@ fn the_sidecar_logs_why_an_enclave_ended() {
 #[test]
 fn what_stands_where_last_words_are_heard_stays_if_it_is_not_ours() {
     let folder = private_folder();
-    let state = qemu_dev::State::open(folder.path()).unwrap();
+    let state = State::open(folder.path()).unwrap();
     let place = folder.path().join(format!("v.sock_{EXIT_PORT}"));
     std::fs::write(&place, "a file").unwrap();
     let (socket, log) = (

@@ -4,9 +4,10 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Command, Output};
 
-use enclave::boot::{ABSENT, ALLOWED};
+use enclave::boot::{ABSENT, ALLOWED, EGRESS};
 use harness::window::{Window, sign};
 use harness::{Running, program, skipped};
 use protocol::Request;
@@ -27,12 +28,38 @@ fn probe(arguments: &[&str]) -> Output {
 
 #[test]
 fn every_system_call_outside_the_list_kills() {
+    every_call_outside_kills("call", ALLOWED);
+}
+
+#[test]
+fn every_system_call_outside_the_list_of_the_egress_process_kills() {
+    every_call_outside_kills("egress-call", EGRESS);
+    for name in ["mmap-exec", "mprotect-exec"] {
+        let output = probe(&["egress-argument", name]);
+        assert_eq!(output.status.signal(), Some(SIGSYS), "{name}");
+    }
+    // What it has, the other list has: nothing came with it but fewer calls.
+    for call in EGRESS {
+        assert!(
+            ALLOWED.iter().any(|other| other.number == call.number),
+            "{}",
+            call.number
+        );
+        assert!(call.reason.len() > 3);
+    }
+    assert!(EGRESS.iter().all(|call| !NEVER.contains(&call.number)));
+}
+
+/// socket, connect, clone, ioctl: no socket of its own, nobody whom it calls, no thread, no device.
+const NEVER: [i64; 4] = [41, 42, 56, 16];
+
+fn every_call_outside_kills(command: &str, allowed: &[enclave::boot::Allowed]) {
     // x86-64 has numbers up to 0x1ff or so; the x32 table begins at 2^30.
     let numbers: Vec<i64> = (0..=600).chain(0x4000_0000..=0x4000_0258).collect();
     let outside: Vec<i64> = numbers
         .into_iter()
         .filter(|number| {
-            ALLOWED
+            allowed
                 .iter()
                 .chain(ABSENT)
                 .all(|call| call.number != *number)
@@ -44,7 +71,7 @@ fn every_system_call_outside_the_list_kills() {
         for part in [&outside[..half], &outside[half..]] {
             scope.spawn(move || {
                 for number in part {
-                    let output = probe(&["call", &number.to_string()]);
+                    let output = probe(&[command, &number.to_string()]);
                     let killed = output.status.signal() == Some(SIGSYS);
                     let turned_away =
                         output.status.signal() == Some(SIGILL) || output.stdout == b"-1\n";
@@ -58,6 +85,65 @@ fn every_system_call_outside_the_list_kills() {
             });
         }
     });
+}
+
+/// The egress process of a running enclave holds two pipes, its listener and where it says why it
+/// ends, and is there with its enclave alone.
+#[test]
+fn the_egress_process_holds_two_pipes_a_listener_and_a_console_and_ends_with_its_enclave() {
+    let mut running = Running::start();
+    let egress = child_of(running.enclave.pid());
+    let mut held: Vec<String> = std::fs::read_dir(format!("/proc/{egress}/fd"))
+        .unwrap()
+        .flatten()
+        .map(|entry| {
+            let target = std::fs::read_link(entry.path()).unwrap_or_default();
+            let target = target.to_string_lossy().into_owned();
+            let log = running.folder().join("log");
+            if Path::new(&target) == log {
+                "console".to_owned()
+            } else {
+                target.split(':').next().unwrap_or_default().to_owned()
+            }
+        })
+        .collect();
+    held.sort();
+    assert_eq!(
+        held,
+        [
+            "/dev/null",
+            "/dev/null",
+            "/dev/null",
+            "console",
+            "pipe",
+            "pipe",
+            "socket"
+        ]
+    );
+    assert!(running.enclave.ended().is_none());
+    // Its end is that of the enclave.
+    let pid = rustix::process::Pid::from_raw(egress).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    harness::wait_for(|| {
+        std::fs::read_to_string(format!("/proc/{}/stat", running.enclave.pid()))
+            .is_ok_and(|stat| stat.contains(") Z "))
+    });
+    assert!(running.log().contains("egress_gone"), "{}", running.log());
+    // And the other way round.
+    running.start_enclave();
+    running.wait_until_ready();
+    let egress = child_of(running.enclave.pid());
+    running.enclave.kill().unwrap();
+    harness::wait_for(|| !Path::new(&format!("/proc/{egress}")).exists());
+}
+
+/// The only child of a process.
+fn child_of(pid: u32) -> i32 {
+    let children = format!("/proc/{pid}/task/{pid}/children");
+    let text = std::fs::read_to_string(children).unwrap();
+    let children: Vec<&str> = text.split_whitespace().collect();
+    assert_eq!(children.len(), 1, "{text}");
+    children[0].parse().unwrap()
 }
 
 #[test]

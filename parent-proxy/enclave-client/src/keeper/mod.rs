@@ -108,6 +108,16 @@ impl Keeper {
         }
     }
 
+    /// Whether what is kept would open: brings it to the enclave that has it open, which asks KMS and
+    /// compares.
+    pub(crate) async fn drill(&self, enclave: &mut impl Ask) -> Result<StateStatus, StateError> {
+        for part in [Part::Sealed, Part::Genesis] {
+            self.put(enclave, part, &self.read(part)?).await?;
+        }
+        let word = self.read(Part::Authority)?;
+        self.open_by(enclave, &word).await
+    }
+
     /// Brings what is kept, under the newest word of the operator.
     async fn reopen(&self, enclave: &mut impl Ask) -> Result<StateStatus, StateError> {
         for part in [Part::Sealed, Part::Genesis] {
