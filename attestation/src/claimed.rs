@@ -5,6 +5,7 @@ use identity::{Digest, PublicKey, UnixSeconds, json, token};
 use policy::Bundle;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use state::StateFacts;
 
 use crate::document::{Document, unverified_document};
 use crate::{Evidence, Subject};
@@ -34,6 +35,9 @@ pub struct Claimed {
     /// The key of the decision record, as a Multikey.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub record_key: Option<String>,
+    /// The state that the key is kept in, how far that has come, and how it is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<StateFacts>,
     /// The claims of the token, or the credential.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub claims: Option<Value>,
@@ -94,6 +98,7 @@ impl Claimed {
         self.bundle = bundle.map(|bundle| bundle.digest().digest());
         let record = PublicKey::from_spki(evidence.record()).ok();
         self.record_key = record.map(|key| key.to_multikey());
+        self.state = evidence.state();
     }
 
     fn read_document(&mut self, document: &Document) {

@@ -3,7 +3,7 @@
 use identity::{Digest, UnixSeconds};
 use serde::Serialize;
 use serde_json::{Value, json};
-use state::{Custody, Rollback, StateId};
+use state::{Custody, Rollback, StateFacts, StateId};
 
 use crate::steps::{Check, Unchecked};
 use crate::{CertificateId, Error};
@@ -135,4 +135,16 @@ pub struct KeyFacts {
     /// Whether a parent can roll the state back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollback: Option<Rollback>,
+}
+
+impl KeyFacts {
+    /// The state that the key is kept in, in one piece.
+    pub fn state_facts(&self) -> Option<StateFacts> {
+        Some(StateFacts {
+            state: self.state?,
+            epoch: self.epoch?,
+            custody: self.custody,
+            rollback: self.rollback?,
+        })
+    }
 }

@@ -5,7 +5,8 @@ use std::fmt::Write;
 use std::io::{IsTerminal, StdoutLock};
 
 use attestation::{
-    Check, Claimed, ClaimedKey, Error, Outcome, Reason, Refusal, Subject, Unchecked, Verdict,
+    Check, Claimed, ClaimedKey, Error, KeyFacts, Outcome, Reason, Refusal, Subject, Unchecked,
+    Verdict,
 };
 use serde_json::Value;
 use terminal_size::{Width, terminal_size_of};
@@ -123,6 +124,7 @@ fn verified(verdict: &Verdict) -> Claimed {
         }),
         bundle: key.map(|key| key.policy),
         record_key: key.map(|key| key.record_key.clone()),
+        state: key.and_then(KeyFacts::state_facts),
         claims: verdict.claims.clone(),
     }
 }
@@ -147,6 +149,12 @@ fn facts(text: &mut String, says: &Claimed) {
         optional("identity", Some(identity));
         optional("key", Some(format!("{} (version {version})", key.kid)));
     }
+    let kept = says.state.map(|state| {
+        let (custody, id, epoch, rollback) =
+            (state.custody, state.state, state.epoch, state.rollback);
+        format!("{custody}, state {id}, epoch {epoch}, rollback {rollback}")
+    });
+    optional("kept", kept);
     optional("bundle", says.bundle.map(|bundle| bundle.to_string()));
     optional("signed", says.claims.as_ref().map(Value::to_string));
 }

@@ -7,6 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use identity::Tee;
 use identity::caller::ObservedCaller;
+use policy::StatePolicy;
 use protocol::{Answer, IdentityOverview, LimitLeft, LimitsLeft, Overview, Request};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -107,6 +108,11 @@ struct IdentityStatus {
     did: String,
     /// Version of its key.
     key_version: u32,
+    /// Where its key is kept: `ephemeral` (until the enclave's boot ends) or `kms`.
+    custody: &'static str,
+    /// Whether the parent can bring an older state back: `accepted`; none where nothing is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rollback: Option<&'static str>,
     /// Its limits, and those of its rules.
     limits: Vec<LimitStatus>,
 }
@@ -167,7 +173,9 @@ pub(crate) async fn status(
         });
         let annex = overview.annex_version.zip(annex);
         let annex = annex.map(|(version, digest)| AnnexStatus { version, digest });
-        let identities = overview.identities.into_iter().map(of_identity);
+        let kept = app.admission.policy().state.as_ref();
+        let of = |identity| of_identity(identity, kept);
+        let identities = overview.identities.into_iter().map(of);
         (clock, annex, Some(overview.next), identities.collect())
     });
     Ok(Json(StatusResponse {
@@ -219,11 +227,13 @@ fn away(code: &str) -> EnclaveStatus {
     }
 }
 
-fn of_identity(identity: IdentityOverview) -> IdentityStatus {
+fn of_identity(identity: IdentityOverview, kept: Option<&StatePolicy>) -> IdentityStatus {
     IdentityStatus {
         name: identity.name,
         did: identity.did,
         key_version: identity.key_version,
+        custody: kept.map_or("ephemeral", |state| state.custody.as_str()),
+        rollback: kept.map(|state| state.rollback.as_str()),
         limits: identity.limits.into_iter().flat_map(of_limits).collect(),
     }
 }

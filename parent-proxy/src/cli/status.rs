@@ -101,10 +101,11 @@ pub(super) fn text(status: &Value, endpoint: &str) -> String {
         line(
             "identity",
             format!(
-                "{} = {} (key version {})",
+                "{} = {} (key version {}{})",
                 word(&identity["name"]),
                 word(&identity["did"]),
-                identity["key_version"]
+                identity["key_version"],
+                custody(identity)
             ),
         );
         if identity["limits"].as_array().is_none_or(Vec::is_empty) {
@@ -124,6 +125,15 @@ pub(super) fn text(status: &Value, endpoint: &str) -> String {
         }
     }
     text
+}
+
+/// Where its key is kept, as far as the sidecar says.
+fn custody(identity: &Value) -> String {
+    match (identity["custody"].as_str(), identity["rollback"].as_str()) {
+        (None, _) => String::new(),
+        (Some(custody), None) => format!(", {custody}"),
+        (Some(custody), Some(rollback)) => format!(", {custody}, rollback {rollback}"),
+    }
 }
 
 /// The caller as the sidecar sees it.

@@ -7,6 +7,7 @@
     reason = "counts and percentiles, not money"
 )]
 
+mod durable;
 mod image;
 mod load;
 mod overload;
@@ -38,7 +39,11 @@ fn main() {
         }
         Some("burn") => return overload::burn(arguments[2].parse().expect("a number")),
         Some("hold-connections") => return hold_connections(Path::new(&arguments[2])),
-        Some("image") => return image::figures(),
+        Some("image") => {
+            image::figures();
+            return durable::under_qemu();
+        }
+        Some("durable") => return durable::figures(),
         Some("overload") => return overload::figures(),
         Some("sign") => {
             signing(&start(""));
@@ -47,7 +52,7 @@ fn main() {
         Some("verify") => return verifying::figures(&start(""), strict_verification()),
         Some("--help" | "-h") => {
             println!(
-                "anchorhold-bench [--signatures N]\nanchorhold-bench sign\nanchorhold-bench verify\nanchorhold-bench overload\nanchorhold-bench image\n\nPrints every figure of docs/benchmarks.md beside its baseline. N is for the memory test, 1000000 if left out. `sign` prints those of signatures alone. `verify` prints those of the verifier alone. `overload` prints those of a caller beside one that asks for ten times what there is. `image` prints those of the image, which tests/run has built, under QEMU."
+                "anchorhold-bench [--signatures N]\nanchorhold-bench sign\nanchorhold-bench verify\nanchorhold-bench overload\nanchorhold-bench durable\nanchorhold-bench image\n\nPrints every figure of docs/benchmarks.md beside its baseline. N is for the memory test, 1000000 if left out. `sign` prints those of signatures alone. `verify` prints those of the verifier alone. `overload` prints those of a caller beside one that asks for ten times what there is. `durable` prints those of keys that are kept. `image` prints those of the image, which tests/run has built, under QEMU."
             );
             return;
         }
