@@ -11,7 +11,7 @@ use policy::{Bundle, IdentityPolicy, Mode};
 use policy_engine::Rego;
 use protocol::{Answer, KmsSigned, Phase, RecordEnd, Records, Request, StateStatus, Status};
 use record::{Decision, End};
-use state::Pair;
+use state::{Attested, Pair};
 use zeroize::Zeroizing;
 
 use crate::audit::Trail;
@@ -30,7 +30,7 @@ use crate::{BootClock, Entropy, Error, Kms, Nsm, NsmError};
 
 /// How often the NSM is asked for the time.
 pub const CLOCK_INTERVAL: Duration = Duration::from_secs(60);
-const POLICY_PCR: u16 = 16;
+const POLICY_PCR: u8 = 16;
 const ALL_PCRS: u16 = 32;
 /// What the hypervisor measures, and locks.
 const MEASURED_PCRS: u8 = 16;
@@ -231,10 +231,12 @@ impl<N: Nsm> Enclave<N> {
                 })
             }
             Request::Rotate(rotate) => self.recorded(event, "rotation_callers", |env, trail| {
-                let new_key =
-                    |algorithm, name: &str, version| self.new_key(algorithm, name, version);
+                // Who may not rotate learns of no seal that waits.
+                let new_key = |algorithm, name: &str, version| {
+                    self.durable.check_idle()?;
+                    self.new_key(algorithm, name, version)
+                };
                 let now = || self.now().map(|now| now.earliest);
-                self.durable.check_idle()?;
                 let next = rotate::rotate(env, &rotate, new_key, now, trail);
                 self.note_end(trail);
                 self.rotated(env, next?)
@@ -522,7 +524,7 @@ impl<N: Nsm> Enclave<N> {
         let policy = bundle.digest();
         {
             let mut nsm = lock(&self.nsm);
-            if nsm.extend_pcr(POLICY_PCR, policy.digest().as_bytes())? != policy.pcr16() {
+            if nsm.extend_pcr(POLICY_PCR.into(), policy.digest().as_bytes())? != policy.pcr16() {
                 return Err(NsmError::PcrValue.into());
             }
             nsm.lock_pcrs(ALL_PCRS)?;
@@ -662,6 +664,21 @@ impl<N: Nsm> Platform for Enclave<N> {
         };
         self.own_document(public_key, user_data, nonce, true)
             .map(|(bytes, _)| bytes)
+    }
+
+    fn attested(&self, document: &[u8]) -> Result<Attested, state::Error> {
+        let wrong = |why: String| state::Error::GenesisDocumentInvalid(why);
+        let verified = lock(&self.nsm).verify_own(document);
+        let document = verified.map_err(|error| wrong(error.to_string()))?;
+        let pcr = |index| {
+            let pcr = document.pcrs().get(index).copied();
+            pcr.ok_or_else(|| wrong(format!("it has no PCR{index}")))
+        };
+        Ok(Attested {
+            image: [pcr(0)?, pcr(1)?, pcr(2)?],
+            pcr16: pcr(POLICY_PCR)?,
+            user_data: document.user_data,
+        })
     }
 
     fn kms(&self) -> &dyn Kms {

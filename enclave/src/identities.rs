@@ -1,11 +1,11 @@
 //! Identities: a policy, a key of now, and the public history of the keys before it.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 
 use attestation::{Binding, KeyDescription};
 use identity::succession::{self, Statement};
-use identity::{Did, Digest, KeyId, PublicKey, Signer, UnixSeconds, agent_id};
+use identity::{Did, Digest, KeyId, PublicKey, Signer, UnixSeconds, agent_id, sha256};
+use minicbor::{Decode, Encode};
 use policy::{IdentityPolicy, PolicyDigest};
 use policy_engine::Usage;
 use protocol::VersionFacts;
@@ -17,6 +17,8 @@ use crate::sync::{read, write};
 
 /// How many versions an identity remembers; their public halves only.
 const MAX_HISTORY: usize = 16;
+/// The DIDs that are remembered of an identity: did:key has another one with each rotation.
+const MAX_DIDS: usize = 512;
 
 /// An identity. Its policy, and what was used of its limits, outlast a rotation.
 pub(crate) struct Identity {
@@ -48,8 +50,43 @@ struct KeySlot {
     card: Arc<IdentityCard>,
     key: KeyPair,
     history: Vec<VersionFacts>,
-    /// Every DID that it had in this boot.
-    dids: BTreeSet<String>,
+    /// Every DID that it had, up to [`MAX_DIDS`].
+    dids: PastDids,
+}
+
+/// The DIDs that an identity had, as the first half of their SHA-256, in the order in which it had them:
+/// whoever revokes it by its name means its grants under each of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(transparent)]
+pub(crate) struct PastDids(Vec<Digest<16>>);
+
+impl PastDids {
+    fn add(&mut self, did: &Did) {
+        let did = Self::digest(&did.to_string());
+        if !self.0.contains(&did) {
+            self.0.push(did);
+        }
+        if self.0.len() > MAX_DIDS {
+            self.0.remove(0);
+        }
+    }
+
+    /// As many as there can be.
+    #[cfg(test)]
+    pub(crate) fn full() -> Self {
+        let of = |number: u16| Self::digest(&number.to_string());
+        Self((0..u16::try_from(MAX_DIDS).unwrap()).map(of).collect())
+    }
+
+    fn has(&self, did: &str) -> bool {
+        self.0.contains(&Self::digest(did))
+    }
+
+    fn digest(did: &str) -> Digest<16> {
+        let mut half = [0; 16];
+        half.copy_from_slice(&sha256(did.as_bytes()).0[..16]);
+        Digest(half)
+    }
 }
 
 /// What every key of an enclave is bound to.
@@ -80,7 +117,7 @@ pub(crate) struct Kept {
     /// The versions, oldest first; the last one is that of the key.
     pub(crate) history: Vec<VersionFacts>,
     /// Every DID that it had.
-    pub(crate) dids: BTreeSet<String>,
+    pub(crate) dids: PastDids,
 }
 
 /// Where a private key is used. Each is named once in this crate, which a test counts.
@@ -117,7 +154,7 @@ impl KeyGuard<'_> {
 
     /// Whether this is, or was, its DID.
     pub(crate) fn had_did(&self, did: &str) -> bool {
-        self.slot().dids.contains(did)
+        self.slot().dids.has(did)
     }
 
     fn slot(&self) -> &KeySlot {
@@ -195,7 +232,7 @@ impl Identity {
             key,
             version: 1,
             history: Vec::new(),
-            dids: BTreeSet::new(),
+            dids: PastDids::default(),
         };
         Self::restored(policy, bound, kept)
     }
@@ -216,7 +253,7 @@ impl Identity {
         let card = Arc::new(IdentityCard::new(policy, bound, &key, version)?);
         let succession = history.pop().and_then(|last| last.succession);
         history.push(card.facts(succession));
-        dids.insert(card.did.to_string());
+        dids.add(&card.did);
         let slot = RwLock::new(Some(KeySlot {
             card,
             key,
@@ -290,7 +327,7 @@ impl Identity {
             return Err(Error::RotatedMeanwhile);
         }
         slot.history = next.history_after(&slot.history);
-        slot.dids.insert(next.card.did.to_string());
+        slot.dids.add(&next.card.did);
         (slot.card, slot.key) = (next.card, next.key);
         Ok((slot.history.clone(), next.statement))
     }
@@ -300,7 +337,7 @@ impl Identity {
     pub(crate) fn keep<T>(
         &self,
         next: Option<&NextKey>,
-        with: impl FnOnce(&IdentityCard, &KeyPair, &[VersionFacts], &BTreeSet<String>) -> T,
+        with: impl FnOnce(&IdentityCard, &KeyPair, &[VersionFacts], &PastDids) -> T,
     ) -> Result<T, Error> {
         let held = self.hold()?;
         let slot = held.slot();
@@ -312,7 +349,7 @@ impl Identity {
             return Err(Error::RotatedMeanwhile);
         }
         let mut dids = slot.dids.clone();
-        dids.insert(next.card.did.to_string());
+        dids.add(&next.card.did);
         let history = next.history_after(&slot.history);
         Ok(with(&next.card, &next.key, &history, &dids))
     }

@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use identity::caller::ObservedCaller;
 use listenfd::ListenFd;
 use policy::{Annex, Bundle};
+use protocol::Phase;
 use sd_notify::NotifyState;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixStream};
@@ -55,6 +56,8 @@ const MAX_TURNED_AWAY: usize = 64;
 const MAX_ATTESTING: usize = 4;
 /// How often the state that is kept is opened for a drill.
 const DRILL_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+/// A sidecar that is restarted every day drills, too.
+const DRILL_FIRST: Duration = Duration::from_secs(5 * 60);
 /// The head and the buffer of one connection.
 const MAX_HEAD: usize = 16 * 1024;
 
@@ -128,10 +131,17 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
     Ok(())
 }
 
-/// Asks once a day whether the state would open again.
+/// Asks soon, and then once a day, whether the state would open again.
 async fn drill_daily(server: Arc<Server>) {
+    let mut wait = DRILL_FIRST;
     loop {
-        tokio::time::sleep(DRILL_EVERY).await;
+        tokio::time::sleep(wait).await;
+        let state = server.app.enclave.state().await;
+        if !matches!(state, Some(Ok(view)) if view.state.phase == Phase::Open) {
+            wait = DRILL_FIRST;
+            continue;
+        }
+        wait = DRILL_EVERY;
         match server.app.drill().await {
             Ok(()) => info!("what is kept of the state would open"),
             Err(error) => {

@@ -1,7 +1,12 @@
 //! What must be true before a state is opened, decided on what is public of it, before KMS is
 //! asked. Each refusal may be mended and tried again.
+//!
+//! Everything hangs on the operator's key in the measured bundle, and on nothing that KMS or its
+//! line says: the operator's certificate names the state; the order of a birth names image, bundle
+//! and boot, and a document of the secure module shows what was born there. The state's id fixes the
+//! state key, and that key vouches for each seal.
 
-use identity::{Algorithm, PublicKey, UnixSeconds, cbor, cose, sha256};
+use identity::{Algorithm, Digest, PublicKey, UnixSeconds, sha256};
 
 use crate::{
     Authority, Certificate, Error, GenesisRecord, Header, MAX_IDENTITIES, Order, Pair, Terms,
@@ -18,8 +23,21 @@ pub struct Offer<'b> {
     pub terms: &'b Terms,
     /// This image, under this bundle.
     pub pair: Pair,
+    /// PCR16 of this boot, which the bundle fixes.
+    pub pcr16: Digest<48>,
     /// The identities of the bundle.
     pub identities: Vec<Wanted<'b>>,
+}
+
+/// What a document of the secure module attests, once it is verified to the module's own root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attested {
+    /// PCR0, PCR1 and PCR2: the image.
+    pub image: [Digest<48>; 3],
+    /// PCR16: the bundle.
+    pub pcr16: Digest<48>,
+    /// What the enclave had it say.
+    pub user_data: Option<Vec<u8>>,
 }
 
 /// An identity of a bundle.
@@ -63,24 +81,26 @@ enum Word {
 
 impl Offer<'_> {
     /// Decides whether this state may be opened here, by the operator's word: the order of the
-    /// birth, or a certificate, as it was signed.
+    /// birth, or a certificate, as it was signed. `birth` verifies the document of the birth; it is
+    /// asked where the word does not name the state.
     pub fn admit(
         &self,
         header: &Header,
         record: &GenesisRecord,
         signed: &[u8],
+        birth: impl FnOnce() -> Result<Attested, Error>,
         now: UnixSeconds,
     ) -> Result<Admitted, Error> {
         self.check_state(header, record)?;
-        let (word, authority) = word(header, signed)?;
-        let is_new = authority.digest != header.authority.digest;
-        let epoch = header.epoch + u64::from(is_new);
-        if self.operator.to_spki() != authority.operator {
-            return Err(Error::StateOperatorMismatch);
-        }
+        let (word, authority) = self.word(header, signed)?;
+        let epoch = authority.version;
         let (terms, births) = match &word {
             Word::Order(order) => {
+                if self.operator.to_spki() != record.operator {
+                    return Err(Error::StateOperatorMismatch);
+                }
                 order.require_reopening(record, &self.pair)?;
+                self.require_birth(record, &birth()?)?;
                 (
                     &header.terms,
                     self.births(header, |name| {
@@ -92,9 +112,9 @@ impl Offer<'_> {
                 certificate.require_state(header)?;
                 certificate.require_time(now)?;
                 certificate.require_pair(&self.pair)?;
-                if epoch < certificate.lowest_epoch {
+                if header.epoch < certificate.lowest_epoch {
                     return Err(Error::StateEpochTooLow {
-                        found: epoch,
+                        found: header.epoch,
                         lowest: certificate.lowest_epoch,
                     });
                 }
@@ -137,6 +157,56 @@ impl Offer<'_> {
         Ok(())
     }
 
+    /// What the operator says, and whose word counts afterwards. It is the word of the operator that
+    /// the bundle names: what the header says of another one proves nothing.
+    fn word(&self, header: &Header, signed: &[u8]) -> Result<(Word, Authority), Error> {
+        let (known, digest) = (&header.authority, sha256(signed));
+        let ours = || Certificate::verify(signed, self.operator);
+        if digest == known.digest {
+            let word = if known.version == 1 {
+                Order::verify(signed, self.operator)
+                    .map(Word::Order)
+                    .map_err(|_| Error::StateOperatorMismatch)?
+            } else {
+                // Whom it names successor has signed nothing yet.
+                ours()
+                    .map(Word::Certificate)
+                    .map_err(|_| Error::StateOperatorMismatch)?
+            };
+            return Ok((word, known.clone()));
+        }
+        if self.operator.to_spki() != known.operator {
+            return Err(Error::StateOperatorMismatch);
+        }
+        let certificate = ours()?;
+        check_version(&certificate, known)?;
+        let operator = certificate.successor.clone();
+        let authority = Authority {
+            operator: operator.unwrap_or_else(|| known.operator.clone()),
+            version: certificate.version,
+            digest,
+        };
+        Ok((Word::Certificate(certificate), authority))
+    }
+
+    /// That this record was born in this image under this bundle, as the secure module shows.
+    fn require_birth(&self, record: &GenesisRecord, birth: &Attested) -> Result<(), Error> {
+        let wrong = |why: &str| Err(Error::GenesisDocumentInvalid(why.to_owned()));
+        if record.policy != self.pair.policy {
+            return wrong("the record is of a birth under another bundle");
+        }
+        if birth.user_data.as_deref() != Some(record.id().as_bytes()) {
+            return wrong("it attests another record");
+        }
+        if birth.image != [self.pair.pcr0, self.pair.pcr1, self.pair.pcr2] {
+            return wrong("it is of another image");
+        }
+        if birth.pcr16 != self.pcr16 {
+            return wrong("it is of an image under another bundle");
+        }
+        Ok(())
+    }
+
     /// The names that the state has not. What it has must be the same; `may` says whether another
     /// may be born.
     fn births(
@@ -171,30 +241,6 @@ impl Offer<'_> {
     }
 }
 
-/// What the operator says, and whose word counts afterwards. A word that was taken already is known
-/// by its digest, whose header opens nothing if it lies.
-fn word(header: &Header, signed: &[u8]) -> Result<(Word, Authority), Error> {
-    let (known, digest) = (&header.authority, sha256(signed));
-    if digest == known.digest {
-        let word = if known.version == 1 {
-            Word::Order(Order::unverified(signed)?)
-        } else {
-            Word::Certificate(Certificate::unverified(signed)?)
-        };
-        return Ok((word, known.clone()));
-    }
-    let operator = header.operator().map_err(Error::SealedStateMalformed)?;
-    let certificate = Certificate::verify(signed, &operator)?;
-    check_version(&certificate, known)?;
-    let operator = certificate.successor.clone();
-    let authority = Authority {
-        operator: operator.unwrap_or_else(|| known.operator.clone()),
-        version: certificate.version,
-        digest,
-    };
-    Ok((Word::Certificate(certificate), authority))
-}
-
 fn check_version(certificate: &Certificate, known: &Authority) -> Result<(), Error> {
     match certificate.version.cmp(&known.version) {
         std::cmp::Ordering::Greater => Ok(()),
@@ -217,13 +263,6 @@ impl Certificate {
 }
 
 impl Order {
-    /// What an order says, before anything is verified: for people, or where its digest is known.
-    pub fn unverified(signed: &[u8]) -> Result<Self, Error> {
-        let wrong = |error: identity::Error| Error::GenesisOrderInvalid(error.to_string());
-        let payload = cose::unverified_payload(signed).map_err(wrong)?;
-        cbor::from_slice(payload).map_err(wrong)
-    }
-
     /// The state that it gave birth to may be opened by the same image under the same bundle.
     fn require_reopening(&self, record: &GenesisRecord, pair: &Pair) -> Result<(), Error> {
         if self.boot_id != record.boot_id {

@@ -32,7 +32,7 @@ pub struct Certificate {
     /// Rises: 2 for the first after a birth, whose order counts as 1.
     #[n(3)]
     pub version: u64,
-    /// States of a lower epoch are not opened.
+    /// Seals of a lower epoch are not opened. Below the version: who takes it has an earlier one.
     #[n(4)]
     pub lowest_epoch: u64,
     /// What bundles must not weaken.
@@ -125,6 +125,11 @@ impl Certificate {
         }
         if self.version < 2 {
             return Err("its version is below 2; 1 is the order of the birth".into());
+        }
+        if self.lowest_epoch >= self.version {
+            return Err(
+                "its lowest epoch is not below its version: nothing could be opened".into(),
+            );
         }
         if self.pairs.is_empty() || self.pairs.len() > MAX_PAIRS {
             return Err("not 1 to 16 pairs of image and bundle".into());

@@ -11,6 +11,9 @@ pub enum Error {
     /// Not the one encoding of a genesis record, or it says what cannot be.
     #[error("the genesis record is not good: {0}")]
     GenesisRecordMalformed(String),
+    /// What should attest the birth does not.
+    #[error("the document of the birth does not show that this state was born as ordered: {0}")]
+    GenesisDocumentInvalid(String),
     /// Not a genesis order of this operator, or not for this boot, name, image or bundle, or too
     /// late.
     #[error("the genesis order is not good: {0}")]
@@ -38,7 +41,7 @@ pub enum Error {
     },
     /// The bundle names another operator than the state has.
     #[error(
-        "the bundle's operator key for the state is not the state's; a certificate of the operator of before may name a successor"
+        "the bundle's operator key for the state is not the one that signed what opens it; a certificate of the operator of before may name a successor, who then signs the next one"
     )]
     StateOperatorMismatch,
     /// No certificate lists this image under this bundle.
@@ -65,9 +68,9 @@ pub enum Error {
     )]
     StateCertificateForked(u64),
     /// The state has not come as far as the certificate wants.
-    #[error("the state's epoch is {found}, and the certificate takes none below {lowest}")]
+    #[error("the seal's epoch is {found}, and the certificate takes none below {lowest}")]
     StateEpochTooLow {
-        /// Of the state, once it is open.
+        /// Of the seal.
         found: u64,
         /// Of the certificate.
         lowest: u64,

@@ -14,7 +14,7 @@ pub struct StateFacts {
     /// The state.
     #[n(0)]
     pub state: StateId,
-    /// Rises with each certificate that is taken.
+    /// Version of the operator's word that opened it: 1 is the order of the birth.
     #[n(1)]
     pub epoch: u64,
     /// Where its keys are kept.

@@ -23,7 +23,7 @@ mod terms;
 #[cfg(test)]
 mod tests;
 
-pub use crate::admit::{Admitted, Offer, Wanted, first_authority};
+pub use crate::admit::{Admitted, Attested, Offer, Wanted, first_authority};
 pub use crate::certificate::{Certificate, MAX_PAIRS};
 pub use crate::custody::{Custody, Rollback};
 pub use crate::error::Error;

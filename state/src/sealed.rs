@@ -13,7 +13,7 @@ const HEADER_TAG: &str = "anchorhold/seal-header/v1";
 const SEAL_TAG: &str = "anchorhold/seal/v1";
 const KMS: &str = "kms";
 /// The longest sealed state, in bytes.
-pub const MAX_SEALED: usize = 256 * 1024;
+pub const MAX_SEALED: usize = 2 * 1024 * 1024;
 /// `CiphertextBlob` of KMS (API reference, Decrypt).
 const MAX_WRAPPED: usize = 6144;
 
@@ -97,7 +97,7 @@ pub struct Header {
     /// Its name.
     #[n(2)]
     pub name: String,
-    /// Rises with each certificate that is taken.
+    /// Version of the operator's word that was taken last.
     #[n(3)]
     pub epoch: u64,
     /// Rises with each seal.
@@ -187,12 +187,11 @@ fn malformed(why: impl Into<String>) -> Error {
 }
 
 impl Header {
-    /// A header, which says the same things as the one `before`, if there is one.
+    /// A header; its epoch is the version of the operator's word.
     #[expect(clippy::too_many_arguments, reason = "each is a member of the format")]
     pub fn new(
         state: StateId,
         name: &str,
-        epoch: u64,
         sequence: u64,
         authority: Authority,
         terms: Terms,
@@ -205,7 +204,7 @@ impl Header {
             tag: HEADER_TAG.into(),
             state,
             name: name.to_owned(),
-            epoch,
+            epoch: authority.version,
             sequence,
             authority,
             terms,
@@ -237,6 +236,9 @@ impl Header {
         self.operator()?;
         if self.authority.version == 0 {
             return Err("there is no certificate 0".into());
+        }
+        if self.epoch != self.authority.version {
+            return Err("its epoch is not the version of what was taken".into());
         }
         if self.identities.is_empty() || self.identities.len() > MAX_IDENTITIES {
             return Err("not 1 to 64 identities".into());
@@ -305,7 +307,7 @@ impl Sealed {
     /// Reads the one encoding, and its header.
     pub fn parse(bytes: &[u8]) -> Result<(Self, Header), Error> {
         if bytes.len() > MAX_SEALED {
-            return Err(malformed("longer than 256 KiB"));
+            return Err(malformed("longer than 2 MiB"));
         }
         let sealed: Self = cbor::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
         if sealed.tag != TAG {

@@ -97,7 +97,6 @@ fn header(authority: Authority) -> Header {
         record().id(),
         "s",
         1,
-        1,
         authority,
         terms(ARN),
         pair(1),
@@ -138,6 +137,19 @@ struct Bundle {
     terms: Terms,
     pair: Pair,
     identities: Vec<(&'static str, &'static str, &'static str, Algorithm)>,
+    /// Of the birth, where the word is its order.
+    birth: Option<Attested>,
+}
+
+const PCR16: Digest<48> = Digest([16; 48]);
+
+fn birth() -> Attested {
+    let pair = pair(1);
+    Attested {
+        image: [pair.pcr0, pair.pcr1, pair.pcr2],
+        pcr16: PCR16,
+        user_data: Some(record().id().as_bytes().to_vec()),
+    }
 }
 
 impl Bundle {
@@ -151,11 +163,30 @@ impl Bundle {
                 ("agent", "test", "did:key", Algorithm::EdDSA),
                 ("other", "test", "did:key", Algorithm::EdDSA),
             ],
+            birth: None,
         }
     }
 
     fn admit(&self, header: &Header, word: &[u8]) -> Result<Admitted, &'static str> {
         self.admit_at(header, word, NOW)
+    }
+
+    fn admit_of(
+        &self,
+        record: &GenesisRecord,
+        header: &Header,
+        word: &[u8],
+    ) -> Result<Admitted, &'static str> {
+        let admitted = self
+            .offer()
+            .admit(header, record, word, || self.birth(), NOW);
+        admitted.map_err(|error| error.code())
+    }
+
+    fn birth(&self) -> Result<Attested, Error> {
+        self.birth
+            .clone()
+            .ok_or(Error::GenesisDocumentInvalid("not asked for here".into()))
     }
 
     fn admit_at(
@@ -164,6 +195,13 @@ impl Bundle {
         word: &[u8],
         now: UnixSeconds,
     ) -> Result<Admitted, &'static str> {
+        let admitted = self
+            .offer()
+            .admit(header, &record(), word, || self.birth(), now);
+        admitted.map_err(|error| error.code())
+    }
+
+    fn offer(&self) -> Offer<'_> {
         let wanted = |(name, environment, did, algorithm): &(
             &'static str,
             &'static str,
@@ -175,15 +213,14 @@ impl Bundle {
             did,
             algorithm: *algorithm,
         };
-        let offer = Offer {
+        Offer {
             name: self.name,
             operator: &self.operator,
             terms: &self.terms,
             pair: self.pair,
+            pcr16: PCR16,
             identities: self.identities.iter().map(wanted).collect(),
-        };
-        let admitted = offer.admit(header, &record(), word, now);
-        admitted.map_err(|error| error.code())
+        }
     }
 }
 
@@ -199,7 +236,8 @@ fn signed(certificate: &Certificate) -> Vec<u8> {
 
 #[test]
 fn the_image_and_bundle_of_the_birth_open_it_by_the_order_and_others_do_not() {
-    let admitted = Bundle::new().admit(&born(), &order()).unwrap();
+    let attested = |b: &mut Bundle| b.birth = Some(birth());
+    let admitted = changed(attested).admit(&born(), &order()).unwrap();
     assert_eq!((admitted.epoch, admitted.births.len()), (1, 0));
     assert!(!admitted.must_seal(&born()));
     for (bundle, code) in [
@@ -246,8 +284,93 @@ fn the_image_and_bundle_of_the_birth_open_it_by_the_order_and_others_do_not() {
             "identity_not_certified",
         ),
     ] {
+        let bundle = Bundle {
+            birth: Some(birth()),
+            ..bundle
+        };
         assert_eq!(bundle.admit(&born(), &order()), Err(code));
     }
+}
+
+#[test]
+fn an_order_opens_only_what_the_secure_module_saw_born_in_that_image_under_that_bundle() {
+    let open = |attested: Option<Attested>| {
+        let bundle = changed(|b| b.birth = attested);
+        bundle.admit(&born(), &order()).map(|_| ())
+    };
+    assert_eq!(open(Some(birth())), Ok(()));
+    let changes: [fn(&mut Attested); 6] = [
+        |b| b.user_data = None,
+        |b| b.user_data = Some(vec![1; 32]),
+        |b| b.image[0] = Digest([9; 48]),
+        |b| b.image[1] = Digest([9; 48]),
+        |b| b.image[2] = Digest([9; 48]),
+        |b| b.pcr16 = Digest([9; 48]),
+    ];
+    for change in changes {
+        let mut other = birth();
+        change(&mut other);
+        assert_eq!(open(Some(other)), Err("genesis_document_invalid"));
+    }
+    assert_eq!(open(None), Err("genesis_document_invalid"));
+    // A record that somebody made up, for the boot of a real order: the module has seen none of it.
+    // That of another bundle is attested, and was not ordered.
+    let mut other = record();
+    other.policy = Digest([5; 48]);
+    let mut of_other = born();
+    of_other.state = other.id();
+    let mut attested = birth();
+    attested.user_data = Some(other.id().as_bytes().to_vec());
+    let bundle = changed(|b| b.birth = Some(attested));
+    assert_eq!(
+        bundle.admit_of(&other, &of_other, &order()),
+        Err("genesis_document_invalid")
+    );
+    let mut made_up = record();
+    made_up.state_key = Key::new(66).1.to_spki();
+    let mut of_made_up = born();
+    of_made_up.state = made_up.id();
+    let bundle = changed(|b| b.birth = Some(birth()));
+    assert_eq!(
+        bundle.admit_of(&made_up, &of_made_up, &order()),
+        Err("genesis_document_invalid")
+    );
+}
+
+#[test]
+fn what_a_header_says_of_a_word_proves_nothing_without_the_operators_signature() {
+    // Somebody else's word, whose digest the header repeats.
+    let forger = Key::new(66);
+    let own_order = Order::new("s", BootId::new([7; 16]), pair(1), NOW);
+    let own_order = own_order.sign(&forger).unwrap();
+    let bundle = changed(|b| b.birth = Some(birth()));
+    let of_forger = header(first_authority(&operator().1, &own_order));
+    assert_eq!(
+        bundle.admit(&of_forger, &own_order),
+        Err("state_operator_mismatch")
+    );
+    let own = certificate(2).sign(&forger).unwrap();
+    let taken = header(Authority {
+        operator: operator().1.to_spki(),
+        version: 2,
+        digest: sha256(&own),
+    });
+    assert_eq!(bundle.admit(&taken, &own), Err("state_operator_mismatch"));
+    let mut handing_over = certificate(2);
+    handing_over.successor = Some(operator().1.to_spki());
+    let own = handing_over.sign(&forger).unwrap();
+    let taken = header(Authority {
+        operator: operator().1.to_spki(),
+        version: 2,
+        digest: sha256(&own),
+    });
+    assert_eq!(bundle.admit(&taken, &own), Err("state_operator_mismatch"));
+    // Nor what it says of the operator.
+    let of_forger = header(first_authority(&forger.1, &order()));
+    assert_eq!(
+        bundle.admit(&of_forger, &certificate(2).sign(&forger).unwrap()),
+        Err("state_operator_mismatch")
+    );
 }
 
 #[test]
@@ -265,14 +388,16 @@ fn a_later_certificate_is_taken_and_raises_the_epoch() {
     );
     // Once it is taken, it opens without another epoch, and the order does no more.
     let taken = Bundle::new().admit(&born(), &word).unwrap().authority;
-    let mut header = header(taken);
-    header.epoch = 2;
+    let header = header(taken);
     let admitted = Bundle::new().admit(&header, &word).unwrap();
     assert!(!admitted.must_seal(&header) && admitted.epoch == 2);
     assert_eq!(
         Bundle::new().admit(&header, &order()),
         Err("state_certificate_invalid")
     );
+    // One that was never taken leaves its number free: verifiers who want epoch 4 get no other.
+    let fourth = signed(&certificate(4));
+    assert_eq!(Bundle::new().admit(&header, &fourth).unwrap().epoch, 4);
 }
 
 #[test]
@@ -313,13 +438,13 @@ fn a_certificate_of_another_operator_state_or_time_opens_nothing() {
     );
     // A rotation order is signed by the same key, and is no certificate.
     assert_eq!(Bundle::new().admit(&born(), b"\x84"), invalid);
-    let mut low = certificate(2);
-    low.lowest_epoch = 3;
+    let mut low = certificate(3);
+    low.lowest_epoch = 2;
     assert_eq!(
         Bundle::new().admit(&born(), &signed(&low)),
         Err("state_epoch_too_low")
     );
-    low.lowest_epoch = 2;
+    low.lowest_epoch = 1;
     assert!(Bundle::new().admit(&born(), &signed(&low)).is_ok());
 }
 
@@ -349,22 +474,34 @@ fn a_certificate_names_the_operators_next_key_and_only_that_one_counts_afterward
     let mut handing_over = certificate(2);
     handing_over.successor = Some(next.1.to_spki());
     let word = signed(&handing_over);
-    let of_next = changed(|b| b.operator = Key::new(20).1);
-    let admitted = of_next.admit(&born(), &word).unwrap();
+    // Whose bundle it is takes it, and goes on under it.
+    let admitted = Bundle::new().admit(&born(), &word).unwrap();
     assert_eq!(admitted.authority.operator, next.1.to_spki());
-    // The bundle must know the next one, too.
+    let handed_over = header(admitted.authority);
+    assert!(Bundle::new().admit(&handed_over, &word).is_ok());
+    // The next one's bundle opens it by the next one's own certificate.
+    let of_next = changed(|b| b.operator = Key::new(20).1);
+    for header in [born(), handed_over.clone()] {
+        assert_eq!(
+            of_next.admit(&header, &word),
+            Err("state_operator_mismatch")
+        );
+    }
+    let by_next = certificate(3).sign(&next).unwrap();
+    let taken = of_next.admit(&handed_over, &by_next).unwrap().authority;
+    assert!(of_next.admit(&header(taken), &by_next).is_ok());
+    // Nobody before may name a successor by taking the next one's word too early.
     assert_eq!(
-        Bundle::new().admit(&born(), &word),
+        of_next.admit(&born(), &by_next),
         Err("state_operator_mismatch")
     );
-    let header = header(admitted.authority);
-    assert!(of_next.admit(&header, &word).is_ok());
-    let by_next = certificate(3).sign(&next).unwrap();
-    assert!(of_next.admit(&header, &by_next).is_ok());
-    assert_eq!(
-        of_next.admit(&header, &signed(&certificate(3))),
-        Err("state_certificate_invalid")
-    );
+    for bundle in [of_next, Bundle::new()] {
+        let refused = bundle.admit(&handed_over, &signed(&certificate(3)));
+        assert!(matches!(
+            refused,
+            Err("state_certificate_invalid" | "state_operator_mismatch")
+        ));
+    }
 }
 
 #[test]
@@ -468,12 +605,14 @@ fn what_a_record_a_header_and_a_certificate_cannot_say_is_refused() {
         change(&mut record);
         assert!(GenesisRecord::parse(&record.to_vec()).is_err());
     }
-    let headers: [fn(&mut Header); 5] = [
+    let headers: [fn(&mut Header); 7] = [
         |h| h.identities.clear(),
         |h| h.identities.swap(0, 1),
         |h| h.identities[0].version = 0,
         |h| h.identities[0].kid = h.identities[1].kid.clone(),
         |h| h.authority.version = 0,
+        |h| h.epoch = u64::MAX,
+        |h| (h.authority.version, h.epoch) = (0, 0),
     ];
     for change in headers {
         let mut header = born();
@@ -485,8 +624,9 @@ fn what_a_record_a_header_and_a_certificate_cannot_say_is_refused() {
         let sealed = Sealed::new(&header, vec![wrap], [8; 12], vec![7; 3], sign).unwrap();
         assert!(Sealed::parse(&sealed.to_vec()).is_err());
     }
-    let certificates: [fn(&mut Certificate); 7] = [
+    let certificates: [fn(&mut Certificate); 8] = [
         |c| c.version = 1,
+        |c| c.lowest_epoch = 2,
         |c| c.pairs.clear(),
         |c| c.pairs.swap(0, 1),
         |c| c.pairs = (1..=17).map(pair).collect(),

@@ -1,16 +1,30 @@
 //! What stands in a sealed state under encryption.
 
-use std::collections::BTreeSet;
-
 use identity::Digest;
 use minicbor::encode::Write;
 use minicbor::{Decode, Decoder, Encode, Encoder};
 use protocol::VersionFacts;
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::identities::PastDids;
 use crate::provisioned::AnnexFloor;
 
 const TAG: &str = "anchorhold/sealed-contents/v1";
+
+/// What AES-256-GCM appends, in bytes.
+const SEALING: usize = 16;
+
+/// Counts what would be written.
+struct Length(usize);
+
+impl Write for Length {
+    type Error = std::convert::Infallible;
+
+    fn write_all(&mut self, bytes: &[u8]) -> Result<(), Self::Error> {
+        self.0 += bytes.len();
+        Ok(())
+    }
+}
 
 /// 32 bytes of a private key, wiped when dropped. Written nowhere but into what is encrypted.
 pub(crate) struct Secret(Zeroizing<[u8; 32]>);
@@ -50,8 +64,8 @@ impl<'b, C> Decode<'b, C> for Secret {
     }
 }
 
-/// The plaintext: `[tag, SHA-256 of the wraps, state key, record key, annex floor or null,
-/// [[name, secret, [versions], [DIDs]], ...]]`.
+/// The plaintext: `[tag, SHA-256 of the wraps, state key, annex floor or null, [[name,
+/// secret, [versions], [first halves of the SHA-256 of DIDs]], ...]]`.
 #[derive(Encode, Decode)]
 #[cbor(array)]
 pub(crate) struct Contents {
@@ -63,14 +77,11 @@ pub(crate) struct Contents {
     /// The state key's secret: Ed25519.
     #[n(2)]
     pub(crate) state_key: Secret,
-    /// The record key's secret: Ed25519.
-    #[n(3)]
-    pub(crate) record_key: Secret,
     /// The annex that was in force when this was sealed.
-    #[n(4)]
+    #[n(3)]
     pub(crate) annex: Option<AnnexFloor>,
     /// In the order of the header.
-    #[n(5)]
+    #[n(4)]
     pub(crate) identities: Vec<SecretIdentity>,
 }
 
@@ -89,7 +100,7 @@ pub(crate) struct SecretIdentity {
     pub(crate) history: Vec<VersionFacts>,
     /// Every DID that it had.
     #[n(3)]
-    pub(crate) dids: BTreeSet<String>,
+    pub(crate) dids: PastDids,
 }
 
 impl SecretIdentity {
@@ -108,7 +119,6 @@ impl Contents {
     pub(crate) fn new(
         wraps: Digest<32>,
         state_key: Secret,
-        record_key: Secret,
         annex: Option<AnnexFloor>,
         identities: Vec<SecretIdentity>,
     ) -> Self {
@@ -116,15 +126,17 @@ impl Contents {
             tag: TAG.into(),
             wraps,
             state_key,
-            record_key,
             annex,
             identities,
         }
     }
 
-    /// Its bytes, in memory that never moves: what grows would leave copies behind.
+    /// Its bytes, in memory that never moves, not even when it is encrypted in its place: what grows
+    /// would leave copies behind.
     pub(crate) fn to_vec(&self) -> Zeroizing<Vec<u8>> {
-        let mut bytes = Zeroizing::new(Vec::with_capacity(state::MAX_SEALED));
+        let mut length = Length(0);
+        minicbor::encode(self, &mut length).expect("counting cannot fail");
+        let mut bytes = Zeroizing::new(Vec::with_capacity(length.0 + SEALING));
         identity::cbor::to_buffer(self, &mut bytes);
         bytes
     }

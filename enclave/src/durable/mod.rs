@@ -25,7 +25,7 @@ use egress::Envelope;
 use identity::{Algorithm, BootId};
 use policy::StatePolicy;
 use protocol::{KmsSigned, Part, Phase, Piece, SignKms, StateStatus};
-use state::{GenesisRecord, Newborn, Offer, Order, Sealed, Wanted, birth_data};
+use state::{Attested, GenesisRecord, Newborn, Offer, Order, Sealed, Wanted, birth_data};
 
 pub use self::kms::Kms;
 use self::kms::Question;
@@ -58,6 +58,9 @@ pub(crate) trait Platform {
         user_data: Option<&[u8]>,
         nonce: Option<&[u8]>,
     ) -> Result<Vec<u8>, Error>;
+    /// What a document of the secure module, of this boot or another, attests; verified to the
+    /// module's own root.
+    fn attested(&self, document: &[u8]) -> Result<Attested, state::Error>;
     /// Who asks KMS.
     fn kms(&self) -> &dyn Kms;
 }
@@ -65,7 +68,7 @@ pub(crate) trait Platform {
 /// The state of this boot, if its bundle has one.
 #[derive(Default)]
 pub(crate) struct Durable {
-    recipient: OnceLock<Result<Recipient, KmsError>>,
+    recipient: OnceLock<Recipient>,
     inner: Mutex<Inner>,
 }
 
@@ -77,7 +80,7 @@ struct Inner {
     number: u64,
     /// Why the last attempt came to nothing.
     refused: Option<Error>,
-    /// What was born and is not sealed yet: one birth per boot, however often it is tried.
+    /// What was born and is not sealed yet: the same birth, however often KMS is asked for it.
     birth: Option<Box<Birth>>,
     /// A question that only shows whether what is kept could be opened.
     drill: Option<(Question, Box<Opening>)>,
@@ -119,16 +122,20 @@ impl Durable {
     }
 
     fn recipient(&self) -> Result<&Recipient, Error> {
-        let made = self.recipient.get_or_init(Recipient::generate);
-        made.as_ref().map_err(|error| error.clone().into())
+        if let Some(made) = self.recipient.get() {
+            return Ok(made);
+        }
+        let made = Recipient::generate()?;
+        Ok(self.recipient.get_or_init(|| made))
     }
 
     /// How it is.
     pub(crate) fn status(&self) -> StateStatus {
         let inner = lock(&self.inner);
         let (phase, open, pending) = match &inner.stage {
-            Stage::Awaited | Stage::Wiped => (Phase::Awaited, None, None),
-            Stage::Asking(..) | Stage::Busy => (Phase::Asking, None, None),
+            // A question whose answer never came is none: what was kept may be shown anew.
+            Stage::Awaited | Stage::Asking(..) | Stage::Wiped => (Phase::Awaited, None, None),
+            Stage::Busy => (Phase::Asking, None, None),
             Stage::Sealed(open, pending, _) => (Phase::Sealed, Some(open), Some(pending)),
             Stage::Open(open, pending) => {
                 let pending = pending.as_ref().map(|(pending, _)| pending);
@@ -149,10 +156,10 @@ impl Durable {
     /// What it waits for, for those who ask for a signature meanwhile.
     pub(crate) fn waits_for(&self) -> &'static str {
         match &lock(&self.inner).stage {
-            Stage::Awaited | Stage::Wiped => {
+            Stage::Awaited | Stage::Asking(..) | Stage::Wiped => {
                 "it waits for its sealed state, or for the operator's order to give birth to one"
             }
-            Stage::Asking(..) | Stage::Busy => "KMS is being asked for its key",
+            Stage::Busy => "KMS is being asked for its key",
             Stage::Sealed(..) | Stage::Open(..) => "its seal waits to be stored",
         }
     }
@@ -183,8 +190,8 @@ impl Durable {
         platform.document(None, Some(data.as_bytes()), Some(nonce))
     }
 
-    /// Gives birth by the operator's order: keys and record, once per boot; then KMS is to be asked
-    /// for a data key.
+    /// Gives birth by the operator's order: keys and record, the same ones until they are sealed; then
+    /// KMS is to be asked for a data key.
     pub(crate) fn birth(
         &self,
         committed: &Committed,
@@ -202,21 +209,24 @@ impl Durable {
         signed: Vec<u8>,
     ) -> Result<SignKms, Error> {
         let policy = committed.state()?;
-        let mut inner = lock(&self.inner);
-        inner.check_unopened()?;
+        lock(&self.inner).check_unopened()?;
         let (operator, now) = (committed.bundle.state_operator(), platform.now()?);
         let order = Order::verify(&signed, operator)?;
         let boot_id = platform.boot_id();
         order.require(&policy.name, boot_id, &committed.pair, now.latest)?;
-        let mut birth = match inner.birth.take() {
+        let document = platform.document(Some(self.recipient()?.spki()), None, None)?;
+        // Nobody waits for the lock while keys are made; births come one at a time.
+        let known = lock(&self.inner).birth.take();
+        let mut birth = match known {
             Some(birth) => birth,
             None => Box::new(give_birth(committed, policy, platform, now)?),
         };
         birth.order = signed;
         let state = birth.record.id();
-        inner.birth = Some(birth);
-        let document = platform.document(Some(self.recipient()?.spki()), None, None)?;
         let question = Question::generate(&policy.kms_key, state, &document, now.earliest);
+        let mut inner = lock(&self.inner);
+        inner.check_unopened()?;
+        inner.birth = Some(birth);
         Ok(inner.asks(question, What::Birth))
     }
 
@@ -234,24 +244,27 @@ impl Durable {
 
     fn try_open(&self, committed: &Committed, platform: &dyn Platform) -> Result<SignKms, Error> {
         let policy = committed.state()?;
-        let mut inner = lock(&self.inner);
-        let is_drill = matches!(inner.stage, Stage::Open(_, None));
-        if !is_drill {
-            inner.check_unopened()?;
-        }
+        // What was put is looked at once: another attempt brings it anew.
+        let uploads = {
+            let mut inner = lock(&self.inner);
+            inner.check_openable()?;
+            std::mem::take(&mut inner.uploads)
+        };
         let now = platform.now()?;
-        let (sealed, header) = Sealed::parse(inner.uploads.part(Part::Sealed))?;
-        let record = GenesisRecord::parse(inner.uploads.part(Part::Genesis))?;
+        let (sealed, header) = Sealed::parse(uploads.part(Part::Sealed))?;
+        let record = GenesisRecord::parse(uploads.part(Part::Genesis))?;
         let terms = policy.terms();
         let offer = Offer {
             name: &policy.name,
             operator: committed.bundle.state_operator(),
             terms: &terms,
             pair: committed.pair,
+            pcr16: committed.policy.pcr16(),
             identities: committed.wanted(),
         };
-        let word = inner.uploads.part(Part::Authority).to_vec();
-        let admitted = offer.admit(&header, &record, &word, now.latest)?;
+        let word = uploads.part(Part::Authority).to_vec();
+        let birth = || platform.attested(uploads.part(Part::Document));
+        let admitted = offer.admit(&header, &record, &word, birth, now.latest)?;
         if sealed.wrap().kms_key != policy.kms_key {
             return Err(state::Error::KmsKeyMismatch {
                 found: policy.kms_key.to_string(),
@@ -275,7 +288,9 @@ impl Durable {
             admitted,
             word,
         });
-        if is_drill {
+        let mut inner = lock(&self.inner);
+        inner.check_openable()?;
+        if matches!(inner.stage, Stage::Open(..)) {
             return Ok(inner.drills(question, opening));
         }
         Ok(inner.asks(question, What::Opening(opening)))
@@ -356,12 +371,16 @@ impl Durable {
     ) -> Result<(), Error> {
         let answer = question.ask(platform.kms(), signed)?;
         let key = self.data_key(&answer.envelope)?;
-        let mut inner = lock(&self.inner);
-        inner.uploads = Uploads::default();
-        match &inner.stage {
+        let inner = lock(&self.inner);
+        let compared = match &inner.stage {
             Stage::Open(open, _) => open.compare(opening, &key),
             _ => Err(Error::Halted),
-        }
+        };
+        // What is open is as good as before.
+        compared.map_err(|error| match error {
+            Error::SealedStateForged(_) => Error::StateDrillFailed("it contradicts itself"),
+            other => other,
+        })
     }
 
     fn data_key(&self, envelope: &Envelope) -> Result<DataKey, Error> {
@@ -375,13 +394,11 @@ impl Durable {
         key: DataKey,
         wrapped: Vec<u8>,
     ) -> Result<(Open, Option<Pending>, Life), Error> {
-        // What can fail comes before the birth is used up.
-        let now = platform.now()?;
         let birth = lock(&self.inner)
             .birth
             .take()
             .ok_or(Error::SealNotPending)?;
-        Open::born(committed, platform, *birth, (key, wrapped), now)
+        Open::born(committed, platform, *birth, (key, wrapped))
     }
 
     /// Seals a rotation. The next key waits until the seal is stored.
@@ -427,13 +444,13 @@ impl Durable {
         inner.uploads = Uploads::default();
         inner.refused = None;
         match std::mem::replace(&mut inner.stage, Stage::Busy) {
-            Stage::Sealed(mut open, _, life) => {
-                open.stored();
+            Stage::Sealed(mut open, seal, life) => {
+                open.stored(&seal);
                 inner.stage = Stage::Open(open, None);
                 Ok(Then::Live(life))
             }
-            Stage::Open(mut open, Some((_, next))) => {
-                open.stored();
+            Stage::Open(mut open, Some((seal, next))) => {
+                open.stored(&seal);
                 inner.stage = Stage::Open(open, None);
                 Ok(Then::Replace(next))
             }
@@ -470,6 +487,15 @@ impl Inner {
             Stage::Sealed(..) => Err(Error::SealPending),
             Stage::Open(..) => Err(Error::StateOpenAlready),
             Stage::Wiped => Err(Error::Halted),
+        }
+    }
+
+    /// As [`Inner::check_unopened`], but for a drill.
+    fn check_openable(&self) -> Result<(), Error> {
+        match &self.stage {
+            Stage::Open(_, None) => Ok(()),
+            Stage::Open(_, Some(_)) => Err(Error::SealPending),
+            _ => self.check_unopened(),
         }
     }
 

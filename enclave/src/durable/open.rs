@@ -1,7 +1,6 @@
 //! A state that is open: its keys, and how they are sealed.
 
-use std::collections::BTreeSet;
-
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use identity::{Algorithm, Digest, PublicKey, Signer, sha256};
 use policy::IdentityPolicy;
 use protocol::{Part, VersionFacts};
@@ -16,8 +15,7 @@ use super::recipient::DataKey;
 use super::seal::{open, seal};
 use super::uploads::Uploads;
 use crate::Error;
-use crate::clock::Bounds;
-use crate::identities::{BoundTo, Identity, IdentityCard, Kept, NextKey};
+use crate::identities::{BoundTo, Identity, IdentityCard, Kept, NextKey, PastDids};
 use crate::keys::KeyPair;
 use crate::provisioned::{AnnexFloor, Committed};
 
@@ -32,7 +30,8 @@ pub(crate) struct Open {
     data_key: DataKey,
     wrap: Wrap,
     state_key: KeyPair,
-    record_key: Secret,
+    /// Of the seal that is stored, once it is.
+    stored: Option<Digest<32>>,
     /// What the bundle has no more.
     dormant: Vec<(SealedIdentity, SecretIdentity)>,
 }
@@ -130,8 +129,9 @@ impl Open {
     }
 
     /// The seal that waited is stored.
-    pub(super) fn stored(&mut self) {
+    pub(super) fn stored(&mut self, seal: &Pending) {
         self.sequence += 1;
+        self.stored = Some(seal.digest());
     }
 
     /// Whether what is kept is this state, as it was sealed last, and would open.
@@ -144,11 +144,10 @@ impl Open {
         } = opening;
         let contents = open(&sealed, &header, data_key)?;
         key_of(Algorithm::EdDSA, &contents.state_key, &record.state_key()?)?;
-        if header.state != self.facts.state || header.sequence != self.sequence {
-            return Err(Error::StateDrillFailed("another state, or an older seal"));
+        if header.state != self.facts.state || self.stored != Some(sha256(&sealed.to_vec())) {
+            return Err(Error::StateDrillFailed("another state, or another seal"));
         }
-        let data_keys = (**data_key, *self.data_key);
-        if data_keys.0 != data_keys.1 {
+        if verify_slices_are_equal(&**data_key, &*self.data_key).is_err() {
             return Err(Error::StateDrillFailed("under another data key"));
         }
         Ok(())
@@ -160,7 +159,6 @@ impl Open {
         platform: &dyn Platform,
         birth: Birth,
         (data_key, wrapped): (DataKey, Vec<u8>),
-        _: Bounds,
     ) -> Result<Opened, Error> {
         let policy = committed.state()?;
         let terms = policy.terms();
@@ -184,7 +182,7 @@ impl Open {
             terms,
             data_key,
             state_key: birth.state_key,
-            record_key: Secret::new(birth.record_key.secret()?),
+            stored: None,
             dormant: Vec::new(),
         };
         let mut pending = state.seal(committed, platform, identities.iter(), None, None)?;
@@ -216,8 +214,8 @@ impl Open {
         } = opening;
         let contents = open(&sealed, &header, &data_key)?;
         let state_key = key_of(Algorithm::EdDSA, &contents.state_key, &record.state_key()?)?;
-        let record_key = KeyPair::from_secret(Algorithm::EdDSA, contents.record_key.bytes())
-            .ok_or(Error::SealedStateForged("its record key"))?;
+        // One of this boot alone: whoever holds a token knows which boot's record must have it.
+        let record_key = platform.new_key(Algorithm::EdDSA, "record", 0)?;
         let must_seal = admitted.must_seal(&header);
         let facts = StateFacts {
             state: header.state,
@@ -242,7 +240,7 @@ impl Open {
             data_key,
             wrap: sealed.wrap().clone(),
             state_key,
-            record_key: contents.record_key,
+            stored: Some(sha256(&sealed.to_vec())),
             dormant,
         };
         let mut pending = must_seal
@@ -281,11 +279,11 @@ impl Open {
         }
         all.sort_by(|(one, _), (other, _)| one.name.cmp(&other.name));
         let (public, secret) = all.into_iter().unzip();
+        let next_sequence = self.sequence.checked_add(1).ok_or(Error::SealTooLarge)?;
         let header = Header::new(
             self.facts.state,
             &self.name,
-            self.facts.epoch,
-            self.sequence + 1,
+            next_sequence,
             self.authority.clone(),
             self.terms.clone(),
             committed.pair,
@@ -296,7 +294,6 @@ impl Open {
         let contents = Contents::new(
             state::wraps_digest(std::slice::from_ref(&self.wrap)),
             Secret::new(self.state_key.secret()?),
-            self.record_key.copy(),
             annex,
             secret,
         );
@@ -317,7 +314,7 @@ fn parts_of(
     card: &IdentityCard,
     key: &KeyPair,
     history: &[VersionFacts],
-    dids: &BTreeSet<String>,
+    dids: &PastDids,
 ) -> Result<(SealedIdentity, SecretIdentity), Error> {
     let described = &card.description;
     let public = SealedIdentity {

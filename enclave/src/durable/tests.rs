@@ -134,13 +134,24 @@ impl Platform for Boot {
     fn document(
         &self,
         public_key: Option<&[u8]>,
-        _: Option<&[u8]>,
+        user_data: Option<&[u8]>,
         _: Option<&[u8]>,
     ) -> Result<Vec<u8>, Error> {
         if let Some(key) = public_key {
             *self.kms.recipient.lock().unwrap() = key.to_vec();
         }
-        Ok(b"document".to_vec())
+        Ok([b"document", user_data.unwrap_or_default()].concat())
+    }
+
+    fn attested(&self, document: &[u8]) -> Result<Attested, state::Error> {
+        let wrong = || state::Error::GenesisDocumentInvalid("not of the mock".into());
+        let user_data = document.strip_prefix(b"document").ok_or_else(wrong)?;
+        let pair = self.committed.pair;
+        Ok(Attested {
+            image: [pair.pcr0, pair.pcr1, pair.pcr2],
+            pcr16: self.committed.policy.pcr16(),
+            user_data: Some(user_data.to_vec()),
+        })
     }
 
     fn kms(&self) -> &dyn super::Kms {
@@ -248,6 +259,7 @@ impl Boot {
             sealed: self.get(Part::Sealed),
             genesis: self.get(Part::Genesis),
             authority: self.get(Part::Authority),
+            document: self.get(Part::Document),
         };
         self.show(&kept);
         assert!(matches!(self.durable.stored(), Ok(Then::Live(_))));
@@ -258,6 +270,7 @@ impl Boot {
         self.put(Part::Sealed, &kept.sealed);
         self.put(Part::Genesis, &kept.genesis);
         self.put(Part::Authority, &kept.authority);
+        self.put(Part::Document, &kept.document);
     }
 
     fn open(&self, kept: &Kept) -> Result<Option<Box<Life>>, Error> {
@@ -272,6 +285,7 @@ struct Kept {
     sealed: Vec<u8>,
     genesis: Vec<u8>,
     authority: Vec<u8>,
+    document: Vec<u8>,
 }
 
 fn keys(life: &Life) -> Vec<(String, Vec<u8>)> {
@@ -296,6 +310,7 @@ fn what_was_born_and_stored_opens_in_another_boot_with_the_same_keys() {
         sealed: first.get(Part::Sealed),
         genesis: first.get(Part::Genesis),
         authority: first.get(Part::Authority),
+        document: first.get(Part::Document),
     };
     // What was read back must be what was sealed: each part, to the last byte.
     let damaged = |change: fn(&mut Kept)| {
@@ -324,12 +339,14 @@ fn what_was_born_and_stored_opens_in_another_boot_with_the_same_keys() {
     let second = Boot::new();
     let again = second.open(&kept).unwrap().unwrap();
     assert_eq!(keys(&life), keys(&again));
-    assert_eq!(
+    // Each boot has a record of its own.
+    assert_ne!(
         life.record_key.public_key().to_spki(),
         again.record_key.public_key().to_spki()
     );
     assert_eq!(life.bound.state, again.bound.state);
-    assert_eq!(second.open(&kept).err(), Some(Error::StateOpenAlready));
+    // Once more is a drill.
+    assert!(second.open(&kept).unwrap().is_none());
     assert_eq!(second.birth().err(), Some(Error::StateOpenAlready));
 }
 
@@ -455,10 +472,11 @@ fn a_state_around_known_keys_under_the_right_id_is_the_end_of_the_boot() {
 fn no_flipped_bit_of_what_is_kept_opens() {
     let kept = Boot::new().kept();
     let boot = Boot::new();
-    let parts: [(&str, fn(&mut Kept) -> &mut Vec<u8>); 3] = [
+    let parts: [(&str, fn(&mut Kept) -> &mut Vec<u8>); 4] = [
         ("sealed", |kept| &mut kept.sealed),
         ("genesis", |kept| &mut kept.genesis),
         ("authority", |kept| &mut kept.authority),
+        ("document", |kept| &mut kept.document),
     ];
     let mut refused = 0;
     for (name, part) in parts {
@@ -490,7 +508,7 @@ fn pieces_come_in_their_order_and_are_no_longer_than_their_part() {
         piece(Part::Sealed, 0, 2, 1),
         piece(Part::Sealed, 0, protocol::PIECE + 1, u32::MAX),
         piece(Part::Authority, 0, 1, 16 * 1024 + 1),
-        piece(Part::Document, 0, 1, 1),
+        piece(Part::Document, 0, 1, 16 * 1024 + 1),
     ] {
         assert!(matches!(boot.durable.put(bad), Err(Error::PieceInvalid(_))));
     }
@@ -504,4 +522,224 @@ fn pieces_come_in_their_order_and_are_no_longer_than_their_part() {
         boot.durable.get(Part::Sealed, 0),
         Err(Error::SealNotPending)
     ));
+}
+
+/// A state that somebody made up, around keys that they know, under a data key of their choosing:
+/// with the boot, image, bundle and operator of a real order, and the state key's own signature.
+fn made_up(boot: &Boot, order: Vec<u8>) -> Kept {
+    let key = |byte: u8, algorithm| KeyPair::generate(algorithm, &[byte; 32], &[0; 32], b"forged");
+    let state_key = key(40, Algorithm::EdDSA);
+    let born = |name: &str, byte, algorithm| {
+        let key = key(byte, algorithm);
+        let did = identity::Did::key(key.public_key());
+        let spki = key.public_key().to_spki();
+        let newborn = Newborn {
+            name: name.into(),
+            environment: "test".into(),
+            did: did.to_string(),
+            spki: spki.clone(),
+        };
+        let public = state::SealedIdentity {
+            name: name.into(),
+            environment: "test".into(),
+            kid: identity::KeyId::of(&did, key.public_key())
+                .unwrap()
+                .to_string(),
+            did: did.to_string(),
+            version: 1,
+            spki,
+            use_: state::Use::Active,
+        };
+        let secret = contents::SecretIdentity {
+            name: name.into(),
+            secret: Secret::new(key.secret().unwrap()),
+            history: Vec::new(),
+            dids: crate::identities::PastDids::default(),
+        };
+        (newborn, public, secret)
+    };
+    let (one, other) = (
+        born("a", 41, Algorithm::EdDSA),
+        born("b", 42, Algorithm::ES256),
+    );
+    let record = GenesisRecord::new(
+        "s",
+        operator().public_key(),
+        state_key.public_key(),
+        (BootId::new(BOOT), boot.committed.policy.digest()),
+        vec![one.0, other.0],
+        UnixSeconds(NOW),
+    );
+    let header = state::Header::new(
+        record.id(),
+        "s",
+        1,
+        state::first_authority(operator().public_key(), &order),
+        state::Terms {
+            rollback: state::Rollback::Accepted,
+            custody: state::Custody::Kms,
+            kms_key: ARN.parse().unwrap(),
+        },
+        boot.committed.pair,
+        BootId::new(BOOT),
+        UnixSeconds(NOW),
+        vec![one.1, other.1],
+    );
+    let wrap = state::Wrap::kms(ARN.parse().unwrap(), record.id().to_string().into_bytes());
+    let contents = Contents::new(
+        state::wraps_digest(std::slice::from_ref(&wrap)),
+        Secret::new(state_key.secret().unwrap()),
+        None,
+        vec![one.2, other.2],
+    );
+    let data_key = zeroize::Zeroizing::new([0x77; 32]);
+    let sealed = seal::seal(&header, wrap, &contents, (&data_key, &state_key), [1; 12]);
+    Kept {
+        sealed: sealed.unwrap(),
+        genesis: record.to_vec(),
+        authority: order,
+        document: [b"document", &record.id().as_bytes()[..]].concat(),
+    }
+}
+
+#[test]
+fn a_state_that_nobody_ordered_opens_nothing_even_if_egress_and_kms_agree_to_it() {
+    let boot = Boot::new();
+    // The secure module is all that stands between: with its word this would open.
+    let made = made_up(&boot, boot.order());
+    assert!(boot.open(&made).unwrap().is_some());
+    let refused = |made: Kept| {
+        let boot = Boot::new();
+        let error = boot.open(&made).err().unwrap();
+        assert!(boot.kms.asked.lock().unwrap().is_empty());
+        (error, boot.durable.status().phase)
+    };
+    // The document of the real birth of that boot; none; one that the module has not signed.
+    let genuine = Boot::new().kept().document;
+    for document in [genuine, Vec::new(), b"other".to_vec()] {
+        let (error, phase) = refused(Kept {
+            document,
+            ..made_up(&boot, boot.order())
+        });
+        assert_eq!(error.code(), "genesis_document_invalid");
+        assert_eq!(phase, Phase::Awaited);
+    }
+    // An order that somebody else signed, whatever the module has seen.
+    let own = Order::new(
+        "s",
+        BootId::new(BOOT),
+        boot.committed.pair,
+        UnixSeconds(NOW),
+    );
+    let own = own
+        .sign(&KeyPair::generate(
+            Algorithm::EdDSA,
+            &[66; 32],
+            &[0; 32],
+            b"x",
+        ))
+        .unwrap();
+    let (error, _) = refused(made_up(&boot, own));
+    assert_eq!(error.code(), "state_operator_mismatch");
+}
+
+#[test]
+fn what_was_put_is_looked_at_once() {
+    let kept = Boot::new().kept();
+    let boot = Boot::new();
+    *boot.kms.lie.lock().unwrap() = Some(Lie::Gone);
+    assert!(boot.open(&kept).is_err());
+    *boot.kms.lie.lock().unwrap() = None;
+    // A part that is brought no more is not there.
+    boot.put(Part::Sealed, &kept.sealed);
+    boot.put(Part::Authority, &kept.authority);
+    boot.put(Part::Document, &kept.document);
+    let error = boot.durable.open(&boot.committed, &boot).err().unwrap();
+    assert_eq!(error.code(), "genesis_record_malformed");
+    assert!(boot.open(&kept).unwrap().is_some());
+}
+
+#[test]
+fn a_drill_wants_the_seal_that_was_stored_last_and_ends_nothing() {
+    let kept = Boot::new().kept();
+    let boot = Boot::new();
+    assert!(boot.open(&kept).unwrap().is_some());
+    assert!(boot.open(&kept).unwrap().is_none());
+    // The same state, number and keys, sealed by somebody else.
+    let twin = forged(&kept, |_| {});
+    let error = boot.open(&twin).err().unwrap();
+    assert_eq!(error.code(), "state_drill_failed");
+    let bad = forged(&kept, |contents| contents.wraps = Digest([1; 32]));
+    let error = boot.open(&bad).err().unwrap();
+    assert_eq!(
+        (error.code(), error.is_end()),
+        ("state_drill_failed", false)
+    );
+    assert!(boot.open(&kept).unwrap().is_none());
+}
+
+#[test]
+fn sixty_four_identities_with_all_that_is_remembered_of_them_can_be_sealed() {
+    let boot = Boot::new();
+    let question = boot.birth().unwrap();
+    assert!(boot.ask(&question).unwrap().is_none());
+    let (_, header) = Sealed::parse(&boot.get(Part::Sealed)).unwrap();
+    // A version as long as they get: a long did:web, and the statement of an ES256 key.
+    let mut policy = boot.committed.bundle.identities[1].clone();
+    policy.algorithm = Algorithm::ES256;
+    let path = "a".repeat(60);
+    policy.did = format!("did:web:{path}.{path}.example:{path}")
+        .parse()
+        .unwrap();
+    let bound = crate::identities::BoundTo {
+        policy: boot.committed.policy,
+        record_spki: vec![0; 91],
+        state: None,
+    };
+    let key = |version| boot.new_key(Algorithm::ES256, "a", version).unwrap();
+    let identity = crate::identities::Identity::new(&policy, &bound, key(1)).unwrap();
+    let next = identity
+        .prepare(1, &bound, key(2), || Ok(UnixSeconds(NOW)))
+        .unwrap();
+    let (version, card) = identity
+        .keep(Some(&next), |card, _, history, _| {
+            (history.last().unwrap().clone(), card.description.clone())
+        })
+        .unwrap();
+    let name = |index: u8| format!("{index:02}{}", "n".repeat(62));
+    let public = |index| state::SealedIdentity {
+        name: name(index),
+        environment: "e".repeat(64),
+        did: card.did.clone(),
+        kid: card.kid.clone(),
+        version: 2,
+        spki: card.spki.clone(),
+        use_: state::Use::Active,
+    };
+    let secret = |index| contents::SecretIdentity {
+        name: name(index),
+        secret: Secret::new(zeroize::Zeroizing::new([1; 32])),
+        history: vec![version.clone(); 16],
+        dids: crate::identities::PastDids::full(),
+    };
+    let state_key = boot.new_key(Algorithm::EdDSA, "state", 0).unwrap();
+    let wrap = state::Wrap::kms(ARN.parse().unwrap(), vec![1; 6144]);
+    let contents = Contents::new(
+        state::wraps_digest(std::slice::from_ref(&wrap)),
+        Secret::new(zeroize::Zeroizing::new([1; 32])),
+        None,
+        (0..64).map(secret).collect(),
+    );
+    let mut header = header;
+    header.identities = (0..64).map(public).collect();
+    // The buffer is as long as what is written into it: nothing moves while it is encrypted.
+    let text = contents.to_vec();
+    assert_eq!(text.capacity(), text.len() + 16);
+    let data_key = zeroize::Zeroizing::new([2; 32]);
+    let sealed = seal::seal(&header, wrap, &contents, (&data_key, &state_key), [1; 12]);
+    let length = sealed.unwrap().len();
+    assert!(
+        (state::MAX_SEALED / 2..state::MAX_SEALED).contains(&length),
+        "{length}"
+    );
 }

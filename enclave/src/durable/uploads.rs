@@ -10,6 +10,7 @@ pub(crate) struct Uploads {
     sealed: Vec<u8>,
     genesis: Vec<u8>,
     authority: Vec<u8>,
+    document: Vec<u8>,
 }
 
 impl Uploads {
@@ -17,9 +18,7 @@ impl Uploads {
     pub(crate) fn put(&mut self, piece: Piece) -> Result<(), Error> {
         let wrong = |why| Err(Error::PieceInvalid(why));
         let part = piece.part;
-        let Some(room) = self.room(part) else {
-            return wrong("this part is not taken");
-        };
+        let room = self.room(part);
         if piece.offset == 0 {
             room.clear();
         }
@@ -43,16 +42,16 @@ impl Uploads {
             Part::Sealed => &self.sealed,
             Part::Genesis => &self.genesis,
             Part::Authority => &self.authority,
-            Part::Document => &[],
+            Part::Document => &self.document,
         }
     }
 
-    fn room(&mut self, part: Part) -> Option<&mut Vec<u8>> {
+    fn room(&mut self, part: Part) -> &mut Vec<u8> {
         match part {
-            Part::Sealed => Some(&mut self.sealed),
-            Part::Genesis => Some(&mut self.genesis),
-            Part::Authority => Some(&mut self.authority),
-            Part::Document => None,
+            Part::Sealed => &mut self.sealed,
+            Part::Genesis => &mut self.genesis,
+            Part::Authority => &mut self.authority,
+            Part::Document => &mut self.document,
         }
     }
 }

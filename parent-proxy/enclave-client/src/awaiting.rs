@@ -14,7 +14,7 @@ use crate::session::{ConnectError, Session};
 /// For one question.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 /// For what an operator asks, KMS included.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(15);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 /// What was refused is tried again after so long, then after twice as long, and so on.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LAST: Duration = Duration::from_secs(30);

@@ -249,16 +249,16 @@ impl EnclaveClient {
             keeper.store(&mut enclave).await?;
             answer = self.shared.request(request, first).await;
         }
-        let stored = match answer? {
-            Answer::State(_) => keeper.store(&mut enclave).await,
-            other => return Ok(other),
+        let stored = match answer {
+            Ok(Answer::State(_)) => keeper.store(&mut enclave).await.map_err(Into::into),
+            // Refused, nothing waits; whose answer was lost may have left a seal.
+            refused @ Err(RequestError::Refused(_)) => return refused,
+            other => other,
         };
-        if let Err(StateError::NotStored(_)) = &stored
-            && !self.shared.storing.swap(true, Ordering::SeqCst)
-        {
+        if stored.is_err() && !self.shared.storing.swap(true, Ordering::SeqCst) {
             tokio::spawn(Arc::clone(&self.shared).store_later());
         }
-        Ok(stored?)
+        stored
     }
 
     /// Whether what is decided can be written down.
@@ -455,8 +455,10 @@ impl Shared {
             let Some(awaiting) = &self.state else { break };
             let keeper = awaiting.keeper.lock().await;
             match keeper.store(&mut Serving(&self)).await {
-                Err(StateError::NotStored(_) | StateError::Unavailable) => {}
-                Ok(_) | Err(_) => break,
+                // There was none, or it went with its boot.
+                Err(StateError::Refused(refusal)) if refusal.code == "seal_not_pending" => break,
+                Err(_) => {}
+                Ok(_) => break,
             }
         }
         self.storing.store(false, Ordering::SeqCst);

@@ -110,6 +110,8 @@ pub(crate) async fn birth_document(
 }
 
 /// Give birth to a state by the operator's order, seal it and store it
+///
+/// It is opened once for trial (a drill): an error that says so means that it was born, and would not open again.
 #[utoipa::path(post, path = "/state/birth", request_body = BirthRequest, responses(
     (status = 200, body = StateResponse),
     (status = "default", body = Problem, content_type = "application/problem+json"),
@@ -124,6 +126,10 @@ pub(crate) async fn birth(
     let order = order.map_err(|_| Problem::from(identity::Error::Base64("the order")))?;
     let born = app.enclave.birth(order).await?;
     tracing::info!(state = ?born.id(), "a state was born");
+    // Waits until it serves.
+    respond(&app).await?;
+    // KMS made a key; whether it gives it back is to be known before anybody relies on it.
+    app.drill().await?;
     Ok(Json(respond(&app).await?))
 }
 

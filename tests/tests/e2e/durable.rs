@@ -655,7 +655,7 @@ fn a_drill_shows_whether_what_is_kept_would_open_and_changes_nothing() {
     let drill = || post(&lasting.socket, "/state/drill", &json!({})).unwrap();
     let failed = || {
         let metrics = String::from_utf8(get(&lasting.socket, "/metrics").unwrap().body).unwrap();
-        metrics.contains("anchorhold_state_drill_failed 1")
+        metrics.contains("\nanchorhold_state_drill_failed 1\n")
     };
     let asked = lasting.aws.calls("Decrypt");
     assert_eq!(drill().status, 200);

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use data_encoding::BASE64URL_NOPAD;
 use harness::window::TestKey;
-use harness::{Connection, Traced, get, post, private_folder, program, wait_for};
+use harness::{Connection, Lasting, Traced, get, post, private_folder, program, wait_for};
 use identity::request::Approval;
 use identity::{Digest, Signer, sha256};
 use parent_proxy::KeyFile;
@@ -226,6 +226,7 @@ impl Profile {
                     "AF_UNIX" => 1,
                     "AF_INET" => 2,
                     "AF_INET6" => 10,
+                    "AF_NETLINK" => 16,
                     "AF_VSOCK" => 40,
                     other => panic!("socket({other}"),
                 };
@@ -481,7 +482,9 @@ fn a_sidecar_within_the_profile_for_pods_does_all_that_it_does() {
     let metrics = get_on_localhost(port, "/metrics");
     let description: Value =
         serde_json::from_str(include_str!("../../../docs/openapi.json")).unwrap();
-    for path in description["paths"].as_object().unwrap().keys() {
+    // Those of a state that outlives a boot have a sidecar of their own below.
+    let paths = description["paths"].as_object().unwrap().keys();
+    for path in paths.filter(|path| !path.starts_with("/state")) {
         let answered = |line: &str| {
             line.contains(&format!("route=\"{path}\"")) && line.contains("status=\"20")
         };
@@ -518,6 +521,57 @@ fn a_sidecar_within_the_profile_for_pods_does_all_that_it_does() {
 
     let profile = Profile::read();
     for life in [&first, &second] {
+        assert_eq!(profile.refused(&life.calls()), BTreeSet::new());
+    }
+}
+
+#[test]
+fn a_sidecar_that_keeps_a_state_stays_within_the_profile_for_pods() {
+    let mut lasting = Lasting::unborn(&[("agent", "did:key", "EdDSA")]);
+    lasting.sidecar.kill().unwrap();
+    let config = lasting.state.sidecar_config();
+    let text = std::fs::read_to_string(&config).unwrap();
+    let port = lasting.durable.address().port();
+    let address = format!("kms_address = \"127.0.0.1:{port}\"");
+    assert!(text.contains(&address), "{text}");
+    let named = |name: &str| {
+        let text = text.replace(&address, &format!("kms_address = \"{name}:{port}\""));
+        std::fs::write(&config, text).unwrap();
+        let _ = std::fs::remove_file(&lasting.socket);
+        Traced::start(&config, &lasting.folder().join(name), "all")
+    };
+    // Its whole life: a birth, a rotation, a drill.
+    let Some(mut first) = named("localhost") else {
+        return harness::skipped("strace is not installed");
+    };
+    wait_for(|| lasting.socket.exists() && lasting.phase().is_some());
+    let ok = |answer: std::io::Result<harness::Answer>| assert_eq!(answer.unwrap().status, 200);
+    let nonce = "00112233445566778899aabbccddeeff";
+    ok(post(
+        &lasting.socket,
+        "/state/document",
+        &json!({"nonce": nonce}),
+    ));
+    lasting.birth();
+    lasting.wait_until_ready();
+    ok(post(&lasting.socket, "/rotate", &json!({})));
+    ok(post(&lasting.socket, "/state/drill", &json!({})));
+    lasting.sign();
+    assert!(first.stop().success());
+    // What it kept is opened; a name that no resolver knows is asked for, and the sidecar waits.
+    lasting.reboot();
+    let mut second = named("kms.invalid").unwrap();
+    wait_for(|| {
+        lasting.socket.exists()
+            && get(&lasting.socket, "/ready").is_ok_and(|answer| answer.code() == "kms_unreachable")
+    });
+    assert!(second.stop().success());
+    let mut third = named("localhost").unwrap();
+    lasting.wait_until_ready();
+    lasting.sign();
+    assert!(third.stop().success());
+    let profile = Profile::read();
+    for life in [&first, &second, &third] {
         assert_eq!(profile.refused(&life.calls()), BTreeSet::new());
     }
 }

@@ -84,7 +84,8 @@ impl StateFolder {
         fs::read(&place)
     }
 
-    fn path(&self, part: Part) -> PathBuf {
+    /// Where a part is kept.
+    pub(crate) fn path(&self, part: Part) -> PathBuf {
         self.folder.join(match part {
             Part::Sealed => "sealed.cbor",
             Part::Genesis => "genesis.cbor",

@@ -64,6 +64,9 @@ impl StateError {
     }
 }
 
+/// What is said of a certificate that is named and is not the newest.
+const OUTDATED: [&str; 2] = ["state_certificate_outdated", "state_certificate_invalid"];
+
 /// Whoever asks the enclave.
 pub(crate) trait Ask {
     /// Asks, and waits.
@@ -108,30 +111,24 @@ impl Keeper {
         }
     }
 
-    /// Whether what is kept would open: brings it to the enclave that has it open, which asks KMS and
-    /// compares.
+    /// Whether what is kept would open: brings it to the enclave that has it open as another boot
+    /// would have it, asks KMS and compares.
     pub(crate) async fn drill(&self, enclave: &mut impl Ask) -> Result<StateStatus, StateError> {
-        for part in [Part::Sealed, Part::Genesis] {
-            self.put(enclave, part, &self.read(part)?).await?;
-        }
-        let word = self.read(Part::Authority)?;
-        self.open_by(enclave, &word).await
+        self.reopen(enclave).await
     }
 
     /// Brings what is kept, under the newest word of the operator.
     async fn reopen(&self, enclave: &mut impl Ask) -> Result<StateStatus, StateError> {
-        for part in [Part::Sealed, Part::Genesis] {
-            self.put(enclave, part, &self.read(part)?).await?;
-        }
         let kept = self.read(Part::Authority)?;
         let word = self.named_word()?.unwrap_or_else(|| kept.clone());
         let opened = self.open_by(enclave, &word).await;
         match opened {
-            // A later certificate was taken, and is kept; the one that is named is an old one.
+            // A later certificate was taken, and is kept; the one that is named is an old one, perhaps
+            // of an operator before.
             Err(StateError::Refused(refusal))
-                if refusal.code == "state_certificate_outdated" && word != kept =>
+                if word != kept && OUTDATED.contains(&refusal.code.as_str()) =>
             {
-                warn!(%refusal, "the certificate that is named is an old one; taking the one that is kept");
+                warn!(%refusal, "the certificate that is named is not the newest; taking the one that is kept");
                 self.open_by(enclave, &kept).await
             }
             other => other,
@@ -143,6 +140,9 @@ impl Keeper {
         enclave: &mut impl Ask,
         word: &[u8],
     ) -> Result<StateStatus, StateError> {
+        for part in [Part::Sealed, Part::Genesis, Part::Document] {
+            self.put(enclave, part, &self.read(part)?).await?;
+        }
         self.put(enclave, Part::Authority, word).await?;
         match enclave.ask(Request::OpenState).await? {
             Answer::SignKms(question) => self.ask_kms(enclave, &question).await,
@@ -212,6 +212,8 @@ impl Keeper {
     /// Stores the seal that waits, reads it back, and shows the enclave what was read. What is
     /// needed to open it stands there before it does.
     pub(crate) async fn store(&self, enclave: &mut impl Ask) -> Result<Answer, StateError> {
+        let born = get(enclave, Part::Genesis).await?;
+        self.check_place(enclave, born.as_deref()).await?;
         let parts = [Part::Genesis, Part::Document, Part::Authority, Part::Sealed];
         for part in parts {
             let Some(bytes) = get(enclave, part).await? else {
@@ -230,6 +232,41 @@ impl Keeper {
         Ok(answer)
     }
 
+    /// A seal goes where its state is kept, or where none is: another one is not written over.
+    async fn check_place(
+        &self,
+        enclave: &mut impl Ask,
+        born: Option<&[u8]>,
+    ) -> Result<(), StateError> {
+        if !self.has_state() {
+            // A folder that was exchanged for an empty one would hold a seal that nothing opens.
+            return match born {
+                Some(_) => Ok(()),
+                None => Err(StateError::NotStored(
+                    "the folder has lost what was kept; put the copy back".into(),
+                )),
+            };
+        }
+        let kept = self.read(Part::Genesis)?;
+        let is_ours = match born {
+            Some(born) => kept == born,
+            None => {
+                let status = state(enclave.ask(Request::State).await?)?;
+                let kept = identity::sha256(&kept).0;
+                status
+                    .facts
+                    .is_some_and(|facts| *facts.state.as_bytes() == kept)
+            }
+        };
+        if is_ours {
+            Ok(())
+        } else {
+            Err(StateError::NotStored(
+                "another state is kept in this folder; nothing is written over it".into(),
+            ))
+        }
+    }
+
     fn read(&self, part: Part) -> Result<Vec<u8>, StateError> {
         self.folder
             .read(part)
@@ -242,6 +279,12 @@ impl Keeper {
         part: Part,
         bytes: &[u8],
     ) -> Result<(), StateError> {
+        if bytes.is_empty() {
+            return Err(StateError::NotStored(format!(
+                "{} is missing, or empty",
+                self.folder.path(part).display()
+            )));
+        }
         let total = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let mut offset = 0;
         for piece in bytes.chunks(PIECE) {
