@@ -60,13 +60,80 @@ fn after_a_restart_tokens_are_by_the_same_key_and_what_was_before_verifies_as_be
         let document = get(&lasting.socket, "/.well-known/did.json").unwrap().body;
         verifier.expectations.did_document =
             (did != "did:key").then(|| identity::did::Document::parse(&document).unwrap());
-        // The key is bound to what it was bound to: either evidence does for either token.
-        for token in [&old_token, &new_token] {
-            for evidence in [&old_evidence, &new_evidence] {
-                assert_eq!(judge(&verifier, token, evidence), Ok(()), "{did}");
-            }
+        // The key is the same; each token names the boot in whose record it must stand.
+        for (token, evidence, judged) in [
+            (&old_token, &old_evidence, Ok(())),
+            (&new_token, &new_evidence, Ok(())),
+            (&old_token, &new_evidence, Err("token_binding_mismatch")),
+            (&new_token, &old_evidence, Err("token_binding_mismatch")),
+        ] {
+            assert_eq!(judge(&verifier, token, evidence), judged, "{did}");
         }
     }
+}
+
+#[test]
+fn each_boot_of_a_state_has_a_record_of_its_own_and_one_that_is_withheld_is_missed() {
+    let mut lasting = Lasting::start();
+    for _ in 0..2 {
+        lasting.sign();
+        lasting.evidence(&NONCE);
+        lasting.reboot();
+        lasting.wait_until_ready();
+    }
+    lasting.sign();
+    lasting.evidence(&NONCE);
+    let audited = |lines: &[u8]| {
+        let file = lasting.folder().join("shown");
+        fs::write(&file, lines).unwrap();
+        let output = Command::new(program("anchorhold"))
+            .args(["audit", "verify"])
+            .arg(&file)
+            .arg("--evidence")
+            .arg(lasting.state.record())
+            .output()
+            .unwrap();
+        let text = [&output.stdout[..], &output.stderr[..]].concat();
+        (output.status.success(), String::from_utf8(text).unwrap())
+    };
+    let mut files: Vec<_> = fs::read_dir(lasting.state.record())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|file| file.extension().is_some_and(|kind| kind == "jsonl"))
+        .collect();
+    files.sort();
+    let lines: Vec<u8> = files
+        .iter()
+        .flat_map(|file| fs::read(file).unwrap())
+        .collect();
+    let (good, said) = audited(&lines);
+    assert!(good, "{said}");
+    assert_eq!(
+        said.lines()
+            .filter(|line| line.starts_with("boot "))
+            .count(),
+        3
+    );
+    // The boot in the middle, gone as a whole.
+    let lines = String::from_utf8(lines).unwrap();
+    let boots: Vec<String> = lines
+        .lines()
+        .map(|line| {
+            let event: Value = serde_json::from_str(line).unwrap();
+            event["boot_id"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    let mut each = boots.clone();
+    each.dedup();
+    assert_eq!(each.len(), 3);
+    let without: String = lines
+        .lines()
+        .zip(&boots)
+        .filter(|(_, boot)| **boot != each[1])
+        .map(|(line, _)| format!("{line}\n"))
+        .collect();
+    let (good, said) = audited(without.as_bytes());
+    assert!(!good, "{said}");
 }
 
 #[test]
@@ -646,6 +713,167 @@ fn the_state_is_for_those_who_run_the_sidecar_and_a_bundle_without_one_has_none(
         (none.status, none.code().as_str()),
         (409, "state_not_wanted")
     );
+    // Nor for an agent who comes through a socket of its own, whatever it asks.
+    let lasting = Lasting::start();
+    let agent = lasting.folder().join("run/agent.sock");
+    let config = lasting.state.sidecar_config();
+    let text = fs::read_to_string(&config).unwrap();
+    let more = format!(
+        "[[sockets]]\nname = \"agent\"\npath = \"{}\"\n",
+        agent.display()
+    );
+    fs::write(&config, format!("{text}\n{more}")).unwrap();
+    let mut lasting = lasting;
+    lasting.restart_sidecar();
+    lasting.wait_until_ready();
+    let nonce = json!({"nonce": data_encoding::HEXLOWER.encode(&NONCE)});
+    for answer in [
+        get(&agent, "/state"),
+        post(&agent, "/state/document", &nonce),
+        post(&agent, "/state/birth", &body),
+        post(&agent, "/state/drill", &json!({})),
+    ] {
+        let answer = answer.unwrap();
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (403, "caller_not_allowed")
+        );
+    }
+}
+
+#[test]
+fn a_seal_is_written_over_no_other_state_and_into_no_folder_that_lost_its_own() {
+    let lasting = Lasting::start();
+    let mut other = Lasting::start();
+    other.sidecar.stop().unwrap();
+    let rotate = || post(&lasting.socket, "/rotate", &json!({})).unwrap();
+    let before = lasting.identity();
+    let parts = [
+        "sealed.cbor",
+        "genesis.cbor",
+        "genesis-document.cbor",
+        "authority.cose",
+    ];
+    let own: Vec<_> = parts
+        .iter()
+        .map(|part| fs::read(lasting.part(part)).unwrap())
+        .collect();
+    // Somebody mounts another state there.
+    for part in parts {
+        fs::copy(other.part(part), lasting.part(part)).unwrap();
+    }
+    assert_eq!(rotate().code(), "state_not_stored");
+    for part in parts {
+        assert_eq!(
+            fs::read(lasting.part(part)).unwrap(),
+            fs::read(other.part(part)).unwrap(),
+            "{part}"
+        );
+    }
+    // Or an empty folder.
+    parts
+        .iter()
+        .for_each(|part| fs::remove_file(lasting.part(part)).unwrap());
+    assert_eq!(rotate().code(), "state_not_stored");
+    assert!(!lasting.part("sealed.cbor").exists());
+    assert_eq!(who(&lasting.identity()), who(&before));
+    // Its own is put back: what was ordered is done, by itself.
+    for (part, bytes) in parts.iter().zip(own) {
+        fs::write(lasting.part(part), bytes).unwrap();
+    }
+    wait_for(|| lasting.identity()["key_version"] == 2);
+    // A part that is missing is no state.
+    let document = fs::read(lasting.part("genesis-document.cbor")).unwrap();
+    fs::remove_file(lasting.part("genesis-document.cbor")).unwrap();
+    let drill = || post(&lasting.socket, "/state/drill", &json!({})).unwrap();
+    assert_eq!(drill().code(), "state_not_stored");
+    fs::write(lasting.part("genesis-document.cbor"), &document).unwrap();
+    assert_eq!(drill().status, 200);
+}
+
+#[test]
+fn a_state_whose_birth_another_secure_module_attests_opens_nothing() {
+    let mut lasting = Lasting::start();
+    let document = fs::read(lasting.part("genesis-document.cbor")).unwrap();
+    let asked = lasting.aws.calls("Decrypt");
+    let other = Lasting::start();
+    let of_other = fs::read(other.part("genesis-document.cbor")).unwrap();
+    for bad in [of_other, document[..document.len() - 1].to_vec()] {
+        fs::write(lasting.part("genesis-document.cbor"), bad).unwrap();
+        lasting.reboot();
+        lasting.wait_for_refusal("genesis_document_invalid");
+        assert_eq!(lasting.aws.calls("Decrypt"), asked);
+    }
+    fs::write(lasting.part("genesis-document.cbor"), &document).unwrap();
+    lasting.wait_until_ready();
+}
+
+#[test]
+fn the_operators_key_is_handed_over_by_one_certificate_and_taken_over_by_the_next() {
+    let mut lasting = Lasting::start();
+    let before = lasting.identity();
+    let next = harness::window::TestKey::new(71);
+    let genesis = GenesisRecord::parse(&fs::read(lasting.part("genesis.cbor")).unwrap()).unwrap();
+    let (_, measurements, bundle) = lasting.state.verifier_files().unwrap();
+    let old = parent_proxy::operator::pair_of(&measurements, &bundle);
+    let terms = bundle.state.as_ref().unwrap().terms();
+    let names = vec!["agent".to_owned()];
+    let certificate = |version, pair| {
+        state::Certificate::new(
+            "development",
+            genesis.id(),
+            version,
+            terms.clone(),
+            names.clone(),
+            vec![pair],
+        )
+    };
+    // The bundle that names the next key, under the certificate that only hands over: it opens nothing.
+    let mut handing_over = certificate(2, old);
+    handing_over.name.clone_from(&genesis.name);
+    handing_over.successor = Some(identity::Signer::public_key(&next).to_spki());
+    let operator = parent_proxy::KeyFile::read(&lasting.state.operator_key()).unwrap();
+    fs::write(
+        lasting.durable.certificate(),
+        handing_over.sign(&operator).unwrap(),
+    )
+    .unwrap();
+    let text = fs::read_to_string(lasting.state.policy()).unwrap();
+    let of_next = text.replace(
+        "rollback = \"accepted\"",
+        &format!(
+            "rollback = \"accepted\"\noperator_key = \"{}\"",
+            identity::Signer::public_key(&next).to_multikey()
+        ),
+    );
+    assert_ne!(of_next, text);
+    lasting.state.set_policy(&of_next).unwrap();
+    lasting.restart();
+    lasting.wait_for_refusal("state_operator_mismatch");
+    // The bundle of before takes it.
+    lasting.state.set_policy(&text).unwrap();
+    lasting.restart();
+    lasting.wait_until_ready();
+    assert_eq!(lasting.identity()["epoch"], 2);
+    // From now on the next key certifies, and only that one.
+    lasting.state.set_policy(&of_next).unwrap();
+    let (_, measurements, bundle) = lasting.state.verifier_files().unwrap();
+    let new = parent_proxy::operator::pair_of(&measurements, &bundle);
+    let mut third = certificate(3, new);
+    third.name.clone_from(&genesis.name);
+    fs::write(
+        lasting.durable.certificate(),
+        third.sign(&operator).unwrap(),
+    )
+    .unwrap();
+    qemu_dev::DurableState::prepare(&lasting.state).unwrap();
+    lasting.restart();
+    lasting.wait_for_refusal("state_operator_mismatch");
+    fs::write(lasting.durable.certificate(), third.sign(&next).unwrap()).unwrap();
+    lasting.restart();
+    lasting.wait_until_ready();
+    assert_eq!(who(&lasting.identity()), who(&before));
+    assert_eq!(lasting.identity()["epoch"], 3);
 }
 
 #[test]

@@ -108,7 +108,7 @@ fn the_egress_process_holds_two_pipes_a_listener_and_a_console_and_ends_with_its
         })
         .collect();
     held.sort();
-    assert_eq!(held, ["pipe", "pipe", "socket"]);
+    assert_eq!(held, ["console", "pipe", "pipe", "socket"]);
     assert!(running.enclave.ended().is_none());
     // Its end is that of the enclave.
     let pid = rustix::process::Pid::from_raw(egress).unwrap();

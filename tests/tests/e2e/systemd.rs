@@ -534,11 +534,12 @@ fn a_sidecar_that_keeps_a_state_stays_within_the_profile_for_pods() {
     let port = lasting.durable.address().port();
     let address = format!("kms_address = \"127.0.0.1:{port}\"");
     assert!(text.contains(&address), "{text}");
+    let (socket, folder) = (lasting.socket.clone(), lasting.folder().to_owned());
     let named = |name: &str| {
         let text = text.replace(&address, &format!("kms_address = \"{name}:{port}\""));
         std::fs::write(&config, text).unwrap();
-        let _ = std::fs::remove_file(&lasting.socket);
-        Traced::start(&config, &lasting.folder().join(name), "all")
+        let _ = std::fs::remove_file(&socket);
+        Traced::start(&config, &folder.join(name), "all")
     };
     // Its whole life: a birth, a rotation, a drill.
     let Some(mut first) = named("localhost") else {
@@ -561,10 +562,8 @@ fn a_sidecar_that_keeps_a_state_stays_within_the_profile_for_pods() {
     // What it kept is opened; a name that no resolver knows is asked for, and the sidecar waits.
     lasting.reboot();
     let mut second = named("kms.invalid").unwrap();
-    wait_for(|| {
-        lasting.socket.exists()
-            && get(&lasting.socket, "/ready").is_ok_and(|answer| answer.code() == "kms_unreachable")
-    });
+    wait_for(|| lasting.socket.exists());
+    lasting.wait_for_refusal("kms_not_reachable");
     assert!(second.stop().success());
     let mut third = named("localhost").unwrap();
     lasting.wait_until_ready();
