@@ -101,7 +101,8 @@ impl Pending {
             let wanted = self.part(part);
             wanted.is_empty() || wanted == uploads.part(part)
         };
-        same(Part::Sealed) && same(Part::Genesis) && same(Part::Authority)
+        let parts = [Part::Sealed, Part::Genesis, Part::Document, Part::Authority];
+        parts.into_iter().all(same)
     }
 }
 

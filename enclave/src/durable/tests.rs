@@ -331,6 +331,10 @@ fn what_was_born_and_stored_opens_in_another_boot_with_the_same_keys() {
         damaged(|kept| kept.authority[60] ^= 1),
         Some(Error::SealNotStored)
     );
+    assert_eq!(
+        damaged(|kept| kept.document[9] ^= 1),
+        Some(Error::SealNotStored)
+    );
     first.show(&kept);
     let Ok(Then::Live(life)) = first.durable.stored() else {
         panic!("stored");

@@ -152,7 +152,7 @@ for case in json.loads(read("cases.json"))["cases"]:
         listed = json.loads(read(case["did_document"])) if "did_document" in case else None
         measured = json.loads(read(case["measurements"][0]))["Measurements"]
         policy = policies[case["policies"][0]].encode()
-        proven = by_hand.verify_evidence(read(case["evidence"]), root, case["at"], bytes.fromhex(case["nonce"]), measured, policy, listed)
+        proven = by_hand.verify_evidence(read(case["evidence"]), root, case["at"], bytes.fromhex(case["nonce"]), measured, policy, listed, case.get("state"))
         if "token" in case:
             by_hand.verify_token(read(case["token"]).decode(), *proven, case["at"])
         outcome = True

@@ -574,3 +574,27 @@ fn a_sidecar_that_keeps_a_state_stays_within_the_profile_for_pods() {
         assert_eq!(profile.refused(&life.calls()), BTreeSet::new());
     }
 }
+
+#[test]
+fn the_template_of_the_kms_key_is_good_by_awss_own_linter() {
+    let lint =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/.venv-cfn-lint-1.58.0/bin/cfn-lint");
+    let linted = |template: &Path| {
+        let output = Command::new(&lint).arg(template).output().unwrap();
+        (
+            output.status.success(),
+            String::from_utf8(output.stdout).unwrap(),
+        )
+    };
+    let template = deploy("cloudformation/state-key.yaml");
+    assert_eq!(linted(&template), (true, String::new()));
+    // It looks at properties, and at what is referred to.
+    let text = std::fs::read_to_string(&template).unwrap();
+    let folder = private_folder();
+    for (here, wrong) in [("KeyPolicy:", "KeyPolitics:"), ("!Ref Pcr16", "!Ref Pcr17")] {
+        assert!(text.contains(here), "{here}");
+        let file = folder.path().join("wrong.yaml");
+        std::fs::write(&file, text.replace(here, wrong)).unwrap();
+        assert!(!linted(&file).0, "{wrong}");
+    }
+}

@@ -223,9 +223,7 @@ impl Keeper {
                 .folder
                 .write(part, &bytes)
                 .map_err(|error| StateError::NotStored(error.to_string()))?;
-            if part != Part::Document {
-                self.put(enclave, part, &read).await?;
-            }
+            self.put(enclave, part, &read).await?;
         }
         let answer = enclave.ask(Request::Stored).await?;
         info!("the state is sealed and stored");
