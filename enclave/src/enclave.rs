@@ -250,7 +250,7 @@ impl<N: Nsm> Enclave<N> {
             ),
             Request::PutPiece(piece) => unrecorded(
                 self.durable
-                    .put(piece)
+                    .put(&piece)
                     .map(|()| Answer::State(self.state_status())),
             ),
             Request::GetPiece { part, offset } => {
@@ -483,7 +483,7 @@ impl<N: Nsm> Enclave<N> {
             life.annex,
         );
         let mut trail = Trail::new(provisioned.policy, "enclave.boot", "bundle");
-        trail.boot(committed.before.clone());
+        trail.boot(committed.before);
         let born = trail.done(&self.env_of(&provisioned));
         let born = provisioned.record.seal(vec![born])?.checked()?;
         provisioned.record.publish(born);

@@ -176,6 +176,7 @@ fn free_address() -> Result<SocketAddr, Error> {
         .map_err(io(Path::new("a port of this host")))
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the form map_err wants")]
 fn operator(error: parent_proxy::operator::OperatorError) -> Error {
     Error::State(format!("as the operator: {error}"))
 }

@@ -570,7 +570,8 @@ fn the_state_key_vouches_for_every_byte_of_a_seal() {
 
 #[test]
 fn each_format_has_one_encoding() {
-    let formats: [(&str, Vec<u8>, fn(&[u8]) -> bool); 3] = [
+    type Reads = fn(&[u8]) -> bool;
+    let formats: [(&str, Vec<u8>, Reads); 3] = [
         ("sealed", sealed().to_vec(), |b| Sealed::parse(b).is_ok()),
         ("genesis", record().to_vec(), |b| {
             GenesisRecord::parse(b).is_ok()

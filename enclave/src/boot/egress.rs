@@ -92,6 +92,7 @@ impl Pipes {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the form map_err wants")]
 fn failed(error: io::Error) -> Error {
     Error::Boot {
         step: "starting the egress process",

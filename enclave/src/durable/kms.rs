@@ -82,7 +82,7 @@ impl Question {
     }
 
     /// What the parent signs, under this number.
-    pub(crate) fn to_sign(&mut self, number: u64) -> SignKms {
+    pub(crate) fn ask_signature(&mut self, number: u64) -> SignKms {
         self.number = number;
         SignKms {
             number,

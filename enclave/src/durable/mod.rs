@@ -165,7 +165,7 @@ impl Durable {
     }
 
     /// Takes a piece.
-    pub(crate) fn put(&self, piece: Piece) -> Result<(), Error> {
+    pub(crate) fn put(&self, piece: &Piece) -> Result<(), Error> {
         lock(&self.inner).uploads.put(piece)
     }
 
@@ -501,14 +501,14 @@ impl Inner {
 
     fn drills(&mut self, mut question: Question, opening: Box<Opening>) -> SignKms {
         self.number += 1;
-        let to_sign = question.to_sign(self.number);
+        let to_sign = question.ask_signature(self.number);
         self.drill = Some((question, opening));
         to_sign
     }
 
     fn asks(&mut self, mut question: Question, what: What) -> SignKms {
         self.number += 1;
-        let to_sign = question.to_sign(self.number);
+        let to_sign = question.ask_signature(self.number);
         self.stage = Stage::Asking(question, what);
         to_sign
     }

@@ -33,8 +33,11 @@ pub(crate) struct Open {
     /// Of the seal that is stored, once it is.
     stored: Option<Digest<32>>,
     /// What the bundle has no more.
-    dormant: Vec<(SealedIdentity, SecretIdentity)>,
+    dormant: Vec<Dormant>,
 }
+
+/// An identity that the bundle has no more, kept as it is.
+type Dormant = (SealedIdentity, SecretIdentity);
 
 /// What was born and is not sealed yet.
 pub(crate) struct Birth {
@@ -343,7 +346,7 @@ fn wake(
     bound: &BoundTo,
     public: Vec<SealedIdentity>,
     secret: Vec<SecretIdentity>,
-) -> Result<(Vec<Identity>, Vec<(SealedIdentity, SecretIdentity)>), Error> {
+) -> Result<(Vec<Identity>, Vec<Dormant>), Error> {
     let forged = || Error::SealedStateForged("its identities");
     if public.len() != secret.len() {
         return Err(forged());

@@ -240,7 +240,7 @@ impl Boot {
                 bytes: piece.to_vec(),
                 total: u32::try_from(bytes.len()).unwrap(),
             };
-            self.durable.put(piece).unwrap();
+            self.durable.put(&piece).unwrap();
         }
     }
 
@@ -476,7 +476,8 @@ fn a_state_around_known_keys_under_the_right_id_is_the_end_of_the_boot() {
 fn no_flipped_bit_of_what_is_kept_opens() {
     let kept = Boot::new().kept();
     let boot = Boot::new();
-    let parts: [(&str, fn(&mut Kept) -> &mut Vec<u8>); 4] = [
+    type PartOf = fn(&mut Kept) -> &mut Vec<u8>;
+    let parts: [(&str, PartOf); 4] = [
         ("sealed", |kept| &mut kept.sealed),
         ("genesis", |kept| &mut kept.genesis),
         ("authority", |kept| &mut kept.authority),
@@ -514,14 +515,17 @@ fn pieces_come_in_their_order_and_are_no_longer_than_their_part() {
         piece(Part::Authority, 0, 1, 16 * 1024 + 1),
         piece(Part::Document, 0, 1, 16 * 1024 + 1),
     ] {
-        assert!(matches!(boot.durable.put(bad), Err(Error::PieceInvalid(_))));
+        assert!(matches!(
+            boot.durable.put(&bad),
+            Err(Error::PieceInvalid(_))
+        ));
     }
-    boot.durable.put(piece(Part::Sealed, 0, 3, 6)).unwrap();
-    assert!(boot.durable.put(piece(Part::Sealed, 4, 1, 6)).is_err());
-    boot.durable.put(piece(Part::Sealed, 3, 3, 6)).unwrap();
-    assert!(boot.durable.put(piece(Part::Sealed, 6, 1, 6)).is_err());
+    boot.durable.put(&piece(Part::Sealed, 0, 3, 6)).unwrap();
+    assert!(boot.durable.put(&piece(Part::Sealed, 4, 1, 6)).is_err());
+    boot.durable.put(&piece(Part::Sealed, 3, 3, 6)).unwrap();
+    assert!(boot.durable.put(&piece(Part::Sealed, 6, 1, 6)).is_err());
     // One at 0 begins it anew.
-    boot.durable.put(piece(Part::Sealed, 0, 1, 1)).unwrap();
+    boot.durable.put(&piece(Part::Sealed, 0, 1, 1)).unwrap();
     assert!(matches!(
         boot.durable.get(Part::Sealed, 0),
         Err(Error::SealNotPending)

@@ -15,7 +15,7 @@ pub(crate) struct Uploads {
 
 impl Uploads {
     /// Takes the next piece of a part; one at 0 begins it anew.
-    pub(crate) fn put(&mut self, piece: Piece) -> Result<(), Error> {
+    pub(crate) fn put(&mut self, piece: &Piece) -> Result<(), Error> {
         let wrong = |why| Err(Error::PieceInvalid(why));
         let part = piece.part;
         let room = self.room(part);

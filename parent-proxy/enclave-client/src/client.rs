@@ -115,10 +115,6 @@ struct Pending {
 impl EnclaveClient {
     /// Starts to connect, and keeps connected for ever. A bundle with a state needs to be told how it
     /// is kept.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "each is a part of the sidecar's own"
-    )]
     pub fn start(
         endpoint: Endpoint,
         key: KeyFile,

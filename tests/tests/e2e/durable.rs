@@ -918,7 +918,7 @@ fn a_drill_shows_whether_what_is_kept_would_open_and_changes_nothing() {
     assert!(!failed());
     let after = lasting.identity();
     assert_eq!(
-        (&after["did"] == &before["did"], &after["key_version"]),
+        (after["did"] == before["did"], &after["key_version"]),
         (false, &json!(2))
     );
     assert!(!lasting.sign().is_empty());
