@@ -13,7 +13,7 @@ const HEADER_TAG: &str = "anchorhold/seal-header/v1";
 const SEAL_TAG: &str = "anchorhold/seal/v1";
 const KMS: &str = "kms";
 /// The longest sealed state, in bytes.
-pub const MAX_SEALED: usize = 2 * 1024 * 1024;
+pub const MAX_SEALED: usize = 3 * 1024 * 1024;
 /// `CiphertextBlob` of KMS (API reference, Decrypt).
 const MAX_WRAPPED: usize = 6144;
 
@@ -307,7 +307,7 @@ impl Sealed {
     /// Reads the one encoding, and its header.
     pub fn parse(bytes: &[u8]) -> Result<(Self, Header), Error> {
         if bytes.len() > MAX_SEALED {
-            return Err(malformed("longer than 2 MiB"));
+            return Err(malformed("longer than 3 MiB"));
         }
         let sealed: Self = cbor::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
         if sealed.tag != TAG {

@@ -754,11 +754,10 @@ fn a_key_is_opened_at_each_crossing_once() {
     }
     // And no file but these opens one.
     assert_eq!(count(&source, ".key(Crossing::"), 4);
-    // A secret leaves a key to be sealed, and nowhere else: an identity's, the record's and the
-    // state's.
-    assert_eq!(count(&source, ".secret()?"), 3);
+    // A secret leaves a key to be sealed, and nowhere else: an identity's and the state's.
+    assert_eq!(count(&source, ".secret()?"), 2);
     let sealing = source.join("durable");
-    assert_eq!(count(&sealing, ".secret()?"), 3);
+    assert_eq!(count(&sealing, ".secret()?"), 2);
 }
 
 fn idp() -> ed25519_dalek::SigningKey {
