@@ -326,6 +326,18 @@ fn an_order_opens_only_what_the_secure_module_saw_born_in_that_image_under_that_
         bundle.admit_of(&other, &of_other, &order()),
         Err("genesis_document_invalid")
     );
+    // And one that names another operator is another operator's.
+    let mut of_forger = record();
+    of_forger.operator = Key::new(66).1.to_spki();
+    let mut by_forger = header(first_authority(&Key::new(66).1, &order()));
+    by_forger.state = of_forger.id();
+    let mut attested = birth();
+    attested.user_data = Some(of_forger.id().as_bytes().to_vec());
+    let bundle = changed(|b| b.birth = Some(attested));
+    assert_eq!(
+        bundle.admit_of(&of_forger, &by_forger, &order()),
+        Err("state_operator_mismatch")
+    );
     let mut made_up = record();
     made_up.state_key = Key::new(66).1.to_spki();
     let mut of_made_up = born();

@@ -885,7 +885,9 @@ fn a_drill_shows_whether_what_is_kept_would_open_and_changes_nothing() {
         let metrics = String::from_utf8(get(&lasting.socket, "/metrics").unwrap().body).unwrap();
         metrics.contains("\nanchorhold_state_drill_failed 1\n")
     };
+    // There was one after the birth.
     let asked = lasting.aws.calls("Decrypt");
+    assert_eq!(asked, 1);
     assert_eq!(drill().status, 200);
     assert_eq!(lasting.aws.calls("Decrypt"), asked + 1);
     assert!(!failed());
