@@ -89,7 +89,6 @@ fn kept(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
         record.id(),
         "s",
         1,
-        1,
         authority,
         terms.clone(),
         pair,
