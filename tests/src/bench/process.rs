@@ -18,11 +18,20 @@ pub(crate) fn cpu_seconds(pid: u32) -> f64 {
 
 /// Resident memory in KiB.
 pub(crate) fn resident_kib(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a living process");
+    kib(&format!("/proc/{pid}/status"), "VmRSS:")
+}
+
+/// As [`resident_kib`], but pages that several processes share are divided among them (proc(5)).
+pub(crate) fn proportional_kib(pid: u32) -> u64 {
+    kib(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
+}
+
+fn kib(file: &str, name: &str) -> u64 {
+    let status = fs::read_to_string(file).expect("a living process");
     let line = status
         .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .expect("VmRSS");
+        .find(|line| line.starts_with(name))
+        .expect("a line of this name");
     line.split_whitespace()
         .nth(1)
         .and_then(|kib| kib.parse().ok())
