@@ -64,7 +64,7 @@ pub(crate) struct IdentityResponse {
     /// The state that it is kept in: its id, hex.
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<String>,
-    /// The state's epoch: it rises with each certificate of the operator.
+    /// The state's epoch: the version of the operator's certificate that was taken last.
     #[serde(skip_serializing_if = "Option::is_none")]
     epoch: Option<u64>,
     /// Whether the parent can bring an older state back: `accepted`.

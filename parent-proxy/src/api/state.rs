@@ -28,7 +28,7 @@ pub(crate) struct StateResponse {
     name: String,
     /// Its id: SHA-256 of the genesis record, hex. None until it is born or opened.
     state: Option<String>,
-    /// Rises with each certificate that is taken.
+    /// Version of the certificate that was taken last; 1 is the order of the birth.
     epoch: Option<u64>,
     /// Number of the last seal.
     sequence: Option<u64>,

@@ -76,7 +76,8 @@ pub(super) struct Certify {
     /// version 2]
     #[arg(long, value_name = "FILE")]
     after: Option<PathBuf>,
-    /// Do not open the state below this epoch. Each certificate that is taken raises it by one
+    /// Do not open a seal below this epoch: the version of the certificate that was taken before.
+    /// Lower than the version of this one
     #[arg(long, value_name = "N", default_value_t = 0)]
     lowest_epoch: u64,
     /// Open nothing after this time
