@@ -134,6 +134,9 @@ mod tests {
         });
         let key = all.key.unwrap();
         assert_eq!((key.name.as_str(), key.version), ("agent", 1));
+        assert_eq!(all.state, None);
+        let kept = Claimed::of(Subject::Evidence(&file("evidence/kept.cbor")));
+        assert_eq!(kept.state.unwrap().state.to_string(), "5a".repeat(32));
         assert!(key.kid.starts_with(&key.did));
         assert_eq!(
             all.made,
