@@ -580,6 +580,33 @@ fn the_state_key_vouches_for_every_byte_of_a_seal() {
     assert_eq!(refused, 8 * bytes.len());
 }
 
+/// Written anew with `ANCHORHOLD_WRITE_VECTORS=1`.
+#[test]
+fn the_published_vectors_are_what_is_written_and_read() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors");
+    for (name, bytes) in [
+        ("genesis.cbor", record().to_vec()),
+        ("order.cose", order()),
+        ("certificate.cose", signed(&certificate(2))),
+        ("sealed.cbor", sealed().to_vec()),
+    ] {
+        let file = folder.join(name);
+        if std::env::var_os("ANCHORHOLD_WRITE_VECTORS").is_some() {
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(&file, &bytes).unwrap();
+        }
+        assert_eq!(std::fs::read(&file).unwrap(), bytes, "{name}");
+    }
+    let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
+    let record = GenesisRecord::parse(&read("genesis.cbor")).unwrap();
+    let (sealed, header) = Sealed::parse(&read("sealed.cbor")).unwrap();
+    assert_eq!(header.state, record.id());
+    assert_eq!(sealed.verify(&header, &state_key().1), Ok(()));
+    let word = Certificate::verify(&read("certificate.cose"), &operator().1).unwrap();
+    assert_eq!(word.state, record.id());
+    assert!(Order::verify(&read("order.cose"), &operator().1).is_ok());
+}
+
 #[test]
 fn each_format_has_one_encoding() {
     type Reads = fn(&[u8]) -> bool;
