@@ -371,11 +371,14 @@ impl Durable {
     ) -> Result<(), Error> {
         let answer = question.ask(platform.kms(), signed)?;
         let key = self.data_key(&answer.envelope)?;
-        let inner = lock(&self.inner);
+        let mut inner = lock(&self.inner);
         let compared = match &inner.stage {
             Stage::Open(open, _) => open.compare(opening, &key),
             _ => Err(Error::Halted),
         };
+        if compared.is_ok() {
+            inner.refused = None;
+        }
         // What is open is as good as before.
         compared.map_err(|error| match error {
             Error::SealedStateForged(_) => Error::StateDrillFailed("it contradicts itself"),

@@ -683,7 +683,10 @@ fn a_drill_wants_the_seal_that_was_stored_last_and_ends_nothing() {
         (error.code(), error.is_end()),
         ("state_drill_failed", false)
     );
+    // It is said until a drill goes well again.
+    assert!(boot.durable.status().refused.is_some());
     assert!(boot.open(&kept).unwrap().is_none());
+    assert!(boot.durable.status().refused.is_none());
 }
 
 #[test]

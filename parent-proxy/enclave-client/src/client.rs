@@ -242,8 +242,13 @@ impl EnclaveClient {
             && refusal.code == "seal_pending"
         {
             // One before this could not be stored.
-            keeper.store(&mut enclave).await?;
-            answer = self.shared.request(request, first).await;
+            answer = match keeper.store(&mut enclave).await {
+                Ok(_) => self.shared.request(request, first).await,
+                Err(error) => {
+                    self.shared.store_soon();
+                    return Err(error.into());
+                }
+            };
         }
         let stored = match answer {
             Ok(Answer::State(_)) => keeper.store(&mut enclave).await.map_err(Into::into),
@@ -251,8 +256,8 @@ impl EnclaveClient {
             refused @ Err(RequestError::Refused(_)) => return refused,
             other => other,
         };
-        if stored.is_err() && !self.shared.storing.swap(true, Ordering::SeqCst) {
-            tokio::spawn(Arc::clone(&self.shared).store_later());
+        if stored.is_err() {
+            self.shared.store_soon();
         }
         stored
     }
@@ -441,6 +446,13 @@ impl Shared {
                 return;
             }
             sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Begins to store a seal that waits, unless that was begun.
+    fn store_soon(self: &Arc<Self>) {
+        if !self.storing.swap(true, Ordering::SeqCst) {
+            tokio::spawn(Arc::clone(self).store_later());
         }
     }
 

@@ -870,7 +870,7 @@ fn the_operators_key_is_handed_over_by_one_certificate_and_taken_over_by_the_nex
     .unwrap();
     qemu_dev::DurableState::prepare(&lasting.state).unwrap();
     lasting.restart();
-    lasting.wait_for_refusal("state_operator_mismatch");
+    lasting.wait_for_refusal("state_certificate_invalid");
     fs::write(lasting.durable.certificate(), third.sign(&next).unwrap()).unwrap();
     lasting.restart();
     lasting.wait_until_ready();

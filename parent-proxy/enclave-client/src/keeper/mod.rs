@@ -129,7 +129,9 @@ impl Keeper {
                 if word != kept && OUTDATED.contains(&refusal.code.as_str()) =>
             {
                 warn!(%refusal, "the certificate that is named is not the newest; taking the one that is kept");
-                self.open_by(enclave, &kept).await
+                // Why the new one is not taken is what its operator needs to hear.
+                let opened = self.open_by(enclave, &kept).await;
+                opened.map_err(|_| StateError::Refused(refusal))
             }
             other => other,
         }
@@ -156,6 +158,10 @@ impl Keeper {
             return Ok(None);
         };
         match std::fs::read(file) {
+            Ok(certificate) if certificate.is_empty() => Err(StateError::NotStored(format!(
+                "{} is empty",
+                file.display()
+            ))),
             Ok(certificate) => Ok(Some(certificate)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(StateError::NotStored(format!(
