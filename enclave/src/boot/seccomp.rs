@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use libc::{
-    AF_VSOCK, CLONE_FILES, CLONE_FS, CLONE_SIGHAND, CLONE_THREAD, CLONE_VM, PR_SET_NAME,
+    AF_VSOCK, CLONE_FILES, CLONE_FS, CLONE_SIGHAND, CLONE_THREAD, CLONE_VM, F_GETFD, PR_SET_NAME,
     PR_SET_VMA, PROT_EXEC, SYS_accept4, SYS_brk, SYS_clock_gettime, SYS_clock_nanosleep, SYS_clone,
     SYS_clone3, SYS_close, SYS_connect, SYS_exit, SYS_exit_group, SYS_fcntl, SYS_futex, SYS_getpid,
     SYS_getrandom, SYS_getsockopt, SYS_gettid, SYS_ioctl, SYS_madvise, SYS_mmap, SYS_mprotect,
@@ -163,6 +163,11 @@ pub const EGRESS: &[Allowed] = &[
     any(SYS_accept4, "lines that are lent"),
     any(SYS_setsockopt, "the time that a line has"),
     any(SYS_close, "lines"),
+    Allowed {
+        number: SYS_fcntl,
+        reason: "a build with debug assertions: whether a handle is open before it is closed",
+        only: Only::Is(1, F_GETFD as u64),
+    },
     any(SYS_poll, "waiting for a line"),
     any(SYS_ppoll, "waiting for a line"),
     any(SYS_getrandom, "TLS"),

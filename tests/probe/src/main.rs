@@ -59,6 +59,10 @@ fn main() {
                     libc::SYS_mprotect,
                     [0, 4096, i64::from(libc::PROT_EXEC), 0, 0, 0],
                 ),
+                "fcntl-dup" => call(
+                    libc::SYS_fcntl,
+                    [0, i64::from(libc::F_DUPFD_CLOEXEC), 0, 0, 0, 0],
+                ),
                 other => panic!("{other}"),
             }
         }

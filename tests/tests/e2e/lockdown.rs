@@ -34,7 +34,7 @@ fn every_system_call_outside_the_list_kills() {
 #[test]
 fn every_system_call_outside_the_list_of_the_egress_process_kills() {
     every_call_outside_kills("egress-call", EGRESS);
-    for name in ["mmap-exec", "mprotect-exec"] {
+    for name in ["mmap-exec", "mprotect-exec", "fcntl-dup"] {
         let output = probe(&["egress-argument", name]);
         assert_eq!(output.status.signal(), Some(SIGSYS), "{name}");
     }
