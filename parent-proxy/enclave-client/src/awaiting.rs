@@ -102,15 +102,19 @@ impl Awaiting {
     }
 
     /// Opens the state over this connection, however long that takes; does what the operator asks
-    /// meanwhile.
-    pub(crate) async fn open(&self, session: &mut Session<'_>) -> Result<(), ConnectError> {
+    /// meanwhile. The seal of a rotation may still wait to be stored: the key of before is used until
+    /// then.
+    pub(crate) async fn open(
+        &self,
+        session: &mut Session<'_>,
+    ) -> Result<StateStatus, ConnectError> {
         let mut commands = self.taken.lock().await;
         let mut delay = RETRY_FIRST;
         loop {
             let went = self.keeper.lock().await.go_on(session).await;
             let stored = self.keeper.lock().await.has_state();
-            if self.saw(session, went).await? {
-                return Ok(());
+            if let Some(open) = self.saw(session, went).await? {
+                return Ok(open);
             }
             tokio::select! {
                 Some((command, reply)) = commands.recv() => {
@@ -119,11 +123,11 @@ impl Awaiting {
                         Answer::State(status) => Ok(status),
                         _ => return Err(ConnectError::Nonsense),
                     };
-                    let is_open = self.saw(session, state).await?;
+                    let open = self.saw(session, state).await?;
                     // Nobody may be waiting any more.
                     let _ = reply.send(answer);
-                    if is_open {
-                        return Ok(());
+                    if let Some(open) = open {
+                        return Ok(open);
                     }
                     delay = RETRY_FIRST;
                 }
@@ -134,21 +138,12 @@ impl Awaiting {
         }
     }
 
-    /// Notes how it is; whether it is open.
+    /// Notes how it is; gives that once it is open.
     async fn saw(
         &self,
         session: &mut Session<'_>,
         went: Result<StateStatus, StateError>,
-    ) -> Result<bool, ConnectError> {
-        if let Ok(status) = &went
-            && status.phase == Phase::Open
-            && status.pending.is_none()
-        {
-            self.set(None);
-            self.tell(String::new());
-            info!("the state is open");
-            return Ok(true);
-        }
+    ) -> Result<Option<StateStatus>, ConnectError> {
         let (state, hindrance) = match went {
             Ok(status) => (status, None),
             Err(StateError::Unavailable) => return Err(ConnectError::Nonsense),
@@ -157,6 +152,12 @@ impl Awaiting {
                 _ => return Err(ConnectError::Nonsense),
             },
         };
+        if state.phase == Phase::Open {
+            self.set(None);
+            self.tell(String::new());
+            info!("the state is open");
+            return Ok(Some(state));
+        }
         let enclave = session.status(Request::Status).await?;
         self.tell(hindrance.as_ref().map_or_else(
             || "no state is kept here; it waits for the operator's order".into(),
@@ -167,7 +168,7 @@ impl Awaiting {
             state,
             hindrance,
         }));
-        Ok(false)
+        Ok(None)
     }
 
     async fn obey(

@@ -153,11 +153,10 @@ impl EnclaveClient {
     /// How the state is; none if the bundle has none.
     pub async fn state(&self) -> Option<Result<StateView, StateError>> {
         let awaiting = self.shared.state.as_ref()?;
-        if let Some(view) = awaiting.view() {
+        if let Some(view) = self.shared.wait_until_known(awaiting).await {
             return Some(Ok(view));
         }
         let asked = async {
-            self.shared.wait_until_serving().await;
             let mut enclave = Serving(&self.shared);
             let state = enclave.ask(Request::State).await?;
             let status = enclave.ask(Request::Status).await?;
@@ -405,12 +404,15 @@ impl Shared {
 
     /// Connects, proves the proxy's key, makes sure that the enclave has our policy, and that its
     /// state is open: the first connection sees to that.
-    async fn connect(&self, slot: usize) -> Result<Connected, ConnectError> {
+    async fn connect(self: &Arc<Self>, slot: usize) -> Result<Connected, ConnectError> {
         let (mut session, status) = in_time(self.introduce()).await?;
         if let Some(awaiting) = &self.state {
             if slot == 0 {
                 let opened = awaiting.open(&mut session).await;
-                opened.inspect_err(|_| awaiting.lost())?;
+                let state = opened.inspect_err(|_| awaiting.lost())?;
+                if state.pending.is_some() {
+                    self.store_soon();
+                }
             } else if in_time(session.status(Request::Status))
                 .await?
                 .cannot_sign
@@ -439,14 +441,17 @@ impl Shared {
         }
     }
 
-    /// What was just opened is served in a moment.
-    async fn wait_until_serving(&self) {
+    /// How the state is, unless the enclave serves, which is asked then. What was just opened is
+    /// served in a moment.
+    async fn wait_until_known(&self, awaiting: &Awaiting) -> Option<StateView> {
         for _ in 0..200 {
-            if self.is_serving() {
-                return;
+            let view = awaiting.view();
+            if view.is_some() || self.is_serving() {
+                return view;
             }
             sleep(Duration::from_millis(10)).await;
         }
+        None
     }
 
     /// Begins to store a seal that waits, unless that was begun.
