@@ -1,16 +1,19 @@
 //! An enclave whose keys last, a sidecar that keeps its state, and a mock of AWS within the test,
 //! which steers it.
 
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use parent_proxy::{Client, Target};
+use protocol::{Endpoint, WINDOW_PORT};
 use qemu_dev::aws::{Handle, MockAws};
 use qemu_dev::{Child, DurableState, Program, State};
 use serde_json::{Value, json};
 
 use crate::http::{get, post};
+use crate::tap::Tap;
 use crate::{private_folder, program, wait_for};
 
 /// All three, each in its own process but for the mock of AWS.
@@ -27,6 +30,7 @@ pub struct Lasting {
     pub socket: PathBuf,
     /// Steers the mock of AWS.
     pub aws: Handle,
+    tap: Option<Tap>,
     /// The program that is the enclave.
     image: PathBuf,
     enclave_arguments: Vec<String>,
@@ -46,10 +50,19 @@ impl Lasting {
 
     /// These identities: name, DID, algorithm; nothing is born yet.
     pub fn unborn(identities: &[(&str, &str, &str)]) -> Self {
-        Self::unborn_in(private_folder(), identities)
+        Self::unborn_in(private_folder(), identities, false)
     }
 
-    fn unborn_in(folder: tempfile::TempDir, identities: &[(&str, &str, &str)]) -> Self {
+    /// One identity that is not born yet, and a [`Tap`] between sidecar and enclave.
+    pub fn tapped() -> Self {
+        Self::unborn_in(private_folder(), &[("agent", "did:key", "EdDSA")], true)
+    }
+
+    fn unborn_in(
+        folder: tempfile::TempDir,
+        identities: &[(&str, &str, &str)],
+        is_tapped: bool,
+    ) -> Self {
         let state = State::open(folder.path()).expect("a state directory");
         let policy = state.development_policy(identities).expect("a policy");
         state.set_policy(&policy).expect("a policy file");
@@ -64,8 +77,22 @@ impl Lasting {
         // The enclave has written down what its own program measures: the key policy names that.
         DurableState::prepare(&state).expect("a key policy");
         let socket = folder.path().join("run").join("sidecar.sock");
+        let tap = is_tapped.then(|| {
+            let endpoint = Endpoint::Unix(state.enclave_socket());
+            Tap::start(folder.path(), move |port| {
+                match (&endpoint, endpoint.egress()) {
+                    (Endpoint::Unix(window), _) if port == WINDOW_PORT => {
+                        UnixStream::connect(window)
+                    }
+                    (_, Endpoint::Unix(egress)) => UnixStream::connect(egress),
+                    _ => Err(std::io::ErrorKind::Unsupported.into()),
+                }
+            })
+        });
+        let window = tap.as_ref().map(|tap| tap.window().to_owned());
+        let endpoint = Endpoint::Unix(window.unwrap_or_else(|| state.enclave_socket()));
         let config = state
-            .write_sidecar_config(&socket, &durable.sidecar_lines())
+            .write_sidecar_config_for(&endpoint, &socket, &durable.sidecar_lines())
             .expect("a configuration");
         let sidecar = Program::at(&image)
             .start_sidecar(&config, Some(&log), &[])
@@ -77,6 +104,7 @@ impl Lasting {
             durable,
             socket,
             aws,
+            tap,
             image,
             enclave_arguments: Vec::new(),
             aws_ahead,
@@ -85,6 +113,14 @@ impl Lasting {
         };
         wait_for(|| lasting.socket.exists() && lasting.phase().is_some());
         lasting
+    }
+
+    /// What stands between sidecar and enclave.
+    ///
+    /// # Panics
+    /// If nothing does: only [`Lasting::tapped`] puts it there.
+    pub fn tap(&self) -> &Tap {
+        self.tap.as_ref().expect("a tap")
     }
 
     /// As the operator: orders the birth.
@@ -110,8 +146,12 @@ impl Lasting {
 
     /// Waits until a signature could be made.
     pub fn wait_until_ready(&self) {
-        let ready = || get(&self.socket, "/ready").is_ok_and(|answer| answer.status == 200);
-        wait_for(|| self.socket.exists() && ready());
+        wait_for(|| self.is_ready());
+    }
+
+    /// Whether a signature could be made.
+    pub fn is_ready(&self) -> bool {
+        self.socket.exists() && get(&self.socket, "/ready").is_ok_and(|answer| answer.status == 200)
     }
 
     /// How far the state has come, as the sidecar says.
@@ -198,6 +238,12 @@ impl Lasting {
     /// Kills the sidecar, as a crash would, and starts it again.
     pub fn restart_sidecar(&mut self) {
         self.sidecar.kill().expect("the sidecar can be killed");
+        self.start_sidecar();
+        wait_for(|| self.socket.exists() && self.phase().is_some());
+    }
+
+    /// Starts a sidecar where one was killed.
+    pub fn start_sidecar(&mut self) {
         let _ = std::fs::remove_file(&self.socket);
         self.sidecar = Program::at(&program("anchorhold-dev"))
             .start_sidecar(
@@ -206,7 +252,6 @@ impl Lasting {
                 &[],
             )
             .expect("a sidecar");
-        wait_for(|| self.socket.exists() && self.phase().is_some());
     }
 
     /// Both anew: whatever lies in the folder is what they begin with.

@@ -5,6 +5,7 @@ mod http;
 mod lasting;
 pub mod machine;
 mod running;
+mod tap;
 mod terminal;
 mod traced;
 pub mod window;
@@ -14,6 +15,7 @@ pub use lasting::{Lasting, serve_aws};
 pub use running::{
     Running, VerifierFiles, copy_program, now, private_folder, program, wait_for, write_script,
 };
+pub use tap::{Moment, Step, Tap};
 pub use terminal::{Screen, on_terminal};
 pub use traced::Traced;
 

@@ -125,6 +125,11 @@ impl Machine {
         self.process.wait().expect("it ends")
     }
 
+    /// The process that holds the machine.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Waits for it to end by itself; its exit code.
     pub fn wait(&mut self) -> Option<i32> {
         self.process.wait().expect("it ends").code()
@@ -164,14 +169,19 @@ impl Machine {
 
     /// The same, with more lines of configuration.
     pub fn sidecar_with(&self, more: &str) -> Sidecar {
-        let socket = self.folder.path().join("run").join("sidecar.sock");
         let endpoint = Endpoint::HybridVsock {
             path: self.vsock(),
             port: WINDOW_PORT,
         };
+        self.sidecar_at(&endpoint, more)
+    }
+
+    /// The same, which finds the machine's window elsewhere.
+    pub fn sidecar_at(&self, endpoint: &Endpoint, more: &str) -> Sidecar {
+        let socket = self.folder.path().join("run").join("sidecar.sock");
         let config = self
             .state()
-            .write_sidecar_config_for(&endpoint, &socket, more)
+            .write_sidecar_config_for(endpoint, &socket, more)
             .expect("a configuration");
         let log = self.folder.path().join("log");
         let process = Program::at(&program("anchorhold-dev"))

@@ -13,10 +13,10 @@ use eif::{Entry, Image, Parts, ramdisk};
 use flate2::read::GzDecoder;
 use harness::machine::{Machine, Sidecar, command, connect, image, listen, nitro_qemu};
 use harness::window::{TestKey, Window, frame, sign};
-use harness::{get, now, post, private_folder, program, skipped, wait_for};
+use harness::{Moment, Step, Tap, get, now, post, private_folder, program, skipped, wait_for};
 use identity::cbor;
 use parent_proxy::{Client, Target};
-use protocol::{EXIT_PORT, ExitReason, FrameBuffer, Request, RequestFrame, WINDOW_PORT};
+use protocol::{EXIT_PORT, Endpoint, ExitReason, FrameBuffer, Request, RequestFrame, WINDOW_PORT};
 use qemu_dev::{DurableState, State};
 use rustix::process::Signal;
 use serde_json::json;
@@ -187,6 +187,76 @@ fn keys_outlive_a_power_cut_of_the_machine() {
         sign_and_judge(&machine, &sidecar, &described(&image)),
         Ok("mock")
     );
+}
+
+/// The power is cut between two steps of a birth and of rotations, each named.
+#[test]
+fn a_power_cut_between_two_steps_leaves_the_old_state_or_the_new_one() {
+    let image = image("signer-dev.eif");
+    let folder = Arc::new(private_folder());
+    let state = State::open_measured(folder.path(), &described(&image)).unwrap();
+    let durable = DurableState::prepare(&state).unwrap();
+    let (_served, _) = harness::serve_aws(&state, &durable, Arc::default());
+    let vsock = folder.path().join("v.sock");
+    let tap = Tap::start(folder.path(), move |port| connect(&vsock, port));
+    let mut machine = Machine::boot_with(&image, folder, &[]);
+    let endpoint = Endpoint::Unix(tap.window().to_owned());
+    let sidecar = machine.sidecar_at(&endpoint, &durable.sidecar_lines());
+    let client = Client::new(Target::Unix(sidecar.socket.clone()), None);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let is_born = || durable.folder().join("sealed.cbor").exists();
+    let phase = || {
+        let answer = sidecar
+            .socket
+            .exists()
+            .then(|| get(&sidecar.socket, "/state"));
+        let answer = answer
+            .and_then(Result::ok)
+            .filter(|answer| answer.status == 200);
+        answer.map_or(json!(null), |answer| answer.json()["phase"].clone())
+    };
+    wait_for(|| phase() == "awaited");
+    for (step, moment, is_done) in [
+        ("AskKms", Moment::Answered, false),
+        ("PutPiece Document", Moment::Asked, false),
+        ("PutPiece Sealed", Moment::Asked, true),
+    ] {
+        tap.end_at(Step::Named(step), moment);
+        tap.set_victim(machine.pid());
+        let order = runtime.block_on(durable.birth_if_needed(&client));
+        assert!(order.is_err(), "{step}");
+        assert_eq!(tap.ended_at().as_deref(), Some(step));
+        assert_eq!(is_born(), is_done, "{step}");
+        machine = machine.reboot();
+        wait_for(|| phase() == if is_done { "open" } else { "awaited" });
+    }
+    sidecar.wait_until_ready();
+    let identity = || get(&sidecar.socket, "/identity").unwrap().json();
+    let mut version = 1;
+    for (step, moment, is_done) in [
+        ("Rotate", Moment::Answered, false),
+        ("GetPiece Sealed", Moment::Answered, false),
+        ("PutPiece Sealed", Moment::Asked, true),
+        ("Stored", Moment::Asked, true),
+        ("Stored", Moment::Answered, true),
+    ] {
+        let before = identity();
+        tap.end_at(Step::Named(step), moment);
+        tap.set_victim(machine.pid());
+        let answer = post(&sidecar.socket, "/rotate", &json!({}));
+        assert!(answer.is_ok_and(|answer| answer.status != 200), "{step}");
+        assert_eq!(tap.ended_at().as_deref(), Some(step));
+        machine = machine.reboot();
+        wait_for(|| phase() == "open");
+        sidecar.wait_until_ready();
+        version += u64::from(is_done);
+        assert_eq!(identity()["key_version"], version, "{step}");
+        if !is_done {
+            assert_eq!(identity()["kid"], before["kid"], "{step}");
+        }
+        let verdict = sign_and_judge(&machine, &sidecar, &described(&image));
+        assert_eq!(verdict, Ok("mock"), "{step}");
+    }
 }
 
 #[test]
@@ -436,7 +506,7 @@ fn the_sidecar_logs_why_an_enclave_ended() {
         folder.path().join("run/sidecar.sock"),
         folder.path().join("log"),
     );
-    let endpoint = protocol::Endpoint::HybridVsock {
+    let endpoint = Endpoint::HybridVsock {
         path: folder.path().join("v.sock"),
         port: WINDOW_PORT,
     };
@@ -486,7 +556,7 @@ fn what_stands_where_last_words_are_heard_stays_if_it_is_not_ours() {
         folder.path().join("run/sidecar.sock"),
         folder.path().join("log"),
     );
-    let endpoint = protocol::Endpoint::HybridVsock {
+    let endpoint = Endpoint::HybridVsock {
         path: folder.path().join("v.sock"),
         port: WINDOW_PORT,
     };

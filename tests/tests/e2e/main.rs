@@ -21,6 +21,7 @@ mod guard;
 mod image;
 mod image_file;
 mod interop;
+mod interrupted;
 mod limits;
 mod localhost;
 mod lockdown;
