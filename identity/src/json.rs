@@ -26,11 +26,21 @@ const MAX_PAYLOAD_DEPTH: usize = 64;
 
 /// Parses strictly; see the module's rules. Nesting deeper than 96 is refused.
 pub fn parse(text: &[u8]) -> Result<Value, Error> {
+    read(text, false)
+}
+
+/// The same for a document that is never canonicalised: numbers may have fractions.
+pub fn parse_with_fractions(text: &[u8]) -> Result<Value, Error> {
+    read(text, true)
+}
+
+fn read(text: &[u8], has_fractions: bool) -> Result<Value, Error> {
     let fault = RefCell::new(None);
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let value = Strict {
         fault: &fault,
         depth: MAX_DEPTH,
+        has_fractions,
     }
     .deserialize(&mut deserializer)
     .and_then(|value| {
@@ -131,6 +141,7 @@ impl<'de> Deserialize<'de> for Payload {
         match (Strict {
             fault: &fault,
             depth: MAX_PAYLOAD_DEPTH,
+            has_fractions: false,
         })
         .deserialize(deserializer)
         {
@@ -151,6 +162,7 @@ struct Strict<'a> {
     fault: &'a RefCell<Option<Error>>,
     /// How many levels may still follow.
     depth: usize,
+    has_fractions: bool,
 }
 
 impl Strict<'_> {
@@ -208,6 +220,9 @@ impl<'de> Visitor<'de> for Strict<'_> {
     /// serde_json also brings integers beyond 64 bits here; those have no fraction and are far out
     /// of range.
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        if self.has_fractions {
+            return Ok(Value::from(value));
+        }
         let huge = value.abs() >= 9_007_199_254_740_992.0 && value.fract() == 0.0;
         Err(self.refuse(if huge {
             Error::JsonIntegerRange
@@ -323,6 +338,23 @@ mod tests {
             parse(text).unwrap(),
             serde_json::from_slice::<Value>(text).unwrap()
         );
+    }
+
+    #[test]
+    fn fractions_are_read_where_nothing_is_canonicalised() {
+        let text = b"{\"a\":[0.5,-1.25e2,1]}";
+        assert_eq!(
+            parse_with_fractions(text).unwrap(),
+            serde_json::from_slice::<Value>(text).unwrap()
+        );
+        for (text, code) in [
+            ("[0.5,NaN]", "json_malformed"),
+            ("{\"a\":0.5,\"a\":1}", "json_duplicate_key"),
+            ("[9007199254740992]", "json_integer_range"),
+        ] {
+            let error = parse_with_fractions(text.as_bytes()).unwrap_err();
+            assert_eq!(error.code(), code, "{text}");
+        }
     }
 
     #[test]
