@@ -46,6 +46,28 @@ fn main() -> Result<(), Box<dyn Error>> {
     window(&corpus)?;
     corpus.add("eif", "image", &image()?)?;
     kept(&corpus)?;
+    gateway(&corpus)?;
+    Ok(())
+}
+
+/// What the gateway looks through.
+fn gateway(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
+    let bodies = [
+        r#"{"card": "4532-0151-1283-0366", "n": 4.532015112830366e15, "a": ["4532", "0151", "1283", "0366"]}"#,
+        r#"{"q": "my ssn is 123-45-6789, DE89 3704 0044 0532 0130 00, +1 (212) 555-0123, a@b.example"}"#,
+        r#"{"arguments": "{\"n\": \"\\u0034532015112830366\"}", "b": "cGF5IDQ1MzItMDE1MS0xMjgzLTAzNjY="}"#,
+        r#"{"client_secret": "q7Zt2Lw9Xc4Vb8Nm1Kd6Rf3H", "k": "AKIAABCDEFGHIJKLMNOP"}"#,
+    ];
+    for (at, body) in bodies.iter().enumerate() {
+        corpus.add("inspect", &at.to_string(), body.as_bytes())?;
+    }
+    let manifests = [
+        r#"{"agent_id": "a", "capabilities": {"reversibility": "partial", "undo_window": "24h", "sla_latency": "2000ms"}, "privacy_contract": {"retention": "ephemeral"}}"#,
+        r#"{"identity": {"agent_id": "a", "owner": "o"}, "trust_level": "trusted", "protocol_version": "1.0", "capabilities": {"sla_availability": 0.5}, "privacy": {"retention": "forever"}}"#,
+    ];
+    for (at, manifest) in manifests.iter().enumerate() {
+        corpus.add("manifest", &at.to_string(), manifest.as_bytes())?;
+    }
     Ok(())
 }
 

@@ -16,6 +16,7 @@ mod durable;
 mod edges;
 mod evidence;
 mod faults;
+mod gateway;
 mod grants;
 mod guard;
 mod image;

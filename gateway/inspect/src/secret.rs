@@ -1,0 +1,269 @@
+//! API keys, tokens and private keys: by their issuers' prefixes, and by entropy beside a key word.
+
+use std::ops::Range;
+use std::sync::LazyLock;
+
+use aho_corasick::AhoCorasick;
+use data_encoding::BASE64URL_NOPAD;
+
+use crate::words::Words;
+
+/// What follows a prefix.
+#[derive(Clone, Copy)]
+enum Rest {
+    /// So many characters of the set, and no more.
+    Exactly(usize, Set),
+    /// So many or more.
+    AtLeast(usize, Set),
+    /// Parts of these lengths, with dots between.
+    Parts(usize, usize),
+    /// The header and the payload of a JWT, and its signature.
+    Jwt,
+    /// A private key in PEM, to its end.
+    Pem,
+}
+
+#[derive(Clone, Copy)]
+enum Set {
+    /// `[A-Z0-9]`
+    Upper,
+    /// `[A-Za-z0-9]`
+    Alphanumeric,
+    /// `[A-Za-z0-9_-]`
+    Url,
+    /// `[A-Za-z0-9+/=]`
+    Base64,
+}
+
+impl Set {
+    fn contains(self, byte: u8) -> bool {
+        match self {
+            Self::Upper => byte.is_ascii_uppercase() || byte.is_ascii_digit(),
+            Self::Alphanumeric => byte.is_ascii_alphanumeric(),
+            Self::Url => byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'),
+            Self::Base64 => byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'='),
+        }
+    }
+}
+
+/// As issuers document them.
+const PREFIXES: [(&str, Rest); 33] = [
+    ("AKIA", Rest::Exactly(16, Set::Upper)), // AWS
+    ("ASIA", Rest::Exactly(16, Set::Upper)),
+    ("ABIA", Rest::Exactly(16, Set::Upper)),
+    ("ACCA", Rest::Exactly(16, Set::Upper)),
+    ("ghp_", Rest::AtLeast(36, Set::Alphanumeric)), // GitHub
+    ("gho_", Rest::AtLeast(36, Set::Alphanumeric)),
+    ("ghu_", Rest::AtLeast(36, Set::Alphanumeric)),
+    ("ghs_", Rest::AtLeast(36, Set::Alphanumeric)),
+    ("ghr_", Rest::AtLeast(36, Set::Alphanumeric)),
+    ("github_pat_", Rest::AtLeast(70, Set::Url)),
+    ("glpat-", Rest::AtLeast(20, Set::Url)), // GitLab
+    ("xoxa-", Rest::AtLeast(10, Set::Url)),  // Slack
+    ("xoxb-", Rest::AtLeast(10, Set::Url)),
+    ("xoxo-", Rest::AtLeast(10, Set::Url)),
+    ("xoxp-", Rest::AtLeast(10, Set::Url)),
+    ("xoxr-", Rest::AtLeast(10, Set::Url)),
+    ("xoxs-", Rest::AtLeast(10, Set::Url)),
+    ("sk-", Rest::AtLeast(32, Set::Url)), // OpenAI, Anthropic, OpenRouter
+    ("sk_live_", Rest::AtLeast(16, Set::Alphanumeric)), // Stripe
+    ("sk_test_", Rest::AtLeast(16, Set::Alphanumeric)),
+    ("rk_live_", Rest::AtLeast(16, Set::Alphanumeric)),
+    ("whsec_", Rest::AtLeast(32, Set::Base64)),
+    ("SG.", Rest::Parts(22, 43)), // SendGrid
+    ("npm_", Rest::Exactly(36, Set::Alphanumeric)),
+    ("pypi-AgEI", Rest::AtLeast(50, Set::Url)),
+    ("AccountKey=", Rest::AtLeast(86, Set::Base64)), // Azure Storage
+    ("AIza", Rest::Exactly(35, Set::Url)),           // Google
+    ("ya29.", Rest::AtLeast(20, Set::Url)),
+    ("hf_", Rest::Exactly(34, Set::Alphanumeric)), // Hugging Face
+    ("dop_v1_", Rest::Exactly(64, Set::Alphanumeric)), // DigitalOcean
+    ("shpat_", Rest::Exactly(32, Set::Alphanumeric)), // Shopify
+    ("eyJ", Rest::Jwt),
+    ("-----BEGIN ", Rest::Pem),
+];
+
+static AUTOMATON: LazyLock<AhoCorasick> = LazyLock::new(|| {
+    AhoCorasick::new(PREFIXES.iter().map(|(prefix, _)| *prefix)).expect("prefixes of ours")
+});
+
+/// Finds them.
+pub(crate) fn find(text: &[u8], words: Words, is_bare: bool, found: &mut Vec<Range<usize>>) {
+    let mut after = 0;
+    for prefix in AUTOMATON.find_iter(text) {
+        // In the middle of a word it is none; and one is looked at once.
+        let starts_word = prefix.start() == 0 || !Set::Url.contains(text[prefix.start() - 1]);
+        let is_pem = matches!(PREFIXES[prefix.pattern().as_usize()].1, Rest::Pem);
+        if prefix.start() < after || !(starts_word || is_pem) {
+            continue;
+        }
+        let rest = PREFIXES[prefix.pattern().as_usize()].1;
+        if let Some(length) = matches(rest, &text[prefix.end()..]) {
+            after = prefix.end() + length;
+            found.push(prefix.start()..after);
+        }
+    }
+    random(text, words, is_bare, found);
+}
+
+/// How long what follows the prefix is, if it is what follows it.
+fn matches(rest: Rest, text: &[u8]) -> Option<usize> {
+    let run = |set: Set, text: &[u8]| text.iter().take_while(|byte| set.contains(**byte)).count();
+    match rest {
+        Rest::Exactly(length, set) => (run(set, text) == length).then_some(length),
+        Rest::AtLeast(length, set) => Some(run(set, text)).filter(|found| *found >= length),
+        Rest::Parts(first, second) => {
+            let is_first = run(Set::Url, text) == first && text.get(first) == Some(&b'.');
+            let is_second = is_first && run(Set::Url, &text[first + 1..]) == second;
+            is_second.then_some(first + 1 + second)
+        }
+        Rest::Jwt => jwt(text),
+        Rest::Pem => {
+            let line = &text[..text.len().min(40)];
+            memchr::memmem::find(line, b"PRIVATE KEY-----")?;
+            let end = memchr::memmem::find(text, b"-----END ");
+            Some(end.unwrap_or(text.len()))
+        }
+    }
+}
+
+/// What follows `eyJ`, if three parts stand there of which the first says an algorithm.
+fn jwt(text: &[u8]) -> Option<usize> {
+    let part = |text: &[u8]| {
+        text.iter()
+            .take_while(|byte| Set::Url.contains(**byte))
+            .count()
+    };
+    let header = part(text);
+    let payload = part(text.get(header + 1..).filter(|_| text[header] == b'.')?);
+    let dot = header + 1 + payload;
+    let signature = part(text.get(dot + 1..).filter(|_| text[dot] == b'.')?);
+    let encoded = [b"eyJ", &text[..header]].concat();
+    let decoded = BASE64URL_NOPAD.decode(&encoded).ok()?;
+    memchr::memmem::find(&decoded, b"\"alg\"")?;
+    (payload > 0).then_some(dot + 1 + signature)
+}
+
+/// At least so many characters of one word.
+const RANDOM_LENGTH: usize = 20;
+
+/// Words without order, where something says that a secret follows.
+fn random(text: &[u8], words: Words, is_bare: bool, found: &mut Vec<Range<usize>>) {
+    let is_word =
+        |byte: u8| Set::Base64.contains(byte) || matches!(byte, b'_' | b'-' | b'~' | b'.');
+    let mut at = 0;
+    while at < text.len() {
+        let length = text[at..].iter().take_while(|byte| is_word(**byte)).count();
+        let word = at..at + length;
+        at += length + 1;
+        if length < RANDOM_LENGTH
+            || found
+                .iter()
+                .any(|known| known.start < word.end && word.start < known.end)
+        {
+            continue;
+        }
+        let is_named = words.secret && (is_bare || words.before(text, word.start).secret);
+        if (is_named || Words::default().before(text, word.start).secret)
+            && is_random(&text[word.clone()])
+        {
+            found.push(word);
+        }
+    }
+}
+
+/// More entropy than text has: 3 bits for each of 32 or more hexadecimal digits, 4 for each other
+/// character, both letters and digits among them.
+fn is_random(word: &[u8]) -> bool {
+    let is_hex = word.iter().all(u8::is_ascii_hexdigit);
+    let has_digit = word.iter().any(u8::is_ascii_digit);
+    let has_letter = word.iter().any(u8::is_ascii_alphabetic);
+    if !has_digit || !has_letter {
+        return false;
+    }
+    if is_hex {
+        word.len() >= 32 && entropy(word) > 3.0
+    } else {
+        entropy(word) > 4.0
+    }
+}
+
+/// Shannon's, in bits for each byte.
+fn entropy(word: &[u8]) -> f64 {
+    let mut counts = [0_u32; 256];
+    for byte in word {
+        counts[usize::from(*byte)] += 1;
+    }
+    let total = word.len() as f64;
+    counts
+        .iter()
+        .filter(|count| **count > 0)
+        .map(|count| {
+            let share = f64::from(*count) / total;
+            -share * share.log2()
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(text: &str) -> Vec<&str> {
+        let mut found = Vec::new();
+        find(text.as_bytes(), Words::default(), false, &mut found);
+        found.into_iter().map(|range| &text[range]).collect()
+    }
+
+    /// None of these is a key of anybody: their letters count up.
+    #[test]
+    fn keys_are_known_by_their_prefixes() {
+        let run = |length: usize| -> String {
+            ('a'..='z').chain('0'..='9').cycle().take(length).collect()
+        };
+        for key in [
+            "AKIAABCDEFGHIJKLMNOP".to_owned(),
+            format!("ghp_{}", run(36)),
+            format!("github_pat_{}", run(82)),
+            format!("glpat-{}", run(20)),
+            format!("xoxb-{}", run(24)),
+            format!("sk-proj-{}", run(48)),
+            format!("sk-ant-api03-{}", run(80)),
+            format!("sk_live_{}", run(24)),
+            format!("SG.{}.{}", run(22), run(43)),
+            format!("npm_{}", run(36)),
+            format!("AIza{}", run(35)),
+            "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJl".to_owned(),
+        ] {
+            assert_eq!(found(&format!("use {key}, please")), [key.as_str()]);
+            // Not in the middle of a word, nor with one character less where the length is known.
+            assert!(found(&format!("x{key}")).is_empty(), "{key}");
+        }
+        let pem = "-----BEGIN EC PRIVATE KEY-----\nMHc\n-----END EC PRIVATE KEY-----";
+        assert_eq!(found(pem).len(), 1);
+        assert!(found("-----BEGIN CERTIFICATE-----\nMHc\n-----END CERTIFICATE-----").is_empty());
+    }
+
+    #[test]
+    fn what_only_begins_so_is_none() {
+        for text in [
+            "AKIAABCDEFGHIJKLMNO",
+            "AKIAABCDEFGHIJKLMNOPQ",
+            "sk-learn and sk-image",
+            "npm_config_registry",
+            "eyJust.a.word",
+            "SG.1.2",
+        ] {
+            assert!(found(text).is_empty(), "{text}");
+        }
+    }
+
+    #[test]
+    fn random_words_are_secrets_beside_a_word_that_says_so() {
+        let random = "q7Zt2Lw9Xc4Vb8Nm1Kd6Rf3H";
+        assert_eq!(found(&format!("password: {random}")), [random]);
+        assert!(found(&format!("commit {random}")).is_empty());
+        assert!(found("token: aaaaaaaaaaaaaaaaaaaaaaaaaaaa1").is_empty());
+        assert!(found("password: correcthorsebatterystaple").is_empty());
+    }
+}

@@ -1,0 +1,245 @@
+use super::*;
+
+fn kinds(body: &str) -> Vec<Kind> {
+    json(body.as_bytes(), Purpose::Decide)
+        .unwrap()
+        .kinds()
+        .iter()
+        .collect()
+}
+
+fn masked(body: &str, purpose: Purpose) -> String {
+    let found = json(body.as_bytes(), purpose).unwrap();
+    String::from_utf8(found.mask(body.as_bytes())).unwrap()
+}
+
+const CARD: &[Kind] = &[Kind::CreditCard];
+
+/// Every place and spelling of a card number that a reader of the JSON would see.
+#[test]
+fn a_card_number_is_found_in_any_place_and_spelling() {
+    for body in [
+        r#""4532015112830366""#,
+        "4532015112830366",
+        r#"{"card": "4532015112830366"}"#,
+        r#"{"q": "4532-0151-1283-0366"}"#,
+        r#"{"q": "4532 0151 1283 0366"}"#,
+        r#"{"q": "4532.0151.1283.0366"}"#,
+        r#"{"q": "4532  0151  1283  0366"}"#,
+        r#"{"q": "4532\u00a00151\u00a01283\u00a00366"}"#,
+        r#"{"q": "4532\u200b0151\u200b1283\u200b0366"}"#,
+        r#"{"q": "\u0034532015112830366"}"#,
+        r#"{"q": "４５３２０１５１１２８３０３６６"}"#,
+        r#"{"q": "٤٥٣٢٠١٥١١٢٨٣٠٣٦٦"}"#,
+        r#"{"q": "4532–0151–1283–0366"}"#,
+        r#"{"q": "4 5 3 2 0 1 5 1 1 2 8 3 0 3 6 6"}"#,
+        r#"{"q": "3782 822463 10005"}"#,
+        r#"{"q": "378282246310005"}"#,
+        r#"{"q": "6205500000000000004"}"#,
+        r#"{"q": "pay xx4532015112830366yy now"}"#,
+        r#"{"q": "4532 0151 1283 0366 12/27 123"}"#,
+        r#"{"q": "on 2026-11-24 4532 0151 1283 0366"}"#,
+        r#"{"4532015112830366": true}"#,
+        r#"{"a": {"b": [[{"4532-0151-1283-0366": null}]]}}"#,
+        r#"{"n": 4532015112830366}"#,
+        r#"{"n": 4532015112830366.0}"#,
+        r#"{"n": 4.532015112830366e15}"#,
+        r#"{"n": 45320151128303660E-1}"#,
+        r#"{"n": -4532015112830366}"#,
+        r#"[4532, 151, 1283, 366, "4532015112830366"]"#,
+        r#"["4532", "0151", "1283", "0366"]"#,
+        "[4,5,3,2,0,1,5,1,1,2,8,3,0,3,6,6]",
+        r#"{"arguments": "{\"n\": \"\\u0034532015112830366\"}"}"#,
+        r#"{"m": "{\"a\": \"{\\\"n\\\": 4532015112830366}\"}"}"#,
+        r#"{"blob": "cGF5IHdpdGggNDUzMi0wMTUxLTEyODMtMDM2Ng=="}"#,
+        r#"{"card": {"number": "6759649826438453"}}"#,
+        r#"{"order_id": "the card 4532015112830366"}"#,
+        r#"{"a": 1, "a": "4532015112830366"}"#,
+    ] {
+        assert_eq!(kinds(body), CARD, "{body}");
+        let masked = masked(body, Purpose::Decide);
+        assert!(masked.contains("[CREDIT_CARD_REDACTED]"), "{masked}");
+        assert_eq!(kinds(&masked), [], "{masked}");
+    }
+}
+
+#[test]
+fn numbers_that_are_no_cards_are_left_alone() {
+    for body in [
+        r#"{"card": "1234-5678-9012-3456"}"#,
+        r#"{"card": "4532-0151-1283-0367"}"#,
+        r#"{"order_id": 4532015112830366}"#,
+        r#"{"orderId": "4532015112830366"}"#,
+        r#"{"n": 6759649826438453}"#,
+        r#"{"t": 1763942400000000000}"#,
+        r#"{"pi": 3.4532015112830366}"#,
+        r#"{"sha": "aa4532015112830366aaaaaaaaaaaaaaaaaa"}"#,
+        r#"{"q": "4532-0151.1283 0366"}"#,
+        r#"{"v": "1.4532015112830366.2"}"#,
+        r#"[4532, 151, 1283, 366, null]"#,
+        r#"{"list": "1 2 3 4 5 6 7 8 9 10 11 12 13 14"}"#,
+        r#"{"n": 4532015112830366.5}"#,
+        r#"{"n": 4532015112830366e40}"#,
+        r#"{"n": 4532015112830366e-400}"#,
+        r#"{"uuid": "4532f151-1283-4366-8453-201511283036"}"#,
+    ] {
+        assert_eq!(kinds(body), [], "{body}");
+    }
+}
+
+#[test]
+fn the_other_kinds_are_found_and_what_looks_like_them_is_not() {
+    for (body, kind) in [
+        (r#"{"q": "my ssn is 123-45-6789."}"#, Kind::Ssn),
+        (r#"{"q": "912-45-6789"}"#, Kind::Ssn),
+        (r#"{"q": "123‑45‑6789"}"#, Kind::Ssn),
+        (r#"{"ssn": 123456789}"#, Kind::Ssn),
+        (r#"{"social_security": "123 45 6789"}"#, Kind::Ssn),
+        (r#"{"to": "Ann <ann.lee+x@mail.example.com>"}"#, Kind::Email),
+        (r#"{"to": "jörg@müller.example"}"#, Kind::Email),
+        (r#"{"q": "DE89 3704 0044 0532 0130 00 thanks"}"#, Kind::Iban),
+        (r#"{"q": "pay to gb82west12345698765432"}"#, Kind::Iban),
+        (r#"{"q": "call +1 (212) 555-0123"}"#, Kind::Phone),
+        (r#"{"phone": "212-555-0123"}"#, Kind::Phone),
+        (r#"{"k": "AKIAABCDEFGHIJKLMNOP"}"#, Kind::ApiKey),
+        (
+            r#"{"client_secret": "q7Zt2Lw9Xc4Vb8Nm1Kd6Rf3H"}"#,
+            Kind::ApiKey,
+        ),
+    ] {
+        assert_eq!(kinds(body), [kind], "{body}");
+        assert_eq!(kinds(&masked(body, Purpose::Decide)), [], "{body}");
+    }
+    for body in [
+        r#"{"n": 123456789}"#,
+        r#"{"isbn": "978-12-3456-789-7"}"#,
+        r#"{"q": "693-09.4444"}"#,
+        r#"{"ssn": "000456789"}"#,
+        r#"{"q": "user@localhost and a@b"}"#,
+        r#"{"q": "DE89 3704 0044 0532 0130 01"}"#,
+        r#"{"q": "a+12125550123"}"#,
+        r#"{"q": "212-555-0123"}"#,
+        r#"{"next_page_token": "q7Zt2Lw9Xc4Vb8Nm1Kd6Rf3H"}"#,
+        r#"{"id": "q7Zt2Lw9Xc4Vb8Nm1Kd6Rf3H"}"#,
+        "null",
+        "true",
+        "[]",
+        "{}",
+        r#""""#,
+    ] {
+        assert_eq!(kinds(body), [], "{body}");
+    }
+}
+
+#[test]
+fn masking_changes_the_tokens_in_which_something_was_found_and_no_other_byte() {
+    let body = "{ \"a\" : 1.50e+3,\t\"card\":4532015112830366 , \"b\":\"\\u00e9 x 123-45-6789\",\"k@l.example\": [] }\n";
+    assert_eq!(
+        masked(body, Purpose::Decide),
+        "{ \"a\" : 1.50e+3,\t\"card\":\"[CREDIT_CARD_REDACTED]\" , \"b\":\"é x [SSN_REDACTED]\",\"[EMAIL_REDACTED]\": [] }\n"
+    );
+}
+
+#[test]
+fn a_log_masks_what_only_looks_like_a_card_number() {
+    let body = r#"{"q": "4532-1234-5678-9010 and 1234-5678-9012-3456"}"#;
+    assert_eq!(kinds(body), []);
+    assert_eq!(
+        masked(body, Purpose::Log),
+        r#"{"q": "[CREDIT_CARD_REDACTED] and [CREDIT_CARD_REDACTED]"}"#
+    );
+}
+
+#[test]
+fn what_is_no_json_is_an_error() {
+    let deep = |depth| "[".repeat(depth) + &"]".repeat(depth);
+    assert!(json(deep(MAX_DEPTH).as_bytes(), Purpose::Decide).is_ok());
+    assert_eq!(
+        json(deep(MAX_DEPTH + 1).as_bytes(), Purpose::Decide),
+        Err(Error::TooDeep)
+    );
+    assert_eq!(
+        json("[".repeat(1_000_000).as_bytes(), Purpose::Decide),
+        Err(Error::TooDeep)
+    );
+    for bad in [
+        &b""[..],
+        b"{",
+        b"[1,]",
+        b"{\"a\"}",
+        b"nul",
+        b"1 2",
+        b"\"\\ud800\"",
+        b"\"\xff\"",
+        b"\"a",
+        b"{\"a\":NaN}",
+        b"01",
+    ] {
+        assert!(
+            matches!(json(bad, Purpose::Decide), Err(Error::NotJson { .. })),
+            "{}",
+            String::from_utf8_lossy(bad)
+        );
+    }
+}
+
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn value() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            any::<i64>().prop_map(Into::into),
+            any::<f64>().prop_map(Into::into),
+            ".{0,12}".prop_map(Into::into),
+            "[0-9 @.+a-zA-Z-]{0,40}".prop_map(Into::into),
+        ];
+        leaf.prop_recursive(4, 32, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
+                prop::collection::btree_map(".{0,8}", inner, 0..4)
+                    .prop_map(|map| map.into_iter().collect::<serde_json::Map<_, _>>().into()),
+            ]
+        })
+    }
+
+    proptest! {
+        /// Any bytes at all: an error, or a result.
+        #[test]
+        fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), text in ".{0,80}") {
+            let _ = json(&bytes, Purpose::Decide);
+            let _ = super::super::text(&text, Purpose::Log);
+        }
+
+        /// What is masked is JSON, of the same shape, in which nothing is found any more.
+        #[test]
+        fn what_is_masked_is_clean_json(value in value()) {
+            let body = value.to_string();
+            for purpose in [Purpose::Decide, Purpose::Log] {
+                let found = json(body.as_bytes(), purpose).unwrap();
+                let masked = found.mask(body.as_bytes());
+                prop_assert!(serde_json::from_slice::<serde_json::Value>(&masked).is_ok());
+                let again = json(&masked, purpose).unwrap();
+                prop_assert!(again.kinds().is_empty(), "{} {}", body, String::from_utf8_lossy(&masked));
+                if found.kinds().is_empty() {
+                    prop_assert_eq!(&masked, body.as_bytes());
+                }
+            }
+        }
+
+        /// A card number of four groups is found wherever it is put and however it is escaped.
+        #[test]
+        fn a_card_is_found_in_any_text(before in r"[^0-9\pC]{0,20}", after in r"[^0-9\pC]{0,20}", escaped in any::<bool>()) {
+            let text = format!("{before} 4532-0151-1283-0366 {after}");
+            let mut body = serde_json::json!([{"t": text}]).to_string();
+            if escaped {
+                body = body.replace('4', "\\u0034");
+            }
+            let found = json(body.as_bytes(), Purpose::Decide).unwrap();
+            prop_assert!(found.kinds().contains(Kind::CreditCard), "{body}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Looks through one text.
+
+use std::ops::Range;
+
+use iban::Iban;
+
+use crate::digits::{Digits, next_digit};
+use crate::fold::Folded;
+use crate::words::Words;
+use crate::{Kind, Kinds, Purpose, secret};
+
+/// Something sensitive, and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// What it is.
+    pub kind: Kind,
+    /// Its bytes.
+    pub range: Range<usize>,
+}
+
+/// Looks through a text.
+pub fn text(text: &str, purpose: Purpose) -> Vec<Found> {
+    within(text, Words::default(), false, purpose)
+}
+
+/// The text with what was found in it replaced; and what that was.
+pub fn mask_text(text: &str, purpose: Purpose) -> (String, Kinds) {
+    let found = self::text(text, purpose);
+    (masked(text, &found), kinds(&found))
+}
+
+pub(crate) fn kinds(found: &[Found]) -> Kinds {
+    let mut kinds = Kinds::default();
+    found.iter().for_each(|found| kinds.insert(found.kind));
+    kinds
+}
+
+/// Replaces each range, which come in their order.
+pub(crate) fn masked(text: &str, found: &[Found]) -> String {
+    let mut masked = String::with_capacity(text.len());
+    let mut at = 0;
+    for Found { kind, range } in found {
+        masked.push_str(&text[at..range.start]);
+        masked.push_str(kind.mask());
+        at = range.end;
+    }
+    masked.push_str(&text[at..]);
+    masked
+}
+
+/// Looks through the value of a member of which these words speak; `is_bare` if it is all of it.
+pub(crate) fn within(text: &str, words: Words, is_bare: bool, purpose: Purpose) -> Vec<Found> {
+    let folded = Folded::of(text);
+    let bytes = folded.bytes();
+    let mut found = Vec::new();
+    let mut secrets = Vec::new();
+    secret::find(bytes, words, is_bare, &mut secrets);
+    found.extend(secrets.into_iter().map(|range| (Kind::ApiKey, range)));
+    emails(bytes, &mut found);
+    ibans(bytes, &mut found);
+    let digits = Digits {
+        text: bytes,
+        words,
+        is_bare: is_bare && bytes.iter().all(u8::is_ascii_digit),
+        purpose,
+    };
+    digits.find(&mut found);
+    apart(found)
+        .into_iter()
+        .map(|(kind, range)| Found {
+            kind,
+            range: folded.original(range),
+        })
+        .collect()
+}
+
+/// In their order, of two that overlap the first and longer one.
+fn apart(mut found: Vec<(Kind, Range<usize>)>) -> Vec<(Kind, Range<usize>)> {
+    found.sort_by_key(|(_, range)| (range.start, std::cmp::Reverse(range.end)));
+    let mut end = 0;
+    found.retain(|(_, range)| {
+        let is_apart = range.start >= end;
+        end = end.max(range.end);
+        is_apart
+    });
+    found
+}
+
+/// `local@domain.tld` (RFC 5321 without quoted local parts): ASCII on both sides or not.
+fn emails(text: &[u8], found: &mut Vec<(Kind, Range<usize>)>) {
+    let is_local = |byte: u8| {
+        byte.is_ascii_alphanumeric() || byte >= 0x80 || b".!#$%&'*+/=?^_`{|}~-".contains(&byte)
+    };
+    let is_domain =
+        |byte: u8| byte.is_ascii_alphanumeric() || byte >= 0x80 || matches!(byte, b'-' | b'.');
+    for at in memchr::memchr_iter(b'@', text) {
+        let local = text[..at]
+            .iter()
+            .rev()
+            .take(64)
+            .take_while(|byte| is_local(**byte))
+            .count();
+        let domain = text[at + 1..]
+            .iter()
+            .take(253)
+            .take_while(|byte| is_domain(**byte))
+            .count();
+        let mut end = at + 1 + domain;
+        while end > at + 1 && matches!(text[end - 1], b'.' | b'-') {
+            end -= 1;
+        }
+        let labels: Vec<&[u8]> = text[at + 1..end].split(|byte| *byte == b'.').collect();
+        let top = labels.last().copied().unwrap_or_default();
+        let is_host = labels.len() > 1
+            && labels.iter().all(|label| !label.is_empty())
+            && top.len() > 1
+            && top.iter().any(|byte| !byte.is_ascii_digit());
+        if local > 0 && is_host {
+            found.push((Kind::Email, at - local..end));
+        }
+    }
+}
+
+/// The longest IBAN has 34 characters; printed in fours, with spaces between.
+const IBAN_PRINTED: usize = 34 + 8;
+
+/// Two letters, two digits, and what follows has the length and the check digits of its country.
+fn ibans(text: &[u8], found: &mut Vec<(Kind, Range<usize>)>) {
+    let mut at = 0;
+    while let Some(digit) = next_digit(text, at) {
+        at = digit + 1;
+        let Some(start) = digit.checked_sub(2) else {
+            continue;
+        };
+        let is_country = text[start..digit].iter().all(u8::is_ascii_alphabetic);
+        let starts_word = start == 0 || !text[start - 1].is_ascii_alphanumeric();
+        if !is_country || !starts_word || !text.get(at).is_some_and(u8::is_ascii_digit) {
+            continue;
+        }
+        if let Some(end) = iban_end(text, start) {
+            found.push((Kind::Iban, start..end));
+            at = end;
+        }
+    }
+}
+
+/// Where the longest IBAN that begins here ends.
+fn iban_end(text: &[u8], start: usize) -> Option<usize> {
+    let mut compact = String::new();
+    let mut ends = Vec::new();
+    for (at, byte) in text.iter().enumerate().skip(start).take(IBAN_PRINTED) {
+        match byte {
+            b' ' | b'-' if text.get(at + 1).is_some_and(u8::is_ascii_alphanumeric) => {}
+            byte if byte.is_ascii_alphanumeric() => {
+                compact.push(char::from(byte.to_ascii_uppercase()));
+                if compact.len() >= 15 {
+                    ends.push((at + 1, compact.len()));
+                }
+            }
+            _ => break,
+        }
+    }
+    let is_end = |(end, length): &&(usize, usize)| {
+        !text.get(*end).is_some_and(u8::is_ascii_alphanumeric)
+            && compact[..*length].parse::<Iban>().is_ok()
+    };
+    ends.iter().rev().find(is_end).map(|(end, _)| *end)
+}

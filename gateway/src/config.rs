@@ -1,0 +1,348 @@
+//! Settings: flags before environment before file. A member of the file that is not known is an
+//! error.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hyper::Uri;
+use manifest::Manifest;
+use rules::{Action, RuleText};
+use serde::Deserialize;
+
+use crate::Error;
+
+/// An IATP sidecar: it stands in front of an agent, refuses what its rules block, warns where trust is
+/// low, and writes down what passes.
+#[derive(Debug, clap::Parser)]
+#[command(name = "anchorhold-gateway", version)]
+pub struct Flags {
+    /// The agent behind: `http://HOST:PORT`, or `unix:///PATH`, which only this gateway can reach
+    #[arg(long, env = "IATP_BACKEND_URL", value_name = "URL")]
+    pub backend_url: Option<String>,
+    /// How long the agent may take until its answer begins, such as `30s`
+    #[arg(long, env = "IATP_BACKEND_TIMEOUT", value_name = "DURATION")]
+    pub backend_timeout: Option<String>,
+    /// The port for requests, on this host only
+    #[arg(long, env = "IATP_PORT", value_name = "PORT")]
+    pub port: Option<u16>,
+    /// The address for requests, for others than this host: there is no authentication yet
+    #[arg(long, env = "IATP_LISTEN", value_name = "IP")]
+    pub listen: Option<IpAddr>,
+    /// What the agent says of itself, in either form of IATP
+    #[arg(long, env = "IATP_MANIFEST", value_name = "FILE")]
+    pub manifest: Option<PathBuf>,
+    /// Settings in YAML; flags and environment count before it
+    #[arg(long, env = "IATP_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The folder of the flight recorder; without one nothing is recorded
+    #[arg(long, env = "IATP_LOG_DIR", value_name = "FOLDER")]
+    pub log_dir: Option<PathBuf>,
+    /// What is logged to standard error: error, warn, info, debug or trace
+    #[arg(long, env = "IATP_LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// The operator's port: metrics, health, traces; on this host only
+    #[arg(long, env = "IATP_METRICS_PORT", value_name = "PORT")]
+    pub metrics_port: Option<u16>,
+    /// Below this trust score a request that was overridden is quarantined
+    #[arg(long, env = "IATP_TRUST_THRESHOLD", value_name = "0-10")]
+    pub trust_threshold: Option<u8>,
+    /// Whether warnings can be overridden at all
+    #[arg(long, env = "IATP_ALLOW_OVERRIDE", value_name = "BOOL")]
+    pub allow_override: Option<bool>,
+    /// A file with a secret of 16 or more characters: who sends it in X-User-Override overrides warnings
+    #[arg(long, env = "IATP_OVERRIDE_SECRET_FILE", value_name = "FILE")]
+    pub override_secret_file: Option<PathBuf>,
+}
+
+/// The file, as the reference architecture writes it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileConfig {
+    backend: BackendPart,
+    server: ServerPart,
+    telemetry: TelemetryPart,
+    policy: PolicyPart,
+    manifest: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct BackendPart {
+    url: Option<String>,
+    timeout: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ServerPart {
+    port: Option<u16>,
+    listen: Option<IpAddr>,
+    log_level: Option<String>,
+    max_body_bytes: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct TelemetryPart {
+    log_dir: Option<PathBuf>,
+    metrics_port: Option<u16>,
+    retention_bytes: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct PolicyPart {
+    trust_threshold: Option<u8>,
+    allow_override: Option<bool>,
+    override_secret_file: Option<PathBuf>,
+    block_rules: Option<Vec<RulePart>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RulePart {
+    name: String,
+    condition: String,
+    action: ActionPart,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ActionPart {
+    Block,
+    Warn,
+}
+
+/// Where the agent is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BackendAddress {
+    /// `http://host:port/path`, the path without a slash at its end.
+    Http {
+        /// Host and port.
+        authority: hyper::http::uri::Authority,
+        /// What stands before each path.
+        base: String,
+    },
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// What the gateway does.
+#[derive(Debug)]
+pub struct Config {
+    /// The agent.
+    pub backend: BackendAddress,
+    /// How long it may take until its answer begins.
+    pub backend_timeout: Duration,
+    /// Where requests come.
+    pub address: SocketAddr,
+    /// Where the operator asks.
+    pub operator_address: SocketAddr,
+    /// The agent's manifest.
+    pub manifest: Manifest,
+    /// The longest body, in bytes.
+    pub max_body: usize,
+    /// The flight recorder's folder.
+    pub log_dir: Option<PathBuf>,
+    /// How many bytes of it are kept.
+    pub retention: u64,
+    /// What is logged.
+    pub log_level: tracing::Level,
+    /// Below this score a request is quarantined.
+    pub trust_threshold: u8,
+    /// What overrides a warning; none if nothing does.
+    pub override_secret: Option<Vec<u8>>,
+    /// The rules.
+    pub rules: Vec<RuleText>,
+}
+
+const DEFAULT_PORT: u16 = 8001;
+const DEFAULT_METRICS_PORT: u16 = 9090;
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+const DEFAULT_MAX_BODY: usize = 10 * 1024 * 1024;
+const DEFAULT_RETENTION: u64 = 256 * 1024 * 1024;
+const DEFAULT_THRESHOLD: u8 = 3;
+/// A secret that can be guessed is none.
+const SHORTEST_SECRET: usize = 16;
+
+/// The rules of the specification, where the file has none.
+const DEFAULT_RULES: [(&str, &str); 3] = [
+    (
+        "credit_card_to_untrusted",
+        "has_credit_card && trust_level == 'untrusted'",
+    ),
+    (
+        "credit_card_to_permanent",
+        "has_credit_card && retention in ['permanent', 'forever']",
+    ),
+    ("ssn_to_kept", "has_ssn && retention != 'ephemeral'"),
+];
+
+impl Config {
+    /// Reads the file that the flags name, and the files that it names.
+    pub fn load(flags: Flags) -> Result<Self, Error> {
+        let file = match &flags.config {
+            Some(file) => read_file(file)?,
+            None => FileConfig::default(),
+        };
+        let url = flags.backend_url.or(file.backend.url);
+        let url = url.ok_or_else(|| missing("--backend-url", "IATP_BACKEND_URL", "backend.url"))?;
+        let manifest = flags.manifest.or(file.manifest);
+        let manifest =
+            manifest.ok_or_else(|| missing("--manifest", "IATP_MANIFEST", "manifest"))?;
+        let timeout = flags.backend_timeout.or(file.backend.timeout);
+        let listen = flags.listen.or(file.server.listen);
+        let port = flags.port.or(file.server.port).unwrap_or(DEFAULT_PORT);
+        let metrics_port = flags.metrics_port.or(file.telemetry.metrics_port);
+        let metrics_port = metrics_port.unwrap_or(DEFAULT_METRICS_PORT);
+        if port == metrics_port && port != 0 {
+            return Err(Error::Setting {
+                name: "--metrics-port",
+                why: format!("{port} is the port for requests (--port) as well"),
+            });
+        }
+        let threshold = flags.trust_threshold.or(file.policy.trust_threshold);
+        let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        Ok(Self {
+            backend: backend(&url)?,
+            backend_timeout: timeout.map_or(Ok(DEFAULT_TIMEOUT), |text| duration(&text))?,
+            address: SocketAddr::new(listen.unwrap_or(local), port),
+            operator_address: SocketAddr::new(local, metrics_port),
+            manifest: read_manifest(&manifest)?,
+            max_body: file.server.max_body_bytes.unwrap_or(DEFAULT_MAX_BODY),
+            log_dir: flags.log_dir.or(file.telemetry.log_dir),
+            retention: file.telemetry.retention_bytes.unwrap_or(DEFAULT_RETENTION),
+            log_level: level(flags.log_level.or(file.server.log_level))?,
+            trust_threshold: threshold.unwrap_or(DEFAULT_THRESHOLD),
+            override_secret: secret(
+                flags.allow_override.or(file.policy.allow_override),
+                flags
+                    .override_secret_file
+                    .or(file.policy.override_secret_file),
+            )?,
+            rules: rules(file.policy.block_rules),
+        })
+    }
+}
+
+fn missing(flag: &'static str, variable: &str, member: &str) -> Error {
+    Error::Setting {
+        name: flag,
+        why: format!("it is missing, and so are {variable} and `{member}` of the file"),
+    }
+}
+
+fn read_file(file: &Path) -> Result<FileConfig, Error> {
+    let text = fs::read_to_string(file).map_err(|source| Error::File {
+        file: file.to_owned(),
+        source,
+    })?;
+    if text.trim().is_empty() {
+        return Ok(FileConfig::default());
+    }
+    serde_saphyr::from_str(&text).map_err(|error| Error::Config {
+        file: file.to_owned(),
+        why: error.to_string(),
+    })
+}
+
+fn read_manifest(file: &Path) -> Result<Manifest, Error> {
+    let text = fs::read(file).map_err(|source| Error::File {
+        file: file.to_owned(),
+        source,
+    })?;
+    Manifest::parse(&text).map_err(|source| Error::Manifest {
+        file: file.to_owned(),
+        source,
+    })
+}
+
+fn backend(url: &str) -> Result<BackendAddress, Error> {
+    let refused = |why: &str| Error::Setting {
+        name: "--backend-url",
+        why: format!("{url}: {why}"),
+    };
+    if let Some(path) = url.strip_prefix("unix://") {
+        let path = Path::new(path);
+        return if path.is_absolute() {
+            Ok(BackendAddress::Unix(path.to_owned()))
+        } else {
+            Err(refused("the path must be absolute: unix:///run/agent.sock"))
+        };
+    }
+    let uri: Uri = url.parse().map_err(|_| refused("it is no URL"))?;
+    let authority = match (uri.scheme_str(), uri.authority()) {
+        (Some("http"), Some(authority)) if !authority.as_str().contains('@') => authority.clone(),
+        _ => return Err(refused("it must be http://HOST:PORT or unix:///PATH")),
+    };
+    if uri.query().is_some() {
+        return Err(refused("it has a query"));
+    }
+    Ok(BackendAddress::Http {
+        authority,
+        base: uri.path().trim_end_matches('/').to_owned(),
+    })
+}
+
+fn duration(text: &str) -> Result<Duration, Error> {
+    let refused = || Error::Setting {
+        name: "--backend-timeout",
+        why: format!("{text} is no duration such as 30s"),
+    };
+    let duration: jiff::SignedDuration = text.parse().map_err(|_| refused())?;
+    let duration = Duration::try_from(duration).map_err(|_| refused())?;
+    (!duration.is_zero())
+        .then_some(duration)
+        .ok_or_else(refused)
+}
+
+fn level(text: Option<String>) -> Result<tracing::Level, Error> {
+    let text = text.unwrap_or_else(|| "info".into());
+    text.parse().map_err(|_| Error::Setting {
+        name: "--log-level",
+        why: format!("{text} is none of error, warn, info, debug and trace"),
+    })
+}
+
+fn secret(is_allowed: Option<bool>, file: Option<PathBuf>) -> Result<Option<Vec<u8>>, Error> {
+    let Some(file) = file.filter(|_| is_allowed.unwrap_or(true)) else {
+        return Ok(None);
+    };
+    let text = fs::read(&file).map_err(|source| Error::File {
+        file: file.clone(),
+        source,
+    })?;
+    let text = text.trim_ascii();
+    if text.len() < SHORTEST_SECRET || !text.iter().all(u8::is_ascii_graphic) {
+        return Err(Error::Setting {
+            name: "--override-secret-file",
+            why: format!(
+                "{}: a secret has {SHORTEST_SECRET} or more printable ASCII characters",
+                file.display()
+            ),
+        });
+    }
+    Ok(Some(text.to_owned()))
+}
+
+fn rules(parts: Option<Vec<RulePart>>) -> Vec<RuleText> {
+    let Some(parts) = parts else {
+        let rule = |(name, condition): (&str, &str)| RuleText {
+            name: name.into(),
+            condition: condition.into(),
+            action: Action::Block,
+        };
+        return DEFAULT_RULES.into_iter().map(rule).collect();
+    };
+    let rule = |part: RulePart| RuleText {
+        name: part.name,
+        condition: part.condition,
+        action: match part.action {
+            ActionPart::Block => Action::Block,
+            ActionPart::Warn => Action::Warn,
+        },
+    };
+    parts.into_iter().map(rule).collect()
+}

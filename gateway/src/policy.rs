@@ -1,0 +1,79 @@
+//! Decides on a request.
+
+use hyper::HeaderMap;
+use rules::{Decision, Rules};
+use subtle::ConstantTimeEq;
+
+use crate::answer::{Override, Refusal};
+use crate::headers::{OVERRIDE, only};
+use crate::read::Request;
+
+/// Below this score callers are warned.
+const WARN_BELOW: u8 = 7;
+
+/// What requests to one agent are judged by.
+#[derive(Debug)]
+pub struct Policy {
+    /// The rules.
+    pub rules: Rules,
+    /// The agent's score.
+    pub score: u8,
+    /// Below it, an overridden request is quarantined.
+    pub threshold: u8,
+    /// What overrides a warning.
+    pub secret: Option<Vec<u8>>,
+}
+
+/// A request that may be forwarded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Permit {
+    /// The warning that was overridden.
+    pub overridden: Option<String>,
+    /// It goes to an agent below the trust threshold.
+    pub is_quarantined: bool,
+}
+
+impl Policy {
+    /// Decides. Blocks are never overridden.
+    pub fn decide(&self, request: &Request) -> Result<Permit, Refusal> {
+        let (method, path) = (request.method.as_str(), request.meant.as_str());
+        let warning = match self.rules.decide(request.kinds, method, path) {
+            Decision::Block { rule } => {
+                let rule = rule.to_owned();
+                return Err(Refusal::Blocked { rule });
+            }
+            Decision::Warn { rule } => Some(format!("the rule {rule} warns")),
+            Decision::Allow => None,
+        };
+        let is_low = self.score < WARN_BELOW;
+        let low = || format!("the agent's trust score is {} of 10", self.score);
+        let Some(warning) = warning.or_else(|| is_low.then(low)) else {
+            return Ok(Permit {
+                overridden: None,
+                is_quarantined: false,
+            });
+        };
+        if !self.is_overridden(&request.headers) {
+            return Err(Refusal::Warned {
+                warning,
+                score: self.score,
+                by: match self.secret {
+                    Some(_) => Override::SharedSecret,
+                    None => Override::Unavailable,
+                },
+            });
+        }
+        Ok(Permit {
+            overridden: Some(warning),
+            is_quarantined: self.score < self.threshold,
+        })
+    }
+
+    fn is_overridden(&self, headers: &HeaderMap) -> bool {
+        let given = only(headers, OVERRIDE);
+        let secret = self.secret.as_deref();
+        given
+            .zip(secret)
+            .is_some_and(|(given, secret)| given.as_bytes().ct_eq(secret).into())
+    }
+}

@@ -1,0 +1,327 @@
+//! The flight recorder: what passed, as lines of JSON in segments of a folder. The oldest segments go
+//! where the folder would become too large.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use crate::metrics::Metrics;
+
+/// Of a payload so many bytes are written.
+pub const MAX_PAYLOAD: usize = 4096;
+/// Lines that wait to be written.
+const QUEUE: usize = 4096;
+/// A segment ends with the line that makes it so long.
+const SEGMENT: u64 = 8 * 1024 * 1024;
+/// A trace is given up to so many lines.
+const MAX_LINES: usize = 1000;
+/// After a failure it is tried again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// A line, without its time.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Event {
+    /// A request that is forwarded.
+    Request {
+        /// Its method.
+        method: String,
+        /// Its path as the agent reads it, scrubbed, without its query.
+        path: String,
+        /// The body, scrubbed, at most 4 KiB.
+        payload: String,
+        /// SHA-256 of the whole body as it was forwarded, in hex.
+        digest: String,
+    },
+    /// The agent's answer began.
+    Response {
+        /// Its status.
+        status_code: u16,
+        /// How long that took, in milliseconds.
+        latency_ms: f64,
+    },
+    /// It was not answered.
+    Error {
+        /// Why.
+        error: String,
+    },
+    /// A rule blocked it.
+    Blocked {
+        /// The rule.
+        reason: String,
+    },
+    /// The caller was warned.
+    Warning {
+        /// Of what.
+        warning: String,
+    },
+    /// The caller overrode a warning.
+    UserOverride {
+        /// Of what.
+        warning: String,
+    },
+    /// It went to an agent below the trust threshold.
+    Quarantine {
+        /// The score.
+        trust_score: u8,
+    },
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(flatten)]
+    event: &'a Event,
+    trace_id: Uuid,
+    timestamp: String,
+    agent_id: &'a str,
+}
+
+/// Writes lines, in a thread of its own.
+#[derive(Debug, Clone)]
+pub struct Recorder {
+    queue: mpsc::Sender<String>,
+    agent_id: Arc<str>,
+    folder: Arc<Path>,
+    has_failed: Arc<AtomicBool>,
+    metrics: Arc<Metrics>,
+}
+
+impl Recorder {
+    /// Opens the folder; makes it if it is not there.
+    pub fn open(
+        folder: &Path,
+        retention: u64,
+        agent_id: &str,
+        metrics: Arc<Metrics>,
+    ) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let segments = Segments::open(folder, retention)?;
+        let (queue, lines) = mpsc::channel(QUEUE);
+        let has_failed = Arc::new(AtomicBool::new(false));
+        let failed = Arc::clone(&has_failed);
+        let counted = Arc::clone(&metrics);
+        std::thread::Builder::new()
+            .name("recorder".into())
+            .spawn(move || write(lines, segments, &failed, &counted))?;
+        Ok(Self {
+            queue,
+            agent_id: agent_id.into(),
+            folder: folder.into(),
+            has_failed,
+            metrics,
+        })
+    }
+
+    /// Whether what passes can be written down.
+    pub fn is_good(&self) -> bool {
+        !self.has_failed.load(Ordering::Relaxed)
+    }
+
+    /// Writes a line; waits while too many wait. While none can be written, nobody waits: what finds
+    /// no place is counted as lost.
+    pub async fn record(&self, trace_id: Uuid, now: Timestamp, event: &Event) {
+        let line = Line {
+            event,
+            trace_id,
+            timestamp: format!("{now:.3}"),
+            agent_id: &self.agent_id,
+        };
+        // Strings and numbers always are.
+        let Ok(line) = serde_json::to_string(&line) else {
+            return;
+        };
+        if self.is_good() {
+            let _ = self.queue.send(line).await;
+        } else if self.queue.try_send(line).is_err() {
+            self.metrics.lost.inc();
+        }
+    }
+
+    /// The lines of a trace that are still there, in their order. Reads the whole folder.
+    pub fn trace(&self, trace_id: Uuid) -> io::Result<Vec<Value>> {
+        let wanted = trace_id.to_string();
+        let mut found = Vec::new();
+        for (_, file) in segments(&self.folder)? {
+            for line in BufReader::new(File::open(file)?).lines() {
+                let line = line?;
+                if !line.contains(&wanted) {
+                    continue;
+                }
+                // The last line may not be whole yet.
+                let value: Value = serde_json::from_str(&line).unwrap_or_default();
+                if value["trace_id"] == wanted.as_str() && found.len() < MAX_LINES {
+                    found.push(value);
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// A payload as it is written: at most [`MAX_PAYLOAD`] bytes, whole characters.
+pub fn excerpt(scrubbed: &[u8]) -> String {
+    let text = String::from_utf8_lossy(scrubbed);
+    let mut end = text.len().min(MAX_PAYLOAD);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}
+
+fn write(
+    mut lines: mpsc::Receiver<String>,
+    mut segments: Segments,
+    failed: &AtomicBool,
+    metrics: &Metrics,
+) {
+    let mut batch = Vec::new();
+    while lines.blocking_recv_many(&mut batch, QUEUE) > 0 {
+        let count = batch.len();
+        let mut text = String::new();
+        for line in batch.drain(..) {
+            text.push_str(&line);
+            text.push('\n');
+        }
+        while let Err(error) = segments.append(text.as_bytes()) {
+            if !failed.swap(true, Ordering::Relaxed) {
+                tracing::error!(%error, "the flight recorder cannot write; requests are refused");
+            }
+            std::thread::sleep(AGAIN);
+        }
+        if failed.swap(false, Ordering::Relaxed) {
+            tracing::info!("the flight recorder writes again");
+        }
+        metrics.lines.inc_by(count as u64);
+        metrics.bytes.set(segments.total);
+    }
+}
+
+/// The files of the folder, and the last one, to which is written.
+struct Segments {
+    folder: PathBuf,
+    retention: u64,
+    number: u64,
+    file: File,
+    written: u64,
+    total: u64,
+}
+
+impl Segments {
+    fn open(folder: &Path, retention: u64) -> io::Result<Self> {
+        let known = segments(folder)?;
+        let number = known.last().map_or(0, |(number, _)| *number) + 1;
+        let total = known
+            .iter()
+            .map(|(_, file)| fs::metadata(file).map(|metadata| metadata.len()))
+            .sum::<io::Result<u64>>()?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            // One segment is always kept.
+            retention: retention.max(2 * SEGMENT),
+            number,
+            file: create(folder, number)?,
+            written: 0,
+            total,
+        })
+    }
+
+    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        if self.written >= SEGMENT {
+            self.file = create(&self.folder, self.number + 1)?;
+            self.number += 1;
+            self.written = 0;
+            self.forget()?;
+        }
+        // What was written in part is taken back, so that it does not stand there twice.
+        if let Err(error) = self.file.write_all(lines) {
+            self.file.set_len(self.written)?;
+            return Err(error);
+        }
+        self.written += lines.len() as u64;
+        self.total += lines.len() as u64;
+        Ok(())
+    }
+
+    /// Deletes the oldest until what is left fits.
+    fn forget(&mut self) -> io::Result<()> {
+        for (number, file) in segments(&self.folder)? {
+            if self.total + SEGMENT <= self.retention || number >= self.number {
+                break;
+            }
+            let length = fs::metadata(&file)?.len();
+            fs::remove_file(&file)?;
+            self.total = self.total.saturating_sub(length);
+        }
+        Ok(())
+    }
+}
+
+fn create(folder: &Path, number: u64) -> io::Result<File> {
+    OpenOptions::new()
+        .append(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(folder.join(format!("flight-{number:08}.jsonl")))
+}
+
+/// The segments, oldest first.
+fn segments(folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let number = name
+            .and_then(|name| name.strip_prefix("flight-")?.strip_suffix(".jsonl"))
+            .and_then(|number| number.parse().ok());
+        if let Some(number) = number {
+            found.push((number, path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_excerpt_ends_between_characters() {
+        let text = format!("{}é{}", "a".repeat(MAX_PAYLOAD - 1), "b".repeat(9));
+        assert_eq!(excerpt(text.as_bytes()), "a".repeat(MAX_PAYLOAD - 1));
+        assert_eq!(excerpt(b"short"), "short");
+    }
+
+    #[test]
+    fn the_oldest_segments_go_and_the_last_ones_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut segments = Segments::open(folder.path(), 3 * SEGMENT).unwrap();
+        let line = vec![b'x'; usize::try_from(SEGMENT / 4).unwrap()];
+        for _ in 0..40 {
+            segments.append(&line).unwrap();
+            assert!(segments.total <= 3 * SEGMENT + SEGMENT / 4);
+        }
+        let kept = super::segments(folder.path()).unwrap();
+        assert!(kept.len() >= 2 && kept[0].0 > 1, "{kept:?}");
+        let lengths: u64 = kept
+            .iter()
+            .map(|(_, file)| fs::metadata(file).unwrap().len())
+            .sum();
+        assert_eq!(lengths, segments.total);
+        // Another start goes on behind them.
+        drop(segments);
+        let again = Segments::open(folder.path(), 3 * SEGMENT).unwrap();
+        assert_eq!(again.total, lengths);
+        assert_eq!(again.number, kept.last().unwrap().0 + 1);
+    }
+}
