@@ -6,7 +6,7 @@ use data_encoding::{BASE64, BASE64_NOPAD, BASE64URL, BASE64URL_NOPAD};
 use jiter::{Jiter, JiterError, Peek};
 
 use crate::card::{self, luhn};
-use crate::text::{kinds, masked, within};
+use crate::text::clean;
 use crate::words::Words;
 use crate::{Error, Kind, Kinds, MAX_DEPTH, Purpose};
 
@@ -258,14 +258,10 @@ impl Look {
         if let Some(inner) = self.json_in(text) {
             return inner;
         }
-        let found = within(text, words, true, self.purpose);
-        if found.is_empty() {
-            return self.base64_in(text, words);
+        match clean(text, words, true, self.purpose) {
+            Some((text, kinds)) => Some(Masked { kinds, text }),
+            None => self.base64_in(text, words),
         }
-        Some(Masked {
-            kinds: kinds(&found),
-            text: masked(text, &found),
-        })
     }
 
     /// What is found in a string that is JSON; none if it is not.
@@ -294,11 +290,11 @@ impl Look {
             .into_iter()
             .find_map(|encoding| encoding.decode(text.as_bytes()).ok())?;
         let decoded = String::from_utf8(decoded).ok()?;
-        let found = within(&decoded, words, true, self.purpose);
-        let first = found.first()?;
+        let (_, kinds) = clean(&decoded, words, true, self.purpose)?;
+        let first = kinds.iter().next()?;
         Some(Masked {
-            kinds: kinds(&found),
-            text: first.kind.mask().to_owned(),
+            kinds,
+            text: first.mask().to_owned(),
         })
     }
 
@@ -307,11 +303,8 @@ impl Look {
             return None;
         }
         let digits = integer(text)?;
-        let found = within(&digits, words, true, self.purpose);
-        (!found.is_empty()).then(|| Masked {
-            kinds: kinds(&found),
-            text: masked(&digits, &found),
-        })
+        let (text, kinds) = clean(&digits, words, true, self.purpose)?;
+        Some(Masked { kinds, text })
     }
 }
 

@@ -141,6 +141,13 @@ fn masking_changes_the_tokens_in_which_something_was_found_and_no_other_byte() {
 }
 
 #[test]
+fn of_two_that_overlap_nothing_is_left() {
+    let (text, kinds) = mask_text("+1 (852) 555-012card@b.example", Purpose::Decide);
+    assert_eq!(text, "[PHONE_REDACTED][EMAIL_REDACTED]");
+    assert!(kinds.contains(Kind::Phone) && kinds.contains(Kind::Email));
+}
+
+#[test]
 fn a_log_masks_what_only_looks_like_a_card_number() {
     let body = r#"{"q": "4532-1234-5678-9010 and 1234-5678-9012-3456"}"#;
     assert_eq!(kinds(body), []);

@@ -25,18 +25,42 @@ pub fn text(text: &str, purpose: Purpose) -> Vec<Found> {
 
 /// The text with what was found in it replaced; and what that was.
 pub fn mask_text(text: &str, purpose: Purpose) -> (String, Kinds) {
-    let found = self::text(text, purpose);
-    (masked(text, &found), kinds(&found))
+    match clean(text, Words::default(), false, purpose) {
+        Some((masked, kinds)) => (masked, kinds),
+        None => (text.to_owned(), Kinds::default()),
+    }
 }
 
-pub(crate) fn kinds(found: &[Found]) -> Kinds {
+/// The text without what is found in it, and what that was; none if it is nothing. Where something
+/// was masked, what stands beside it may look like something else: that is masked, too.
+pub(crate) fn clean(
+    text: &str,
+    words: Words,
+    is_bare: bool,
+    purpose: Purpose,
+) -> Option<(String, Kinds)> {
+    let mut found = within(text, words, is_bare, purpose);
+    if found.is_empty() {
+        return None;
+    }
+    let kinds = kinds(&found);
+    let mut text = text.to_owned();
+    // Each round leaves fewer digits and signs.
+    while !found.is_empty() {
+        text = masked(&text, &found);
+        found = within(&text, words, is_bare, purpose);
+    }
+    Some((text, kinds))
+}
+
+fn kinds(found: &[Found]) -> Kinds {
     let mut kinds = Kinds::default();
     found.iter().for_each(|found| kinds.insert(found.kind));
     kinds
 }
 
 /// Replaces each range, which come in their order.
-pub(crate) fn masked(text: &str, found: &[Found]) -> String {
+fn masked(text: &str, found: &[Found]) -> String {
     let mut masked = String::with_capacity(text.len());
     let mut at = 0;
     for Found { kind, range } in found {
@@ -74,15 +98,16 @@ pub(crate) fn within(text: &str, words: Words, is_bare: bool, purpose: Purpose) 
         .collect()
 }
 
-/// In their order, of two that overlap the first and longer one.
+/// In their order. Of two that overlap the second one begins where the first one ends, if anything is
+/// left of it: all of both is masked.
 fn apart(mut found: Vec<(Kind, Range<usize>)>) -> Vec<(Kind, Range<usize>)> {
     found.sort_by_key(|(_, range)| (range.start, std::cmp::Reverse(range.end)));
     let mut end = 0;
-    found.retain(|(_, range)| {
-        let is_apart = range.start >= end;
+    for (_, range) in &mut found {
+        range.start = range.start.max(end);
         end = end.max(range.end);
-        is_apart
-    });
+    }
+    found.retain(|(_, range)| range.start < range.end);
     found
 }
 

@@ -166,6 +166,9 @@ impl Words {
 
     fn add_topics(&mut self, text: &[u8], is_name: bool) {
         for found in AUTOMATON.find_overlapping_iter(text) {
+            if is_in_mask(&text[found.end()..]) {
+                continue;
+            }
             match TOPICS.get(found.pattern().as_usize()) {
                 Some((_, Topic::Card)) => self.card = true,
                 Some((_, Topic::Ssn)) => self.ssn = true,
@@ -175,6 +178,14 @@ impl Words {
             }
         }
     }
+}
+
+/// Whether this is the rest of a mask, `_REDACTED]`: it says what stood there, and nothing of what
+/// follows.
+fn is_in_mask(rest: &[u8]) -> bool {
+    let is_inside = |byte: &&u8| byte.is_ascii_uppercase() || **byte == b'_';
+    let inside = rest.iter().take_while(is_inside).count();
+    rest[..inside].ends_with(b"_REDACTED") && rest.get(inside) == Some(&b']')
 }
 
 /// The words of `order_id`, `orderId` and `order-id`, in lower case.
@@ -235,6 +246,7 @@ mod tests {
     fn what_stands_before_counts_within_some_bytes() {
         let text = b"my SSN is 123456789";
         assert!(Words::default().before(text, 10).ssn);
+        assert!(!Words::default().before(b"[SSN_REDACTED] 123456789", 15).ssn);
         let far = [&b"ssn"[..], &[b' '; 50], b"123456789"].concat();
         assert!(!Words::default().before(&far, 53).ssn);
     }
