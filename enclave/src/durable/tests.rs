@@ -452,11 +452,13 @@ fn a_state_around_known_keys_under_the_right_id_is_the_end_of_the_boot() {
     // Unchanged it opens: what follows is refused for what was changed.
     let same = forged(&kept, |_| {});
     assert!(Boot::new().open(&same).unwrap().is_some());
-    let changes: [fn(&mut Contents, Secret); 5] = [
+    let changes: [fn(&mut Contents, Secret); 6] = [
         |contents, known| contents.state_key = known,
         |contents, known| contents.identities[0].secret = known,
         |contents, known| contents.identities[1].secret = known,
         |contents, _| contents.identities.swap(0, 1),
+        // The right secret under another name.
+        |contents, _| contents.identities[0].name.push('x'),
         |contents, _| drop(contents.identities.pop()),
     ];
     for change in changes {
