@@ -107,7 +107,7 @@ fn cases() -> Vec<Value> {
 
 #[test]
 fn every_case_is_judged_as_it_says() {
-    let (mut wrong, mut names) = (Vec::new(), BTreeSet::new());
+    let (mut wrong, mut names, mut with_state) = (Vec::new(), BTreeSet::new(), 0);
     let cases = cases();
     for case in &cases {
         let (outcome, _) = judged(case);
@@ -126,6 +126,18 @@ fn every_case_is_judged_as_it_says() {
             .iter()
             .filter(|check| check.outcome == Outcome::Failed)
             .count();
+        // What is said of a state is said in one piece, too.
+        if let Some(key) = outcome
+            .as_ref()
+            .ok()
+            .and_then(|verdict| verdict.key.as_ref())
+        {
+            let facts = key.state_facts();
+            assert_eq!(facts.map(|facts| facts.state), key.state);
+            assert_eq!(facts.map(|facts| facts.epoch), key.epoch);
+            assert!(facts.is_none_or(|facts| facts.custody == key.custody));
+            with_state += usize::from(facts.is_some());
+        }
         let steps: BTreeSet<_> = checks.iter().map(|check| check.step).collect();
         assert_eq!(
             steps.len(),
@@ -147,6 +159,7 @@ fn every_case_is_judged_as_it_says() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert_eq!(names.len(), cases.len(), "each has a name of its own");
+    assert!(with_state > 0);
     assert!(cases.len() >= 100, "{}", cases.len());
 }
 

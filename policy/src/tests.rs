@@ -304,6 +304,32 @@ fn mistakes_in_a_bundle_are_named() {
 }
 
 #[test]
+fn a_state_is_kept_under_a_key_of_the_operators_and_of_nobody_else() {
+    let with = |more: &str| {
+        let table = format!(
+            "{}\n[state]\nname = \"s\"\nrollback = \"accepted\"\nkms_key = \"arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab\"\n{more}\n",
+            toml()
+        );
+        Bundle::from_toml(&table)
+    };
+    let kept = with("custody = \"kms\"").unwrap();
+    assert_eq!(kept.state_operator(), &kept.operator_key.0);
+    let own = format!("custody = \"kms\"\noperator_key = \"{}\"", key(60));
+    let own = with(&own).unwrap();
+    assert_eq!(own.state_operator().to_multikey(), key(60));
+    let of_proxy = format!("custody = \"kms\"\noperator_key = \"{}\"", key(1));
+    for (more, says) in [
+        ("custody = \"ephemeral\"", "keeps nothing"),
+        (of_proxy.as_str(), "must not be the proxy's"),
+    ] {
+        let Err(Error::Malformed(why)) = with(more) else {
+            panic!("{more}")
+        };
+        assert!(why.contains(says), "{why}");
+    }
+}
+
+#[test]
 fn a_callers_key_is_its_own_and_of_one_environment() {
     for (from, to) in [(key(60), key(1)), (key(60), key(100))] {
         let Err(Error::Malformed(why)) = Bundle::from_toml(&toml().replace(&from, &to)) else {

@@ -219,6 +219,27 @@ fn a_verifier_can_require_custody_state_and_epoch_and_refuses_what_it_cannot_see
         ],
         [&json!("kms"), &json!(id), &json!(1), &json!("accepted")]
     );
+    // For people, too.
+    let mut command = Command::new(program("anchorhold-verify"));
+    command
+        .arg("token")
+        .arg(&token)
+        .arg("--evidence")
+        .arg(&evidence);
+    command.args(["--nonce", &data_encoding::HEXLOWER.encode(&NONCE)]);
+    command
+        .arg("--measurements")
+        .arg(lasting.state.measurements());
+    command.arg("--bundle").arg(lasting.state.policy());
+    command.arg("--root").arg(lasting.state.root());
+    let output = command
+        .args(["--allow-mock", "--state", &id])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let line = format!("kms, state {id}, epoch 1, rollback accepted");
+    assert!(words.join(" ").contains(&line), "{text}");
     let (code, verdict) = state(&other);
     assert_eq!(
         (code, &verdict["error"]["code"]),
