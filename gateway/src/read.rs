@@ -204,21 +204,19 @@ impl Content {
                 let (masked, kinds) = inspect::mask_text(text, purpose);
                 Ok(Found::Text(masked, kinds))
             }
-            Self::Form => Ok(form(body, purpose)),
+            Self::Form => form(body, purpose),
         }
     }
 }
 
 /// Names and values of a form or a query, decoded.
-fn form(text: &[u8], purpose: Purpose) -> Found {
+fn form(text: &[u8], purpose: Purpose) -> Result<Found, Refusal> {
     let mut kinds = Kinds::default();
     let mut masked = form_urlencoded::Serializer::new(String::new());
     for (name, value) in form_urlencoded::parse(text) {
         // As a member of JSON is: its name says what its value may be.
         let pair = serde_json::json!({ &*name: value }).to_string();
-        let Ok(found) = inspect::json(pair.as_bytes(), purpose) else {
-            continue;
-        };
+        let found = inspect::json(pair.as_bytes(), purpose)?;
         kinds = kinds.union(found.kinds());
         let members: serde_json::Map<String, serde_json::Value> =
             serde_json::from_slice(&found.mask(pair.as_bytes())).unwrap_or_default();
@@ -226,7 +224,7 @@ fn form(text: &[u8], purpose: Purpose) -> Found {
             masked.append_pair(&name, value.as_str().unwrap_or_default());
         }
     }
-    Found::Text(masked.finish(), kinds)
+    Ok(Found::Text(masked.finish(), kinds))
 }
 
 fn in_path(path: &PathAndQuery) -> Result<Kinds, Refusal> {
@@ -234,11 +232,10 @@ fn in_path(path: &PathAndQuery) -> Result<Kinds, Refusal> {
     let decoded = decoded.map_err(|_| Refusal::Malformed("the path is not UTF-8"))?;
     let mut kinds = Kinds::default();
     for segment in decoded.split('/') {
-        let found = inspect::text(segment, Purpose::Decide);
-        found.iter().for_each(|found| kinds.insert(found.kind));
+        kinds = kinds.union(inspect::mask_text(segment, Purpose::Decide).1);
     }
     let query = path.query().unwrap_or_default();
-    Ok(kinds.union(form(query.as_bytes(), Purpose::Decide).kinds()))
+    Ok(kinds.union(form(query.as_bytes(), Purpose::Decide)?.kinds()))
 }
 
 #[cfg(test)]

@@ -31,18 +31,17 @@ impl Digits<'_> {
     pub(crate) fn find(&self, found: &mut Vec<(Kind, Range<usize>)>) {
         let mut at = 0;
         while let Some(start) = next_digit(self.text, at) {
+            // A phone number may be a card number, too: each counts.
             if let Some(phone) = self.international(start) {
-                at = phone.end;
                 found.push((Kind::Phone, phone));
-                continue;
             }
             let sequence = self.sequence(start);
-            self.look_at(&sequence, found);
+            let found_until = self.look_at(&sequence, found);
             let last = &sequence.groups[sequence.groups.len() - 1];
             // Another separator follows: the last group may be the first of what comes.
             let goes_on = sequence.groups.len() > 1
                 && is_separator(self.text.get(last.end).copied())
-                && found.last().is_none_or(|(_, range)| range.end < last.end);
+                && found_until < last.end;
             at = if goes_on { last.start } else { last.end };
         }
     }
@@ -80,13 +79,13 @@ impl Digits<'_> {
         start..start + length
     }
 
-    fn look_at(&self, sequence: &Sequence, found: &mut Vec<(Kind, Range<usize>)>) {
+    /// Looks at a sequence; where the last card or social security number in it ends, or 0.
+    fn look_at(&self, sequence: &Sequence, found: &mut Vec<(Kind, Range<usize>)>) -> usize {
         let groups = &sequence.groups;
         if let Some(phone) = self.phone(groups) {
             found.push((Kind::Phone, phone));
-            return;
         }
-        let mut first = 0;
+        let (mut first, mut found_until) = (0, 0);
         while first < groups.len() {
             let ends = self.ends(groups, first);
             let card = ends
@@ -107,12 +106,14 @@ impl Digits<'_> {
             };
             match kind {
                 Some((kind, last)) => {
-                    found.push((kind, groups[first].start..groups[last].end));
+                    found_until = groups[last].end;
+                    found.push((kind, groups[first].start..found_until));
                     first = last + 1;
                 }
                 None => first += 1,
             }
         }
+        found_until
     }
 
     /// The groups with which a number that begins at `first` may end.
@@ -268,7 +269,10 @@ fn is_assigned(digits: &[u8]) -> bool {
 
 fn is_in_hex_word(text: &[u8], group: &Range<usize>) -> bool {
     let is_hex = |byte: &&u8| byte.is_ascii_hexdigit();
-    let before = text[..group.start].iter().rev().take_while(is_hex).count();
-    let after = text[group.end..].iter().take_while(is_hex).count();
+    // No further than needed: a long word is looked at for each of its groups.
+    let before = text[..group.start].iter().rev().take(HEX_WORD);
+    let before = before.take_while(is_hex).count();
+    let after = text[group.end..].iter().take(HEX_WORD);
+    let after = after.take_while(is_hex).count();
     before + group.len() + after >= HEX_WORD
 }

@@ -258,9 +258,15 @@ impl Look {
         if let Some(inner) = self.json_in(text) {
             return inner;
         }
-        match clean(text, words, true, self.purpose) {
-            Some((text, kinds)) => Some(Masked { kinds, text }),
-            None => self.base64_in(text, words),
+        // A string may be both: what looks like a secret may be base64 of something else.
+        let encoded = self.base64_in(text, words);
+        match (clean(text, words, true, self.purpose), encoded) {
+            (Some((text, kinds)), None) => Some(Masked { kinds, text }),
+            (Some((_, kinds)), Some(encoded)) => Some(Masked {
+                kinds: kinds.union(encoded.kinds),
+                text: encoded.text,
+            }),
+            (None, encoded) => encoded,
         }
     }
 
@@ -316,21 +322,18 @@ fn integer(number: &[u8]) -> Option<String> {
     let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let exponent: i32 = exponent.parse().ok()?;
-    let mut digits = [whole, fraction].concat();
-    // How many digits stand after the point.
-    let after = i32::try_from(fraction.len()).ok()? - exponent;
-    if after < -19 || digits.len() > 64 {
+    // Zeros at either end are a matter of spelling.
+    let written = [whole, fraction].concat();
+    let significant = written.trim_end_matches('0');
+    let zeros = i32::try_from(written.len() - significant.len()).ok()?;
+    // The integer is the significant digits and so many zeros.
+    let follow = exponent.checked_sub(i32::try_from(fraction.len()).ok()?)?;
+    let follow = usize::try_from(follow.checked_add(zeros)?).ok()?;
+    let mut digits = significant.trim_start_matches('0').to_owned();
+    if digits.len().checked_add(follow)? > 19 {
         return None;
     }
-    match usize::try_from(after) {
-        Ok(after) => {
-            let rest = digits.split_off(digits.len().checked_sub(after)?);
-            if rest.bytes().any(|digit| digit != b'0') {
-                return None;
-            }
-        }
-        Err(_) => digits.extend(std::iter::repeat_n('0', after.unsigned_abs() as usize)),
-    }
+    digits.extend(std::iter::repeat_n('0', follow));
     Some(digits)
 }
 

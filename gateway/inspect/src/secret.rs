@@ -151,16 +151,16 @@ const RANDOM_LENGTH: usize = 20;
 fn random(text: &[u8], words: Words, is_bare: bool, found: &mut Vec<Range<usize>>) {
     let is_word =
         |byte: u8| Set::Base64.contains(byte) || matches!(byte, b'_' | b'-' | b'~' | b'.');
+    // Those that are known, in their order; and what is found here, which overlaps none of them.
+    let known = std::mem::take(found);
+    let mut next = known.iter().peekable();
     let mut at = 0;
     while at < text.len() {
         let length = text[at..].iter().take_while(|byte| is_word(**byte)).count();
         let word = at..at + length;
         at += length + 1;
-        if length < RANDOM_LENGTH
-            || found
-                .iter()
-                .any(|known| known.start < word.end && word.start < known.end)
-        {
+        while next.next_if(|known| known.end <= word.start).is_some() {}
+        if length < RANDOM_LENGTH || next.peek().is_some_and(|known| known.start < word.end) {
             continue;
         }
         let is_named = words.secret && (is_bare || words.before(text, word.start).secret);
@@ -170,6 +170,7 @@ fn random(text: &[u8], words: Words, is_bare: bool, found: &mut Vec<Range<usize>
             found.push(word);
         }
     }
+    found.extend(known);
 }
 
 /// More entropy than text has: 3 bits for each of 32 or more hexadecimal digits, 4 for each other

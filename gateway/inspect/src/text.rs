@@ -18,9 +18,10 @@ pub struct Found {
     pub range: Range<usize>,
 }
 
-/// Looks through a text.
+/// Looks through a text. What stands wholly within something else that was found is not listed;
+/// [`mask_text`] says all kinds.
 pub fn text(text: &str, purpose: Purpose) -> Vec<Found> {
-    within(text, Words::default(), false, purpose)
+    within(text, Words::default(), false, purpose).1
 }
 
 /// The text with what was found in it replaced; and what that was.
@@ -39,25 +40,24 @@ pub(crate) fn clean(
     is_bare: bool,
     purpose: Purpose,
 ) -> Option<(String, Kinds)> {
-    let mut found = within(text, words, is_bare, purpose);
+    let (kinds, mut found) = within(text, words, is_bare, purpose);
     if found.is_empty() {
         return None;
     }
-    let kinds = kinds(&found);
     let mut text = text.to_owned();
-    // Each round leaves fewer digits and signs.
-    while !found.is_empty() {
+    for _ in 0..ROUNDS {
         text = masked(&text, &found);
-        found = within(&text, words, is_bare, purpose);
+        found = within(&text, words, is_bare, purpose).1;
+        if found.is_empty() {
+            return Some((text, kinds));
+        }
     }
-    Some((text, kinds))
+    // It was made to look like something else each time; nothing of it stays.
+    Some((found[0].kind.mask().to_owned(), kinds))
 }
 
-fn kinds(found: &[Found]) -> Kinds {
-    let mut kinds = Kinds::default();
-    found.iter().for_each(|found| kinds.insert(found.kind));
-    kinds
-}
+/// How often a text is looked through again that was masked.
+const ROUNDS: usize = 4;
 
 /// Replaces each range, which come in their order.
 fn masked(text: &str, found: &[Found]) -> String {
@@ -72,8 +72,9 @@ fn masked(text: &str, found: &[Found]) -> String {
     masked
 }
 
-/// Looks through the value of a member of which these words speak; `is_bare` if it is all of it.
-pub(crate) fn within(text: &str, words: Words, is_bare: bool, purpose: Purpose) -> Vec<Found> {
+/// Looks through the value of a member of which these words speak; `is_bare` if it is all of it. Each
+/// kind counts, also where one thing is two: a card number before the `@` of an address.
+fn within(text: &str, words: Words, is_bare: bool, purpose: Purpose) -> (Kinds, Vec<Found>) {
     let folded = Folded::of(text);
     let bytes = folded.bytes();
     let mut found = Vec::new();
@@ -89,13 +90,16 @@ pub(crate) fn within(text: &str, words: Words, is_bare: bool, purpose: Purpose) 
         purpose,
     };
     digits.find(&mut found);
-    apart(found)
+    let mut kinds = Kinds::default();
+    found.iter().for_each(|(kind, _)| kinds.insert(*kind));
+    let found = apart(found)
         .into_iter()
         .map(|(kind, range)| Found {
             kind,
             range: folded.original(range),
         })
-        .collect()
+        .collect();
+    (kinds, found)
 }
 
 /// In their order. Of two that overlap the second one begins where the first one ends, if anything is
