@@ -168,11 +168,19 @@ fn add_state(state: &State, arn: &str) -> Result<(), Error> {
     state.set_policy(&(text + &table))
 }
 
-/// A port that is free now.
+/// A port that is free now, and which no connection takes by chance while its mock does not run: they
+/// take theirs from 32768 on (ip(7), `ip_local_port_range`).
 fn free_address() -> Result<SocketAddr, Error> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    listener
-        .and_then(|listener| listener.local_addr())
+    const PORTS: std::ops::Range<u16> = 20_000..32_000;
+    let mut random = [0; 2];
+    getrandom::fill(&mut random).map_err(wrong)?;
+    let first = u16::from_ne_bytes(random) % (PORTS.end - PORTS.start);
+    let ports = PORTS.skip(first.into()).chain(PORTS);
+    let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+    let free = ports.into_iter().find_map(|port| bind(port).ok());
+    let none = || io(Path::new("a port of this host"))(std::io::ErrorKind::AddrInUse.into());
+    free.ok_or_else(none)?
+        .local_addr()
         .map_err(io(Path::new("a port of this host")))
 }
 

@@ -53,6 +53,7 @@ pid = os.fork()
 if pid == 0:
     os.close(terminal)
     os.login_tty(inner)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.execvp(play["argv"][0], play["argv"])
 os.close(inner)
 signal.alarm(60)
