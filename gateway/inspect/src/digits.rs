@@ -7,9 +7,9 @@ use crate::words::Words;
 use crate::{Kind, Purpose};
 
 /// The longest sequence of groups that is looked at from one place.
-const MAX_DIGITS: usize = 19;
+pub(crate) const MAX_DIGITS: usize = 19;
 /// A word of this many hexadecimal digits is a digest or an id, and none of its digits count.
-const HEX_WORD: usize = 32;
+pub(crate) const HEX_WORD: usize = 32;
 
 /// A text in ASCII digits, and what is known of it.
 pub(crate) struct Digits<'a> {
@@ -219,7 +219,7 @@ impl Digits<'_> {
     }
 }
 
-fn is_separator(byte: Option<u8>) -> bool {
+pub(crate) fn is_separator(byte: Option<u8>) -> bool {
     matches!(byte, Some(b' ' | b'-' | b'.' | b'_' | b'/'))
 }
 

@@ -28,8 +28,20 @@ impl<'a> Folded<'a> {
                 origin: Vec::new(),
             };
         }
+        Self::of_chars(text, text.char_indices())
+    }
+
+    /// Of a part of a JSON text: what stands in its strings is meant after their escapes.
+    pub(crate) fn of_json(text: &'a str) -> Self {
+        if !text.contains('\\') {
+            return Self::of(text);
+        }
+        Self::of_chars(text, Unescaped(text.char_indices()))
+    }
+
+    fn of_chars(text: &str, chars: impl Iterator<Item = (usize, char)>) -> Self {
         let (mut folded, mut origin) = (Vec::with_capacity(text.len()), Vec::new());
-        for (at, char) in text.char_indices() {
+        for (at, char) in chars {
             let mut buffer = [0; 4];
             let bytes = match fold(char) {
                 Fold::Keep => char.encode_utf8(&mut buffer).as_bytes(),
@@ -59,6 +71,56 @@ impl<'a> Folded<'a> {
             return range;
         }
         self.origin[range.start]..self.origin[range.end]
+    }
+}
+
+/// The characters of a part of a JSON text, its escapes (RFC 8259 section 7) as what they mean.
+struct Unescaped<'a>(std::str::CharIndices<'a>);
+
+impl Unescaped<'_> {
+    fn hex(&mut self) -> Option<u32> {
+        let digits = self.0.as_str().get(..4)?;
+        let code = u32::from_str_radix(digits, 16).ok()?;
+        self.0.by_ref().take(4).for_each(drop);
+        Some(code)
+    }
+
+    /// After `\u`: one character, or one half of a pair and then the other.
+    fn unicode(&mut self) -> char {
+        let Some(first) = self.hex() else {
+            return char::REPLACEMENT_CHARACTER;
+        };
+        if (0xD800..0xDC00).contains(&first) && self.0.as_str().starts_with("\\u") {
+            let before = self.0.clone();
+            self.0.by_ref().take(2).for_each(drop);
+            let second = self.hex().filter(|code| (0xDC00..0xE000).contains(code));
+            let Some(second) = second else {
+                self.0 = before;
+                return char::REPLACEMENT_CHARACTER;
+            };
+            let code = 0x10000 + ((first - 0xD800) << 10) + (second - 0xDC00);
+            return char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER);
+        }
+        char::from_u32(first).unwrap_or(char::REPLACEMENT_CHARACTER)
+    }
+}
+
+impl Iterator for Unescaped<'_> {
+    type Item = (usize, char);
+
+    fn next(&mut self) -> Option<(usize, char)> {
+        let (at, char) = self.0.next()?;
+        if char != '\\' {
+            return Some((at, char));
+        }
+        let meant = match self.0.next() {
+            Some((_, 'u')) => self.unicode(),
+            Some((_, 'n' | 'r')) => '\n',
+            Some((_, 't' | 'b' | 'f')) => '\t',
+            Some((_, other)) => other,
+            None => char,
+        };
+        Some((at, meant))
     }
 }
 
@@ -145,6 +207,11 @@ mod tests {
         assert_eq!(&text[folded.original(3..6)], "\u{a0}٣\u{200b}2");
         assert_eq!(&text[folded.original(7..8)], "𝟡");
         assert_eq!(&text[folded.original(8..10)], "é");
+        let json = r"\u00345\/\n\ud83d\ude00\u";
+        let folded = Folded::of_json(json);
+        assert_eq!(folded.bytes(), "45/\n😀\u{fffd}".as_bytes());
+        assert_eq!(&json[folded.original(0..1)], r"\u0034");
+        assert_eq!(&json[folded.original(1..3)], r"5\/");
         let plain = Folded::of("4532");
         assert_eq!(plain.original(1..3), 1..3);
     }

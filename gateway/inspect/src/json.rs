@@ -6,7 +6,7 @@ use data_encoding::{BASE64, BASE64_NOPAD, BASE64URL, BASE64URL_NOPAD};
 use jiter::{Jiter, JiterError, Peek};
 
 use crate::card::{self, luhn};
-use crate::text::clean;
+use crate::text::{Cleaned, clean};
 use crate::words::Words;
 use crate::{Error, Kind, Kinds, MAX_DEPTH, Purpose};
 
@@ -50,10 +50,21 @@ impl Inspection {
         masked
     }
 
-    fn add(&mut self, range: Range<usize>, masked: &Masked) {
-        self.kinds = self.kinds.union(masked.kinds);
-        let token = serde_json::to_string(&masked.text).expect("a string is JSON");
-        self.edits.push((range, token));
+    /// Whether something is masked.
+    pub fn is_masked(&self) -> bool {
+        !self.edits.is_empty()
+    }
+
+    /// The tokens that are masked, and what stands for each.
+    pub(crate) fn into_edits(self) -> Vec<(Range<usize>, String)> {
+        self.edits
+    }
+
+    fn add(&mut self, range: Range<usize>, cleaned: &Cleaned) {
+        self.kinds = self.kinds.union(cleaned.kinds);
+        if let Some(text) = &cleaned.text {
+            self.edits.push((range, quote(text)));
+        }
     }
 }
 
@@ -61,6 +72,11 @@ impl Inspection {
 /// one of them or the other.
 pub fn json(text: &[u8], purpose: Purpose) -> Result<Inspection, Error> {
     nested(text, purpose, NESTED)
+}
+
+/// A text as a token of JSON.
+pub(crate) fn quote(text: &str) -> String {
+    serde_json::to_string(text).expect("a string is JSON")
 }
 
 fn nested(text: &[u8], purpose: Purpose, nested: u8) -> Result<Inspection, Error> {
@@ -73,12 +89,6 @@ fn nested(text: &[u8], purpose: Purpose, nested: u8) -> Result<Inspection, Error
     };
     walk.all()?;
     Ok(walk.out)
-}
-
-/// A text in which something was found, without it.
-struct Masked {
-    kinds: Kinds,
-    text: String,
 }
 
 /// An array or an object that is not at its end.
@@ -129,7 +139,7 @@ impl Walk<'_> {
                 match next {
                     Some(next) => self.element(next, words, siblings),
                     None => {
-                        siblings.end(&mut self.out);
+                        siblings.end(&mut self.out, self.look.purpose);
                         Ok(())
                     }
                 }
@@ -175,11 +185,11 @@ impl Walk<'_> {
         Ok(self.named(begins, key))
     }
 
-    fn named(&mut self, begins: usize, key: Option<(Words, Option<Masked>)>) -> Option<Words> {
-        let (words, masked) = key?;
-        if let Some(masked) = masked {
+    fn named(&mut self, begins: usize, key: Option<(Words, Cleaned)>) -> Option<Words> {
+        let (words, cleaned) = key?;
+        if !cleaned.kinds.is_empty() {
             let ends = self.jiter.current_index();
-            self.out.add(quoted(self.text, begins..ends), &masked);
+            self.out.add(quoted(self.text, begins..ends), &cleaned);
         }
         Some(words)
     }
@@ -187,7 +197,7 @@ impl Walk<'_> {
     /// Looks at a value, or goes one level down.
     fn value(&mut self, peek: Peek, words: Words) -> Result<(), Error> {
         let begins = self.jiter.current_index();
-        let masked = match peek {
+        let cleaned = match peek {
             Peek::String => {
                 let text = self.jiter.known_str().map_err(not_json)?;
                 self.look.string(text, words)
@@ -195,19 +205,19 @@ impl Walk<'_> {
             Peek::Array | Peek::Object => return self.enter(peek, words),
             Peek::True | Peek::False => {
                 self.jiter.known_bool(peek).map_err(not_json)?;
-                None
+                Cleaned::default()
             }
             Peek::Null => {
                 self.jiter.known_null().map_err(not_json)?;
-                None
+                Cleaned::default()
             }
             number => {
                 let text = self.jiter.known_number_bytes(number).map_err(not_json)?;
                 self.look.number(text, words)
             }
         };
-        if let Some(masked) = masked {
-            self.out.add(begins..self.jiter.current_index(), &masked);
+        if !cleaned.kinds.is_empty() {
+            self.out.add(begins..self.jiter.current_index(), &cleaned);
         }
         Ok(())
     }
@@ -245,46 +255,45 @@ struct Look {
 }
 
 impl Look {
-    /// What the name of a member says of its value; and itself, if something was found in it.
-    fn key(self, key: &str, within: Words) -> (Words, Option<Masked>) {
+    /// What the name of a member says of its value; and what was found in itself.
+    fn key(self, key: &str, within: Words) -> (Words, Cleaned) {
         let words = Words::of_name(key, within);
         (words, self.string(key, Words::default()))
     }
 
-    fn string(self, text: &str, words: Words) -> Option<Masked> {
+    fn string(self, text: &str, words: Words) -> Cleaned {
         if text.len() < SHORTEST {
-            return None;
+            return Cleaned::default();
         }
         if let Some(inner) = self.json_in(text) {
             return inner;
         }
         // A string may be both: what looks like a secret may be base64 of something else.
-        let encoded = self.base64_in(text, words);
-        match (clean(text, words, true, self.purpose), encoded) {
-            (Some((text, kinds)), None) => Some(Masked { kinds, text }),
-            (Some((_, kinds)), Some(encoded)) => Some(Masked {
-                kinds: kinds.union(encoded.kinds),
-                text: encoded.text,
-            }),
-            (None, encoded) => encoded,
+        let cleaned = clean(text, words, true, self.purpose);
+        match self.base64_in(text, words) {
+            Some(encoded) => Cleaned {
+                kinds: cleaned.kinds.union(encoded.kinds),
+                text: encoded.text.or(cleaned.text),
+            },
+            None => cleaned,
         }
     }
 
     /// What is found in a string that is JSON; none if it is not.
-    fn json_in(self, text: &str) -> Option<Option<Masked>> {
+    fn json_in(self, text: &str) -> Option<Cleaned> {
         let is_container = text.trim_start().starts_with(['{', '[', '"']);
         if !is_container || self.nested == 0 {
             return None;
         }
         let found = nested(text.as_bytes(), self.purpose, self.nested - 1).ok()?;
-        let is_clean = found.kinds.is_empty();
-        Some((!is_clean).then(|| Masked {
+        let mask = || String::from_utf8_lossy(&found.mask(text.as_bytes())).into_owned();
+        Some(Cleaned {
             kinds: found.kinds,
-            text: String::from_utf8_lossy(&found.mask(text.as_bytes())).into_owned(),
-        }))
+            text: (!found.edits.is_empty()).then(mask),
+        })
     }
 
-    fn base64_in(self, text: &str, words: Words) -> Option<Masked> {
+    fn base64_in(self, text: &str, words: Words) -> Option<Cleaned> {
         let is_likely = (16..=MAX_BASE64).contains(&text.len())
             && text
                 .bytes()
@@ -296,21 +305,20 @@ impl Look {
             .into_iter()
             .find_map(|encoding| encoding.decode(text.as_bytes()).ok())?;
         let decoded = String::from_utf8(decoded).ok()?;
-        let (_, kinds) = clean(&decoded, words, true, self.purpose)?;
-        let first = kinds.iter().next()?;
-        Some(Masked {
+        let kinds = clean(&decoded, words, true, self.purpose).kinds;
+        // What is masked is the whole string.
+        let first = kinds.iter().find(|kind| self.purpose.masks(*kind));
+        Some(Cleaned {
             kinds,
-            text: first.mask().to_owned(),
+            text: first.map(|kind| kind.mask().to_owned()),
         })
     }
 
-    fn number(self, text: &[u8], words: Words) -> Option<Masked> {
-        if text.len() < FEWEST_DIGITS {
-            return None;
+    fn number(self, text: &[u8], words: Words) -> Cleaned {
+        match integer(text).filter(|_| text.len() >= FEWEST_DIGITS) {
+            Some(digits) => clean(&digits, words, true, self.purpose),
+            None => Cleaned::default(),
         }
-        let digits = integer(text)?;
-        let (text, kinds) = clean(&digits, words, true, self.purpose)?;
-        Some(Masked { kinds, text })
     }
 }
 
@@ -366,7 +374,7 @@ impl Siblings {
     }
 
     /// The array is at its end: its digits may be those of a card.
-    fn end(self, out: &mut Inspection) {
+    fn end(self, out: &mut Inspection, purpose: Purpose) {
         let is_card = !self.has_others
             && self.tokens.len() > 1
             && card::range(&self.digits) == Some(card::Range::Narrow)
@@ -374,10 +382,12 @@ impl Siblings {
         if is_card {
             let mut kinds = Kinds::default();
             kinds.insert(Kind::CreditCard);
-            for token in self.tokens {
-                let text = Kind::CreditCard.mask().to_owned();
-                out.add(token, &Masked { kinds, text });
-            }
+            let text = purpose.masks(Kind::CreditCard);
+            let text = text.then(|| Kind::CreditCard.mask().to_owned());
+            let cleaned = Cleaned { kinds, text };
+            self.tokens
+                .into_iter()
+                .for_each(|token| out.add(token, &cleaned));
         }
     }
 }

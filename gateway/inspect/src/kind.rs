@@ -40,6 +40,11 @@ impl Kind {
         }
     }
 
+    /// Its name in settings and in the log.
+    pub fn name(self) -> &'static str {
+        self.fact().trim_start_matches("has_")
+    }
+
     /// The name of the fact that one was found: `has_credit_card`, for example.
     pub fn fact(self) -> &'static str {
         match self {
@@ -85,6 +90,12 @@ impl Kinds {
         Self(self.0 | other.0)
     }
 
+    /// What is in both.
+    #[must_use]
+    pub fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// Whether there is none.
     pub fn is_empty(self) -> bool {
         self.0 == 0
@@ -95,6 +106,14 @@ impl Kinds {
         Kind::ALL
             .into_iter()
             .filter(move |kind| self.contains(*kind))
+    }
+}
+
+impl FromIterator<Kind> for Kinds {
+    fn from_iter<T: IntoIterator<Item = Kind>>(kinds: T) -> Self {
+        let mut set = Self::default();
+        kinds.into_iter().for_each(|kind| set.insert(kind));
+        set
     }
 }
 

@@ -20,11 +20,16 @@
 //! Pure: no clock, no files, no network.
 
 mod card;
+mod channel;
+mod deltas;
 mod digits;
+mod event;
 mod fold;
 mod json;
 mod kind;
+mod open;
 mod secret;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -32,6 +37,7 @@ mod words;
 
 pub use self::json::{Inspection, json};
 pub use self::kind::{Kind, Kinds};
+pub use self::stream::{Framing, Stream};
 pub use self::text::{Found, mask_text, text};
 
 /// Why a text cannot be inspected.
@@ -49,6 +55,12 @@ pub enum Error {
     /// Arrays and objects are nested deeper than [`MAX_DEPTH`].
     #[error("JSON is nested deeper than {MAX_DEPTH}")]
     TooDeep,
+    /// A text is not UTF-8.
+    #[error("a text is not in UTF-8")]
+    NotUtf8,
+    /// An event of a stream is longer than this many bytes.
+    #[error("an event is longer than {0} bytes")]
+    LongEvent(usize),
 }
 
 /// How deep arrays and objects may be nested.
@@ -59,6 +71,17 @@ pub const MAX_DEPTH: usize = 128;
 pub enum Purpose {
     /// To decide: a card number must pass Luhn, so that other numbers do not block a request.
     Decide,
+    /// To decide, and to mask these kinds and no other.
+    Mask(Kinds),
     /// To write to a log: what looks like a card number is masked, Luhn or not.
     Log,
+}
+
+impl Purpose {
+    fn masks(self, kind: Kind) -> bool {
+        match self {
+            Self::Mask(kinds) => kinds.contains(kind),
+            Self::Decide | Self::Log => true,
+        }
+    }
 }

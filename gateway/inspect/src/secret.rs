@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use aho_corasick::AhoCorasick;
 use data_encoding::BASE64URL_NOPAD;
 
+use crate::open::run_back;
 use crate::words::Words;
 
 /// What follows a prefix.
@@ -45,6 +46,15 @@ impl Set {
         }
     }
 }
+
+/// How a key in PEM begins and ends (RFC 7468 section 2), and where its label ends at the latest.
+const PEM: &[u8] = b"-----BEGIN ";
+const PRIVATE_KEY: &[u8] = b"PRIVATE KEY-----";
+const PEM_END: &[u8] = b"-----END ";
+const PEM_LABEL: usize = 40;
+
+/// A longer word is no key.
+const MAX_WORD: usize = 8192;
 
 /// As issuers document them.
 const PREFIXES: [(&str, Rest); 33] = [
@@ -119,9 +129,9 @@ fn matches(rest: Rest, text: &[u8]) -> Option<usize> {
         }
         Rest::Jwt => jwt(text),
         Rest::Pem => {
-            let line = &text[..text.len().min(40)];
-            memchr::memmem::find(line, b"PRIVATE KEY-----")?;
-            let end = memchr::memmem::find(text, b"-----END ");
+            let line = &text[..text.len().min(PEM_LABEL)];
+            memchr::memmem::find(line, PRIVATE_KEY)?;
+            let end = memchr::memmem::find(text, PEM_END);
             Some(end.unwrap_or(text.len()))
         }
     }
@@ -147,10 +157,29 @@ fn jwt(text: &[u8]) -> Option<usize> {
 /// At least so many characters of one word.
 const RANDOM_LENGTH: usize = 20;
 
+/// Where the word at the end of a text begins, which may be a key when more follows; or a private key
+/// that did not end.
+pub(crate) fn open(text: &[u8]) -> usize {
+    let word = run_back(text, text.len(), MAX_WORD, is_word);
+    let begun = memchr::memmem::rfind(text, PEM);
+    let is_open = |begun: &usize| {
+        let rest = &text[begun + PEM.len()..];
+        let label = &rest[..rest.len().min(PEM_LABEL)];
+        match memchr::memmem::find(label, PRIVATE_KEY) {
+            Some(_) => memchr::memmem::find(rest, PEM_END).is_none(),
+            None => rest.len() < PEM_LABEL,
+        }
+    };
+    begun.filter(is_open).map_or(word, |begun| begun.min(word))
+}
+
+/// What a word of random characters consists of.
+fn is_word(byte: u8) -> bool {
+    Set::Base64.contains(byte) || matches!(byte, b'_' | b'-' | b'~' | b'.')
+}
+
 /// Words without order, where something says that a secret follows.
 fn random(text: &[u8], words: Words, is_bare: bool, found: &mut Vec<Range<usize>>) {
-    let is_word =
-        |byte: u8| Set::Base64.contains(byte) || matches!(byte, b'_' | b'-' | b'~' | b'.');
     // Those that are known, in their order; and what is found here, which overlaps none of them.
     let known = std::mem::take(found);
     let mut next = known.iter().peekable();

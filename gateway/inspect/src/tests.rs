@@ -286,3 +286,297 @@ mod properties {
         }
     }
 }
+
+fn of(kinds: &[Kind]) -> Kinds {
+    kinds.iter().copied().collect()
+}
+
+/// What is written of parts, and what was found.
+fn streamed<T: AsRef<[u8]>>(framing: Framing, kinds: &[Kind], parts: &[T]) -> (String, Kinds) {
+    let mut stream = Stream::new(framing, of(kinds), of(kinds), 100_000);
+    let mut out = Vec::new();
+    for part in parts {
+        stream.push(part.as_ref(), &mut out).unwrap();
+    }
+    stream.finish(&mut out).unwrap();
+    (String::from_utf8(out).unwrap(), stream.kinds())
+}
+
+const TEXT: &str = "Pay 4532 0151 1283 0366 or ４５３２-0151-1283-0366, write to Åsa@home.example.org. \
+                    My SSN is 123-45-6789; DE89 3704 0044 0532 0130 00, call +49 30 1234567! Order 4532015112830366abcdef0123456789abcdef: \
+                    password: q7Zt2Lw9Xc4Vb8Nm1Kd6Rf3H, AKIAABCDEFGHIJKLMNOP. 1.50 in 2024 is 12 345.";
+
+#[test]
+fn a_text_in_any_two_parts_is_masked_as_a_whole() {
+    let (wanted, kinds) = mask_text(TEXT, Purpose::Decide);
+    assert_eq!(kinds, of(&Kind::ALL));
+    for at in 0..=TEXT.len() {
+        let (first, second) = TEXT.as_bytes().split_at(at);
+        let (masked, found) = streamed(Framing::Text, &Kind::ALL, &[first, second]);
+        assert_eq!((masked.as_str(), found), (wanted.as_str(), kinds), "{at}");
+    }
+    let bytes: Vec<[u8; 1]> = TEXT.bytes().map(|byte| [byte]).collect();
+    assert_eq!(streamed(Framing::Text, &Kind::ALL, &bytes).0, wanted);
+    // Only what is wanted.
+    let (masked, found) = streamed(Framing::Text, &[Kind::Ssn], &bytes);
+    assert_eq!(masked, TEXT.replace("123-45-6789", "[SSN_REDACTED]"));
+    assert_eq!(found, of(&[Kind::Ssn]));
+}
+
+#[test]
+fn what_stands_beside_a_mask_is_masked_too() {
+    // The address ends 64 bytes before its `@`; before it stands what only then is a number.
+    let text = format!("123-45-6789{}@b.cd", "x".repeat(64));
+    assert_eq!(
+        mask_text(&text, Purpose::Decide).0,
+        "[SSN_REDACTED][EMAIL_REDACTED]"
+    );
+    for at in 0..text.len() {
+        let (first, second) = text.split_at(at);
+        let (masked, _) = streamed(Framing::Text, &Kind::ALL, &[first, second]);
+        assert!(
+            !masked.contains("6789") && masked.ends_with("[EMAIL_REDACTED]"),
+            "{at} {masked}"
+        );
+    }
+}
+
+/// The events of each protocol, for the pieces of a text.
+fn events(protocol: &str, pieces: &[&str]) -> Vec<String> {
+    let event = |text: &str| match protocol {
+        "openai" => {
+            serde_json::json!({"id": "c", "choices": [{"index": 0, "delta": {"content": text}}]})
+        }
+        "responses" => {
+            serde_json::json!({"type": "response.output_text.delta", "item_id": "m", "delta": text})
+        }
+        "anthropic" => {
+            serde_json::json!({"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": text}})
+        }
+        _ => {
+            serde_json::json!({"jsonrpc": "2.0", "id": 1, "result": {"artifact": {"artifactId": "a", "parts": [{"kind": "text", "text": text}]}, "append": true}})
+        }
+    };
+    pieces
+        .iter()
+        .map(|piece| format!("event: x\ndata: {}\n\n", event(piece)))
+        .collect()
+}
+
+#[test]
+fn a_text_that_is_spread_over_events_is_read_as_one() {
+    for protocol in ["openai", "responses", "anthropic", "a2a"] {
+        for pieces in [
+            &["pay 4532 0151 1283 0366, and"][..],
+            &["pay 4532", " 0151", " 1283", " 0366, and"],
+            &["pay 4", "5", "32-0151-1283-036", "6, and"],
+            &["pay ４５３２ 01", "51 1283 0366", ", ", "and"],
+        ] {
+            let sent = events(protocol, pieces);
+            let (masked, found) = streamed(Framing::Events, &[Kind::CreditCard], &sent);
+            assert_eq!(found, of(CARD), "{protocol} {pieces:?}");
+            assert_eq!(
+                masked.matches("[CREDIT_CARD_REDACTED]").count(),
+                1,
+                "{masked}"
+            );
+            let digit = |char: char| char.is_numeric() && char != '1' && char != '2' && char != '0';
+            assert!(!masked.replace("\"2.0\"", "").contains(digit), "{masked}");
+            assert_eq!(masked.matches("\n\n").count(), sent.len());
+            assert!(
+                masked.contains("pay ") && masked.contains("and"),
+                "{masked}"
+            );
+            // Byte by byte, and with other ends of lines, it is the same.
+            for ends in ["\n", "\r\n"] {
+                let bytes: Vec<[u8; 1]> = sent
+                    .concat()
+                    .replace('\n', ends)
+                    .bytes()
+                    .map(|b| [b])
+                    .collect();
+                let again = streamed(Framing::Events, &[Kind::CreditCard], &bytes);
+                assert_eq!(again.0.replace(ends, "\n"), masked, "{protocol}");
+            }
+        }
+        // What holds nothing is the same bytes.
+        let sent = events(protocol, &["in 2024 ", "there were 4532", " of them", ""]).concat();
+        assert_eq!(streamed(Framing::Events, &Kind::ALL, &[&sent]).0, sent);
+    }
+}
+
+#[test]
+fn only_what_may_become_something_is_held_back() {
+    let sent = events("openai", &["pay", " 4532", " 0151", " euros", " now"]);
+    let mut stream = Stream::new(Framing::Events, of(CARD), of(CARD), 1000);
+    let mut seen = Vec::new();
+    for event in &sent {
+        let mut out = Vec::new();
+        stream.push(event.as_bytes(), &mut out).unwrap();
+        seen.push(String::from_utf8(out).unwrap());
+    }
+    let late = sent[1..4].concat();
+    assert_eq!(seen, [sent[0].as_str(), "", "", &late, &sent[4]]);
+    // The end of its text lets it go, while the stream goes on; that of another text does not.
+    for (end, is_held) in [
+        (
+            r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#,
+            false,
+        ),
+        (
+            r#"{"choices":[{"index":1,"delta":{},"finish_reason":"stop"}]}"#,
+            true,
+        ),
+        ("[DONE]", false),
+    ] {
+        let mut stream = Stream::new(Framing::Events, of(CARD), of(CARD), 1000);
+        let mut out = Vec::new();
+        stream.push(sent[1].as_bytes(), &mut out).unwrap();
+        assert!(out.is_empty());
+        stream
+            .push(format!("data: {end}\n\n").as_bytes(), &mut out)
+            .unwrap();
+        assert_eq!(out.is_empty(), is_held, "{end}");
+    }
+}
+
+#[test]
+fn texts_of_one_stream_do_not_mix() {
+    let event = |index: u8, text: &str| {
+        format!(
+            "data: {{\"choices\":[{{\"index\":{index},\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n"
+        )
+    };
+    let sent = [
+        event(0, "4532 0151 "),
+        event(1, "1111 "),
+        event(0, "1283 0366"),
+        event(1, "2222"),
+    ];
+    let (masked, found) = streamed(Framing::Events, CARD, &sent);
+    assert_eq!(found, of(CARD));
+    let wanted = [
+        event(0, "[CREDIT_CARD_REDACTED]"),
+        event(1, "1111 "),
+        event(0, ""),
+        event(1, "2222"),
+    ];
+    assert_eq!(masked, wanted.concat());
+}
+
+#[test]
+fn the_arguments_of_a_call_are_masked_as_json() {
+    let event = |text: &str| {
+        let delta = serde_json::json!({"type": "input_json_delta", "partial_json": text});
+        let event = serde_json::json!({"type": "content_block_delta", "index": 1, "delta": delta});
+        format!("data: {event}\n\n")
+    };
+    for (pieces, wanted) in [
+        (
+            &["{\"n\": 45320151", "12830366, \"a\": 1}"][..],
+            r#"{"n": "[CREDIT_CARD_REDACTED]", "a": 1}"#,
+        ),
+        (
+            &["{\"n\": \"45320151", "12830366\"}"],
+            r#"{"n": "[CREDIT_CARD_REDACTED]"}"#,
+        ),
+        (
+            &["{\"n\": \"\\", "u0034532015112830366\"}"],
+            r#"{"n": "[CREDIT_CARD_REDACTED]"}"#,
+        ),
+    ] {
+        let sent: Vec<String> = pieces.iter().map(|piece| event(piece)).collect();
+        let (masked, _) = streamed(Framing::Events, CARD, &sent);
+        let data = masked
+            .lines()
+            .filter_map(|line| line.strip_prefix("data: "));
+        let arguments: String = data
+            .map(|data| {
+                serde_json::from_str::<serde_json::Value>(data).unwrap()["delta"]["partial_json"]
+                    .as_str()
+                    .unwrap()
+                    .to_owned()
+            })
+            .collect();
+        assert_eq!(arguments, wanted);
+    }
+}
+
+#[test]
+fn what_is_around_the_data_and_what_is_no_json_is_looked_through() {
+    for (sent, wanted) in [
+        (": 4532-0151-1283-0366\n\n", ": [CREDIT_CARD_REDACTED]\n\n"),
+        (
+            "id: 4532-0151-1283-0366\ndata: 1\n\n",
+            "id: [CREDIT_CARD_REDACTED]\ndata: 1\n\n",
+        ),
+        (
+            "data: 4532-0151\n\ndata: -1283-0366\n\n",
+            "data: [CREDIT_CARD_REDACTED]\n\ndata: \n\n",
+        ),
+        (
+            "data: {\"n\":\ndata: 4532015112830366}\n\n",
+            "data: {\"n\":\ndata: \"[CREDIT_CARD_REDACTED]\"}\n\n",
+        ),
+        (
+            "data: {\"a\": 1}\r\rdata: 4532-0151-1283-0366\r\r",
+            "data: {\"a\": 1}\r\rdata: [CREDIT_CARD_REDACTED]\r\r",
+        ),
+        (
+            "\n\n\u{feff}data:4532-0151-1283-0366",
+            "\n\ndata: [CREDIT_CARD_REDACTED]",
+        ),
+        (
+            "DATA : 4532-0151-1283-0366\n\n",
+            "data: [CREDIT_CARD_REDACTED]\n\n",
+        ),
+    ] {
+        assert_eq!(streamed(Framing::Events, CARD, &[sent]).0, wanted, "{sent}");
+    }
+    let lines = "{\"a\": 1}\r\n\n{\"card\": 4532015112830366}\nplain 4532-0151-1283-0366";
+    let wanted =
+        "{\"a\": 1}\r\n\n{\"card\": \"[CREDIT_CARD_REDACTED]\"}\nplain [CREDIT_CARD_REDACTED]";
+    assert_eq!(streamed(Framing::Lines, CARD, &[lines]).0, wanted);
+}
+
+#[test]
+fn a_part_that_cannot_be_looked_through_is_an_error() {
+    let pushed = |framing, part: &[u8]| {
+        let mut stream = Stream::new(framing, of(CARD), of(CARD), 100);
+        let mut out = Vec::new();
+        let pushed = stream.push(part, &mut out);
+        (pushed.and_then(|()| stream.finish(&mut out)), out)
+    };
+    for (framing, part) in [
+        (Framing::Text, &b"a\xff"[..]),
+        (Framing::Text, b"a\xc3"),
+        (Framing::Events, b"data: \xff\n\n"),
+        (Framing::Events, b"data: {\"a\"\n\n"),
+        (Framing::Lines, b"{\"a\": \"\\ud800\"}\n"),
+        (Framing::Lines, &[b'a'; 101]),
+        (Framing::Events, &[b'a'; 101]),
+    ] {
+        let (result, _) = pushed(framing, part);
+        assert!(result.is_err(), "{framing:?} {part:?}");
+    }
+    assert!(pushed(Framing::Events, b"data: [DONE]\n\n").0.is_ok());
+}
+
+proptest::proptest! {
+    /// However a text is cut, as much is found as in the whole; and what is written holds it no more.
+    #[test]
+    fn cuts_hide_nothing(
+        parts in proptest::collection::vec("(4532|0151|1283|0366|123-45-6789|a@b\\.cd|[ -.@+x0-9]|é|\u{200b}|４){0,6}", 1..6)
+    ) {
+        let text = parts.concat();
+        let whole = mask_text(&text, Purpose::Decide).1;
+        let kinds = [Kind::CreditCard, Kind::Ssn, Kind::Email];
+        let (masked, found) = streamed(Framing::Text, &kinds, &parts);
+        proptest::prop_assert_eq!(whole.intersection(of(&kinds)), found);
+        let (events, found) = streamed(Framing::Events, &kinds, &events("openai", &parts.iter().map(String::as_str).collect::<Vec<_>>()));
+        // Each piece is looked at by itself, too.
+        proptest::prop_assert_eq!(whole.intersection(of(&kinds)), whole.intersection(found), "{}", events);
+        let again = mask_text(&masked, Purpose::Decide).1;
+        proptest::prop_assert!(again.intersection(of(&[Kind::CreditCard, Kind::Ssn])).is_empty(), "{}", masked);
+    }
+}

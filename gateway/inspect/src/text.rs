@@ -26,34 +26,38 @@ pub fn text(text: &str, purpose: Purpose) -> Vec<Found> {
 
 /// The text with what was found in it replaced; and what that was.
 pub fn mask_text(text: &str, purpose: Purpose) -> (String, Kinds) {
-    match clean(text, Words::default(), false, purpose) {
-        Some((masked, kinds)) => (masked, kinds),
-        None => (text.to_owned(), Kinds::default()),
-    }
+    let cleaned = clean(text, Words::default(), false, purpose);
+    let masked = cleaned.text.unwrap_or_else(|| text.to_owned());
+    (masked, cleaned.kinds)
 }
 
-/// The text without what is found in it, and what that was; none if it is nothing. Where something
-/// was masked, what stands beside it may look like something else: that is masked, too.
-pub(crate) fn clean(
-    text: &str,
-    words: Words,
-    is_bare: bool,
-    purpose: Purpose,
-) -> Option<(String, Kinds)> {
+/// What was found in a text.
+#[derive(Debug, Default)]
+pub(crate) struct Cleaned {
+    pub(crate) kinds: Kinds,
+    /// The text without it; none if nothing is to be masked.
+    pub(crate) text: Option<String>,
+}
+
+/// Looks through a text, and masks what was found. Where something was masked, what stands beside it
+/// may look like something else: that is masked, too.
+pub(crate) fn clean(text: &str, words: Words, is_bare: bool, purpose: Purpose) -> Cleaned {
     let (kinds, mut found) = within(text, words, is_bare, purpose);
     if found.is_empty() {
-        return None;
+        return Cleaned { kinds, text: None };
     }
     let mut text = text.to_owned();
     for _ in 0..ROUNDS {
         text = masked(&text, &found);
         found = within(&text, words, is_bare, purpose).1;
         if found.is_empty() {
-            return Some((text, kinds));
+            let text = Some(text);
+            return Cleaned { kinds, text };
         }
     }
     // It was made to look like something else each time; nothing of it stays.
-    Some((found[0].kind.mask().to_owned(), kinds))
+    let text = Some(found[0].kind.mask().to_owned());
+    Cleaned { kinds, text }
 }
 
 /// How often a text is looked through again that was masked.
@@ -76,22 +80,9 @@ fn masked(text: &str, found: &[Found]) -> String {
 /// kind counts, also where one thing is two: a card number before the `@` of an address.
 fn within(text: &str, words: Words, is_bare: bool, purpose: Purpose) -> (Kinds, Vec<Found>) {
     let folded = Folded::of(text);
-    let bytes = folded.bytes();
-    let mut found = Vec::new();
-    let mut secrets = Vec::new();
-    secret::find(bytes, words, is_bare, &mut secrets);
-    found.extend(secrets.into_iter().map(|range| (Kind::ApiKey, range)));
-    emails(bytes, &mut found);
-    ibans(bytes, &mut found);
-    let digits = Digits {
-        text: bytes,
-        words,
-        is_bare: is_bare && bytes.iter().all(u8::is_ascii_digit),
-        purpose,
-    };
-    digits.find(&mut found);
-    let mut kinds = Kinds::default();
-    found.iter().for_each(|(kind, _)| kinds.insert(*kind));
+    let mut found = all(folded.bytes(), words, is_bare, purpose);
+    let kinds = found.iter().map(|(kind, _)| *kind).collect();
+    found.retain(|(kind, _)| purpose.masks(*kind));
     let found = apart(found)
         .into_iter()
         .map(|(kind, range)| Found {
@@ -102,9 +93,32 @@ fn within(text: &str, words: Words, is_bare: bool, purpose: Purpose) -> (Kinds, 
     (kinds, found)
 }
 
+/// Everything that is found in a folded text, in no order; one thing may be within another.
+pub(crate) fn all(
+    text: &[u8],
+    words: Words,
+    is_bare: bool,
+    purpose: Purpose,
+) -> Vec<(Kind, Range<usize>)> {
+    let mut found = Vec::new();
+    let mut secrets = Vec::new();
+    secret::find(text, words, is_bare, &mut secrets);
+    found.extend(secrets.into_iter().map(|range| (Kind::ApiKey, range)));
+    emails(text, &mut found);
+    ibans(text, &mut found);
+    let digits = Digits {
+        text,
+        words,
+        is_bare: is_bare && text.iter().all(u8::is_ascii_digit),
+        purpose,
+    };
+    digits.find(&mut found);
+    found
+}
+
 /// In their order. Of two that overlap the second one begins where the first one ends, if anything is
 /// left of it: all of both is masked.
-fn apart(mut found: Vec<(Kind, Range<usize>)>) -> Vec<(Kind, Range<usize>)> {
+pub(crate) fn apart(mut found: Vec<(Kind, Range<usize>)>) -> Vec<(Kind, Range<usize>)> {
     found.sort_by_key(|(_, range)| (range.start, std::cmp::Reverse(range.end)));
     let mut end = 0;
     for (_, range) in &mut found {
@@ -115,23 +129,31 @@ fn apart(mut found: Vec<(Kind, Range<usize>)>) -> Vec<(Kind, Range<usize>)> {
     found
 }
 
+/// The longest part before the `@` of an address (RFC 5321 section 4.5.3.1.1), and the longest name of
+/// a host (RFC 1035 section 2.3.4).
+pub(crate) const MAX_LOCAL: usize = 64;
+pub(crate) const MAX_DOMAIN: usize = 253;
+
+pub(crate) fn is_local(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte >= 0x80 || b".!#$%&'*+/=?^_`{|}~-".contains(&byte)
+}
+
+pub(crate) fn is_domain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte >= 0x80 || matches!(byte, b'-' | b'.')
+}
+
 /// `local@domain.tld` (RFC 5321 without quoted local parts): ASCII on both sides or not.
 fn emails(text: &[u8], found: &mut Vec<(Kind, Range<usize>)>) {
-    let is_local = |byte: u8| {
-        byte.is_ascii_alphanumeric() || byte >= 0x80 || b".!#$%&'*+/=?^_`{|}~-".contains(&byte)
-    };
-    let is_domain =
-        |byte: u8| byte.is_ascii_alphanumeric() || byte >= 0x80 || matches!(byte, b'-' | b'.');
     for at in memchr::memchr_iter(b'@', text) {
         let local = text[..at]
             .iter()
             .rev()
-            .take(64)
+            .take(MAX_LOCAL)
             .take_while(|byte| is_local(**byte))
             .count();
         let domain = text[at + 1..]
             .iter()
-            .take(253)
+            .take(MAX_DOMAIN)
             .take_while(|byte| is_domain(**byte))
             .count();
         let mut end = at + 1 + domain;
@@ -151,7 +173,7 @@ fn emails(text: &[u8], found: &mut Vec<(Kind, Range<usize>)>) {
 }
 
 /// The longest IBAN has 34 characters; printed in fours, with spaces between.
-const IBAN_PRINTED: usize = 34 + 8;
+pub(crate) const IBAN_PRINTED: usize = 34 + 8;
 
 /// Two letters, two digits, and what follows has the length and the check digits of its country.
 fn ibans(text: &[u8], found: &mut Vec<(Kind, Range<usize>)>) {

@@ -32,6 +32,8 @@ pub enum Action {
     Block,
     /// The caller is warned, and may override it where that is allowed.
     Warn,
+    /// What was found passes masked. The condition is asked for each kind that was found by itself.
+    Mask,
 }
 
 /// A rule as an operator writes it.
@@ -60,6 +62,15 @@ pub enum Decision<'a> {
         /// Its name.
         rule: &'a str,
     },
+}
+
+/// What passes masked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Masked<'a> {
+    /// The first rule that says so.
+    pub rule: &'a str,
+    /// What is masked.
+    pub kinds: Kinds,
 }
 
 /// Why rules are refused.
@@ -148,7 +159,7 @@ pub struct Rules {
     rules: Vec<Rule>,
     manifest: Vec<(&'static str, Value)>,
     /// What is decided for each set of kinds, where no condition looks at anything else of the
-    /// request: an index of `rules`, by action.
+    /// request.
     known: Option<Vec<Outcome>>,
 }
 
@@ -158,12 +169,14 @@ struct Rule {
     action: Action,
 }
 
-/// The rules that hold: the first one that blocks, else the first one that warns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Allow,
-    Warn(usize),
-    Block(usize),
+/// The rules that hold, as indices of `rules`: the first one that blocks, and the first one that
+/// warns; and what is masked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Outcome {
+    blocks: Option<usize>,
+    warns: Option<usize>,
+    masks: Option<usize>,
+    masked: Kinds,
 }
 
 impl Rules {
@@ -199,30 +212,88 @@ impl Rules {
 
     /// What they say of a request in which these kinds were found.
     pub fn decide(&self, kinds: Kinds, method: &str, path: &str) -> Decision<'_> {
-        let outcome = match &self.known {
+        let outcome = self.outcome(kinds, method, path);
+        let name = |at: usize| self.rules[at].name.as_str();
+        match (outcome.blocks, outcome.warns) {
+            (Some(at), _) => Decision::Block { rule: name(at) },
+            (None, Some(at)) => Decision::Warn { rule: name(at) },
+            (None, None) => Decision::Allow,
+        }
+    }
+
+    /// Which of these kinds pass masked; none if nothing is.
+    pub fn masked(&self, kinds: Kinds, method: &str, path: &str) -> Option<Masked<'_>> {
+        let outcome = self.outcome(kinds, method, path);
+        outcome.masks.map(|at| Masked {
+            rule: self.rules[at].name.as_str(),
+            kinds: outcome.masked,
+        })
+    }
+
+    /// The kinds of which a condition speaks.
+    pub fn watched(&self) -> Kinds {
+        let speaks = |kind: &Kind| {
+            let mut rules = self.rules.iter();
+            rules.any(|rule| rule.program.references().has_variable(kind.fact()))
+        };
+        Kind::ALL.into_iter().filter(speaks).collect()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    fn outcome(&self, kinds: Kinds, method: &str, path: &str) -> Outcome {
+        match &self.known {
             Some(known) => known[index(kinds)],
             None => self.evaluate(kinds, method, path),
-        };
-        let name = |at: usize| self.rules[at].name.as_str();
-        match outcome {
-            Outcome::Allow => Decision::Allow,
-            Outcome::Warn(at) => Decision::Warn { rule: name(at) },
-            Outcome::Block(at) => Decision::Block { rule: name(at) },
         }
     }
 
     fn evaluate(&self, kinds: Kinds, method: &str, path: &str) -> Outcome {
         let context = self.context(kinds, method, path);
-        let mut warned = None;
+        let mut outcome = Outcome::default();
         for (at, rule) in self.rules.iter().enumerate() {
+            if rule.action == Action::Mask {
+                continue;
+            }
             match (rule.program.execute(&context), rule.action) {
                 (Ok(Value::Bool(false)), _) => {}
-                (Ok(Value::Bool(true)), Action::Warn) => warned = warned.or(Some(at)),
+                (Ok(Value::Bool(true)), Action::Warn) => {
+                    outcome.warns = outcome.warns.or(Some(at));
+                }
                 // It holds, or nobody knows whether it does.
-                _ => return Outcome::Block(at),
+                _ => outcome.blocks = outcome.blocks.or(Some(at)),
             }
         }
-        warned.map_or(Outcome::Allow, Outcome::Warn)
+        for kind in kinds.iter() {
+            self.mask(kind, method, path, &mut outcome);
+        }
+        outcome
+    }
+
+    /// What the rules that mask say of one kind.
+    fn mask(&self, kind: Kind, method: &str, path: &str, outcome: &mut Outcome) {
+        let rules = self.rules.iter().enumerate();
+        let mut masking = rules
+            .filter(|(_, rule)| rule.action == Action::Mask)
+            .peekable();
+        if masking.peek().is_none() {
+            return;
+        }
+        let context = self.context([kind].into_iter().collect(), method, path);
+        for (at, rule) in masking {
+            match rule.program.execute(&context) {
+                Ok(Value::Bool(false)) => {}
+                Ok(Value::Bool(true)) => {
+                    outcome.masks = outcome.masks.or(Some(at));
+                    outcome.masked.insert(kind);
+                }
+                // Nobody knows whether it holds.
+                _ => outcome.blocks = outcome.blocks.or(Some(at)),
+            }
+        }
     }
 
     fn context(&self, kinds: Kinds, method: &str, path: &str) -> Context<'_, '_> {

@@ -16,9 +16,7 @@ fn rule(name: &str, condition: &str, action: Action) -> RuleText {
 }
 
 fn kinds(of: &[Kind]) -> Kinds {
-    let mut kinds = Kinds::default();
-    of.iter().for_each(|kind| kinds.insert(*kind));
-    kinds
+    of.iter().copied().collect()
 }
 
 /// The two rules of the reference architecture, as they are written there.
@@ -176,10 +174,12 @@ fn what_is_no_condition_is_refused_when_it_is_loaded() {
 fn a_condition_that_fails_blocks() {
     let manifest = agent("trusted", "ephemeral");
     let condition = "has_ssn && 1 / (trust_score - trust_score) > 0";
-    let rules = Rules::compile(&[rule("r", condition, Action::Warn)], &manifest).unwrap();
-    assert_eq!(rules.decide(Kinds::default(), "", ""), Decision::Allow);
-    let decided = rules.decide(kinds(&[Kind::Ssn]), "", "");
-    assert_eq!(decided, Decision::Block { rule: "r" });
+    for action in [Action::Warn, Action::Mask] {
+        let rules = Rules::compile(&[rule("r", condition, action)], &manifest).unwrap();
+        assert_eq!(rules.decide(Kinds::default(), "", ""), Decision::Allow);
+        let decided = rules.decide(kinds(&[Kind::Ssn]), "", "");
+        assert_eq!(decided, Decision::Block { rule: "r" });
+    }
 }
 
 #[test]
@@ -188,4 +188,36 @@ fn facts_are_listed_once_each() {
     listed.extend(OF_MANIFEST);
     listed.extend(OF_REQUEST);
     assert_eq!(listed, FACTS);
+}
+
+/// A rule that masks is asked for each kind by itself; one that cannot be evaluated blocks.
+#[test]
+fn what_is_masked_is_said_for_each_kind() {
+    let manifest = agent("trusted", "ephemeral");
+    let rules = [
+        rule("m1", "has_email && path.startsWith('/a')", Action::Mask),
+        rule("m2", "has_phone || has_ssn && has_iban", Action::Mask),
+        rule("b", "has_api_key", Action::Block),
+    ];
+    let rules = Rules::compile(&rules, &manifest).unwrap();
+    for set in all_kinds() {
+        for (path, masks) in [
+            ("/a", &[Kind::Email, Kind::Phone][..]),
+            ("/b", &[Kind::Phone]),
+        ] {
+            let masked = rules.masked(set, "GET", path);
+            let masked = masked.map_or(Kinds::default(), |masked| masked.kinds);
+            assert_eq!(masked, set.intersection(kinds(masks)));
+        }
+        let is_blocked = rules.decide(set, "GET", "/a") != Decision::Allow;
+        assert_eq!(is_blocked, set.contains(Kind::ApiKey), "{set:?}");
+    }
+    let watched = kinds(&[
+        Kind::Email,
+        Kind::Phone,
+        Kind::Ssn,
+        Kind::Iban,
+        Kind::ApiKey,
+    ]);
+    assert_eq!(rules.watched(), watched);
 }
