@@ -1,15 +1,15 @@
 //! What the gateway answers itself.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use http_body_util::{Either, Full};
-use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// The body of an answer: of the gateway's own, or the agent's as it comes.
-pub type Body = Either<Full<Bytes>, Incoming>;
+use crate::body::Body;
+use crate::content::Unreadable;
 
 /// Why a request is not forwarded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,12 +17,22 @@ pub type Body = Either<Full<Bytes>, Incoming>;
 pub enum Refusal {
     /// It is not what HTTP or JSON allows.
     Malformed(&'static str),
-    /// The body is no JSON.
+    /// The body is not what it says that it is.
     NotJson(String),
+    /// The body is JSON, and not what is wanted at this path.
+    NotValid(String),
     /// It is longer than so many bytes.
     TooLarge(usize),
     /// The body did not arrive in time.
     TooSlow,
+    /// Nobody knows who calls.
+    Unauthenticated(&'static str),
+    /// Who calls cannot be found out at the moment.
+    AuthenticationUnavailable(String),
+    /// The peer asks too much; it may ask again after so long.
+    TooMany(Duration),
+    /// A page of another place asks, by a browser.
+    WrongOrigin,
     /// It cannot be looked through.
     Unreadable(&'static str),
     /// The gateway cannot do that.
@@ -41,6 +51,15 @@ pub enum Refusal {
         /// How it can be overridden.
         by: Override,
     },
+    /// A rule blocks the agent's answer.
+    AnswerBlocked {
+        /// The rule.
+        rule: String,
+    },
+    /// A rule wants to know what is in the agent's answer, and it cannot be looked through.
+    AnswerUnreadable(String),
+    /// There is no memory for it.
+    NoRoom,
     /// What passes cannot be written down.
     Unrecorded,
     /// The agent cannot be reached, or broke off.
@@ -62,9 +81,13 @@ pub enum Override {
     SharedSecret,
 }
 
-impl From<inspect::Error> for Refusal {
-    fn from(error: inspect::Error) -> Self {
-        Self::NotJson(error.to_string())
+impl From<Unreadable> for Refusal {
+    fn from(error: Unreadable) -> Self {
+        match error {
+            Unreadable::Kind(why) => Self::Unreadable(why),
+            Unreadable::TooLong(most) => Self::TooLarge(most),
+            Unreadable::NotGzip | Unreadable::Inspect(_) => Self::NotJson(error.to_string()),
+        }
     }
 }
 
@@ -72,15 +95,21 @@ impl Refusal {
     /// The status. 449 is no registered one; IATP uses it.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Malformed(_) | Self::NotJson(_) => StatusCode::BAD_REQUEST,
+            Self::Malformed(_) | Self::NotJson(_) | Self::NotValid(_) => StatusCode::BAD_REQUEST,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
+            Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Unreadable(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::NotSupported(_) => StatusCode::NOT_IMPLEMENTED,
-            Self::Blocked { .. } => StatusCode::FORBIDDEN,
+            Self::Blocked { .. } | Self::AnswerBlocked { .. } | Self::WrongOrigin => {
+                StatusCode::FORBIDDEN
+            }
             Self::Warned { .. } => StatusCode::from_u16(449).unwrap_or(StatusCode::FORBIDDEN),
-            Self::Unrecorded => StatusCode::SERVICE_UNAVAILABLE,
-            Self::BackendBroken(_) => StatusCode::BAD_GATEWAY,
+            Self::Unrecorded | Self::NoRoom | Self::AuthenticationUnavailable(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::BackendBroken(_) | Self::AnswerUnreadable(_) => StatusCode::BAD_GATEWAY,
             Self::BackendSlow => StatusCode::GATEWAY_TIMEOUT,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
@@ -90,13 +119,25 @@ impl Refusal {
     /// For people.
     pub fn text(&self) -> String {
         match self {
-            Self::Malformed(why) | Self::Unreadable(why) | Self::NotSupported(why) => {
-                (*why).to_owned()
+            Self::Malformed(why)
+            | Self::Unauthenticated(why)
+            | Self::Unreadable(why)
+            | Self::NotSupported(why) => (*why).to_owned(),
+            Self::NotJson(why) | Self::NotValid(why) | Self::AuthenticationUnavailable(why) => {
+                why.clone()
             }
-            Self::NotJson(why) => why.clone(),
+            Self::TooMany(_) => "too many requests".into(),
+            Self::WrongOrigin => "pages of this origin may not ask".into(),
             Self::TooLarge(most) => format!("the body is longer than {most} bytes"),
             Self::TooSlow => "the body did not arrive in time".into(),
             Self::Blocked { rule } => format!("blocked by the rule {rule}"),
+            Self::AnswerBlocked { rule } => {
+                format!("the agent answered, and the rule {rule} blocks its answer")
+            }
+            Self::AnswerUnreadable(why) => {
+                format!("the agent answered, and its answer cannot be looked through: {why}")
+            }
+            Self::NoRoom => "there is no memory for this at the moment".into(),
             Self::Warned { warning, .. } => warning.clone(),
             Self::Unrecorded => "requests cannot be written down at the moment".into(),
             Self::BackendBroken(why) => format!("the agent cannot be reached: {why}"),
@@ -115,6 +156,12 @@ impl Refusal {
                 "blocked": true,
                 "blocked_by": "policy_engine",
             }),
+            Self::AnswerBlocked { .. } => json!({
+                "error": self.text(),
+                "trace_id": trace,
+                "blocked": true,
+                "blocked_by": "security_validator",
+            }),
             Self::Warned { warning, score, by } => json!({
                 "warning": warning,
                 "trust_score": score,
@@ -130,7 +177,7 @@ impl Refusal {
                 },
             }),
             // Nothing was undone, and nobody knows whether the agent began.
-            Self::BackendBroken(_) | Self::BackendSlow => json!({
+            Self::BackendBroken(_) | Self::BackendSlow | Self::AnswerUnreadable(_) => json!({
                 "error": self.text(),
                 "trace_id": trace,
                 "recovery": {"strategy": "give_up", "success": false, "actions_taken": []},
@@ -141,13 +188,27 @@ impl Refusal {
 
     /// The answer.
     pub fn respond(&self, trace: Uuid) -> Response<Body> {
-        json_answer(self.status(), &self.body(trace))
+        let mut response = json_answer(self.status(), &self.body(trace));
+        let headers = response.headers_mut();
+        match self {
+            Self::NoRoom => drop(headers.insert(RETRY_AFTER, HeaderValue::from_static("1"))),
+            Self::TooMany(wait) => {
+                let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+                headers.insert(RETRY_AFTER, seconds.into());
+            }
+            Self::Unauthenticated(_) => {
+                let bearer = HeaderValue::from_static("Bearer");
+                headers.insert(WWW_AUTHENTICATE, bearer);
+            }
+            _ => {}
+        }
+        response
     }
 }
 
 /// JSON.
 pub fn json_answer(status: StatusCode, body: &Value) -> Response<Body> {
-    let mut response = Response::new(Either::Left(Full::new(Bytes::from(body.to_string()))));
+    let mut response = Response::new(Body::from(Bytes::from(body.to_string())));
     *response.status_mut() = status;
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(CONTENT_TYPE, json);

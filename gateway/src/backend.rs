@@ -6,12 +6,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_LENGTH, HOST, HeaderValue, LOCATION};
 use hyper::http::uri::{Authority, PathAndQuery, Scheme};
-use hyper::{HeaderMap, Response, Uri};
+use hyper::{HeaderMap, Response, StatusCode, Uri};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -19,6 +17,7 @@ use tokio::net::UnixStream;
 use uuid::Uuid;
 
 use crate::answer::Refusal;
+use crate::body::Whole;
 use crate::config::BackendAddress;
 use crate::headers::{OVERRIDE, remove_hop_by_hop};
 use crate::read::Request;
@@ -40,8 +39,8 @@ pub struct Backend {
 
 #[derive(Debug)]
 enum AnyClient {
-    Http(Client<HttpConnector, Full<Bytes>>),
-    Unix(Client<UnixConnector, Full<Bytes>>),
+    Http(Client<HttpConnector, Whole>),
+    Unix(Client<UnixConnector, Whole>),
 }
 
 impl Backend {
@@ -77,11 +76,11 @@ impl Backend {
     /// Sends a request, and waits until its answer begins.
     pub async fn send(
         &self,
-        request: Request,
+        mut request: Request,
         trace_id: Uuid,
     ) -> Result<Response<Incoming>, Refusal> {
         let uri = self.uri(&request.path)?;
-        let mut sent = hyper::Request::new(Full::new(request.body));
+        let mut sent = hyper::Request::new(request.take_whole());
         *sent.method_mut() = request.method;
         *sent.uri_mut() = uri;
         *sent.headers_mut() = request.headers;
@@ -100,6 +99,10 @@ impl Backend {
             Ok(Err(error)) => return Err(Refusal::BackendBroken(reason(&error))),
             Err(_) => return Err(Refusal::BackendSlow),
         };
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let why = "it switched protocols, and nobody asked for that";
+            return Err(Refusal::BackendBroken(why.into()));
+        }
         remove_hop_by_hop(answer.headers_mut());
         self.move_location(answer.headers_mut());
         Ok(answer)

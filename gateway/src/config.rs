@@ -3,15 +3,23 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper::Uri;
+use hyper::header::{AUTHORIZATION, HeaderName};
+use ipnet::IpNet;
 use manifest::Manifest;
 use rules::{Action, RuleText};
 use serde::Deserialize;
 
 use crate::Error;
+use crate::callers::{Callers, Fetch, Introspection, Keys, Place, Tokens};
+use crate::limits::Limits;
+use crate::origins::Origins;
+use crate::routes::{Route, Routes, Schema};
+use crate::tls::Tls;
 
 /// An IATP sidecar: it stands in front of an agent, refuses what its rules block, warns where trust is
 /// low, and writes down what passes.
@@ -27,7 +35,7 @@ pub struct Flags {
     /// The port for requests, on this host only
     #[arg(long, env = "IATP_PORT", value_name = "PORT")]
     pub port: Option<u16>,
-    /// The address for requests, for others than this host: there is no authentication yet
+    /// The address for requests, for others than this host; `authentication` of the file says who may ask
     #[arg(long, env = "IATP_LISTEN", value_name = "IP")]
     pub listen: Option<IpAddr>,
     /// What the agent says of itself, in either form of IATP
@@ -65,6 +73,11 @@ struct FileConfig {
     telemetry: TelemetryPart,
     policy: PolicyPart,
     manifest: Option<PathBuf>,
+    routes: Vec<RoutePart>,
+    authentication: CallersPart,
+    limits: LimitsPart,
+    tls: Option<TlsPart>,
+    cors: CorsPart,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -72,6 +85,7 @@ struct FileConfig {
 struct BackendPart {
     url: Option<String>,
     timeout: Option<String>,
+    idle_timeout: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -100,12 +114,92 @@ struct PolicyPart {
     block_rules: Option<Vec<RulePart>>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct CallersPart {
+    api_keys: Option<KeysPart>,
+    jwt: Option<TokensPart>,
+    oauth2: Option<IntrospectionPart>,
+    mutual_tls: bool,
+    forward_credentials: bool,
+    /// In PEM; Mozilla's list without it.
+    authorities: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeysPart {
+    file: PathBuf,
+    #[serde(default)]
+    header: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokensPart {
+    issuer: String,
+    audience: String,
+    jwks_url: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IntrospectionPart {
+    introspection_url: String,
+    client_id: String,
+    client_secret_file: PathBuf,
+    audience: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LimitsPart {
+    requests_per_second: Option<NonZeroU32>,
+    burst: Option<NonZeroU32>,
+    connections_per_ip: Option<usize>,
+    trusted_proxies: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TlsPart {
+    certificate: PathBuf,
+    key: PathBuf,
+    client_authorities: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct CorsPart {
+    allowed_origins: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RoutePart {
+    path: String,
+    #[serde(default)]
+    exempt: Vec<String>,
+    request_schema: Option<PathBuf>,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RulePart {
     name: String,
     condition: String,
     action: ActionPart,
+    #[serde(default)]
+    on: OnPart,
+}
+
+/// What a rule speaks of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum OnPart {
+    #[default]
+    Request,
+    Response,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -113,6 +207,7 @@ struct RulePart {
 enum ActionPart {
     Block,
     Warn,
+    Mask,
 }
 
 /// Where the agent is.
@@ -136,6 +231,8 @@ pub struct Config {
     pub backend: BackendAddress,
     /// How long it may take until its answer begins.
     pub backend_timeout: Duration,
+    /// How long it may take between two parts of an answer.
+    pub answer_idle: Duration,
     /// Where requests come.
     pub address: SocketAddr,
     /// Where the operator asks.
@@ -154,13 +251,27 @@ pub struct Config {
     pub trust_threshold: u8,
     /// What overrides a warning; none if nothing does.
     pub override_secret: Option<Vec<u8>>,
-    /// The rules.
+    /// The rules for requests.
     pub rules: Vec<RuleText>,
+    /// The rules for answers.
+    pub answer_rules: Vec<RuleText>,
+    /// What is different for some paths.
+    pub routes: Routes,
+    /// How it is known who calls.
+    pub callers: Callers,
+    /// How much one peer may ask.
+    pub limits: Limits,
+    /// TLS for callers.
+    pub tls: Option<Tls>,
+    /// Pages that may ask.
+    pub origins: Option<Origins>,
 }
 
+const DEFAULT_KEY_HEADER: &str = "X-API-Key";
 const DEFAULT_PORT: u16 = 8001;
 const DEFAULT_METRICS_PORT: u16 = 9090;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+const DEFAULT_IDLE: Duration = Duration::from_secs(300);
 const DEFAULT_MAX_BODY: usize = 10 * 1024 * 1024;
 const DEFAULT_RETENTION: u64 = 256 * 1024 * 1024;
 const DEFAULT_THRESHOLD: u8 = 3;
@@ -204,10 +315,19 @@ impl Config {
             });
         }
         let threshold = flags.trust_threshold.or(file.policy.trust_threshold);
+        let (rules, answer_rules) = rules(file.policy.block_rules)?;
+        let idle = file.backend.idle_timeout;
         let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
         Ok(Self {
             backend: backend(&url)?,
-            backend_timeout: timeout.map_or(Ok(DEFAULT_TIMEOUT), |text| duration(&text))?,
+            backend_timeout: match timeout {
+                Some(text) => duration("--backend-timeout", &text)?,
+                None => DEFAULT_TIMEOUT,
+            },
+            answer_idle: match idle {
+                Some(text) => duration("backend.idle_timeout", &text)?,
+                None => DEFAULT_IDLE,
+            },
             address: SocketAddr::new(listen.unwrap_or(local), port),
             operator_address: SocketAddr::new(local, metrics_port),
             manifest: read_manifest(&manifest)?,
@@ -222,7 +342,13 @@ impl Config {
                     .override_secret_file
                     .or(file.policy.override_secret_file),
             )?,
-            rules: rules(file.policy.block_rules),
+            rules,
+            answer_rules,
+            routes: routes(file.routes)?,
+            callers: callers(file.authentication, file.tls.as_ref())?,
+            limits: limits(&file.limits)?,
+            tls: file.tls.as_ref().map(tls).transpose()?,
+            origins: origins(&file.cors.allowed_origins)?,
         })
     }
 }
@@ -286,9 +412,9 @@ fn backend(url: &str) -> Result<BackendAddress, Error> {
     })
 }
 
-fn duration(text: &str) -> Result<Duration, Error> {
+fn duration(name: &'static str, text: &str) -> Result<Duration, Error> {
     let refused = || Error::Setting {
-        name: "--backend-timeout",
+        name,
         why: format!("{text} is no duration such as 30s"),
     };
     let duration: jiff::SignedDuration = text.parse().map_err(|_| refused())?;
@@ -327,22 +453,164 @@ fn secret(is_allowed: Option<bool>, file: Option<PathBuf>) -> Result<Option<Vec<
     Ok(Some(text.to_owned()))
 }
 
-fn rules(parts: Option<Vec<RulePart>>) -> Vec<RuleText> {
+/// Those for requests and those for answers. Without any, those of the specification count.
+fn rules(parts: Option<Vec<RulePart>>) -> Result<(Vec<RuleText>, Vec<RuleText>), Error> {
     let Some(parts) = parts else {
         let rule = |(name, condition): (&str, &str)| RuleText {
             name: name.into(),
             condition: condition.into(),
             action: Action::Block,
         };
-        return DEFAULT_RULES.into_iter().map(rule).collect();
+        let rules = DEFAULT_RULES.into_iter().map(rule).collect();
+        return Ok((rules, Vec::new()));
     };
-    let rule = |part: RulePart| RuleText {
-        name: part.name,
-        condition: part.condition,
-        action: match part.action {
-            ActionPart::Block => Action::Block,
-            ActionPart::Warn => Action::Warn,
-        },
+    let (mut of_requests, mut of_answers): (Vec<RuleText>, Vec<RuleText>) = Default::default();
+    for part in parts {
+        let refused = |why: &str| Error::Setting {
+            name: "policy.block_rules",
+            why: format!("{}: {why}", part.name),
+        };
+        let known = of_requests.iter().chain(&of_answers);
+        if known.into_iter().any(|rule| rule.name == part.name) {
+            return Err(refused("there are two rules of this name"));
+        }
+        let action = match (part.action, part.on) {
+            (ActionPart::Block, _) => Action::Block,
+            (ActionPart::Mask, _) => Action::Mask,
+            (ActionPart::Warn, OnPart::Request) => Action::Warn,
+            (ActionPart::Warn, OnPart::Response) => {
+                return Err(refused(
+                    "nobody can override an answer: block it, or mask it",
+                ));
+            }
+        };
+        let rules = match part.on {
+            OnPart::Request => &mut of_requests,
+            OnPart::Response => &mut of_answers,
+        };
+        rules.push(RuleText {
+            name: part.name,
+            condition: part.condition,
+            action,
+        });
+    }
+    Ok((of_requests, of_answers))
+}
+
+fn routes(parts: Vec<RoutePart>) -> Result<Routes, Error> {
+    let route = |part: RoutePart| {
+        if !part.path.starts_with('/') {
+            return Err(Error::Setting {
+                name: "routes",
+                why: format!("{}: a path begins with a slash", part.path),
+            });
+        }
+        let schema = part
+            .request_schema
+            .as_deref()
+            .map(read_schema)
+            .transpose()?;
+        Ok(Route::new(part.path, &part.exempt, schema))
     };
-    parts.into_iter().map(rule).collect()
+    parts
+        .into_iter()
+        .map(route)
+        .collect::<Result<_, _>>()
+        .map(Routes::new)
+}
+
+fn read_schema(file: &Path) -> Result<Schema, Error> {
+    let text = fs::read(file).map_err(|source| Error::File {
+        file: file.to_owned(),
+        source,
+    })?;
+    let refused = |why| Error::Config {
+        file: file.to_owned(),
+        why,
+    };
+    let schema = serde_json::from_slice(&text).map_err(|error| refused(error.to_string()))?;
+    Schema::new(&schema).map_err(refused)
+}
+
+fn callers(part: CallersPart, tls: Option<&TlsPart>) -> Result<Callers, Error> {
+    let refused = |why| Error::Setting {
+        name: "authentication",
+        why,
+    };
+    let needs_certificates = tls.is_none_or(|tls| tls.client_authorities.is_none());
+    if part.mutual_tls && needs_certificates {
+        let why = "mutual_tls needs tls.client_authorities, which certify callers";
+        return Err(refused(why.into()));
+    }
+    let fetch = Fetch::new(part.authorities.as_deref()).map_err(refused)?;
+    let keys = part.api_keys.map(|part| {
+        let header = part.header.as_deref().unwrap_or(DEFAULT_KEY_HEADER);
+        let name = header.parse::<HeaderName>();
+        let name = name.ok().filter(|name| *name != AUTHORIZATION);
+        let name =
+            name.ok_or_else(|| refused(format!("{header} cannot be the header of API keys")))?;
+        Ok::<_, Error>((name, Keys::open(&part.file).map_err(refused)?))
+    });
+    let tokens = part.jwt.map(|part| {
+        let place = Place::new(&part.jwks_url).map_err(refused)?;
+        Ok::<_, Error>(Tokens::new(
+            part.issuer,
+            part.audience,
+            place,
+            fetch.clone(),
+        ))
+    });
+    let introspection = part.oauth2.map(|part| {
+        let place = Place::new(&part.introspection_url).map_err(refused)?;
+        let file = part.client_secret_file;
+        let secret = fs::read_to_string(&file).map_err(|source| Error::File { file, source })?;
+        let client = (part.client_id.as_str(), secret.trim());
+        Introspection::new(place, client, part.audience, fetch.clone()).map_err(refused)
+    });
+    Ok(Callers {
+        keys: keys.transpose()?,
+        tokens: tokens.transpose()?,
+        introspection: introspection.transpose()?,
+        by_certificate: part.mutual_tls,
+        forwards: part.forward_credentials,
+    })
+}
+
+fn limits(part: &LimitsPart) -> Result<Limits, Error> {
+    let network = |text: &String| {
+        let address = || text.parse::<IpAddr>().map(IpNet::from);
+        let network = text.parse::<IpNet>().or_else(|_| address());
+        network.map_err(|_| Error::Setting {
+            name: "limits.trusted_proxies",
+            why: format!("{text} is no address or network such as 10.0.0.0/8"),
+        })
+    };
+    let proxies = part
+        .trusted_proxies
+        .iter()
+        .map(network)
+        .collect::<Result<_, _>>()?;
+    let rate = part.requests_per_second;
+    if rate.is_none() && part.burst.is_some() {
+        return Err(Error::Setting {
+            name: "limits.burst",
+            why: "it means nothing without limits.requests_per_second".into(),
+        });
+    }
+    let requests = rate.map(|rate| (rate, part.burst.unwrap_or(rate)));
+    Ok(Limits::new(requests, part.connections_per_ip, proxies))
+}
+
+fn tls(part: &TlsPart) -> Result<Tls, Error> {
+    let authorities = part.client_authorities.as_deref();
+    let opened = crate::tls::open(&part.certificate, &part.key, authorities);
+    opened.map_err(|why| Error::Setting { name: "tls", why })
+}
+
+fn origins(texts: &[String]) -> Result<Option<Origins>, Error> {
+    let origins = Origins::new(texts).map_err(|why| Error::Setting {
+        name: "cors.allowed_origins",
+        why,
+    })?;
+    Ok((!texts.is_empty()).then_some(origins))
 }

@@ -1,9 +1,10 @@
 //! Headers that concern one connection and no other (RFC 9110 section 7.6.1), and those of IATP.
 
+use data_encoding::BASE64;
 use hyper::HeaderMap;
 use hyper::header::{
-    CONNECTION, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRAILER, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, ETAG, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 
 /// Overrides a warning; it is a secret of the gateway's, and no business of the agent's.
@@ -12,8 +13,13 @@ pub const OVERRIDE: &str = "x-user-override";
 pub const LATENCY: &str = "x-agent-latency-ms";
 /// The agent's trust score.
 pub const TRUST_SCORE: &str = "x-agent-trust-score";
+/// Who calls, as the gateway found out; the agent gets it from nobody else.
+pub const CALLER: &str = "x-agent-caller";
 /// The request was overridden below the trust threshold.
 pub const QUARANTINED: &str = "x-agent-quarantined";
+
+/// SHA-256 of a body, for example (RFC 9530).
+const CONTENT_DIGEST: &str = "content-digest";
 
 /// Takes away what concerns the connection on which it came, and what `Connection` names.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
@@ -32,7 +38,6 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
         PROXY_AUTHENTICATE,
         PROXY_AUTHORIZATION,
         TE,
-        TRAILER,
         TRANSFER_ENCODING,
         UPGRADE,
     ] {
@@ -40,6 +45,50 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
     for name in ["keep-alive", "proxy-connection"] {
         headers.remove(name);
+    }
+}
+
+/// As [`remove_hop_by_hop`], from a request; its sender still says that it takes trailers (RFC 9110
+/// section 10.1.4).
+pub fn remove_from_request(headers: &mut HeaderMap) {
+    let takes = headers
+        .get_all(TE)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let takes_trailers = takes
+        .flat_map(|text| text.split(','))
+        .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"));
+    remove_hop_by_hop(headers);
+    if takes_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+}
+
+/// Headers that say something of a body follow it where it was changed: none is known of one that is
+/// still coming.
+pub fn follow(headers: &mut HeaderMap, body: Option<&[u8]>) {
+    for name in ["digest", "repr-digest", "content-md5", "accept-ranges"] {
+        headers.remove(name);
+    }
+    headers.remove(CONTENT_LENGTH);
+    // RFC 9530 section 2.
+    if headers.remove(CONTENT_DIGEST).is_some()
+        && let Some(body) = body
+        && let Ok(value) = HeaderValue::try_from(format!(
+            "sha-256=:{}:",
+            BASE64.encode(identity::sha256(body).as_bytes())
+        ))
+    {
+        headers.insert(CONTENT_DIGEST, value);
+    }
+    // It is as good as the agent's for asking again, and not the same bytes (RFC 9110 section 8.8.1).
+    let strong = headers
+        .get(ETAG)
+        .filter(|tag| tag.as_bytes().starts_with(b"\""));
+    let weak = strong.map(|tag| [b"W/", tag.as_bytes()].concat());
+    if let Some(weak) = weak.and_then(|weak| HeaderValue::from_bytes(&weak).ok()) {
+        headers.insert(ETAG, weak);
     }
 }
 

@@ -4,23 +4,39 @@
 //!
 //! | stage | takes | refuses |
 //! |---|---|---|
-//! | [`read`] | the request as it came | what is malformed, too large, or cannot be looked through |
+//! | [`limits`] | an address, headers | who asks too much |
+//! | [`callers`] | what the caller presented | who is not known |
+//! | [`read`] | the request as it came | what is malformed, too large, not valid, or cannot be looked through |
 //! | [`policy`] | facts | what a rule blocks; what nobody overrode |
 //! | [`recorder`] | the request, scrubbed | everything, while nothing can be written down |
 //! | [`backend`] | the request | - |
+//! | [`answers`] | the agent's answer | what a rule blocks, or cannot be looked through |
 
 pub mod answer;
+pub mod answers;
 pub mod backend;
+pub mod body;
+pub mod callers;
+pub mod certificate;
 pub mod config;
+pub mod content;
 mod error;
 pub mod headers;
+pub mod limits;
+mod manifest_page;
 pub mod metrics;
 pub mod operator;
+pub mod origins;
 pub mod policy;
 pub mod read;
 pub mod recorder;
+pub mod reloaded;
+pub mod room;
+pub mod routes;
 mod server;
 mod service;
+mod shared;
+pub mod tls;
 pub mod trace;
 
 pub use self::config::{Config, Flags};

@@ -4,18 +4,20 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
-use crate::answer::{Body, json_answer};
-use crate::service::{HEAD_DEADLINE, Shared};
+use crate::answer::json_answer;
+use crate::body::Body;
+use crate::callers::Caller;
+use crate::recorder::{MAX_LINES, Wanted};
+use crate::shared::Shared;
 
 /// Serves it, for ever.
 pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
@@ -32,7 +34,7 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
             });
             let _ = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_DEADLINE)
+                .header_read_timeout(crate::shared::HEAD_DEADLINE)
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
         });
@@ -47,7 +49,7 @@ async fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Body> 
     match request.uri().path() {
         "/metrics" => {
             let text = shared.metrics.text();
-            let mut response = Response::new(Either::Left(Full::new(Bytes::from(text))));
+            let mut response = Response::new(Body::from(Bytes::from(text)));
             let kind = HeaderValue::from_static(
                 "application/openmetrics-text; version=1.0.0; charset=utf-8",
             );
@@ -60,21 +62,53 @@ async fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Body> 
             StatusCode::SERVICE_UNAVAILABLE,
             "the flight recorder cannot write",
         ),
-        path => match path.strip_prefix("/trace/").map(Uuid::try_parse) {
-            Some(Ok(trace_id)) => trace(shared, trace_id).await,
-            _ => error(StatusCode::NOT_FOUND, "Not found"),
-        },
+        path if path.starts_with("/trace/") => trace(shared, request.uri(), None).await,
+        _ => error(StatusCode::NOT_FOUND, "Not found"),
     }
 }
 
-async fn trace(shared: &Shared, trace_id: Uuid) -> Response<Body> {
-    let Some(recorder) = shared.recorder.clone() else {
-        return error(StatusCode::NOT_FOUND, "nothing is recorded: set --log-dir");
+/// What was written down under the id of a path, `/trace/{id}?offset=0&limit=1000`; of one caller, or
+/// of all.
+pub(crate) async fn trace(shared: &Shared, uri: &Uri, caller: Option<&Caller>) -> Response<Body> {
+    let not_found = |why| error(StatusCode::NOT_FOUND, why);
+    let id = uri.path().strip_prefix("/trace/").map(Uuid::try_parse);
+    let Some(Ok(id)) = id else {
+        return not_found("Not found");
     };
-    let read = tokio::task::spawn_blocking(move || recorder.trace(trace_id)).await;
+    let mut wanted = Wanted {
+        id,
+        caller: caller.cloned(),
+        offset: 0,
+        limit: MAX_LINES,
+    };
+    for (name, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
+        let number = value.parse::<usize>();
+        match (&*name, number) {
+            ("offset", Ok(number)) => wanted.offset = number,
+            ("limit", Ok(number)) if (1..=MAX_LINES).contains(&number) => wanted.limit = number,
+            _ => {
+                let why = format!("offset, and limit from 1 to {MAX_LINES}, are wanted here");
+                return error(StatusCode::BAD_REQUEST, &why);
+            }
+        }
+    }
+    let Some(recorder) = shared.recorder.clone() else {
+        return not_found("nothing is recorded: set --log-dir");
+    };
+    // It reads files; a few at once are enough.
+    let _reading = shared.reading.acquire().await;
+    let next = wanted.offset + wanted.limit;
+    let is_first = wanted.offset == 0;
+    let read = tokio::task::spawn_blocking(move || recorder.trace(&wanted)).await;
     match read {
-        Ok(Ok(logs)) if logs.is_empty() => error(StatusCode::NOT_FOUND, "Trace not found"),
-        Ok(Ok(logs)) => json_answer(StatusCode::OK, &json!({"trace_id": trace_id, "logs": logs})),
+        Ok(Ok((logs, _))) if logs.is_empty() && is_first => not_found("Trace not found"),
+        Ok(Ok((logs, has_more))) => {
+            let mut page = json!({"trace_id": id, "logs": logs});
+            if has_more {
+                page["next_offset"] = next.into();
+            }
+            json_answer(StatusCode::OK, &page)
+        }
         _ => error(
             StatusCode::INTERNAL_SERVER_ERROR,
             "the flight recorder cannot be read",

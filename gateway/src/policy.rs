@@ -1,6 +1,7 @@
 //! Decides on a request.
 
 use hyper::HeaderMap;
+use inspect::Kinds;
 use rules::{Decision, Rules};
 use subtle::ConstantTimeEq;
 
@@ -14,8 +15,10 @@ const WARN_BELOW: u8 = 7;
 /// What requests to one agent are judged by.
 #[derive(Debug)]
 pub struct Policy {
-    /// The rules.
+    /// The rules for requests.
     pub rules: Rules,
+    /// The rules for answers, if there are any.
+    pub answers: Option<Rules>,
     /// The agent's score.
     pub score: u8,
     /// Below it, an overridden request is quarantined.
@@ -31,6 +34,8 @@ pub struct Permit {
     pub overridden: Option<String>,
     /// It goes to an agent below the trust threshold.
     pub is_quarantined: bool,
+    /// What is masked in it, and the rule that says so.
+    pub masked: Option<(Kinds, String)>,
 }
 
 impl Policy {
@@ -45,12 +50,15 @@ impl Policy {
             Decision::Warn { rule } => Some(format!("the rule {rule} warns")),
             Decision::Allow => None,
         };
+        let masked = self.rules.masked(request.kinds, method, path);
+        let masked = masked.map(|masked| (masked.kinds, masked.rule.to_owned()));
         let is_low = self.score < WARN_BELOW;
         let low = || format!("the agent's trust score is {} of 10", self.score);
         let Some(warning) = warning.or_else(|| is_low.then(low)) else {
             return Ok(Permit {
                 overridden: None,
                 is_quarantined: false,
+                masked,
             });
         };
         if !self.is_overridden(&request.headers) {
@@ -66,6 +74,7 @@ impl Policy {
         Ok(Permit {
             overridden: Some(warning),
             is_quarantined: self.score < self.threshold,
+            masked,
         })
     }
 

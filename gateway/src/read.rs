@@ -1,18 +1,23 @@
 //! Reads a request as it is forwarded, and looks through it.
 
+use std::pin::pin;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, UPGRADE};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, UPGRADE};
 use hyper::http::request::Parts;
 use hyper::http::uri::PathAndQuery;
 use hyper::{HeaderMap, Method, Version};
-use inspect::{Inspection, Kinds, Purpose};
+use inspect::{Kinds, Purpose};
 use percent_encoding::percent_decode_str;
 
 use crate::answer::Refusal;
-use crate::headers::{has_one_host, remove_hop_by_hop};
+use crate::body::Whole;
+use crate::content::{Content, Encoding, Found, form, media_type};
+use crate::headers::{follow, has_one_host, remove_from_request};
+use crate::room::{Full, Peer, Room, Rooms};
+use crate::routes::Routes;
 
 /// How long the body of a request may take to arrive.
 const BODY_DEADLINE: Duration = Duration::from_secs(60);
@@ -30,59 +35,154 @@ pub struct Request {
     pub meant: String,
     /// Headers, without those that concern a connection.
     pub headers: HeaderMap,
-    /// The whole body.
+    /// The whole body as it is forwarded.
     pub body: Bytes,
     /// What was found in it, in its path and in its query.
     pub kinds: Kinds,
-    content: Content,
+    trailers: Option<HeaderMap>,
+    room: Room,
+    /// The body as its reader sees it.
+    seen: Bytes,
+    /// None if it is empty, or exempt from being looked through.
+    content: Option<Content>,
+    in_path: Kinds,
 }
 
-/// What a body is, by its Content-Type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Content {
-    Empty,
-    Json,
-    Form,
-    Text,
+/// What bounds a request, and what is known of its caller.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds<'a> {
+    /// The longest body, in bytes.
+    pub max_body: usize,
+    /// The memory for bodies.
+    pub rooms: &'a Rooms,
+    /// Who sends it.
+    pub peer: Peer,
+    /// What is different for some paths.
+    pub routes: &'a Routes,
 }
 
-/// Reads it. `max_body` is in bytes.
-pub async fn read<B>(mut parts: Parts, body: B, max_body: usize) -> Result<Request, Refusal>
+/// Reads it.
+pub async fn read<B>(mut parts: Parts, body: B, bounds: Bounds<'_>) -> Result<Request, Refusal>
 where
-    B: hyper::body::Body,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B: hyper::body::Body<Data = Bytes>,
 {
     check_head(&parts)?;
-    remove_hop_by_hop(&mut parts.headers);
+    remove_from_request(&mut parts.headers);
     let (path, meant) = agent_path(&parts.uri)?;
     let announced = parts.headers.get(CONTENT_LENGTH);
     let announced = announced.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-    if announced.is_some_and(|length| length > max_body) {
-        return Err(Refusal::TooLarge(max_body));
+    if announced.is_some_and(|length| length > bounds.max_body) {
+        return Err(Refusal::TooLarge(bounds.max_body));
     }
-    let body = whole(body, max_body).await?;
-    let content = Content::of(&parts.headers, &body)?;
-    let found = content.inspect(&body, Purpose::Decide)?;
-    let kinds = found.kinds().union(in_path(&path)?);
-    Ok(Request {
+    let mut request = Request {
+        in_path: in_path(&path)?,
         method: parts.method,
         path,
         meant,
         headers: parts.headers,
-        body,
-        kinds,
-        content,
-    })
+        body: Bytes::new(),
+        kinds: Kinds::default(),
+        trailers: None,
+        room: Room::default(),
+        seen: Bytes::new(),
+        content: None,
+    };
+    let arrival = tokio::time::timeout(BODY_DEADLINE, request.take_body(body, bounds));
+    arrival.await.unwrap_or(Err(Refusal::TooSlow))?;
+    request.look(bounds).await?;
+    Ok(request)
 }
 
 impl Request {
     /// The body without anything sensitive, as it may be written to a log.
     pub fn scrubbed(&self) -> Vec<u8> {
-        match self.content.inspect(&self.body, Purpose::Log) {
-            Ok(Found::Json(found)) => found.mask(&self.body),
-            Ok(Found::Text(text, _)) => text.into_bytes(),
-            // It was inspected once; whatever happened, nothing of it is written.
-            Err(_) => Vec::new(),
+        match (self.content, self.is_empty()) {
+            (Some(content), _) => match content.look(&self.seen, Purpose::Log) {
+                Ok(found) => found.masked.unwrap_or_else(|| self.seen.to_vec()),
+                // It was looked through once; whatever happened, nothing of it is written.
+                Err(_) => Vec::new(),
+            },
+            (None, true) => Vec::new(),
+            (None, false) => b"[NOT_LOOKED_THROUGH]".to_vec(),
+        }
+    }
+
+    /// Masks these kinds, for this rule. Where they stand in the path or the query they cannot be
+    /// masked, and it is refused.
+    pub fn mask(&mut self, kinds: Kinds, rule: &str) -> Result<(), Refusal> {
+        if !self.in_path.intersection(kinds).is_empty() {
+            return Err(Refusal::Blocked { rule: rule.into() });
+        }
+        let Some(content) = self.content else {
+            return Ok(());
+        };
+        let found = content.look(&self.seen, Purpose::Mask(kinds))?;
+        if let Some(masked) = found.masked {
+            self.seen = masked.into();
+            self.body = self.seen.clone();
+            self.headers.remove(CONTENT_ENCODING);
+            follow(&mut self.headers, Some(&self.body));
+        }
+        Ok(())
+    }
+
+    /// The body, to be sent.
+    pub fn take_whole(&mut self) -> Whole {
+        self.seen = Bytes::new();
+        let room = std::mem::take(&mut self.room);
+        Whole::taking(std::mem::take(&mut self.body), self.trailers.take(), room)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.body.is_empty()
+    }
+
+    async fn take_body<B>(&mut self, body: B, bounds: Bounds<'_>) -> Result<(), Refusal>
+    where
+        B: hyper::body::Body<Data = Bytes>,
+    {
+        let (max, peer) = (bounds.max_body, bounds.peer);
+        let taken = whole(body, max, bounds.rooms, peer, &mut self.room).await;
+        let (body, trailers) = taken.map_err(|error| match error {
+            Broken::TooLong => Refusal::TooLarge(max),
+            Broken::NoRoom => Refusal::NoRoom,
+            Broken::Off => Refusal::Malformed("the body broke off"),
+        })?;
+        (self.body, self.trailers) = (body, trailers);
+        Ok(())
+    }
+
+    async fn look(&mut self, bounds: Bounds<'_>) -> Result<(), Refusal> {
+        self.kinds = self.in_path;
+        let route = bounds.routes.of(&self.meant);
+        if self.is_empty() {
+            return match route.and_then(|route| route.schema()) {
+                Some(_) if self.method != Method::GET && self.method != Method::HEAD => {
+                    Err(Refusal::NotValid("a body is wanted here".into()))
+                }
+                _ => Ok(()),
+            };
+        }
+        let kind = media_type(&self.headers).unwrap_or_default();
+        if route.is_some_and(|route| route.exempts(kind)) {
+            return Ok(());
+        }
+        let encoding = Encoding::of(&self.headers)?;
+        let content = Content::of(&self.headers)?;
+        self.seen = encoding.decode(self.body.clone(), bounds.max_body)?;
+        if encoding == Encoding::Gzip {
+            let more = bounds
+                .rooms
+                .grow(&mut self.room, bounds.peer, self.seen.len());
+            more.await.map_err(|Full| Refusal::NoRoom)?;
+        }
+        let found = content.look(&self.seen, Purpose::Decide)?;
+        self.kinds = found.kinds.union(self.in_path);
+        self.content = Some(content);
+        match route.and_then(|route| route.schema()) {
+            Some(schema) if content == Content::Json => schema.check(&self.seen),
+            Some(_) => Err(Refusal::NotValid("JSON is wanted here".into())),
+            None => Ok(()),
         }
     }
 }
@@ -127,106 +227,53 @@ fn agent_path(uri: &hyper::Uri) -> Result<(PathAndQuery, String), Refusal> {
     Ok((PathAndQuery::try_from(text).map_err(malformed)?, meant))
 }
 
-async fn whole<B>(body: B, max_body: usize) -> Result<Bytes, Refusal>
+/// Why a body is not whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Broken {
+    /// It is longer than it may be.
+    TooLong,
+    /// There was no memory for it in time.
+    NoRoom,
+    /// It broke off.
+    Off,
+}
+
+/// Reads a body to its end, and its trailers. It takes room as it arrives.
+pub async fn whole<B>(
+    body: B,
+    max: usize,
+    rooms: &Rooms,
+    peer: Peer,
+    room: &mut Room,
+) -> Result<(Bytes, Option<HeaderMap>), Broken>
 where
-    B: hyper::body::Body,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B: hyper::body::Body<Data = Bytes>,
 {
-    let collected = tokio::time::timeout(BODY_DEADLINE, Limited::new(body, max_body).collect());
-    match collected.await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::TooLarge(max_body)),
-        Ok(Err(_)) => Err(Refusal::Malformed("the body broke off")),
-        Err(_) => Err(Refusal::TooSlow),
-    }
-}
-
-/// What was found in a body.
-enum Found {
-    Json(Inspection),
-    /// Masked, and what was masked.
-    Text(String, Kinds),
-}
-
-impl Found {
-    fn kinds(&self) -> Kinds {
-        match self {
-            Self::Json(found) => found.kinds(),
-            Self::Text(_, kinds) => *kinds,
-        }
-    }
-}
-
-impl Content {
-    fn of(headers: &HeaderMap, body: &[u8]) -> Result<Self, Refusal> {
-        if body.is_empty() {
-            return Ok(Self::Empty);
-        }
-        let encodings = headers.get_all(CONTENT_ENCODING).iter();
-        if encodings.into_iter().any(|value| value != "identity") {
-            return Err(Refusal::Unreadable(
-                "an encoded body cannot be looked through",
-            ));
-        }
-        let text = crate::headers::only(headers, CONTENT_TYPE.as_str())
-            .and_then(|value| value.to_str().ok())
-            .ok_or(Refusal::Unreadable("a body needs one Content-Type"))?;
-        let (essence, parameters) = text.split_once(';').unwrap_or((text, ""));
-        let is_utf8 = parameters.split(';').all(|parameter| {
-            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-            let value = value.trim().trim_matches('"');
-            !name.trim().eq_ignore_ascii_case("charset")
-                || value.eq_ignore_ascii_case("utf-8")
-                || value.eq_ignore_ascii_case("us-ascii")
-        });
-        if !is_utf8 {
-            return Err(Refusal::Unreadable("a text must be in UTF-8"));
-        }
-        let essence = essence.trim().to_ascii_lowercase();
-        match essence.as_str() {
-            "application/json" => Ok(Self::Json),
-            "application/x-www-form-urlencoded" => Ok(Self::Form),
-            other if other.ends_with("+json") => Ok(Self::Json),
-            other if other.starts_with("text/") => Ok(Self::Text),
-            _ => Err(Refusal::Unreadable(
-                "this Content-Type cannot be looked through",
-            )),
-        }
-    }
-
-    fn inspect(self, body: &[u8], purpose: Purpose) -> Result<Found, Refusal> {
-        match self {
-            Self::Empty => Ok(Found::Text(String::new(), Kinds::default())),
-            Self::Json => Ok(Found::Json(inspect::json(body, purpose)?)),
-            Self::Text => {
-                let text = std::str::from_utf8(body);
-                let text = text.map_err(|_| Refusal::Malformed("the body is not UTF-8"))?;
-                let (masked, kinds) = inspect::mask_text(text, purpose);
-                Ok(Found::Text(masked, kinds))
+    let mut body = pin!(body);
+    let (mut parts, mut length, mut trailers) = (Vec::new(), 0, None);
+    while let Some(frame) = body.frame().await {
+        match frame.map_err(|_| Broken::Off)?.into_data() {
+            Ok(part) => {
+                length += part.len();
+                if length > max {
+                    return Err(Broken::TooLong);
+                }
+                let taken = rooms.grow(room, peer, part.len()).await;
+                taken.map_err(|Full| Broken::NoRoom)?;
+                parts.push(part);
             }
-            Self::Form => form(body, purpose),
+            Err(frame) => trailers = frame.into_trailers().ok(),
         }
     }
-}
-
-/// Names and values of a form or a query, decoded.
-fn form(text: &[u8], purpose: Purpose) -> Result<Found, Refusal> {
-    let mut kinds = Kinds::default();
-    let mut masked = form_urlencoded::Serializer::new(String::new());
-    for (name, value) in form_urlencoded::parse(text) {
-        // As a member of JSON is: its name says what its value may be.
-        let pair = serde_json::json!({ &*name: value }).to_string();
-        let found = inspect::json(pair.as_bytes(), purpose)?;
-        kinds = kinds.union(found.kinds());
-        let members: serde_json::Map<String, serde_json::Value> =
-            serde_json::from_slice(&found.mask(pair.as_bytes())).unwrap_or_default();
-        for (name, value) in members {
-            masked.append_pair(&name, value.as_str().unwrap_or_default());
-        }
+    if parts.len() == 1 {
+        return Ok((parts.remove(0), trailers));
     }
-    Ok(Found::Text(masked.finish(), kinds))
+    let mut whole = BytesMut::with_capacity(length);
+    parts.iter().for_each(|part| whole.extend_from_slice(part));
+    Ok((whole.freeze(), trailers))
 }
 
+/// What is found in path and query as they are read.
 fn in_path(path: &PathAndQuery) -> Result<Kinds, Refusal> {
     let decoded = percent_decode_str(path.path()).decode_utf8();
     let decoded = decoded.map_err(|_| Refusal::Malformed("the path is not UTF-8"))?;
@@ -235,7 +282,10 @@ fn in_path(path: &PathAndQuery) -> Result<Kinds, Refusal> {
         kinds = kinds.union(inspect::mask_text(segment, Purpose::Decide).1);
     }
     let query = path.query().unwrap_or_default();
-    Ok(kinds.union(form(query.as_bytes(), Purpose::Decide)?.kinds()))
+    let Found {
+        kinds: in_query, ..
+    } = form(query.as_bytes(), Purpose::Decide)?;
+    Ok(kinds.union(in_query))
 }
 
 #[cfg(test)]
@@ -260,7 +310,14 @@ mod tests {
         }
         let body = Full::new(Bytes::from(body.to_owned()));
         let (parts, body) = request.body(body).unwrap().into_parts();
-        read(parts, body, 1000).await
+        let routes = Routes::default();
+        let bounds = Bounds {
+            max_body: 1000,
+            rooms: &Rooms::new(1000),
+            peer: Peer::of([127, 0, 0, 1].into()),
+            routes: &routes,
+        };
+        read(parts, body, bounds).await
     }
 
     const JSON: (&str, &str) = ("content-type", "application/json");
@@ -327,7 +384,11 @@ mod tests {
             &[("content-type", "application/octet-stream")],
             &[("content-type", "application/json; charset=utf-16")],
             &[JSON, JSON],
-            &[JSON, ("content-encoding", "gzip")],
+            &[
+                JSON,
+                ("content-encoding", "gzip"),
+                ("content-encoding", "gzip"),
+            ],
             &[JSON, ("content-encoding", "identity, br")],
             // What names the type of a body away leaves a body without one.
             &[JSON, ("connection", "content-type")],

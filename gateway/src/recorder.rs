@@ -2,7 +2,7 @@
 //! where the folder would become too large.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +15,10 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use crate::answer::Refusal;
+use crate::callers::Caller;
 use crate::metrics::Metrics;
+use crate::trace::Trace;
 
 /// Of a payload so many bytes are written.
 pub const MAX_PAYLOAD: usize = 4096;
@@ -23,8 +26,8 @@ pub const MAX_PAYLOAD: usize = 4096;
 const QUEUE: usize = 4096;
 /// A segment ends with the line that makes it so long.
 const SEGMENT: u64 = 8 * 1024 * 1024;
-/// A trace is given up to so many lines.
-const MAX_LINES: usize = 1000;
+/// Lines of a trace that are given at once, at most.
+pub const MAX_LINES: usize = 1000;
 /// After a failure it is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -60,6 +63,11 @@ pub enum Event {
         /// The rule.
         reason: String,
     },
+    /// Something was found and masked.
+    Masked {
+        /// What.
+        kinds: Vec<&'static str>,
+    },
     /// The caller was warned.
     Warning {
         /// Of what.
@@ -77,6 +85,30 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// What a refusal is; none where nothing can be written.
+    pub fn of(refusal: &Refusal) -> Option<Self> {
+        match refusal {
+            Refusal::Blocked { rule } | Refusal::AnswerBlocked { rule } => Some(Self::Blocked {
+                reason: rule.clone(),
+            }),
+            Refusal::Warned { warning, .. } => Some(Self::Warning {
+                warning: warning.clone(),
+            }),
+            // Whoever is not known must not fill the log.
+            Refusal::Unrecorded
+            | Refusal::Unauthenticated(_)
+            | Refusal::AuthenticationUnavailable(_)
+            | Refusal::TooMany(_)
+            | Refusal::WrongOrigin => None,
+            // It may say what stood at some place.
+            other => Some(Self::Error {
+                error: inspect::mask_text(&other.text(), inspect::Purpose::Log).0,
+            }),
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct Line<'a> {
     #[serde(flatten)]
@@ -84,6 +116,8 @@ struct Line<'a> {
     trace_id: Uuid,
     timestamp: String,
     agent_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    caller: Option<&'a str>,
 }
 
 /// Writes lines, in a thread of its own.
@@ -129,42 +163,89 @@ impl Recorder {
 
     /// Writes a line; waits while too many wait. While none can be written, nobody waits: what finds
     /// no place is counted as lost.
-    pub async fn record(&self, trace_id: Uuid, now: Timestamp, event: &Event) {
-        let line = Line {
-            event,
-            trace_id,
-            timestamp: format!("{now:.3}"),
-            agent_id: &self.agent_id,
-        };
-        // Strings and numbers always are.
-        let Ok(line) = serde_json::to_string(&line) else {
-            return;
-        };
+    pub async fn record(&self, trace: &Trace, event: &Event) {
         if self.is_good() {
-            let _ = self.queue.send(line).await;
-        } else if self.queue.try_send(line).is_err() {
+            let _ = self.queue.send(self.line(trace, event)).await;
+        } else {
+            self.note(trace, event);
+        }
+    }
+
+    /// Writes a line where nobody can wait: what finds no place is counted as lost.
+    pub fn note(&self, trace: &Trace, event: &Event) {
+        if self.queue.try_send(self.line(trace, event)).is_err() {
             self.metrics.lost.inc();
         }
     }
 
-    /// The lines of a trace that are still there, in their order. Reads the whole folder.
-    pub fn trace(&self, trace_id: Uuid) -> io::Result<Vec<Value>> {
-        let wanted = trace_id.to_string();
-        let mut found = Vec::new();
+    fn line(&self, trace: &Trace, event: &Event) -> String {
+        let line = Line {
+            event,
+            trace_id: trace.id,
+            timestamp: format!("{:.3}", Timestamp::now()),
+            agent_id: &self.agent_id,
+            caller: trace.caller.as_deref(),
+        };
+        serde_json::to_string(&line).expect("strings and numbers are JSON")
+    }
+
+    /// Lines of a trace that are still there, in their order: so many of them, from so many on; those
+    /// of one caller, or of all. And whether there are more. Reads the whole folder.
+    pub fn trace(&self, wanted: &Wanted) -> io::Result<(Vec<Value>, bool)> {
+        let id = wanted.id.to_string();
+        let finder = memchr::memmem::Finder::new(id.as_bytes());
+        let (mut found, mut skipped) = (Vec::new(), 0);
         for (_, file) in segments(&self.folder)? {
-            for line in BufReader::new(File::open(file)?).lines() {
-                let line = line?;
-                if !line.contains(&wanted) {
+            let text = match fs::read(&file) {
+                // It was the oldest one a moment ago.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                text => text?,
+            };
+            let mut after = 0;
+            for at in finder.find_iter(&text) {
+                if at < after {
                     continue;
                 }
+                let begin = memchr::memrchr(b'\n', &text[..at]).map_or(0, |end| end + 1);
+                after = memchr::memchr(b'\n', &text[at..]).map_or(text.len(), |end| at + end);
                 // The last line may not be whole yet.
-                let value: Value = serde_json::from_str(&line).unwrap_or_default();
-                if value["trace_id"] == wanted.as_str() && found.len() < MAX_LINES {
-                    found.push(value);
+                let line: Value = serde_json::from_slice(&text[begin..after]).unwrap_or_default();
+                if !wanted.is(&line, &id) {
+                    continue;
+                }
+                if skipped < wanted.offset {
+                    skipped += 1;
+                } else if found.len() < wanted.limit {
+                    found.push(line);
+                } else {
+                    return Ok((found, true));
                 }
             }
         }
-        Ok(found)
+        Ok((found, false))
+    }
+}
+
+/// Which lines somebody wants.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Of this trace.
+    pub id: Uuid,
+    /// Of this caller; of any, if there is none.
+    pub caller: Option<Caller>,
+    /// After so many.
+    pub offset: usize,
+    /// So many at most.
+    pub limit: usize,
+}
+
+impl Wanted {
+    fn is(&self, line: &Value, id: &str) -> bool {
+        let is_callers = self
+            .caller
+            .as_deref()
+            .is_none_or(|caller| line["caller"] == caller);
+        line["trace_id"] == id && is_callers
     }
 }
 

@@ -1,25 +1,39 @@
 //! Listens, deals connections out to one runtime for each core, and drains.
 
 use std::convert::Infallible;
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper::body::Incoming;
+use hyper::rt::{Read, Write};
+use hyper::server::conn::{http1, http2};
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use hyper_util::service::TowerToHyperService;
 use rules::Rules;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_io_timeout::TimeoutStream;
+use tokio_rustls::TlsAcceptor;
+use tower::ServiceBuilder;
 
 use crate::backend::Backend;
+use crate::body::{self, Body};
+use crate::certificate::Certificate;
 use crate::config::{BackendAddress, Config};
+use crate::limits::{Limits, Place};
+use crate::manifest_page::ManifestPage;
 use crate::metrics::Metrics;
+use crate::origins::Origins;
 use crate::policy::Policy;
 use crate::recorder::Recorder;
-use crate::service::{HEAD_DEADLINE, ManifestPage, Shared, handle};
+use crate::room::Rooms;
+use crate::service::{From, handle};
+use crate::shared::{HEAD_DEADLINE, Shared};
 use crate::{Error, operator};
 
 /// What is under way at the end has so long.
@@ -27,7 +41,24 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// Connections at once.
 const CONNECTIONS: usize = 4096;
 
-type Accepted = (TcpStream, OwnedSemaphorePermit);
+/// For the handshake of TLS.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// A caller that takes nothing of its answer for so long is left.
+const WRITE_DEADLINE: Duration = Duration::from_secs(60);
+/// Requests of one connection at once, over HTTP/2.
+const STREAMS: u32 = 128;
+/// What one of them may send ahead, and the longest head, in bytes.
+const WINDOW: u32 = 64 << 10;
+/// What one connection reads ahead: the longest head of a request, in bytes.
+const MAX_BUFFER: usize = 64 << 10;
+
+/// A connection, from where it comes, and the places that it takes.
+struct Accepted {
+    stream: TcpStream,
+    from: IpAddr,
+    _place: OwnedSemaphorePermit,
+    _of_peer: Option<Place>,
+}
 
 /// Runs until SIGTERM or SIGINT, and drains.
 pub fn run(config: Config) -> Result<(), Error> {
@@ -38,18 +69,18 @@ pub fn run(config: Config) -> Result<(), Error> {
     runtime.block_on(serve(config))
 }
 
-async fn serve(config: Config) -> Result<(), Error> {
+async fn serve(mut config: Config) -> Result<(), Error> {
     let (listener, operators) = listen(&config).await?;
-    let shared = Arc::new(share(&config)?);
+    let shared = Arc::new(share(&mut config)?);
     let mut terminated = signal(SignalKind::terminate()).map_err(io("signals"))?;
     let mut interrupted = signal(SignalKind::interrupt()).map_err(io("signals"))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = (0..cores).map(|_| Worker::start(&config, &shared));
     let workers: Vec<Worker> = workers.collect::<Result<_, _>>()?;
-    tell(&config, &listener, &operators);
+    tell(&config, &listener, &operators, shared.callers.are_anybody());
     tokio::spawn(operator::serve(operators, Arc::clone(&shared)));
     tokio::select! {
-        () = accept(&listener, &workers) => {}
+        () = accept(&listener, &workers, &shared.limits) => {}
         _ = terminated.recv() => {}
         _ = interrupted.recv() => {}
     }
@@ -71,7 +102,7 @@ async fn listen(config: &Config) -> Result<(TcpListener, TcpListener), Error> {
     Ok((listener, operators))
 }
 
-fn share(config: &Config) -> Result<Shared, Error> {
+fn share(config: &mut Config) -> Result<Shared, Error> {
     let metrics = Arc::new(Metrics::default());
     let recorder = match &config.log_dir {
         Some(folder) => {
@@ -87,6 +118,9 @@ fn share(config: &Config) -> Result<Shared, Error> {
     Ok(Shared {
         policy: Policy {
             rules: Rules::compile(&config.rules, &config.manifest)?,
+            answers: (!config.answer_rules.is_empty())
+                .then(|| Rules::compile(&config.answer_rules, &config.manifest))
+                .transpose()?,
             score: config.manifest.trust_score(),
             threshold: config.trust_threshold,
             secret: config.override_secret.clone(),
@@ -94,11 +128,19 @@ fn share(config: &Config) -> Result<Shared, Error> {
         recorder,
         metrics,
         max_body: config.max_body,
+        rooms: Rooms::new(config.max_body),
+        routes: std::mem::take(&mut config.routes),
+        callers: std::mem::take(&mut config.callers),
+        limits: std::mem::take(&mut config.limits),
+        tls: config.tls.take(),
+        origins: config.origins.take(),
+        reading: Semaphore::new(2),
+        answer_idle: config.answer_idle,
         manifest: ManifestPage::new(config.manifest.document()),
     })
 }
 
-fn tell(config: &Config, listener: &TcpListener, operators: &TcpListener) {
+fn tell(config: &Config, listener: &TcpListener, operators: &TcpListener, is_open: bool) {
     let operator = operators.local_addr().unwrap_or(config.operator_address);
     let address = listener.local_addr().unwrap_or(config.address);
     let backend = match &config.backend {
@@ -112,27 +154,34 @@ fn tell(config: &Config, listener: &TcpListener, operators: &TcpListener) {
     if config.log_dir.is_none() {
         tracing::warn!("nothing is recorded: set --log-dir");
     }
-    if !address.ip().is_loopback() {
+    if !address.ip().is_loopback() && is_open {
         tracing::warn!("anybody who reaches {address} may ask: there is no authentication");
     }
 }
 
 /// Accepts, and deals out by turns.
-async fn accept(listener: &TcpListener, workers: &[Worker]) {
+async fn accept(listener: &TcpListener, workers: &[Worker], limits: &Limits) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     for worker in workers.iter().cycle() {
         // Where all places are taken, who comes waits in the kernel's queue.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;
         };
-        match listener
-            .accept()
-            .await
-            .and_then(|(stream, _)| stream.into_std())
-        {
-            Ok(stream) => {
+        let accepted = listener.accept().await;
+        let accepted = accepted.and_then(|(stream, from)| Ok((stream.into_std()?, from.ip())));
+        match accepted {
+            Ok((stream, from)) => {
+                // Who has too many connections finds this one closed.
+                let Some(of_peer) = limits.connect(from) else {
+                    continue;
+                };
                 let _ = stream.set_nodelay(true);
-                let _ = worker.connections.send((stream, place));
+                let _ = worker.connections.send(Accepted {
+                    stream,
+                    from,
+                    _place: place,
+                    _of_peer: of_peer,
+                });
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection was not accepted");
@@ -180,28 +229,106 @@ async fn work(
     backend: Arc<Backend>,
 ) {
     let graceful = GracefulShutdown::new();
-    while let Some((stream, place)) = accepted.recv().await {
-        let Ok(stream) = tokio::net::TcpStream::from_std(stream) else {
-            continue;
+    while let Some(accepted) = accepted.recv().await {
+        let connection = Connection {
+            shared: Arc::clone(&shared),
+            backend: Arc::clone(&backend),
+            watcher: graceful.watcher(),
         };
-        let (shared, backend) = (Arc::clone(&shared), Arc::clone(&backend));
-        let service = service_fn(move |request| {
-            let (shared, backend) = (Arc::clone(&shared), Arc::clone(&backend));
-            async move { Ok::<_, Infallible>(handle(&shared, &backend, request).await) }
-        });
-        let connection = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_DEADLINE)
-            .serve_connection(TokioIo::new(stream), service);
-        let watched = graceful.watch(connection);
         tokio::spawn(async move {
-            if let Err(error) = watched.await {
-                tracing::debug!(%error, "a connection broke off");
+            if let Err(error) = connection.serve(accepted).await {
+                tracing::debug!(error, "a connection broke off");
             }
-            drop(place);
         });
     }
     let _ = tokio::time::timeout(DRAIN, graceful.shutdown()).await;
+}
+
+/// What one connection is served with.
+struct Connection {
+    shared: Arc<Shared>,
+    backend: Arc<Backend>,
+    watcher: Watcher,
+}
+
+impl Connection {
+    async fn serve(self, accepted: Accepted) -> Result<(), body::Error> {
+        let stream = tokio::net::TcpStream::from_std(accepted.stream)?;
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(WRITE_DEADLINE));
+        let stream = Box::pin(stream);
+        let mut from = From {
+            address: accepted.from,
+            certificate: None,
+        };
+        let Some(tls) = &self.shared.tls else {
+            return self.http1(TokioIo::new(stream), from).await;
+        };
+        let acceptor = TlsAcceptor::from(tls.get());
+        let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream));
+        let stream = handshake.await??;
+        let (_, session) = stream.get_ref();
+        let shown = session.peer_certificates().and_then(<[_]>::first);
+        from.certificate = shown.map(|shown| Certificate::of(shown));
+        let is_http2 = session.alpn_protocol() == Some(b"h2");
+        let stream = TokioIo::new(stream);
+        match is_http2 {
+            true => self.http2(stream, from).await,
+            false => self.http1(stream, from).await,
+        }
+    }
+
+    async fn http1<I>(self, stream: I, from: From) -> Result<(), body::Error>
+    where
+        I: Read + Write + Unpin + Send + 'static,
+    {
+        let service = service(self.shared, self.backend, from);
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_DEADLINE)
+            .max_buf_size(MAX_BUFFER)
+            .serve_connection(stream, service);
+        self.watcher.watch(connection).await.map_err(Into::into)
+    }
+
+    async fn http2<I>(self, stream: I, from: From) -> Result<(), body::Error>
+    where
+        I: Read + Write + Unpin + Send + 'static,
+    {
+        let service = service(self.shared, self.backend, from);
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(WINDOW)
+            .initial_stream_window_size(WINDOW)
+            .keep_alive_interval(Some(HEAD_DEADLINE))
+            .serve_connection(stream, service);
+        self.watcher.watch(connection).await.map_err(Into::into)
+    }
+}
+
+type Answered = Result<Response<Body>, Infallible>;
+
+/// Answers the requests of one connection, with what browsers want to know first.
+fn service(
+    shared: Arc<Shared>,
+    backend: Arc<Backend>,
+    from: From,
+) -> impl hyper::service::Service<
+    Request<Incoming>,
+    Response = Response<Body>,
+    Error = Infallible,
+    Future: Send,
+> {
+    let cors = shared.origins.as_ref().map(Origins::layer);
+    let from = Arc::new(from);
+    let answer = tower::service_fn(move |request| {
+        let (shared, backend) = (Arc::clone(&shared), Arc::clone(&backend));
+        let from = Arc::clone(&from);
+        async move { Answered::Ok(handle(&shared, &backend, &from, request).await) }
+    });
+    let service = ServiceBuilder::new().option_layer(cors).service(answer);
+    TowerToHyperService::new(service)
 }
 
 fn io(what: &'static str) -> impl Fn(std::io::Error) -> Error {

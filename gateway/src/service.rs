@@ -1,123 +1,85 @@
 //! One request, from its head to the head of its answer.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body_util::{Either, Full};
 use hyper::body::Incoming;
-use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH,
-};
-use hyper::{Method, Response, StatusCode};
+use hyper::header::{ALLOW, CONTENT_LENGTH, HeaderValue};
+use hyper::{HeaderMap, Method, Response, StatusCode};
 use identity::sha256;
-use jiff::Timestamp;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::answer::{Body, Refusal, json_answer};
+use crate::answer::{Refusal, json_answer};
+use crate::answers::{self, Judge};
 use crate::backend::{Backend, trace_header};
-use crate::headers::{LATENCY, QUARANTINED, TRUST_SCORE};
-use crate::metrics::{Metrics, Outcome, Status};
-use crate::policy::{Permit, Policy};
-use crate::read::{self, Request};
-use crate::recorder::{Event, Recorder, excerpt};
-use crate::trace;
+use crate::body::Body;
+use crate::certificate::Certificate;
+use crate::headers::{CALLER, LATENCY, QUARANTINED, TRUST_SCORE};
+use crate::metrics::{Outcome, Status};
+use crate::policy::Permit;
+use crate::read::{self, Bounds, Request};
+use crate::recorder::{Event, excerpt};
+use crate::room::Peer;
+use crate::shared::Shared;
+use crate::trace::{self, Trace};
+use crate::{operator, origins};
 
-/// For the head of a request, from its first byte or, on a connection that stays, from the answer
-/// before it.
-pub(crate) const HEAD_DEADLINE: Duration = Duration::from_secs(30);
-
-/// What all connections share.
+/// From where a connection comes, and what its TLS says of it.
 #[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) policy: Policy,
-    pub(crate) recorder: Option<Recorder>,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) max_body: usize,
-    pub(crate) manifest: ManifestPage,
-}
-
-/// The manifest as it is served.
-#[derive(Debug)]
-pub(crate) struct ManifestPage {
-    body: Bytes,
-    etag: HeaderValue,
-}
-
-impl ManifestPage {
-    pub(crate) fn new(document: &serde_json::Map<String, serde_json::Value>) -> Self {
-        let body = serde_json::to_vec(document).expect("JSON of ours");
-        let etag = format!("\"{}\"", sha256(&body));
-        Self {
-            etag: HeaderValue::try_from(etag).expect("hexadecimal digits"),
-            body: body.into(),
-        }
-    }
-
-    fn respond(&self, request: &hyper::Request<Incoming>) -> Response<Body> {
-        let known = request.headers().get_all(IF_NONE_MATCH).iter();
-        let is_known = known
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|text| text.split(','))
-            .map(|tag| tag.trim().trim_start_matches("W/"))
-            .any(|tag| tag == "*" || tag.as_bytes() == self.etag.as_bytes());
-        let mut response = if is_known {
-            let mut response = Response::new(Either::Left(Full::default()));
-            *response.status_mut() = StatusCode::NOT_MODIFIED;
-            response
-        } else {
-            Response::new(Either::Left(Full::new(self.body.clone())))
-        };
-        let headers = response.headers_mut();
-        headers.insert(ETAG, self.etag.clone());
-        let hour = HeaderValue::from_static("max-age=3600");
-        headers.insert(CACHE_CONTROL, hour);
-        if !is_known {
-            let json = HeaderValue::from_static("application/json");
-            headers.insert(CONTENT_TYPE, json);
-        }
-        response
-    }
+pub(crate) struct From {
+    pub(crate) address: IpAddr,
+    pub(crate) certificate: Option<Certificate>,
 }
 
 /// Answers a request, on whatever connection it came.
 pub(crate) async fn handle(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     backend: &Backend,
-    request: hyper::Request<Incoming>,
+    from: &From,
+    mut request: hyper::Request<Incoming>,
 ) -> Response<Body> {
     let begun = Instant::now();
     let trace_id = trace::id(request.headers());
+    let peer = shared.limits.peer(from.address, request.headers_mut());
     let is_head = request.method() == Method::HEAD;
-    let is_read = is_head || request.method() == Method::GET;
-    let mut response = match request.uri().path() {
-        "/proxy" => proxy(shared, backend, request, trace_id, begun).await,
-        path if path.starts_with("/proxy/") => {
-            proxy(shared, backend, request, trace_id, begun).await
-        }
-        "/.well-known/agent-manifest" | "/capabilities" if is_read => {
-            shared.manifest.respond(&request)
-        }
-        "/health" if is_read => json_answer(StatusCode::OK, &json!({"status": "healthy"})),
-        "/.well-known/agent-manifest" | "/capabilities" | "/health" => {
-            let mut response = Refusal::WrongMethod.respond(trace_id);
-            let allowed = HeaderValue::from_static("GET, HEAD");
-            response.headers_mut().insert(ALLOW, allowed);
-            response
-        }
-        _ => Refusal::NotFound.respond(trace_id),
+    let call = Call {
+        shared,
+        backend,
+        from,
+        peer,
+        begun,
+        trace: Trace {
+            id: trace_id,
+            caller: None,
+        },
+    };
+    let mut response = match may_ask(shared, peer, &request) {
+        Ok(()) => call.answer(request).await,
+        Err(refusal) => refusal.respond(trace_id),
     };
     complete(shared, &mut response, trace_id, begun.elapsed());
-    if is_head && let Either::Left(body) = response.body() {
+    if is_head && let Body::Whole(body) = response.body() {
         // As long as the body that a GET would have, which is not sent.
         let length = hyper::body::Body::size_hint(body)
             .exact()
             .unwrap_or_default();
         response.headers_mut().insert(CONTENT_LENGTH, length.into());
-        *response.body_mut() = Either::Left(Full::default());
+        *response.body_mut() = Body::default();
     }
     response
+}
+
+fn may_ask(shared: &Shared, peer: Peer, request: &hyper::Request<Incoming>) -> Result<(), Refusal> {
+    // Who watches it asks as often as it likes.
+    if request.uri().path() != "/health" {
+        shared.limits.check(peer)?;
+    }
+    match origins::may_ask(shared.origins.as_ref(), request.headers()) {
+        true => Ok(()),
+        false => Err(Refusal::WrongOrigin),
+    }
 }
 
 /// Headers of every answer, and the figures.
@@ -138,53 +100,157 @@ fn complete(shared: &Shared, response: &mut Response<Body>, trace_id: Uuid, took
     shared.metrics.duration.observe(took.as_secs_f64());
 }
 
-async fn proxy(
-    shared: &Shared,
-    backend: &Backend,
-    request: hyper::Request<Incoming>,
-    trace_id: Uuid,
+/// A request, and what is known of it from the start.
+struct Call<'a> {
+    shared: &'a Arc<Shared>,
+    backend: &'a Backend,
+    from: &'a From,
+    peer: Peer,
     begun: Instant,
-) -> Response<Body> {
-    let recorder = shared.recorder.as_ref();
-    match pass(shared, backend, request, trace_id, begun).await {
-        Ok(response) => response,
-        Err(refusal) => {
-            if let (Some(recorder), Some(event)) = (recorder, event_of(&refusal)) {
-                recorder.record(trace_id, Timestamp::now(), &event).await;
+    trace: Trace,
+}
+
+impl Call<'_> {
+    async fn answer(mut self, request: hyper::Request<Incoming>) -> Response<Body> {
+        let trace_id = self.trace.id;
+        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+        match request.uri().path() {
+            path if path == "/proxy" || path.starts_with("/proxy/") => self.proxy(request).await,
+            "/.well-known/agent-manifest" | "/capabilities" if is_read => {
+                self.shared.manifest.respond(&request)
             }
-            refusal.respond(trace_id)
+            "/health" if is_read => json_answer(StatusCode::OK, &json!({"status": "healthy"})),
+            // Where nobody is asked who they are, traces are the operator's alone.
+            path if path.starts_with("/trace/") && !self.shared.callers.are_anybody() => {
+                match is_read {
+                    true => self.trace(request).await,
+                    false => wrong_method(trace_id),
+                }
+            }
+            "/.well-known/agent-manifest" | "/capabilities" | "/health" => wrong_method(trace_id),
+            _ => Refusal::NotFound.respond(trace_id),
         }
+    }
+
+    /// What was written down of a request of this caller's own.
+    async fn trace(mut self, request: hyper::Request<Incoming>) -> Response<Body> {
+        let (mut parts, _) = request.into_parts();
+        if let Err(refusal) = self.identify(&mut parts.headers).await {
+            return refusal.respond(self.trace.id);
+        }
+        operator::trace(self.shared, &parts.uri, self.trace.caller.as_ref()).await
+    }
+
+    /// Finds out who calls; what was presented goes, and who it is comes in its place.
+    async fn identify(&mut self, headers: &mut HeaderMap) -> Result<(), Refusal> {
+        let certificate = self.from.certificate.as_ref();
+        let caller = self.shared.callers.identify(headers, certificate).await?;
+        headers.remove(CALLER);
+        if let Some(caller) = &caller
+            && let Ok(value) = HeaderValue::from_str(caller)
+        {
+            headers.insert(CALLER, value);
+        }
+        self.trace.caller = caller;
+        Ok(())
+    }
+
+    async fn proxy(&mut self, request: hyper::Request<Incoming>) -> Response<Body> {
+        match self.pass(request).await {
+            Ok(response) => response,
+            Err(refusal) => {
+                if let Some(event) = Event::of(&refusal) {
+                    self.record(&event).await;
+                }
+                refusal.respond(self.trace.id)
+            }
+        }
+    }
+
+    /// Every stage, in its order.
+    async fn pass(&mut self, request: hyper::Request<Incoming>) -> Result<Response<Body>, Refusal> {
+        let shared = self.shared;
+        let (mut parts, body) = request.into_parts();
+        self.identify(&mut parts.headers).await?;
+        let bounds = Bounds {
+            max_body: shared.max_body,
+            rooms: &shared.rooms,
+            peer: self.peer,
+            routes: &shared.routes,
+        };
+        let mut request = read::read(parts, body, bounds).await?;
+        let permit = decide(shared, &request)?;
+        if let Some((kinds, rule)) = &permit.masked {
+            request.mask(*kinds, rule)?;
+        }
+        self.write_down(&request, &permit).await?;
+        let judge = Judge {
+            shared: Arc::clone(shared),
+            method: request.method.clone(),
+            path: request.meant.clone(),
+            trace: self.trace.clone(),
+            peer: self.peer,
+        };
+        if shared.policy.answers.is_some() {
+            answers::prepare(&mut request.headers);
+        }
+        let answer = self.backend.send(request, self.trace.id).await?;
+        self.record(&Event::Response {
+            status_code: answer.status().as_u16(),
+            latency_ms: self.begun.elapsed().as_micros() as f64 / 1000.0,
+        })
+        .await;
+        let mut response = judge.look(answer).await?;
+        // It is the gateway's to say.
+        response.headers_mut().remove(QUARANTINED);
+        if permit.is_quarantined {
+            let yes = HeaderValue::from_static("true");
+            response.headers_mut().insert(QUARANTINED, yes);
+        }
+        Ok(response)
+    }
+
+    async fn record(&self, event: &Event) {
+        if let Some(recorder) = &self.shared.recorder {
+            recorder.record(&self.trace, event).await;
+        }
+    }
+
+    /// What is forwarded is written down first.
+    async fn write_down(&self, request: &Request, permit: &Permit) -> Result<(), Refusal> {
+        let Some(recorder) = &self.shared.recorder else {
+            return Ok(());
+        };
+        if !recorder.is_good() {
+            return Err(Refusal::Unrecorded);
+        }
+        self.record(&Event::Request {
+            method: request.method.to_string(),
+            path: inspect::mask_text(&request.meant, inspect::Purpose::Log).0,
+            payload: excerpt(&request.scrubbed()),
+            digest: sha256(&request.body).to_string(),
+        })
+        .await;
+        if let Some((kinds, _)) = &permit.masked {
+            let kinds = kinds.iter().map(inspect::Kind::name).collect();
+            self.record(&Event::Masked { kinds }).await;
+        }
+        if let Some(warning) = permit.overridden.clone() {
+            self.record(&Event::UserOverride { warning }).await;
+        }
+        if permit.is_quarantined {
+            let trust_score = self.shared.policy.score;
+            self.record(&Event::Quarantine { trust_score }).await;
+        }
+        Ok(())
     }
 }
 
-/// Every stage, in its order.
-async fn pass(
-    shared: &Shared,
-    backend: &Backend,
-    request: hyper::Request<Incoming>,
-    trace_id: Uuid,
-    begun: Instant,
-) -> Result<Response<Body>, Refusal> {
-    let (parts, body) = request.into_parts();
-    let request = read::read(parts, body, shared.max_body).await?;
-    let permit = decide(shared, &request)?;
-    write_down(shared, &request, &permit, trace_id).await?;
-    let answer = backend.send(request, trace_id).await?;
-    if let Some(recorder) = &shared.recorder {
-        let event = Event::Response {
-            status_code: answer.status().as_u16(),
-            latency_ms: begun.elapsed().as_micros() as f64 / 1000.0,
-        };
-        recorder.record(trace_id, Timestamp::now(), &event).await;
-    }
-    let mut response = answer.map(Either::Right);
-    // It is the gateway's to say.
-    response.headers_mut().remove(QUARANTINED);
-    if permit.is_quarantined {
-        let yes = HeaderValue::from_static("true");
-        response.headers_mut().insert(QUARANTINED, yes);
-    }
-    Ok(response)
+fn wrong_method(trace_id: Uuid) -> Response<Body> {
+    let mut response = Refusal::WrongMethod.respond(trace_id);
+    let allowed = HeaderValue::from_static("GET, HEAD");
+    response.headers_mut().insert(ALLOW, allowed);
+    response
 }
 
 fn decide(shared: &Shared, request: &Request) -> Result<Permit, Refusal> {
@@ -201,53 +267,4 @@ fn decide(shared: &Shared, request: &Request) -> Result<Permit, Refusal> {
         .scores
         .observe(f64::from(shared.policy.score));
     decision
-}
-
-/// What is forwarded is written down first.
-async fn write_down(
-    shared: &Shared,
-    request: &Request,
-    permit: &Permit,
-    trace_id: Uuid,
-) -> Result<(), Refusal> {
-    let Some(recorder) = &shared.recorder else {
-        return Ok(());
-    };
-    if !recorder.is_good() {
-        return Err(Refusal::Unrecorded);
-    }
-    let now = Timestamp::now();
-    let event = Event::Request {
-        method: request.method.to_string(),
-        path: inspect::mask_text(&request.meant, inspect::Purpose::Log).0,
-        payload: excerpt(&request.scrubbed()),
-        digest: sha256(&request.body).to_string(),
-    };
-    recorder.record(trace_id, now, &event).await;
-    if let Some(warning) = permit.overridden.clone() {
-        let event = Event::UserOverride { warning };
-        recorder.record(trace_id, now, &event).await;
-    }
-    if permit.is_quarantined {
-        let trust_score = shared.policy.score;
-        let event = Event::Quarantine { trust_score };
-        recorder.record(trace_id, now, &event).await;
-    }
-    Ok(())
-}
-
-/// What a refusal is in the flight recorder.
-fn event_of(refusal: &Refusal) -> Option<Event> {
-    match refusal {
-        Refusal::Blocked { rule } => Some(Event::Blocked {
-            reason: rule.clone(),
-        }),
-        Refusal::Warned { warning, .. } => Some(Event::Warning {
-            warning: warning.clone(),
-        }),
-        Refusal::Unrecorded => None,
-        other => Some(Event::Error {
-            error: other.text(),
-        }),
-    }
 }

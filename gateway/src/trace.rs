@@ -3,6 +3,17 @@
 use hyper::HeaderMap;
 use uuid::Uuid;
 
+use crate::callers::Caller;
+
+/// What a request is written down under.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trace {
+    /// Its id, which its caller may choose.
+    pub id: Uuid,
+    /// Who that is, where it is known.
+    pub caller: Option<Caller>,
+}
+
 /// The header of requests and answers.
 pub const HEADER: &str = "x-agent-trace-id";
 

@@ -1,6 +1,10 @@
 //! The gateway: an IATP sidecar in front of an agent, over TCP, with a backend that writes down what
 //! reaches it.
 
+mod answers;
+mod callers;
+mod pressure;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -37,14 +41,35 @@ const OK: Manner = Manner::Answers("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n
 
 impl Agent {
     fn start(manner: Manner) -> Self {
+        Self::that(move |stream, _| match manner {
+            Manner::Answers(answer) => stream.write_all(answer.as_bytes()).is_ok(),
+            Manner::HangsUp => false,
+            Manner::Waits(time) => {
+                std::thread::sleep(time);
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate";
+                stream.write_all(answer).is_ok()
+            }
+        })
+    }
+
+    /// One that does this with each request; the connection stays if it says so.
+    fn that(answers: impl Fn(&mut &TcpStream, &str) -> bool + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let requests = Arc::clone(&seen);
+        let (requests, answers) = (Arc::clone(&seen), Arc::new(answers));
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let requests = Arc::clone(&requests);
-                std::thread::spawn(move || serve(&stream, manner, &requests));
+                let (requests, answers) = (Arc::clone(&requests), Arc::clone(&answers));
+                std::thread::spawn(move || {
+                    let mut reader = BufReader::new(&stream);
+                    while let Some(request) = read_request(&mut reader) {
+                        requests.lock().unwrap().push(request.clone());
+                        if !answers(&mut &stream, &request) {
+                            return;
+                        }
+                    }
+                });
             }
         });
         Self { address, seen }
@@ -52,25 +77,6 @@ impl Agent {
 
     fn seen(&self) -> Vec<String> {
         self.seen.lock().unwrap().clone()
-    }
-}
-
-fn serve(stream: &TcpStream, manner: Manner, seen: &Mutex<Vec<String>>) {
-    let mut reader = BufReader::new(stream);
-    while let Some(request) = read_request(&mut reader) {
-        seen.lock().unwrap().push(request);
-        let answer = match manner {
-            Manner::Answers(answer) => answer,
-            Manner::HangsUp => return,
-            Manner::Waits(time) => {
-                std::thread::sleep(time);
-                "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate"
-            }
-        };
-        let mut stream = stream;
-        if stream.write_all(answer.as_bytes()).is_err() {
-            return;
-        }
     }
 }
 
@@ -130,6 +136,16 @@ impl Gateway {
             operator,
             folder,
         }
+    }
+
+    /// In front of a trusted agent that keeps nothing, with these settings in YAML.
+    fn configured(agent: &Agent, settings: &str) -> Self {
+        let folder = private_folder();
+        let file = folder.path().join("iatp.yaml");
+        fs::write(&file, settings).unwrap();
+        let url = format!("http://{}", agent.address);
+        let more = ["--config", file.to_str().unwrap()];
+        Self::start(&url, &manifest("trusted", "ephemeral"), &more)
     }
 
     /// A trusted agent that keeps nothing: score 10.
@@ -630,6 +646,11 @@ fn what_is_too_large_or_cannot_be_looked_through_is_refused_before_the_agent_see
         (
             "Content-Type: application/json\r\nContent-Encoding: gzip\r\n",
             "x",
+            400,
+        ),
+        (
+            "Content-Type: application/json\r\nContent-Encoding: br\r\n",
+            "x",
             415,
         ),
         ("", "x", 415),
@@ -794,6 +815,26 @@ fn a_setting_that_cannot_be_is_named_and_nothing_starts() {
             "AgentKeys both want port 9090",
         ),
         (vec!["--log-level", "loud"], 64, "loud"),
+        (
+            vec!["--config", &*file("e", "policy:\n  block_rules:\n    - {name: r, action: warn, on: response, condition: has_ssn}\n").leak()],
+            64,
+            "block it, or mask it",
+        ),
+        (
+            vec!["--config", &*file("f", "policy:\n  block_rules:\n    - {name: r, action: mask, on: response, condition: has_ssn}\n    - {name: r, action: block, condition: has_ssn}\n").leak()],
+            64,
+            "two rules of this name",
+        ),
+        (
+            vec!["--config", &*file("g", "routes:\n  - {path: v1}\n").leak()],
+            64,
+            "begins with a slash",
+        ),
+        (
+            vec!["--config", &*file("h", "routes:\n  - {path: /v1, request_schema: /nowhere.json}\n").leak()],
+            64,
+            "/nowhere.json",
+        ),
     ];
     for (arguments, code, said) in cases {
         let output = command(folder.path(), "http://127.0.0.1:1", &trusted)
