@@ -21,8 +21,8 @@ use protocol::{
 };
 use serde_json::json;
 use state::{
-    Certificate, Custody, GenesisRecord, Header, Newborn, Pair, Rollback, Sealed, SealedIdentity, Terms,
-    Use, Wrap, first_authority,
+    Certificate, Custody, GenesisRecord, Header, Newborn, Pair, Rollback, Sealed, SealedIdentity,
+    Terms, Use, Wrap, first_authority,
 };
 
 const POLICY: &str = include_str!("../../../attestation/tests/vectors/cases/policy.toml");
@@ -60,6 +60,14 @@ fn gateway(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
     ];
     for (at, body) in bodies.iter().enumerate() {
         corpus.add("inspect", &at.to_string(), body.as_bytes())?;
+    }
+    let events = [
+        "\u{14}data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"4532 0151\"}}]}\n\ndata: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\" 1283 0366\"}}]}\n\ndata: [DONE]\n\n",
+        "\u{30}event: x\r\ndata: {\"type\":\"content_block_delta\",\"index\":1,\"delta\":{\"partial_json\":\"{\\\"n\\\": 4532\"}}\r\n\r\n: 123-45-6789\r\n\r\n",
+        "\u{8}{\"card\": 4532015112830366}\nplain a@b.cd, DE89 3704 0044 0532 0130 00\n",
+    ];
+    for (at, events) in events.iter().enumerate() {
+        corpus.add("stream", &at.to_string(), events.as_bytes())?;
     }
     let manifests = [
         r#"{"agent_id": "a", "capabilities": {"reversibility": "partial", "undo_window": "24h", "sla_latency": "2000ms"}, "privacy_contract": {"retention": "ephemeral"}}"#,
@@ -132,7 +140,11 @@ fn kept(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
     corpus.add("kms_answer", "refused", refused.to_string().as_bytes())?;
     // ContentInfo, [0], EnvelopedData version 2, as KMS begins it.
     let begin = "308006092a864886f70d010703a080308002010231";
-    corpus.add("kms_answer", "message", &data_encoding::HEXLOWER.decode(begin.as_bytes())?)?;
+    corpus.add(
+        "kms_answer",
+        "message",
+        &data_encoding::HEXLOWER.decode(begin.as_bytes())?,
+    )?;
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-// An authorization server: `node server.mjs PORT` serves http://127.0.0.1:PORT. Tokens for urn:jwt are JWTs, those for urn:opaque are not.
+// An authorization server: `node server.mjs PORT` serves http://127.0.0.1:PORT. Tokens for urn:opaque and what begins so are opaque, others are JWTs.
 import { generateKeyPairSync } from "node:crypto";
 import Provider from "oidc-provider";
 
@@ -22,7 +22,7 @@ const provider = new Provider(`http://127.0.0.1:${port}`, {
         scope: "use",
         audience: resource,
         accessTokenTTL: 300,
-        accessTokenFormat: resource === "urn:opaque" ? "opaque" : "jwt",
+        accessTokenFormat: resource.startsWith("urn:opaque") ? "opaque" : "jwt",
       }),
     },
   },

@@ -8,6 +8,7 @@
 )]
 
 mod durable;
+mod gateway;
 mod image;
 mod load;
 mod overload;
@@ -38,6 +39,9 @@ fn main() {
             return overload::flood(Path::new(&arguments[2]), number(3) as usize, number(4));
         }
         Some("burn") => return overload::burn(arguments[2].parse().expect("a number")),
+        Some("gateway-agent") => return gateway::agent(),
+        Some("gateway-bare") => return gateway::bare(&arguments[2]),
+        Some("gateway") => return gateway::figures(),
         Some("hold-connections") => return hold_connections(Path::new(&arguments[2])),
         Some("image") => {
             image::figures();
@@ -52,7 +56,7 @@ fn main() {
         Some("verify") => return verifying::figures(&start(""), strict_verification()),
         Some("--help" | "-h") => {
             println!(
-                "anchorhold-bench [--signatures N]\nanchorhold-bench sign\nanchorhold-bench verify\nanchorhold-bench overload\nanchorhold-bench durable\nanchorhold-bench image\n\nPrints every figure of docs/benchmarks.md beside its baseline. N is for the memory test, 1000000 if left out. `sign` prints those of signatures alone. `verify` prints those of the verifier alone. `overload` prints those of a caller beside one that asks for ten times what there is. `durable` prints those of keys that are kept. `image` prints those of the image, which tests/run has built, under QEMU."
+                "anchorhold-bench [--signatures N]\nanchorhold-bench sign\nanchorhold-bench verify\nanchorhold-bench overload\nanchorhold-bench durable\nanchorhold-bench image\nanchorhold-bench gateway\n\nPrints every figure of docs/benchmarks.md beside its baseline. N is for the memory test, 1000000 if left out. `sign` prints those of signatures alone. `verify` prints those of the verifier alone. `overload` prints those of a caller beside one that asks for ten times what there is. `durable` prints those of keys that are kept. `image` prints those of the image, which tests/run has built, under QEMU. `gateway` prints those of the gateway beside nginx and HAProxy, asked by wrk."
             );
             return;
         }

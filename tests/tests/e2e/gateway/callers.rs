@@ -154,6 +154,11 @@ fn everything_that_says_who_calls_is_checked_and_one_that_is_wrong_refuses() {
             (None, None)
         );
     }
+    // Where nobody is asked, nobody says it either.
+    let open = Gateway::trusted(&agent);
+    assert_eq!(open.post("X-Agent-Caller: root\r\n", "{}").0, 200);
+    let seen = agent.seen().pop().unwrap();
+    assert_eq!(header(&seen, "x-agent-caller"), None);
     // What is for everybody stays so; who is not known does not write to the log.
     assert_eq!(gateway.get("/health").0, 200);
     assert_eq!(gateway.get("/.well-known/agent-manifest").0, 200);
@@ -448,7 +453,9 @@ fn an_authorization_server_of_others_says_who_calls() {
             format!("Bearer {token}")
         );
     }
-    assert_eq!(post(&token("urn:other")), 401);
+    for other in ["urn:other", "urn:opaque-too"] {
+        assert_eq!(post(&token(other)), 401, "{other}");
+    }
     assert_eq!(post("not-a-token-of-theirs"), 401);
     // A token that was seen before counts for some seconds after the server is gone; a new one not.
     let opaque = token("urn:opaque");
