@@ -6,7 +6,7 @@ use crate::fold::Folded;
 use crate::open::open;
 use crate::text::{all, apart};
 use crate::words::Words;
-use crate::{Kind, Kinds, Purpose};
+use crate::{Kind, Kinds, Purpose, secret};
 
 /// What passed is remembered for so many bytes: words before a number say what it is.
 const CONTEXT: usize = 256;
@@ -25,6 +25,8 @@ pub(crate) struct Channel {
     is_json: bool,
     /// The text that is remembered begins in a string of it.
     begins_in_string: bool,
+    /// What is held back is the rest of a private key, whose begin passed.
+    is_in_key: bool,
 }
 
 /// What is known of the part that is held back. Offsets are from its begin.
@@ -47,6 +49,10 @@ impl Channel {
         }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.text.is_empty()
+    }
+
     pub(crate) fn push(&mut self, piece: &str) {
         self.text.push_str(piece);
     }
@@ -58,6 +64,9 @@ impl Channel {
 
     /// Looks at what is held back; nothing follows it if it `is_end`.
     pub(crate) fn look(&self, watched: Kinds, masked: Kinds, is_end: bool) -> Look {
+        if self.is_in_key {
+            return self.look_at_key(watched, masked, is_end);
+        }
         let folded = self.fold(&self.text);
         let bytes = folded.bytes();
         let mut found = all(bytes, Words::default(), false, Purpose::Decide);
@@ -83,7 +92,10 @@ impl Channel {
         };
         found.retain(|(kind, _)| masked.contains(*kind));
         let masks = self.beside(apart(found), masked, open).into_iter();
-        let masks = masks.map(|(kind, range)| self.mask(kind, range)).collect();
+        let mut strings = (0, self.begins_in_string);
+        let masks = masks
+            .map(|(kind, range)| self.mask(kind, range, &mut strings))
+            .collect();
         let open = match half_escape(&self.text).filter(|_| self.is_json && !is_end) {
             Some(escape) => open.min(escape),
             None => open,
@@ -138,22 +150,78 @@ impl Channel {
         vec![(first.0, first.1.start..open)]
     }
 
-    fn mask(&self, kind: Kind, range: Range<usize>) -> (Range<usize>, String) {
+    /// The rest of a private key, up to its end.
+    fn look_at_key(&self, watched: Kinds, masked: Kinds, is_end: bool) -> Look {
+        let held = self.held();
+        let end = memchr::memmem::find(held.as_bytes(), secret::PEM_END);
+        // The end itself may come in two parts.
+        let mut open = match end {
+            Some(end) => end,
+            None if is_end => held.len(),
+            None => held.len().saturating_sub(secret::PEM_END.len()),
+        };
+        while !held.is_char_boundary(open) {
+            open -= 1;
+        }
+        let mut look = Look {
+            kinds: Kinds::default(),
+            masks: Vec::new(),
+            open,
+        };
+        if end.is_some() {
+            let rest = Self {
+                text: held[open..].to_owned(),
+                is_json: self.is_json,
+                begins_in_string: self.begins_in_string,
+                ..Self::default()
+            };
+            look = rest.look(watched, masked, is_end);
+            for (mask, _) in &mut look.masks {
+                *mask = mask.start + open..mask.end + open;
+            }
+            look.open += open;
+        }
+        if open > 0 && watched.contains(Kind::ApiKey) {
+            look.kinds.insert(Kind::ApiKey);
+        }
+        if open > 0 && masked.contains(Kind::ApiKey) {
+            look.masks.insert(0, (0..open, String::new()));
+        }
+        look
+    }
+
+    /// `strings` is up to where the text was looked through for strings, and whether that is in one.
+    fn mask(
+        &self,
+        kind: Kind,
+        range: Range<usize>,
+        strings: &mut (usize, bool),
+    ) -> (Range<usize>, String) {
         let Some(start) = range.start.checked_sub(self.passed) else {
             return (0..range.end - self.passed, String::new());
         };
-        let mask =
-            if self.is_json && !ends_in_string(self.begins_in_string, &self.text[..range.start]) {
-                // A number, in whose place a string stands.
-                format!("\"{}\"", kind.mask())
-            } else {
-                kind.mask().to_owned()
-            };
+        if self.is_json {
+            let is_in = ends_in_string(strings.1, &self.text[strings.0..range.start]);
+            *strings = (range.start, is_in);
+        }
+        let mask = if self.is_json && !strings.1 {
+            // A number, in whose place a string stands.
+            format!("\"{}\"", kind.mask())
+        } else {
+            kind.mask().to_owned()
+        };
         (start..range.end - self.passed, mask)
     }
 
     /// The first bytes of what is held back pass, up to the end of a character.
     pub(crate) fn pass(&mut self, length: usize) {
+        let passing = &self.text.as_bytes()[self.passed..];
+        let end = memchr::memmem::find(passing, secret::PEM_END);
+        self.is_in_key = match end.filter(|end| self.is_in_key && *end <= length) {
+            Some(end) => secret::is_in_key(&passing[end.min(length)..length]),
+            None if self.is_in_key => true,
+            None => secret::is_in_key(&self.text.as_bytes()[..self.passed + length]),
+        };
         self.passed += length;
         let mut forgotten = self.passed.saturating_sub(CONTEXT);
         while !self.text.is_char_boundary(forgotten) {
@@ -194,12 +262,15 @@ fn original(places: &[(usize, usize)], at: usize) -> usize {
 
 /// Where the open part begins, if it is not in the middle of something that was found.
 fn before(open: usize, found: &[(Kind, Range<usize>)]) -> usize {
-    let straddling = found.iter().map(|(_, range)| range);
-    let straddling = straddling.filter(|range| range.start < open && range.end > open);
-    match straddling.map(|range| range.start).min() {
-        Some(start) => before(start, found),
-        None => open,
-    }
+    let mut ranges: Vec<&Range<usize>> = found.iter().map(|(_, range)| range).collect();
+    // Of those that overlap, each moves it to its begin.
+    ranges.sort_by_key(|range| std::cmp::Reverse(range.start));
+    let move_back = |open: usize, range: &Range<usize>| match range.start < open && range.end > open
+    {
+        true => range.start,
+        false => open,
+    };
+    ranges.into_iter().fold(open, move_back)
 }
 
 /// Whether a part of a JSON text ends within a string.

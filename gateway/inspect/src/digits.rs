@@ -7,7 +7,7 @@ use crate::words::Words;
 use crate::{Kind, Purpose};
 
 /// The longest sequence of groups that is looked at from one place.
-pub(crate) const MAX_DIGITS: usize = 19;
+const MAX_DIGITS: usize = 19;
 /// A word of this many hexadecimal digits is a digest or an id, and none of its digits count.
 pub(crate) const HEX_WORD: usize = 32;
 

@@ -58,6 +58,9 @@ pub enum Error {
     /// A text is not UTF-8.
     #[error("a text is not in UTF-8")]
     NotUtf8,
+    /// An event has more parts than those of any protocol.
+    #[error("an event has too many parts")]
+    ManyParts,
     /// An event of a stream is longer than this many bytes.
     #[error("an event is longer than {0} bytes")]
     LongEvent(usize),

@@ -50,7 +50,7 @@ impl Set {
 /// How a key in PEM begins and ends (RFC 7468 section 2), and where its label ends at the latest.
 const PEM: &[u8] = b"-----BEGIN ";
 const PRIVATE_KEY: &[u8] = b"PRIVATE KEY-----";
-const PEM_END: &[u8] = b"-----END ";
+pub(crate) const PEM_END: &[u8] = b"-----END ";
 const PEM_LABEL: usize = 40;
 
 /// A longer word is no key.
@@ -171,6 +171,16 @@ pub(crate) fn open(text: &[u8]) -> usize {
         }
     };
     begun.filter(is_open).map_or(word, |begun| begun.min(word))
+}
+
+/// Whether a text ends within a private key.
+pub(crate) fn is_in_key(text: &[u8]) -> bool {
+    memchr::memmem::rfind(text, PEM).is_some_and(|begun| {
+        let rest = &text[begun + PEM.len()..];
+        let label = &rest[..rest.len().min(PEM_LABEL)];
+        memchr::memmem::find(label, PRIVATE_KEY).is_some()
+            && memchr::memmem::find(rest, PEM_END).is_none()
+    })
 }
 
 /// What a word of random characters consists of.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
-use crate::channel::{Channel, Look};
+use crate::channel::Channel;
 use crate::deltas::deltas;
 use crate::event::{Event, first};
 use crate::json::quote;
@@ -71,6 +71,8 @@ pub struct Stream {
 struct Text {
     channel: Channel,
     pieces: VecDeque<Piece>,
+    /// Something came since it was looked at.
+    is_new: bool,
 }
 
 /// A part of an event's data.
@@ -119,6 +121,11 @@ impl Stream {
     /// needs to be sent of what is not allowed.
     pub fn kinds(&self) -> Kinds {
         self.kinds
+    }
+
+    /// What is held back, in bytes.
+    pub fn held(&self) -> usize {
+        self.rest.len() + self.waiting_bytes + self.text.held().len()
     }
 
     /// Takes a part; writes what nothing that follows can change.
@@ -173,11 +180,15 @@ impl Stream {
 
     fn pass_text(&mut self, valid: usize, is_end: bool, out: &mut Vec<u8>) -> Result<(), Error> {
         let text = std::str::from_utf8(&self.rest[..valid]).map_err(|_| Error::NotUtf8)?;
+        // What a reader may take for JSON is meant after its escapes.
+        if self.text.is_empty() && begins_like_json(text) {
+            self.text = Channel::new(true);
+        }
         self.text.push(text);
         self.rest.drain(..valid);
         let look = self.text.look(self.watched, self.masked, is_end);
         self.kinds = self.kinds.union(look.kinds);
-        out.extend_from_slice(masked(self.text.held(), 0..look.open, &look).as_bytes());
+        out.extend_from_slice(masked(self.text.held(), 0..look.open, &look.masks).as_bytes());
         self.text.pass(look.open);
         Ok(())
     }
@@ -215,7 +226,7 @@ impl Stream {
     /// The marks of the texts that it ends.
     fn look_at_data(&mut self, waiting: &mut Waiting) -> Result<Option<Vec<String>>, Error> {
         let data = waiting.event.data().to_owned();
-        let trimmed = data.trim();
+        let trimmed = data.trim_matches([' ', '\t', '\n', '\r']);
         if trimmed.is_empty() {
             return Ok(None);
         }
@@ -226,73 +237,100 @@ impl Stream {
         let found = match json(data.as_bytes(), Purpose::Mask(self.masked)) {
             Ok(found) => found,
             // A reader that is less strict may see something in it.
-            Err(error) if trimmed.starts_with(['{', '[', '"']) => return Err(error),
+            Err(error) if begins_like_json(trimmed) => return Err(error),
             Err(_) => {
-                let piece = Piece {
-                    event: number,
-                    place: 0..data.len(),
-                    length: data.len(),
-                    is_token: false,
-                    alone: None,
-                };
-                waiting.pieces += 1;
-                self.add(String::new(), false, piece, &data);
+                self.add_alone(waiting, number, &data, trimmed);
                 return Ok(None);
             }
         };
         self.kinds = self.kinds.union(found.kinds().intersection(self.watched));
         waiting.edits = found.into_edits();
-        let deltas = deltas(data.as_bytes());
+        if !trimmed.starts_with(['{', '[']) {
+            // A word of a text may look like a number or a string of JSON.
+            self.add_alone(waiting, number, &data, trimmed);
+            return Ok(None);
+        }
+        let deltas = deltas(data.as_bytes()).ok_or(Error::ManyParts)?;
+        let edits = std::mem::take(&mut waiting.edits).into_iter();
+        let mut edits: BTreeMap<usize, _> = edits.map(|edit| (edit.0.start, edit)).collect();
         for delta in deltas.pieces {
-            let edits = &mut waiting.edits;
-            let alone = edits.iter().position(|(range, _)| *range == delta.token);
+            let alone = edits.remove(&delta.token.start);
             let piece = Piece {
                 event: number,
                 place: delta.token,
                 length: delta.text.len(),
                 is_token: true,
-                alone: alone.map(|at| edits.remove(at).1),
+                alone: alone.map(|(_, edit)| edit),
             };
             waiting.pieces += 1;
             self.add(delta.key, delta.is_json, piece, &delta.text);
         }
+        waiting.edits = edits.into_values().collect();
         Ok(deltas.ended)
+    }
+
+    /// Adds all that an event says to the text of such events.
+    fn add_alone(&mut self, waiting: &mut Waiting, number: usize, data: &str, trimmed: &str) {
+        let string: Option<String> = serde_json::from_str(trimmed).ok();
+        let alone = std::mem::take(&mut waiting.edits).pop();
+        let begins = data.len() - data.trim_start().len();
+        let place = match &string {
+            Some(_) => begins..begins + trimmed.len(),
+            None => 0..data.len(),
+        };
+        let text = string.as_deref().unwrap_or(data);
+        let piece = Piece {
+            event: number,
+            place,
+            length: text.len(),
+            is_token: string.is_some(),
+            alone: alone.map(|(_, edit)| edit),
+        };
+        waiting.pieces += 1;
+        self.add(String::new(), false, piece, text);
     }
 
     fn add(&mut self, key: String, is_json: bool, piece: Piece, text: &str) {
         let known = self.texts.entry(key).or_insert_with(|| Text {
             channel: Channel::new(is_json),
             pieces: VecDeque::new(),
+            is_new: true,
         });
+        known.is_new = true;
         known.channel.push(text);
         known.pieces.push_back(piece);
     }
 
-    /// Looks at each text from which something is held back; nothing follows those that are ended.
+    /// Looks at each text from which something is held back; nothing follows those that are ended, as
+    /// far as is known.
     fn settle(&mut self, is_ended: impl Fn(&str) -> bool) {
         for (key, text) in &mut self.texts {
-            if text.pieces.is_empty() {
+            let is_end = !text.pieces.is_empty() && is_ended(key);
+            if text.pieces.is_empty() || !(text.is_new || is_end) {
                 continue;
             }
-            let look = text.channel.look(self.watched, self.masked, is_ended(key));
+            text.is_new = false;
+            let look = text.channel.look(self.watched, self.masked, is_end);
             self.kinds = self.kinds.union(look.kinds);
+            let mut masks = look.masks.as_slice();
             let mut at = 0;
             while let Some(piece) = text
                 .pieces
                 .pop_front_if(|piece| at + piece.length <= look.open)
             {
+                // Those that end before it are done with.
+                let done = masks.iter().take_while(|(mask, _)| mask.end <= at).count();
+                masks = &masks[done..];
                 let waiting = &mut self.waiting[piece.event - self.first];
                 waiting.pieces -= 1;
                 let length = piece.length;
                 waiting
                     .edits
-                    .extend(piece.edit(text.channel.held(), at, &look));
+                    .extend(piece.edit(text.channel.held(), at, masks));
                 at += length;
             }
             text.channel.pass(at);
         }
-        self.texts
-            .retain(|key, text| !text.pieces.is_empty() || !is_ended(key));
     }
 
     /// Writes the events for which nothing is waited any more.
@@ -306,17 +344,33 @@ impl Stream {
 }
 
 impl Piece {
-    /// What stands in its place, if something was found. `at` is where it begins in what is held back.
-    fn edit(self, held: &str, at: usize, look: &Look) -> Option<(Range<usize>, String)> {
+    /// What stands in its place, if something was found. `at` is where it begins in what is held back;
+    /// no mask ends before.
+    fn edit(
+        self,
+        held: &str,
+        at: usize,
+        masks: &[(Range<usize>, String)],
+    ) -> Option<(Range<usize>, String)> {
         let range = at..at + self.length;
-        let is_touched = |mask: &Range<usize>| mask.start < range.end && mask.end > range.start;
-        if !look.masks.iter().any(|(mask, _)| is_touched(mask)) {
+        let touching = masks
+            .iter()
+            .take_while(|(mask, _)| mask.start < range.end)
+            .count();
+        let masks = &masks[..touching];
+        if masks.is_empty() {
             return self.alone.map(|alone| (self.place, alone));
         }
-        let text = masked(held, range, look);
+        let text = masked(held, range, masks);
         let text = if self.is_token { quote(&text) } else { text };
         Some((self.place, text))
     }
+}
+
+/// Whether a reader takes it for JSON, with a mark of the byte order before it or without.
+fn begins_like_json(text: &str) -> bool {
+    let text = text.trim_start_matches(|char: char| char == '\u{feff}' || char.is_whitespace());
+    text.starts_with(['{', '[', '"'])
 }
 
 impl Waiting {
@@ -340,12 +394,9 @@ impl Waiting {
 
 /// A range of what is held back, masked. What was found at its begin may have begun before it, and is
 /// masked there.
-fn masked(held: &str, range: Range<usize>, look: &Look) -> String {
+fn masked(held: &str, range: Range<usize>, masks: &[(Range<usize>, String)]) -> String {
     let (mut text, mut at) = (String::new(), range.start);
-    for (mask, replacement) in &look.masks {
-        if mask.end <= range.start || mask.start >= range.end {
-            continue;
-        }
+    for (mask, replacement) in masks {
         if mask.start >= range.start {
             text.push_str(&held[at..mask.start]);
             text.push_str(replacement);
