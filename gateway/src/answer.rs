@@ -86,6 +86,7 @@ impl From<Unreadable> for Refusal {
         match error {
             Unreadable::Kind(why) => Self::Unreadable(why),
             Unreadable::TooLong(most) => Self::TooLarge(most),
+            Unreadable::NoRoom => Self::NoRoom,
             Unreadable::NotGzip | Unreadable::Inspect(_) => Self::NotJson(error.to_string()),
         }
     }

@@ -17,16 +17,19 @@ use rules::{Decision, Rules};
 
 use crate::answer::Refusal;
 use crate::body::{self, Body, Passed, Whole};
-use crate::content::{Content, Encoding, Found, media_type};
+use crate::content::{Content, Encoding, Unreadable, media_type};
 use crate::headers::follow;
 use crate::read::{Broken, whole};
 use crate::recorder::Event;
-use crate::room::{Peer, Room};
+use crate::room::{Full, Peer, Room};
 use crate::shared::Shared;
 use crate::trace::Trace;
 
 /// What is unpacked at once; it becomes a thousand times as much at most.
 const UNPACKED_AT_ONCE: usize = 1024;
+
+/// So much of each stream may be held back without room that is taken for it.
+const FREE: usize = 64 << 10;
 
 /// What an answer is judged by.
 #[derive(Debug, Clone)]
@@ -98,10 +101,7 @@ impl Judge {
     pub async fn look(self, answer: Response<Incoming>) -> Result<Response<Body>, Refusal> {
         let idle = self.shared.answer_idle;
         let (mut parts, agent) = answer.into_parts();
-        let has_body = !agent.is_end_stream()
-            && self.method != Method::HEAD
-            && parts.status != StatusCode::NO_CONTENT
-            && parts.status != StatusCode::NOT_MODIFIED;
+        let has_body = !agent.is_end_stream();
         let agent = Passed::new(agent, idle);
         let Some(rules) = self.rules().filter(|_| has_body) else {
             return Ok(Response::from_parts(parts, Body::Passed(agent)));
@@ -135,6 +135,7 @@ impl Judge {
             masked,
             trailers: None,
             state: State::Comes,
+            room: Room::default(),
             judge: self,
         };
         Ok(Response::from_parts(
@@ -162,12 +163,19 @@ impl Judge {
         let Some(rules) = self.rules().filter(|_| !body.is_empty()) else {
             return Ok(Whole::taking(body, trailers, room));
         };
-        let look = || {
-            let seen = encoding.decode(body.clone(), max)?;
-            let masked = self.masked(rules, rules.watched());
-            content.look(&seen, Purpose::Mask(masked))
+        let unreadable = |error: Unreadable| match error {
+            Unreadable::NoRoom => Refusal::NoRoom,
+            other => Refusal::AnswerUnreadable(other.to_string()),
         };
-        let found: Found = look().map_err(|error| Refusal::AnswerUnreadable(error.to_string()))?;
+        let (rooms, copy) = (&self.shared.rooms, body.clone());
+        let seen = encoding
+            .decode(copy, max, rooms, self.peer, &mut room)
+            .await;
+        let seen = seen.map_err(unreadable)?;
+        let masked = self.masked(rules, rules.watched());
+        let found = content
+            .look(&seen, Purpose::Mask(masked))
+            .map_err(unreadable)?;
         let kinds = found.kinds.intersection(rules.watched());
         self.check(kinds)?;
         let body = match found.masked {
@@ -195,6 +203,8 @@ pub struct Looked {
     masked: Kinds,
     trailers: Option<HeaderMap>,
     state: State,
+    /// What is held back takes room.
+    room: Room,
     judge: Judge,
 }
 
@@ -232,8 +242,26 @@ impl Looked {
             };
             pushed.map_err(|error| Refusal::AnswerUnreadable(error.to_string()))?;
             self.judge.check(self.stream.kinds())?;
+            self.take_room()?;
         }
         Ok(out)
+    }
+
+    /// What is held back is as much as was taken for it, in steps.
+    fn take_room(&mut self) -> Result<(), Refusal> {
+        let held = self.stream.held();
+        if held <= FREE {
+            self.room = Room::default();
+        } else if held > self.room.taken() {
+            let more = held - self.room.taken() + FREE;
+            let taken = self
+                .judge
+                .shared
+                .rooms
+                .try_grow(&mut self.room, self.judge.peer, more);
+            taken.map_err(|Full| Refusal::NoRoom)?;
+        }
+        Ok(())
     }
 
     /// Nothing more comes.

@@ -71,12 +71,23 @@ impl hyper::body::Body for Body {
     }
 }
 
-/// A body that is whole, with its trailers. The room that it takes is given back with it.
+/// A body that is whole, with its trailers. The room that it takes is given back when it is written.
 #[derive(Debug, Default)]
 pub struct Whole {
     data: Option<Bytes>,
     trailers: Option<HeaderMap>,
+}
+
+/// Data and the room that it takes until it is written.
+struct Owned {
+    data: Bytes,
     _room: Room,
+}
+
+impl AsRef<[u8]> for Owned {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
 }
 
 impl Whole {
@@ -87,10 +98,14 @@ impl Whole {
 
     /// With all that belongs to it.
     pub fn taking(data: Bytes, trailers: Option<HeaderMap>, room: Room) -> Self {
+        let is_counted = room.taken() > 0;
+        let data = match is_counted {
+            true => Bytes::from_owner(Owned { data, _room: room }),
+            false => data,
+        };
         Self {
             data: Some(data).filter(|data| !data.is_empty()),
             trailers,
-            _room: room,
         }
     }
 }

@@ -2,13 +2,17 @@
 
 use std::io::Read;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use flate2::read::MultiGzDecoder;
 use hyper::HeaderMap;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use inspect::{Framing, Kinds, Purpose, Stream};
 
 use crate::headers::only;
+use crate::room::{Full, Peer, Room, Rooms};
+
+/// So many bytes are unpacked at once.
+const DECODED_AT_ONCE: usize = 32 << 10;
 
 /// What a body is, by its Content-Type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +43,9 @@ pub enum Unreadable {
     /// It is longer than so many bytes.
     #[error("the body is longer than {0} bytes")]
     TooLong(usize),
+    /// There is no memory for it.
+    #[error("there is no memory for this at the moment")]
+    NoRoom,
     /// It is not what it says.
     #[error("the body is not gzip")]
     NotGzip,
@@ -101,6 +108,17 @@ impl Content {
             }
             Self::Stream(Framing::Text) => {
                 let text = std::str::from_utf8(body).map_err(|_| inspect::Error::NotUtf8)?;
+                // Some readers take it for JSON, whatever it says it is.
+                let json = text.trim_start_matches('\u{feff}');
+                if json.trim_start().starts_with(['{', '[', '"'])
+                    && let Ok(found) = inspect::json(json.as_bytes(), purpose)
+                {
+                    let masked = found.is_masked().then(|| found.mask(json.as_bytes()));
+                    return Ok(Found {
+                        kinds: found.kinds(),
+                        masked,
+                    });
+                }
                 let (masked, kinds) = inspect::mask_text(text, purpose);
                 Ok(Found {
                     kinds,
@@ -148,19 +166,32 @@ impl Encoding {
         }
     }
 
-    /// A body as its reader sees it, of at most `max` bytes.
-    pub fn decode(self, body: Bytes, max: usize) -> Result<Bytes, Unreadable> {
+    /// A body as its reader sees it, of at most `max` bytes. What comes out of it takes room before it
+    /// is there.
+    pub async fn decode(
+        self,
+        body: Bytes,
+        max: usize,
+        rooms: &Rooms,
+        peer: Peer,
+        room: &mut Room,
+    ) -> Result<Bytes, Unreadable> {
         if self == Self::Identity || body.is_empty() {
             return Ok(body);
         }
-        let mut decoded = Vec::new();
-        let read = MultiGzDecoder::new(&*body)
-            .take(max as u64 + 1)
-            .read_to_end(&mut decoded);
-        match read {
-            Ok(_) if decoded.len() > max => Err(Unreadable::TooLong(max)),
-            Ok(_) => Ok(decoded.into()),
-            Err(_) => Err(Unreadable::NotGzip),
+        let mut decoder = MultiGzDecoder::new(&*body);
+        let (mut decoded, mut part) = (BytesMut::new(), vec![0; DECODED_AT_ONCE]);
+        loop {
+            let read = decoder.read(&mut part).map_err(|_| Unreadable::NotGzip)?;
+            if read == 0 {
+                return Ok(decoded.freeze());
+            }
+            if decoded.len() + read > max {
+                return Err(Unreadable::TooLong(max));
+            }
+            let taken = rooms.grow(room, peer, read).await;
+            taken.map_err(|Full| Unreadable::NoRoom)?;
+            decoded.extend_from_slice(&part[..read]);
         }
     }
 }
@@ -192,8 +223,8 @@ pub fn form(text: &[u8], purpose: Purpose) -> Result<Found, Unreadable> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_is_compressed_is_decoded_up_to_a_limit() {
+    #[tokio::test]
+    async fn what_is_compressed_is_decoded_up_to_a_limit() {
         use std::io::Write;
         let gzip = |data: &[u8]| {
             let mut encoder =
@@ -201,26 +232,35 @@ mod tests {
             encoder.write_all(data).unwrap();
             encoder.finish().unwrap()
         };
+        let rooms = Rooms::new(1 << 20);
+        let peer = Peer::of([127, 0, 0, 1].into());
+        let decode = async |body: Vec<u8>, max: usize| {
+            let mut room = Room::default();
+            let decoded = Encoding::Gzip
+                .decode(body.into(), max, &rooms, peer, &mut room)
+                .await;
+            (decoded, room.taken())
+        };
         let text = gzip(b"{\"a\": 1}");
-        let decode = |body: Vec<u8>| Encoding::Gzip.decode(body.into(), 1000);
-        assert_eq!(decode(text.clone()).unwrap(), &b"{\"a\": 1}"[..]);
+        assert_eq!(
+            decode(text.clone(), 1000).await,
+            (Ok(Bytes::from_static(b"{\"a\": 1}")), 8)
+        );
         // Several members are one text.
-        assert_eq!(
-            decode([gzip(b"{\"a\":"), gzip(b"1}")].concat()).unwrap(),
-            &b"{\"a\":1}"[..]
-        );
-        assert_eq!(decode(gzip(&[b'a'; 1001])), Err(Unreadable::TooLong(1000)));
-        // A bomb is not unpacked.
-        assert_eq!(
-            decode(gzip(&vec![0; 50_000_000])),
-            Err(Unreadable::TooLong(1000))
-        );
+        let several = [gzip(b"{\"a\":"), gzip(b"1}")].concat();
+        assert_eq!(decode(several, 1000).await.0.unwrap(), &b"{\"a\":1}"[..]);
+        let long = gzip(&[b'a'; 1001]);
+        assert_eq!(decode(long, 1000).await.0, Err(Unreadable::TooLong(1000)));
+        // A bomb is not unpacked: no more room is taken than there may be.
+        let (refused, taken) = decode(gzip(&vec![0; 50_000_000]), 100_000).await;
+        assert_eq!(refused, Err(Unreadable::TooLong(100_000)));
+        assert!(taken <= 100_000);
         for bad in [
             &b"{}"[..],
             &text[..text.len() - 1],
             &[text.as_slice(), b"{}"].concat(),
         ] {
-            assert_eq!(decode(bad.to_vec()), Err(Unreadable::NotGzip));
+            assert_eq!(decode(bad.to_vec(), 1000).await.0, Err(Unreadable::NotGzip));
         }
     }
 }

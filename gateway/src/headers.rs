@@ -65,6 +65,33 @@ pub fn remove_from_request(headers: &mut HeaderMap) {
     }
 }
 
+/// Headers of which the agent believes that they are the gateway's.
+const OF_GATEWAY: [&str; 10] = [
+    CALLER,
+    OVERRIDE,
+    QUARANTINED,
+    TRUST_SCORE,
+    LATENCY,
+    "x-agent-trace-id",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+];
+
+/// Takes away what some agents read as a header of the gateway's: CGI, WSGI and PHP know no difference
+/// between `-` and `_`.
+pub fn remove_lookalikes(headers: &mut HeaderMap) {
+    let is_one = |name: &&HeaderName| {
+        let dashed = name.as_str().replace('_', "-");
+        name.as_str().contains('_') && OF_GATEWAY.contains(&dashed.as_str())
+    };
+    let found: Vec<HeaderName> = headers.keys().filter(is_one).cloned().collect();
+    found
+        .into_iter()
+        .for_each(|name| drop(headers.remove(name)));
+}
+
 /// Headers that say something of a body follow it where it was changed: none is known of one that is
 /// still coming.
 pub fn follow(headers: &mut HeaderMap, body: Option<&[u8]>) {

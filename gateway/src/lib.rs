@@ -38,6 +38,7 @@ mod service;
 mod shared;
 pub mod tls;
 pub mod trace;
+pub mod untaken;
 
 pub use self::config::{Config, Flags};
 pub use self::error::Error;

@@ -99,25 +99,10 @@ impl Limits {
         }))
     }
 
-    /// Who asks: the last address that no proxy of ours has. The headers say it to the agent, and say
-    /// nothing else that is not known.
-    pub fn peer(&self, from: IpAddr, headers: &mut HeaderMap) -> Peer {
+    /// Who asks: the last address that no proxy of ours has.
+    pub fn peer(&self, from: IpAddr, headers: &HeaderMap) -> Peer {
         let from = from.to_canonical();
-        let is_proxy = self.is_proxy(from);
-        let mut said = Vec::new();
-        if is_proxy {
-            let values = headers.get_all(FORWARDED_FOR).iter();
-            let texts = values.filter_map(|value| value.to_str().ok());
-            said = texts
-                .flat_map(|text| text.split(','))
-                .map(|text| text.trim().to_owned())
-                .collect();
-        } else {
-            headers.remove(FORWARDED);
-            OF_PROXIES
-                .iter()
-                .for_each(|name| drop(headers.remove(*name)));
-        }
+        let said = self.said(from, headers);
         let mut peer = from;
         for text in said.iter().rev() {
             // What is no address was not written by a proxy of ours.
@@ -129,11 +114,36 @@ impl Limits {
                 break;
             }
         }
-        said.push(from.to_string());
-        if let Ok(value) = HeaderValue::try_from(said.join(", ")) {
-            headers.insert(FORWARDED_FOR, value);
-        }
         Peer::of(peer)
+    }
+
+    /// Tells the agent who asked, and nothing that is not known.
+    pub fn tell(&self, from: IpAddr, headers: &mut HeaderMap) {
+        let from = from.to_canonical();
+        let mut said = self.said(from, headers);
+        if !self.is_proxy(from) {
+            headers.remove(FORWARDED);
+            for name in OF_PROXIES {
+                headers.remove(name);
+            }
+        }
+        said.push(from.to_string());
+        match HeaderValue::try_from(said.join(", ")) {
+            Ok(value) => drop(headers.insert(FORWARDED_FOR, value)),
+            Err(_) => drop(headers.remove(FORWARDED_FOR)),
+        }
+    }
+
+    /// What a proxy of ours says of who asked it; nothing if it is none.
+    fn said(&self, from: IpAddr, headers: &HeaderMap) -> Vec<String> {
+        let values = headers.get_all(FORWARDED_FOR).iter();
+        let texts = values.filter_map(|value| value.to_str().ok());
+        let addresses = texts.flat_map(|text| text.split(','));
+        let is_proxy = self.is_proxy(from);
+        addresses
+            .filter(|_| is_proxy)
+            .map(|text| text.trim().to_owned())
+            .collect()
     }
 
     /// Whether it may ask now.
@@ -196,7 +206,8 @@ mod tests {
                 headers.append(FORWARDED_FOR, HeaderValue::from_static(value));
             }
             headers.insert("x-real-ip", HeaderValue::from_static("8.8.8.8"));
-            let found = limits().peer(address(from), &mut headers);
+            let found = limits().peer(address(from), &headers);
+            limits().tell(address(from), &mut headers);
             assert_eq!(found, Peer::of(address(peer)), "{from} {said:?}");
             let told = headers[FORWARDED_FOR].to_str().unwrap();
             let direct = address(from).to_canonical().to_string();

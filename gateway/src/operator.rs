@@ -96,13 +96,20 @@ pub(crate) async fn trace(shared: &Shared, uri: &Uri, caller: Option<&Caller>) -
         return not_found("nothing is recorded: set --log-dir");
     };
     // It reads files; a few at once are enough.
-    let _reading = shared.reading.acquire().await;
-    let next = wanted.offset + wanted.limit;
-    let is_first = wanted.offset == 0;
-    let read = tokio::task::spawn_blocking(move || recorder.trace(&wanted)).await;
+    let Ok(reading) = Arc::clone(&shared.reading).acquire_owned().await else {
+        return not_found("Not found");
+    };
+    let offset = wanted.offset;
+    let read = tokio::task::spawn_blocking(move || {
+        // It reads on if nobody waits for it any more.
+        let _reading = reading;
+        recorder.trace(&wanted)
+    });
+    let read = read.await;
     match read {
-        Ok(Ok((logs, _))) if logs.is_empty() && is_first => not_found("Trace not found"),
+        Ok(Ok((logs, _))) if logs.is_empty() && offset == 0 => not_found("Trace not found"),
         Ok(Ok((logs, has_more))) => {
+            let next = offset.saturating_add(logs.len());
             let mut page = json!({"trace_id": id, "logs": logs});
             if has_more {
                 page["next_offset"] = next.into();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, UPGRADE};
+use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, COOKIE, HOST, HeaderValue, UPGRADE};
 use hyper::http::request::Parts;
 use hyper::http::uri::PathAndQuery;
 use hyper::{HeaderMap, Method, Version};
@@ -15,7 +15,7 @@ use percent_encoding::percent_decode_str;
 use crate::answer::Refusal;
 use crate::body::Whole;
 use crate::content::{Content, Encoding, Found, form, media_type};
-use crate::headers::{follow, has_one_host, remove_from_request};
+use crate::headers::{follow, has_one_host, remove_from_request, remove_lookalikes};
 use crate::room::{Full, Peer, Room, Rooms};
 use crate::routes::Routes;
 
@@ -61,13 +61,20 @@ pub struct Bounds<'a> {
     pub routes: &'a Routes,
 }
 
-/// Reads it.
-pub async fn read<B>(mut parts: Parts, body: B, bounds: Bounds<'_>) -> Result<Request, Refusal>
+/// Takes away what concerns the connection, before anything else is done with a head: `Connection`
+/// names headers, and must name none of the gateway's own.
+pub fn begin(parts: &mut Parts) -> Result<(), Refusal> {
+    check_head(parts)?;
+    remove_from_request(&mut parts.headers);
+    remove_lookalikes(&mut parts.headers);
+    join_cookies(&mut parts.headers)
+}
+
+/// Reads what [`begin`] left.
+pub async fn read<B>(parts: Parts, body: B, bounds: Bounds<'_>) -> Result<Request, Refusal>
 where
     B: hyper::body::Body<Data = Bytes>,
 {
-    check_head(&parts)?;
-    remove_from_request(&mut parts.headers);
     let (path, meant) = agent_path(&parts.uri)?;
     let announced = parts.headers.get(CONTENT_LENGTH);
     let announced = announced.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
@@ -169,13 +176,10 @@ impl Request {
         }
         let encoding = Encoding::of(&self.headers)?;
         let content = Content::of(&self.headers)?;
-        self.seen = encoding.decode(self.body.clone(), bounds.max_body)?;
-        if encoding == Encoding::Gzip {
-            let more = bounds
-                .rooms
-                .grow(&mut self.room, bounds.peer, self.seen.len());
-            more.await.map_err(|Full| Refusal::NoRoom)?;
-        }
+        let (max, rooms, peer) = (bounds.max_body, bounds.rooms, bounds.peer);
+        let body = self.body.clone();
+        let decoded = encoding.decode(body, max, rooms, peer, &mut self.room);
+        self.seen = decoded.await?;
         let found = content.look(&self.seen, Purpose::Decide)?;
         self.kinds = found.kinds.union(self.in_path);
         self.content = Some(content);
@@ -191,10 +195,38 @@ fn check_head(parts: &Parts) -> Result<(), Refusal> {
     if parts.version == Version::HTTP_11 && !has_one_host(&parts.headers) {
         return Err(Refusal::Malformed("exactly one Host header is wanted"));
     }
+    // HTTP/2 names it in its own way, and may name it twice.
+    if parts.version == Version::HTTP_2 {
+        let host = parts.headers.get(HOST).map(|host| host.as_bytes());
+        let authority = parts
+            .uri
+            .authority()
+            .map(|authority| authority.as_str().as_bytes());
+        if authority.is_none() || host.is_some_and(|host| Some(host) != authority) {
+            return Err(Refusal::Malformed("exactly one host is wanted"));
+        }
+    }
     if parts.headers.contains_key(UPGRADE) || parts.method == Method::CONNECT {
         return Err(Refusal::NotSupported(
             "upgrades and tunnels are not supported",
         ));
+    }
+    Ok(())
+}
+
+/// HTTP/2 may split them (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) -> Result<(), Refusal> {
+    let all: Vec<&[u8]> = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if all.len() > 1 {
+        let joined = HeaderValue::from_bytes(&all.join(&b"; "[..]));
+        headers.insert(
+            COOKIE,
+            joined.map_err(|_| Refusal::Malformed("the cookies are no value"))?,
+        );
     }
     Ok(())
 }
@@ -309,7 +341,8 @@ mod tests {
             request = request.header("host", "a");
         }
         let body = Full::new(Bytes::from(body.to_owned()));
-        let (parts, body) = request.body(body).unwrap().into_parts();
+        let (mut parts, body) = request.body(body).unwrap().into_parts();
+        begin(&mut parts)?;
         let routes = Routes::default();
         let bounds = Bounds {
             max_body: 1000,

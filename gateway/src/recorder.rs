@@ -28,6 +28,8 @@ const QUEUE: usize = 4096;
 const SEGMENT: u64 = 8 * 1024 * 1024;
 /// Lines of a trace that are given at once, at most.
 pub const MAX_LINES: usize = 1000;
+/// No line begins on a page that is so long, in bytes.
+const MAX_PAGE: usize = 1 << 20;
 /// After a failure it is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -139,6 +141,15 @@ impl Recorder {
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
+        // Two that write there would delete each other's segments.
+        let lock = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(folder.join("lock"))?;
+        lock.try_lock().map_err(|_| {
+            io::Error::new(io::ErrorKind::AddrInUse, "another gateway writes there")
+        })?;
         let segments = Segments::open(folder, retention)?;
         let (queue, lines) = mpsc::channel(QUEUE);
         let has_failed = Arc::new(AtomicBool::new(false));
@@ -146,7 +157,10 @@ impl Recorder {
         let counted = Arc::clone(&metrics);
         std::thread::Builder::new()
             .name("recorder".into())
-            .spawn(move || write(lines, segments, &failed, &counted))?;
+            .spawn(move || {
+                let _lock = lock;
+                write(lines, segments, &failed, &counted);
+            })?;
         Ok(Self {
             queue,
             agent_id: agent_id.into(),
@@ -194,7 +208,7 @@ impl Recorder {
     pub fn trace(&self, wanted: &Wanted) -> io::Result<(Vec<Value>, bool)> {
         let id = wanted.id.to_string();
         let finder = memchr::memmem::Finder::new(id.as_bytes());
-        let (mut found, mut skipped) = (Vec::new(), 0);
+        let (mut found, mut skipped, mut bytes) = (Vec::new(), 0, 0);
         for (_, file) in segments(&self.folder)? {
             let text = match fs::read(&file) {
                 // It was the oldest one a moment ago.
@@ -215,7 +229,8 @@ impl Recorder {
                 }
                 if skipped < wanted.offset {
                     skipped += 1;
-                } else if found.len() < wanted.limit {
+                } else if found.len() < wanted.limit && bytes < MAX_PAGE {
+                    bytes += after - begin;
                     found.push(line);
                 } else {
                     return Ok((found, true));
@@ -318,8 +333,8 @@ impl Segments {
 
     fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         if self.written >= SEGMENT {
-            self.file = create(&self.folder, self.number + 1)?;
             self.number += 1;
+            self.file = create(&self.folder, self.number)?;
             self.written = 0;
             self.forget()?;
         }

@@ -49,9 +49,12 @@ impl<T> Reloaded<T> {
             state.looked = Instant::now();
             let version = version(&self.files);
             if version != state.version {
-                state.version = version;
                 match (self.read)() {
-                    Ok(value) => state.value = Arc::new(value),
+                    Ok(value) => {
+                        state.value = Arc::new(value);
+                        state.version = version;
+                    }
+                    // It is tried again: what is wrong may be no matter of what stands there.
                     Err(why) => tracing::error!(why, "what it was stays"),
                 }
             }

@@ -74,6 +74,15 @@ impl Rooms {
         }
     }
 
+    /// Takes so many bytes more, if there is room now.
+    pub fn try_grow(&self, room: &mut Room, peer: Peer, bytes: usize) -> Result<(), Full> {
+        let count = u32::try_from(bytes).map_err(|_| Full)?;
+        let taken = take_at_once(&self.of_peer(peer), &self.large, count).map_err(|_| Full)?;
+        room.taken += bytes;
+        taken.into_iter().for_each(|permit| room.add(permit));
+        Ok(())
+    }
+
     /// Takes so many bytes more; waits where there is no room.
     pub async fn grow(&self, room: &mut Room, peer: Peer, bytes: usize) -> Result<(), Full> {
         room.taken += bytes;
@@ -136,6 +145,11 @@ fn take_at_once(
 }
 
 impl Room {
+    /// What it has taken, in bytes.
+    pub fn taken(&self) -> usize {
+        self.taken
+    }
+
     fn add(&mut self, permit: OwnedSemaphorePermit) {
         // Those of one place are one.
         for known in &mut self.others {

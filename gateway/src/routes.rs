@@ -28,9 +28,18 @@ impl Routes {
         Self(routes)
     }
 
-    /// The one for this path, decoded.
+    /// The one for this path, decoded. Parameters (RFC 3986 section 3.3) and a slash at the end are a
+    /// matter of spelling for many an agent.
     pub fn of(&self, path: &str) -> Option<&Route> {
-        self.0.iter().find(|route| route.fits(path))
+        let segments: Vec<&str> = path
+            .split('/')
+            .map(|it| it.split(';').next().unwrap_or(it))
+            .collect();
+        let plain = segments.join("/");
+        let plain = plain.trim_end_matches('/');
+        let plain = if plain.is_empty() { "/" } else { plain };
+        let fits = |route: &&Route| route.fits(path) || route.fits(plain);
+        self.0.iter().find(fits)
     }
 }
 
@@ -117,6 +126,8 @@ mod tests {
         for (path, kind) in [
             ("/files/secret", "image/png"),
             ("/files", "image/png"),
+            ("/files/secret/", "image/png"),
+            ("/files/secret;a=b", "image/png"),
             ("/files/a", "application/json"),
             ("/files/a", "image"),
             ("/files/a", ""),

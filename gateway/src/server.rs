@@ -19,10 +19,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
-use tower::ServiceBuilder;
+use tower::{ServiceBuilder, ServiceExt};
 
 use crate::backend::Backend;
-use crate::body::{self, Body};
+use crate::body;
 use crate::certificate::Certificate;
 use crate::config::{BackendAddress, Config};
 use crate::limits::{Limits, Place};
@@ -34,7 +34,8 @@ use crate::recorder::Recorder;
 use crate::room::Rooms;
 use crate::service::{From, handle};
 use crate::shared::{HEAD_DEADLINE, Shared};
-use crate::{Error, operator};
+use crate::untaken::{Counted, Untaken};
+use crate::{Error, operator, origins};
 
 /// What is under way at the end has so long.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -70,6 +71,7 @@ pub fn run(config: Config) -> Result<(), Error> {
 }
 
 async fn serve(mut config: Config) -> Result<(), Error> {
+    raise_open_files();
     let (listener, operators) = listen(&config).await?;
     let shared = Arc::new(share(&mut config)?);
     let mut terminated = signal(SignalKind::terminate()).map_err(io("signals"))?;
@@ -90,6 +92,14 @@ async fn serve(mut config: Config) -> Result<(), Error> {
     let _ = ended.await;
     tracing::info!("ended");
     Ok(())
+}
+
+/// Each connection is one, and one to the agent.
+fn raise_open_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
 }
 
 async fn listen(config: &Config) -> Result<(TcpListener, TcpListener), Error> {
@@ -134,7 +144,7 @@ fn share(config: &mut Config) -> Result<Shared, Error> {
         limits: std::mem::take(&mut config.limits),
         tls: config.tls.take(),
         origins: config.origins.take(),
-        reading: Semaphore::new(2),
+        reading: Arc::new(Semaphore::new(2)),
         answer_idle: config.answer_idle,
         manifest: ManifestPage::new(config.manifest.document()),
     })
@@ -282,53 +292,79 @@ impl Connection {
     where
         I: Read + Write + Unpin + Send + 'static,
     {
-        let service = service(self.shared, self.backend, from);
+        let untaken = Untaken::default();
+        let service = service(self.shared, self.backend, from, untaken.clone());
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_DEADLINE)
             .max_buf_size(MAX_BUFFER)
             .serve_connection(stream, service);
-        self.watcher.watch(connection).await.map_err(Into::into)
+        tokio::select! {
+            served = self.watcher.watch(connection) => served.map_err(Into::into),
+            () = untaken.wait() => Err("an answer was not taken".into()),
+        }
     }
 
     async fn http2<I>(self, stream: I, from: From) -> Result<(), body::Error>
     where
         I: Read + Write + Unpin + Send + 'static,
     {
-        let service = service(self.shared, self.backend, from);
+        let untaken = Untaken::default();
+        let service = service(self.shared, self.backend, from, untaken.clone());
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS)
             .max_header_list_size(WINDOW)
             .initial_stream_window_size(WINDOW)
+            .max_send_buf_size(MAX_BUFFER)
             .keep_alive_interval(Some(HEAD_DEADLINE))
             .serve_connection(stream, service);
-        self.watcher.watch(connection).await.map_err(Into::into)
+        tokio::select! {
+            served = self.watcher.watch(connection) => served.map_err(Into::into),
+            () = untaken.wait() => Err("an answer was not taken".into()),
+        }
     }
 }
 
-type Answered = Result<Response<Body>, Infallible>;
+type Answered = Result<Response<Counted>, Infallible>;
 
 /// Answers the requests of one connection, with what browsers want to know first.
 fn service(
     shared: Arc<Shared>,
     backend: Arc<Backend>,
     from: From,
+    untaken: Untaken,
 ) -> impl hyper::service::Service<
     Request<Incoming>,
-    Response = Response<Body>,
+    Response = Response<Counted>,
     Error = Infallible,
     Future: Send,
 > {
     let cors = shared.origins.as_ref().map(Origins::layer);
     let from = Arc::new(from);
+    let known = Arc::clone(&shared);
     let answer = tower::service_fn(move |request| {
         let (shared, backend) = (Arc::clone(&shared), Arc::clone(&backend));
-        let from = Arc::clone(&from);
-        async move { Answered::Ok(handle(&shared, &backend, &from, request).await) }
+        let (from, untaken) = (Arc::clone(&from), untaken.clone());
+        async move {
+            let response = handle(&shared, &backend, &from, request).await;
+            Answered::Ok(response.map(|body| Counted::new(body, untaken)))
+        }
     });
-    let service = ServiceBuilder::new().option_layer(cors).service(answer);
-    TowerToHyperService::new(service)
+    let for_pages = ServiceBuilder::new()
+        .option_layer(cors)
+        .service(answer.clone());
+    TowerToHyperService::new(tower::service_fn(move |request: Request<Incoming>| {
+        // Pages of origins that are not listed are told so, by whatever method they ask.
+        let may_ask = origins::may_ask(known.origins.as_ref(), request.headers());
+        let (for_pages, answer) = (for_pages.clone(), answer.clone());
+        async move {
+            match may_ask {
+                true => for_pages.oneshot(request).await,
+                false => answer.oneshot(request).await,
+            }
+        }
+    }))
 }
 
 fn io(what: &'static str) -> impl Fn(std::io::Error) -> Error {

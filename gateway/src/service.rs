@@ -38,11 +38,11 @@ pub(crate) async fn handle(
     shared: &Arc<Shared>,
     backend: &Backend,
     from: &From,
-    mut request: hyper::Request<Incoming>,
+    request: hyper::Request<Incoming>,
 ) -> Response<Body> {
     let begun = Instant::now();
     let trace_id = trace::id(request.headers());
-    let peer = shared.limits.peer(from.address, request.headers_mut());
+    let peer = shared.limits.peer(from.address, request.headers());
     let is_head = request.method() == Method::HEAD;
     let call = Call {
         shared,
@@ -171,7 +171,9 @@ impl Call<'_> {
     async fn pass(&mut self, request: hyper::Request<Incoming>) -> Result<Response<Body>, Refusal> {
         let shared = self.shared;
         let (mut parts, body) = request.into_parts();
+        read::begin(&mut parts)?;
         self.identify(&mut parts.headers).await?;
+        shared.limits.tell(self.from.address, &mut parts.headers);
         let bounds = Bounds {
             max_body: shared.max_body,
             rooms: &shared.rooms,

@@ -34,7 +34,7 @@ pub(crate) struct Shared {
     pub(crate) tls: Option<Tls>,
     pub(crate) origins: Option<Origins>,
     /// Who reads what was written down.
-    pub(crate) reading: Semaphore,
+    pub(crate) reading: Arc<Semaphore>,
     /// Between two parts of an answer there may pass so much time.
     pub(crate) answer_idle: Duration,
     pub(crate) manifest: ManifestPage,

@@ -395,7 +395,8 @@ fn no_event_takes_much_longer_than_its_length() {
             vec![r#"{"text":"a"}"#; count].join(",")
         )
     };
-    let forms: [(&str, Box<dyn Fn(usize) -> String>); 6] = [
+    type Form = Box<dyn Fn(usize) -> String>;
+    let forms: [(&str, Form); 6] = [
         (
             "masks in arguments",
             Box::new(|count| {

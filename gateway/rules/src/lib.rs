@@ -230,12 +230,13 @@ impl Rules {
         })
     }
 
-    /// The kinds of which a condition speaks.
+    /// The kinds of which a condition speaks; all, where one masks whatever it is.
     pub fn watched(&self) -> Kinds {
-        let speaks = |kind: &Kind| {
-            let mut rules = self.rules.iter();
-            rules.any(|rule| rule.program.references().has_variable(kind.fact()))
-        };
+        let names = |rule: &Rule, kind: Kind| rule.program.references().has_variable(kind.fact());
+        let masks_any = self.rules.iter().any(|rule| {
+            rule.action == Action::Mask && !Kind::ALL.into_iter().any(|kind| names(rule, kind))
+        });
+        let speaks = |kind: &Kind| masks_any || self.rules.iter().any(|rule| names(rule, *kind));
         Kind::ALL.into_iter().filter(speaks).collect()
     }
 

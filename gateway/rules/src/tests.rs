@@ -220,4 +220,7 @@ fn what_is_masked_is_said_for_each_kind() {
         Kind::ApiKey,
     ]);
     assert_eq!(rules.watched(), watched);
+    let rules = [rule("any", "trust_level == 'trusted'", Action::Mask)];
+    let rules = Rules::compile(&rules, &manifest).unwrap();
+    assert_eq!(rules.watched(), kinds(&Kind::ALL));
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use super::fetch::{Fetch, Place};
-use super::{Known, bound_to, now};
+use super::{Known, Subject, bound_to, now};
 use crate::answer::Refusal;
 
 /// What was said of a token counts for so long: a token that is revoked may be used until then.
@@ -18,6 +18,8 @@ const REMEMBERED_FOR: Duration = Duration::from_secs(30);
 const REFUSED_FOR: Duration = Duration::from_secs(5);
 /// Tokens that are remembered.
 const REMEMBERED: usize = 10_000;
+/// A question waits for its turn for so long.
+const TURN: Duration = Duration::from_secs(5);
 /// Questions at once.
 const AT_ONCE: usize = 32;
 
@@ -94,7 +96,11 @@ impl Introspection {
             tracing::warn!(why, "the authorization server cannot be asked");
             Refusal::AuthenticationUnavailable("the authorization server cannot be asked".into())
         };
-        let _question = self.questions.acquire().await;
+        // Whoever asks with tokens that nobody knows must not make others wait for long.
+        let question = tokio::time::timeout(TURN, self.questions.acquire()).await;
+        let Ok(_question) = question else {
+            return Err(unavailable("too many tokens are asked about".into()));
+        };
         let form = form_urlencoded::Serializer::new(String::new())
             .append_pair("token", token)
             .append_pair("token_type_hint", "access_token")
@@ -115,7 +121,7 @@ impl Introspection {
                 _ => false,
             });
         let is_now = answer.nbf.is_none_or(|from| from <= now());
-        let subject = answer.sub.or(answer.client_id);
+        let subject = Subject::of(answer.sub, answer.client_id);
         match subject.filter(|_| answer.active && is_for_us && is_now) {
             None => Ok(None),
             Some(subject) => Ok(Some(Known {

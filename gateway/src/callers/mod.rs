@@ -37,17 +37,32 @@ pub struct Callers {
     pub forwards: bool,
 }
 
-/// Who calls, and how that is known: `api_key:ci`, `jwt:alice`, `oauth2:app`, `mutual_tls:spiffe://x/y`.
+/// Who calls, and how that is known: `api_key:ci`, `jwt:alice`, `oauth2_client:app`,
+/// `mutual_tls:spiffe://x/y`.
 pub type Caller = Arc<str>;
 
 /// A token that may be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Known {
-    subject: String,
+    subject: Subject,
     /// In seconds since 1970; it may be used before.
     expires: u64,
     /// The certificate that it is bound to (RFC 8705 section 3.1).
     certificate: Option<String>,
+}
+
+/// Whose token it is. A user and a client may have one name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Subject {
+    User(String),
+    Client(String),
+}
+
+impl Subject {
+    /// The user, if there is one.
+    fn of(user: Option<String>, client: Option<String>) -> Option<Self> {
+        user.map(Self::User).or(client.map(Self::Client))
+    }
 }
 
 impl Callers {
@@ -127,7 +142,10 @@ impl Callers {
                 "the token is bound to another certificate",
             ));
         }
-        Ok(name_of(method, &known.subject))
+        Ok(match &known.subject {
+            Subject::User(name) => name_of(method, name),
+            Subject::Client(name) => name_of(&format!("{method}_client"), name),
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 use super::fetch::{Fetch, Place};
-use super::{Known, bound_to, now};
+use super::{Known, Subject, bound_to, now};
 use crate::answer::Refusal;
 
 /// Signatures of a public key; never a shared secret, which a public key could be taken for.
@@ -64,7 +64,8 @@ struct Keys {
 struct Claims {
     sub: Option<String>,
     client_id: Option<String>,
-    exp: u64,
+    /// A number that may have a fraction (RFC 7519 section 2).
+    exp: f64,
     cnf: Option<Value>,
 }
 
@@ -100,7 +101,7 @@ impl Tokens {
             && keys.are_fresh()
             && number == keys.number
         {
-            let is_valid = known.expires + LEEWAY > now();
+            let is_valid = known.expires.saturating_add(LEEWAY) > now();
             return is_valid.then_some(known).ok_or(INVALID);
         }
         let header = jsonwebtoken::decode_header(token).map_err(|_| INVALID)?;
@@ -114,6 +115,10 @@ impl Tokens {
         Ok(known)
     }
 
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the end of time is far enough"
+    )]
     fn verify(&self, token: &str, key: &Jwk, algorithm: Algorithm) -> Result<Known, Refusal> {
         let is_its = key
             .common
@@ -128,14 +133,11 @@ impl Tokens {
         validation.set_required_spec_claims(&["exp", "iss", "aud"]);
         let decoded = jsonwebtoken::decode::<Claims>(token, &key, &validation);
         let claims = decoded.map_err(|_| INVALID)?.claims;
-        let subject = claims
-            .sub
-            .or(claims.client_id)
-            .filter(|_| is_its)
-            .ok_or(INVALID)?;
+        let subject = Subject::of(claims.sub, claims.client_id);
+        let subject = subject.filter(|_| is_its).ok_or(INVALID)?;
         Ok(Known {
             subject,
-            expires: claims.exp,
+            expires: claims.exp as u64,
             certificate: bound_to(claims.cnf.as_ref())?,
         })
     }

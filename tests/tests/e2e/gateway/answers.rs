@@ -410,7 +410,9 @@ fn a_request_is_masked_validated_and_unpacked_where_the_settings_say_so() {
         (b"", 400),
     ] {
         assert_eq!(send("/proxy/task", json, body), status, "{body:?}");
-        assert_eq!(send("/proxy/%74ask", json, body), status, "{body:?}");
+        for path in ["/proxy/%74ask", "/proxy/task/", "/proxy/task;a=b"] {
+            assert_eq!(send(path, json, body), status, "{path} {body:?}");
+        }
         assert_eq!(send("/proxy/other", json, body), 200);
     }
     assert_eq!(
@@ -423,7 +425,7 @@ fn a_request_is_masked_validated_and_unpacked_where_the_settings_say_so() {
     );
     // What is exempt passes unseen, and of it nothing is written.
     let before = agent.seen().len();
-    assert_eq!(before, reached + 6);
+    assert_eq!(before, reached + 8);
     assert_eq!(
         send(
             "/proxy/files/x",
@@ -442,6 +444,25 @@ fn a_request_is_masked_validated_and_unpacked_where_the_settings_say_so() {
 }
 
 #[test]
+fn what_some_readers_take_for_json_is_looked_through_as_json() {
+    let body = "\u{feff}{\"a\": \"\\u0034532015112830366\"}";
+    let answers = agent_that(answer("Content-Type: text/plain\r\n", body.as_bytes()));
+    let (gateway, _folder) = gateway_of(&answers);
+    let (_, masked, _) = get_all(&gateway, "/proxy/a", "");
+    assert!(masked.contains("[CREDIT_CARD_REDACTED]"), "{masked}");
+    // A rule that masks whatever it is.
+    let settings = "policy:\n  block_rules:\n    - {name: all, on: response, action: mask, condition: \"trust_level == 'trusted'\"}\n    - {name: cards, action: block, condition: has_credit_card}\n";
+    let gateway = Gateway::configured(&answers, settings);
+    let (_, masked, _) = get_all(&gateway, "/proxy/a", "");
+    assert!(masked.contains("[CREDIT_CARD_REDACTED]"), "{masked}");
+    let request = format!(
+        "POST /proxy/a HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    assert_eq!(gateway.send(request.as_bytes()).0, 403);
+}
+
+#[test]
 fn trailers_pass_both_ways() {
     let agent = Agent::that(|stream, _| {
         let answer = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 7\r\n\r\n";
@@ -455,6 +476,8 @@ fn trailers_pass_both_ways() {
         stream.write_all(request.as_bytes()).unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
+        let seen = agent.seen().pop().unwrap();
+        assert_eq!(header(&seen, "te").unwrap(), "trailers");
         assert!(
             text.to_ascii_lowercase().ends_with("0\r\nx-sum: 7\r\n\r\n"),
             "{text}"

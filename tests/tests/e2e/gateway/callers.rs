@@ -154,6 +154,16 @@ fn everything_that_says_who_calls_is_checked_and_one_that_is_wrong_refuses() {
             (None, None)
         );
     }
+    // Nor does anybody take away or forge what the gateway says.
+    let forging = "X-API-Key: the-key-of-ci\r\nConnection: x-agent-caller, x-forwarded-for\r\nX_Agent_Caller: root\r\nX_Forwarded_For: 1.2.3.4\r\n";
+    assert_eq!(gateway.post(forging, "{}").0, 200);
+    let seen = agent.seen().pop().unwrap();
+    assert_eq!(header(&seen, "x-agent-caller").unwrap(), "api_key:ci");
+    assert_eq!(header(&seen, "x-forwarded-for").unwrap(), "127.0.0.1");
+    assert!(
+        !seen.contains("root") && !seen.contains("1.2.3.4"),
+        "{seen}"
+    );
     // Where nobody is asked, nobody says it either.
     let open = Gateway::trusted(&agent);
     assert_eq!(open.post("X-Agent-Caller: root\r\n", "{}").0, 200);
@@ -189,8 +199,10 @@ fn everything_that_says_who_calls_is_checked_and_one_that_is_wrong_refuses() {
 fn a_token_counts_if_its_issuer_signed_it_for_this_gateway_and_now() {
     let (secret, public) = key(1, "one");
     let (other_secret, other_public) = key(2, "two");
+    let (enc_secret, mut enc_public) = key(3, "enc");
+    enc_public["use"] = json!("enc");
     let issuer = Issuer::start(
-        json!({"keys": [public, {"kty": "RSA", "n": "AQAB", "e": "AQAB", "kid": "enc", "use": "enc"}]}),
+        json!({"keys": [public, enc_public, {"kty": "RSA", "n": "AQAB", "e": "AQAB", "kid": "rsa", "use": "enc"}]}),
     );
     let agent = Agent::start(OK);
     let folder = private_folder();
@@ -263,7 +275,7 @@ fn a_token_counts_if_its_issuer_signed_it_for_this_gateway_and_now() {
         ),
         (
             "a key for something else",
-            token(&secret, "enc", &claims()),
+            token(&enc_secret, "enc", &claims()),
             401,
         ),
         (
@@ -322,6 +334,20 @@ fn a_token_counts_if_its_issuer_signed_it_for_this_gateway_and_now() {
         ("no token", "a.b.c".into(), 401),
     ] {
         assert_eq!(post(&token), status, "{what}");
+    }
+    // A user and a client of one name are two.
+    let client = with(
+        with(claims(), "sub", Value::Null),
+        "client_id",
+        json!("alice"),
+    );
+    assert_eq!(post(&token(&secret, "one", &client)), 200);
+    let seen = agent.seen().pop().unwrap();
+    assert_eq!(header(&seen, "x-agent-caller").unwrap(), "jwt_client:alice");
+    // Numbers may be large, and have a fraction.
+    for exp in [json!(u64::MAX), json!(now() as f64 + 50.5)] {
+        let token = token(&secret, "one", &with(claims(), "exp", exp));
+        assert_eq!((post(&token), post(&token)), (200, 200));
     }
     // A subject cannot look like two callers.
     assert_eq!(
@@ -442,7 +468,10 @@ fn an_authorization_server_of_others_says_who_calls() {
             .post(&format!("Authorization: Bearer {token}\r\n"), "{}")
             .0
     };
-    for (resource, caller) in [("urn:jwt", "jwt:agent"), ("urn:opaque", "oauth2:agent")] {
+    for (resource, caller) in [
+        ("urn:jwt", "jwt:agent"),
+        ("urn:opaque", "oauth2_client:agent"),
+    ] {
         let token = token(resource);
         assert_eq!(post(&token), 200, "{resource}");
         let seen = agent.seen().pop().unwrap();
@@ -466,6 +495,78 @@ fn an_authorization_server_of_others_says_who_calls() {
     drop(server);
     assert_eq!(post(&opaque), 200);
     assert_eq!(post("another"), 503);
+}
+
+#[test]
+fn what_an_authorization_server_says_of_a_token_is_read_strictly() {
+    let soon = now() + 100;
+    let server = Agent::that(move |stream, request| {
+        let answer = match request
+            .rsplit_once("token=")
+            .unwrap()
+            .1
+            .split('&')
+            .next()
+            .unwrap()
+        {
+            "good" => {
+                json!({"active": true, "sub": "a", "exp": soon, "aud": ["x", "us"]}).to_string()
+            }
+            "client" => json!({"active": true, "client_id": "a", "aud": "us"}).to_string(),
+            "inactive" => json!({"active": false, "sub": "a", "aud": "us"}).to_string(),
+            "text" => json!({"active": "true", "sub": "a", "aud": "us"}).to_string(),
+            "nobody" => json!({"active": true, "aud": "us"}).to_string(),
+            "others" => json!({"active": true, "sub": "a", "aud": "them"}).to_string(),
+            "everybodys" => json!({"active": true, "sub": "a"}).to_string(),
+            "over" => {
+                json!({"active": true, "sub": "a", "aud": "us", "exp": soon - 200}).to_string()
+            }
+            "early" => json!({"active": true, "sub": "a", "aud": "us", "nbf": soon}).to_string(),
+            "bound" => {
+                json!({"active": true, "sub": "a", "aud": "us", "cnf": {"jkt": "x"}}).to_string()
+            }
+            _ => "{".into(),
+        };
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
+            answer.len()
+        );
+        stream.write_all((head + &answer).as_bytes()).is_ok()
+    });
+    let folder = private_folder();
+    let file = folder.path().join("secret");
+    fs::write(&file, "s").unwrap();
+    let settings = format!(
+        "authentication:\n  oauth2: {{introspection_url: 'http://{}/', client_id: g, client_secret_file: {}, audience: us}}\n",
+        server.address,
+        file.display()
+    );
+    let agent = Agent::start(OK);
+    let gateway = Gateway::configured(&agent, &settings);
+    for (token, status) in [
+        ("good", 200),
+        ("good", 200),
+        ("client", 200),
+        ("inactive", 401),
+        ("text", 503),
+        ("nobody", 401),
+        ("others", 401),
+        ("everybodys", 401),
+        ("over", 401),
+        ("early", 401),
+        ("bound", 401),
+        ("nonsense", 503),
+    ] {
+        let headers = format!("Authorization: Bearer {token}\r\n");
+        assert_eq!(gateway.post(&headers, "{}").0, status, "{token}");
+    }
+    // One that is known is not asked about again.
+    let asked = server
+        .seen()
+        .iter()
+        .filter(|seen| seen.contains("token=good&"))
+        .count();
+    assert_eq!(asked, 1);
 }
 
 #[test]
@@ -522,6 +623,8 @@ fn callers_read_what_was_written_down_of_their_own_requests() {
         (1, &Value::Null)
     );
     assert_eq!(last["logs"][0], page["logs"][3]);
+    let far = format!("?offset={}", usize::MAX);
+    assert_eq!(read("a", &far).1["logs"], json!([]));
     for bad in ["?limit=0", "?limit=1001", "?offset=-1", "?x=1"] {
         assert_eq!(read("a", bad).0, 400, "{bad}");
     }
@@ -628,7 +731,14 @@ fn over_tls_both_versions_of_http_are_spoken_and_a_certificate_says_who_calls() 
         )
     };
     for (version, name) in [("--http1.1", "1.1"), ("--http2", "2")] {
-        let json = ["--json", CARD, "--cookie", "a=1", "--header", "X-Mine: 1"];
+        let json = [
+            "--json",
+            CARD,
+            "--header",
+            "Cookie: a=1",
+            "--header",
+            "Cookie: b=2",
+        ];
         let (_, said) = curl(version, Some("ours-caller"), &json);
         assert_eq!(said, format!("{{}} 200 {name}"));
         let seen = agent.seen().pop().unwrap();
@@ -641,7 +751,7 @@ fn over_tls_both_versions_of_http_are_spoken_and_a_certificate_says_who_calls() 
             "mutual_tls:spiffe://example.org/agent"
         );
         assert_eq!(header(&seen, "host").unwrap(), agent.address.to_string());
-        assert_eq!(header(&seen, "cookie").unwrap(), "a=1");
+        assert_eq!(header(&seen, "cookie").unwrap(), "a=1; b=2");
         // Without one, nothing says who calls; one of somebody else's ends the handshake.
         let (_, said) = curl(version, None, &[]);
         assert!(said.ends_with(&format!(" 401 {name}")), "{said}");
@@ -717,6 +827,7 @@ fn a_page_may_ask_if_its_origin_is_listed() {
         for origins in [
             format!("Origin: {other}\r\n"),
             format!("Origin: {other}\r\n{ours}"),
+            format!("{ours}Origin: {other}\r\n"),
         ] {
             let (status, head, _) = ask("POST", &origins);
             assert_eq!(status, 403, "{origins}");
@@ -726,7 +837,8 @@ fn a_page_may_ask_if_its_origin_is_listed() {
                 None
             );
         }
-        let (_, head, _) = ask("OPTIONS", &format!("Origin: {other}\r\n{asks}"));
+        let (status, head, _) = ask("OPTIONS", &format!("Origin: {other}\r\n{asks}"));
+        assert_eq!(status, 403);
         assert_eq!(header(&head, "access-control-allow-origin"), None);
     }
     assert_eq!(agent.seen().len(), 1);

@@ -151,6 +151,53 @@ fn a_hundred_bodies_of_ten_megabytes_at_once_take_no_more_memory_than_there_is_f
     drop(idle);
 }
 
+/// A small body that becomes a large one is counted as what it becomes.
+#[test]
+fn what_is_compressed_takes_room_as_what_it_becomes() {
+    let agent = Agent::start(OK);
+    let gateway = Gateway::trusted(&agent);
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(&vec![b'a'; 10 * 1000 * 1000]).unwrap();
+    let body = Arc::new(encoder.finish().unwrap());
+    let senders: Vec<_> = (0..40)
+        .map(|_| {
+            let (body, address) = (Arc::clone(&body), gateway.address.clone());
+            std::thread::spawn(move || {
+                let head = format!(
+                    "POST /proxy HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n",
+                    body.len()
+                );
+                exchange(&address, &[head.as_bytes(), &body].concat()).0
+            })
+        })
+        .collect();
+    let told: Vec<u16> = senders
+        .into_iter()
+        .map(|sender| sender.join().unwrap())
+        .collect();
+    let peak = memory(gateway.process.id(), "VmHWM");
+    assert!(told.iter().all(|status| *status == 200), "{told:?}");
+    assert!(peak < 150 << 20, "{} MiB", peak >> 20);
+}
+
+/// Two gateways in one folder would delete each other's segments.
+#[test]
+fn one_gateway_writes_in_a_folder() {
+    let agent = Agent::start(OK);
+    let gateway = Gateway::trusted(&agent);
+    let log = gateway.folder.path().join("log");
+    let folder = private_folder();
+    let url = format!("http://{}", agent.address);
+    let output = command(folder.path(), &url, &manifest("trusted", "ephemeral"))
+        .args(["--port", "0", "--metrics-port", "0", "--log-dir"])
+        .arg(&log)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(70), "{text}");
+    assert!(text.contains("another gateway writes there"), "{text}");
+}
+
 #[test]
 fn who_is_slow_is_left_and_others_go_on() {
     let huge = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 1000000000\r\n\r\n";
