@@ -399,7 +399,7 @@ fn no_event_takes_much_longer_than_its_length() {
     let forms: [(&str, Form); 6] = [
         (
             "masks in arguments",
-            Box::new(|count| {
+            Box::new(move |count| {
                 format!(
                     r#"{{"choices":[{{"delta":{{"function_call":{{"arguments":"{}"}}}}}}]}}"#,
                     cards(count)
