@@ -894,6 +894,7 @@ fn manual_pages_and_completions_are_installed() {
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");
+    assert!(prefix.join("bin/anchorhold-gateway").is_file());
     for program in [
         "anchorhold",
         "anchorhold-verify",

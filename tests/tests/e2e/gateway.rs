@@ -862,3 +862,45 @@ fn a_setting_that_cannot_be_is_named_and_nothing_starts() {
         assert!(text.contains(said), "{text}");
     }
 }
+
+/// The settings in deploy/kubernetes are settings: a gateway starts with them, and asks who calls.
+#[test]
+fn the_settings_of_the_pod_are_settings() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kubernetes/gateway.yaml");
+    let text = fs::read_to_string(file).unwrap();
+    // What stands in a member of the ConfigMap.
+    let member = |name: &str| {
+        let (_, rest) = text.split_once(&format!("  {name}: |\n")).unwrap();
+        let lines = rest.lines().take_while(|line| line.starts_with("    "));
+        lines
+            .map(|line| format!("{}\n", &line[4..]))
+            .collect::<String>()
+    };
+    let folder = private_folder();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    fs::write(path("manifest.json"), member("manifest.json")).unwrap();
+    fs::write(path("keys"), "").unwrap();
+    let settings = member("gateway.yaml")
+        .replace("/etc/iatp/manifest.json", &path("manifest.json"))
+        .replace("/etc/iatp-keys/keys", &path("keys"))
+        .replace("/var/log/iatp", &path("log"));
+    assert_eq!(
+        settings.matches(&*folder.path().to_string_lossy()).count(),
+        3
+    );
+    fs::write(path("gateway.yaml"), settings).unwrap();
+    let mut command = Command::new(program("anchorhold-gateway"));
+    command.args([
+        "--port",
+        "0",
+        "--metrics-port",
+        "0",
+        "--listen",
+        "127.0.0.1",
+        "--config",
+        &path("gateway.yaml"),
+    ]);
+    let gateway = Gateway::spawn(command, folder);
+    assert_eq!(gateway.get("/health").0, 200);
+    assert_eq!(gateway.post("", "{}").0, 401);
+}

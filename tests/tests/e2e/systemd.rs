@@ -98,6 +98,7 @@ fn the_units_are_hardened_and_sound() {
     for unit in [
         "systemd/anchorhold.service",
         "systemd/anchorhold-enclave.service",
+        "systemd/anchorhold-gateway.service",
     ] {
         let mut command = Command::new("systemd-analyze");
         command
@@ -116,6 +117,7 @@ fn the_units_are_hardened_and_sound() {
         "anchorhold.service",
         "anchorhold.socket",
         "anchorhold-enclave.service",
+        "anchorhold-gateway.service",
     ] {
         let text = std::fs::read_to_string(deploy("systemd").join(unit)).unwrap();
         // The programs of a real host are not here.
@@ -133,6 +135,7 @@ fn the_units_are_hardened_and_sound() {
         "anchorhold.service",
         "anchorhold.socket",
         "anchorhold-enclave.service",
+        "anchorhold-gateway.service",
     ]
     .map(|unit| folder.path().join(unit));
     let output = Command::new("systemd-analyze")
