@@ -21,6 +21,7 @@ pub mod certificate;
 pub mod config;
 pub mod content;
 mod error;
+pub mod excerpt;
 pub mod headers;
 pub mod limits;
 mod manifest_page;

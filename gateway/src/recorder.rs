@@ -20,8 +20,6 @@ use crate::callers::Caller;
 use crate::metrics::Metrics;
 use crate::trace::Trace;
 
-/// Of a payload so many bytes are written.
-pub const MAX_PAYLOAD: usize = 4096;
 /// Lines that wait to be written.
 const QUEUE: usize = 4096;
 /// A segment ends with the line that makes it so long.
@@ -30,6 +28,8 @@ const SEGMENT: u64 = 8 * 1024 * 1024;
 pub const MAX_LINES: usize = 1000;
 /// No line begins on a page that is so long, in bytes.
 const MAX_PAGE: usize = 1 << 20;
+/// Lines are gathered for so long.
+const GATHER: Duration = Duration::from_millis(2);
 /// After a failure it is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -264,16 +264,6 @@ impl Wanted {
     }
 }
 
-/// A payload as it is written: at most [`MAX_PAYLOAD`] bytes, whole characters.
-pub fn excerpt(scrubbed: &[u8]) -> String {
-    let text = String::from_utf8_lossy(scrubbed);
-    let mut end = text.len().min(MAX_PAYLOAD);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].to_owned()
-}
-
 fn write(
     mut lines: mpsc::Receiver<String>,
     mut segments: Segments,
@@ -299,6 +289,8 @@ fn write(
         }
         metrics.lines.inc_by(count as u64);
         metrics.bytes.set(segments.total);
+        // To be woken for each line costs more than to write it.
+        std::thread::sleep(GATHER);
     }
 }
 
@@ -390,13 +382,6 @@ fn segments(folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_excerpt_ends_between_characters() {
-        let text = format!("{}é{}", "a".repeat(MAX_PAYLOAD - 1), "b".repeat(9));
-        assert_eq!(excerpt(text.as_bytes()), "a".repeat(MAX_PAYLOAD - 1));
-        assert_eq!(excerpt(b"short"), "short");
-    }
 
     #[test]
     fn the_oldest_segments_go_and_the_last_ones_stay() {

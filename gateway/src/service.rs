@@ -20,7 +20,7 @@ use crate::headers::{CALLER, LATENCY, QUARANTINED, TRUST_SCORE};
 use crate::metrics::{Outcome, Status};
 use crate::policy::Permit;
 use crate::read::{self, Bounds, Request};
-use crate::recorder::{Event, excerpt};
+use crate::recorder::Event;
 use crate::room::Peer;
 use crate::shared::Shared;
 use crate::trace::{self, Trace};
@@ -179,6 +179,7 @@ impl Call<'_> {
             rooms: &shared.rooms,
             peer: self.peer,
             routes: &shared.routes,
+            is_recorded: shared.recorder.is_some(),
         };
         let mut request = read::read(parts, body, bounds).await?;
         let permit = decide(shared, &request)?;
@@ -229,7 +230,7 @@ impl Call<'_> {
         self.record(&Event::Request {
             method: request.method.to_string(),
             path: inspect::mask_text(&request.meant, inspect::Purpose::Log).0,
-            payload: excerpt(&request.scrubbed()),
+            payload: request.scrubbed(),
             digest: sha256(&request.body).to_string(),
         })
         .await;

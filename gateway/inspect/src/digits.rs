@@ -2,10 +2,14 @@
 
 use std::ops::Range;
 
+use smallvec::{SmallVec, smallvec};
+
 use crate::card::{self, luhn};
 use crate::words::Words;
 use crate::{Kind, Purpose};
 
+/// A phone number has the fewest digits.
+const FEWEST: usize = 7;
 /// The longest sequence of groups that is looked at from one place.
 const MAX_DIGITS: usize = 19;
 /// A word of this many hexadecimal digits is a digest or an id, and none of its digits count.
@@ -22,7 +26,7 @@ pub(crate) struct Digits<'a> {
 
 /// Digits with nothing but one separator between them, always the same.
 struct Sequence {
-    groups: Vec<Range<usize>>,
+    groups: SmallVec<[Range<usize>; 8]>,
     separator: Option<u8>,
 }
 
@@ -31,6 +35,12 @@ impl Digits<'_> {
     pub(crate) fn find(&self, found: &mut Vec<(Kind, Range<usize>)>) {
         let mut at = 0;
         while let Some(start) = next_digit(self.text, at) {
+            // Most numbers are too short for anything.
+            let is_plus = start > 0 && self.text[start - 1] == b'+';
+            if !is_plus && let Some(end) = self.short_end(start) {
+                at = end;
+                continue;
+            }
             // A phone number may be a card number, too: each counts.
             if let Some(phone) = self.international(start) {
                 found.push((Kind::Phone, phone));
@@ -46,8 +56,25 @@ impl Digits<'_> {
         }
     }
 
+    /// Where digits and separators end that are too few for a number of any kind; none if there are
+    /// enough.
+    fn short_end(&self, start: usize) -> Option<usize> {
+        let mut digits = 0;
+        for (at, byte) in self.text.iter().enumerate().skip(start) {
+            if byte.is_ascii_digit() {
+                digits += 1;
+                if digits == FEWEST {
+                    return None;
+                }
+            } else if !is_separator(Some(*byte)) {
+                return Some(at);
+            }
+        }
+        Some(self.text.len())
+    }
+
     fn sequence(&self, start: usize) -> Sequence {
-        let mut groups = vec![self.group(start)];
+        let mut groups: SmallVec<[Range<usize>; 8]> = smallvec![self.group(start)];
         let mut separator: Option<(u8, usize)> = None;
         loop {
             let end = groups[groups.len() - 1].end;
@@ -117,9 +144,9 @@ impl Digits<'_> {
     }
 
     /// The groups with which a number that begins at `first` may end.
-    fn ends(&self, groups: &[Range<usize>], first: usize) -> Vec<usize> {
+    fn ends(&self, groups: &[Range<usize>], first: usize) -> SmallVec<[usize; 8]> {
         let mut total = 0;
-        let mut ends = Vec::new();
+        let mut ends = SmallVec::new();
         for (at, group) in groups.iter().enumerate().skip(first) {
             total += group.len();
             if total > MAX_DIGITS {
@@ -134,7 +161,7 @@ impl Digits<'_> {
 
     fn is_card(&self, sequence: &Sequence, which: Range<usize>) -> bool {
         let groups = &sequence.groups[which.clone()];
-        let digits: Vec<u8> = groups
+        let digits: SmallVec<[u8; 24]> = groups
             .iter()
             .flat_map(|group| &self.text[group.clone()])
             .copied()
@@ -174,7 +201,7 @@ impl Digits<'_> {
     fn is_ssn(&self, sequence: &Sequence, first: usize) -> bool {
         let groups = &sequence.groups[first..];
         let words = || self.words.before(self.text, groups[0].start);
-        let lengths: Vec<usize> = groups.iter().take(3).map(Range::len).collect();
+        let lengths: SmallVec<[usize; 3]> = groups.iter().take(3).map(Range::len).collect();
         match lengths[..] {
             [3, 2, 4] => {
                 // An ISBN begins so.
@@ -243,7 +270,7 @@ pub(crate) fn next_digit(text: &[u8], mut at: usize) -> Option<usize> {
 /// As card numbers are printed: in groups of one length, the last of which may be shorter; or as
 /// American Express, Diners Club and old Maestro cards are. Groups of one or two digits must be all.
 fn has_shape(groups: &[Range<usize>], is_whole: bool) -> bool {
-    let lengths: Vec<usize> = groups.iter().map(Range::len).collect();
+    let lengths: SmallVec<[usize; 24]> = groups.iter().map(Range::len).collect();
     match lengths[..] {
         [_] | [4, 6, 4 | 5] | [4, 4, 5] => true,
         [first, .., last] => {

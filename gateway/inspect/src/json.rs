@@ -8,7 +8,7 @@ use jiter::{Jiter, JiterError, Peek};
 use crate::card::{self, luhn};
 use crate::text::{Cleaned, clean};
 use crate::words::Words;
-use crate::{Error, Kind, Kinds, MAX_DEPTH, Purpose};
+use crate::{Error, Kind, Kinds, MAX_DEPTH, Purpose, secret};
 
 /// Strings that hold JSON are looked through so many times: arguments of a tool call, within a
 /// message.
@@ -262,7 +262,10 @@ impl Look {
     }
 
     fn string(self, text: &str, words: Words) -> Cleaned {
-        if text.len() < SHORTEST {
+        // Nothing that is found in so few bytes is without a digit or an `@`.
+        let is_part = |byte: u8| byte.is_ascii_digit() || byte == b'@' || byte >= 0x80;
+        let is_short = text.len() < secret::SHORTEST && !text.bytes().any(is_part);
+        if text.len() < SHORTEST || is_short {
             return Cleaned::default();
         }
         if let Some(inner) = self.json_in(text) {

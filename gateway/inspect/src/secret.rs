@@ -3,7 +3,6 @@
 use std::ops::Range;
 use std::sync::LazyLock;
 
-use aho_corasick::AhoCorasick;
 use data_encoding::BASE64URL_NOPAD;
 
 use crate::open::run_back;
@@ -57,7 +56,7 @@ const PEM_LABEL: usize = 40;
 const MAX_WORD: usize = 8192;
 
 /// As issuers document them.
-const PREFIXES: [(&str, Rest); 33] = [
+const PREFIXES: [(&str, Rest); 32] = [
     ("AKIA", Rest::Exactly(16, Set::Upper)), // AWS
     ("ASIA", Rest::Exactly(16, Set::Upper)),
     ("ABIA", Rest::Exactly(16, Set::Upper)),
@@ -90,30 +89,78 @@ const PREFIXES: [(&str, Rest); 33] = [
     ("dop_v1_", Rest::Exactly(64, Set::Alphanumeric)), // DigitalOcean
     ("shpat_", Rest::Exactly(32, Set::Alphanumeric)), // Shopify
     ("eyJ", Rest::Jwt),
-    ("-----BEGIN ", Rest::Pem),
 ];
 
-static AUTOMATON: LazyLock<AhoCorasick> = LazyLock::new(|| {
-    AhoCorasick::new(PREFIXES.iter().map(|(prefix, _)| *prefix)).expect("prefixes of ours")
-});
+static BEGIN: LazyLock<memchr::memmem::Finder<'static>> =
+    LazyLock::new(|| memchr::memmem::Finder::new(PEM));
+
+/// The shortest key that is known.
+pub(crate) const SHORTEST: usize = 15;
 
 /// Finds them.
 pub(crate) fn find(text: &[u8], words: Words, is_bare: bool, found: &mut Vec<Range<usize>>) {
-    let mut after = 0;
-    for prefix in AUTOMATON.find_iter(text) {
-        // In the middle of a word it is none; and one is looked at once.
-        let starts_word = prefix.start() == 0 || !Set::Url.contains(text[prefix.start() - 1]);
-        let is_pem = matches!(PREFIXES[prefix.pattern().as_usize()].1, Rest::Pem);
-        if prefix.start() < after || !(starts_word || is_pem) {
-            continue;
-        }
-        let rest = PREFIXES[prefix.pattern().as_usize()].1;
-        if let Some(length) = matches(rest, &text[prefix.end()..]) {
-            after = prefix.end() + length;
-            found.push(prefix.start()..after);
+    for begun in BEGIN.find_iter(text) {
+        // One is looked at once.
+        let after = found.last().map_or(0, |known| known.end);
+        let rest = &text[begun + PEM.len()..];
+        if begun >= after
+            && let Some(length) = matches(Rest::Pem, rest)
+        {
+            found.push(begun..begun + PEM.len() + length);
         }
     }
-    random(text, words, is_bare, found);
+    let keys = std::mem::take(found);
+    let mut next = keys.iter().peekable();
+    let mut at = 0;
+    // From behind: a window that is not all of one word holds no key at its begin.
+    while let Some(window) = text.get(at..at + SHORTEST) {
+        if let Some(end) = window.iter().rposition(|byte| !is_word(*byte)) {
+            at += end + 1;
+            continue;
+        }
+        let length = text[at..].iter().take_while(|byte| is_word(**byte)).count();
+        let word = at..at + length;
+        at += length + 1;
+        while next.next_if(|known| known.end <= word.start).is_some() {}
+        if next.peek().is_none_or(|known| known.start >= word.end) {
+            in_word(text, word, words, is_bare, found);
+        }
+    }
+    found.extend(keys);
+}
+
+/// Finds those in one word: by their prefixes, or that it is random.
+fn in_word(
+    text: &[u8],
+    word: Range<usize>,
+    words: Words,
+    is_bare: bool,
+    found: &mut Vec<Range<usize>>,
+) {
+    let before = found.len();
+    let mut at = word.start;
+    while at < word.end {
+        // In the middle of a name it is none.
+        let starts_name = at == 0 || !Set::Url.contains(text[at - 1]);
+        let known = PREFIXES.iter().filter(|_| starts_name);
+        let key = known.into_iter().find_map(|(prefix, rest)| {
+            let rest_of_text = text[at..].strip_prefix(prefix.as_bytes())?;
+            Some(prefix.len() + matches(*rest, rest_of_text)?)
+        });
+        if let Some(length) = key {
+            found.push(at..at + length);
+        }
+        at += key.unwrap_or(1);
+    }
+    if found.len() > before || word.len() < RANDOM_LENGTH {
+        return;
+    }
+    let is_named = words.secret && (is_bare || words.before(text, word.start).secret);
+    if (is_named || Words::default().before(text, word.start).secret)
+        && is_random(&text[word.clone()])
+    {
+        found.push(word);
+    }
 }
 
 /// How long what follows the prefix is, if it is what follows it.
@@ -185,32 +232,20 @@ pub(crate) fn is_in_key(text: &[u8]) -> bool {
 
 /// What a word of random characters consists of.
 fn is_word(byte: u8) -> bool {
-    Set::Base64.contains(byte) || matches!(byte, b'_' | b'-' | b'~' | b'.')
+    IN_WORDS[usize::from(byte)]
 }
 
-/// Words without order, where something says that a secret follows.
-fn random(text: &[u8], words: Words, is_bare: bool, found: &mut Vec<Range<usize>>) {
-    // Those that are known, in their order; and what is found here, which overlaps none of them.
-    let known = std::mem::take(found);
-    let mut next = known.iter().peekable();
-    let mut at = 0;
-    while at < text.len() {
-        let length = text[at..].iter().take_while(|byte| is_word(**byte)).count();
-        let word = at..at + length;
-        at += length + 1;
-        while next.next_if(|known| known.end <= word.start).is_some() {}
-        if length < RANDOM_LENGTH || next.peek().is_some_and(|known| known.start < word.end) {
-            continue;
-        }
-        let is_named = words.secret && (is_bare || words.before(text, word.start).secret);
-        if (is_named || Words::default().before(text, word.start).secret)
-            && is_random(&text[word.clone()])
-        {
-            found.push(word);
-        }
+const IN_WORDS: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        let char = byte as u8;
+        table[byte] = char.is_ascii_alphanumeric()
+            || matches!(char, b'+' | b'/' | b'=' | b'_' | b'-' | b'~' | b'.');
+        byte += 1;
     }
-    found.extend(known);
-}
+    table
+};
 
 /// More entropy than text has: 3 bits for each of 32 or more hexadecimal digits, 4 for each other
 /// character, both letters and digits among them.

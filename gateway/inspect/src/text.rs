@@ -179,13 +179,17 @@ pub(crate) const IBAN_PRINTED: usize = 34 + 8;
 fn ibans(text: &[u8], found: &mut Vec<(Kind, Range<usize>)>) {
     let mut at = 0;
     while let Some(digit) = next_digit(text, at) {
-        at = digit + 1;
+        // Within a run of digits no letters stand before one.
+        let run = text[digit..]
+            .iter()
+            .take_while(|byte| byte.is_ascii_digit());
+        at = digit + run.count();
         let Some(start) = digit.checked_sub(2) else {
             continue;
         };
         let is_country = text[start..digit].iter().all(u8::is_ascii_alphabetic);
         let starts_word = start == 0 || !text[start - 1].is_ascii_alphanumeric();
-        if !is_country || !starts_word || !text.get(at).is_some_and(u8::is_ascii_digit) {
+        if !is_country || !starts_word || at < digit + 2 {
             continue;
         }
         if let Some(end) = iban_end(text, start) {

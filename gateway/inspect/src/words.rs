@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use aho_corasick::AhoCorasick;
+use aho_corasick::{AhoCorasick, AhoCorasickKind};
 
 /// What is said around a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -131,6 +131,7 @@ const ID_WORDS: [&str; 34] = [
 
 static AUTOMATON: LazyLock<AhoCorasick> = LazyLock::new(|| {
     AhoCorasick::builder()
+        .kind(Some(AhoCorasickKind::DFA))
         .ascii_case_insensitive(true)
         .build(TOPICS.iter().map(|(text, _)| *text).chain(SECRET_NAMES))
         .expect("words of ours")
@@ -145,9 +146,16 @@ impl Words {
             let name = name.to_ascii_lowercase();
             words.secret = !NO_SECRETS.iter().any(|text| name.contains(text));
         }
-        let is_pan = |word: &str| matches!(word, "pan" | "cc");
-        words.card |= parts(name).any(|word| is_pan(&word));
-        words.id = parts(name).any(|word| ID_WORDS.contains(&word.as_str()));
+        let mut add = |word: &str| {
+            words.card |= matches!(word, "pan" | "cc");
+            words.id |= ID_WORDS.contains(&word);
+        };
+        // Most names are one word as it is.
+        if name.bytes().all(|byte| byte.is_ascii_lowercase()) {
+            add(name);
+        } else {
+            parts(name).for_each(|word| add(&word));
+        }
         Self {
             card: words.card || within.card,
             ssn: words.ssn || within.ssn,

@@ -31,7 +31,10 @@ struct Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        let _ = self.process.kill();
+        // What it has started ends with it, if it is asked to.
+        if let Some(pid) = rustix::process::Pid::from_raw(self.process.id().cast_signed()) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
         let _ = self.process.wait();
     }
 }
@@ -61,8 +64,40 @@ struct Seen {
     cpu: f64,
 }
 
+/// How many bytes of a text are looked through in a second.
+pub(crate) fn scanner() {
+    let words = "some words of a letter to nobody, about nothing that matters, and then again ";
+    let numbers = "1763942400 20261129 100234 12 4532015112830367 3.14159 99 ";
+    let task = r#"{"task":"book","user":"alice","notes":["from 2026-11-29 to 2026-12-04, two rooms, 4 people, order 100234"],"n":17}"#;
+    let many = |text: &str| text.repeat((1 << 20) / text.len());
+    let (words, numbers) = (many(words), many(numbers));
+    let list = format!("[{}]", vec![task; (1 << 20) / task.len()].join(","));
+    let time = |what: &str, bytes: usize, look: &dyn Fn()| {
+        let begun = std::time::Instant::now();
+        let mut rounds = 0;
+        while rounds < 3 || begun.elapsed() < Duration::from_millis(500) {
+            look();
+            rounds += 1;
+        }
+        let rate = (bytes * rounds) as f64 / begun.elapsed().as_secs_f64() / 1e6;
+        println!("{what}: {rate:.0} MB/s");
+    };
+    let decide = inspect::Purpose::Decide;
+    time("words", words.len(), &|| {
+        assert!(inspect::text(&words, decide).is_empty())
+    });
+    time("numbers", numbers.len(), &|| {
+        assert!(inspect::text(&numbers, decide).is_empty())
+    });
+    time("JSON", list.len(), &|| {
+        let found = inspect::json(list.as_bytes(), decide);
+        assert!(found.is_ok_and(|found| found.kinds().is_empty()));
+    });
+}
+
 /// Prints the figures.
 pub(crate) fn figures() {
+    scanner();
     let folder = tempfile::tempdir().expect("a folder");
     let agent = itself(&["gateway-agent"]);
     let bare = itself(&["gateway-bare", &agent.port.to_string()]);

@@ -41,6 +41,7 @@ fn main() {
         Some("burn") => return overload::burn(arguments[2].parse().expect("a number")),
         Some("gateway-agent") => return gateway::agent(),
         Some("gateway-bare") => return gateway::bare(&arguments[2]),
+        Some("scanner") => return gateway::scanner(),
         Some("gateway") => return gateway::figures(),
         Some("hold-connections") => return hold_connections(Path::new(&arguments[2])),
         Some("image") => {
