@@ -237,11 +237,10 @@ fn is_word(byte: u8) -> bool {
 
 const IN_WORDS: [bool; 256] = {
     let mut table = [false; 256];
-    let mut byte = 0;
+    let mut byte = 0_u8;
     while byte < 128 {
-        let char = byte as u8;
-        table[byte] = char.is_ascii_alphanumeric()
-            || matches!(char, b'+' | b'/' | b'=' | b'_' | b'-' | b'~' | b'.');
+        table[byte as usize] = byte.is_ascii_alphanumeric()
+            || matches!(byte, b'+' | b'/' | b'=' | b'_' | b'-' | b'~' | b'.');
         byte += 1;
     }
     table
