@@ -904,3 +904,51 @@ fn the_settings_of_the_pod_are_settings() {
     assert_eq!(gateway.get("/health").0, 200);
     assert_eq!(gateway.post("", "{}").0, 401);
 }
+
+/// PyPI's `inter-agent-trust-protocol`: its models read the manifest, its client asks, `iatp scan`
+/// scores.
+#[test]
+fn the_client_of_iatp_understands_the_gateway() {
+    let Some(python) = crate::interop::python("iatp-0.5.0") else {
+        return;
+    };
+    let agent = Agent::start(Manner::Answers(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n{\"done\": 1}",
+    ));
+    let url = format!("http://{}", agent.address);
+    // Scores of the Python profile, which are theirs: 5 + 2 + 1 + 2 + 1, at most 10; 5 + 1 - 2 + 1; 5 - 5 + 1 + 1.
+    for (level, retention, score, statuses) in [
+        ("trusted", "ephemeral", 10, [200, 200]),
+        ("trusted", "permanent", 7, [200, 403]),
+        ("untrusted", "temporary", 2, [449, 403]),
+    ] {
+        let gateway = Gateway::start(&url, &manifest(level, retention), &[]);
+        let input = json!({"url": format!("http://{}", gateway.address)});
+        let said = crate::interop::ask(&python, "iatp_client.py", &input);
+        assert_eq!(said["agent_id"], "booking");
+        assert_eq!(
+            (&said["trust_level"], &said["retention"]),
+            (&json!(level), &json!(retention))
+        );
+        assert_eq!(
+            (&said["reversibility"], &said["score"]),
+            (&json!("partial"), &json!(score)),
+            "{said}"
+        );
+        let told: Vec<u64> = said["answers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|answer| answer["status"].as_u64().unwrap())
+            .collect();
+        assert_eq!(told, statuses, "{said}");
+        for answer in said["answers"].as_array().unwrap() {
+            assert_eq!(answer["trace"], "6ba7b810-9dad-11d1-80b4-00c04fd430c8");
+        }
+        let scan = said["scan"].as_str().unwrap();
+        assert!(
+            scan.contains(&format!("Trust Score: {}/100", score * 10)),
+            "{scan}"
+        );
+    }
+}
