@@ -42,6 +42,8 @@ pub struct Judge {
     pub(crate) path: String,
     /// Under which it is written down.
     pub(crate) trace: Trace,
+    /// Whether every reader finds the same segments in the path.
+    pub(crate) is_plain: bool,
     /// Who gets it.
     pub(crate) peer: Peer,
 }
@@ -108,7 +110,7 @@ impl Judge {
         };
         let route = self.shared.routes.of(&self.path);
         let kind = media_type(&parts.headers).unwrap_or_default();
-        if route.is_some_and(|route| route.exempts(kind)) {
+        if self.is_plain && route.is_some_and(|route| route.exempts(kind)) {
             return Ok(Response::from_parts(parts, Body::Passed(agent)));
         }
         let unreadable = |why: &dyn fmt::Display| Refusal::AnswerUnreadable(why.to_string());

@@ -138,6 +138,13 @@ impl Request {
         Ok(())
     }
 
+    /// Whether every reader finds the same segments in the path: nothing is exempt otherwise.
+    pub fn is_plain(&self) -> bool {
+        let path = self.path.path().to_ascii_lowercase();
+        let is_odd = |part| path.contains(part);
+        !["%2f", "%5c", "\\", "//", ";"].into_iter().any(is_odd)
+    }
+
     /// The body, to be sent.
     pub fn take_whole(&mut self) -> Whole {
         self.seen = Bytes::new();
@@ -176,7 +183,7 @@ impl Request {
             };
         }
         let kind = media_type(&self.headers).unwrap_or_default();
-        if route.is_some_and(|route| route.exempts(kind)) {
+        if self.is_plain() && route.is_some_and(|route| route.exempts(kind)) {
             return Ok(());
         }
         let encoding = Encoding::of(&self.headers)?;

@@ -191,6 +191,7 @@ impl Call<'_> {
             shared: Arc::clone(shared),
             method: request.method.clone(),
             path: request.meant.clone(),
+            is_plain: request.is_plain(),
             trace: self.trace.clone(),
             peer: self.peer,
         };

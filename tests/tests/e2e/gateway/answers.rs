@@ -322,6 +322,7 @@ fn an_answer_that_cannot_be_looked_through_is_not_passed_on() {
     let agent = agent_that(answer(json, card));
     let (gateway, _folder) = gateway_of(&agent);
     assert_eq!(gateway.get("/proxy/files/a").2.as_bytes(), card);
+    assert!(gateway.get("/proxy/files%2Fa").2.contains("REDACTED"));
     let (status, head, _) =
         gateway.send(b"HEAD /proxy/a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     assert_eq!(
@@ -437,6 +438,23 @@ fn a_request_is_masked_validated_and_unpacked_where_the_settings_say_so() {
     assert!(agent.seen().pop().unwrap().ends_with("a@b.cd"));
     let trace = gateway.trace("6ba7b810-9dad-11d1-80b4-00c04fd430c8");
     assert_eq!(trace[0]["payload"], "[NOT_LOOKED_THROUGH]");
+    // Where another reader may find another place, nothing is.
+    for path in [
+        "/proxy/files%2Fx",
+        "/proxy/files%2fx",
+        "/proxy/files//x",
+        "/proxy/files/;/x",
+    ] {
+        assert_eq!(
+            send(path, "Content-Type: image/png\r\n", b"\x89"),
+            415,
+            "{path}"
+        );
+    }
+    assert_eq!(
+        send("/proxy/files/a%20b", "Content-Type: image/png\r\n", b"\x89"),
+        200
+    );
     assert_eq!(
         send("/proxy/other", "Content-Type: image/png\r\n", b"\x89"),
         415
