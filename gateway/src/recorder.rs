@@ -12,7 +12,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::answer::Refusal;
@@ -30,6 +30,8 @@ pub const MAX_LINES: usize = 1000;
 const MAX_PAGE: usize = 1 << 20;
 /// Lines are gathered for so long.
 const GATHER: Duration = Duration::from_millis(2);
+/// At the end it is waited for so long.
+const FLUSH: Duration = Duration::from_secs(5);
 /// After a failure it is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -122,10 +124,18 @@ struct Line<'a> {
     caller: Option<&'a str>,
 }
 
+/// What is queued.
+#[derive(Debug)]
+enum Entry {
+    Line(String),
+    /// Who waits until all before it is written.
+    Mark(oneshot::Sender<()>),
+}
+
 /// Writes lines, in a thread of its own.
 #[derive(Debug, Clone)]
 pub struct Recorder {
-    queue: mpsc::Sender<String>,
+    queue: mpsc::Sender<Entry>,
     agent_id: Arc<str>,
     folder: Arc<Path>,
     has_failed: Arc<AtomicBool>,
@@ -179,7 +189,8 @@ impl Recorder {
     /// no place is counted as lost.
     pub async fn record(&self, trace: &Trace, event: &Event) {
         if self.is_good() {
-            let _ = self.queue.send(self.line(trace, event)).await;
+            let line = Entry::Line(self.line(trace, event));
+            let _ = self.queue.send(line).await;
         } else {
             self.note(trace, event);
         }
@@ -187,9 +198,21 @@ impl Recorder {
 
     /// Writes a line where nobody can wait: what finds no place is counted as lost.
     pub fn note(&self, trace: &Trace, event: &Event) {
-        if self.queue.try_send(self.line(trace, event)).is_err() {
+        let line = Entry::Line(self.line(trace, event));
+        if self.queue.try_send(line).is_err() {
             self.metrics.lost.inc();
         }
+    }
+
+    /// Waits until what was queued is written; not for ever.
+    pub async fn flush(&self) {
+        let (mark, written) = oneshot::channel();
+        let flushed = async {
+            if self.queue.send(Entry::Mark(mark)).await.is_ok() {
+                let _ = written.await;
+            }
+        };
+        let _ = tokio::time::timeout(FLUSH, flushed).await;
     }
 
     fn line(&self, trace: &Trace, event: &Event) -> String {
@@ -265,18 +288,23 @@ impl Wanted {
 }
 
 fn write(
-    mut lines: mpsc::Receiver<String>,
+    mut lines: mpsc::Receiver<Entry>,
     mut segments: Segments,
     failed: &AtomicBool,
     metrics: &Metrics,
 ) {
     let mut batch = Vec::new();
     while lines.blocking_recv_many(&mut batch, QUEUE) > 0 {
-        let count = batch.len();
-        let mut text = String::new();
-        for line in batch.drain(..) {
-            text.push_str(&line);
-            text.push('\n');
+        let (mut text, mut count, mut marks) = (String::new(), 0, Vec::new());
+        for entry in batch.drain(..) {
+            match entry {
+                Entry::Line(line) => {
+                    text.push_str(&line);
+                    text.push('\n');
+                    count += 1;
+                }
+                Entry::Mark(mark) => marks.push(mark),
+            }
         }
         while let Err(error) = segments.append(text.as_bytes()) {
             if !failed.swap(true, Ordering::Relaxed) {
@@ -287,8 +315,11 @@ fn write(
         if failed.swap(false, Ordering::Relaxed) {
             tracing::info!("the flight recorder writes again");
         }
-        metrics.lines.inc_by(count as u64);
+        metrics.lines.inc_by(count);
         metrics.bytes.set(segments.total);
+        for mark in marks {
+            let _ = mark.send(());
+        }
         // To be woken for each line costs more than to write it.
         std::thread::sleep(GATHER);
     }

@@ -90,6 +90,9 @@ async fn serve(mut config: Config) -> Result<(), Error> {
     tracing::info!("draining");
     let ended = tokio::task::spawn_blocking(|| workers.into_iter().for_each(Worker::end));
     let _ = ended.await;
+    if let Some(recorder) = &shared.recorder {
+        recorder.flush().await;
+    }
     tracing::info!("ended");
     Ok(())
 }
@@ -346,10 +349,11 @@ fn service(
     let answer = tower::service_fn(move |request| {
         let (shared, backend) = (Arc::clone(&shared), Arc::clone(&backend));
         let (from, untaken) = (Arc::clone(&from), untaken.clone());
-        async move {
+        // It is large, and handed on from layer to layer.
+        Box::pin(async move {
             let response = handle(&shared, &backend, &from, request).await;
             Answered::Ok(response.map(|body| Counted::new(body, untaken)))
-        }
+        })
     });
     let for_pages = ServiceBuilder::new()
         .option_layer(cors)

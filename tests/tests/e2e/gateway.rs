@@ -737,16 +737,19 @@ fn while_nothing_can_be_written_down_nothing_is_forwarded() {
         .status();
     assert!(lifted.unwrap().success());
     wait_for(|| gateway.post("", "{}").0 == 200);
-    let text = fs::read_to_string(gateway.folder.path().join("log/flight-00000001.jsonl")).unwrap();
+    let file = gateway.folder.path().join("log/flight-00000001.jsonl");
+    let count = |text: &str| text.matches("\"type\":\"request\"").count();
+    // Each request that was forwarded stands there once; the last one a moment later.
+    let reached = agent.seen().len();
+    wait_for(|| count(&fs::read_to_string(&file).unwrap()) >= reached);
+    gateway.signal(Signal::TERM);
+    wait_for(|| TcpStream::connect(&gateway.address).is_err());
+    let text = fs::read_to_string(&file).unwrap();
+    assert_eq!(count(&text), reached);
     for line in text.lines() {
         let line: Value = serde_json::from_str(line).unwrap();
         assert!(line["trace_id"].is_string());
     }
-    // Each request that was forwarded stands there once.
-    let requests = text
-        .lines()
-        .filter(|line| line.contains("\"type\":\"request\""));
-    assert_eq!(requests.count(), agent.seen().len());
 }
 
 #[test]
