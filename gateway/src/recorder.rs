@@ -414,6 +414,25 @@ fn segments(folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn what_was_queued_is_written_when_a_flush_returns() {
+        let folder = tempfile::tempdir().unwrap();
+        let metrics = Arc::new(Metrics::default());
+        let recorder = Recorder::open(folder.path(), 1, "a", metrics).unwrap();
+        let trace = Trace {
+            id: Uuid::nil(),
+            caller: None,
+        };
+        let event = Event::Blocked { reason: "r".into() };
+        for round in 1..=20 {
+            recorder.record(&trace, &event).await;
+            recorder.record(&trace, &event).await;
+            recorder.flush().await;
+            let text = fs::read_to_string(folder.path().join("flight-00000001.jsonl")).unwrap();
+            assert_eq!(text.lines().count(), 2 * round);
+        }
+    }
+
     #[test]
     fn the_oldest_segments_go_and_the_last_ones_stay() {
         let folder = tempfile::tempdir().unwrap();
