@@ -98,9 +98,13 @@ fn with_the_hosts_clock_a_day_off_either_way_iat_is_the_nsms_time() {
         let _enclave = Child::start("enclave", command, None).unwrap();
         harness::wait_for(|| state.enclave_socket().exists());
         let key = harness::window::TestKey::new(harness::window::PROXY);
-        let mut window = Window::connect(&state.enclave_socket(), &key)
-            .unwrap()
-            .unwrap();
+        // The socket is there a moment before anybody listens on it.
+        let found = std::cell::RefCell::new(None);
+        harness::wait_for(|| {
+            *found.borrow_mut() = Window::connect(&state.enclave_socket(), &key).ok();
+            found.borrow().is_some()
+        });
+        let mut window = found.into_inner().unwrap().unwrap();
         let bundle = harness::window::bundle("development").canonical();
         window
             .ask(protocol::Request::Provision {
