@@ -99,12 +99,7 @@ impl Event {
             Refusal::Warned { warning, .. } => Some(Self::Warning {
                 warning: warning.clone(),
             }),
-            // Whoever is not known must not fill the log.
-            Refusal::Unrecorded
-            | Refusal::Unauthenticated(_)
-            | Refusal::AuthenticationUnavailable(_)
-            | Refusal::TooMany(_)
-            | Refusal::WrongOrigin => None,
+            Refusal::Unrecorded => None,
             // It may say what stood at some place.
             other => Some(Self::Error {
                 error: inspect::mask_text(&other.text(), inspect::Purpose::Log).0,

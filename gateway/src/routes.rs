@@ -31,6 +31,9 @@ impl Routes {
     /// The one for this path, decoded. Parameters (RFC 3986 section 3.3) and a slash at the end are a
     /// matter of spelling for many an agent.
     pub fn of(&self, path: &str) -> Option<&Route> {
+        if self.0.is_empty() {
+            return None;
+        }
         let segments: Vec<&str> = path
             .split('/')
             .map(|it| it.split(';').next().unwrap_or(it))

@@ -159,7 +159,9 @@ impl Call<'_> {
         match self.pass(request).await {
             Ok(response) => response,
             Err(refusal) => {
-                if let Some(event) = Event::of(&refusal) {
+                // Whoever is not known must not fill the log, by whatever is wrong with the request.
+                let is_known = self.trace.caller.is_some() || self.shared.callers.are_anybody();
+                if let Some(event) = Event::of(&refusal).filter(|_| is_known) {
                     self.record(&event).await;
                 }
                 refusal.respond(self.trace.id)

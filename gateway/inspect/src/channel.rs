@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::fold::Folded;
 use crate::open::open;
-use crate::text::{all, apart};
+use crate::text::{ROUNDS, all, apart};
 use crate::words::Words;
 use crate::{Kind, Kinds, Purpose, secret};
 
@@ -13,8 +13,6 @@ const CONTEXT: usize = 256;
 /// What can still become something is held back for so many bytes; what is longer is nothing more
 /// than it is now.
 const MAX_HELD: usize = 8192;
-/// How often a text is looked through again that was masked.
-const ROUNDS: usize = 4;
 
 /// One text of a stream: what passed last, and what is held back.
 #[derive(Debug, Default)]

@@ -61,7 +61,7 @@ pub(crate) fn clean(text: &str, words: Words, is_bare: bool, purpose: Purpose) -
 }
 
 /// How often a text is looked through again that was masked.
-const ROUNDS: usize = 4;
+pub(crate) const ROUNDS: usize = 4;
 
 /// Replaces each range, which come in their order.
 fn masked(text: &str, found: &[Found]) -> String {

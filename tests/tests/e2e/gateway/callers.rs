@@ -178,6 +178,18 @@ fn everything_that_says_who_calls_is_checked_and_one_that_is_wrong_refuses() {
             .1
             .contains("iatp_requests_total{status=\"401\"} 9")
     );
+    // Nor with a request that is refused before anybody looks who sends it.
+    for odd in [
+        "GET /proxy HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
+        "GET /proxy HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    ] {
+        assert!(gateway.send(odd.as_bytes()).0 >= 400);
+    }
+    // Lines are written in their order: one that is known comes behind them.
+    let known =
+        "X-API-Key: the-key-of-ci\r\nX-Agent-Trace-ID: 6ba7b810-9dad-11d1-80b4-00c04fd430c8\r\n";
+    assert_eq!(gateway.post(known, "{}").0, 200);
+    gateway.trace("6ba7b810-9dad-11d1-80b4-00c04fd430c8");
     let log = fs::read_to_string(gateway.folder.path().join("log/flight-00000001.jsonl")).unwrap();
     assert_eq!(
         log.lines()
