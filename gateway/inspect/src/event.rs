@@ -1,6 +1,17 @@
 //! Events of a stream: server-sent events (WHATWG HTML section 9.2), or one JSON text in each line.
 
-use crate::{Error, Framing};
+use crate::Error;
+
+/// What comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// Text.
+    Text,
+    /// A JSON text in each line.
+    Lines,
+    /// Server-sent events.
+    Events,
+}
 
 /// An event as it came.
 #[derive(Debug)]

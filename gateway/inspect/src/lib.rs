@@ -28,6 +28,7 @@ mod fold;
 mod json;
 mod kind;
 mod open;
+mod run;
 mod secret;
 mod stream;
 #[cfg(test)]
@@ -35,9 +36,10 @@ mod tests;
 mod text;
 mod words;
 
+pub use self::event::Framing;
 pub use self::json::{Inspection, json};
 pub use self::kind::{Kind, Kinds};
-pub use self::stream::{Framing, Stream};
+pub use self::stream::Stream;
 pub use self::text::{Found, mask_text, text};
 
 /// Why a text cannot be inspected.

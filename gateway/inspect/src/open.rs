@@ -1,6 +1,7 @@
 //! How much of a text's end may still become something, if more text follows.
 
 use crate::digits::{HEX_WORD, is_separator};
+use crate::run::run_back;
 use crate::text::{IBAN_PRINTED, MAX_DOMAIN, MAX_LOCAL, is_domain, is_local};
 use crate::{Kind, Kinds, secret};
 
@@ -77,12 +78,6 @@ fn iban(text: &[u8]) -> usize {
         starts_word && is_head && word[head..].iter().all(is_rest)
     };
     (from..text.len()).find(may_be).unwrap_or(text.len())
-}
-
-/// Where the run of such bytes that ends at `end` begins; no further back than `most`.
-pub(crate) fn run_back(text: &[u8], end: usize, most: usize, is_in: impl Fn(u8) -> bool) -> usize {
-    let run = text[..end].iter().rev().take(most);
-    end - run.take_while(|byte| is_in(**byte)).count()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use data_encoding::BASE64URL_NOPAD;
 
-use crate::open::run_back;
+use crate::run::run_back;
 use crate::words::Words;
 
 /// What follows a prefix.

@@ -5,20 +5,9 @@ use std::ops::Range;
 
 use crate::channel::Channel;
 use crate::deltas::deltas;
-use crate::event::{Event, first};
+use crate::event::{Event, Framing, first};
 use crate::json::quote;
 use crate::{Error, Kinds, Purpose, json, mask_text};
-
-/// What comes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Framing {
-    /// Text.
-    Text,
-    /// A JSON text in each line.
-    Lines,
-    /// Server-sent events.
-    Events,
-}
 
 /// Events that wait for what follows them, in bytes. When there are more, nothing is waited for.
 const MAX_WAITING: usize = 1 << 20;
