@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{
+    CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
+    WWW_AUTHENTICATE,
+};
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -35,6 +38,8 @@ pub enum Refusal {
     WrongOrigin,
     /// It cannot be looked through.
     Unreadable(&'static str),
+    /// There is no such version of WebSockets.
+    WebSocketVersion,
     /// The gateway cannot do that.
     NotSupported(&'static str),
     /// A rule blocks it.
@@ -73,12 +78,15 @@ pub enum Refusal {
 }
 
 /// How a warning can be overridden.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Override {
     /// Not at all.
     Unavailable,
     /// By the shared secret in `X-User-Override`.
     SharedSecret,
+    /// By an approval, whose id stands in `X-User-Override`: what the enclave's sidecar says of it, if
+    /// it waits.
+    Approval(Option<Value>),
 }
 
 impl From<Unreadable> for Refusal {
@@ -102,6 +110,7 @@ impl Refusal {
             Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
             Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Unreadable(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::WebSocketVersion => StatusCode::UPGRADE_REQUIRED,
             Self::NotSupported(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Blocked { .. } | Self::AnswerBlocked { .. } | Self::WrongOrigin => {
                 StatusCode::FORBIDDEN
@@ -144,6 +153,7 @@ impl Refusal {
             Self::BackendBroken(why) => format!("the agent cannot be reached: {why}"),
             Self::BackendSlow => "the agent did not answer in time".into(),
             Self::NotFound => "there is nothing at this path; the agent is below /proxy".into(),
+            Self::WebSocketVersion => "the version of WebSockets is 13".into(),
             Self::WrongMethod => "this path takes GET and HEAD only".into(),
         }
     }
@@ -170,11 +180,22 @@ impl Refusal {
                 "override": match by {
                     Override::Unavailable => "unavailable",
                     Override::SharedSecret => "shared_secret",
+                    Override::Approval(_) => "approval",
+                },
+                "approval": match by {
+                    Override::Approval(approval) => approval.clone(),
+                    _ => None,
                 },
                 "trace_id": trace,
                 "message": match by {
                     Override::Unavailable => "this gateway has no way to override it",
                     Override::SharedSecret => "send X-User-Override with the shared secret to go on",
+                    Override::Approval(None) => {
+                        "send it again with X-User-Override: request, and have it approved"
+                    }
+                    Override::Approval(Some(_)) => {
+                        "have it approved (anchorhold approve ID), and send it again with X-User-Override: ID"
+                    }
                 },
             }),
             // Nothing was undone, and nobody knows whether the agent began.
@@ -193,6 +214,12 @@ impl Refusal {
         let headers = response.headers_mut();
         match self {
             Self::NoRoom => drop(headers.insert(RETRY_AFTER, HeaderValue::from_static("1"))),
+            // RFC 6455 section 4.4, RFC 9110 section 15.5.22.
+            Self::WebSocketVersion => {
+                headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+                headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+                headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            }
             Self::TooMany(wait) => {
                 let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
                 headers.insert(RETRY_AFTER, seconds.into());

@@ -9,10 +9,10 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use flate2::write::MultiGzDecoder;
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::{Body as _, Frame, Incoming};
+use hyper::body::{Body as _, Frame};
 use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue, IF_RANGE, RANGE, TRAILER};
 use hyper::{HeaderMap, Method, Response, StatusCode};
-use inspect::{Kinds, Purpose, Stream};
+use inspect::{Framing, Kinds, Purpose, Stream};
 use rules::{Decision, Rules};
 
 use crate::answer::Refusal;
@@ -86,7 +86,7 @@ impl Judge {
     }
 
     /// Writes down that an answer was masked.
-    fn note_masked(&self, kinds: Kinds) {
+    pub(crate) fn note_masked(&self, kinds: Kinds) {
         if !kinds.is_empty() {
             let kinds = kinds.iter().map(inspect::Kind::name).collect();
             self.note(&Event::Masked { kinds });
@@ -99,18 +99,51 @@ impl Judge {
         }
     }
 
+    /// Whether the path is one where bodies of this type pass unseen.
+    pub(crate) fn exempts(&self, media_type: &str) -> bool {
+        let route = self.shared.routes.of(&self.path);
+        self.is_plain && route.is_some_and(|route| route.exempts(media_type))
+    }
+
+    /// A text that means something by itself: masked, if it is.
+    pub(crate) fn look_at_text(&self, text: &str) -> Result<Option<String>, Refusal> {
+        let Some(rules) = self.rules() else {
+            return Ok(None);
+        };
+        let masked = self.masked(rules, rules.watched());
+        let content = Content::Stream(Framing::Text);
+        let unreadable = |error: Unreadable| Refusal::AnswerUnreadable(error.to_string());
+        let found = content.look(text.as_bytes(), Purpose::Mask(masked));
+        let found = found.map_err(unreadable)?;
+        let kinds = found.kinds.intersection(rules.watched());
+        self.check(kinds)?;
+        let masked = found
+            .masked
+            .map(|text| String::from_utf8_lossy(&text).into_owned());
+        if masked.is_some() {
+            self.note_masked(self.masked(rules, kinds));
+        }
+        Ok(masked)
+    }
+
+    /// Whether bytes that nobody can look through may pass.
+    pub(crate) fn look_at_bytes(&self) -> Result<(), Refusal> {
+        match self.rules() {
+            Some(_) if !self.exempts("application/octet-stream") => Err(Refusal::AnswerUnreadable(
+                "binary messages cannot be looked through".into(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// An answer, as far as the caller may see it.
-    pub async fn look(self, answer: Response<Incoming>) -> Result<Response<Body>, Refusal> {
-        let idle = self.shared.answer_idle;
+    pub async fn look(self, answer: Response<Passed>) -> Result<Response<Body>, Refusal> {
         let (mut parts, agent) = answer.into_parts();
         let has_body = !agent.is_end_stream();
-        let agent = Passed::new(agent, idle);
         let Some(rules) = self.rules().filter(|_| has_body) else {
             return Ok(Response::from_parts(parts, Body::Passed(agent)));
         };
-        let route = self.shared.routes.of(&self.path);
-        let kind = media_type(&parts.headers).unwrap_or_default();
-        if self.is_plain && route.is_some_and(|route| route.exempts(kind)) {
+        if self.exempts(media_type(&parts.headers).unwrap_or_default()) {
             return Ok(Response::from_parts(parts, Body::Passed(agent)));
         }
         let unreadable = |why: &dyn fmt::Display| Refusal::AnswerUnreadable(why.to_string());

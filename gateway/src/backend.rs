@@ -1,32 +1,35 @@
 //! The agent behind.
 
-use std::future::Future;
-use std::path::PathBuf;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_LENGTH, HOST, HeaderValue, LOCATION};
 use hyper::http::uri::{Authority, PathAndQuery, Scheme};
-use hyper::{HeaderMap, Response, StatusCode, Uri};
+use hyper::{HeaderMap, Response, StatusCode, Uri, Version};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client, Error as ClientError};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::UnixStream;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use uuid::Uuid;
 
+use crate::activity::Activity;
 use crate::answer::Refusal;
 use crate::body::Whole;
 use crate::config::BackendAddress;
+use crate::grpc::Sent;
 use crate::headers::{OVERRIDE, remove_hop_by_hop};
 use crate::read::Request;
 use crate::trace;
+use crate::unix::UnixConnector;
+use crate::websocket::Offer;
 
 /// Connections that wait for their next request; each worker has as many.
 const IDLE: usize = 256;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// What one call may send ahead, in bytes.
+const WINDOW: u32 = 64 << 10;
+/// A connection of calls is asked so often whether it still is.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// Connections to it, and how it is asked.
 #[derive(Debug)]
@@ -37,10 +40,11 @@ pub struct Backend {
     timeout: Duration,
 }
 
+/// Bodies of requests are whole, in HTTP/1.1; or come while the answer does, in HTTP/2.
 #[derive(Debug)]
 enum AnyClient {
-    Http(Client<HttpConnector, Whole>),
-    Unix(Client<UnixConnector, Whole>),
+    Http(Client<HttpConnector, Whole>, Client<HttpConnector, Sent>),
+    Unix(Client<UnixConnector, Whole>, Client<UnixConnector, Sent>),
 }
 
 impl Backend {
@@ -51,17 +55,27 @@ impl Backend {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(IDLE);
+        // gRPC: one connection for each worker.
+        let mut for_calls = builder.clone();
+        for_calls
+            .timer(TokioTimer::new())
+            .http2_only(true)
+            .http2_initial_stream_window_size(WINDOW)
+            .http2_max_send_buf_size(WINDOW as usize)
+            .http2_keep_alive_interval(KEEP_ALIVE);
         let (client, authority, base) = match address {
             BackendAddress::Http { authority, base } => {
                 let mut connector = HttpConnector::new();
                 connector.set_nodelay(true);
                 connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-                let client = AnyClient::Http(builder.build(connector));
+                let for_calls = for_calls.build(connector.clone());
+                let client = AnyClient::Http(builder.build(connector), for_calls);
                 (client, authority.clone(), base.clone())
             }
             BackendAddress::Unix(path) => {
-                let connector = UnixConnector { path: path.clone() };
-                let client = AnyClient::Unix(builder.build(connector));
+                let connector = UnixConnector::new(path.clone());
+                let for_calls = for_calls.build(connector.clone());
+                let client = AnyClient::Unix(builder.build(connector), for_calls);
                 (client, Authority::from_static("localhost"), String::new())
             }
         };
@@ -73,14 +87,64 @@ impl Backend {
         }
     }
 
-    /// Sends a request, and waits until its answer begins.
+    /// Sends a request, and waits until its answer begins. It switches protocols only to a WebSocket that
+    /// was offered; such a connection is never used for another request.
     pub async fn send(
         &self,
         mut request: Request,
         trace_id: Uuid,
+        offer: Option<&Offer>,
     ) -> Result<Response<Incoming>, Refusal> {
+        if let Some(offer) = offer {
+            offer.ask(&mut request.headers);
+        }
+        let body = request.take_whole();
+        let sent = self.request(request, body, trace_id)?;
+        let answer = match &self.client {
+            AnyClient::Http(client, _) => client.request(sent),
+            AnyClient::Unix(client, _) => client.request(sent),
+        };
+        match tokio::time::timeout(self.timeout, answer).await {
+            Ok(answer) => self.answer(answer, offer),
+            Err(_) => Err(Refusal::BackendSlow),
+        }
+    }
+
+    /// Calls by gRPC, and waits until the answer begins: as long as something is sent, and `idle`
+    /// longer.
+    pub async fn call(
+        &self,
+        request: Request,
+        body: Incoming,
+        trace_id: Uuid,
+        activity: &Activity,
+        idle: Duration,
+    ) -> Result<Response<Incoming>, Refusal> {
+        let body = Sent::new(body, activity.clone());
+        let mut sent = self.request(request, body, trace_id)?;
+        *sent.version_mut() = Version::HTTP_2;
+        let mut answer = match &self.client {
+            AnyClient::Http(_, client) => client.request(sent),
+            AnyClient::Unix(_, client) => client.request(sent),
+        };
+        loop {
+            let deadline = activity.deadline(idle);
+            match tokio::time::timeout_at(deadline, &mut answer).await {
+                Ok(answer) => return self.answer(answer, None),
+                Err(_) if activity.deadline(idle) > deadline => {}
+                Err(_) => return Err(Refusal::BackendSlow),
+            }
+        }
+    }
+
+    fn request<B>(
+        &self,
+        request: Request,
+        body: B,
+        trace_id: Uuid,
+    ) -> Result<hyper::Request<B>, Refusal> {
         let uri = self.uri(&request.path)?;
-        let mut sent = hyper::Request::new(request.take_whole());
+        let mut sent = hyper::Request::new(body);
         *sent.method_mut() = request.method;
         *sent.uri_mut() = uri;
         *sent.headers_mut() = request.headers;
@@ -90,18 +154,21 @@ impl Backend {
         headers.remove(CONTENT_LENGTH);
         headers.remove(OVERRIDE);
         headers.insert(trace::HEADER, trace_header(trace_id));
-        let answer = match &self.client {
-            AnyClient::Http(client) => client.request(sent),
-            AnyClient::Unix(client) => client.request(sent),
-        };
-        let mut answer = match tokio::time::timeout(self.timeout, answer).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => return Err(Refusal::BackendBroken(reason(&error))),
-            Err(_) => return Err(Refusal::BackendSlow),
-        };
+        Ok(sent)
+    }
+
+    fn answer(
+        &self,
+        answer: Result<Response<Incoming>, ClientError>,
+        offer: Option<&Offer>,
+    ) -> Result<Response<Incoming>, Refusal> {
+        let mut answer = answer.map_err(|error| Refusal::BackendBroken(reason(&error)))?;
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let why = "it switched protocols, and nobody asked for that";
-            return Err(Refusal::BackendBroken(why.into()));
+            let Some(offer) = offer else {
+                let why = "it switched protocols, and nobody asked for that";
+                return Err(Refusal::BackendBroken(why.into()));
+            };
+            offer.check(answer.headers())?;
         }
         remove_hop_by_hop(answer.headers_mut());
         self.move_location(answer.headers_mut());
@@ -154,33 +221,12 @@ pub fn trace_header(trace_id: Uuid) -> HeaderValue {
 }
 
 /// The innermost reason, which says most.
-fn reason(error: &ClientError) -> String {
+pub fn reason(error: &ClientError) -> String {
     let mut reason: &dyn std::error::Error = error;
     while let Some(source) = reason.source() {
         reason = source;
     }
     reason.to_string()
-}
-
-/// Connects to one Unix socket, whatever the URI.
-#[derive(Debug, Clone)]
-struct UnixConnector {
-    path: PathBuf,
-}
-
-impl tower::Service<Uri> for UnixConnector {
-    type Response = TokioIo<UnixStream>;
-    type Error = std::io::Error;
-    type Future = Pin<Box<dyn Future<Output = std::io::Result<TokioIo<UnixStream>>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Uri) -> Self::Future {
-        let path = self.path.clone();
-        Box::pin(async move { Ok(TokioIo::new(UnixStream::connect(path).await?)) })
-    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use hyper::HeaderMap;
 use hyper::body::{Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep};
 
+use crate::activity::Activity;
 use crate::room::Room;
 
 /// Why a body broke off.
@@ -142,6 +143,7 @@ impl hyper::body::Body for Whole {
 pub struct Passed {
     agent: Incoming,
     idle: Duration,
+    beside: Option<Activity>,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
@@ -151,8 +153,15 @@ impl Passed {
         Self {
             agent,
             idle,
+            beside: None,
             deadline: None,
         }
+    }
+
+    /// What moves the other way counts, too.
+    pub fn beside(mut self, activity: Activity) -> Self {
+        self.beside = Some(activity);
+        self
     }
 }
 
@@ -166,13 +175,24 @@ impl hyper::body::Body for Passed {
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.agent).poll_frame(context) {
             self.deadline = None;
+            if let Some(activity) = &self.beside {
+                activity.moved();
+            }
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
-        let end = Instant::now() + self.idle;
-        let deadline = self
+        let body = self.get_mut();
+        let end = Instant::now() + body.idle;
+        let deadline = body
             .deadline
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(end)));
-        ready!(deadline.as_mut().poll(context));
+        loop {
+            ready!(deadline.as_mut().poll(context));
+            let other = body.beside.as_ref().map(|it| it.deadline(body.idle));
+            match other.filter(|other| *other > Instant::now()) {
+                Some(other) => deadline.as_mut().reset(other),
+                None => break,
+            }
+        }
         Poll::Ready(Some(Err("the agent's answer stopped coming".into())))
     }
 

@@ -19,6 +19,7 @@ use crate::callers::{Callers, Fetch, Introspection, Keys, Place, Tokens};
 use crate::limits::Limits;
 use crate::origins::Origins;
 use crate::routes::{Route, Routes, Schema};
+use crate::signer::Signer;
 use crate::tls::Tls;
 
 /// An IATP sidecar: it stands in front of an agent, refuses what its rules block, warns where trust is
@@ -62,6 +63,13 @@ pub struct Flags {
     /// A file with a secret of 16 or more characters: who sends it in X-User-Override overrides warnings
     #[arg(long, env = "IATP_OVERRIDE_SECRET_FILE", value_name = "FILE")]
     pub override_secret_file: Option<PathBuf>,
+    /// An OpenTelemetry collector, over OTLP/HTTP, such as `http://localhost:4318`
+    #[arg(long, env = "IATP_OTEL_ENDPOINT", value_name = "URL")]
+    pub otel_endpoint: Option<String>,
+    /// The socket of an enclave's sidecar, which then signs the manifest, seals what is recorded, and has
+    /// overrides approved: `unix:///PATH`
+    #[arg(long, env = "IATP_ENCLAVE_SIDECAR", value_name = "URL")]
+    pub enclave_sidecar: Option<String>,
 }
 
 /// The file, as the reference architecture writes it.
@@ -78,6 +86,15 @@ struct FileConfig {
     limits: LimitsPart,
     tls: Option<TlsPart>,
     cors: CorsPart,
+    enclave: EnclavePart,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct EnclavePart {
+    sidecar: Option<String>,
+    identity: Option<String>,
+    seal_interval: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -103,6 +120,8 @@ struct TelemetryPart {
     log_dir: Option<PathBuf>,
     metrics_port: Option<u16>,
     retention_bytes: Option<u64>,
+    otel_endpoint: Option<String>,
+    otel_sample_ratio: Option<f64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -265,6 +284,16 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// Pages that may ask.
     pub origins: Option<Origins>,
+    /// A collector of spans, and of so many of a million requests without a parent there are some.
+    pub collector: Option<(String, u32)>,
+    /// Asks others, and trusts these authorities.
+    pub fetch: Fetch,
+    /// Who signs, if anybody does.
+    pub signer: Option<Signer>,
+    /// Lines are sealed so often.
+    pub seal_interval: Duration,
+    /// Whether warnings can be overridden at all.
+    pub allow_override: bool,
 }
 
 const DEFAULT_KEY_HEADER: &str = "X-API-Key";
@@ -275,6 +304,9 @@ const DEFAULT_IDLE: Duration = Duration::from_secs(300);
 const DEFAULT_MAX_BODY: usize = 10 * 1024 * 1024;
 const DEFAULT_RETENTION: u64 = 256 * 1024 * 1024;
 const DEFAULT_THRESHOLD: u8 = 3;
+/// One of a hundred.
+const DEFAULT_RATIO: f64 = 0.01;
+const DEFAULT_SEAL_INTERVAL: Duration = Duration::from_secs(1);
 /// A secret that can be guessed is none.
 const SHORTEST_SECRET: usize = 16;
 
@@ -317,6 +349,13 @@ impl Config {
         let threshold = flags.trust_threshold.or(file.policy.trust_threshold);
         let (rules, answer_rules) = rules(file.policy.block_rules)?;
         let idle = file.backend.idle_timeout;
+        let fetch = Fetch::new(file.authentication.authorities.as_deref());
+        let fetch = fetch.map_err(|why| Error::Setting {
+            name: "authentication",
+            why,
+        })?;
+        let allow_override = flags.allow_override.or(file.policy.allow_override);
+        let allow_override = allow_override.unwrap_or(true);
         let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
         Ok(Self {
             backend: backend(&url)?,
@@ -337,7 +376,7 @@ impl Config {
             log_level: level(flags.log_level.or(file.server.log_level))?,
             trust_threshold: threshold.unwrap_or(DEFAULT_THRESHOLD),
             override_secret: secret(
-                flags.allow_override.or(file.policy.allow_override),
+                allow_override,
                 flags
                     .override_secret_file
                     .or(file.policy.override_secret_file),
@@ -345,10 +384,24 @@ impl Config {
             rules,
             answer_rules,
             routes: routes(file.routes)?,
-            callers: callers(file.authentication, file.tls.as_ref())?,
+            callers: callers(file.authentication, file.tls.as_ref(), &fetch)?,
             limits: limits(&file.limits)?,
             tls: file.tls.as_ref().map(tls).transpose()?,
             origins: origins(&file.cors.allowed_origins)?,
+            collector: collector(
+                flags.otel_endpoint.or(file.telemetry.otel_endpoint),
+                file.telemetry.otel_sample_ratio,
+            )?,
+            fetch,
+            signer: signer(
+                flags.enclave_sidecar.or(file.enclave.sidecar),
+                file.enclave.identity,
+            )?,
+            seal_interval: match file.enclave.seal_interval {
+                Some(text) => duration("enclave.seal_interval", &text)?,
+                None => DEFAULT_SEAL_INTERVAL,
+            },
+            allow_override,
         })
     }
 }
@@ -432,8 +485,8 @@ fn level(text: Option<String>) -> Result<tracing::Level, Error> {
     })
 }
 
-fn secret(is_allowed: Option<bool>, file: Option<PathBuf>) -> Result<Option<Vec<u8>>, Error> {
-    let Some(file) = file.filter(|_| is_allowed.unwrap_or(true)) else {
+fn secret(is_allowed: bool, file: Option<PathBuf>) -> Result<Option<Vec<u8>>, Error> {
+    let Some(file) = file.filter(|_| is_allowed) else {
         return Ok(None);
     };
     let text = fs::read(&file).map_err(|source| Error::File {
@@ -532,7 +585,7 @@ fn read_schema(file: &Path) -> Result<Schema, Error> {
     Schema::new(&schema).map_err(refused)
 }
 
-fn callers(part: CallersPart, tls: Option<&TlsPart>) -> Result<Callers, Error> {
+fn callers(part: CallersPart, tls: Option<&TlsPart>, fetch: &Fetch) -> Result<Callers, Error> {
     let refused = |why| Error::Setting {
         name: "authentication",
         why,
@@ -542,7 +595,6 @@ fn callers(part: CallersPart, tls: Option<&TlsPart>) -> Result<Callers, Error> {
         let why = "mutual_tls needs tls.client_authorities, which certify callers";
         return Err(refused(why.into()));
     }
-    let fetch = Fetch::new(part.authorities.as_deref()).map_err(refused)?;
     let keys = part.api_keys.map(|part| {
         let header = part.header.as_deref().unwrap_or(DEFAULT_KEY_HEADER);
         let name = header.parse::<HeaderName>();
@@ -605,6 +657,45 @@ fn tls(part: &TlsPart) -> Result<Tls, Error> {
     let authorities = part.client_authorities.as_deref();
     let opened = crate::tls::open(&part.certificate, &part.key, authorities);
     opened.map_err(|why| Error::Setting { name: "tls", why })
+}
+
+fn collector(endpoint: Option<String>, ratio: Option<f64>) -> Result<Option<(String, u32)>, Error> {
+    let refused = |why: String| Error::Setting {
+        name: "telemetry.otel_sample_ratio",
+        why,
+    };
+    let ratio = match (ratio, &endpoint) {
+        (None, _) => DEFAULT_RATIO,
+        (Some(_), None) => return Err(refused("it means nothing without otel_endpoint".into())),
+        (Some(ratio), Some(_)) if (0.0..=1.0).contains(&ratio) => ratio,
+        (Some(ratio), Some(_)) => return Err(refused(format!("{ratio} is not between 0 and 1"))),
+    };
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it is between 0 and 1"
+    )]
+    let per_million = (ratio * 1_000_000.0).round() as u32;
+    Ok(endpoint.map(|endpoint| (endpoint, per_million)))
+}
+
+fn signer(url: Option<String>, identity: Option<String>) -> Result<Option<Signer>, Error> {
+    let Some(url) = url else {
+        return match identity {
+            Some(_) => Err(Error::Setting {
+                name: "enclave.identity",
+                why: "it means nothing without enclave.sidecar".into(),
+            }),
+            None => Ok(None),
+        };
+    };
+    let path = url.strip_prefix("unix://").map(PathBuf::from);
+    let path = path.filter(|path| path.is_absolute());
+    let path = path.ok_or_else(|| Error::Setting {
+        name: "--enclave-sidecar",
+        why: format!("{url}: it must be unix:///PATH"),
+    })?;
+    Ok(Some(Signer::new(path, identity)))
 }
 
 fn origins(texts: &[String]) -> Result<Option<Origins>, Error> {

@@ -14,6 +14,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The folder of the flight recorder.
+    #[error("{}: {source}", folder.display())]
+    Folder {
+        /// Which.
+        folder: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The configuration file is not what it should be.
     #[error("{}: {why}", file.display())]
     Config {

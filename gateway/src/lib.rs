@@ -12,6 +12,7 @@
 //! | [`backend`] | the request | - |
 //! | [`answers`] | the agent's answer | what a rule blocks, or cannot be looked through |
 
+pub mod activity;
 pub mod answer;
 pub mod answers;
 pub mod backend;
@@ -20,27 +21,38 @@ pub mod callers;
 pub mod certificate;
 pub mod config;
 pub mod content;
+mod drain;
 mod error;
 pub mod excerpt;
+pub mod grpc;
 pub mod headers;
 pub mod limits;
 mod manifest_page;
+mod messages;
 pub mod metrics;
 pub mod operator;
 pub mod origins;
+pub mod overrides;
 pub mod policy;
+mod program;
 pub mod read;
 pub mod recorder;
 pub mod reloaded;
 pub mod room;
 pub mod routes;
+pub mod sealer;
 mod server;
 mod service;
 mod shared;
+pub mod signer;
+pub mod spans;
 pub mod tls;
 pub mod trace;
+pub mod unix;
 pub mod untaken;
+pub mod websocket;
 
 pub use self::config::{Config, Flags};
 pub use self::error::Error;
+pub use self::program::main;
 pub use self::server::run;

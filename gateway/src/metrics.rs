@@ -40,6 +40,12 @@ pub struct Metrics {
     pub lines: Counter,
     /// Lines that were lost while none could be written.
     pub lost: Counter,
+    /// Lines of the flight recorder that are sealed.
+    pub sealed: Counter,
+    /// Spans that were sent.
+    pub spans: Counter,
+    /// Spans that were lost: too many waited, or the collector did not take them.
+    pub spans_lost: Counter,
     /// Bytes of the flight recorder.
     pub bytes: Gauge<u64, AtomicU64>,
 }
@@ -58,6 +64,8 @@ impl Default for Metrics {
         let evaluations = Family::<Outcome, Counter>::default();
         let scores = Histogram::new(SCORES);
         let (lines, lost, bytes) = (Counter::default(), Counter::default(), Gauge::default());
+        let (sealed, spans, spans_lost) =
+            (Counter::default(), Counter::default(), Counter::default());
         registry.register("iatp_requests", "Answers, by status", requests.clone());
         registry.register(
             "iatp_request_duration_seconds",
@@ -85,6 +93,21 @@ impl Default for Metrics {
             lost.clone(),
         );
         registry.register(
+            "anchorhold_gateway_lines_sealed",
+            "Lines of the flight recorder that an enclave sealed since the start",
+            sealed.clone(),
+        );
+        registry.register(
+            "anchorhold_gateway_spans_sent",
+            "Spans that a collector has taken",
+            spans.clone(),
+        );
+        registry.register(
+            "anchorhold_gateway_spans_lost",
+            "Spans that were lost: too many waited, or the collector did not take them",
+            spans_lost.clone(),
+        );
+        registry.register(
             "iatp_trace_storage_bytes",
             "Bytes that the flight recorder keeps",
             bytes.clone(),
@@ -97,6 +120,9 @@ impl Default for Metrics {
             scores,
             lines,
             lost,
+            sealed,
+            spans,
+            spans_lost,
             bytes,
         }
     }

@@ -32,6 +32,8 @@ pub struct Policy {
 pub struct Permit {
     /// The warning that was overridden.
     pub overridden: Option<String>,
+    /// What overrode it, and with it every warning of what follows: the shared secret.
+    pub by_secret: bool,
     /// It goes to an agent below the trust threshold.
     pub is_quarantined: bool,
     /// What is masked in it, and the rule that says so.
@@ -57,6 +59,7 @@ impl Policy {
         let Some(warning) = warning.or_else(|| is_low.then(low)) else {
             return Ok(Permit {
                 overridden: None,
+                by_secret: false,
                 is_quarantined: false,
                 masked,
             });
@@ -72,10 +75,44 @@ impl Policy {
             });
         }
         Ok(Permit {
-            overridden: Some(warning),
-            is_quarantined: self.score < self.threshold,
-            masked,
+            by_secret: true,
+            ..self.overridden(request, warning)
         })
+    }
+
+    /// What somebody has approved, whom it was shown.
+    pub fn overridden(&self, request: &Request, warning: String) -> Permit {
+        let (method, path) = (request.method.as_str(), request.meant.as_str());
+        let masked = self.rules.masked(request.kinds, method, path);
+        Permit {
+            overridden: Some(warning),
+            by_secret: false,
+            is_quarantined: self.score < self.threshold,
+            masked: masked.map(|masked| (masked.kinds, masked.rule.to_owned())),
+        }
+    }
+
+    /// Decides on a message of a connection that was permitted: what is masked in it. A warning counts
+    /// as overridden if the connection's was.
+    pub fn decide_message(
+        &self,
+        kinds: Kinds,
+        method: &str,
+        path: &str,
+        is_overridden: bool,
+    ) -> Result<Option<Kinds>, Refusal> {
+        match self.rules.decide(kinds, method, path) {
+            Decision::Block { rule } => Err(Refusal::Blocked { rule: rule.into() }),
+            Decision::Warn { rule } if !is_overridden => Err(Refusal::Warned {
+                warning: format!("the rule {rule} warns"),
+                score: self.score,
+                by: Override::Unavailable,
+            }),
+            Decision::Warn { .. } | Decision::Allow => {
+                let masked = self.rules.masked(kinds, method, path);
+                Ok(masked.map(|masked| masked.kinds))
+            }
+        }
     }
 
     fn is_overridden(&self, headers: &HeaderMap) -> bool {

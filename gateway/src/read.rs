@@ -1,14 +1,17 @@
 //! Reads a request as it is forwarded, and looks through it.
 
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, COOKIE, HOST, HeaderValue, UPGRADE};
+use hyper::header::{
+    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderValue, UPGRADE,
+};
 use hyper::http::request::Parts;
 use hyper::http::uri::PathAndQuery;
 use hyper::{HeaderMap, Method, Version};
+use identity::sha256;
 use inspect::{Kinds, Purpose};
 use percent_encoding::percent_decode_str;
 
@@ -16,6 +19,7 @@ use crate::answer::Refusal;
 use crate::body::Whole;
 use crate::content::{Content, Encoding, Found, form, media_type};
 use crate::excerpt::excerpt;
+use crate::grpc::{MEDIA_TYPE, is_of_call};
 use crate::headers::{follow, has_one_host, remove_from_request, remove_lookalikes};
 use crate::room::{Full, Peer, Room, Rooms};
 use crate::routes::Routes;
@@ -40,6 +44,8 @@ pub struct Request {
     pub body: Bytes,
     /// What was found in it, in its path and in its query.
     pub kinds: Kinds,
+    /// When it was looked through: from, to.
+    pub looked: (Instant, Instant),
     trailers: Option<HeaderMap>,
     room: Room,
     /// The body as its reader sees it.
@@ -50,6 +56,8 @@ pub struct Request {
     /// What of the body may be written to a log, if that is not what it is.
     scrubbed: Option<String>,
     is_clean: bool,
+    /// Its body is passed as it comes.
+    is_streamed: bool,
 }
 
 /// What bounds a request, and what is known of its caller.
@@ -81,40 +89,90 @@ pub async fn read<B>(parts: Parts, body: B, bounds: Bounds<'_>) -> Result<Reques
 where
     B: hyper::body::Body<Data = Bytes>,
 {
-    let (path, meant) = agent_path(&parts.uri)?;
     let announced = parts.headers.get(CONTENT_LENGTH);
     let announced = announced.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|length| length > bounds.max_body) {
         return Err(Refusal::TooLarge(bounds.max_body));
     }
-    let mut request = Request {
-        in_path: in_path(&path)?,
-        method: parts.method,
-        path,
-        meant,
-        headers: parts.headers,
-        body: Bytes::new(),
-        kinds: Kinds::default(),
-        trailers: None,
-        room: Room::default(),
-        seen: Bytes::new(),
-        content: None,
-        scrubbed: None,
-        is_clean: false,
-    };
+    if is_of_call(&parts.headers) {
+        return Err(Refusal::NotSupported("gRPC is called over HTTP/2, by POST"));
+    }
+    let mut request = Request::of(parts)?;
     let arrival = tokio::time::timeout(BODY_DEADLINE, request.take_body(body, bounds));
     arrival.await.unwrap_or(Err(Refusal::TooSlow))?;
+    let begun = Instant::now();
     request.look(bounds).await?;
+    request.looked = (begun, Instant::now());
+    Ok(request)
+}
+
+/// Reads the head of a call of gRPC, which [`begin`] left; its body is passed as it comes.
+pub fn call(parts: Parts, routes: &Routes) -> Result<Request, Refusal> {
+    let mut request = Request::of(parts)?;
+    let route = routes.of(&request.meant);
+    if !request.is_plain() || !route.is_some_and(|route| route.exempts(MEDIA_TYPE)) {
+        let why = "gRPC cannot be looked through, and this path is not exempt";
+        return Err(Refusal::Unreadable(why));
+    }
+    // It is one of HTTP/1.1, and would take away `te`.
+    request.headers.remove(CONNECTION);
+    request.is_streamed = true;
     Ok(request)
 }
 
 impl Request {
+    /// Without its body.
+    fn of(parts: Parts) -> Result<Self, Refusal> {
+        let (path, meant) = agent_path(&parts.uri)?;
+        let (in_path, now) = (in_path(&path)?, Instant::now());
+        Ok(Self {
+            in_path,
+            method: parts.method,
+            path,
+            meant,
+            headers: parts.headers,
+            body: Bytes::new(),
+            kinds: in_path,
+            looked: (now, now),
+            trailers: None,
+            room: Room::default(),
+            seen: Bytes::new(),
+            content: None,
+            scrubbed: None,
+            is_clean: false,
+            is_streamed: false,
+        })
+    }
+
+    /// SHA-256 of the whole body, in hex; none of one that is still to come.
+    pub fn digest(&self) -> Option<String> {
+        (!self.is_streamed).then(|| sha256(&self.body).to_string())
+    }
+
+    /// Names method, target, type and body, as they came. None of a body that is still to come.
+    pub fn fingerprint(&self) -> Option<identity::Digest<32>> {
+        let kind = self.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        let parts = serde_json::json!([
+            self.method.as_str(),
+            self.path.as_str(),
+            kind.map(String::from_utf8_lossy),
+            self.digest()?,
+        ]);
+        Some(sha256(parts.to_string().as_bytes()))
+    }
+
+    /// Path and query without anything sensitive.
+    pub fn scrubbed_target(&self) -> String {
+        let decoded = percent_decode_str(self.path.as_str()).decode_utf8_lossy();
+        inspect::mask_text(&decoded, Purpose::Log).0
+    }
+
     /// The begin of the body without anything sensitive, as it may be written to a log.
     pub fn scrubbed(&self) -> String {
         match &self.scrubbed {
             Some(scrubbed) => scrubbed.clone(),
             None if self.is_clean => excerpt(&self.seen),
-            None if self.is_empty() => String::new(),
+            None if self.is_empty() && !self.is_streamed => String::new(),
             None => "[NOT_LOOKED_THROUGH]".into(),
         }
     }
@@ -172,7 +230,6 @@ impl Request {
     }
 
     async fn look(&mut self, bounds: Bounds<'_>) -> Result<(), Refusal> {
-        self.kinds = self.in_path;
         let route = bounds.routes.of(&self.meant);
         if self.is_empty() {
             return match route.and_then(|route| route.schema()) {
@@ -255,7 +312,12 @@ fn join_cookies(headers: &mut HeaderMap) -> Result<(), Refusal> {
 /// resolves are refused, however they are spelled, with parameters or without: what is judged must be
 /// what is asked for.
 fn agent_path(uri: &hyper::Uri) -> Result<(PathAndQuery, String), Refusal> {
-    let rest = uri.path().strip_prefix(PREFIX).unwrap_or_default();
+    let whole = uri.path();
+    let below = whole.strip_prefix(PREFIX);
+    // Only calls of gRPC, whose clients know no prefix, come without it.
+    let rest = below
+        .filter(|rest| rest.is_empty() || rest.starts_with('/'))
+        .unwrap_or(whole);
     let path = if rest.is_empty() { "/" } else { rest };
     let decoded = percent_decode_str(path).decode_utf8();
     let decoded = decoded.map_err(|_| Refusal::Malformed("the path is not UTF-8"))?;

@@ -6,9 +6,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use flight::{first_of, seals_name, segment_name};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -47,8 +48,10 @@ pub enum Event {
         path: String,
         /// The body, scrubbed, at most 4 KiB.
         payload: String,
-        /// SHA-256 of the whole body as it was forwarded, in hex.
-        digest: String,
+        /// SHA-256 of the whole body as it was forwarded, in hex; none of a body that is passed as it
+        /// comes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        digest: Option<String>,
     },
     /// The agent's answer began.
     Response {
@@ -56,6 +59,23 @@ pub enum Event {
         status_code: u16,
         /// How long that took, in milliseconds.
         latency_ms: f64,
+    },
+    /// A message of a caller's, over a WebSocket.
+    Message {
+        /// Its text, scrubbed, at most 4 KiB.
+        payload: String,
+        /// SHA-256 of all of it as it was passed, in hex.
+        digest: String,
+    },
+    /// A WebSocket ended.
+    Closed {
+        /// Its code (RFC 6455 section 7.4); none if it broke off.
+        code: Option<u16>,
+    },
+    /// A call of gRPC ended.
+    Ended {
+        /// Its status; none if it broke off.
+        grpc_status: Option<u16>,
     },
     /// It was not answered.
     Error {
@@ -81,6 +101,9 @@ pub enum Event {
     UserOverride {
         /// Of what.
         warning: String,
+        /// The token that says who approved it; none where a shared secret did.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        token: Option<String>,
     },
     /// It went to an agent below the trust threshold.
     Quarantine {
@@ -144,6 +167,7 @@ impl Recorder {
         retention: u64,
         agent_id: &str,
         metrics: Arc<Metrics>,
+        sealed: Sealed,
     ) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         // Two that write there would delete each other's segments.
@@ -155,7 +179,7 @@ impl Recorder {
         lock.try_lock().map_err(|_| {
             io::Error::new(io::ErrorKind::AddrInUse, "another gateway writes there")
         })?;
-        let segments = Segments::open(folder, retention)?;
+        let segments = Segments::open(folder, retention, sealed)?;
         let (queue, lines) = mpsc::channel(QUEUE);
         let has_failed = Arc::new(AtomicBool::new(false));
         let failed = Arc::clone(&has_failed);
@@ -301,7 +325,7 @@ fn write(
                 Entry::Mark(mark) => marks.push(mark),
             }
         }
-        while let Err(error) = segments.append(text.as_bytes()) {
+        while let Err(error) = segments.append(text.as_bytes(), count) {
             if !failed.swap(true, Ordering::Relaxed) {
                 tracing::error!(%error, "the flight recorder cannot write; requests are refused");
             }
@@ -324,81 +348,154 @@ fn write(
 struct Segments {
     folder: PathBuf,
     retention: u64,
-    number: u64,
+    /// The place of the last segment's first line.
+    first: u64,
+    /// How many lines it has.
+    lines: u64,
     file: File,
     written: u64,
     total: u64,
+    sealed: Sealed,
+}
+
+/// How many lines are sealed, where they are.
+#[derive(Debug, Clone, Default)]
+pub struct Sealed(Option<Arc<AtomicU64>>);
+
+impl Sealed {
+    /// They are: none yet.
+    pub fn none_yet() -> Self {
+        Self(Some(Arc::default()))
+    }
+
+    /// All before this place are.
+    pub fn set(&self, end: u64) {
+        if let Some(sealed) = &self.0 {
+            sealed.store(end, Ordering::Release);
+        }
+    }
+
+    /// Whether all before this place may be deleted.
+    fn may_forget(&self, end: u64) -> bool {
+        let sealed = self.0.as_ref();
+        sealed.is_none_or(|sealed| sealed.load(Ordering::Acquire) >= end)
+    }
 }
 
 impl Segments {
-    fn open(folder: &Path, retention: u64) -> io::Result<Self> {
+    fn open(folder: &Path, retention: u64, sealed: Sealed) -> io::Result<Self> {
         let known = segments(folder)?;
-        let number = known.last().map_or(0, |(number, _)| *number) + 1;
-        let total = known
-            .iter()
-            .map(|(_, file)| fs::metadata(file).map(|metadata| metadata.len()))
-            .sum::<io::Result<u64>>()?;
+        let mut first = 0;
+        if let Some((begin, path)) = known.last() {
+            first = begin + end_lines(path)?;
+        }
         Ok(Self {
             folder: folder.to_owned(),
             // One segment is always kept.
             retention: retention.max(2 * SEGMENT),
-            number,
-            file: create(folder, number)?,
+            first,
+            lines: 0,
+            file: create(folder, first)?,
             written: 0,
-            total,
+            total: total(folder, &known)?,
+            sealed,
         })
     }
 
-    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+    fn append(&mut self, text: &[u8], lines: u64) -> io::Result<()> {
         if self.written >= SEGMENT {
-            self.number += 1;
-            self.file = create(&self.folder, self.number)?;
-            self.written = 0;
             self.forget()?;
+            self.first += self.lines;
+            self.lines = 0;
+            self.file = create(&self.folder, self.first)?;
+            self.written = 0;
         }
         // What was written in part is taken back, so that it does not stand there twice.
-        if let Err(error) = self.file.write_all(lines) {
+        if let Err(error) = self.file.write_all(text) {
             self.file.set_len(self.written)?;
             return Err(error);
         }
-        self.written += lines.len() as u64;
-        self.total += lines.len() as u64;
+        self.written += text.len() as u64;
+        self.total += text.len() as u64;
+        self.lines += lines;
         Ok(())
     }
 
-    /// Deletes the oldest until what is left fits.
+    /// Deletes the oldest until what is left fits beside another segment: none that is not sealed,
+    /// where they are sealed.
     fn forget(&mut self) -> io::Result<()> {
-        for (number, file) in segments(&self.folder)? {
-            if self.total + SEGMENT <= self.retention || number >= self.number {
+        let known = segments(&self.folder)?;
+        // Seals are written by others.
+        self.total = total(&self.folder, &known)?;
+        let ends = known.iter().skip(1).map(|(first, _)| *first);
+        for ((first, file), end) in known.iter().zip(ends) {
+            if self.total + SEGMENT <= self.retention {
                 break;
             }
-            let length = fs::metadata(&file)?.len();
-            fs::remove_file(&file)?;
+            if !self.sealed.may_forget(end) {
+                let why = "there is no place: what is written is not sealed, and not deleted";
+                return Err(io::Error::new(io::ErrorKind::StorageFull, why));
+            }
+            let length = length_of(&self.folder, *first, file)?;
+            // Its seals first: lines without seals say nothing false.
+            match fs::remove_file(self.folder.join(seals_name(*first))) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => fs::remove_file(file)?,
+            }
             self.total = self.total.saturating_sub(length);
         }
         Ok(())
     }
 }
 
-fn create(folder: &Path, number: u64) -> io::Result<File> {
+/// The lines of a segment that is not written any more. One that was cut, by the end of a process in
+/// mid-write, is ended here, so that it is a line, too.
+fn end_lines(file: &Path) -> io::Result<u64> {
+    let text = fs::read(file)?;
+    let lines = memchr::memchr_iter(b'\n', &text).count() as u64;
+    if text.is_empty() || text.ends_with(b"\n") {
+        return Ok(lines);
+    }
     OpenOptions::new()
         .append(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(folder.join(format!("flight-{number:08}.jsonl")))
+        .open(file)?
+        .write_all(b"\n")?;
+    Ok(lines + 1)
 }
 
-/// The segments, oldest first.
-fn segments(folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+fn total(folder: &Path, known: &[(u64, PathBuf)]) -> io::Result<u64> {
+    let lengths = known
+        .iter()
+        .map(|(first, file)| length_of(folder, *first, file));
+    lengths.sum()
+}
+
+/// Of a segment and its seals, in bytes.
+fn length_of(folder: &Path, first: u64, file: &Path) -> io::Result<u64> {
+    let seals = match fs::metadata(folder.join(seals_name(first))) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        seals => seals?.len(),
+    };
+    Ok(fs::metadata(file)?.len() + seals)
+}
+
+/// The segment from this place on; it may be there, and be empty.
+fn create(folder: &Path, first: u64) -> io::Result<File> {
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(folder.join(segment_name(first)))
+}
+
+/// The segments, oldest first, each with the place of its first line.
+pub(crate) fn segments(folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str());
-        let number = name
-            .and_then(|name| name.strip_prefix("flight-")?.strip_suffix(".jsonl"))
-            .and_then(|number| number.parse().ok());
-        if let Some(number) = number {
-            found.push((number, path));
+        if let Some(first) = name.and_then(first_of) {
+            found.push((first, path));
         }
     }
     found.sort();
@@ -413,7 +510,7 @@ mod tests {
     async fn what_was_queued_is_written_when_a_flush_returns() {
         let folder = tempfile::tempdir().unwrap();
         let metrics = Arc::new(Metrics::default());
-        let recorder = Recorder::open(folder.path(), 1, "a", metrics).unwrap();
+        let recorder = Recorder::open(folder.path(), 1, "a", metrics, Sealed::default()).unwrap();
         let trace = Trace {
             id: Uuid::nil(),
             caller: None,
@@ -423,31 +520,64 @@ mod tests {
             recorder.record(&trace, &event).await;
             recorder.record(&trace, &event).await;
             recorder.flush().await;
-            let text = fs::read_to_string(folder.path().join("flight-00000001.jsonl")).unwrap();
+            let text = fs::read_to_string(folder.path().join(segment_name(0))).unwrap();
             assert_eq!(text.lines().count(), 2 * round);
         }
+    }
+
+    fn line_of(bytes: u64) -> Vec<u8> {
+        let mut line = vec![b'x'; usize::try_from(bytes).unwrap()];
+        line[usize::try_from(bytes - 1).unwrap()] = b'\n';
+        line
     }
 
     #[test]
     fn the_oldest_segments_go_and_the_last_ones_stay() {
         let folder = tempfile::tempdir().unwrap();
-        let mut segments = Segments::open(folder.path(), 3 * SEGMENT).unwrap();
-        let line = vec![b'x'; usize::try_from(SEGMENT / 4).unwrap()];
-        for _ in 0..40 {
-            segments.append(&line).unwrap();
+        let open = || Segments::open(folder.path(), 3 * SEGMENT, Sealed::default()).unwrap();
+        let mut segments = open();
+        let line = line_of(SEGMENT / 4);
+        for _ in 0..41 {
+            segments.append(&line, 1).unwrap();
             assert!(segments.total <= 3 * SEGMENT + SEGMENT / 4);
         }
         let kept = super::segments(folder.path()).unwrap();
         assert!(kept.len() >= 2 && kept[0].0 > 1, "{kept:?}");
+        // Each is named by the place of its first line.
+        assert!(kept.iter().all(|(first, _)| first % 4 == 0), "{kept:?}");
+        assert_eq!(kept.last().unwrap().0, 40);
         let lengths: u64 = kept
             .iter()
             .map(|(_, file)| fs::metadata(file).unwrap().len())
             .sum();
         assert_eq!(lengths, segments.total);
-        // Another start goes on behind them.
+        // Another start goes on behind them; so does one after a line that was cut.
         drop(segments);
-        let again = Segments::open(folder.path(), 3 * SEGMENT).unwrap();
-        assert_eq!(again.total, lengths);
-        assert_eq!(again.number, kept.last().unwrap().0 + 1);
+        let mut again = open();
+        assert_eq!((again.total, again.first), (lengths, 41));
+        again.append(b"cut", 1).unwrap();
+        drop(again);
+        assert_eq!(open().first, 42);
+        assert_eq!(open().first, 42);
+    }
+
+    #[test]
+    fn what_is_not_sealed_is_not_deleted() {
+        let folder = tempfile::tempdir().unwrap();
+        let sealed = Sealed::none_yet();
+        let mut segments = Segments::open(folder.path(), 0, sealed.clone()).unwrap();
+        let line = line_of(SEGMENT);
+        let written = (0..10).take_while(|_| segments.append(&line, 1).is_ok());
+        assert_eq!(written.count(), 2);
+        fs::write(folder.path().join(seals_name(0)), "a token\n").unwrap();
+        sealed.set(1);
+        segments.append(&line, 1).unwrap();
+        let kept = super::segments(folder.path()).unwrap();
+        assert_eq!(
+            kept.iter().map(|(first, _)| *first).collect::<Vec<_>>(),
+            [1, 2]
+        );
+        assert!(!folder.path().join(seals_name(0)).exists());
+        assert!(segments.append(&line, 1).is_err());
     }
 }

@@ -5,6 +5,7 @@ use jsonschema::Validator;
 use serde_json::Value;
 
 use crate::answer::Refusal;
+use crate::grpc::{MEDIA_TYPE, is_grpc};
 
 /// Routes, of which the first one that fits counts.
 #[derive(Debug, Default)]
@@ -60,13 +61,18 @@ impl Route {
         }
     }
 
-    /// Whether bodies of this Content-Type pass without being looked through.
+    /// Whether bodies of this Content-Type pass without being looked through. However the messages of
+    /// gRPC are encoded, they are of one type.
     pub fn exempts(&self, media_type: &str) -> bool {
         let essence = media_type.split(';').next().unwrap_or_default();
         let essence = essence.trim().to_ascii_lowercase();
+        let essence = match is_grpc(&essence) {
+            true => MEDIA_TYPE,
+            false => essence.as_str(),
+        };
         self.exempt.iter().any(|kind| match kind.strip_suffix('*') {
             Some(family) => essence.starts_with(family),
-            None => essence == *kind,
+            None => essence == kind,
         })
     }
 
@@ -123,8 +129,10 @@ mod tests {
         let routes = Routes::new(vec![
             route("/files/secret", &[]),
             route("/files/*", &["image/*", "Application/PDF"]),
+            route("/a.Service/*", &["application/grpc"]),
         ]);
         let exempts = |path: &str, kind: &str| routes.of(path).is_some_and(|it| it.exempts(kind));
+        assert!(exempts("/a.Service/Do", "application/grpc+proto"));
         assert!(exempts("/files/a", "image/png") && exempts("/files/", "application/pdf; x=1"));
         for (path, kind) in [
             ("/files/secret", "image/png"),
@@ -133,6 +141,7 @@ mod tests {
             ("/files/secret;a=b", "image/png"),
             ("/files/a", "application/json"),
             ("/files/a", "image"),
+            ("/a.Service/Do", "application/grpc-web"),
             ("/files/a", ""),
             ("/", "image/png"),
         ] {

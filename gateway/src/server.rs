@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::rt::{Read, Write};
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use rules::Rules;
 use tokio::net::TcpListener;
@@ -25,20 +25,21 @@ use crate::backend::Backend;
 use crate::body;
 use crate::certificate::Certificate;
 use crate::config::{BackendAddress, Config};
+use crate::drain::Drain;
 use crate::limits::{Limits, Place};
 use crate::manifest_page::ManifestPage;
 use crate::metrics::Metrics;
 use crate::origins::Origins;
 use crate::policy::Policy;
-use crate::recorder::Recorder;
+use crate::recorder::{Recorder, Sealed};
 use crate::room::Rooms;
+use crate::sealer::{Sealer, Sealing};
 use crate::service::{From, handle};
 use crate::shared::{HEAD_DEADLINE, Shared};
+use crate::spans::{Sending, Spans};
 use crate::untaken::{Counted, Untaken};
 use crate::{Error, operator, origins};
 
-/// What is under way at the end has so long.
-const DRAIN: Duration = Duration::from_secs(30);
 /// Connections at once.
 const CONNECTIONS: usize = 4096;
 
@@ -57,8 +58,7 @@ const MAX_BUFFER: usize = 64 << 10;
 struct Accepted {
     stream: TcpStream,
     from: IpAddr,
-    _place: OwnedSemaphorePermit,
-    _of_peer: Option<Place>,
+    places: (OwnedSemaphorePermit, Option<Place>),
 }
 
 /// Runs until SIGTERM or SIGINT, and drains.
@@ -73,7 +73,16 @@ pub fn run(config: Config) -> Result<(), Error> {
 async fn serve(mut config: Config) -> Result<(), Error> {
     raise_open_files();
     let (listener, operators) = listen(&config).await?;
-    let shared = Arc::new(share(&mut config)?);
+    let sealed = match config.signer {
+        Some(_) => Sealed::none_yet(),
+        None => Sealed::default(),
+    };
+    let (shared, sending) = share(&mut config, sealed.clone())?;
+    let shared = Arc::new(shared);
+    if let Some(sending) = sending {
+        tokio::spawn(sending.run());
+    }
+    let sealing = sealing(&config, &shared, sealed)?;
     let mut terminated = signal(SignalKind::terminate()).map_err(io("signals"))?;
     let mut interrupted = signal(SignalKind::interrupt()).map_err(io("signals"))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -81,6 +90,13 @@ async fn serve(mut config: Config) -> Result<(), Error> {
     let workers: Vec<Worker> = workers.collect::<Result<_, _>>()?;
     tell(&config, &listener, &operators, shared.callers.are_anybody());
     tokio::spawn(operator::serve(operators, Arc::clone(&shared)));
+    let of_manifest = Arc::clone(&shared);
+    tokio::spawn(async move {
+        if let Some(signer) = &of_manifest.signer {
+            let page = &of_manifest.manifest;
+            page.keep_signed(signer, &of_manifest.agent_id).await;
+        }
+    });
     tokio::select! {
         () = accept(&listener, &workers, &shared.limits) => {}
         _ = terminated.recv() => {}
@@ -92,6 +108,12 @@ async fn serve(mut config: Config) -> Result<(), Error> {
     let _ = ended.await;
     if let Some(recorder) = &shared.recorder {
         recorder.flush().await;
+    }
+    if let Some(spans) = &shared.spans {
+        spans.flush().await;
+    }
+    if let Some(sealing) = sealing {
+        let _ = tokio::task::spawn_blocking(|| sealing.end()).await;
     }
     tracing::info!("ended");
     Ok(())
@@ -115,20 +137,38 @@ async fn listen(config: &Config) -> Result<(TcpListener, TcpListener), Error> {
     Ok((listener, operators))
 }
 
-fn share(config: &mut Config) -> Result<Shared, Error> {
+fn share(config: &mut Config, sealed: Sealed) -> Result<(Shared, Option<Sending>), Error> {
     let metrics = Arc::new(Metrics::default());
     let recorder = match &config.log_dir {
         Some(folder) => {
             let agent = &config.manifest.identity.agent_id;
-            let opened = Recorder::open(folder, config.retention, agent, Arc::clone(&metrics));
-            Some(opened.map_err(|source| Error::File {
-                file: folder.clone(),
+            let opened = Recorder::open(
+                folder,
+                config.retention,
+                agent,
+                Arc::clone(&metrics),
+                sealed,
+            );
+            Some(opened.map_err(|source| Error::Folder {
+                folder: folder.clone(),
                 source,
             })?)
         }
         None => None,
     };
-    Ok(Shared {
+    let spans = match &config.collector {
+        Some((endpoint, per_million)) => {
+            let agent = &config.manifest.identity.agent_id;
+            let (fetch, metrics) = (config.fetch.clone(), Arc::clone(&metrics));
+            let made = Spans::new(endpoint, *per_million, agent, fetch, metrics);
+            let name = "--otel-endpoint";
+            let (spans, sending) = made.map_err(|why| Error::Setting { name, why })?;
+            (Some(spans), Some(sending))
+        }
+        None => (None, None),
+    };
+    let (spans, sending) = spans;
+    let shared = Shared {
         policy: Policy {
             rules: Rules::compile(&config.rules, &config.manifest)?,
             answers: (!config.answer_rules.is_empty())
@@ -150,7 +190,27 @@ fn share(config: &mut Config) -> Result<Shared, Error> {
         reading: Arc::new(Semaphore::new(2)),
         answer_idle: config.answer_idle,
         manifest: ManifestPage::new(config.manifest.document()),
-    })
+        signer: config.signer.clone(),
+        allow_override: config.allow_override,
+        agent_id: config.manifest.identity.agent_id.clone(),
+        spans,
+    };
+    Ok((shared, sending))
+}
+
+/// Lines are sealed in a thread of their own: files are read, and written through to the disk.
+fn sealing(config: &Config, shared: &Shared, sealed: Sealed) -> Result<Option<Sealing>, Error> {
+    let (Some(folder), Some(signer)) = (&config.log_dir, &config.signer) else {
+        return Ok(None);
+    };
+    let metrics = Arc::clone(&shared.metrics);
+    let opened = Sealer::open(folder, signer.clone(), sealed, metrics);
+    let sealer = opened.map_err(|source| Error::Folder {
+        folder: folder.clone(),
+        source,
+    })?;
+    let sealing = Sealing::start(sealer, config.seal_interval);
+    sealing.map(Some).map_err(io("starting the sealer"))
 }
 
 fn tell(config: &Config, listener: &TcpListener, operators: &TcpListener, is_open: bool) {
@@ -163,7 +223,10 @@ fn tell(config: &Config, listener: &TcpListener, operators: &TcpListener, is_ope
     let agent = &config.manifest.identity.agent_id;
     let score = config.manifest.trust_score();
     tracing::info!(%address, %operator, backend, agent, score, "listening");
-    tracing::warn!("nothing is signed: this gateway has no enclave");
+    match &config.signer {
+        Some(signer) => tracing::info!(sidecar = %signer.socket().display(), "an enclave signs"),
+        None => tracing::warn!("nothing is signed: this gateway has no enclave"),
+    }
     if config.log_dir.is_none() {
         tracing::warn!("nothing is recorded: set --log-dir");
     }
@@ -192,8 +255,7 @@ async fn accept(listener: &TcpListener, workers: &[Worker], limits: &Limits) {
                 let _ = worker.connections.send(Accepted {
                     stream,
                     from,
-                    _place: place,
-                    _of_peer: of_peer,
+                    places: (place, of_peer),
                 });
             }
             Err(error) => {
@@ -241,12 +303,12 @@ async fn work(
     shared: Arc<Shared>,
     backend: Arc<Backend>,
 ) {
-    let graceful = GracefulShutdown::new();
+    let drain = Drain::default();
     while let Some(accepted) = accepted.recv().await {
         let connection = Connection {
             shared: Arc::clone(&shared),
             backend: Arc::clone(&backend),
-            watcher: graceful.watcher(),
+            drain: drain.clone(),
         };
         tokio::spawn(async move {
             if let Err(error) = connection.serve(accepted).await {
@@ -254,14 +316,14 @@ async fn work(
             }
         });
     }
-    let _ = tokio::time::timeout(DRAIN, graceful.shutdown()).await;
+    drain.end().await;
 }
 
 /// What one connection is served with.
 struct Connection {
     shared: Arc<Shared>,
     backend: Arc<Backend>,
-    watcher: Watcher,
+    drain: Drain,
 }
 
 impl Connection {
@@ -273,9 +335,12 @@ impl Connection {
         let mut from = From {
             address: accepted.from,
             certificate: None,
+            _places: accepted.places,
+            drain: self.drain.clone(),
         };
         let Some(tls) = &self.shared.tls else {
-            return self.http1(TokioIo::new(stream), from).await;
+            let is_http2 = begins_http2(stream.get_ref()).await?;
+            return self.http(TokioIo::new(stream), from, is_http2).await;
         };
         let acceptor = TlsAcceptor::from(tls.get());
         let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream));
@@ -284,7 +349,13 @@ impl Connection {
         let shown = session.peer_certificates().and_then(<[_]>::first);
         from.certificate = shown.map(|shown| Certificate::of(shown));
         let is_http2 = session.alpn_protocol() == Some(b"h2");
-        let stream = TokioIo::new(stream);
+        self.http(TokioIo::new(stream), from, is_http2).await
+    }
+
+    async fn http<I>(self, stream: I, from: From, is_http2: bool) -> Result<(), body::Error>
+    where
+        I: Read + Write + Unpin + Send + 'static,
+    {
         match is_http2 {
             true => self.http2(stream, from).await,
             false => self.http1(stream, from).await,
@@ -295,15 +366,20 @@ impl Connection {
     where
         I: Read + Write + Unpin + Send + 'static,
     {
+        let Some(watcher) = self.drain.watcher() else {
+            return Ok(());
+        };
         let untaken = Untaken::default();
         let service = service(self.shared, self.backend, from, untaken.clone());
-        let connection = http1::Builder::new()
+        let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+        builder
+            .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_DEADLINE)
-            .max_buf_size(MAX_BUFFER)
-            .serve_connection(stream, service);
+            .max_buf_size(MAX_BUFFER);
+        let connection = builder.serve_connection_with_upgrades(stream, service);
         tokio::select! {
-            served = self.watcher.watch(connection) => served.map_err(Into::into),
+            served = watcher.watch(connection) => served,
             () = untaken.wait() => Err("an answer was not taken".into()),
         }
     }
@@ -312,6 +388,9 @@ impl Connection {
     where
         I: Read + Write + Unpin + Send + 'static,
     {
+        let Some(watcher) = self.drain.watcher() else {
+            return Ok(());
+        };
         let untaken = Untaken::default();
         let service = service(self.shared, self.backend, from, untaken.clone());
         let connection = http2::Builder::new(TokioExecutor::new())
@@ -323,10 +402,32 @@ impl Connection {
             .keep_alive_interval(Some(HEAD_DEADLINE))
             .serve_connection(stream, service);
         tokio::select! {
-            served = self.watcher.watch(connection) => served.map_err(Into::into),
+            served = watcher.watch(connection) => served.map_err(Into::into),
             () = untaken.wait() => Err("an answer was not taken".into()),
         }
     }
+}
+
+/// Whether what comes is HTTP/2 without TLS, by prior knowledge (RFC 9113 section 3.3). Takes nothing
+/// away from it.
+async fn begins_http2(stream: &tokio::net::TcpStream) -> Result<bool, body::Error> {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const AGAIN: Duration = Duration::from_millis(10);
+    let looked = async {
+        let mut begin = [0; PREFACE.len()];
+        loop {
+            let length = stream.peek(&mut begin).await?;
+            let is_so_far = begin[..length] == PREFACE[..length];
+            match length {
+                0 => return Ok(false),
+                _ if !is_so_far => return Ok(false),
+                _ if length == PREFACE.len() => return Ok(true),
+                // The rest is on its way: nobody is told when there is more than a part to look at.
+                _ => tokio::time::sleep(AGAIN).await,
+            }
+        }
+    };
+    tokio::time::timeout(HEAD_DEADLINE, looked).await?
 }
 
 type Answered = Result<Response<Counted>, Infallible>;

@@ -4,60 +4,75 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_LENGTH, HeaderValue};
 use hyper::{HeaderMap, Method, Response, StatusCode};
-use identity::sha256;
+use opentelemetry::KeyValue;
 use serde_json::json;
+use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
+use crate::activity::Activity;
 use crate::answer::{Refusal, json_answer};
 use crate::answers::{self, Judge};
 use crate::backend::{Backend, trace_header};
-use crate::body::Body;
+use crate::body::{Body, Passed};
 use crate::certificate::Certificate;
+use crate::drain::Drain;
 use crate::headers::{CALLER, LATENCY, QUARANTINED, TRUST_SCORE};
+use crate::limits::Place;
+use crate::messages::Exchange;
 use crate::metrics::{Outcome, Status};
+use crate::overrides::Warned;
 use crate::policy::Permit;
 use crate::read::{self, Bounds, Request};
 use crate::recorder::Event;
 use crate::room::Peer;
 use crate::shared::Shared;
+use crate::spans::{Part, Sampled};
 use crate::trace::{self, Trace};
-use crate::{operator, origins};
+use crate::websocket::Offer;
+use crate::{grpc, operator, origins};
 
 /// From where a connection comes, and what its TLS says of it.
 #[derive(Debug)]
 pub(crate) struct From {
     pub(crate) address: IpAddr,
     pub(crate) certificate: Option<Certificate>,
+    /// The places that it takes, until nobody needs it any more.
+    pub(crate) _places: (OwnedSemaphorePermit, Option<Place>),
+    pub(crate) drain: Drain,
 }
 
 /// Answers a request, on whatever connection it came.
 pub(crate) async fn handle(
     shared: &Arc<Shared>,
     backend: &Backend,
-    from: &From,
+    from: &Arc<From>,
     request: hyper::Request<Incoming>,
 ) -> Response<Body> {
     let begun = Instant::now();
     let trace_id = trace::id(request.headers());
     let peer = shared.limits.peer(from.address, request.headers());
     let is_head = request.method() == Method::HEAD;
+    let is_grpc = grpc::is_call(&request);
     let call = Call {
         shared,
         backend,
         from,
         peer,
         begun,
+        is_grpc,
         trace: Trace {
             id: trace_id,
             caller: None,
         },
+        sampled: None,
     };
     let mut response = match may_ask(shared, peer, &request) {
         Ok(()) => call.answer(request).await,
-        Err(refusal) => refusal.respond(trace_id),
+        Err(refusal) => call.refuse(&refusal),
     };
     complete(shared, &mut response, trace_id, begun.elapsed());
     if is_head && let Body::Whole(body) = response.body() {
@@ -73,7 +88,7 @@ pub(crate) async fn handle(
 
 fn may_ask(shared: &Shared, peer: Peer, request: &hyper::Request<Incoming>) -> Result<(), Refusal> {
     // Who watches it asks as often as it likes.
-    if request.uri().path() != "/health" {
+    if request.uri().path() != "/health" || grpc::is_call(request) {
         shared.limits.check(peer)?;
     }
     match origins::may_ask(shared.origins.as_ref(), request.headers()) {
@@ -104,20 +119,28 @@ fn complete(shared: &Shared, response: &mut Response<Body>, trace_id: Uuid, took
 struct Call<'a> {
     shared: &'a Arc<Shared>,
     backend: &'a Backend,
-    from: &'a From,
+    from: &'a Arc<From>,
     peer: Peer,
     begun: Instant,
+    is_grpc: bool,
     trace: Trace,
+    sampled: Option<Box<Sampled>>,
 }
 
 impl Call<'_> {
     async fn answer(mut self, request: hyper::Request<Incoming>) -> Response<Body> {
+        if self.is_grpc {
+            return self.proxy(request).await;
+        }
         let trace_id = self.trace.id;
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
         match request.uri().path() {
             path if path == "/proxy" || path.starts_with("/proxy/") => self.proxy(request).await,
             "/.well-known/agent-manifest" | "/capabilities" if is_read => {
                 self.shared.manifest.respond(&request)
+            }
+            "/.well-known/agent-manifest.jwt" if is_read => {
+                self.shared.manifest.respond_signed(trace_id)
             }
             "/health" if is_read => json_answer(StatusCode::OK, &json!({"status": "healthy"})),
             // Where nobody is asked who they are, traces are the operator's alone.
@@ -127,7 +150,10 @@ impl Call<'_> {
                     false => wrong_method(trace_id),
                 }
             }
-            "/.well-known/agent-manifest" | "/capabilities" | "/health" => wrong_method(trace_id),
+            "/.well-known/agent-manifest"
+            | "/.well-known/agent-manifest.jwt"
+            | "/capabilities"
+            | "/health" => wrong_method(trace_id),
             _ => Refusal::NotFound.respond(trace_id),
         }
     }
@@ -155,7 +181,36 @@ impl Call<'_> {
         Ok(())
     }
 
-    async fn proxy(&mut self, request: hyper::Request<Incoming>) -> Response<Body> {
+    async fn proxy(&mut self, mut request: hyper::Request<Incoming>) -> Response<Body> {
+        let Some(spans) = &self.shared.spans else {
+            return self.passed_or_refused(request).await;
+        };
+        let sampled = spans.begin(request.headers_mut(), self.begun);
+        self.sampled = sampled.map(Box::new);
+        let attributes = self.sampled.is_some().then(|| {
+            let path = inspect::mask_text(request.uri().path(), inspect::Purpose::Log).0;
+            vec![
+                KeyValue::new("http.request.method", request.method().to_string()),
+                KeyValue::new("url.path", path),
+                KeyValue::new("iatp.trace_id", self.trace.id.to_string()),
+                KeyValue::new("iatp.trust_score", i64::from(self.shared.policy.score)),
+            ]
+        });
+        let response = self.passed_or_refused(request).await;
+        if let (Some(sampled), Some(attributes)) = (self.sampled.take(), attributes) {
+            spans.end(*sampled, response.status().as_u16(), attributes);
+        }
+        response
+    }
+
+    /// Notes a part of what is done, from then until now.
+    fn note_part(&mut self, part: Part, from: Instant) {
+        if let Some(sampled) = &mut self.sampled {
+            sampled.part(part, from, Instant::now());
+        }
+    }
+
+    async fn passed_or_refused(&mut self, request: hyper::Request<Incoming>) -> Response<Body> {
         match self.pass(request).await {
             Ok(response) => response,
             Err(refusal) => {
@@ -164,14 +219,92 @@ impl Call<'_> {
                 if let Some(event) = Event::of(&refusal).filter(|_| is_known) {
                     self.record(&event).await;
                 }
-                refusal.respond(self.trace.id)
+                self.refuse(&refusal)
             }
         }
     }
 
+    /// What the agent answers; a call of gRPC is passed to it as it comes.
+    async fn ask(
+        &self,
+        request: Request,
+        call: Option<Incoming>,
+        offer: Option<&Offer>,
+    ) -> Result<Response<Passed>, Refusal> {
+        let (idle, trace_id) = (self.shared.answer_idle, self.trace.id);
+        let Some(body) = call else {
+            let answer = self.backend.send(request, trace_id, offer).await?;
+            return Ok(answer.map(|agent| Passed::new(agent, idle)));
+        };
+        let activity = Activity::default();
+        let answer = self
+            .backend
+            .call(request, body, trace_id, &activity, idle)
+            .await?;
+        Ok(answer.map(|agent| Passed::new(agent, idle).beside(activity)))
+    }
+
+    /// From here on messages pass, as long as both sides like, or until the gateway ends.
+    fn switch(
+        &self,
+        offer: Offer,
+        mut answer: Response<Passed>,
+        judge: Judge,
+        is_overridden: bool,
+    ) -> Response<Body> {
+        let agent = hyper::upgrade::on(&mut answer);
+        let mut response = answer.map(|_| Body::default());
+        offer.answer(response.headers_mut());
+        let exchange = Exchange {
+            judge,
+            is_overridden,
+            idle: self.shared.answer_idle,
+            max: self.shared.max_body,
+        };
+        // Its connection still takes its places.
+        let (from, ends) = (Arc::clone(self.from), self.from.drain.ends());
+        tokio::spawn(async move {
+            if let Ok(agent) = agent.await {
+                exchange.run(offer.upgrade, agent, ends).await;
+            }
+            drop(from);
+        });
+        response
+    }
+
+    /// Writes down how a call of gRPC ends, when it does.
+    fn note_end(&self, response: Response<Body>) -> Response<Body> {
+        let (shared, trace) = (Arc::clone(self.shared), self.trace.clone());
+        let ended = move |grpc_status| {
+            if let Some(recorder) = &shared.recorder {
+                recorder.note(&trace, &Event::Ended { grpc_status });
+            }
+        };
+        // An answer that is nothing but a status has it in its head.
+        match grpc::status(response.headers()) {
+            Some(status) => {
+                ended(Some(status));
+                response
+            }
+            None => response
+                .map(|body| Body::Other(UnsyncBoxBody::new(grpc::Answered::new(body, ended)))),
+        }
+    }
+
+    fn refuse(&self, refusal: &Refusal) -> Response<Body> {
+        match self.is_grpc {
+            true => grpc::respond(refusal),
+            false => refusal.respond(self.trace.id),
+        }
+    }
+
     /// Every stage, in its order.
-    async fn pass(&mut self, request: hyper::Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    async fn pass(
+        &mut self,
+        mut request: hyper::Request<Incoming>,
+    ) -> Result<Response<Body>, Refusal> {
         let shared = self.shared;
+        let offer = Offer::take(&mut request)?;
         let (mut parts, body) = request.into_parts();
         read::begin(&mut parts)?;
         self.identify(&mut parts.headers).await?;
@@ -183,12 +316,26 @@ impl Call<'_> {
             routes: &shared.routes,
             is_recorded: shared.recorder.is_some(),
         };
-        let mut request = read::read(parts, body, bounds).await?;
-        let permit = decide(shared, &request)?;
+        let (mut request, call) = match self.is_grpc {
+            true => (read::call(parts, &shared.routes)?, Some(body)),
+            false => (read::read(parts, body, bounds).await?, None),
+        };
+        let deciding = Instant::now();
+        let decided = self.permit(&request).await;
+        if let Some(sampled) = &mut self.sampled {
+            let (from, to) = request.looked;
+            sampled.part(Part::Detect, from, to);
+            sampled.part(Part::Score, deciding, Instant::now());
+            sampled.part(Part::Evaluate, from, Instant::now());
+        }
+        let (permit, token) = decided?;
         if let Some((kinds, rule)) = &permit.masked {
             request.mask(*kinds, rule)?;
         }
-        self.write_down(&request, &permit).await?;
+        let writing = Instant::now();
+        let written = self.write_down(&request, &permit, token).await;
+        self.note_part(Part::Log, writing);
+        written?;
         let judge = Judge {
             shared: Arc::clone(shared),
             method: request.method.clone(),
@@ -200,13 +347,27 @@ impl Call<'_> {
         if shared.policy.answers.is_some() {
             answers::prepare(&mut request.headers);
         }
-        let answer = self.backend.send(request, self.trace.id).await?;
+        if let Some(sampled) = &self.sampled {
+            sampled.tell(&mut request.headers);
+        }
+        let forwarding = Instant::now();
+        let answer = self.ask(request, call, offer.as_ref()).await;
+        self.note_part(Part::Forward, forwarding);
+        let answer = answer?;
         self.record(&Event::Response {
             status_code: answer.status().as_u16(),
             latency_ms: self.begun.elapsed().as_micros() as f64 / 1000.0,
         })
         .await;
-        let mut response = judge.look(answer).await?;
+        let mut response = match offer {
+            Some(offer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                self.switch(offer, answer, judge, permit.by_secret)
+            }
+            _ => judge.look(answer).await?,
+        };
+        if self.is_grpc {
+            response = self.note_end(response);
+        }
         // It is the gateway's to say.
         response.headers_mut().remove(QUARANTINED);
         if permit.is_quarantined {
@@ -216,6 +377,27 @@ impl Call<'_> {
         Ok(response)
     }
 
+    /// Decides; what is warned of may have been approved, which a token then says.
+    async fn permit(&self, request: &Request) -> Result<(Permit, Option<String>), Refusal> {
+        let shared = self.shared;
+        let signer = shared.signer.as_ref().filter(|_| shared.allow_override);
+        match (decide(shared, request), signer) {
+            (Err(Refusal::Warned { warning, score, .. }), Some(signer)) => {
+                let warned = Warned {
+                    request,
+                    caller: self.trace.caller.as_ref(),
+                    agent: &shared.agent_id,
+                    warning,
+                    score,
+                };
+                let token = warned.overridden(signer).await?;
+                let permit = shared.policy.overridden(request, warned.warning);
+                Ok((permit, Some(token)))
+            }
+            (decision, _) => Ok((decision?, None)),
+        }
+    }
+
     async fn record(&self, event: &Event) {
         if let Some(recorder) = &self.shared.recorder {
             recorder.record(&self.trace, event).await;
@@ -223,7 +405,12 @@ impl Call<'_> {
     }
 
     /// What is forwarded is written down first.
-    async fn write_down(&self, request: &Request, permit: &Permit) -> Result<(), Refusal> {
+    async fn write_down(
+        &self,
+        request: &Request,
+        permit: &Permit,
+        token: Option<String>,
+    ) -> Result<(), Refusal> {
         let Some(recorder) = &self.shared.recorder else {
             return Ok(());
         };
@@ -234,7 +421,7 @@ impl Call<'_> {
             method: request.method.to_string(),
             path: inspect::mask_text(&request.meant, inspect::Purpose::Log).0,
             payload: request.scrubbed(),
-            digest: sha256(&request.body).to_string(),
+            digest: request.digest(),
         })
         .await;
         if let Some((kinds, _)) = &permit.masked {
@@ -242,7 +429,7 @@ impl Call<'_> {
             self.record(&Event::Masked { kinds }).await;
         }
         if let Some(warning) = permit.overridden.clone() {
-            self.record(&Event::UserOverride { warning }).await;
+            self.record(&Event::UserOverride { warning, token }).await;
         }
         if permit.is_quarantined {
             let trust_score = self.shared.policy.score;

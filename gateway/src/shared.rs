@@ -14,6 +14,8 @@ use crate::policy::Policy;
 use crate::recorder::Recorder;
 use crate::room::Rooms;
 use crate::routes::Routes;
+use crate::signer::Signer;
+use crate::spans::Spans;
 use crate::tls::Tls;
 
 /// For the head of a request, from its first byte or, on a connection that stays, from the answer
@@ -38,4 +40,10 @@ pub(crate) struct Shared {
     /// Between two parts of an answer there may pass so much time.
     pub(crate) answer_idle: Duration,
     pub(crate) manifest: ManifestPage,
+    /// Where spans go, if anywhere.
+    pub(crate) spans: Option<Spans>,
+    /// Who signs, if anybody does.
+    pub(crate) signer: Option<Signer>,
+    pub(crate) allow_override: bool,
+    pub(crate) agent_id: String,
 }

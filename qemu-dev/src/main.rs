@@ -36,6 +36,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Tell the story of the gateway once, in a temporary folder: a toy agent, what passes, what is
+    /// blocked, an override that somebody approves, and the log that an enclave has sealed; exit code 0
+    /// only if all held
+    Gateway {
+        /// Print one JSON object instead of prose
+        #[arg(long)]
+        json: bool,
+    },
     /// Run a mock enclave and a sidecar until Ctrl-C; says what to paste next
     Up {
         /// Keep the mock's root and the configuration here (keys are ephemeral all the same)
@@ -124,6 +132,15 @@ enum Command {
         #[arg(long)]
         with_parent: bool,
     },
+    /// Be the gateway; `gateway` starts this
+    #[command(hide = true)]
+    Iatp {
+        #[command(flatten)]
+        flags: gateway::Flags,
+        /// End when the parent process ends
+        #[arg(long)]
+        with_parent: bool,
+    },
     /// Write the manual pages into a folder, which must be there
     Man {
         /// The folder
@@ -151,6 +168,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> ExitCode {
     match command {
         Command::Demo { json } => with_runtime(async move { demo::run(json).await }),
+        Command::Gateway { json } => with_runtime(async move { demo::run_gateway(json).await }),
         Command::Up {
             state,
             durable,
@@ -219,6 +237,10 @@ fn run(command: Command) -> ExitCode {
                 Config::read(&config).and_then(serve_until_stopped),
                 parent_proxy::Error::exit_code,
             )
+        }
+        Command::Iatp { flags, with_parent } => {
+            end_with_parent(with_parent);
+            gateway::main(flags)
         }
         Command::Man { folder } => ended(
             clap_mangen::generate_to(Args::command(), &folder)

@@ -127,6 +127,13 @@ impl Program {
         between
     }
 
+    /// Starts a gateway with these arguments.
+    pub fn start_gateway(&self, log: &Path, arguments: &[&str]) -> Result<Child, Error> {
+        let mut command = self.command(&["--with-parent"]);
+        command.arg("iatp").arg("--with-parent").args(arguments);
+        Child::start("gateway", command, Some(log))
+    }
+
     /// Starts a sidecar with this configuration file. `more` are further arguments.
     pub fn start_sidecar(
         &self,

@@ -96,6 +96,21 @@ impl State {
         Ok(text)
     }
 
+    /// A bundle for a gateway of this user's: it may seal what it records, sign its manifest, and have
+    /// overrides signed that this approver has approved.
+    pub fn gateway_policy(&self, approver: &str) -> Result<String, Error> {
+        let uid = rustix::process::geteuid().as_raw();
+        let head = self.development_policy(&[])?;
+        Ok(format!(
+            "{head}\n[[approvers]]\nname = \"alice\"\nkey = \"{approver}\"\n\n\
+             [[identities]]\nname = \"gateway\"\nenvironment = \"development\"\ndid = \"did:key\"\nalgorithm = \"EdDSA\"\n\
+             max_validity_seconds = 3600\ncallers = {{ uids = [{uid}] }}\n\n\
+             [[identities.rules]]\nname = \"seals\"\nactions = [\"iatp.seal\", \"iatp.manifest\"]\ntargets = [\"*\"]\nresources = [\"\"]\n\n\
+             [[identities.rules]]\nname = \"overrides\"\nactions = [\"iatp.override\"]\ntargets = [\"*\"]\nresources = [\"\"]\n\
+             approval = {{ by = [\"alice\"], seconds = 600 }}\n"
+        ))
+    }
+
     /// Keeps others from running on this directory, as long as the value lives.
     pub fn lock(&self) -> Result<fs::File, Error> {
         let file = self.folder.join("lock");

@@ -29,4 +29,5 @@ pub use crate::error::Error;
 pub use crate::event::{Approval, Decision, End, Event, Verdict};
 pub use crate::reader::{Boot, MAX_LINE, Reader, unverified_end, unverified_place};
 pub use crate::signature::Head;
+pub use crate::tree::{leaf as leaf_hash, root as tree_hash};
 pub use crate::writer::{Batch, MAX_BATCH, Tail};

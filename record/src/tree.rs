@@ -6,8 +6,8 @@ use identity::Digest;
 
 type Hash = Digest<32>;
 
-/// Hash of a leaf (section 2.1.1).
-pub(crate) fn leaf(entry: &[u8]) -> Hash {
+/// Hash of a leaf (RFC 9162 section 2.1.1).
+pub fn leaf(entry: &[u8]) -> Hash {
     Digest(
         Sha256::new()
             .chain_update([0])
@@ -33,8 +33,8 @@ fn split(n: usize) -> usize {
     1 << (usize::BITS - 1 - (n - 1).leading_zeros())
 }
 
-/// Merkle tree hash of leaves; at least one (section 2.1.1).
-pub(crate) fn root(leaves: &[Hash]) -> Hash {
+/// Merkle tree hash of the hashes of leaves (RFC 9162 section 2.1.1).
+pub fn root(leaves: &[Hash]) -> Hash {
     match leaves {
         [] => Digest(Sha256::digest([]).into()),
         [one] => *one,

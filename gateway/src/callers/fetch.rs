@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use hyper::{Method, Request, Uri};
+use hyper::{Method, Request, Response, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -114,18 +114,25 @@ impl Fetch {
             .header(ACCEPT, "application/json")
             .body(Full::new(body))
             .map_err(|error| error.to_string())?;
+        let answer = self.exchange(request).await?;
+        if !answer.status().is_success() {
+            return Err(format!("it answered {}", answer.status()));
+        }
+        Ok(answer.into_body())
+    }
+
+    /// Sends a request. The error says why there was no answer.
+    pub async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, String> {
+        self.exchange(request.map(Full::new)).await
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, String> {
         let asked = async {
-            let answer = self
-                .0
-                .request(request)
-                .await
-                .map_err(|error| innermost(&error))?;
-            if !answer.status().is_success() {
-                return Err(format!("it answered {}", answer.status()));
-            }
-            let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
-            body.map(|body| body.to_bytes())
-                .map_err(|error| error.to_string())
+            let answer = self.0.request(request).await;
+            let (head, body) = answer.map_err(|error| innermost(&error))?.into_parts();
+            let body = Limited::new(body, MAX_ANSWER).collect().await;
+            let body = body.map_err(|error| error.to_string())?;
+            Ok(Response::from_parts(head, body.to_bytes()))
         };
         let answered = tokio::time::timeout(TIMEOUT, asked).await;
         answered.unwrap_or_else(|_| Err("it did not answer in time".into()))

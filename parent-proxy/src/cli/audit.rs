@@ -11,21 +11,25 @@ use record::{Boot, MAX_LINE, Verdict};
 use serde_json::json;
 
 use super::boots::Boots;
-use super::{Failure, print_json};
+use super::{Failure, flight, print_json};
 use enclave_client::files::read_bounded;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Audit {
-    /// Verify that files hold what enclaves wrote, whole and in order. Exit code 1: they do not. 3:
-    /// they do, as far as keys were given
+    /// Verify that files hold what enclaves wrote, or what they sealed of a gateway's flight recorder,
+    /// whole and in order. Exit code 1: they do not. 3: they do, as far as keys were given
     Verify(Verify),
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Verify {
     /// The files of a record, oldest first
-    #[arg(required = true, value_name = "FILE")]
+    #[arg(required_unless_present = "flight", value_name = "FILE")]
     files: Vec<PathBuf>,
+    /// The folder of a gateway's flight recorder, in place of a record: its lines are held against the
+    /// seals in it, and those against the evidence
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["files", "record_key"], requires = "evidence")]
+    flight: Option<PathBuf>,
     /// The record key of a boot, as `anchorhold-verify evidence --json` names it in key.record_key;
     /// may be repeated
     #[arg(long, value_name = "MULTIKEY", required_unless_present = "evidence")]
@@ -53,7 +57,13 @@ struct Counts {
 impl Audit {
     pub(super) fn run(self, out: &mut impl Write) -> Result<(), Failure> {
         let Self::Verify(verify) = self;
-        verify.run(out)
+        match &verify.flight {
+            Some(folder) => {
+                let evidence = evidence_in(&verify.evidence)?;
+                flight::verify(folder, &evidence, verify.json, out)
+            }
+            None => verify.run(out),
+        }
     }
 }
 
@@ -175,26 +185,36 @@ impl Verify {
             PublicKey::from_multikey(text)
                 .map_err(|error| Failure::Usage(format!("--record-key: {error}")))
         };
-        let from = |file: &PathBuf| {
-            let wrong = |error: String| Failure::Usage(format!("{}: {error}", file.display()));
-            let evidence =
-                Evidence::parse(&read_bounded(file)?).map_err(|error| wrong(error.to_string()))?;
-            PublicKey::from_spki(evidence.record()).map_err(|error| wrong(error.to_string()))
+        let from = |(file, evidence): &(PathBuf, Evidence)| {
+            let key = PublicKey::from_spki(evidence.record());
+            key.map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))
         };
-        let mut files = Vec::new();
-        for path in &self.evidence {
-            if path.is_dir() {
-                files.extend(kept_in(path)?);
-            } else {
-                files.push(path.clone());
-            }
-        }
+        let evidence = evidence_in(&self.evidence)?;
         self.record_key
             .iter()
             .map(named)
-            .chain(files.iter().map(from))
+            .chain(evidence.iter().map(from))
             .collect()
     }
+}
+
+/// The evidence in these files, and in every evidence-*.cbor in these folders.
+fn evidence_in(paths: &[PathBuf]) -> Result<Vec<(PathBuf, Evidence)>, Failure> {
+    let mut files = Vec::new();
+    for path in paths {
+        if path.is_dir() {
+            files.extend(kept_in(path)?);
+        } else {
+            files.push(path.clone());
+        }
+    }
+    let read = |file: PathBuf| {
+        let evidence = Evidence::parse(&read_bounded(&file)?);
+        let wrong = |error| Failure::Usage(format!("{}: {error}", file.display()));
+        let evidence = evidence.map_err(wrong)?;
+        Ok((file, evidence))
+    };
+    files.into_iter().map(read).collect()
 }
 
 /// The evidence that a sidecar keeps beside its record.

@@ -22,6 +22,7 @@ mod audit;
 mod boots;
 mod calls;
 mod diff;
+mod flight;
 mod init;
 mod kms;
 mod policy;

@@ -4,6 +4,7 @@
 
 mod attacks;
 mod forge;
+mod gateway;
 mod lasting;
 
 use std::io::Write;
@@ -129,6 +130,18 @@ impl Accepted {
 
 /// Runs the story. Exit code 0 only if everything held.
 pub async fn run(as_json: bool) -> ExitCode {
+    narrate(as_json, tell).await
+}
+
+/// Runs the story of the gateway. Exit code 0 only if everything held.
+pub async fn run_gateway(as_json: bool) -> ExitCode {
+    narrate(as_json, gateway::tell).await
+}
+
+async fn narrate(
+    as_json: bool,
+    tell: impl AsyncFnOnce(&mut Narrator) -> Result<(), Error>,
+) -> ExitCode {
     let mut narrator = Narrator {
         quiet: as_json,
         report: Report::default(),

@@ -23,6 +23,7 @@ fn every_command_helps_and_the_help_is_the_one_written_down() {
         "anchorhold-verify",
         "anchorhold-dev",
         "anchorhold-eif",
+        "anchorhold-gateway",
     ] {
         cases.register_bin(name, program(name));
         let mut commands = vec![vec![name.to_owned()]];

@@ -3,7 +3,11 @@
 
 mod answers;
 mod callers;
+mod calls;
+mod enclave;
 mod pressure;
+mod sockets;
+mod telemetry;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -737,7 +741,7 @@ fn while_nothing_can_be_written_down_nothing_is_forwarded() {
         .status();
     assert!(lifted.unwrap().success());
     wait_for(|| gateway.post("", "{}").0 == 200);
-    let file = gateway.folder.path().join("log/flight-00000001.jsonl");
+    let file = gateway.folder.path().join("log/flight-000000000000.jsonl");
     let count = |text: &str| text.matches("\"type\":\"request\"").count();
     // Each request that was forwarded stands there once; the last one a moment later.
     let reached = agent.seen().len();
@@ -767,7 +771,7 @@ fn what_is_under_way_at_the_end_is_answered() {
     assert!(gateway.process.wait().unwrap().success());
     assert!(TcpStream::connect(&gateway.address).is_err());
     // Its answer was written down, too.
-    let file = gateway.folder.path().join("log/flight-00000001.jsonl");
+    let file = gateway.folder.path().join("log/flight-000000000000.jsonl");
     assert!(fs::read_to_string(file).unwrap().contains("\"response\""));
 }
 

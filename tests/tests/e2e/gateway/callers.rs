@@ -190,7 +190,8 @@ fn everything_that_says_who_calls_is_checked_and_one_that_is_wrong_refuses() {
         "X-API-Key: the-key-of-ci\r\nX-Agent-Trace-ID: 6ba7b810-9dad-11d1-80b4-00c04fd430c8\r\n";
     assert_eq!(gateway.post(known, "{}").0, 200);
     gateway.trace("6ba7b810-9dad-11d1-80b4-00c04fd430c8");
-    let log = fs::read_to_string(gateway.folder.path().join("log/flight-00000001.jsonl")).unwrap();
+    let log =
+        fs::read_to_string(gateway.folder.path().join("log/flight-000000000000.jsonl")).unwrap();
     assert_eq!(
         log.lines()
             .filter(|line| line.contains("\"error\""))
@@ -655,7 +656,7 @@ fn pem(label: &str, der: &[u8]) -> String {
 }
 
 /// A certificate authority, the gateway's certificate, and one of a caller, as files.
-fn certificates(folder: &Path) {
+pub(super) fn certificates(folder: &Path) {
     use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
     for authority in ["ours", "others"] {
         let key = KeyPair::generate().unwrap();
