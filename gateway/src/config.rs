@@ -18,6 +18,7 @@ use crate::Error;
 use crate::callers::{Callers, Fetch, Introspection, Keys, Place, Tokens};
 use crate::limits::Limits;
 use crate::origins::Origins;
+use crate::policy::Profile;
 use crate::routes::{Route, Routes, Schema};
 use crate::signer::Signer;
 use crate::tls::Tls;
@@ -127,6 +128,7 @@ struct TelemetryPart {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct PolicyPart {
+    profile: Profile,
     trust_threshold: Option<u8>,
     allow_override: Option<bool>,
     override_secret_file: Option<PathBuf>,
@@ -266,6 +268,8 @@ pub struct Config {
     pub retention: u64,
     /// What is logged.
     pub log_level: tracing::Level,
+    /// Whose trust score counts.
+    pub profile: Profile,
     /// Below this score a request is quarantined.
     pub trust_threshold: u8,
     /// What overrides a warning; none if nothing does.
@@ -347,6 +351,13 @@ impl Config {
             });
         }
         let threshold = flags.trust_threshold.or(file.policy.trust_threshold);
+        let profile = file.policy.profile;
+        if profile == Profile::Python && threshold.is_some() {
+            return Err(Error::Setting {
+                name: "--trust-threshold",
+                why: "the profile python has rules of its own for quarantine".into(),
+            });
+        }
         let (rules, answer_rules) = rules(file.policy.block_rules)?;
         let idle = file.backend.idle_timeout;
         let fetch = Fetch::new(file.authentication.authorities.as_deref());
@@ -374,6 +385,7 @@ impl Config {
             log_dir: flags.log_dir.or(file.telemetry.log_dir),
             retention: file.telemetry.retention_bytes.unwrap_or(DEFAULT_RETENTION),
             log_level: level(flags.log_level.or(file.server.log_level))?,
+            profile,
             trust_threshold: threshold.unwrap_or(DEFAULT_THRESHOLD),
             override_secret: secret(
                 allow_override,

@@ -91,6 +91,11 @@ impl ManifestPage {
         response
     }
 
+    /// As JSON.
+    pub(crate) fn document(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
     /// The answer to a GET.
     pub(crate) fn respond(&self, request: &hyper::Request<Incoming>) -> Response<Body> {
         let known = request.headers().get_all(IF_NONE_MATCH).iter();

@@ -9,7 +9,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
@@ -63,6 +63,7 @@ async fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Body> 
             "the flight recorder cannot write",
         ),
         path if path.starts_with("/trace/") => trace(shared, request.uri(), None).await,
+        path if path.starts_with("/quarantine/") => quarantine(shared, path, None).await,
         _ => error(StatusCode::NOT_FOUND, "Not found"),
     }
 }
@@ -92,23 +93,11 @@ pub(crate) async fn trace(shared: &Shared, uri: &Uri, caller: Option<&Caller>) -
             }
         }
     }
-    let Some(recorder) = shared.recorder.clone() else {
-        return not_found("nothing is recorded: set --log-dir");
-    };
-    // It reads files; a few at once are enough.
-    let Ok(reading) = Arc::clone(&shared.reading).acquire_owned().await else {
-        return not_found("Not found");
-    };
     let offset = wanted.offset;
-    let read = tokio::task::spawn_blocking(move || {
-        // It reads on if nobody waits for it any more.
-        let _reading = reading;
-        recorder.trace(&wanted)
-    });
-    let read = read.await;
-    match read {
-        Ok(Ok((logs, _))) if logs.is_empty() && offset == 0 => not_found("Trace not found"),
-        Ok(Ok((logs, has_more))) => {
+    match read(shared, wanted).await {
+        None => not_found("nothing is recorded: set --log-dir"),
+        Some(Ok((logs, _))) if logs.is_empty() && offset == 0 => not_found("Trace not found"),
+        Some(Ok((logs, has_more))) => {
             let next = offset.saturating_add(logs.len());
             let mut page = json!({"trace_id": id, "logs": logs});
             if has_more {
@@ -116,11 +105,66 @@ pub(crate) async fn trace(shared: &Shared, uri: &Uri, caller: Option<&Caller>) -
             }
             json_answer(StatusCode::OK, &page)
         }
-        _ => error(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "the flight recorder cannot be read",
-        ),
+        Some(Err(_)) => unreadable(),
     }
+}
+
+/// What was overridden below the trust threshold, `/quarantine/{id}`, as the Python SDK says it.
+pub(crate) async fn quarantine(
+    shared: &Shared,
+    path: &str,
+    caller: Option<&Caller>,
+) -> Response<Body> {
+    let not_found = || error(StatusCode::NOT_FOUND, "Quarantine session not found");
+    let id = path.strip_prefix("/quarantine/").map(Uuid::try_parse);
+    let Some(Ok(id)) = id else {
+        return not_found();
+    };
+    let wanted = Wanted {
+        id,
+        caller: caller.cloned(),
+        offset: 0,
+        limit: MAX_LINES,
+    };
+    let lines = match read(shared, wanted).await {
+        Some(Ok((lines, _))) => lines,
+        Some(Err(_)) => return unreadable(),
+        None => return not_found(),
+    };
+    let of = |kind: &str| lines.iter().find(|line| line["type"] == kind);
+    let Some((session, warned)) = of("quarantine").zip(of("user_override")) else {
+        return not_found();
+    };
+    let session = json!({
+        "session_id": id,
+        "trace_id": id,
+        "warning_message": warned["warning"],
+        "user_override": true,
+        "timestamp": session["timestamp"],
+        "manifest": shared.manifest.document(),
+    });
+    json_answer(StatusCode::OK, &session)
+}
+
+/// Lines of the flight recorder, and whether there are more; none where nothing is recorded.
+async fn read(shared: &Shared, wanted: Wanted) -> Option<std::io::Result<(Vec<Value>, bool)>> {
+    let recorder = shared.recorder.clone()?;
+    // It reads files; a few at once are enough.
+    let reading = Arc::clone(&shared.reading).acquire_owned().await.ok()?;
+    let read = tokio::task::spawn_blocking(move || {
+        // It reads on if nobody waits for it any more.
+        let _reading = reading;
+        recorder.trace(&wanted)
+    });
+    Some(
+        read.await
+            .unwrap_or_else(|error| Err(std::io::Error::other(error))),
+    )
+}
+
+fn unreadable() -> Response<Body> {
+    let why = "the flight recorder cannot be read";
+    error(StatusCode::INTERNAL_SERVER_ERROR, why)
 }
 
 fn error(status: StatusCode, detail: &str) -> Response<Body> {

@@ -2,6 +2,7 @@
 
 use hyper::HeaderMap;
 use inspect::Kinds;
+use manifest::Manifest;
 use rules::{Decision, Rules};
 use subtle::ConstantTimeEq;
 
@@ -12,6 +13,53 @@ use crate::read::Request;
 /// Below this score callers are warned.
 const WARN_BELOW: u8 = 7;
 
+/// Whose arithmetic it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Profile {
+    /// The reference architecture's.
+    #[default]
+    Iatp,
+    /// The Python SDK's.
+    Python,
+}
+
+/// What is thought of one agent, whatever it is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trust {
+    /// Its score, of 10.
+    pub score: u8,
+    /// Of what every caller is warned, if of anything.
+    pub warning: Option<String>,
+    /// Whether what is overridden is quarantined.
+    pub quarantines: bool,
+}
+
+impl Trust {
+    /// By its manifest; below this score it is quarantined, where the profile has no rules for that.
+    pub fn of(manifest: &Manifest, profile: Profile, threshold: u8) -> Self {
+        match profile {
+            Profile::Iatp => {
+                let score = manifest.trust_score();
+                let low = || format!("the agent's trust score is {score} of 10");
+                Self {
+                    score,
+                    warning: (score < WARN_BELOW).then(low),
+                    quarantines: score < threshold,
+                }
+            }
+            Profile::Python => {
+                let warnings = manifest.python_warnings();
+                Self {
+                    score: manifest.python_trust_score(),
+                    warning: (!warnings.is_empty()).then(|| warnings.join("; ")),
+                    quarantines: manifest.python_quarantines(),
+                }
+            }
+        }
+    }
+}
+
 /// What requests to one agent are judged by.
 #[derive(Debug)]
 pub struct Policy {
@@ -19,10 +67,8 @@ pub struct Policy {
     pub rules: Rules,
     /// The rules for answers, if there are any.
     pub answers: Option<Rules>,
-    /// The agent's score.
-    pub score: u8,
-    /// Below it, an overridden request is quarantined.
-    pub threshold: u8,
+    /// What is thought of the agent.
+    pub trust: Trust,
     /// What overrides a warning.
     pub secret: Option<Vec<u8>>,
 }
@@ -54,9 +100,7 @@ impl Policy {
         };
         let masked = self.rules.masked(request.kinds, method, path);
         let masked = masked.map(|masked| (masked.kinds, masked.rule.to_owned()));
-        let is_low = self.score < WARN_BELOW;
-        let low = || format!("the agent's trust score is {} of 10", self.score);
-        let Some(warning) = warning.or_else(|| is_low.then(low)) else {
+        let Some(warning) = warning.or_else(|| self.trust.warning.clone()) else {
             return Ok(Permit {
                 overridden: None,
                 by_secret: false,
@@ -67,7 +111,7 @@ impl Policy {
         if !self.is_overridden(&request.headers) {
             return Err(Refusal::Warned {
                 warning,
-                score: self.score,
+                score: self.trust.score,
                 by: match self.secret {
                     Some(_) => Override::SharedSecret,
                     None => Override::Unavailable,
@@ -87,7 +131,7 @@ impl Policy {
         Permit {
             overridden: Some(warning),
             by_secret: false,
-            is_quarantined: self.score < self.threshold,
+            is_quarantined: self.trust.quarantines,
             masked: masked.map(|masked| (masked.kinds, masked.rule.to_owned())),
         }
     }
@@ -105,7 +149,7 @@ impl Policy {
             Decision::Block { rule } => Err(Refusal::Blocked { rule: rule.into() }),
             Decision::Warn { rule } if !is_overridden => Err(Refusal::Warned {
                 warning: format!("the rule {rule} warns"),
-                score: self.score,
+                score: self.trust.score,
                 by: Override::Unavailable,
             }),
             Decision::Warn { .. } | Decision::Allow => {

@@ -272,13 +272,15 @@ fn check_head(parts: &Parts) -> Result<(), Refusal> {
     if parts.version == Version::HTTP_11 && !has_one_host(&parts.headers) {
         return Err(Refusal::Malformed("exactly one Host header is wanted"));
     }
+    // RFC 9113 section 8.3.1, RFC 9110 section 4.2.4.
+    let authority = parts.uri.authority().map(|authority| authority.as_str());
+    if authority.is_some_and(|authority| authority.contains('@')) {
+        return Err(Refusal::Malformed("a host has no user"));
+    }
     // HTTP/2 names it in its own way, and may name it twice.
     if parts.version == Version::HTTP_2 {
         let host = parts.headers.get(HOST).map(|host| host.as_bytes());
-        let authority = parts
-            .uri
-            .authority()
-            .map(|authority| authority.as_str().as_bytes());
+        let authority = authority.map(str::as_bytes);
         if authority.is_none() || host.is_some_and(|host| Some(host) != authority) {
             return Err(Refusal::Malformed("exactly one host is wanted"));
         }

@@ -30,7 +30,7 @@ use crate::limits::{Limits, Place};
 use crate::manifest_page::ManifestPage;
 use crate::metrics::Metrics;
 use crate::origins::Origins;
-use crate::policy::Policy;
+use crate::policy::{Policy, Trust};
 use crate::recorder::{Recorder, Sealed};
 use crate::room::Rooms;
 use crate::sealer::{Sealer, Sealing};
@@ -88,7 +88,9 @@ async fn serve(mut config: Config) -> Result<(), Error> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = (0..cores).map(|_| Worker::start(&config, &shared));
     let workers: Vec<Worker> = workers.collect::<Result<_, _>>()?;
-    tell(&config, &listener, &operators, shared.callers.are_anybody());
+    let is_open = shared.callers.are_anybody();
+    let score = shared.policy.trust.score;
+    tell(&config, &listener, &operators, is_open, score);
     tokio::spawn(operator::serve(operators, Arc::clone(&shared)));
     let of_manifest = Arc::clone(&shared);
     tokio::spawn(async move {
@@ -174,8 +176,7 @@ fn share(config: &mut Config, sealed: Sealed) -> Result<(Shared, Option<Sending>
             answers: (!config.answer_rules.is_empty())
                 .then(|| Rules::compile(&config.answer_rules, &config.manifest))
                 .transpose()?,
-            score: config.manifest.trust_score(),
-            threshold: config.trust_threshold,
+            trust: Trust::of(&config.manifest, config.profile, config.trust_threshold),
             secret: config.override_secret.clone(),
         },
         recorder,
@@ -213,7 +214,13 @@ fn sealing(config: &Config, shared: &Shared, sealed: Sealed) -> Result<Option<Se
     sealing.map(Some).map_err(io("starting the sealer"))
 }
 
-fn tell(config: &Config, listener: &TcpListener, operators: &TcpListener, is_open: bool) {
+fn tell(
+    config: &Config,
+    listener: &TcpListener,
+    operators: &TcpListener,
+    is_open: bool,
+    score: u8,
+) {
     let operator = operators.local_addr().unwrap_or(config.operator_address);
     let address = listener.local_addr().unwrap_or(config.address);
     let backend = match &config.backend {
@@ -221,7 +228,6 @@ fn tell(config: &Config, listener: &TcpListener, operators: &TcpListener, is_ope
         BackendAddress::Unix(path) => format!("unix://{}", path.display()),
     };
     let agent = &config.manifest.identity.agent_id;
-    let score = config.manifest.trust_score();
     tracing::info!(%address, %operator, backend, agent, score, "listening");
     match &config.signer {
         Some(signer) => tracing::info!(sidecar = %signer.socket().display(), "an enclave signs"),

@@ -105,7 +105,7 @@ fn complete(shared: &Shared, response: &mut Response<Body>, trace_id: Uuid, took
     if let Ok(latency) = HeaderValue::try_from(format!("{milliseconds:.2}")) {
         headers.insert(LATENCY, latency);
     }
-    headers.insert(TRUST_SCORE, u16::from(shared.policy.score).into());
+    headers.insert(TRUST_SCORE, u16::from(shared.policy.trust.score).into());
     let status = response.status().as_u16();
     shared
         .metrics
@@ -144,12 +144,10 @@ impl Call<'_> {
             }
             "/health" if is_read => json_answer(StatusCode::OK, &json!({"status": "healthy"})),
             // Where nobody is asked who they are, traces are the operator's alone.
-            path if path.starts_with("/trace/") && !self.shared.callers.are_anybody() => {
-                match is_read {
-                    true => self.trace(request).await,
-                    false => wrong_method(trace_id),
-                }
-            }
+            path if is_recorded(path) && !self.shared.callers.are_anybody() => match is_read {
+                true => self.recorded(request).await,
+                false => wrong_method(trace_id),
+            },
             "/.well-known/agent-manifest"
             | "/.well-known/agent-manifest.jwt"
             | "/capabilities"
@@ -159,12 +157,18 @@ impl Call<'_> {
     }
 
     /// What was written down of a request of this caller's own.
-    async fn trace(mut self, request: hyper::Request<Incoming>) -> Response<Body> {
+    async fn recorded(mut self, request: hyper::Request<Incoming>) -> Response<Body> {
         let (mut parts, _) = request.into_parts();
         if let Err(refusal) = self.identify(&mut parts.headers).await {
             return refusal.respond(self.trace.id);
         }
-        operator::trace(self.shared, &parts.uri, self.trace.caller.as_ref()).await
+        let caller = self.trace.caller.as_ref();
+        match parts.uri.path() {
+            path if path.starts_with("/quarantine/") => {
+                operator::quarantine(self.shared, path, caller).await
+            }
+            _ => operator::trace(self.shared, &parts.uri, caller).await,
+        }
     }
 
     /// Finds out who calls; what was presented goes, and who it is comes in its place.
@@ -193,7 +197,10 @@ impl Call<'_> {
                 KeyValue::new("http.request.method", request.method().to_string()),
                 KeyValue::new("url.path", path),
                 KeyValue::new("iatp.trace_id", self.trace.id.to_string()),
-                KeyValue::new("iatp.trust_score", i64::from(self.shared.policy.score)),
+                KeyValue::new(
+                    "iatp.trust_score",
+                    i64::from(self.shared.policy.trust.score),
+                ),
             ]
         });
         let response = self.passed_or_refused(request).await;
@@ -237,10 +244,8 @@ impl Call<'_> {
             return Ok(answer.map(|agent| Passed::new(agent, idle)));
         };
         let activity = Activity::default();
-        let answer = self
-            .backend
-            .call(request, body, trace_id, &activity, idle)
-            .await?;
+        let answer = self.backend.call(request, body, trace_id, &activity, idle);
+        let answer = Box::pin(answer).await?;
         Ok(answer.map(|agent| Passed::new(agent, idle).beside(activity)))
     }
 
@@ -390,7 +395,8 @@ impl Call<'_> {
                     warning,
                     score,
                 };
-                let token = warned.overridden(signer).await?;
+                // It is large, and seldom.
+                let token = Box::pin(warned.overridden(signer)).await?;
                 let permit = shared.policy.overridden(request, warned.warning);
                 Ok((permit, Some(token)))
             }
@@ -432,11 +438,16 @@ impl Call<'_> {
             self.record(&Event::UserOverride { warning, token }).await;
         }
         if permit.is_quarantined {
-            let trust_score = self.shared.policy.score;
+            let trust_score = self.shared.policy.trust.score;
             self.record(&Event::Quarantine { trust_score }).await;
         }
         Ok(())
     }
+}
+
+/// Whether a path is one of what was written down.
+fn is_recorded(path: &str) -> bool {
+    path.starts_with("/trace/") || path.starts_with("/quarantine/")
 }
 
 fn wrong_method(trace_id: Uuid) -> Response<Body> {
@@ -458,6 +469,6 @@ fn decide(shared: &Shared, request: &Request) -> Result<Permit, Refusal> {
     shared
         .metrics
         .scores
-        .observe(f64::from(shared.policy.score));
+        .observe(f64::from(shared.policy.trust.score));
     decision
 }

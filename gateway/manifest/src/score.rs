@@ -46,6 +46,49 @@ impl Manifest {
         clamped(5 + level + retention + idempotent + reversible + unseen)
     }
 
+    /// Of what the Python SDK warns: its score below 5; what cannot be undone; what is not idempotent;
+    /// data that is kept for good, or that people see.
+    pub fn python_warnings(&self) -> Vec<String> {
+        let score = self.python_trust_score();
+        let all = [
+            (
+                score < 5,
+                format!("the agent's trust score is {score} of 10"),
+            ),
+            (
+                !self.is_reversible(),
+                "what the agent does cannot be undone".into(),
+            ),
+            (
+                !self.capabilities.idempotency,
+                "a request that comes twice may be done twice".into(),
+            ),
+            (
+                self.keeps_for_good(),
+                "the agent keeps data for good".into(),
+            ),
+            (self.privacy.human_in_loop, "people may see the data".into()),
+        ];
+        all.into_iter()
+            .filter_map(|(holds, warning)| holds.then_some(warning))
+            .collect()
+    }
+
+    /// Whether the Python SDK quarantines what is overridden: at a score below 3, where nothing can be
+    /// undone and data is kept for good, or where the agent is untrusted.
+    pub fn python_quarantines(&self) -> bool {
+        self.python_trust_score() < 3
+            || !self.is_reversible() && self.keeps_for_good()
+            || self.trust_level == TrustLevel::Untrusted
+    }
+
+    fn keeps_for_good(&self) -> bool {
+        matches!(
+            self.privacy.retention,
+            Retention::Permanent | Retention::Forever
+        )
+    }
+
     fn is_reversible(&self) -> bool {
         self.reversibility.level != Reversible::None
     }

@@ -8,6 +8,7 @@ mod enclave;
 mod pressure;
 mod sockets;
 mod telemetry;
+mod tricks;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -958,4 +959,136 @@ fn the_client_of_iatp_understands_the_gateway() {
             "{scan}"
         );
     }
+}
+
+/// The profile `python` is the arithmetic of PyPI's `inter-agent-trust-protocol`, for every agent that
+/// there can be.
+#[test]
+fn the_profile_of_python_thinks_as_its_sdk_does() {
+    let Some(python) = crate::interop::python("iatp-0.5.0") else {
+        return;
+    };
+    let mut manifests = Vec::new();
+    for level in [
+        "verified_partner",
+        "trusted",
+        "standard",
+        "unknown",
+        "untrusted",
+    ] {
+        for reversibility in ["full", "partial", "none"] {
+            for retention in ["ephemeral", "temporary", "permanent", "forever"] {
+                for (human, idempotent) in
+                    [(false, false), (false, true), (true, false), (true, true)]
+                {
+                    let mut document = manifest(level, retention);
+                    document["reversibility"]["level"] = json!(reversibility);
+                    document["privacy"]["human_in_loop"] = json!(human);
+                    document["capabilities"] = json!({"idempotency": idempotent});
+                    manifests
+                        .push(manifest::Manifest::parse(document.to_string().as_bytes()).unwrap());
+                }
+            }
+        }
+    }
+    let documents: Vec<_> = manifests.iter().map(manifest::Manifest::document).collect();
+    let said = crate::interop::ask(
+        &python,
+        "iatp_judgement.py",
+        &json!({"manifests": documents}),
+    );
+    let ours: Vec<Value> = manifests
+        .iter()
+        .map(|manifest| {
+            json!({
+                "score": manifest.python_trust_score(),
+                "warnings": manifest.python_warnings().len(),
+                "quarantines": manifest.python_quarantines(),
+            })
+        })
+        .collect();
+    assert_eq!(ours.len(), 240);
+    assert_eq!(said["thought"], json!(ours));
+}
+
+#[test]
+fn what_was_overridden_below_the_threshold_is_a_session_of_quarantine() {
+    let agent = Agent::start(OK);
+    let folder = private_folder();
+    let secret = folder.path().join("secret");
+    fs::write(&secret, SECRET).unwrap();
+    let settings = folder.path().join("iatp.yaml");
+    let url = format!("http://{}", agent.address);
+    let start = |level: &str, retention: &str, policy: &str| {
+        let policy = format!(
+            "policy: {{override_secret_file: {}, {policy}}}\n",
+            secret.display()
+        );
+        fs::write(&settings, policy).unwrap();
+        let more = ["--config", settings.to_str().unwrap()];
+        Gateway::start(&url, &manifest(level, retention), &more)
+    };
+    let overriding = format!("X-User-Override: {SECRET}\r\n");
+    // By the SDK's arithmetic 5 + 2 + 1 + 1 warns, since nothing says that it is idempotent.
+    let python = start("trusted", "temporary", "profile: python");
+    let (status, head, said) = python.post("", "{}");
+    assert_eq!(
+        (
+            status,
+            header(&head, "x-agent-trust-score").unwrap().as_str()
+        ),
+        (449, "9")
+    );
+    assert_eq!(
+        said["warning"],
+        "a request that comes twice may be done twice"
+    );
+    let (status, head, _) = python.post(&overriding, "{}");
+    assert_eq!((status, header(&head, "x-agent-quarantined")), (200, None));
+    let passed = header(&head, "x-agent-trace-id").unwrap();
+    for python in [
+        start("untrusted", "temporary", "profile: python"),
+        start("untrusted", "temporary", "trust_threshold: 5"),
+    ] {
+        let (status, head, _) = python.post(&overriding, "{}");
+        assert_eq!(
+            (
+                status,
+                header(&head, "x-agent-quarantined").unwrap().as_str()
+            ),
+            (200, "true")
+        );
+        let id = header(&head, "x-agent-trace-id").unwrap();
+        python.trace(&id);
+        let (status, session) = python.ask(&format!("/quarantine/{id}"));
+        let session: Value = serde_json::from_str(&session).unwrap();
+        assert_eq!(
+            (status, &session["trace_id"], &session["user_override"]),
+            (200, &json!(id), &json!(true))
+        );
+        assert_eq!(session["manifest"]["agent_id"], "booking");
+        assert!(
+            session["warning_message"]
+                .as_str()
+                .unwrap()
+                .contains("trust score"),
+            "{session}"
+        );
+        // Others read it only where it is known who asks.
+        assert_eq!(python.get(&format!("/quarantine/{id}")).0, 404);
+    }
+    python.trace(&passed);
+    for id in [passed.as_str(), "6ba7b810-9dad-11d1-80b4-00c04fd430c8", "x"] {
+        let (status, said) = python.ask(&format!("/quarantine/{id}"));
+        assert_eq!(
+            (status, said.as_str()),
+            (404, r#"{"detail":"Quarantine session not found"}"#),
+            "{id}"
+        );
+    }
+    drop(python);
+    fs::write(&settings, "policy: {profile: python, trust_threshold: 2}\n").unwrap();
+    let mut command = command(folder.path(), &url, &manifest("trusted", "temporary"));
+    let output = command.arg("--config").arg(&settings).output().unwrap();
+    assert_eq!(output.status.code(), Some(64));
 }
