@@ -40,6 +40,11 @@ def talk(requests, context):
         yield b"to " + request
 
 
+def late(requests, context):
+    yield b"begun"
+    yield str(sum(len(request) for request in requests)).encode()
+
+
 def slow(request, context):
     while context.is_active():
         time.sleep(0.05)
@@ -60,6 +65,7 @@ methods = {
     "Total": grpc.stream_unary_rpc_method_handler(total),
     "Talk": grpc.stream_stream_rpc_method_handler(talk),
     "Stall": grpc.unary_stream_rpc_method_handler(stall),
+    "Late": grpc.stream_stream_rpc_method_handler(late),
     "Slow": grpc.unary_unary_rpc_method_handler(slow),
 }
 server = grpc.server(ThreadPoolExecutor(16))

@@ -25,7 +25,7 @@ def refused(name, call):
         said[name] = {"code": error.code().name, "details": error.details(), "trailers": {k: v for k, v in error.trailing_metadata() if isinstance(v, str)}}
 
 
-one = channel.unary_unary("/an.Agent/One")
+one = channel.unary_unary(given.get("path", "/an.Agent/One"))
 if given.get("one"):
     refused("one", lambda: one(b"abc", metadata=metadata, timeout=20))
     print(json.dumps(said))
@@ -42,6 +42,8 @@ if given.get("quiet"):
             time.sleep(0.75)
 
     said["dripped"] = channel.stream_unary("/an.Agent/Total")(drip(), timeout=20).decode()
+    # The answer begins at once, and goes on when all was sent.
+    said["late"] = [answer.decode() for answer in channel.stream_stream("/an.Agent/Late")(drip(), timeout=20)]
     begun = time.monotonic()
     refused("stalled", lambda: list(channel.unary_stream("/an.Agent/Stall")(b"", timeout=20)))
     said["stalled_after"] = time.monotonic() - begun

@@ -185,13 +185,16 @@ impl Digits<'_> {
             return false;
         }
         if groups.len() > 1 {
-            return true;
+            return !is_in_uuid(self.text, groups[0].start);
         }
         let group = groups[0].clone();
         let words = self.words.before(self.text, group.start);
         // A fraction, a version, an address.
         let is_part = sequence.separator == Some(b'.') && sequence.groups.len() > 1;
-        if is_part || is_in_hex_word(self.text, &group) {
+        let before = self.text[..group.start].strip_suffix(b".");
+        let is_fraction =
+            before.is_some_and(|before| before.last().is_some_and(u8::is_ascii_digit));
+        if is_part || is_fraction || is_in_hex_word(self.text, &group) {
             return false;
         }
         words.card || (range == card::Range::Narrow && !(self.is_bare && self.words.id))
@@ -268,7 +271,8 @@ pub(crate) fn next_digit(text: &[u8], mut at: usize) -> Option<usize> {
 }
 
 /// As card numbers are printed: in groups of one length, the last of which may be shorter; or as
-/// American Express, Diners Club and old Maestro cards are. Groups of one or two digits must be all.
+/// American Express, Diners Club and old Maestro cards are. Groups of other lengths than four must be
+/// all that there is.
 fn has_shape(groups: &[Range<usize>], is_whole: bool) -> bool {
     let lengths: SmallVec<[usize; 24]> = groups.iter().map(Range::len).collect();
     match lengths[..] {
@@ -277,7 +281,7 @@ fn has_shape(groups: &[Range<usize>], is_whole: bool) -> bool {
             let is_even = lengths[..lengths.len() - 1]
                 .iter()
                 .all(|length| *length == first);
-            is_even && last <= first && (first > 2 || is_whole)
+            is_even && last <= first && (first == 4 || is_whole)
         }
         [] => false,
     }
@@ -292,6 +296,26 @@ fn is_in_fours(groups: &[Range<usize>]) -> bool {
 fn is_assigned(digits: &[u8]) -> bool {
     let (area, group, serial) = (&digits[..3], &digits[3..5], &digits[5..]);
     area != b"000" && area != b"666" && area[0] != b'9' && group != b"00" && serial != b"0000"
+}
+
+/// Whether a group is one of a UUID's, `8-4-4-4-12` in hexadecimal digits (RFC 9562 section 4).
+fn is_in_uuid(text: &[u8], start: usize) -> bool {
+    const LENGTH: usize = 36;
+    let is_in = |byte: &&u8| byte.is_ascii_hexdigit() || **byte == b'-';
+    let before = text[..start]
+        .iter()
+        .rev()
+        .take(LENGTH)
+        .take_while(is_in)
+        .count();
+    let begin = start - before;
+    let length = text[begin..]
+        .iter()
+        .take(LENGTH + 1)
+        .take_while(is_in)
+        .count();
+    length == LENGTH
+        && (0..LENGTH).all(|at| (text[begin + at] == b'-') == matches!(at, 8 | 13 | 18 | 23))
 }
 
 fn is_in_hex_word(text: &[u8], group: &Range<usize>) -> bool {

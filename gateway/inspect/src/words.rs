@@ -1,5 +1,6 @@
 //! What the words around a value say of it.
 
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind};
@@ -181,11 +182,23 @@ impl Words {
                 Some((_, Topic::Card)) => self.card = true,
                 Some((_, Topic::Ssn)) => self.ssn = true,
                 Some((_, Topic::Phone)) => self.phone = true,
-                Some((_, Topic::Secret)) => self.secret = true,
+                Some((_, Topic::Secret)) => {
+                    self.secret |= is_name || !is_no_secret(text, found.start()..found.end());
+                }
                 None => self.secret |= is_name,
             }
         }
     }
+}
+
+/// Whether the word of which this is a part is that of a token that is none.
+fn is_no_secret(text: &[u8], part: Range<usize>) -> bool {
+    let is_word = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(**byte, b'_' | b'-');
+    let before = text[..part.start].iter().rev().take_while(is_word).count();
+    let after = text[part.end..].iter().take_while(is_word).count();
+    let word = text[part.start - before..part.end + after].to_ascii_lowercase();
+    let contains = |other: &&str| memchr::memmem::find(&word, other.as_bytes()).is_some();
+    NO_SECRETS.iter().any(|other| contains(&other))
 }
 
 /// Whether this is the rest of a mask, `_REDACTED]`: it says what stood there, and nothing of what
@@ -255,6 +268,8 @@ mod tests {
         let text = b"my SSN is 123456789";
         assert!(Words::default().before(text, 10).ssn);
         assert!(!Words::default().before(b"[SSN_REDACTED] 123456789", 15).ssn);
+        assert!(Words::default().before(b"the token: abc", 11).secret);
+        assert!(!Words::default().before(b"page_token: abc", 12).secret);
         let far = [&b"ssn"[..], &[b' '; 50], b"123456789"].concat();
         assert!(!Words::default().before(&far, 53).ssn);
     }

@@ -204,6 +204,10 @@ fn a_refused_call_is_a_status_of_grpc() {
         assert_eq!(called.seen().len() - before, passed, "{settings}");
     }
     // A path that others may ask as often as they like is none for calls.
+    let gateway = Gateway::configured(&called.agent, limits);
+    let health = json!({"address": gateway.address, "one": true, "path": "/health"});
+    assert_eq!(called.ask(&health)["one"]["code"], "UNIMPLEMENTED");
+    assert_eq!(called.ask(&health)["one"]["code"], "RESOURCE_EXHAUSTED");
     let gateway = Gateway::configured(&called.agent, &format!("{OPEN}{limits}"));
     assert_eq!(called.one(&gateway, &json!({})), "OK");
     assert_eq!(
@@ -258,6 +262,7 @@ fn a_call_in_which_nothing_moves_ends() {
     wait_for(|| called.seen().iter().any(|line| line["cancelled"] == true));
     // It counts what moves either way: four messages in three seconds, and an answer at the end.
     assert_eq!(said["dripped"], "4");
+    assert_eq!(said["late"], json!(["begun", "4"]));
     // An agent that stops in mid-answer.
     assert_ne!(said["stalled"], "OK");
     assert!(said["stalled_after"].as_f64().unwrap() < 10.0, "{said}");
