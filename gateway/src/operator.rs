@@ -1,13 +1,15 @@
 //! The operator's port: metrics, health, and what was written down of a request.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
+use hyper::http::uri::Authority;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -16,6 +18,7 @@ use uuid::Uuid;
 use crate::answer::json_answer;
 use crate::body::Body;
 use crate::callers::Caller;
+use crate::headers::only;
 use crate::recorder::{MAX_LINES, Wanted};
 use crate::shared::Shared;
 
@@ -44,6 +47,9 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 async fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Body> {
     if request.method() != Method::GET {
         return error(StatusCode::METHOD_NOT_ALLOWED, "only GET");
+    }
+    if !is_for_this_host(request.headers()) {
+        return error(StatusCode::FORBIDDEN, "ask localhost, or an address");
     }
     let is_good = shared.recorder.as_ref().is_none_or(|it| it.is_good());
     match request.uri().path() {
@@ -167,6 +173,52 @@ fn unreadable() -> Response<Body> {
     error(StatusCode::INTERNAL_SERVER_ERROR, why)
 }
 
+/// Whether it asks this host by an address or as localhost. A page in a browser, whose name somebody has
+/// made one of this host, asks by that name.
+fn is_for_this_host(headers: &HeaderMap) -> bool {
+    let host = only(headers, HOST.as_str()).and_then(|host| host.to_str().ok());
+    let authority = host.and_then(|host| host.parse::<Authority>().ok());
+    authority.is_some_and(|authority| {
+        let host = authority.host().trim_matches(['[', ']']);
+        host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok()
+    })
+}
+
 fn error(status: StatusCode, detail: &str) -> Response<Body> {
     json_answer(status, &json!({"detail": detail}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_asks_this_host_by_its_own_names_is_answered() {
+        let of = |hosts: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for host in hosts {
+                headers.append(HOST, HeaderValue::from_str(host).unwrap());
+            }
+            is_for_this_host(&headers)
+        };
+        for host in [
+            "localhost",
+            "LOCALHOST:9090",
+            "127.0.0.1:9090",
+            "[::1]:9090",
+            "10.0.0.7",
+        ] {
+            assert!(of(&[host]), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example:9090",
+            "",
+            "a@127.0.0.1x",
+        ] {
+            assert!(!of(&[host]), "{host}");
+        }
+        assert!(!of(&[]) && !of(&["localhost", "localhost"]));
+    }
 }

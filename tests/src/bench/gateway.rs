@@ -144,12 +144,145 @@ pub(crate) fn figures() {
             );
         }
     }
+    rates(folder.path(), &agent, &peers);
     for (name, peer) in [("gateway", &plain), ("gateway that records", &recording)] {
         let peak = fs::read_to_string(format!("/proc/{}/status", peer.process.id()));
         let peak = peak.unwrap_or_default();
         let line = peak.lines().find(|line| line.starts_with("VmHWM"));
         println!("{name}: {}", line.unwrap_or_default());
     }
+}
+
+/// At rates that are given, whatever is answered, by `h2load`; and as the reference architecture asks,
+/// by `ab`.
+fn rates(folder: &Path, agent: &Peer, peers: &[(&str, &Peer, &str)]) {
+    let body = folder.join("post.json");
+    fs::write(&body, task(1024)).expect("a file");
+    for (connections, each, seconds) in [(10, 100, 60), (100, 100, 20)] {
+        println!(
+            "\n{} requests of 1 KiB a second for {seconds} s, open loop, {connections} connections:",
+            connections * each
+        );
+        for (name, peer, path) in peers {
+            match h2load(peer, path, &body, [connections, each, seconds]) {
+                Some(told) => println!("{name:32} {told}"),
+                None => return println!("h2load: apt-get install nghttp2-client"),
+            }
+        }
+    }
+    println!("\nab -n 10000 -c 100:");
+    for (name, peer, path) in peers {
+        match ab(peer, path, &body) {
+            Some(told) => println!("{name:32} {told}"),
+            None => return println!("ab: apt-get install apache2-utils"),
+        }
+    }
+    println!("\nSpans, 16 connections, {SECONDS} s each:");
+    let script = script(folder, 1024);
+    let collector = format!("http://127.0.0.1:{}", agent.port);
+    let mut base = None;
+    for (name, ratio) in [
+        ("none", None),
+        ("of one request in a hundred", Some("0.01")),
+        ("of all", Some("1")),
+    ] {
+        let settings = folder.join("iatp.yaml");
+        let text = ratio.map(|ratio| {
+            format!("telemetry: {{otel_endpoint: '{collector}', otel_sample_ratio: {ratio}}}\n")
+        });
+        fs::write(&settings, text.unwrap_or_default()).expect("a file");
+        let peer = gateway(
+            folder,
+            agent.port,
+            &["--config", settings.to_str().expect("UTF-8")],
+        );
+        let seen = wrk(&peer, "/proxy", &script, 16);
+        let base = *base.get_or_insert(seen.cpu);
+        println!(
+            "{name:32} {:>8.0} /s  CPU {:>6.1} us  {:.2} x",
+            seen.rate,
+            seen.cpu,
+            seen.cpu / base
+        );
+    }
+}
+
+/// What was answered, how late, and the share of two cores that it took.
+fn h2load(
+    peer: &Peer,
+    path: &str,
+    body: &Path,
+    [connections, each, seconds]: [u32; 3],
+) -> Option<String> {
+    let log = body.with_extension("log");
+    let _ = fs::remove_file(&log);
+    let before = peer.cpu();
+    let output = Command::new("h2load")
+        .args([
+            "--h1",
+            "--rps",
+            &each.to_string(),
+            "-c",
+            &connections.to_string(),
+            "-D",
+            &seconds.to_string(),
+        ])
+        .args(["-H", "content-type: application/json", "-d"])
+        .arg(body)
+        .arg("--log-file")
+        .arg(&log)
+        .arg(format!("http://127.0.0.1:{}{path}", peer.port))
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let cpu = peer.cpu() - before;
+    // Begin, status and microseconds of each.
+    let log = fs::read_to_string(&log).ok()?;
+    let mut times: Vec<u64> = log
+        .lines()
+        .filter_map(|line| {
+            let mut parts = line.split_whitespace().skip(1);
+            parts.next().filter(|status| *status == "200")?;
+            parts.next()?.parse().ok()
+        })
+        .collect();
+    assert!(!times.is_empty(), "{text}");
+    times.sort_unstable();
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize] as f64 / 1000.0;
+    Some(format!(
+        "{:>8.0} /s  p50 {:>6.2} ms  p99 {:>6.2} ms  p99.9 {:>6.2} ms  {:>5.1} % of two cores",
+        times.len() as f64 / f64::from(seconds),
+        at(0.5),
+        at(0.99),
+        at(0.999),
+        cpu / f64::from(seconds) / 2.0 * 100.0
+    ))
+}
+
+fn ab(peer: &Peer, path: &str, body: &Path) -> Option<String> {
+    let output = Command::new("ab")
+        .args(["-n", "10000", "-c", "100", "-T", "application/json", "-p"])
+        .arg(body)
+        .arg(format!("http://127.0.0.1:{}{path}", peer.port))
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = |name: &str| {
+        let line = text
+            .lines()
+            .find_map(|line| line.trim_start().strip_prefix(name));
+        line.and_then(|line| line.split_whitespace().next())
+            .unwrap_or("?")
+            .to_owned()
+    };
+    assert!(!text.contains("Non-2xx"), "{text}");
+    Some(format!(
+        "{:>8} /s  p50 {:>4} ms  p99 {:>4} ms  failed {}",
+        line("Requests per second:"),
+        line("50%"),
+        line("99%"),
+        line("Failed requests:")
+    ))
 }
 
 fn itself(arguments: &[&str]) -> Peer {
@@ -240,8 +373,8 @@ fn wait_for_port(port: u16) {
     harness::wait_for(|| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
 }
 
-/// A script for `wrk`: a task as an agent might get it.
-fn script(folder: &Path, size: usize) -> std::path::PathBuf {
+/// A task as an agent might get it.
+fn task(size: usize) -> String {
     let mut body = String::from(r#"{"task":"book","user":"alice","notes":["#);
     while body.len() < size - 80 {
         body.push_str(r#""from 2026-11-29 to 2026-12-04, two rooms, 4 people, order 100234","#);
@@ -249,6 +382,12 @@ fn script(folder: &Path, size: usize) -> std::path::PathBuf {
     body.push_str("1]}");
     let padding = size.saturating_sub(body.len());
     body.push_str(&" ".repeat(padding));
+    body
+}
+
+/// A script for `wrk`.
+fn script(folder: &Path, size: usize) -> std::path::PathBuf {
+    let body = task(size);
     let file = folder.join(format!("post-{size}.lua"));
     let text = format!(
         "wrk.method = \"POST\"\nwrk.headers[\"Content-Type\"] = \"application/json\"\nwrk.body = [==[{body}]==]\n"

@@ -188,7 +188,8 @@ impl Gateway {
 
     /// From the operator's port.
     fn ask(&self, path: &str) -> (u16, String) {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         let (status, _, body) = exchange(&self.operator, request.as_bytes());
         (status, body)
     }
