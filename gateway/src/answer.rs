@@ -87,6 +87,8 @@ pub enum Override {
     /// By an approval, whose id stands in `X-User-Override`: what the enclave's sidecar says of it, if
     /// it waits.
     Approval(Option<Value>),
+    /// By an approval, and as many of this caller's requests wait for one as may.
+    Full,
 }
 
 impl From<Unreadable> for Refusal {
@@ -180,7 +182,7 @@ impl Refusal {
                 "override": match by {
                     Override::Unavailable => "unavailable",
                     Override::SharedSecret => "shared_secret",
-                    Override::Approval(_) => "approval",
+                    Override::Approval(_) | Override::Full => "approval",
                 },
                 "approval": match by {
                     Override::Approval(approval) => approval.clone(),
@@ -190,6 +192,9 @@ impl Refusal {
                 "message": match by {
                     Override::Unavailable => "this gateway has no way to override it",
                     Override::SharedSecret => "send X-User-Override with the shared secret to go on",
+                    Override::Full => {
+                        "as many requests of this caller wait for an approval as may: have them approved, or wait"
+                    }
                     Override::Approval(None) => {
                         "send it again with X-User-Override: request, and have it approved"
                     }

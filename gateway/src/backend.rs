@@ -17,6 +17,7 @@ use crate::body::Whole;
 use crate::config::BackendAddress;
 use crate::grpc::Sent;
 use crate::headers::{OVERRIDE, remove_hop_by_hop};
+use crate::limits::CALLS;
 use crate::read::Request;
 use crate::trace;
 use crate::unix::UnixConnector;
@@ -61,6 +62,8 @@ impl Backend {
             .timer(TokioTimer::new())
             .http2_only(true)
             .http2_initial_stream_window_size(WINDOW)
+            // Who does not take what was answered keeps nobody else's waiting.
+            .http2_initial_connection_window_size(WINDOW * CALLS)
             .http2_max_send_buf_size(WINDOW as usize)
             .http2_keep_alive_interval(KEEP_ALIVE);
         let (client, authority, base) = match address {

@@ -119,11 +119,7 @@ impl Content {
                         masked,
                     });
                 }
-                let (masked, kinds) = inspect::mask_text(text, purpose);
-                Ok(Found {
-                    kinds,
-                    masked: (masked != text).then(|| masked.into_bytes()),
-                })
+                Ok(with_json_in_lines(text, purpose))
             }
             Self::Stream(framing) => {
                 let all = inspect::Kind::ALL.into_iter().collect();
@@ -142,6 +138,33 @@ impl Content {
             }
             Self::Form => form(body, purpose),
         }
+    }
+}
+
+/// Looks through a text of which lines may be JSON, with a word before it: several texts in one message,
+/// or those of Socket.IO. What stands there is looked for in both readings.
+fn with_json_in_lines(text: &str, purpose: Purpose) -> Found {
+    let (mut kinds, mut all) = (Kinds::default(), String::with_capacity(text.len()));
+    for line in text.split_inclusive('\n') {
+        let begin = line.find(['{', '[']).filter(|_| line.contains('\\'));
+        let found = begin.and_then(|begin| {
+            let found = inspect::json(&line.as_bytes()[begin..], purpose).ok()?;
+            let masked = found.mask(&line.as_bytes()[begin..]);
+            kinds = kinds.union(found.kinds());
+            Some((begin, String::from_utf8(masked).ok()?))
+        });
+        match found {
+            Some((begin, masked)) => {
+                all.push_str(&line[..begin]);
+                all.push_str(&masked);
+            }
+            None => all.push_str(line),
+        }
+    }
+    let (masked, of_text) = inspect::mask_text(&all, purpose);
+    Found {
+        kinds: kinds.union(of_text),
+        masked: (masked != text).then(|| masked.into_bytes()),
     }
 }
 
@@ -222,6 +245,32 @@ pub fn form(text: &[u8], purpose: Purpose) -> Result<Found, Unreadable> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn escapes_hide_nothing_in_lines_that_are_json() {
+        let text = Content::Stream(Framing::Text);
+        for (body, masked) in [
+            (
+                "{}\n{\"card\":\"\\u0034532-0151-1283-0366\"}\n",
+                "{}\n{\"card\":\"[CREDIT_CARD_REDACTED]\"}\n",
+            ),
+            (
+                "42[\"pay\",{\"card\":\"\\u0034532-0151-1283-0366\"}]",
+                "42[\"pay\",{\"card\":\"[CREDIT_CARD_REDACTED]\"}]",
+            ),
+            (
+                "a\\b {no json, 4532-0151-1283-0366",
+                "a\\b {no json, [CREDIT_CARD_REDACTED]",
+            ),
+        ] {
+            let found = text.look(body.as_bytes(), Purpose::Decide).unwrap();
+            assert!(found.kinds.contains(inspect::Kind::CreditCard), "{body}");
+            assert_eq!(String::from_utf8(found.masked.unwrap()).unwrap(), masked);
+        }
+        let plain = "a [word] with \\ in it\n";
+        let found = text.look(plain.as_bytes(), Purpose::Decide).unwrap();
+        assert_eq!((found.kinds, found.masked), (Kinds::default(), None));
+    }
 
     #[tokio::test]
     async fn what_is_compressed_is_decoded_up_to_a_limit() {

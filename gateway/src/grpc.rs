@@ -17,6 +17,7 @@ use crate::activity::Activity;
 use crate::answer::Refusal;
 use crate::body::{Body, Error};
 use crate::content::media_type;
+use crate::limits::Place;
 
 const STATUS: &str = "grpc-status";
 const MESSAGE: &str = "grpc-message";
@@ -134,6 +135,8 @@ impl hyper::body::Body for Sent {
 pub struct Answered<F: FnOnce(Option<u16>)> {
     body: Body,
     ended: Option<F>,
+    /// Among all calls, until it ends.
+    _place: Place,
 }
 
 impl<F: FnOnce(Option<u16>)> fmt::Debug for Answered<F> {
@@ -144,9 +147,10 @@ impl<F: FnOnce(Option<u16>)> fmt::Debug for Answered<F> {
 
 impl<F: FnOnce(Option<u16>)> Answered<F> {
     /// `ended` gets the call's status, or none where it has none.
-    pub fn new(body: Body, ended: F) -> Self {
+    pub fn new(body: Body, place: Place, ended: F) -> Self {
         Self {
             body,
+            _place: place,
             ended: Some(ended),
         }
     }

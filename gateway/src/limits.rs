@@ -18,6 +18,9 @@ use crate::room::Peer;
 
 /// After so many requests peers that did not come again are forgotten.
 const FORGET_AFTER: u64 = 10_000;
+/// Calls of gRPC at once, of all and of one peer.
+pub const CALLS: u32 = 512;
+const CALLS_OF_PEER: usize = 128;
 /// In what proxies in front write down who asked them.
 const FORWARDED_FOR: &str = "x-forwarded-for";
 /// What else they say of that; from others it is not believed.
@@ -35,6 +38,7 @@ pub struct Limits {
     asked: AtomicU64,
     most_connections: Option<usize>,
     connections: Arc<Mutex<BTreeMap<Peer, usize>>>,
+    calls: Arc<Mutex<BTreeMap<Peer, usize>>>,
     proxies: Vec<IpNet>,
 }
 
@@ -60,6 +64,29 @@ impl Drop for Place {
     }
 }
 
+fn place(
+    taken: &Arc<Mutex<BTreeMap<Peer, usize>>>,
+    peer: Peer,
+    most: usize,
+    of_all: usize,
+) -> Option<Place> {
+    let mut counts = taken.lock().unwrap_or_else(PoisonError::into_inner);
+    let all: usize = if of_all == usize::MAX {
+        0
+    } else {
+        counts.values().sum()
+    };
+    let count = counts.get(&peer).copied().unwrap_or_default();
+    if count >= most || all >= of_all {
+        return None;
+    }
+    counts.insert(peer, count + 1);
+    Some(Place {
+        peer,
+        connections: Arc::clone(taken),
+    })
+}
+
 impl Limits {
     /// So many requests a second, and so many at once, of each peer; so many connections of each. What
     /// proxies in these networks say of who asked them is believed.
@@ -83,20 +110,12 @@ impl Limits {
         let Some(most) = self.most_connections.filter(|_| !self.is_proxy(from)) else {
             return Some(None);
         };
-        let peer = Peer::of(from);
-        let mut connections = self
-            .connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let count = connections.entry(peer).or_default();
-        if *count >= most {
-            return None;
-        }
-        *count += 1;
-        Some(Some(Place {
-            peer,
-            connections: Arc::clone(&self.connections),
-        }))
+        place(&self.connections, Peer::of(from), most, usize::MAX).map(Some)
+    }
+
+    /// A place for a call of gRPC, of which each may keep something of the agent's waiting.
+    pub fn call(&self, peer: Peer) -> Option<Place> {
+        place(&self.calls, peer, CALLS_OF_PEER, CALLS as usize)
     }
 
     /// Who asks: the last address that no proxy of ours has.
@@ -235,5 +254,17 @@ mod tests {
             .map(|_| limits.connect(address("10.0.0.1")))
             .collect();
         assert!(proxied.iter().all(Option::is_some));
+        let of = |at: u8| Peer::of([192, 0, 2, at].into());
+        let calls: Vec<_> = (0..CALLS_OF_PEER)
+            .map(|_| limits.call(of(1)).unwrap())
+            .collect();
+        assert!(limits.call(of(1)).is_none());
+        let others = (2..5).flat_map(|at| (0..CALLS_OF_PEER).map(move |_| of(at)));
+        let others: Vec<_> = others.map(|peer| limits.call(peer).unwrap()).collect();
+        assert!(limits.call(of(9)).is_none());
+        drop(others);
+        assert!(limits.call(of(9)).is_some() && limits.call(of(1)).is_none());
+        drop(calls);
+        assert!(limits.call(of(1)).is_some());
     }
 }

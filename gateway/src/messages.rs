@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use inspect::{Framing, Purpose};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
@@ -35,6 +36,14 @@ use crate::shared::Shared;
 const READ_AHEAD: usize = 16 << 10;
 /// So much of a message that is not whole takes no room, in bytes.
 const FREE: usize = 64 << 10;
+/// The head of a control frame, with and without a mask, in bytes (RFC 6455 section 5.2).
+const MASKED_HEAD: usize = 6;
+const HEAD: usize = 2;
+/// A message has so long to arrive; and to be taken, with a second for each [`SLOWEST`] bytes.
+const MESSAGE_DEADLINE: Duration = Duration::from_secs(60);
+const SLOWEST: u64 = 32 << 10;
+/// It is looked for so often.
+const LOOK: Duration = Duration::from_secs(5);
 /// Who is told that it ends has so long to say that it knows.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -69,6 +78,8 @@ enum End {
     Agent(tungstenite::Error),
     /// Nothing moved for too long.
     Idle,
+    /// A message did not arrive, or was not taken, in time.
+    Slow,
     /// The gateway ends.
     Ends,
 }
@@ -107,6 +118,8 @@ impl Exchange {
             tokio::select! {
                 end = both => end,
                 () = stands_still(&activity, self.idle) => End::Idle,
+                () = from_caller.late() => End::Slow,
+                () = from_agent.late() => End::Slow,
                 _ = ends.wait_for(|ends| *ends) => End::Ends,
             }
         };
@@ -164,15 +177,22 @@ impl Exchange {
                 Ok(masked) => masked,
                 Err(refusal) => return End::Refused(refusal),
             };
-            let sent = match message {
+            let message = match message {
                 Ok(Message::Close(frame)) => return self.close(frame, to_agent).await,
-                Ok(message) => pass(message, masked, to_agent).await,
+                Ok(message) if is_control(&message) => {
+                    // They are answered, and count as requests do.
+                    held.forget(message.len() + MASKED_HEAD);
+                    self.wait_for_turn().await;
+                    continue;
+                }
+                Ok(message) => message,
                 Err(error) => return End::Caller(error),
             };
-            if let Err(error) = sent {
-                return End::Agent(error);
+            match pass(message, masked, to_agent).await {
+                None => return End::Slow,
+                Some(Err(error)) => return End::Agent(error),
+                Some(Ok(())) => held.clear(),
             }
-            held.clear();
         }
         End::Closed(None)
     }
@@ -189,15 +209,20 @@ impl Exchange {
                 Ok(masked) => masked,
                 Err(refusal) => return End::Refused(refusal),
             };
-            let sent = match message {
+            let message = match message {
                 Ok(Message::Close(frame)) => return self.close(frame, to_caller).await,
-                Ok(message) => pass(message, masked, to_caller).await,
+                Ok(message) if is_control(&message) => {
+                    held.forget(message.len() + HEAD);
+                    continue;
+                }
+                Ok(message) => message,
                 Err(error) => return End::Agent(error),
             };
-            if let Err(error) = sent {
-                return End::Caller(error);
+            match pass(message, masked, to_caller).await {
+                None => return End::Slow,
+                Some(Err(error)) => return End::Caller(error),
+                Some(Ok(())) => held.clear(),
             }
-            held.clear();
         }
         End::Closed(None)
     }
@@ -255,13 +280,17 @@ impl Exchange {
 
     /// A message counts as a request does, and who sends too many waits.
     async fn may_say(&self) -> Result<(), Refusal> {
-        let shared = &self.judge.shared;
-        while let Err(Refusal::TooMany(wait)) = shared.limits.check(self.judge.peer) {
-            tokio::time::sleep(wait).await;
-        }
-        match &shared.recorder {
+        self.wait_for_turn().await;
+        match &self.judge.shared.recorder {
             Some(recorder) if !recorder.is_good() => Err(Refusal::Unrecorded),
             _ => Ok(()),
+        }
+    }
+
+    async fn wait_for_turn(&self) {
+        let limits = &self.judge.shared.limits;
+        while let Err(Refusal::TooMany(wait)) = limits.check(self.judge.peer) {
+            tokio::time::sleep(wait).await;
         }
     }
 
@@ -299,6 +328,10 @@ impl Exchange {
                 let why = closing(CloseCode::Away, "nothing was said for too long");
                 (Some(why), Some(away()))
             }
+            End::Slow => {
+                let why = closing(CloseCode::Policy, "a message took too long");
+                (Some(why), Some(away()))
+            }
             End::Ends => {
                 let why = closing(CloseCode::Away, "the gateway ends");
                 (Some(why), Some(away()))
@@ -313,17 +346,24 @@ impl Exchange {
     }
 }
 
-/// A message as it is, or its text as it was masked. Pings and pongs are of one side.
+/// Pings and pongs, which are of one side.
+fn is_control(message: &Message) -> bool {
+    !matches!(message, Message::Text(_) | Message::Binary(_))
+}
+
+/// Passes a message as it is, or its text as it was masked; none if it is not taken in time.
 async fn pass(
     message: Message,
     masked: Option<String>,
     to: &mut To,
-) -> Result<(), tungstenite::Error> {
-    match (message, masked) {
-        (Message::Text(_), Some(masked)) => to.send(Message::text(masked)).await,
-        (message @ (Message::Text(_) | Message::Binary(_)), _) => to.send(message).await,
-        _ => Ok(()),
-    }
+) -> Option<Result<(), tungstenite::Error>> {
+    let message = match masked {
+        Some(masked) => Message::text(masked),
+        None => message,
+    };
+    let seconds = message.len() as u64 / SLOWEST;
+    let patience = MESSAGE_DEADLINE + Duration::from_secs(seconds);
+    tokio::time::timeout(patience, to.send(message)).await.ok()
 }
 
 /// Says why it ends, if there is something to say, and writes what is still to be written.
@@ -379,9 +419,9 @@ async fn stands_still(activity: &Activity, idle: Duration) {
     }
 }
 
-/// What one side sent of a message that is not passed yet.
+/// What one side sent of a message that is not passed yet: how much, since when, and its room.
 struct Held {
-    state: Mutex<(usize, Room)>,
+    state: Mutex<(usize, Option<Instant>, Room)>,
     shared: Arc<Shared>,
     peer: Peer,
 }
@@ -389,7 +429,8 @@ struct Held {
 impl Held {
     fn add(&self, count: usize) -> io::Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (held, room) = &mut *state;
+        let (held, since, room) = &mut *state;
+        since.get_or_insert_with(Instant::now);
         *held += count;
         if *held > FREE && *held > room.taken() {
             let more = *held - room.taken() + FREE;
@@ -399,8 +440,31 @@ impl Held {
         Ok(())
     }
 
+    /// Returns when a message has been on its way for too long: what is more than a few bytes.
+    async fn late(&self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let (held, since, _) = &*state;
+            let is_old = since.is_some_and(|since| since.elapsed() > MESSAGE_DEADLINE);
+            if is_old && *held > READ_AHEAD {
+                return;
+            }
+        }
+    }
+
+    /// So much of it was a control frame, between those of a message.
+    fn forget(&self, count: usize) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (held, since, _) = &mut *state;
+        *held = held.saturating_sub(count);
+        if *held == 0 {
+            *since = None;
+        }
+    }
+
     fn clear(&self) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = (0, Room::default());
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = (0, None, Room::default());
     }
 }
 

@@ -149,21 +149,25 @@ impl Request {
         (!self.is_streamed).then(|| sha256(&self.body).to_string())
     }
 
-    /// Names method, target, type and body, as they came. None of a body that is still to come.
+    /// Names method, target, type, encoding and body, as they came. None of a body that is still to come.
     pub fn fingerprint(&self) -> Option<identity::Digest<32>> {
         let kind = self.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        let encodings = self.headers.get_all(CONTENT_ENCODING).iter();
+        let encodings = encodings.map(HeaderValue::as_bytes);
         let parts = serde_json::json!([
             self.method.as_str(),
             self.path.as_str(),
             kind.map(String::from_utf8_lossy),
+            encodings.map(String::from_utf8_lossy).collect::<Vec<_>>(),
             self.digest()?,
         ]);
         Some(sha256(parts.to_string().as_bytes()))
     }
 
-    /// Path and query without anything sensitive.
-    pub fn scrubbed_target(&self) -> String {
-        let decoded = percent_decode_str(self.path.as_str()).decode_utf8_lossy();
+    /// The query, decoded, without anything sensitive.
+    pub fn scrubbed_query(&self) -> String {
+        let query = self.path.query().unwrap_or_default();
+        let decoded = percent_decode_str(query).decode_utf8_lossy();
         inspect::mask_text(&decoded, Purpose::Log).0
     }
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flight::{first_of, seals_name, segment_name};
 use jiff::Timestamp;
@@ -25,6 +25,8 @@ use crate::trace::Trace;
 const QUEUE: usize = 4096;
 /// A segment ends with the line that makes it so long.
 const SEGMENT: u64 = 8 * 1024 * 1024;
+/// Nor is it written for longer, where lines are sealed: seals take place, too.
+const SEALED_FOR: Duration = Duration::from_secs(3600);
 /// Lines of a trace that are given at once, at most.
 pub const MAX_LINES: usize = 1000;
 /// No line begins on a page that is so long, in bytes.
@@ -263,8 +265,11 @@ impl Recorder {
                     continue;
                 }
                 let begin = memchr::memrchr(b'\n', &text[..at]).map_or(0, |end| end + 1);
-                after = memchr::memchr(b'\n', &text[at..]).map_or(text.len(), |end| at + end);
-                // The last line may not be whole yet.
+                // The last line may not be whole yet; others without an end were never written so.
+                let Some(end) = memchr::memchr(b'\n', &text[at..]) else {
+                    break;
+                };
+                after = at + end;
                 let line: Value = serde_json::from_slice(&text[begin..after]).unwrap_or_default();
                 if !wanted.is(&line, &id) {
                     continue;
@@ -354,30 +359,47 @@ struct Segments {
     lines: u64,
     file: File,
     written: u64,
+    begun: Instant,
     total: u64,
     sealed: Sealed,
 }
 
-/// How many lines are sealed, where they are.
+/// How many lines are sealed, where they are; and how many are written and stay so.
 #[derive(Debug, Clone, Default)]
-pub struct Sealed(Option<Arc<AtomicU64>>);
+pub struct Sealed {
+    sealed: Option<Arc<AtomicU64>>,
+    written: Arc<AtomicU64>,
+}
 
 impl Sealed {
     /// They are: none yet.
     pub fn none_yet() -> Self {
-        Self(Some(Arc::default()))
+        Self {
+            sealed: Some(Arc::default()),
+            written: Arc::default(),
+        }
     }
 
     /// All before this place are.
     pub fn set(&self, end: u64) {
-        if let Some(sealed) = &self.0 {
+        if let Some(sealed) = &self.sealed {
             sealed.store(end, Ordering::Release);
         }
     }
 
+    /// The place behind the last line that was written whole.
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Acquire)
+    }
+
+    /// All before this place are written.
+    pub fn set_written(&self, end: u64) {
+        self.written.store(end, Ordering::Release);
+    }
+
     /// Whether all before this place may be deleted.
     fn may_forget(&self, end: u64) -> bool {
-        let sealed = self.0.as_ref();
+        let sealed = self.sealed.as_ref();
         sealed.is_none_or(|sealed| sealed.load(Ordering::Acquire) >= end)
     }
 }
@@ -389,6 +411,7 @@ impl Segments {
         if let Some((begin, path)) = known.last() {
             first = begin + end_lines(path)?;
         }
+        sealed.set_written(first);
         Ok(Self {
             folder: folder.to_owned(),
             // One segment is always kept.
@@ -397,18 +420,21 @@ impl Segments {
             lines: 0,
             file: create(folder, first)?,
             written: 0,
+            begun: Instant::now(),
             total: total(folder, &known)?,
             sealed,
         })
     }
 
     fn append(&mut self, text: &[u8], lines: u64) -> io::Result<()> {
-        if self.written >= SEGMENT {
+        let is_old = self.sealed.sealed.is_some() && self.begun.elapsed() > SEALED_FOR;
+        if self.written >= SEGMENT || self.written > 0 && is_old {
             self.forget()?;
             self.first += self.lines;
             self.lines = 0;
             self.file = create(&self.folder, self.first)?;
             self.written = 0;
+            self.begun = Instant::now();
         }
         // What was written in part is taken back, so that it does not stand there twice.
         if let Err(error) = self.file.write_all(text) {
@@ -418,6 +444,7 @@ impl Segments {
         self.written += text.len() as u64;
         self.total += text.len() as u64;
         self.lines += lines;
+        self.sealed.set_written(self.first + self.lines);
         Ok(())
     }
 
@@ -481,11 +508,13 @@ fn length_of(folder: &Path, first: u64, file: &Path) -> io::Result<u64> {
 
 /// The segment from this place on; it may be there, and be empty.
 fn create(folder: &Path, first: u64) -> io::Result<File> {
-    OpenOptions::new()
+    let file = OpenOptions::new()
         .append(true)
         .create(true)
         .mode(0o600)
-        .open(folder.join(segment_name(first)))
+        .open(folder.join(segment_name(first)))?;
+    File::open(folder)?.sync_all()?;
+    Ok(file)
 }
 
 /// The segments, oldest first, each with the place of its first line.

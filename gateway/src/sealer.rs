@@ -3,13 +3,13 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use flight::{ACTION, Seal, seals_name, segment_name};
+use flight::{ACTION, Seal, first_sealed, seals_name, segment_name};
 use identity::token::unverified_claims;
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -52,6 +52,7 @@ const NAME: &str = "recorder";
 #[derive(Debug)]
 pub struct Sealer {
     folder: PathBuf,
+    id: (u64, u64),
     signer: Signer,
     recorder: Uuid,
     last: Option<Seal>,
@@ -81,12 +82,13 @@ impl Sealer {
     ) -> io::Result<Self> {
         let recorder = name_of(folder)?;
         let known = segments(folder)?;
-        let last = last_seal(folder, &known, recorder)?;
+        let last = last_seal(folder, recorder)?;
         let first = known.first().map_or(0, |(first, _)| *first);
         // Lines that were written while nobody sealed, and are still there, are sealed late.
         let next = last.as_ref().map_or(first, |seal| seal.end().max(first));
         let mut sealer = Self {
             folder: folder.to_owned(),
+            id: id_of(folder)?,
             signer,
             recorder,
             last,
@@ -174,9 +176,14 @@ impl Sealer {
         file.seek(SeekFrom::Start(self.offset))?;
         let mut text = Vec::new();
         file.read_to_end(&mut text)?;
-        let Some(end) = memchr::memrchr(b'\n', &text) else {
+        // No more than what stays: the recorder takes back what was written in part.
+        let most = self.sealed.written().saturating_sub(self.next);
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let Some(end) = memchr::memchr_iter(b'\n', &text).take(most).last() else {
             return Ok(None);
         };
+        // What is sealed must not be lost with the power.
+        file.sync_data()?;
         let lines = text[..end].split(|byte| *byte == b'\n');
         let last = self.last.as_ref();
         Ok(Some(Range {
@@ -218,12 +225,19 @@ impl Sealer {
     }
 
     fn keep(&self, token: &str) -> io::Result<()> {
+        if id_of(&self.folder)? != self.id {
+            let why = "the folder of the flight recorder is another one now";
+            return Err(io::Error::other(why));
+        }
         let mut file = OpenOptions::new()
             .create(true)
             .append(true)
             .mode(0o600)
             .open(self.folder.join(seals_name(self.segment)))?;
         let length = file.metadata()?.len();
+        if length == 0 {
+            fs::File::open(&self.folder)?.sync_all()?;
+        }
         let written = file
             .write_all(format!("{token}\n").as_bytes())
             .and_then(|()| file.sync_data());
@@ -233,6 +247,12 @@ impl Sealer {
         }
         written
     }
+}
+
+/// Which folder it is, whatever its name: its device and its inode.
+fn id_of(folder: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::metadata(folder)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 /// The recorder's id; a new one in a new folder.
@@ -245,7 +265,12 @@ fn name_of(folder: &Path) -> io::Result<Uuid> {
         }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let name = Uuid::new_v4();
-            fs::write(&path, format!("{name}\n"))?;
+            let new = folder.join("recorder.new");
+            let mut file = fs::File::create(&new)?;
+            file.write_all(format!("{name}\n").as_bytes())?;
+            file.sync_all()?;
+            fs::rename(new, path)?;
+            fs::File::open(folder)?.sync_all()?;
             Ok(name)
         }
         Err(error) => Err(error),
@@ -253,13 +278,16 @@ fn name_of(folder: &Path) -> io::Result<Uuid> {
 }
 
 /// What the last token of the folder sealed. Whether it is one is for those who verify.
-fn last_seal(folder: &Path, known: &[(u64, PathBuf)], recorder: Uuid) -> io::Result<Option<Seal>> {
-    for (first, _) in known.iter().rev() {
-        let path = folder.join(seals_name(*first));
-        let text = match fs::read_to_string(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            text => text?,
-        };
+fn last_seal(folder: &Path, recorder: Uuid) -> io::Result<Option<Seal>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        files.extend(name.and_then(first_sealed).map(|first| (first, path)));
+    }
+    files.sort();
+    for (_, path) in files.into_iter().rev() {
+        let text = fs::read_to_string(&path)?;
         // What was cut by the end of a process was never answered for.
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         if whole < text.len() {
@@ -283,4 +311,42 @@ fn last_seal(folder: &Path, known: &[(u64, PathBuf)], recorder: Uuid) -> io::Res
         return Ok(Some(seal));
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_written_whole_is_sealed_and_a_cut_token_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let segment = folder.path().join(segment_name(0));
+        fs::write(&segment, "{}\n{}\n{}\n").unwrap();
+        let sealed = Sealed::none_yet();
+        let open = || {
+            let signer = Signer::new("/nowhere".into(), None);
+            let metrics = Arc::new(Metrics::default());
+            Sealer::open(folder.path(), signer, sealed.clone(), metrics)
+        };
+        let sealer = open().unwrap();
+        let size = || sealer.read().unwrap().map(|range| range.seal.size);
+        assert_eq!(size(), None);
+        sealed.set_written(2);
+        assert_eq!(size(), Some(2));
+        // What was cut when the power failed was never answered for.
+        let seals = folder.path().join(seals_name(0));
+        fs::write(&seals, "eyJ").unwrap();
+        assert_eq!(open().unwrap().next, 0);
+        assert_eq!(fs::read_to_string(&seals).unwrap(), "");
+        // The recorder keeps its name, and nobody else's is taken.
+        assert_eq!(open().unwrap().recorder, sealer.recorder);
+        fs::write(folder.path().join(NAME), "").unwrap();
+        assert!(open().is_err());
+        // A folder that took the place of this one is not sealed by it.
+        let moved = folder.path().with_extension("moved");
+        fs::rename(folder.path(), &moved).unwrap();
+        fs::create_dir(folder.path()).unwrap();
+        assert!(sealer.keep("a token").is_err());
+        fs::remove_dir_all(moved).unwrap();
+    }
 }

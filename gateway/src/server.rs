@@ -30,6 +30,7 @@ use crate::limits::{Limits, Place};
 use crate::manifest_page::ManifestPage;
 use crate::metrics::Metrics;
 use crate::origins::Origins;
+use crate::overrides::Approvals;
 use crate::policy::{Policy, Trust};
 use crate::recorder::{Recorder, Sealed};
 use crate::room::Rooms;
@@ -106,7 +107,9 @@ async fn serve(mut config: Config) -> Result<(), Error> {
     }
     drop(listener);
     tracing::info!("draining");
-    let ended = tokio::task::spawn_blocking(|| workers.into_iter().for_each(Worker::end));
+    // All of them end at once, each as long as it needs.
+    let threads: Vec<JoinHandle<()>> = workers.into_iter().map(Worker::end).collect();
+    let ended = tokio::task::spawn_blocking(|| threads.into_iter().for_each(|it| drop(it.join())));
     let _ = ended.await;
     if let Some(recorder) = &shared.recorder {
         recorder.flush().await;
@@ -193,6 +196,7 @@ fn share(config: &mut Config, sealed: Sealed) -> Result<(Shared, Option<Sending>
         manifest: ManifestPage::new(config.manifest.document()),
         signer: config.signer.clone(),
         allow_override: config.allow_override,
+        approvals: Approvals::default(),
         agent_id: config.manifest.identity.agent_id.clone(),
         spans,
     };
@@ -297,10 +301,9 @@ impl Worker {
         })
     }
 
-    /// No connection comes any more; waits for what is under way.
-    fn end(self) {
-        drop(self.connections);
-        let _ = self.thread.join();
+    /// No connection comes any more; its thread ends when what is under way has.
+    fn end(self) -> JoinHandle<()> {
+        self.thread
     }
 }
 
@@ -397,7 +400,7 @@ impl Connection {
         let Some(watcher) = self.drain.watcher() else {
             return Ok(());
         };
-        let untaken = Untaken::default();
+        let untaken = Untaken::of_all();
         let service = service(self.shared, self.backend, from, untaken.clone());
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -409,6 +412,7 @@ impl Connection {
             .serve_connection(stream, service);
         tokio::select! {
             served = watcher.watch(connection) => served.map_err(Into::into),
+            () = untaken.idle(HEAD_DEADLINE) => Ok(()),
             () = untaken.wait() => Err("an answer was not taken".into()),
         }
     }
@@ -418,8 +422,9 @@ impl Connection {
 /// away from it.
 async fn begins_http2(stream: &tokio::net::TcpStream) -> Result<bool, body::Error> {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    const AGAIN: Duration = Duration::from_millis(10);
+    const LONGEST: Duration = Duration::from_millis(500);
     let looked = async {
+        let mut again = Duration::from_millis(5);
         let mut begin = [0; PREFACE.len()];
         loop {
             let length = stream.peek(&mut begin).await?;
@@ -429,7 +434,10 @@ async fn begins_http2(stream: &tokio::net::TcpStream) -> Result<bool, body::Erro
                 _ if !is_so_far => return Ok(false),
                 _ if length == PREFACE.len() => return Ok(true),
                 // The rest is on its way: nobody is told when there is more than a part to look at.
-                _ => tokio::time::sleep(AGAIN).await,
+                _ => {
+                    tokio::time::sleep(again).await;
+                    again = LONGEST.min(again * 2);
+                }
             }
         }
     };
@@ -458,8 +466,9 @@ fn service(
         let (from, untaken) = (Arc::clone(&from), untaken.clone());
         // It is large, and handed on from layer to layer.
         Box::pin(async move {
+            let open = untaken.open();
             let response = handle(&shared, &backend, &from, request).await;
-            Answered::Ok(response.map(|body| Counted::new(body, untaken)))
+            Answered::Ok(response.map(|body| Counted::new(body, untaken, open)))
         })
     });
     let for_pages = ServiceBuilder::new()

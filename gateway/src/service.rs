@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_LENGTH, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Response, StatusCode};
 use opentelemetry::KeyValue;
+use percent_encoding::percent_decode_str;
 use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
@@ -99,6 +101,7 @@ fn may_ask(shared: &Shared, peer: Peer, request: &hyper::Request<Incoming>) -> R
 
 /// Headers of every answer, and the figures.
 fn complete(shared: &Shared, response: &mut Response<Body>, trace_id: Uuid, took: Duration) {
+    let status = status_of(response);
     let milliseconds = took.as_micros() as f64 / 1000.0;
     let headers = response.headers_mut();
     headers.insert(trace::HEADER, trace_header(trace_id));
@@ -106,7 +109,7 @@ fn complete(shared: &Shared, response: &mut Response<Body>, trace_id: Uuid, took
         headers.insert(LATENCY, latency);
     }
     headers.insert(TRUST_SCORE, u16::from(shared.policy.trust.score).into());
-    let status = response.status().as_u16();
+    let status = status.as_u16();
     shared
         .metrics
         .requests
@@ -185,29 +188,32 @@ impl Call<'_> {
         Ok(())
     }
 
-    async fn proxy(&mut self, mut request: hyper::Request<Incoming>) -> Response<Body> {
-        let Some(spans) = &self.shared.spans else {
-            return self.passed_or_refused(request).await;
-        };
-        let sampled = spans.begin(request.headers_mut(), self.begun);
-        self.sampled = sampled.map(Box::new);
-        let attributes = self.sampled.is_some().then(|| {
-            let path = inspect::mask_text(request.uri().path(), inspect::Purpose::Log).0;
-            vec![
-                KeyValue::new("http.request.method", request.method().to_string()),
-                KeyValue::new("url.path", path),
-                KeyValue::new("iatp.trace_id", self.trace.id.to_string()),
-                KeyValue::new(
-                    "iatp.trust_score",
-                    i64::from(self.shared.policy.trust.score),
-                ),
-            ]
-        });
+    async fn proxy(&mut self, request: hyper::Request<Incoming>) -> Response<Body> {
         let response = self.passed_or_refused(request).await;
-        if let (Some(sampled), Some(attributes)) = (self.sampled.take(), attributes) {
-            spans.end(*sampled, response.status().as_u16(), attributes);
+        if let (Some(sampled), Some(spans)) = (self.sampled.take(), &self.shared.spans) {
+            spans.end(*sampled, status_of(&response).as_u16());
         }
         response
+    }
+
+    /// Whether there are to be spans; who is not known makes none.
+    fn sample(&mut self, parts: &mut Parts) {
+        let Some(spans) = &self.shared.spans else {
+            return;
+        };
+        let Some(mut sampled) = spans.begin(&mut parts.headers, self.begun) else {
+            return;
+        };
+        sampled.attributes = vec![
+            KeyValue::new("http.request.method", parts.method.to_string()),
+            KeyValue::new("url.path", masked_path(parts.uri.path())),
+            KeyValue::new("iatp.trace_id", self.trace.id.to_string()),
+            KeyValue::new(
+                "iatp.trust_score",
+                i64::from(self.shared.policy.trust.score),
+            ),
+        ];
+        self.sampled = Some(Box::new(sampled));
     }
 
     /// Notes a part of what is done, from then until now.
@@ -278,7 +284,7 @@ impl Call<'_> {
     }
 
     /// Writes down how a call of gRPC ends, when it does.
-    fn note_end(&self, response: Response<Body>) -> Response<Body> {
+    fn note_end(&self, response: Response<Body>, place: Place) -> Response<Body> {
         let (shared, trace) = (Arc::clone(self.shared), self.trace.clone());
         let ended = move |grpc_status| {
             if let Some(recorder) = &shared.recorder {
@@ -291,14 +297,19 @@ impl Call<'_> {
                 ended(Some(status));
                 response
             }
-            None => response
-                .map(|body| Body::Other(UnsyncBoxBody::new(grpc::Answered::new(body, ended)))),
+            None => response.map(|body| {
+                Body::Other(UnsyncBoxBody::new(grpc::Answered::new(body, place, ended)))
+            }),
         }
     }
 
     fn refuse(&self, refusal: &Refusal) -> Response<Body> {
         match self.is_grpc {
-            true => grpc::respond(refusal),
+            true => {
+                let mut response = grpc::respond(refusal);
+                response.extensions_mut().insert(Counted(refusal.status()));
+                response
+            }
             false => refusal.respond(self.trace.id),
         }
     }
@@ -313,6 +324,7 @@ impl Call<'_> {
         let (mut parts, body) = request.into_parts();
         read::begin(&mut parts)?;
         self.identify(&mut parts.headers).await?;
+        self.sample(&mut parts);
         shared.limits.tell(self.from.address, &mut parts.headers);
         let bounds = Bounds {
             max_body: shared.max_body,
@@ -321,12 +333,17 @@ impl Call<'_> {
             routes: &shared.routes,
             is_recorded: shared.recorder.is_some(),
         };
+        let mut place = None;
         let (mut request, call) = match self.is_grpc {
-            true => (read::call(parts, &shared.routes)?, Some(body)),
+            true => {
+                let busy = Refusal::TooMany(Duration::from_secs(1));
+                place = Some(shared.limits.call(self.peer).ok_or(busy)?);
+                (read::call(parts, &shared.routes)?, Some(body))
+            }
             false => (read::read(parts, body, bounds).await?, None),
         };
         let deciding = Instant::now();
-        let decided = self.permit(&request).await;
+        let decided = self.permit(&request, offer.is_some()).await;
         if let Some(sampled) = &mut self.sampled {
             let (from, to) = request.looked;
             sampled.part(Part::Detect, from, to);
@@ -370,8 +387,8 @@ impl Call<'_> {
             }
             _ => judge.look(answer).await?,
         };
-        if self.is_grpc {
-            response = self.note_end(response);
+        if let Some(place) = place {
+            response = self.note_end(response, place);
         }
         // It is the gateway's to say.
         response.headers_mut().remove(QUARANTINED);
@@ -383,7 +400,11 @@ impl Call<'_> {
     }
 
     /// Decides; what is warned of may have been approved, which a token then says.
-    async fn permit(&self, request: &Request) -> Result<(Permit, Option<String>), Refusal> {
+    async fn permit(
+        &self,
+        request: &Request,
+        is_socket: bool,
+    ) -> Result<(Permit, Option<String>), Refusal> {
         let shared = self.shared;
         let signer = shared.signer.as_ref().filter(|_| shared.allow_override);
         match (decide(shared, request), signer) {
@@ -391,12 +412,14 @@ impl Call<'_> {
                 let warned = Warned {
                     request,
                     caller: self.trace.caller.as_ref(),
+                    peer: self.peer,
+                    is_socket,
                     agent: &shared.agent_id,
                     warning,
                     score,
                 };
                 // It is large, and seldom.
-                let token = Box::pin(warned.overridden(signer)).await?;
+                let token = Box::pin(warned.overridden(signer, &shared.approvals)).await?;
                 let permit = shared.policy.overridden(request, warned.warning);
                 Ok((permit, Some(token)))
             }
@@ -443,6 +466,24 @@ impl Call<'_> {
         }
         Ok(())
     }
+}
+
+/// As what an answer counts whose own status is always 200.
+#[derive(Debug, Clone, Copy)]
+struct Counted(StatusCode);
+
+fn status_of(response: &Response<Body>) -> StatusCode {
+    let counted = response.extensions().get::<Counted>();
+    counted.map_or(response.status(), |counted| counted.0)
+}
+
+/// The begin of a path without anything sensitive.
+fn masked_path(path: &str) -> String {
+    const LONGEST: usize = 256;
+    let decoded = percent_decode_str(path).decode_utf8_lossy();
+    let mut masked = inspect::mask_text(&decoded, inspect::Purpose::Log).0;
+    masked.truncate(masked.floor_char_boundary(LONGEST));
+    masked
 }
 
 /// Whether a path is one of what was written down.

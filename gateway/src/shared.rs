@@ -10,6 +10,7 @@ use crate::limits::Limits;
 use crate::manifest_page::ManifestPage;
 use crate::metrics::Metrics;
 use crate::origins::Origins;
+use crate::overrides::Approvals;
 use crate::policy::Policy;
 use crate::recorder::Recorder;
 use crate::room::Rooms;
@@ -45,5 +46,6 @@ pub(crate) struct Shared {
     /// Who signs, if anybody does.
     pub(crate) signer: Option<Signer>,
     pub(crate) allow_override: bool,
+    pub(crate) approvals: Approvals,
     pub(crate) agent_id: String,
 }

@@ -73,6 +73,8 @@ pub struct Sampled {
     forward: SpanId,
     /// Its begin on both clocks.
     begun: (Instant, SystemTime),
+    /// Of the whole.
+    pub attributes: Vec<KeyValue>,
     scope: InstrumentationScope,
     spans: Vec<SpanData>,
 }
@@ -161,13 +163,14 @@ impl Spans {
             evaluation: span_id(),
             forward: span_id(),
             begun: (begun, SystemTime::from(Timestamp::now()) - begun.elapsed()),
+            attributes: Vec::new(),
             scope: self.scope.clone(),
             spans: Vec::with_capacity(6),
         })
     }
 
     /// A request was answered with this status; its spans are sent, or counted as lost.
-    pub fn end(&self, mut sampled: Sampled, status: u16, attributes: Vec<KeyValue>) {
+    pub fn end(&self, mut sampled: Sampled, status: u16) {
         let end = Instant::now();
         let mut root = sampled.span(
             "iatp.proxy",
@@ -177,7 +180,7 @@ impl Spans {
         );
         root.parent_span_is_remote = sampled.is_remote;
         root.span_kind = SpanKind::Server;
-        root.attributes = attributes;
+        root.attributes = std::mem::take(&mut sampled.attributes);
         root.attributes.push(KeyValue::new(
             "http.response.status_code",
             i64::from(status),

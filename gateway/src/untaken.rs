@@ -26,12 +26,32 @@ const LOOK: Duration = Duration::from_secs(15);
 
 /// Of one connection, until when each part must be taken.
 #[derive(Debug, Clone, Default)]
-pub struct Untaken(Arc<Mutex<Parts>>);
+pub struct Untaken {
+    parts: Arc<Mutex<Parts>>,
+    /// Whether small parts count: over HTTP/2 each may wait for a window of its own.
+    all: bool,
+}
 
 #[derive(Debug, Default)]
 struct Parts {
     next: u64,
     deadlines: BTreeMap<u64, Instant>,
+    /// Requests under way, and since when there are none.
+    open: usize,
+    idle: Option<Instant>,
+}
+
+/// A request under way.
+#[derive(Debug)]
+pub struct Open(Untaken);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.parts(|parts| {
+            parts.open -= 1;
+            parts.idle = Some(Instant::now());
+        });
+    }
 }
 
 /// A part that counts until it is written.
@@ -54,6 +74,14 @@ impl Drop for Part {
 }
 
 impl Untaken {
+    /// In which every part counts.
+    pub fn of_all() -> Self {
+        Self {
+            all: true,
+            ..Self::default()
+        }
+    }
+
     /// Returns when the caller has left something lying for too long.
     pub async fn wait(&self) {
         loop {
@@ -65,8 +93,29 @@ impl Untaken {
         }
     }
 
+    /// A request comes.
+    pub fn open(&self) -> Open {
+        self.parts(|parts| parts.open += 1);
+        Open(self.clone())
+    }
+
+    /// Returns when no request was under way for so long.
+    pub async fn idle(&self, longest: Duration) {
+        self.parts(|parts| *parts.idle.get_or_insert_with(Instant::now));
+        loop {
+            tokio::time::sleep(longest / 4).await;
+            let is_idle = self.parts(|parts| {
+                let since = parts.idle.filter(|_| parts.open == 0);
+                since.is_some_and(|since| since.elapsed() > longest)
+            });
+            if is_idle {
+                return;
+            }
+        }
+    }
+
     fn count(&self, data: Bytes) -> Bytes {
-        if data.len() < SMALL {
+        if data.len() < SMALL && !self.all || data.is_empty() {
             return data;
         }
         let seconds = u32::try_from(data.len()).unwrap_or(u32::MAX) / RATE;
@@ -81,7 +130,7 @@ impl Untaken {
     }
 
     fn parts<T>(&self, with: impl FnOnce(&mut Parts) -> T) -> T {
-        with(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        with(&mut self.parts.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -90,12 +139,17 @@ impl Untaken {
 pub struct Counted {
     body: Body,
     untaken: Untaken,
+    _open: Option<Open>,
 }
 
 impl Counted {
     /// On this connection.
-    pub fn new(body: Body, untaken: Untaken) -> Self {
-        Self { body, untaken }
+    pub fn new(body: Body, untaken: Untaken, open: Open) -> Self {
+        Self {
+            body,
+            untaken,
+            _open: Some(open),
+        }
     }
 }
 
@@ -126,6 +180,23 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
+    async fn a_connection_without_requests_is_idle() {
+        let untaken = Untaken::default();
+        let is_idle = async || {
+            let idle = untaken.idle(Duration::from_secs(30));
+            tokio::time::timeout(Duration::from_secs(50), idle)
+                .await
+                .is_ok()
+        };
+        let (one, other) = (untaken.open(), untaken.open());
+        assert!(!is_idle().await);
+        drop(one);
+        assert!(!is_idle().await);
+        drop(other);
+        assert!(is_idle().await);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_nobody_takes_is_late_and_what_is_taken_is_not() {
         let untaken = Untaken::default();
         let is_late = async || {
@@ -133,6 +204,13 @@ mod tests {
             wait.await.is_ok()
         };
         let _small = untaken.count(Bytes::from_static(b"small"));
+        let all = Untaken::of_all();
+        let _one = all.count(Bytes::from_static(b"small"));
+        assert!(
+            tokio::time::timeout(Duration::from_secs(120), all.wait())
+                .await
+                .is_ok()
+        );
         let taken = untaken.count(Bytes::from(vec![0; 1 << 20]));
         drop(taken);
         assert!(!is_late().await);

@@ -68,7 +68,7 @@ methods = {
     "Late": grpc.stream_stream_rpc_method_handler(late),
     "Slow": grpc.unary_unary_rpc_method_handler(slow),
 }
-server = grpc.server(ThreadPoolExecutor(16))
+server = grpc.server(ThreadPoolExecutor(160))
 server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("an.Agent", methods),))
 checks = health.HealthServicer()
 checks.set("an.Agent", health_pb2.HealthCheckResponse.SERVING)

@@ -29,7 +29,7 @@ pub struct Report {
     pub deleted: u64,
     /// Ranges.
     pub ranges: u64,
-    /// A range for which nobody has the one before: earlier seals are missing.
+    /// Where the first range begins, if not with the first line of all: earlier seals are not there.
     pub begins_after: Option<u64>,
 }
 
@@ -48,8 +48,8 @@ impl Check {
                 return Err(Error::Order { first });
             }
         }
-        let begin = seals.first();
-        let begins_after = begin.and_then(|seal| seal.previous.map(|_| seal.first));
+        let begin = seals.first().map(|seal| seal.first);
+        let begins_after = begin.filter(|first| *first > 0);
         Ok(Self {
             report: Report {
                 ranges: seals.len() as u64,

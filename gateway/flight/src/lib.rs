@@ -27,7 +27,7 @@ mod segment;
 
 pub use self::check::{Check, Report};
 pub use self::seal::{ACTION, Seal};
-pub use self::segment::{first_of, seals_name, segment_name};
+pub use self::segment::{first_of, first_sealed, seals_name, segment_name};
 
 /// Why lines or seals are not believed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +57,12 @@ pub enum Error {
         from: u64,
         /// The last one.
         to: u64,
+    },
+    /// A line has no end, and others follow.
+    #[error("line {line} has no end, and others follow: it was never written so")]
+    Cut {
+        /// Which.
+        line: u64,
     },
     /// Lines are not those that were sealed.
     #[error("lines {from} to {to} are not those that were sealed: one of them was changed")]

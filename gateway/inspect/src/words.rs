@@ -198,7 +198,7 @@ fn is_no_secret(text: &[u8], part: Range<usize>) -> bool {
     let after = text[part.end..].iter().take_while(is_word).count();
     let word = text[part.start - before..part.end + after].to_ascii_lowercase();
     let contains = |other: &&str| memchr::memmem::find(&word, other.as_bytes()).is_some();
-    NO_SECRETS.iter().any(|other| contains(&other))
+    NO_SECRETS.iter().any(contains)
 }
 
 /// Whether this is the rest of a mask, `_REDACTED]`: it says what stood there, and nothing of what

@@ -5,6 +5,8 @@
 //! It says how often what is written as people and programs write it is found. It does not say what
 //! somebody can hide who wants to.
 
+#![expect(clippy::print_stdout, reason = "what was found is for reading")]
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -23,7 +25,7 @@ impl Random {
     }
 
     fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
+        usize::try_from(self.next() % bound as u64).expect("less than a usize")
     }
 
     fn one<'a, T>(&mut self, of: &'a [T]) -> &'a T {
@@ -115,7 +117,7 @@ fn iban(random: &mut Random) -> String {
     // ISO 7064, mod 97-10.
     let moved = format!("{account}{country}00");
     let rest = moved.chars().fold(0_u32, |rest, char| {
-        let value = char.to_digit(36).unwrap();
+        let value = char.to_digit(36).expect("a digit or a letter");
         if value > 9 {
             (rest * 100 + value) % 97
         } else {
@@ -182,7 +184,7 @@ fn key(random: &mut Random) -> String {
 
 /// Around a value, as requests of agents have it.
 fn within(random: &mut Random, name: &str, value: &str) -> String {
-    let quoted = serde_json::to_string(value).unwrap();
+    let quoted = serde_json::to_string(value).expect("a string");
     match random.below(7) {
         0 => format!("{{\"{name}\": {quoted}}}"),
         1 => format!("{{\"task\": \"pay\", \"with\": {{\"{name}\": {quoted}, \"n\": 2}}}}"),
@@ -193,7 +195,7 @@ fn within(random: &mut Random, name: &str, value: &str) -> String {
         4 => format!("Hello, my {name} is {value}, call it done"),
         5 => format!(
             "{{\"arguments\": {}}}",
-            serde_json::to_string(&format!("{{\"{name}\": {quoted}}}")).unwrap()
+            serde_json::to_string(&format!("{{\"{name}\": {quoted}}}")).expect("a string")
         ),
         _ => format!("line one\n{name}: {value}\nline three"),
     }

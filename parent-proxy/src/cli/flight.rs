@@ -5,9 +5,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use attestation::{Binding, Evidence};
-use flight::{Check, Report, Seal, first_of, seals_name};
+use flight::{Check, Report, Seal, first_of, first_sealed};
 use identity::token::{self, Claims, Tee};
 use identity::{Did, Digest, PublicKey, UnixSeconds};
+use jiff::Timestamp;
 use policy::Bundle;
 use serde_json::json;
 
@@ -28,6 +29,12 @@ struct Signed {
     to: Option<i64>,
     /// Ranges by keys of which no evidence was given.
     unjudged: u64,
+    /// Behind which line each range ends, and when it was sealed.
+    times: Vec<(u64, i64)>,
+    /// The longest time between a line, as it says, and its seal, in seconds.
+    lag: i64,
+    /// The last line has no end.
+    is_cut: bool,
 }
 
 pub(super) fn verify(
@@ -63,7 +70,7 @@ pub(super) fn verify(
         let verdict = if whole.is_ok() { "good" } else { "partial" };
         let facts = json!({
             "verdict": verdict, "lines": report.sealed, "ranges": report.ranges, "not_sealed": report.unsealed, "deleted": report.deleted,
-            "not_judged": signed.unjudged, "sealed_by": by, "from": from, "to": to, "unchecked": unchecked,
+            "not_judged": signed.unjudged, "sealed_by": by, "from": from, "to": to, "longest_lag_seconds": signed.lag, "unchecked": unchecked,
         });
         print_json(out, &facts)?;
         return whole;
@@ -81,6 +88,11 @@ pub(super) fn verify(
     if let (Some(from), Some(to)) = (from, to) {
         writeln!(out, "sealed by {} from {from} to {to}", by.join(", "))?;
     }
+    writeln!(
+        out,
+        "the longest time between a line and its seal: {} s",
+        signed.lag
+    )?;
     for what in unchecked {
         writeln!(out, "not checked: {what}")?;
     }
@@ -106,13 +118,10 @@ fn key((file, evidence): &(PathBuf, Evidence)) -> Result<Key, Failure> {
 }
 
 fn check(folder: &Path, keys: &[Key], signed: &mut Signed) -> Result<Report, Failure> {
-    let segments = segments(folder)?;
+    let segments = files(folder, first_of)?;
     let mut seals = Vec::new();
-    for (first, _) in &segments {
-        let file = folder.join(seals_name(*first));
-        if !file.exists() {
-            continue;
-        }
+    // Those without lines beside them count: then lines are missing.
+    for (_, file) in files(folder, first_sealed)? {
         let text = fs::read_to_string(&file).map_err(io(&file))?;
         for (number, token) in (1..).zip(text.lines()) {
             let refused =
@@ -121,6 +130,7 @@ fn check(folder: &Path, keys: &[Key], signed: &mut Signed) -> Result<Report, Fai
                 .read(token, keys)
                 .map_err(|error| refused(error.to_string()))?;
             let seal = Seal::of_claims(&claims).map_err(|error| refused(error.to_string()))?;
+            signed.times.push((seal.end(), claims.iat));
             seals.push(seal);
         }
     }
@@ -130,7 +140,7 @@ fn check(folder: &Path, keys: &[Key], signed: &mut Signed) -> Result<Report, Fai
         return Err(Failure::Refused(why));
     }
     let mut check = Check::new(seals).map_err(refused)?;
-    for (first, file) in &segments {
+    for (at, (first, file)) in segments.iter().enumerate() {
         let mut lines = BufReader::new(File::open(file).map_err(io(file))?);
         let mut line = Vec::new();
         for index in *first.. {
@@ -138,9 +148,14 @@ fn check(folder: &Path, keys: &[Key], signed: &mut Signed) -> Result<Report, Fai
             if lines.read_until(b'\n', &mut line).map_err(io(file))? == 0 {
                 break;
             }
-            // One without an end is still being written.
-            if let Some(whole) = line.strip_suffix(b"\n") {
-                check.line(index, whole).map_err(refused)?;
+            match line.strip_suffix(b"\n") {
+                Some(whole) => {
+                    check.line(index, whole).map_err(refused)?;
+                    signed.note_lag(index, whole);
+                }
+                // The last one of all may still be on its way.
+                None if at + 1 == segments.len() => signed.is_cut = true,
+                None => return Err(refused(flight::Error::Cut { line: index })),
             }
         }
     }
@@ -148,6 +163,21 @@ fn check(folder: &Path, keys: &[Key], signed: &mut Signed) -> Result<Report, Fai
 }
 
 impl Signed {
+    /// How long after the time that it says a line was sealed.
+    fn note_lag(&mut self, index: u64, line: &[u8]) {
+        let at = self.times.partition_point(|(end, _)| *end <= index);
+        let said = serde_json::from_slice::<serde_json::Value>(line).ok();
+        let said = said.and_then(|line| line["timestamp"].as_str()?.parse::<Timestamp>().ok());
+        if let (Some((_, sealed)), Some(said)) = (self.times.get(at), said) {
+            self.lag = self.lag.max(sealed - said.as_second());
+        }
+    }
+
+    /// Whether a range was sealed before the one before it.
+    fn goes_back(&self) -> bool {
+        self.times.windows(2).any(|pair| pair[1].1 < pair[0].1)
+    }
+
     /// A seal's claims. Its signature is verified if there is evidence of its key.
     fn read(&mut self, token: &str, keys: &[Key]) -> Result<Claims, identity::Error> {
         let claims = token::unverified_claims(token)?;
@@ -190,6 +220,15 @@ fn unchecked(report: &Report, signed: &Signed) -> Vec<String> {
     if report.unsealed > 0 {
         unchecked.push(format!("{} lines that nobody sealed", report.unsealed));
     }
+    if signed.is_cut {
+        unchecked
+            .push("the last line, which has no end: it is on its way, or was never written".into());
+    }
+    if signed.goes_back() {
+        unchecked.push(
+            "why a range was sealed before the one before it: by the times of their tokens".into(),
+        );
+    }
     if signed.unjudged > 0 {
         unchecked.push(format!(
             "the signatures of {} seals, of whose keys there is no evidence",
@@ -206,13 +245,13 @@ fn unchecked(report: &Report, signed: &Signed) -> Vec<String> {
     unchecked
 }
 
-/// The segments, oldest first, each with the place of its first line.
-fn segments(folder: &Path) -> Result<Vec<(u64, PathBuf)>, Failure> {
+/// The files of one sort, oldest first, each with the place of its first line.
+fn files(folder: &Path, first: fn(&str) -> Option<u64>) -> Result<Vec<(u64, PathBuf)>, Failure> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(io(folder))? {
         let path = entry.map_err(io(folder))?.path();
         let name = path.file_name().and_then(|name| name.to_str());
-        if let Some(first) = name.and_then(first_of) {
+        if let Some(first) = name.and_then(first) {
             found.push((first, path));
         }
     }

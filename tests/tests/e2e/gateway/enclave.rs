@@ -259,12 +259,39 @@ fn what_is_recorded_is_sealed_over_restarts_and_changes_are_found() {
         assert_eq!(code, 1, "{what} {said}");
         assert!(error.contains(why), "{what} {said}");
     }
-    fs::write(&segment, &text).unwrap();
+    // A line without an end, before others: it was never written so. At the end of all it is on its way.
     fs::write(&seals, &tokens).unwrap();
-    assert_eq!(verify(&log, &file).0, 0);
+    fs::write(&segment, format!("{text}{{\"forged\":true}}")).unwrap();
+    let (code, said) = verify(&log, &file);
+    assert_eq!(code, 1, "{said}");
+    assert!(
+        said["error"].as_str().unwrap().contains("has no end"),
+        "{said}"
+    );
+    fs::write(&segment, &text).unwrap();
+    let last = log.join("flight-000000000008.jsonl");
+    let of_last = fs::read_to_string(&last).unwrap();
+    fs::write(&last, format!("{of_last}{{\"forged\":true}}")).unwrap();
+    let (code, said) = verify(&log, &file);
+    assert_eq!(code, 0, "{said}");
+    assert!(
+        said["unchecked"].to_string().contains("has no end"),
+        "{said}"
+    );
+    // Lines that are gone, and their seals are not.
+    fs::remove_file(&last).unwrap();
+    let (code, said) = verify(&log, &file);
+    assert_eq!(code, 1, "{said}");
+    assert!(
+        said["error"].as_str().unwrap().contains("are missing"),
+        "{said}"
+    );
+    fs::write(&last, &of_last).unwrap();
+    let (code, said) = verify(&log, &file);
+    assert_eq!(code, 0, "{said}");
+    assert!(said["longest_lag_seconds"].as_i64().unwrap() < 60, "{said}");
 
     // Lines that were sealed are missing: the gateway does not go on as if they never were.
-    let last = log.join("flight-000000000008.jsonl");
     fs::write(&last, "").unwrap();
     let output = starting(&folder, &running, &agent, "{}").output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
@@ -289,7 +316,14 @@ fn while_nobody_seals_lines_wait_and_are_sealed_later() {
     assert_eq!(gateway.post("", "{}").0, 200);
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(gateway.sealed(), 0);
-    // Nobody can be asked for an approval either.
+    // Nobody can be asked for an approval either; about one that is made up, nobody is asked.
+    let warns = with_enclave(&running, &agent, WARNS);
+    assert_eq!(
+        warns.post("X-User-Override: request\r\n", ACCOUNT).2["override"],
+        "unavailable"
+    );
+    let made_up = "X-User-Override: 0123456789abcdef0123456789abcdef\r\n";
+    assert_eq!(warns.post(made_up, ACCOUNT).2["override"], "approval");
     running.start_sidecar();
     running.wait_until_ready();
     wait_for(|| gateway.sealed() == 2);
@@ -406,8 +440,9 @@ fn an_approval_is_for_one_request_as_it_was_shown_and_once() {
     let waiting = &asked["approval"];
     let shown = &waiting["request"]["payload"];
     let wanted = json!({
-        "agent": "booking", "caller": "api_key:one", "digest": shown["digest"], "excerpt": "{\"to\": \"[IBAN_REDACTED]\"}", "facts": ["iban"],
-        "method": "POST", "path": "/pay?n=1", "score": 10, "warning": "the rule accounts warns",
+        "agent": "booking", "caller": "api_key:one", "content_encoding": null, "content_type": "application/json", "digest": shown["digest"],
+        "excerpt": "{\"to\": \"[IBAN_REDACTED]\"}", "excerpt_is_whole": true, "facts": ["iban"], "length": ACCOUNT.len(),
+        "method": "POST", "path": "/pay", "query": "n=1", "score": 10, "warning": "the rule accounts warns",
     });
     assert_eq!((status, shown), (449, &wanted));
     // Asking again finds what waits already.
@@ -441,6 +476,68 @@ fn an_approval_is_for_one_request_as_it_was_shown_and_once() {
     assert_eq!(ask(&given).0, 449);
     let seen = agent.seen();
     assert_eq!((seen.len(), header(&seen[0], "x-user-override")), (1, None));
+    // Two of one caller wait at most, whatever the others do.
+    let more = |key: &str, n: u32| {
+        let target = format!("/pay?n={n}");
+        send(
+            "POST",
+            &target,
+            json,
+            key,
+            "X-User-Override: request\r\n",
+            ACCOUNT,
+        )
+        .2
+    };
+    for n in [10, 11, 10, 11] {
+        assert!(more("key-one", n)["approval"]["id"].is_string(), "{n}");
+    }
+    let full = more("key-one", 12);
+    assert_eq!(
+        (&full["override"], &full["approval"]),
+        (&json!("approval"), &Value::Null)
+    );
+    assert!(
+        full["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("as many requests"),
+        "{full}"
+    );
+    let other = more("key-two", 12)["approval"].clone();
+    // Nobody uses another one's.
+    approve(&running, &other);
+    let stolen = format!("X-User-Override: {}\r\n", other["id"].as_str().unwrap());
+    assert_eq!(
+        send("POST", "/pay?n=12", json, "key-one", &stolen, ACCOUNT).0,
+        449
+    );
+    assert_eq!(
+        send("POST", "/pay?n=12", json, "key-two", &stolen, ACCOUNT).0,
+        200
+    );
+    // Of a long body a part is shown, and that it is one; what looks like a query and is none is told apart.
+    let long = format!(
+        "{{\"to\": \"DE89 3704 0044 0532 0130 00\", \"n\": \"{}\"}}",
+        "x ".repeat(4000)
+    );
+    let (.., asked) = send(
+        "POST",
+        "/pay%3Fn=1",
+        json,
+        "key-two",
+        "X-User-Override: request\r\n",
+        &long,
+    );
+    let shown = &asked["approval"]["request"]["payload"];
+    assert_eq!(
+        (&shown["path"], &shown["query"]),
+        (&json!("/pay?n=1"), &json!(""))
+    );
+    assert_eq!(
+        (&shown["excerpt_is_whole"], &shown["length"]),
+        (&json!(false), &json!(long.len()))
+    );
     // What was approved stands in the log, with the token that says by whom.
     let lines = gateway.trace(&header(&head, "x-agent-trace-id").unwrap());
     let line = lines
@@ -490,5 +587,18 @@ fn what_nobody_was_shown_is_not_overridden_by_an_approval() {
         let odd = "X-User-Override: 0123456789abcdef0123456789abcdef\r\n";
         assert_eq!(gateway.post(odd, ACCOUNT).0, 449, "{actions}");
     }
+    // Messages of a WebSocket, which are still to come, cannot be shown either.
+    let gateway = with_enclave(
+        &running,
+        &agent,
+        "policy: {block_rules: [{name: all, condition: 'true', action: warn}]}\n",
+    );
+    let socket = "GET /proxy/a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nX-User-Override: request\r\n\r\n";
+    let (status, _, said) = gateway.send(socket.as_bytes());
+    assert_eq!(
+        (status, said.contains("unavailable")),
+        (449, true),
+        "{said}"
+    );
     assert!(agent.seen().is_empty());
 }

@@ -493,6 +493,15 @@ fn a_websocket_takes_its_place_and_its_messages_count() {
     }
     // The opening and one message are free; who sends more waits a second at least.
     assert!(begun.elapsed() >= Duration::from_secs(1));
+    // So do pings: they are answered, and what follows waits.
+    std::thread::sleep(Duration::from_secs(2));
+    let begun = std::time::Instant::now();
+    for _ in 0..4 {
+        stream.write_all(&frame(0x89, b"p")).unwrap();
+    }
+    stream.write_all(&frame(0x81, b"hi")).unwrap();
+    while next(&mut stream).unwrap() != (0x81, b"to hi".to_vec()) {}
+    assert!(begun.elapsed() >= Duration::from_secs(1));
     drop(stream);
     wait_for(|| gateway.get("/health").0 == 200);
 }
@@ -525,6 +534,35 @@ fn messages_that_are_not_whole_stay_within_the_budget() {
     let told: Vec<u16> = told.collect();
     assert!(
         told.len() >= 6 && told.iter().all(|code| *code == 1013),
+        "{told:?}"
+    );
+    drop(streams);
+    // Pings between its parts make no other message of it.
+    let part = [frame(0x00, &vec![b'x'; 50_000]), frame(0x89, b"p")].concat();
+    let mut streams: Vec<TcpStream> = (0..8).map(|_| opened(&gateway)).collect();
+    for stream in &mut streams {
+        stream
+            .set_write_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        let _ = stream.write_all(&frame(0x01, b"x"));
+        let _ = (0..120).try_for_each(|_| stream.write_all(&part));
+    }
+    let told = streams.iter_mut().filter_map(|stream| {
+        stream
+            .set_read_timeout(Some(Duration::from_secs(2)))
+            .unwrap();
+        loop {
+            match next(stream)? {
+                (0x8a, _) => {}
+                (first, payload) => {
+                    break (first == 0x88).then(|| u16::from_be_bytes([payload[0], payload[1]]));
+                }
+            }
+        }
+    });
+    let told: Vec<u16> = told.collect();
+    assert!(
+        told.len() >= 5 && told.iter().all(|code| *code == 1013),
         "{told:?}"
     );
     drop(streams);

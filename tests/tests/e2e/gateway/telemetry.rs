@@ -138,6 +138,32 @@ fn spans_are_sent_at_the_end_and_counted_where_they_are_lost() {
     gateway.signal(Signal::TERM);
     assert!(gateway.process.wait().unwrap().success());
     wait_for(|| collector.seen().len() == 120);
+    // Paths are masked as they are read, and who is not known makes no spans.
+    let folder = private_folder();
+    let keys = folder.path().join("keys");
+    fs::write(&keys, format!("ci {}\n", identity::sha256(b"key"))).unwrap();
+    let asking = format!(
+        "{}authentication: {{api_keys: {{file: {}}}}}\n",
+        settings(collector.agent.address),
+        keys.display()
+    );
+    let gateway = Gateway::configured(&agent, &asking);
+    let get = |key: &str| {
+        let request = format!(
+            "GET /proxy/cards/%34532-0151-1283-0366 HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTraceparent: {PARENT}\r\nX-API-Key: {key}\r\n\r\n"
+        );
+        gateway.send(request.as_bytes()).0
+    };
+    assert_eq!((get("another"), get("key")), (401, 200));
+    wait_for(|| collector.seen().len() > 120);
+    std::thread::sleep(Duration::from_millis(1500));
+    let roots: Vec<Value> = collector.seen()[120..]
+        .iter()
+        .filter(|span| span["name"] == "iatp.proxy")
+        .map(|span| span["attributes"].clone())
+        .collect();
+    assert_eq!(roots.len(), 1);
+    assert_eq!(roots[0]["url.path"], "/proxy/cards/[CREDIT_CARD_REDACTED]");
     // Nobody takes them: requests go on.
     let address = TcpListener::bind("127.0.0.1:0")
         .unwrap()

@@ -3,21 +3,21 @@
 use super::*;
 
 /// A header as a literal that is not indexed (RFC 7541 section 6.2.2), of at most 126 bytes each.
-fn literal(name: &str, value: &str) -> Vec<u8> {
+pub(super) fn literal(name: &str, value: &str) -> Vec<u8> {
     let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
     [vec![0], text(name), text(value)].concat()
 }
 
 /// A frame (RFC 9113 section 4.1).
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-const HEADERS: u8 = 1;
-const DATA: u8 = 0;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(super) const HEADERS: u8 = 1;
+pub(super) const DATA: u8 = 0;
+pub(super) const END_STREAM: u8 = 1;
+pub(super) const END_HEADERS: u8 = 4;
 
 /// What comes back for stream 1: a status, or that it was reset, or the connection.
 #[derive(Debug, PartialEq)]
@@ -324,6 +324,19 @@ fn a_head_of_http2_that_is_none_does_not_reach_the_agent() {
         assert!(is_refused, "{what}: {answered:?}");
         assert_eq!(agent.seen().len(), 1, "{what}: {:?}", agent.seen());
     }
+    // A preface that comes in parts is one, too.
+    let mut stream = TcpStream::connect(&gateway.address).unwrap();
+    for part in ["P", "RI * HTTP/2.0\r\n", "\r\nSM\r\n\r\n"] {
+        stream.write_all(part.as_bytes()).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    stream.write_all(&frame(4, 0, 0, &[])).unwrap();
+    let mut first = [0; 9];
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    stream.read_exact(&mut first).unwrap();
+    assert_eq!(first[3], 4, "settings");
     // The gateway is still there.
     assert_eq!(
         ask(&gateway, &head(&[], &[json]), Some(b"{}")),
