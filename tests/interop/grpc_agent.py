@@ -31,6 +31,11 @@ def count(request, context):
         yield str(number).encode()
 
 
+def fill(request, context):
+    for _ in range(int(request)):
+        yield b"x" * 1000
+
+
 def total(requests, context):
     return str(sum(len(request) for request in requests)).encode()
 
@@ -62,6 +67,7 @@ methods = {
     "One": grpc.unary_unary_rpc_method_handler(one),
     "Fail": grpc.unary_unary_rpc_method_handler(fail),
     "Count": grpc.unary_stream_rpc_method_handler(count),
+    "Fill": grpc.unary_stream_rpc_method_handler(fill),
     "Total": grpc.stream_unary_rpc_method_handler(total),
     "Talk": grpc.stream_stream_rpc_method_handler(talk),
     "Stall": grpc.unary_stream_rpc_method_handler(stall),

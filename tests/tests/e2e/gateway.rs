@@ -541,6 +541,9 @@ fn what_passed_is_read_back_scrubbed_and_on_the_operators_port_only() {
         metrics.contains(&format!("iatp_trace_storage_bytes {written}\n")),
         "{metrics}"
     );
+    // A page whose name was made this host's asks by that name.
+    let request = b"GET /metrics HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n";
+    assert_eq!(exchange(&gateway.operator, request).0, 403);
 }
 
 #[test]

@@ -296,7 +296,7 @@ fn who_takes_no_answers_keeps_nobody_waiting() {
     let headers = [
         (":method", "POST"),
         (":scheme", "http"),
-        (":path", "/an.Agent/Count"),
+        (":path", "/an.Agent/Fill"),
         (":authority", "a"),
         ("content-type", "application/grpc"),
         ("te", "trailers"),
@@ -306,8 +306,8 @@ fn who_takes_no_answers_keeps_nobody_waiting() {
         .flat_map(|(name, value)| literal(name, value))
         .collect();
     let call = |at: u32| {
-        // Some 120 KB of numbers: more than the window of one.
-        let message = [&[0, 0, 0, 0, 5][..], b"12000"].concat();
+        // 100 KB: more than the window of one.
+        let message = [&[0, 0, 0, 0, 3][..], b"100"].concat();
         let head = frame(HEADERS, END_HEADERS, 2 * at + 1, &block);
         [head, frame(DATA, END_STREAM, 2 * at + 1, &message)].concat()
     };
