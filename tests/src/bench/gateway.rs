@@ -330,7 +330,7 @@ fn nginx(folder: &Path, agent: u16) -> Option<Peer> {
     let text = format!(
         "daemon off; worker_processes 2; pid {0}/nginx.pid; error_log {0}/nginx.log;\n\
          events {{ worker_connections 2048; }}\n\
-         http {{ access_log off; client_body_temp_path {0}; proxy_temp_path {0}; fastcgi_temp_path {0}; uwsgi_temp_path {0}; scgi_temp_path {0};\n\
+         http {{ access_log off; keepalive_requests 1000000000; client_body_temp_path {0}; proxy_temp_path {0}; fastcgi_temp_path {0}; uwsgi_temp_path {0}; scgi_temp_path {0};\n\
          upstream agent {{ server 127.0.0.1:{agent}; keepalive 256; }}\n\
          server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://agent; proxy_http_version 1.1; proxy_set_header Connection \"\"; }} }} }}\n",
         folder.display()
