@@ -17,6 +17,7 @@ nightly:
     tests/reproducible --both
     tests/fuzz/run 200
     tests/mutants
+    tests/large
 
 # Build the production image twice, differently, and compare every byte
 reproducible:

@@ -5,6 +5,7 @@ mod answers;
 mod callers;
 mod calls;
 mod enclave;
+mod large;
 mod pressure;
 mod sockets;
 mod telemetry;
