@@ -144,7 +144,7 @@ pub(crate) fn figures() {
             );
         }
     }
-    let compared = ["nginx", "gateway", "gateway that records"];
+    let compared = ["the agent itself", "gateway", "gateway that records"];
     peers.retain(|(name, ..)| compared.contains(name));
     rates(folder.path(), &agent, &peers);
     for (name, peer) in [("gateway", &plain), ("gateway that records", &recording)] {
@@ -160,7 +160,7 @@ pub(crate) fn figures() {
 fn rates(folder: &Path, agent: &Peer, peers: &[(&str, &Peer, &str)]) {
     let body = folder.join("post.json");
     fs::write(&body, task(1024)).expect("a file");
-    for (connections, each, seconds) in [(10, 100, 60), (100, 100, 20)] {
+    for (connections, each, seconds) in [(10, 100, 60), (16, 625, 20), (100, 100, 20)] {
         println!(
             "\n{} requests of 1 KiB a second for {seconds} s, open loop, {connections} connections:",
             connections * each
