@@ -15,6 +15,9 @@ const MAX_DIGITS: usize = 19;
 /// A word of this many hexadecimal digits is a digest or an id, and none of its digits count.
 pub(crate) const HEX_WORD: usize = 32;
 
+/// A UUID is so long.
+pub(crate) const UUID: usize = 36;
+
 /// A text in ASCII digits, and what is known of it.
 pub(crate) struct Digits<'a> {
     pub(crate) text: &'a [u8],
@@ -300,7 +303,7 @@ fn is_assigned(digits: &[u8]) -> bool {
 
 /// Whether a group is one of a UUID's, `8-4-4-4-12` in hexadecimal digits (RFC 9562 section 4).
 fn is_in_uuid(text: &[u8], start: usize) -> bool {
-    const LENGTH: usize = 36;
+    const LENGTH: usize = UUID;
     let is_in = |byte: &&u8| byte.is_ascii_hexdigit() || **byte == b'-';
     let before = text[..start]
         .iter()

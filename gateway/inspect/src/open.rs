@@ -1,6 +1,6 @@
 //! How much of a text's end may still become something, if more text follows.
 
-use crate::digits::{HEX_WORD, is_separator};
+use crate::digits::{HEX_WORD, UUID, is_separator};
 use crate::run::run_back;
 use crate::text::{IBAN_PRINTED, MAX_DOMAIN, MAX_LOCAL, is_domain, is_local};
 use crate::{Kind, Kinds, secret};
@@ -49,7 +49,17 @@ fn number(text: &[u8]) -> usize {
         .take_while(|byte| is_cut && byte.is_ascii_digit());
     let first = first + cut.count();
     let skipped = text[first..].iter().position(is_start);
-    skipped.map_or(text.len(), |skipped| first + skipped)
+    let number = skipped.map_or(text.len(), |skipped| first + skipped);
+    number.min(uuid(text))
+}
+
+/// What may be a UUID, none of whose groups is a number.
+fn uuid(text: &[u8]) -> usize {
+    let is_in = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
+    let begin = run_back(text, text.len(), UUID, is_in);
+    let word = &text[begin..];
+    let is_mixed = word.iter().any(u8::is_ascii_digit) && word.iter().any(u8::is_ascii_alphabetic);
+    if is_mixed { begin } else { text.len() }
 }
 
 /// What may be the part before an `@` and the one behind it.

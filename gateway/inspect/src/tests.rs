@@ -681,3 +681,43 @@ proptest::proptest! {
         proptest::prop_assert!(again.intersection(of(&[Kind::CreditCard, Kind::Ssn])).is_empty(), "{}", masked);
     }
 }
+
+/// Whether a group of digits is one of a UUID's, or a fraction's, or what a token is called, is known when
+/// it is looked at, wherever a stream is cut.
+#[test]
+fn what_stands_around_a_number_is_known_in_a_stream_as_well() {
+    let all: Kinds = Kind::ALL.into_iter().collect();
+    let cards: Kinds = [Kind::CreditCard].into_iter().collect();
+    let kinds = |watched: Kinds, parts: &[&str]| {
+        let mut stream = Stream::new(Framing::Text, watched, watched, 1 << 20);
+        let mut out = Vec::new();
+        parts
+            .iter()
+            .for_each(|part| stream.push(part.as_bytes(), &mut out).unwrap());
+        stream.finish(&mut out).unwrap();
+        (stream.kinds(), out)
+    };
+    for (text, is_clean) in [
+        ("it is 1afd5789-4121-4962-a1a8-22024546d9d4, so", true),
+        ("it is 1afd5789-4121-4962-a1a8-22024546d9d4f, so", false),
+        ("at 52.38822481388521 north", true),
+        (
+            "page_token: blgBhTv1tFNjvwdpbXyRA6wqCs4mXnRXZeo0uSVD, so",
+            true,
+        ),
+        (
+            "the token: blgBhTv1tFNjvwdpbXyRA6wqCs4mXnRXZeo0uSVD, so",
+            false,
+        ),
+        ("order 125-3876793-6532134 is 1afd", true),
+    ] {
+        assert_eq!(kinds(all, &[text]).0.is_empty(), is_clean, "{text}");
+        for watched in [all, cards] {
+            let whole = kinds(watched, &[text]);
+            for cut in 0..text.len() {
+                let parts = kinds(watched, &[&text[..cut], &text[cut..]]);
+                assert_eq!(parts, whole, "{text} at {cut}");
+            }
+        }
+    }
+}
