@@ -19,6 +19,7 @@ use crate::grpc::Sent;
 use crate::headers::{OVERRIDE, remove_hop_by_hop};
 use crate::limits::CALLS;
 use crate::read::Request;
+use crate::reason::innermost;
 use crate::trace;
 use crate::unix::UnixConnector;
 use crate::websocket::Offer;
@@ -165,7 +166,7 @@ impl Backend {
         answer: Result<Response<Incoming>, ClientError>,
         offer: Option<&Offer>,
     ) -> Result<Response<Incoming>, Refusal> {
-        let mut answer = answer.map_err(|error| Refusal::BackendBroken(reason(&error)))?;
+        let mut answer = answer.map_err(|error| Refusal::BackendBroken(innermost(&error)))?;
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             let Some(offer) = offer else {
                 let why = "it switched protocols, and nobody asked for that";
@@ -221,15 +222,6 @@ pub fn trace_header(trace_id: Uuid) -> HeaderValue {
     let mut buffer = Uuid::encode_buffer();
     let text = trace_id.hyphenated().encode_lower(&mut buffer);
     HeaderValue::from_str(text).expect("hexadecimal digits and hyphens")
-}
-
-/// The innermost reason, which says most.
-pub fn reason(error: &ClientError) -> String {
-    let mut reason: &dyn std::error::Error = error;
-    while let Some(source) = reason.source() {
-        reason = source;
-    }
-    reason.to_string()
 }
 
 #[cfg(test)]

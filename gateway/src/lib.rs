@@ -36,6 +36,7 @@ pub mod overrides;
 pub mod policy;
 mod program;
 pub mod read;
+pub mod reason;
 pub mod recorder;
 pub mod reloaded;
 pub mod room;

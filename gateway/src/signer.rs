@@ -11,6 +11,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 
+use crate::reason::innermost;
 use crate::unix::UnixConnector;
 
 /// It is asked for so long.
@@ -109,7 +110,7 @@ impl Signer {
         request.headers_mut().insert(CONTENT_TYPE, kind);
         let asked = async {
             let answer = self.client.request(request).await.map_err(|error| {
-                let error = crate::backend::reason(&error);
+                let error = innermost(&error);
                 Error::Unavailable(format!("{}: {error}", self.socket.display()))
             })?;
             let status = answer.status();

@@ -14,6 +14,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
+use crate::reason::innermost;
+
 /// It is asked for so long.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// What it answers is no longer.
@@ -137,14 +139,6 @@ impl Fetch {
         let answered = tokio::time::timeout(TIMEOUT, asked).await;
         answered.unwrap_or_else(|_| Err("it did not answer in time".into()))
     }
-}
-
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut reason = error;
-    while let Some(source) = reason.source() {
-        reason = source;
-    }
-    reason.to_string()
 }
 
 #[cfg(test)]
