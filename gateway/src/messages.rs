@@ -188,6 +188,7 @@ impl Exchange {
                 Ok(message) => message,
                 Err(error) => return End::Caller(error),
             };
+            held.arrived();
             match pass(message, masked, to_agent).await {
                 None => return End::Slow,
                 Some(Err(error)) => return End::Agent(error),
@@ -218,6 +219,7 @@ impl Exchange {
                 Ok(message) => message,
                 Err(error) => return End::Agent(error),
             };
+            held.arrived();
             match pass(message, masked, to_caller).await {
                 None => return End::Slow,
                 Some(Err(error)) => return End::Caller(error),
@@ -451,6 +453,11 @@ impl Held {
                 return;
             }
         }
+    }
+
+    /// It is whole: taking it has a deadline of its own.
+    fn arrived(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).1 = None;
     }
 
     /// So much of it was a control frame, between those of a message.
