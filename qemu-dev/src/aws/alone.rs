@@ -61,7 +61,7 @@ impl Aws {
         let mock = MockAws::open(&self.state.join("aws"), &self.region)?;
         mock.handle().set_fault(self.fault);
         if let Some(file) = &self.new_key {
-            let policy = fs::read_to_string(file).map_err(super::files::io(file))?;
+            let policy = fs::read_to_string(file).map_err(crate::files::io(file))?;
             say(&mock.create_key(&policy)?);
         }
         let mut signals = [
@@ -86,7 +86,7 @@ impl Aws {
         if !file.exists() {
             file = State::open(&self.state)?.root();
         }
-        let pem = fs::read(&file).map_err(super::files::io(&file))?;
+        let pem = fs::read(&file).map_err(crate::files::io(&file))?;
         let named = |error| Error::State(format!("{}: {error}", file.display()));
         MockRoot::from_pem(&pem).map_err(named)
     }

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use data_encoding::{BASE32_NOPAD, BASE64_NOPAD};
 
-use super::files;
 use crate::Error;
+use crate::files;
 use crate::nsm::os_random;
 
 /// The role of `[default]`: what a sidecar is.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::cms::Shape;
-use super::tls::Certificate;
+use crate::tls::Certificate;
 
 /// A fault of every answer to a request with a `Recipient`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

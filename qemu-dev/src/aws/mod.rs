@@ -18,7 +18,6 @@ mod alone;
 mod cms;
 mod credentials;
 mod fault;
-mod files;
 mod kms;
 mod line;
 mod policy;
@@ -27,7 +26,6 @@ mod refusal;
 mod server;
 mod sigv4;
 mod store;
-mod tls;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,8 +39,15 @@ pub use self::credentials::{ADMIN, SIDECAR};
 pub use self::fault::{Fault, Handle};
 pub use self::policy::{ACCOUNT, Call, Decision, Policy};
 pub use self::refusal::Refusal;
-pub use self::tls::Certificate;
 use crate::Error;
+use crate::files;
+pub use crate::tls::Certificate;
+use crate::tls::{Authority, Names};
+
+const NAMES: Names = Names {
+    root: "CN=Anchorhold MOCK AWS root,OU=this is no AWS,O=Anchorhold,C=US",
+    server: "CN=Anchorhold MOCK AWS server,OU=this is no AWS,O=Anchorhold,C=US",
+};
 
 /// The region that is nobody's.
 pub const DEFAULT_REGION: &str = "mock-local-1";
@@ -55,7 +60,7 @@ pub struct MockAws {
     folder: PathBuf,
     region: String,
     store: store::Store,
-    authority: tls::Authority,
+    authority: Authority,
     credentials: Vec<credentials::Credentials>,
     handle: Handle,
 }
@@ -71,7 +76,7 @@ impl MockAws {
         let _lock = files::lock(folder)?;
         Ok(Self {
             store: store::Store::open(folder, region)?,
-            authority: tls::Authority::open(&folder.join("mock-aws-root.pem"))?,
+            authority: Authority::open(&folder.join("mock-aws-root.pem"), NAMES)?,
             credentials: credentials::open(&folder.join("credentials"))?,
             handle: Handle::default(),
             folder: folder.into(),

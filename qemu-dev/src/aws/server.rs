@@ -21,9 +21,9 @@ use super::kms::Service;
 use super::line::{Line, Plan, Planner};
 use super::sigv4::{self, Place};
 use super::store::Store;
-use super::tls::Authority;
 use super::{Clock, Refusal};
 use crate::Error;
+use crate::tls::Authority;
 
 /// Longer requests are refused: a document of 262144 bytes in base64 fits.
 const MAX_REQUEST: usize = 512 * 1024;

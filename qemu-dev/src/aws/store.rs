@@ -8,9 +8,10 @@ use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::Refusal;
 use super::policy::ACCOUNT;
-use super::{Refusal, files};
 use crate::Error;
+use crate::files;
 use crate::nsm::os_random;
 
 /// Begins every ciphertext, so that nobody takes one for AWS's.

@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::Error;
 
 /// Makes a folder that only this user can enter, unless it is there.
-pub(super) fn make_folder(folder: &Path) -> Result<(), Error> {
+pub(crate) fn make_folder(folder: &Path) -> Result<(), Error> {
     let made = fs::DirBuilder::new()
         .mode(0o700)
         .recursive(true)
@@ -17,7 +17,7 @@ pub(super) fn make_folder(folder: &Path) -> Result<(), Error> {
 }
 
 /// Waits until no other process makes what is missing in this folder, as long as the value lives.
-pub(super) fn lock(folder: &Path) -> Result<fs::File, Error> {
+pub(crate) fn lock(folder: &Path) -> Result<fs::File, Error> {
     let file = folder.join("lock");
     let mut options = fs::OpenOptions::new();
     options.create(true).truncate(false).write(true).mode(0o600);
@@ -28,7 +28,7 @@ pub(super) fn lock(folder: &Path) -> Result<fs::File, Error> {
 }
 
 /// Replaces a file as a whole, mode 0600; it is on the disk when this returns.
-pub(super) fn write(file: &Path, bytes: &[u8]) -> Result<(), Error> {
+pub(crate) fn write(file: &Path, bytes: &[u8]) -> Result<(), Error> {
     let folder = file.parent().unwrap_or(Path::new("."));
     let written = tempfile::Builder::new()
         .permissions(fs::Permissions::from_mode(0o600))
@@ -42,12 +42,12 @@ pub(super) fn write(file: &Path, bytes: &[u8]) -> Result<(), Error> {
 }
 
 /// Reads a file of text.
-pub(super) fn read(file: &Path) -> Result<String, Error> {
+pub(crate) fn read(file: &Path) -> Result<String, Error> {
     fs::read_to_string(file).map_err(io(file))
 }
 
 /// Names the file in an error.
-pub(super) fn io(file: &Path) -> impl Fn(std::io::Error) -> Error + use<> {
+pub(crate) fn io(file: &Path) -> impl Fn(std::io::Error) -> Error + use<> {
     let what = file.display().to_string();
     move |source| Error::Io {
         what: what.clone(),

@@ -29,15 +29,13 @@ use x509_cert::serial_number::SerialNumber;
 use x509_cert::spki::{SubjectPublicKeyInfoOwned, SubjectPublicKeyInfoRef};
 use x509_cert::time::{Time, Validity};
 
-use super::files;
-use crate::Error;
 use crate::nsm::os_random;
+use crate::{Error, files};
 
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
 /// The authority's own validity, 2020 to 2049: no test's clock is outside of it.
 const ROOT_VALIDITY: (u64, u64) = (1_577_836_800, 2_524_607_999);
-const ROOT_NAME: &str = "CN=Anchorhold MOCK AWS root,OU=this is no AWS,O=Anchorhold,C=US";
 
 /// What the server shows; all but the first are for tests of clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,18 +53,26 @@ pub enum Certificate {
     OtherAuthority,
 }
 
-/// The mock's own certification authority.
-pub(super) struct Authority {
+/// What certificates call an authority and its servers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Names {
+    pub(crate) root: &'static str,
+    pub(crate) server: &'static str,
+}
+
+/// A mock's own certification authority.
+pub(crate) struct Authority {
+    names: Names,
     key: SigningKey,
     der: Vec<u8>,
 }
 
 impl Authority {
     /// Reads `mock-aws-root.pem` and its key; makes them if they are missing.
-    pub(super) fn open(certificate: &Path) -> Result<Self, Error> {
+    pub(crate) fn open(certificate: &Path, names: Names) -> Result<Self, Error> {
         let key = certificate.with_extension("key");
         if !key.exists() {
-            let new = Self::new();
+            let new = Self::new(names);
             let pem = new
                 .key
                 .to_pkcs8_pem(LineEnding::LF)
@@ -78,34 +84,38 @@ impl Authority {
             |file: &Path| Error::State(format!("{}: not what it should be", file.display()));
         let der = X509::from_pem(files::read(certificate)?).and_then(|read| read.to_der());
         Ok(Self {
+            names,
             key: SigningKey::from_pkcs8_pem(&files::read(&key)?).map_err(|_| not_one(&key))?,
             der: der.map_err(|_| not_one(certificate))?,
         })
     }
 
-    fn new() -> Self {
+    /// A new one, kept nowhere.
+    pub(crate) fn new(names: Names) -> Self {
         let key = new_key();
         let root = Profile {
-            subject: ROOT_NAME,
+            subject: names.root,
+            issuer: names.root,
             authority: identifier(&key),
             names: Vec::new(),
         };
         Self {
+            names,
             der: issue(root, &key, &key, ROOT_VALIDITY),
             key,
         }
     }
 
-    pub(super) fn der(&self) -> &[u8] {
+    pub(crate) fn der(&self) -> &[u8] {
         &self.der
     }
 
-    pub(super) fn pem(&self) -> String {
+    pub(crate) fn pem(&self) -> String {
         crate::authority::pem(&self.der)
     }
 
     /// What a server with these names needs, valid at `now` (seconds since 1970).
-    pub(super) fn acceptor(
+    pub(crate) fn acceptor(
         &self,
         names: &[&str],
         wanted: Certificate,
@@ -124,7 +134,8 @@ impl Authority {
         let issuer = other.as_ref().unwrap_or(&self.key);
         let key = new_key();
         let server = Profile {
-            subject: "CN=Anchorhold MOCK AWS server,OU=this is no AWS,O=Anchorhold,C=US",
+            subject: self.names.server,
+            issuer: self.names.root,
             authority: identifier(issuer),
             names: names.iter().map(|name| (*name).to_owned()).collect(),
         };
@@ -192,13 +203,14 @@ fn time(seconds: u64) -> Time {
 /// What a certificate says; one without names is the authority's own.
 struct Profile {
     subject: &'static str,
+    issuer: &'static str,
     authority: Vec<u8>,
     names: Vec<String>,
 }
 
 impl BuilderProfile for Profile {
     fn get_issuer(&self, _: &Name) -> Name {
-        name(ROOT_NAME)
+        name(self.issuer)
     }
 
     fn get_subject(&self) -> Name {
