@@ -18,6 +18,7 @@ const APPROVAL_GRANT: &str = "approval.grant";
 
 /// What is known of one decision. Every member of an event is set here, in whatever order it
 /// becomes known.
+#[derive(Clone)]
 pub(crate) struct Trail {
     decision: Decision,
     /// The agent's part of the chain of delegation.
@@ -31,6 +32,7 @@ pub(crate) struct Trail {
 }
 
 /// The chain of delegation, but for the agent.
+#[derive(Clone)]
 enum Behind {
     /// Nobody, or it is not known yet.
     Nobody,
@@ -52,6 +54,7 @@ impl Trail {
             before: None,
             binding: None,
             caller: None,
+            credential: None,
             delegated_by: None,
             delegation_chain: Vec::new(),
             delegation_issuers: Vec::new(),
@@ -78,6 +81,13 @@ impl Trail {
             loaded: None,
             ended: None,
         }
+    }
+
+    /// What follows from it, as another type of event, under this annex; it has no time yet.
+    pub(crate) fn follow(&self, event_type: &str, annex: Option<AnnexId>) -> Decision {
+        let mut next = self.clone().compose(annex);
+        event_type.clone_into(&mut next.event_type);
+        next
     }
 
     /// With what the record ended before this boot.
@@ -157,6 +167,11 @@ impl Trail {
     /// Who issued each token of a delegation, oldest first.
     pub(crate) fn issuers(&mut self, issuers: Vec<String>) {
         self.decision.delegation_issuers = issuers;
+    }
+
+    /// What is done with a credential.
+    pub(crate) fn credential(&mut self, credential: record::Credential) {
+        self.decision.credential = Some(credential);
     }
 
     /// The rule that decides.
@@ -246,7 +261,7 @@ impl Trail {
 }
 
 /// Adds the time, and of which bundle the rule is.
-fn dated(env: &Env<'_>, mut decision: Decision) -> Decision {
+pub(crate) fn dated(env: &Env<'_>, mut decision: Decision) -> Decision {
     decision.timestamp = decision
         .timestamp
         .or(env.now().ok().map(|now| now.earliest));

@@ -2,6 +2,7 @@
 //! knows which NSM there is.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
@@ -9,19 +10,24 @@ use attestation::Document;
 use identity::{Algorithm, BootId, Digest, PublicKey, Signer, Tee, cbor};
 use policy::{Bundle, IdentityPolicy, Mode};
 use policy_engine::Rego;
-use protocol::{Answer, KmsSigned, Phase, RecordEnd, Records, Request, StateStatus, Status};
+use protocol::{
+    Answer, KmsSigned, Phase, RecordEnd, Records, Request, StateStatus, Status, Ticket,
+};
 use record::{Decision, End};
 use state::{Attested, Pair};
 use zeroize::Zeroizing;
 
-use crate::audit::Trail;
+use crate::audit::{Trail, dated};
 use crate::clock::{Bounds, Clock};
+use crate::credentials::{Courier, Credentials, FromService};
 use crate::durable::{Durable, Life, Platform, Then};
 use crate::env::Env;
 use crate::identities::{BoundTo, Identity, IdentityCard, NextKey};
-use crate::keys::{KeyPair, SEED_BYTES, UncheckedSignature, check_all};
+use crate::keys::{KeyPair, SEED_BYTES, UncheckedSignature, check_all, secret};
 use crate::nsm::PeerVerifier;
-use crate::operations::{annex, approve, attest, describe, exchange, overview, rotate, sign};
+use crate::operations::{
+    annex, approve, attest, credential, describe, exchange, overview, rotate, sign,
+};
 use crate::provisioned::{Committed, Provisioned};
 use crate::record::Record;
 use crate::service::{self, Outcome, Released, Service, Unreleased};
@@ -34,6 +40,9 @@ const POLICY_PCR: u8 = 16;
 const ALL_PCRS: u16 = 32;
 /// What the hypervisor measures, and locks.
 const MEASURED_PCRS: u8 = 16;
+/// How often it is looked for calls whose end nobody asked for, at least.
+const HEARD_WITHIN: Duration = Duration::from_secs(1);
+
 /// What the enclave runs on.
 pub struct Machine<N> {
     /// The secure module.
@@ -44,6 +53,8 @@ pub struct Machine<N> {
     pub entropy: Box<dyn Entropy>,
     /// Who asks KMS.
     pub kms: Box<dyn Kms>,
+    /// Who carries credentials to services: one for each that a bundle may name.
+    pub couriers: Vec<Box<dyn Courier>>,
     /// Called once when the enclave must not go on; the keys are wiped already. A program powers
     /// off here.
     pub power_off: Box<dyn Fn(&Error) + Send + Sync>,
@@ -59,6 +70,9 @@ pub struct Enclave<N> {
     boot_id: BootId,
     clock: Clock,
     kms: Box<dyn Kms>,
+    /// How many couriers there are.
+    places: usize,
+    couriers: Mutex<Vec<Box<dyn Courier>>>,
     provisioning: Mutex<()>,
     committed: OnceLock<Committed>,
     durable: Durable,
@@ -135,6 +149,8 @@ impl<N: Nsm> Enclave<N> {
             boot_id: BootId::new(boot_id),
             clock: Clock::new(),
             kms: machine.kms,
+            places: machine.couriers.len(),
+            couriers: Mutex::new(machine.couriers),
             provisioning: Mutex::new(()),
             committed: OnceLock::new(),
             durable: Durable::default(),
@@ -263,6 +279,14 @@ impl<N: Nsm> Enclave<N> {
             ),
             Request::AskKms(signed) => unrecorded(self.ask_kms(signed)),
             Request::Stored => unrecorded(self.stored()),
+            Request::SealingKey { nonce } => unrecorded(self.sealing_key(&nonce)),
+            Request::PutCredential { order } => self.recorded(event, "operator", |env, trail| {
+                credential::put(env, &order, trail)
+            }),
+            Request::CloseCredential { ticket } => self.close(ticket),
+            Request::OpenCredential(open) => self.recorded(event, "default", |env, trail| {
+                credential::open(env, open, trail)
+            }),
         }
     }
 
@@ -273,6 +297,19 @@ impl<N: Nsm> Enclave<N> {
         let evidence = self
             .durable
             .birth_document(self.committed()?, self, nonce)?;
+        Ok(Answer::Document(protocol::Evidence { evidence }))
+    }
+
+    /// A document that attests the key to which credentials are sealed.
+    fn sealing_key(&self, nonce: &[u8]) -> Result<Answer, Error> {
+        if !attest::NONCE_BYTES.contains(&nonce.len()) {
+            return Err(Error::NonceSize);
+        }
+        let provisioned = self.provisioned()?;
+        let credentials = provisioned.credentials.as_ref();
+        let key = credentials.ok_or(Error::UnknownService)?.sealing_key()?;
+        let data = broker::sealing_data(&provisioned.policy, &key);
+        let (evidence, _) = self.own_document(Some(&key), Some(data.as_bytes()), nonce, false)?;
         Ok(Answer::Document(protocol::Evidence { evidence }))
     }
 
@@ -430,6 +467,7 @@ impl<N: Nsm> Enclave<N> {
         if bundle.proxy_key.0 != *proxy_key {
             return Err(Error::ProxyKeyMismatch);
         }
+        self.check_services(&bundle)?;
         let before = before.map(|before| self.record_end(before)).transpose()?;
         let rego =
             Rego::load(&bundle).map_err(|error| policy::Error::Malformed(error.to_string()))?;
@@ -473,6 +511,7 @@ impl<N: Nsm> Enclave<N> {
     /// From here on there are keys, and a record whose first line says so.
     fn live(&self, committed: &Committed, life: Life) -> Result<(), Error> {
         let record = Record::new(life.record_key, self.boot_id);
+        let credentials = self.credentials(&committed.bundle)?;
         let provisioned = Provisioned::new(
             committed.bundle.clone(),
             committed.canonical.clone(),
@@ -481,7 +520,8 @@ impl<N: Nsm> Enclave<N> {
             record,
             life.bound,
             life.annex,
-        );
+        )
+        .with_credentials(credentials);
         let mut trail = Trail::new(provisioned.policy, "enclave.boot", "bundle");
         trail.boot(committed.before);
         let born = trail.done(&self.env_of(&provisioned));
@@ -490,6 +530,68 @@ impl<N: Nsm> Enclave<N> {
         self.provisioned
             .set(provisioned)
             .map_err(|_| Error::AlreadyProvisioned)
+    }
+
+    /// Refuses services that it cannot serve, before anything is committed to.
+    fn check_services(&self, bundle: &Bundle) -> Result<(), Error> {
+        let (wanted, places) = (bundle.services.len(), self.places);
+        if wanted > places {
+            return Err(Error::TooManyServices(wanted, places));
+        }
+        let services = &bundle.services;
+        services
+            .iter()
+            .try_for_each(|service| broker::roots(service).map(|_| ()))?;
+        Ok(())
+    }
+
+    /// What it has to do with credentials of others.
+    fn credentials(&self, bundle: &Bundle) -> Result<Option<Credentials>, Error> {
+        if bundle.services.is_empty() {
+            return Ok(None);
+        }
+        let couriers = std::mem::take(&mut *lock(&self.couriers));
+        let k3 = self.new_secret("k3")?;
+        Credentials::new(bundle, couriers, k3).map(Some)
+    }
+
+    /// Hears what the processes of services say; ends when nobody says anything any more. Meant for
+    /// one thread.
+    pub fn hear(&self, said: &Receiver<FromService>) {
+        loop {
+            let heard = said.recv_timeout(HEARD_WITHIN);
+            let Ok(env) = self.env() else {
+                match heard {
+                    Err(RecvTimeoutError::Disconnected) => return,
+                    _ => continue,
+                }
+            };
+            let Some(credentials) = &env.provisioned.credentials else {
+                return;
+            };
+            match heard {
+                Ok(said) => credentials.hear(&said),
+                Err(RecvTimeoutError::Timeout) => {
+                    let forgotten = credentials.close_forgotten().into_iter();
+                    let noted = forgotten.map(|end| Outcome::noted(dated(&env, end)));
+                    self.release(noted.collect());
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Writes down how a call ended.
+    fn close(&self, ticket: Ticket) -> (Result<Unreleased<Answer>, Error>, Option<Decision>) {
+        let closed = self.env().and_then(|env| {
+            let credentials = env.provisioned.credentials.as_ref();
+            let end = credentials.ok_or(Error::UnknownService)?.close(ticket)?;
+            Ok(dated(&env, end))
+        });
+        match closed {
+            Ok(decision) => (Ok(Answer::Closed.into()), Some(decision)),
+            Err(error) => (Err(error), None),
+        }
     }
 
     /// Makes ready what takes long and is perhaps needed, while the policy is awaited.
@@ -557,7 +659,8 @@ impl<N: Nsm> Enclave<N> {
         })
     }
 
-    fn new_key(&self, algorithm: Algorithm, name: &str, version: u32) -> Result<KeyPair, Error> {
+    /// Randomness of the secure module, and of the operating system.
+    fn seeds(&self) -> Result<[Zeroizing<[u8; SEED_BYTES]>; 2], Error> {
         let mut nsm = Zeroizing::new([0; SEED_BYTES]);
         let mut os = Zeroizing::new([0; SEED_BYTES]);
         lock(&self.nsm).random(&mut *nsm)?;
@@ -565,6 +668,16 @@ impl<N: Nsm> Enclave<N> {
             return Err(NsmError::RandomZero.into());
         }
         self.entropy.fill(&mut *os)?;
+        Ok([nsm, os])
+    }
+
+    fn new_secret(&self, name: &str) -> Result<Zeroizing<[u8; 32]>, Error> {
+        let [nsm, os] = self.seeds()?;
+        Ok(secret(&nsm, &os, name.as_bytes()))
+    }
+
+    fn new_key(&self, algorithm: Algorithm, name: &str, version: u32) -> Result<KeyPair, Error> {
+        let [nsm, os] = self.seeds()?;
         Ok(KeyPair::generate(
             algorithm,
             &nsm,

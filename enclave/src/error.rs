@@ -22,6 +22,32 @@ pub enum Error {
     /// A frame is wrong.
     #[error(transparent)]
     Protocol(#[from] protocol::Error),
+    /// Something about a credential is wrong.
+    #[error(transparent)]
+    Broker(#[from] broker::Error),
+    /// The bundle has no service of this name.
+    #[error("the bundle has no such service")]
+    UnknownService,
+    /// The bundle names more services than this enclave has processes for.
+    #[error("the bundle names {0} services, and this enclave has processes for {1}")]
+    TooManyServices(usize, usize),
+    /// A later version of the credential was seen in this boot.
+    #[error("the credential has version {version}, and version {known} was seen in this boot")]
+    CredentialOutdated {
+        /// Of the one that was brought.
+        version: u64,
+        /// The highest that was seen.
+        known: u64,
+    },
+    /// No call has this ticket, or its end is recorded.
+    #[error("no call has this ticket, or its end is recorded already")]
+    UnknownCall,
+    /// The call has not ended.
+    #[error("the call has not ended yet")]
+    CallUnderWay,
+    /// The process of the service ended.
+    #[error("the enclave's process for this service has ended; it needs another boot")]
+    ServiceGone,
     /// The policy says no.
     #[error(transparent)]
     Denied(#[from] Denied),
@@ -268,6 +294,7 @@ impl Error {
         match self {
             Self::Identity(error) => error.code(),
             Self::Policy(error) => error.code(),
+            Self::Broker(error) => error.code(),
             Self::Attestation(error) => error.code(),
             Self::Protocol(error) => error.code(),
             Self::State(error) => error.code(),
@@ -311,6 +338,8 @@ impl Error {
             | Self::RecordEndInvalid(_)
             | Self::PieceInvalid(_)
             | Self::SealTooLarge
+            | Self::Broker(_)
+            | Self::TooManyServices(..)
             | Self::PayloadTooLarge => Kind::Invalid,
             Self::ApprovalsFull
             | Self::Denied(Denied::RateLimitExceeded { .. } | Denied::BudgetExceeded { .. }) => {
@@ -326,7 +355,10 @@ impl Error {
             | Self::RotationNotAllowed
             | Self::State(_)
             | Self::OrderInvalid(_) => Kind::Denied,
-            Self::UnknownIdentity | Self::ApprovalUnknown => Kind::NotFound,
+            Self::UnknownIdentity
+            | Self::ApprovalUnknown
+            | Self::UnknownService
+            | Self::UnknownCall => Kind::NotFound,
             Self::AlreadyProvisioned
             | Self::RotatedMeanwhile
             | Self::AnnexReplacedMeanwhile
@@ -337,6 +369,7 @@ impl Error {
             | Self::SealNotStored
             | Self::SealedStateUnopened
             | Self::StateDrillFailed(_)
+            | Self::CredentialOutdated { .. }
             | Self::AnnexOutdated { .. } => Kind::Conflict,
             Self::NotProvisioned
             | Self::StateAwaited(_)
@@ -347,6 +380,8 @@ impl Error {
             | Self::Nsm(_)
             | Self::ProofsFull
             | Self::AnnexRequired(_)
+            | Self::ServiceGone
+            | Self::CallUnderWay
             | Self::Busy => Kind::Unavailable,
             Self::SelfCheckFailed
             | Self::NoRandomness

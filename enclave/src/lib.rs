@@ -11,19 +11,21 @@
 //! enclave     one boot: NSM, clock, policy            service::release   records, then opens
 //!    |  Env (one time, one annex), Trail (its event)         ^  Outcome
 //!    v                                                       |
-//! operations  sign  exchange  attest  rotate  approve  annex  describe
+//! operations  sign  exchange  attest  rotate  approve  annex  describe  credential
 //!    |
 //!    v        parse -> authenticate -> authority -> authorize -> settle -> issue
 //! stages      text     who asks        for whom     Permit       Settled   token, credential, envelope
 //!
 //! provisioned bundle, Rego, identities (a KeySlot each: the keys), stores, record
 //! durable     the state in which keys outlive the boot: born, opened, sealed
+//! credentials of others: sealed, opened, carried to their services
 //! ```
 #![forbid(unsafe_code)]
 
 mod audit;
 pub mod boot;
 mod clock;
+mod credentials;
 mod durable;
 mod enclave;
 mod entropy;
@@ -45,6 +47,7 @@ mod sync;
 mod transport;
 
 pub use crate::clock::{BootClock, BootTime};
+pub use crate::credentials::{Courier, FromService};
 pub use crate::durable::Kms;
 pub use crate::enclave::{CLOCK_INTERVAL, Enclave, Machine};
 pub use crate::entropy::{Entropy, OsEntropy};

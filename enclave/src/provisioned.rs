@@ -7,13 +7,14 @@ use identity::delegation::AGENT;
 use identity::token::APPROVER;
 use identity::{AnnexId, Did, Digest};
 use minicbor::{Decode, Encode};
-use policy::{Annex, Bundle, IdentityPolicy, Issuer, PolicyDigest};
+use policy::{Annex, Bundle, IdentityPolicy, Issuer, PolicyDigest, Service};
 use policy_engine::{Denied, Rego};
 use protocol::Requester;
 use record::End;
 use state::Pair;
 
 use crate::Error;
+use crate::credentials::Credentials;
 use crate::identities::{BoundTo, Identity};
 use crate::record::Record;
 use crate::stores::approvals::Approvals;
@@ -60,6 +61,8 @@ pub(crate) struct Provisioned {
     /// Lock order: an identity's usage, then this.
     pub(crate) approvals: Mutex<Approvals>,
     pub(crate) refusals: Mutex<Refusals>,
+    /// What it has to do with credentials of others, if the bundle names services.
+    pub(crate) credentials: Option<Credentials>,
     identities: BTreeMap<String, Identity>,
     annex: RwLock<Option<Arc<(Annex, AnnexId)>>>,
     /// No annex before this one is taken: it was in force when the state was sealed.
@@ -87,12 +90,21 @@ impl Provisioned {
             peers: Mutex::default(),
             approvals: Mutex::default(),
             refusals: Mutex::default(),
+            credentials: None,
             identities: identities
                 .into_iter()
                 .map(|identity| (identity.policy.name.clone(), identity))
                 .collect(),
             annex: RwLock::new(None),
             annex_floor,
+        }
+    }
+
+    /// The same, with what it has to do with credentials of others.
+    pub(crate) fn with_credentials(self, credentials: Option<Credentials>) -> Self {
+        Self {
+            credentials,
+            ..self
         }
     }
 
@@ -178,6 +190,22 @@ impl Provisioned {
         annex: Option<&Annex>,
     ) -> Result<&Identity, Error> {
         let usable = |policy: &&IdentityPolicy| policy.callers.admit(&requester.caller, annex);
+        self.find_for(requester.identity.as_deref(), usable)
+    }
+
+    /// The identity with whose credential a service is asked: the one named, or the only one that the
+    /// caller may use and the service has a rule for.
+    pub(crate) fn find_user(
+        &self,
+        requester: &Requester,
+        annex: Option<&Annex>,
+        service: &Service,
+    ) -> Result<&Identity, Error> {
+        let usable = |policy: &&IdentityPolicy| {
+            let mut rules = service.rules.iter();
+            rules.any(|rule| rule.identities.contains(&policy.name))
+                && policy.callers.admit(&requester.caller, annex)
+        };
         self.find_for(requester.identity.as_deref(), usable)
     }
 
@@ -273,6 +301,7 @@ impl Provisioned {
     pub(crate) fn wipe(&self) {
         self.identities().for_each(Identity::wipe);
         self.record.wipe();
+        self.credentials.iter().for_each(Credentials::wipe);
     }
 }
 

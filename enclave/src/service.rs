@@ -95,6 +95,14 @@ impl Outcome {
         Self { answer, decision }
     }
 
+    /// Nobody asked, and so nobody is answered: only the record learns of it.
+    pub(crate) fn noted(decision: Decision) -> Self {
+        Self {
+            answer: Err(Error::Busy),
+            decision: Some(decision),
+        }
+    }
+
     /// A refusal of which the record learns nothing.
     pub(crate) fn refused(error: Error) -> Self {
         Self {

@@ -35,6 +35,8 @@ impl Purpose {
     pub const STATE_CERTIFICATE: Self = Self("anchorhold/state/v1");
     /// The state key vouches for a seal of its state.
     pub const SEAL: Self = Self("anchorhold/seal/v1");
+    /// The operator puts a credential.
+    pub const CREDENTIAL: Self = Self("anchorhold/credential/v1");
     /// The proxy proves its key to the enclave.
     pub const WINDOW: Self = Self("anchorhold/window/v1");
 }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::Request;
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -126,69 +126,120 @@ impl Client {
             .await
     }
 
-    async fn send(&self, path: &str, body: Option<(&str, String)>) -> Result<Vec<u8>, ClientError> {
-        let unreachable = |why| ClientError::Unreachable {
+    /// `DELETE`.
+    pub async fn delete(&self, path: &str) -> Result<(), ClientError> {
+        self.ask("DELETE", path, None).await.map(|_| ())
+    }
+
+    /// `GET` of an answer that does not end: gives it with its first line.
+    pub async fn hold(&self, path: &str) -> Result<Held, ClientError> {
+        let Target::Unix(socket) = &self.target else {
+            return Err(self.unreachable("a placeholder is given over a Unix socket only".into()));
+        };
+        let stream = UnixStream::connect(socket).await;
+        let stream = stream.map_err(|error| self.not_connected(&error))?;
+        let text = |error: hyper::Error| self.unreachable(error.to_string());
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
+        tokio::spawn(connection);
+        let request = Request::builder().uri(path).header("host", "localhost");
+        let request = request.body(Full::<Bytes>::default());
+        let request = request.map_err(|error| self.unreachable(error.to_string()))?;
+        let mut response = sender.send_request(request).await.map_err(text)?;
+        let is_good = response.status() == 200;
+        let mut line = Vec::new();
+        while !(is_good && line.ends_with(b"\n")) && line.len() < MAX_ANSWER {
+            let Some(frame) = response.frame().await else {
+                break;
+            };
+            line.extend_from_slice(frame.map_err(text)?.data_ref().unwrap_or(&Bytes::new()));
+        }
+        if !is_good {
+            return Err(refused(response.status().as_u16(), None, &line));
+        }
+        Ok(Held {
+            line,
+            _body: response.into_body(),
+        })
+    }
+
+    fn unreachable(&self, why: String) -> ClientError {
+        ClientError::Unreachable {
             target: self.target.to_string(),
             why,
-        };
-        let not_connected = |error: std::io::Error| match error.kind() {
+        }
+    }
+
+    fn not_connected(&self, error: &std::io::Error) -> ClientError {
+        match error.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => ClientError::NoSidecar {
                 target: self.target.to_string(),
             },
             ErrorKind::PermissionDenied => {
-                unreachable("this user may not connect there (permission denied)".into())
+                self.unreachable("this user may not connect there (permission denied)".into())
             }
-            _ => unreachable(format!("no connection: {error}")),
-        };
+            _ => self.unreachable(format!("no connection: {error}")),
+        }
+    }
+
+    async fn send(&self, path: &str, body: Option<(&str, String)>) -> Result<Vec<u8>, ClientError> {
+        let method = if body.is_some() { "POST" } else { "GET" };
+        self.ask(method, path, body).await
+    }
+
+    async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<(&str, String)>,
+    ) -> Result<Vec<u8>, ClientError> {
         let exchanged = match &self.target {
             Target::Unix(socket) => {
-                let stream = UnixStream::connect(socket).await.map_err(not_connected)?;
-                self.exchange(stream, "localhost", path, body).await
+                let stream = UnixStream::connect(socket)
+                    .await
+                    .map_err(|error| self.not_connected(&error))?;
+                self.exchange(stream, "localhost", (method, path), body)
+                    .await
             }
             Target::Localhost(authority) => {
-                let stream = TcpStream::connect(authority).await.map_err(not_connected)?;
-                self.exchange(stream, authority, path, body).await
+                let stream = TcpStream::connect(authority)
+                    .await
+                    .map_err(|error| self.not_connected(&error))?;
+                self.exchange(stream, authority, (method, path), body).await
             }
         };
         let Answer {
             status,
             retry_after,
             bytes,
-        } = exchanged.map_err(unreachable)?;
-        if [200, 202].contains(&status) {
+        } = exchanged.map_err(|why| self.unreachable(why))?;
+        if [200, 202, 204].contains(&status) {
             return Ok(bytes);
         }
-        let problem: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-        let text = |name: &str| problem[name].as_str().map(str::to_owned);
-        let detail = text("detail").or_else(|| text("error_description"));
-        let unknown = || "unknown".to_owned();
-        Err(ClientError::Refused {
-            status,
-            code: text("code").unwrap_or_else(unknown),
-            detail: detail.unwrap_or_else(unknown),
-            retry_after,
-        })
+        Err(refused(status, retry_after, &bytes))
     }
 
     async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         &self,
         stream: S,
         host: &str,
-        path: &str,
+        (method, path): (&str, &str),
         body: Option<(&str, String)>,
     ) -> Result<Answer, String> {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| error.to_string())?;
         tokio::spawn(connection);
-        let mut request = Request::builder().uri(path).header("host", host);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", host);
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {}", token.as_str()));
         }
         let request = match body {
             None => request.body(Full::default()),
             Some((kind, body)) => request
-                .method("POST")
                 .header("content-type", kind)
                 .body(Full::new(Bytes::from(body))),
         };
@@ -211,6 +262,33 @@ impl Client {
             retry_after,
             bytes: body.to_bytes().to_vec(),
         })
+    }
+}
+
+fn refused(status: u16, retry_after: Option<u32>, bytes: &[u8]) -> ClientError {
+    let problem: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    let text = |name: &str| problem[name].as_str().map(str::to_owned);
+    let detail = text("detail").or_else(|| text("error_description"));
+    let unknown = || "unknown".to_owned();
+    ClientError::Refused {
+        status,
+        code: text("code").unwrap_or_else(unknown),
+        detail: detail.unwrap_or_else(unknown),
+        retry_after,
+    }
+}
+
+/// An answer that has not ended: what it gives is good until this is dropped.
+#[derive(Debug)]
+pub struct Held {
+    line: Vec<u8>,
+    _body: Incoming,
+}
+
+impl Held {
+    /// Its first line.
+    pub fn line(&self) -> &[u8] {
+        &self.line
     }
 }
 

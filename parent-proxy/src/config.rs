@@ -1,5 +1,6 @@
 //! Configuration: a TOML file, over it the environment, over it flags. Unknown keys are errors.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::os::unix::fs::MetadataExt;
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use governor::Quota;
+use ipnet::IpNet;
 use policy::Bundle;
 use policy_engine::Rego;
 use protocol::Endpoint;
@@ -14,6 +16,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::Error;
+use crate::relay::Addresses;
 use callers::{AgentSocket, Limits, Localhost, LocalhostCaller};
 use enclave_client::files::{is_private, read_bounded};
 use enclave_client::{RecordConfig, StateConfig};
@@ -44,6 +47,8 @@ pub(crate) struct File {
     pub(crate) sockets: Vec<AgentSocket>,
     pub(crate) localhost: Option<LocalhostFile>,
     #[serde(default)]
+    pub(crate) proxy: ProxyFile,
+    #[serde(default)]
     pub(crate) operator_uids: Vec<u32>,
     #[serde(default)]
     pub(crate) limits: LimitsFile,
@@ -55,6 +60,71 @@ pub(crate) struct File {
 pub(crate) struct AwsFile {
     kms_address: Option<String>,
     credentials: Option<PathBuf>,
+}
+
+/// The proxied routes, by which agents get to services.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ProxyFile {
+    socket: Option<PathBuf>,
+    listen: Option<SocketAddr>,
+    #[serde(default)]
+    callers: Vec<LocalhostCallerFile>,
+    credentials: Option<PathBuf>,
+    #[serde(default)]
+    private: Vec<IpNet>,
+    #[serde(default)]
+    addresses: BTreeMap<String, String>,
+}
+
+/// How agents get to services.
+#[derive(Debug)]
+pub struct ProxyConfig {
+    /// The Unix socket for agents.
+    pub socket: PathBuf,
+    /// A TCP listener, only where asked for; callers show their tokens as placeholders.
+    pub localhost: Option<Localhost>,
+    /// The folder of sealed credentials.
+    pub credentials: PathBuf,
+    /// Where services are dialled.
+    pub(crate) addresses: Addresses,
+}
+
+impl ProxyFile {
+    fn finish(self, policy: &Bundle) -> Result<Option<ProxyConfig>, Error> {
+        if policy.services.is_empty() {
+            return Ok(None);
+        }
+        let mut named = self.addresses.keys();
+        if let Some(unknown) = named.find(|name| policy.service(name).is_none()) {
+            return Err(Error::Config(format!(
+                "proxy.addresses names {unknown:?}, and the bundle has no such service"
+            )));
+        }
+        let localhost = match self.listen {
+            Some(listen) => {
+                let callers = self.callers;
+                Some(LocalhostFile { listen, callers }.finish("proxy", true)?)
+            }
+            None if self.callers.is_empty() => None,
+            None => {
+                return Err(Error::Config(
+                    "proxy.callers show tokens at proxy.listen, which is not set".into(),
+                ));
+            }
+        };
+        Ok(Some(ProxyConfig {
+            socket: self.socket.map_or_else(default_proxy_socket, Ok)?,
+            localhost,
+            credentials: self
+                .credentials
+                .map_or_else(|| default_folder("credentials"), Ok)?,
+            addresses: Addresses {
+                private: self.private,
+                fixed: self.addresses,
+            },
+        }))
+    }
 }
 
 /// What each caller may take of the sidecar.
@@ -160,6 +230,8 @@ pub struct Config {
     pub state: Option<StateConfig>,
     /// A TCP listener, only where asked for.
     pub localhost: Option<Localhost>,
+    /// How agents get to services, if the bundle names any.
+    pub proxy: Option<ProxyConfig>,
 }
 
 impl File {
@@ -179,6 +251,8 @@ impl File {
             &mut read.state,
             &mut read.state_certificate,
             &mut read.aws.credentials,
+            &mut read.proxy.socket,
+            &mut read.proxy.credentials,
         ];
         paths
             .into_iter()
@@ -187,11 +261,11 @@ impl File {
         read.sockets
             .iter_mut()
             .for_each(|socket| socket.path = folder.join(&socket.path));
-        for caller in read
+        let of_localhost = read
             .localhost
             .iter_mut()
-            .flat_map(|localhost| &mut localhost.callers)
-        {
+            .flat_map(|localhost| &mut localhost.callers);
+        for caller in of_localhost.chain(&mut read.proxy.callers) {
             caller.token_file = folder.join(&caller.token_file);
         }
         Ok(read)
@@ -237,6 +311,7 @@ impl File {
             })
         });
         Ok(Config {
+            proxy: self.proxy.finish(&policy)?,
             state: state.transpose()?,
             record,
             operator_uids: self.operator_uids,
@@ -253,16 +328,20 @@ impl File {
             drain_seconds: self.drain_seconds.unwrap_or(10),
             log_format: self.log_format.unwrap_or(LogFormat::Json),
             log_level: self.log_level.unwrap_or_else(|| "info".into()),
-            localhost: self.localhost.map(LocalhostFile::finish).transpose()?,
+            localhost: self
+                .localhost
+                .map(|file| file.finish("localhost", false))
+                .transpose()?,
         })
     }
 }
 
 impl LocalhostFile {
-    fn finish(self) -> Result<Localhost, Error> {
+    /// Where others hold placeholders, nobody need be named.
+    fn finish(self, section: &str, may_be_empty: bool) -> Result<Localhost, Error> {
         if !self.listen.ip().is_loopback() {
             return Err(Error::Config(format!(
-                "localhost.listen {} is not a loopback address",
+                "{section}.listen {} is not a loopback address",
                 self.listen
             )));
         }
@@ -282,8 +361,8 @@ impl LocalhostFile {
                 )));
             }
         }
-        if callers.is_empty() {
-            return Err(Error::Config("localhost.callers names nobody".into()));
+        if callers.is_empty() && !may_be_empty {
+            return Err(Error::Config(format!("{section}.callers names nobody")));
         }
         Ok(Localhost {
             listen: self.listen,
@@ -349,6 +428,21 @@ pub fn default_socket() -> Result<PathBuf, Error> {
         Some(folder) => Ok(Path::new(&folder).join("anchorhold/sidecar.sock")),
         None if rustix::process::geteuid().is_root() || std::env::var_os("LISTEN_FDS").is_some() => Ok("/run/anchorhold/sidecar.sock".into()),
         None => Err(Error::Config("XDG_RUNTIME_DIR is not set; name the socket: --socket PATH for serve and up, --endpoint unix:///PATH for other commands".into())),
+    }
+}
+
+/// `$XDG_RUNTIME_DIR/agentkeys-proxy.sock`, or `/run/anchorhold/agentkeys-proxy.sock` for root without
+/// one, and for a service to which systemd hands its socket.
+pub(crate) fn default_proxy_socket() -> Result<PathBuf, Error> {
+    const NAME: &str = "agentkeys-proxy.sock";
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(folder) => Ok(Path::new(&folder).join(NAME)),
+        None if rustix::process::geteuid().is_root() || std::env::var_os("LISTEN_FDS").is_some() => {
+            Ok(Path::new("/run/anchorhold").join(NAME))
+        }
+        None => Err(Error::Config(
+            "XDG_RUNTIME_DIR is not set, and the bundle has [[services]]; name the socket: [proxy] socket".into(),
+        )),
     }
 }
 

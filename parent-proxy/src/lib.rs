@@ -28,6 +28,8 @@ mod evidence_store;
 mod exit_reasons;
 mod metrics;
 pub mod operator;
+pub mod receipt;
+mod relay;
 mod server;
 
 pub use crate::api::openapi;

@@ -1,7 +1,8 @@
-//! What an operator does about a state: look at an enclave and order a birth, write a key policy.
+//! What an operator does: look at an enclave and order the birth of a state, or put a credential; write a key policy.
 //! The command line does it, and whoever plays an operator.
 
 use attestation::{Expectations, Measurements, MockRoot, Subject, Verifier};
+use broker::Omni;
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use identity::{BootId, Signer, UnixSeconds};
 use policy::Bundle;
@@ -110,6 +111,84 @@ impl BirthOrder<'_> {
         Err(refused(
             "the document is not of the boot that the sidecar names".into(),
         ))
+    }
+}
+
+/// An order to keep a credential, once the enclave was looked at.
+pub struct PutCredential<'a> {
+    /// The key that the bundle names as operator_key.
+    pub key: &'a KeyFile,
+    /// The bundle that the enclave must have.
+    pub bundle: &'a Bundle,
+    /// The image that it must be.
+    pub image: &'a Measurements,
+    /// The root of the mock that it may be.
+    pub mock_root: Option<MockRoot>,
+    /// The time, in seconds since 1970.
+    pub now: i64,
+    /// The identity that will use it.
+    pub identity: &'a str,
+    /// The service that it is for.
+    pub service: &'a str,
+    /// Above that of every one before it.
+    pub version: u64,
+    /// The credential.
+    pub secret: &'a [u8],
+}
+
+impl PutCredential<'_> {
+    /// Asks for a document, looks at it, seals the credential to the key that it names, signs, and
+    /// sends the order: gives what is kept.
+    pub async fn send(&self, client: &Client) -> Result<Value, OperatorError> {
+        let usage = |why: &str| OperatorError::Usage(why.to_owned());
+        if *self.key.public_key() != self.bundle.operator_key.0 {
+            return Err(usage("the key is not the bundle's operator_key"));
+        }
+        if self.bundle.service(self.service).is_none()
+            || self.bundle.identity(self.identity).is_none()
+        {
+            return Err(usage("the bundle has no such service, or no such identity"));
+        }
+        broker::check_secret(self.secret).map_err(|error| usage(&error.to_string()))?;
+        let nonce = nonce();
+        let asked = json!({"nonce": HEXLOWER.encode(&nonce)});
+        let document = client
+            .call("/credentials/sealing-key", Some(&asked))
+            .await?;
+        let key = self.look(&document, &nonce)?;
+        let operator = Omni::of_operator(&self.bundle.operator_key.0);
+        let place = (operator, operator.child(self.identity), self.service);
+        let order = broker::Order::sign(place, self.version, self.secret, &key, self.key)
+            .map_err(|error| usage(&error.to_string()))?;
+        let body = json!({"order": BASE64URL_NOPAD.encode(&order)});
+        parse(&client.call("/credentials", Some(&body)).await?)
+    }
+
+    /// The key to which the credential is sealed: attested by a document that is new, of this image
+    /// and under this bundle.
+    fn look(&self, document: &[u8], nonce: &[u8]) -> Result<Vec<u8>, OperatorError> {
+        let verifier = Verifier {
+            expectations: Expectations {
+                nonce: Some(nonce.to_vec()),
+                measurements: vec![self.image.clone()],
+                policies: vec![self.bundle.digest()],
+                max_age_seconds: Some(300),
+                ..Expectations::default()
+            },
+            allow_mock: self.mock_root.clone(),
+            ..Verifier::at(UnixSeconds(self.now))
+        };
+        let refused = |why: String| OperatorError::Refused(format!("nothing was sealed: {why}"));
+        let verdict = verifier
+            .judge(Subject::Document(document))
+            .map_err(|refusal| refused(format!("{}: {refusal}", refusal.code())))?;
+        let key = verdict.public_key.unwrap_or_default();
+        let key = HEXLOWER.decode(key.as_bytes()).unwrap_or_default();
+        let expected = broker::sealing_data(&self.bundle.digest().digest(), &key).to_string();
+        if verdict.user_data.as_deref() == Some(&expected) {
+            return Ok(key);
+        }
+        Err(refused("the document names no key for credentials".into()))
     }
 }
 

@@ -25,10 +25,12 @@ use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
 use tracing::{debug, error, info, warn};
 
-use crate::api::{App, Known, MAX_VERIFYING, Peer, Problem, route, router};
+use crate::api::{App, Known, MAX_VERIFYING, Peer, Problem, proxied_request, route, router};
+use crate::config::ProxyConfig;
 use crate::evidence_store::EvidenceStore;
 use crate::exit_reasons::ExitReasons;
 use crate::metrics::{Handled, Limited, Metrics, Refused};
+use crate::relay::{Calls, Relay, Store};
 use crate::{Config, Error, KeyFile};
 use callers::{
     Admission, CallerQuotas, Connected, FairQueue, Inspector, Localhost, OneWriter, Operators,
@@ -73,8 +75,13 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
     let counters = Counters::default();
     let metrics = Arc::new(Metrics::new(&counters));
     let localhost = config.localhost.take();
+    let proxy = config.proxy.take();
     let named = annex.as_ref().map(|(_, annex)| annex);
     let mut listeners = Listeners::bind(&config, localhost, named).await?;
+    let relay = match proxy {
+        Some(proxy) => Some(listeners.bind_proxy(&config, proxy, named).await?),
+        None => None,
+    };
     let recorder = Recorder::open(config.record.clone(), counters.clone())?;
     tokio::spawn(Arc::clone(&recorder).tend());
     let exit_reasons = ExitReasons::listen(&config.enclave, Arc::clone(&metrics));
@@ -99,6 +106,7 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
         admission,
         listeners.localhost.take(),
         metrics,
+        relay,
     )));
     if config.state.is_some() {
         tokio::spawn(drill_daily(Arc::clone(&server)));
@@ -119,6 +127,9 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
     }
     tell_systemd(&NotifyState::Stopping);
     info!("draining");
+    // Who holds a placeholder would hold this up.
+    let relay = server.app.relay.as_ref();
+    relay.iter().for_each(|relay| relay.placeholders.close());
     if tokio::time::timeout(Duration::from_secs(config.drain_seconds), server.drained())
         .await
         .is_err()
@@ -205,6 +216,7 @@ fn app(
     admission: Admission,
     localhost: Option<Localhost>,
     metrics: Arc<Metrics>,
+    relay: Option<Relay>,
 ) -> App {
     if admission.measures() && !sees_other_users() {
         warn!(
@@ -239,13 +251,32 @@ fn app(
         evidence: EvidenceStore::new(config.record.folder.clone()),
         localhost,
         metrics,
+        relay,
+    }
+}
+
+/// What is served at a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Front {
+    /// The sidecar's own API.
+    Api,
+    /// The proxied routes.
+    Services,
+}
+
+impl Front {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Api => "api",
+            Self::Services => "services",
+        }
     }
 }
 
 /// Where agents connect.
 struct Listeners {
-    sockets: Vec<Socket>,
-    tcp: Option<TcpListener>,
+    sockets: Vec<(Socket, Front)>,
+    tcp: Vec<(TcpListener, Front)>,
     /// With the address that was bound, where the configuration leaves the port open.
     localhost: Option<Localhost>,
 }
@@ -256,33 +287,57 @@ impl Listeners {
         localhost: Option<Localhost>,
         annex: Option<&Annex>,
     ) -> Result<Self, Error> {
-        let mut sockets = vec![match activated()? {
+        let first = match activated()? {
             Some(listener) => Socket::inherited(listener)?,
             None => Socket::bind(&config.socket, &config.policy, annex)?,
-        }];
+        };
+        let mut sockets = vec![(first, Front::Api)];
         for named in &config.sockets {
-            sockets.push(Socket::bind_for(named)?);
+            sockets.push((Socket::bind_for(named)?, Front::Api));
         }
         let mut listeners = Self {
             sockets,
-            tcp: None,
+            tcp: Vec::new(),
             localhost: None,
         };
         if let Some(mut localhost) = localhost {
-            let tcp = TcpListener::bind(localhost.listen).await;
-            let address = localhost.listen;
-            let tcp = tcp.map_err(|source| Error::Listen { address, source })?;
-            localhost.listen = tcp.local_addr()?;
-            info!(address = %localhost.listen, "listening on localhost; callers show tokens");
+            listeners.bind_tcp(&mut localhost, Front::Api).await?;
             listeners.localhost = Some(localhost);
-            listeners.tcp = Some(tcp);
         }
         Ok(listeners)
     }
 
+    async fn bind_tcp(&mut self, localhost: &mut Localhost, front: Front) -> Result<(), Error> {
+        let address = localhost.listen;
+        let tcp = TcpListener::bind(address).await;
+        let tcp = tcp.map_err(|source| Error::Listen { address, source })?;
+        localhost.listen = tcp.local_addr()?;
+        info!(address = %localhost.listen, front = front.name(), "listening on localhost; callers show tokens");
+        self.tcp.push((tcp, front));
+        Ok(())
+    }
+
+    /// Where agents get to services, and what that needs.
+    async fn bind_proxy(
+        &mut self,
+        config: &Config,
+        proxy: ProxyConfig,
+        annex: Option<&Annex>,
+    ) -> Result<Relay, Error> {
+        let socket = Socket::bind(&proxy.socket, &config.policy, annex)?;
+        self.sockets.push((socket, Front::Services));
+        let mut localhost = proxy.localhost;
+        if let Some(localhost) = &mut localhost {
+            self.bind_tcp(localhost, Front::Services).await?;
+        }
+        let calls = Calls::new(&config.policy, &config.enclave, &proxy.addresses);
+        let store = Store::open(&proxy.credentials)?;
+        Ok(Relay::new(store, calls, localhost, proxy.socket))
+    }
+
     fn announce(&self, policy: &Bundle) {
-        for socket in &self.sockets {
-            info!(socket = %socket.path().display(), name = socket.name, policy = %policy.digest().digest(), "listening");
+        for (socket, front) in &self.sockets {
+            info!(socket = %socket.path().display(), name = socket.name, front = front.name(), policy = %policy.digest().digest(), "listening");
         }
     }
 
@@ -290,10 +345,11 @@ impl Listeners {
         let sockets = self
             .sockets
             .into_iter()
-            .map(|socket| tokio::spawn(Arc::clone(server).accept(socket)));
+            .map(|(socket, front)| tokio::spawn(Arc::clone(server).accept(socket, front)));
         let tcp = self
             .tcp
-            .map(|tcp| tokio::spawn(Arc::clone(server).accept_tcp(tcp)));
+            .into_iter()
+            .map(|(tcp, front)| tokio::spawn(Arc::clone(server).accept_tcp(tcp, front)));
         sockets.chain(tcp).collect()
     }
 }
@@ -368,6 +424,7 @@ impl Signals {
 
 struct Server {
     router: Router,
+    services: Router,
     app: Arc<App>,
     inspector: Arc<Inspector>,
     callers: Arc<Semaphore>,
@@ -383,6 +440,9 @@ impl Server {
         let app = Arc::new(app);
         Self {
             router: router(Arc::clone(&app)),
+            services: Router::new()
+                .fallback(proxied_request)
+                .with_state(Arc::clone(&app)),
             app,
             inspector: Arc::default(),
             callers: Arc::new(Semaphore::new(MAX_CALLERS)),
@@ -394,23 +454,24 @@ impl Server {
         }
     }
 
-    async fn accept(self: Arc<Self>, socket: Socket) {
+    async fn accept(self: Arc<Self>, socket: Socket, front: Front) {
         loop {
             match socket.listener.accept().await {
-                Ok((stream, _)) => self.meet(stream, socket.name.as_deref()),
+                Ok((stream, _)) => self.meet(stream, socket.name.as_deref(), front),
                 Err(error) => pause(&error).await,
             }
         }
     }
 
-    async fn accept_tcp(self: Arc<Self>, listener: TcpListener) {
+    async fn accept_tcp(self: Arc<Self>, listener: TcpListener, front: Front) {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => {
+                Ok((stream, from)) => {
                     let _ = stream.set_nodelay(true);
                     // No place left: closed, and the others do not wait for it.
                     if let Ok(place) = Arc::clone(&self.localhost).try_acquire_owned() {
-                        tokio::spawn(Arc::clone(&self).serve(stream, Peer::Localhost, place));
+                        let peer = (Peer::Localhost(from), front);
+                        tokio::spawn(Arc::clone(&self).serve(stream, peer, place));
                     }
                 }
                 Err(error) => pause(&error).await,
@@ -419,13 +480,13 @@ impl Server {
     }
 
     /// Finds out who connected, first of all by what costs nothing.
-    fn meet(self: &Arc<Self>, stream: UnixStream, socket: Option<&str>) {
+    fn meet(self: &Arc<Self>, stream: UnixStream, socket: Option<&str>, front: Front) {
         let connected = Connected::of(&stream);
         if connected
             .as_ref()
             .is_ok_and(|peer| self.app.quotas.connects(peer.uid, socket).is_err())
         {
-            self.turn_away(stream);
+            self.turn_away(stream, front);
             return;
         }
         let known = connected
@@ -446,11 +507,22 @@ impl Server {
                     let measure = known && server.app.admission.measures();
                     let (stream, seen) = server.inspect(stream, peer, socket, measure).await;
                     match seen {
-                        Ok(seen) => server.welcome(stream, peer.pid, seen, place).await,
-                        Err(why) => server.serve(stream, Peer::Nobody(why), place).await,
+                        Ok(seen) => {
+                            let peer = (peer.pid, seen);
+                            server.welcome(stream, peer, place, front).await;
+                        }
+                        Err(why) => {
+                            server
+                                .serve(stream, (Peer::Nobody(why), front), place)
+                                .await
+                        }
                     }
                 }
-                Err(why) => server.serve(stream, Peer::Nobody(why), place).await,
+                Err(why) => {
+                    server
+                        .serve(stream, (Peer::Nobody(why), front), place)
+                        .await
+                }
             }
         });
     }
@@ -458,23 +530,23 @@ impl Server {
     async fn welcome(
         self: Arc<Self>,
         stream: UnixStream,
-        pid: i32,
-        seen: ObservedCaller,
+        (pid, seen): (i32, ObservedCaller),
         place: OwnedSemaphorePermit,
+        front: Front,
     ) {
         let quota = self.app.quotas.of(&seen);
         match self.app.quotas.acquire(&quota) {
             Some(held) => {
                 let peer = Peer::Unix(Arc::new(Known { seen, quota }));
-                self.serve(OneWriter::new(stream, pid), peer, (place, held))
+                self.serve(OneWriter::new(stream, pid), (peer, front), (place, held))
                     .await;
             }
-            None => self.turn_away(stream),
+            None => self.turn_away(stream, front),
         }
     }
 
     /// Answers once that it is too much, if a place is left for that.
-    fn turn_away(self: &Arc<Self>, stream: UnixStream) {
+    fn turn_away(self: &Arc<Self>, stream: UnixStream, front: Front) {
         self.app
             .metrics
             .limited
@@ -485,7 +557,7 @@ impl Server {
         if let Ok(place) = Arc::clone(&self.turned_away).try_acquire_owned() {
             tokio::spawn(Arc::clone(self).serve(
                 stream,
-                Peer::Nobody(TurnedAway::TooManyConnections),
+                (Peer::Nobody(TurnedAway::TooManyConnections), front),
                 place,
             ));
         }
@@ -520,7 +592,7 @@ impl Server {
     async fn serve<S: AsyncRead + AsyncWrite + Send + 'static, P: Send>(
         self: Arc<Self>,
         stream: S,
-        peer: Peer,
+        (peer, front): (Peer, Front),
         _places: P,
     ) {
         // Who is turned away has one answer, and soon.
@@ -536,8 +608,11 @@ impl Server {
         self.open.send_modify(|open| *open += 1);
         let this = &self;
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-            let (router, app) = (this.router.clone(), Arc::clone(&this.app));
-            let route = route(request.uri().path());
+            let (router, route) = match front {
+                Front::Api => (this.router.clone(), route(request.uri().path())),
+                Front::Services => (this.services.clone(), "/{service}"),
+            };
+            let app = Arc::clone(&this.app);
             request.extensions_mut().insert(peer.clone());
             async move {
                 let response = router.oneshot(request).await;

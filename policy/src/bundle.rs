@@ -8,9 +8,11 @@ use serde::{Deserialize, Serialize};
 use state::{Custody, KmsKey, Rollback, Terms};
 
 use crate::names::{MultikeyText, check_name, check_validity, malformed};
+use crate::services::check_services;
 use crate::{Annex, Error};
 use crate::{
     Approver, Callers, Delegation, Limit, Match, Pattern, PolicyDigest, ProvenCaller, Rego, Rule,
+    Service,
 };
 
 /// A bundle's canonical form is at most this long, so that it fits through the window with a
@@ -49,6 +51,9 @@ pub struct Bundle {
     pub rego: Option<Rego>,
     /// The identities to give birth to.
     pub identities: Vec<IdentityPolicy>,
+    /// Services outside, to which agents get through with a credential that they never see.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<Service>,
 }
 
 /// The state in which a bundle's keys outlive a boot, and what holds of it. The operator's
@@ -234,6 +239,12 @@ impl Bundle {
             .find(|identity| identity.name == name)
     }
 
+    /// The service of this name, and its place in the bundle.
+    pub fn service(&self, name: &str) -> Option<(usize, &Service)> {
+        let mut services = self.services.iter().enumerate();
+        services.find(|(_, service)| service.name == name)
+    }
+
     fn check(&self) -> Result<(), Error> {
         if self.version != 1 {
             return Err(malformed("version is not 1"));
@@ -272,6 +283,9 @@ impl Bundle {
                 )));
             }
         }
+        check_services(&self.services, &self.callers, |name| {
+            self.identity(name).is_some()
+        })?;
         if json::canonical(self)?.len() > MAX_BYTES {
             return Err(malformed("longer than 32 KiB"));
         }

@@ -34,6 +34,7 @@ mod names;
 mod pattern;
 mod rego;
 mod rule;
+mod services;
 
 pub use crate::annex::{Annex, AssertedCaller, ListedStatus};
 pub use crate::bundle::{Bundle, IdentityPolicy, MAX_BYTES, Mode, ResourceLabels, StatePolicy};
@@ -45,6 +46,7 @@ pub use crate::names::MultikeyText;
 pub use crate::pattern::{Match, Pattern};
 pub use crate::rego::Rego;
 pub use crate::rule::{ApprovalRule, Constraint, Limit, Period, Rule, Scalar};
+pub use crate::services::{Inject, MAX_SERVICES, Pin, Scrub, Service, ServiceRule, Upstream};
 
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::Error;
-use crate::exit::EGRESS_PORT;
+use crate::exit::{EGRESS_PORT, SERVICE_PORT};
 
 /// Where an enclave listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,19 +36,28 @@ impl Endpoint {
     /// Where lines to the outside are lent to the egress process of the enclave at this endpoint:
     /// port 5008 beside it, or a socket whose name goes on with `.egress`.
     pub fn egress(&self) -> Self {
+        self.beside(EGRESS_PORT, ".egress")
+    }
+
+    /// Where lines are lent to the process that the enclave at this endpoint has for the service of
+    /// this place in its bundle: at port 5016 and those after it, or at sockets whose names go on
+    /// with `.service-0` and so on.
+    pub fn service(&self, place: u32) -> Self {
+        let port = SERVICE_PORT.saturating_add(place);
+        self.beside(port, &format!(".service-{place}"))
+    }
+
+    fn beside(&self, port: u32, suffix: &str) -> Self {
         match self {
             Self::Unix(path) => {
                 let mut name = path.clone().into_os_string();
-                name.push(".egress");
+                name.push(suffix);
                 Self::Unix(name.into())
             }
-            Self::Vsock { cid, .. } => Self::Vsock {
-                cid: *cid,
-                port: EGRESS_PORT,
-            },
+            Self::Vsock { cid, .. } => Self::Vsock { cid: *cid, port },
             Self::HybridVsock { path, .. } => Self::HybridVsock {
                 path: path.clone(),
-                port: EGRESS_PORT,
+                port,
             },
         }
     }

@@ -6,6 +6,9 @@ use minicbor::{Decode, Encode};
 pub const WINDOW_PORT: u32 = 5005;
 /// Where lines to the outside are lent to the enclave's egress process.
 pub const EGRESS_PORT: u32 = 5008;
+/// Where lines are lent to the enclave's first process for a service; those for the others listen at
+/// the ports after it.
+pub const SERVICE_PORT: u32 = 5016;
 /// The parent's port to which an enclave says why it ends.
 pub const EXIT_PORT: u32 = 5006;
 

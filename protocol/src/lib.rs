@@ -15,6 +15,7 @@
 //! # Ok::<(), protocol::Error>(())
 //! ```
 
+mod credentials;
 mod endpoint;
 mod error;
 mod exit;
@@ -23,18 +24,24 @@ mod hello;
 mod keeping;
 mod message;
 mod refusal;
+mod requester;
 mod traits;
 
+pub use credentials::{
+    CallFrame, CallKind, Failed, FramedHead, LineKind, OpenCredential, OpenedCredential,
+    SealedCredential, Ticket,
+};
 pub use endpoint::Endpoint;
 pub use error::Error;
-pub use exit::{EGRESS_PORT, EXIT_PORT, ExitReason, WINDOW_PORT};
+pub use exit::{EGRESS_PORT, EXIT_PORT, ExitReason, SERVICE_PORT, WINDOW_PORT};
 pub use frame::{FrameBuffer, MAX_FRAME, write_frame};
 pub use hello::{ChannelProof, Hello, VERSION, Welcome};
 pub use keeping::{KmsSigned, PIECE, Part, Phase, Piece, SignKms, StateStatus};
 pub use message::{
     Answer, Description, Evidence, Exchange, IdentityOverview, LimitLeft, LimitsLeft, Outcome,
     Overview, PendingApproval, PresentedProof, RecordEnd, Records, Request, RequestFrame,
-    Requester, ResponseFrame, Rotate, Rotated, Sign, Signed, Status, VersionFacts,
+    ResponseFrame, Rotate, Rotated, Sign, Signed, Status, VersionFacts,
 };
 pub use refusal::{Kind, Refusal};
+pub use requester::Requester;
 pub use traits::{Lane, Traits};

@@ -5,8 +5,10 @@ use identity::{ApprovalId, BootId, Format, Tee};
 use minicbor::{Decode, Encode};
 use state::StateFacts;
 
+use crate::credentials::{OpenCredential, OpenedCredential, SealedCredential, Ticket};
 use crate::keeping::{KmsSigned, Part, Piece, SignKms, StateStatus};
 use crate::refusal::Refusal;
+use crate::requester::Requester;
 
 /// A request and the id under which its answer comes back.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -164,6 +166,31 @@ pub enum Request {
     /// [`Answer::State`], or [`Answer::Rotated`] to a rotation.
     #[n(19)]
     Stored,
+    /// Give a document that attests the key to which credentials are sealed: its `public_key` is that
+    /// key. The answer is [`Answer::Document`].
+    #[n(20)]
+    SealingKey {
+        /// The operator's challenge, 16 to 64 bytes.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        nonce: Vec<u8>,
+    },
+    /// Make an envelope of a credential. The answer is [`Answer::Credential`].
+    #[n(21)]
+    PutCredential {
+        /// The operator's order, as it was signed.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        order: Vec<u8>,
+    },
+    /// Use a credential for one request to its service. The answer is [`Answer::Opened`].
+    #[n(22)]
+    OpenCredential(#[n(0)] OpenCredential),
+    /// Write down how the call of this ticket ended. The answer is [`Answer::Closed`].
+    #[n(23)]
+    CloseCredential {
+        /// Of a call that has ended.
+        #[n(0)]
+        ticket: Ticket,
+    },
 }
 
 /// Answers, one kind for each kind of request.
@@ -197,7 +224,7 @@ pub enum Answer {
     /// How the state is; to [`Request::Rotate`] where the new key must be stored first.
     #[n(8)]
     State(#[n(0)] StateStatus),
-    /// To [`Request::BirthDocument`].
+    /// To [`Request::BirthDocument`] and [`Request::SealingKey`].
     #[n(9)]
     Document(#[n(0)] Evidence),
     /// To [`Request::Birth`] and [`Request::OpenState`].
@@ -206,18 +233,15 @@ pub enum Answer {
     /// To [`Request::GetPiece`].
     #[n(11)]
     Piece(#[n(0)] Piece),
-}
-
-/// Which identity is meant, and for whom.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-#[cbor(array)]
-pub struct Requester {
-    /// Who asks, as the parent asserts it.
-    #[n(0)]
-    pub caller: ObservedCaller,
-    /// Its name. Left out, it is the only one that the caller may use.
-    #[n(1)]
-    pub identity: Option<String>,
+    /// To [`Request::PutCredential`].
+    #[n(12)]
+    Credential(#[n(0)] SealedCredential),
+    /// To [`Request::OpenCredential`].
+    #[n(13)]
+    Opened(#[n(0)] OpenedCredential),
+    /// To [`Request::CloseCredential`]: the record has it.
+    #[n(14)]
+    Closed,
 }
 
 /// What is to be signed. The enclave parses and checks all of it again.

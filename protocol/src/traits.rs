@@ -99,6 +99,23 @@ impl Request {
                 ..plain
             },
             Self::State => plain,
+            Self::SealingKey { .. } => Traits {
+                lane: Lane::Evidence,
+                ..plain
+            },
+            Self::PutCredential { .. } => Traits {
+                event: Some("credential.put"),
+                ..plain
+            },
+            Self::CloseCredential { .. } => Traits {
+                event: Some("credential.close"),
+                ..plain
+            },
+            Self::OpenCredential(open) => Traits {
+                event: Some("credential.open"),
+                requester: Some(&open.requester),
+                ..plain
+            },
         }
     }
 }

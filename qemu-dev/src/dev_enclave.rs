@@ -5,9 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use enclave::boot::{EgressProcess, Pipes};
+use enclave::boot::{EgressProcess, Pipes, ServiceProcess, be_service};
 use enclave::{
     BootClock, BootTime, CLOCK_INTERVAL, Enclave, LentLines, Listener, Machine, Nsm, OsEntropy,
     serve,
@@ -37,17 +38,23 @@ impl DevEnclave {
         }));
         let state = State::open(&self.state)?;
         let egress = self.start_egress()?;
+        let services = self.start_services(&state)?;
         let nsm = self.nsm(&state)?;
         let listener = Listener::Unix(self.bind().map_err(io)?);
         // The same system calls as in an image, so that whatever is tested here is tested within
         // them.
         enclave::boot::confine()?;
         let kms = egress.talk(nsm.tls_roots(), power_off)?;
+        let (tell, said) = channel();
+        let services = services.into_iter().enumerate();
+        let couriers = services.map(|(place, service)| service.talk(place, &tell));
+        let couriers = couriers.collect::<Result<_, _>>()?;
         let machine = Machine {
             nsm,
             boot_clock: Box::new(BootTime),
             entropy: Box::new(OsEntropy),
             kms: Box::new(kms),
+            couriers,
             power_off: Box::new(power_off),
         };
         let enclave = Arc::new(Enclave::boot(machine)?);
@@ -56,6 +63,11 @@ impl DevEnclave {
         std::thread::Builder::new()
             .name("prepare".into())
             .spawn(move || preparing.prepare())
+            .map_err(io)?;
+        let hearing = Arc::clone(&enclave);
+        std::thread::Builder::new()
+            .name("services".into())
+            .spawn(move || hearing.hear(&said))
             .map_err(io)?;
         let ticking = Arc::clone(&enclave);
         let tick = move || {
@@ -84,6 +96,17 @@ impl DevEnclave {
             &program,
             &["egress", "--listen", &format!("{listen}.egress")],
         )?)
+    }
+
+    /// Processes for services: as many as the bundle of the state directory names; an image has
+    /// sixteen.
+    fn start_services(&self, state: &State) -> Result<Vec<ServiceProcess>, Error> {
+        let program = std::env::current_exe().map_err(io)?;
+        let (_, _, bundle) = state.verifier_files()?;
+        let listen = |place| format!("{}.service-{place}", self.listen.display());
+        let arguments = |place| vec!["service".into(), "--listen".into(), listen(place)];
+        let count = bundle.services.len();
+        Ok(ServiceProcess::start(&program, count, arguments)?)
     }
 
     fn nsm(&self, state: &State) -> Result<MockNsm, Error> {
@@ -122,6 +145,21 @@ impl DevEgress {
         let pipes = Pipes::take()?;
         let lines = LentLines::new(Listener::Unix(bind(&self.listen).map_err(io)?)).map_err(io)?;
         Ok(pipes.serve(lines)?)
+    }
+}
+
+/// The process of a service of a development enclave: lines are lent at a Unix socket.
+#[derive(Debug, Clone)]
+pub struct DevService {
+    /// The Unix socket to listen on.
+    pub listen: PathBuf,
+}
+
+impl DevService {
+    /// Runs until the enclave's process ends.
+    pub fn run(&self) -> Result<(), Error> {
+        let listen = |runtime: &_| upstream::Lines::unix(runtime, bind(&self.listen)?);
+        Ok(be_service(listen, || Ok(()))?)
     }
 }
 

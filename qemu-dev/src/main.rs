@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use parent_proxy::{Config, cli::serve_until_stopped};
 use qemu_dev::aws::Aws;
-use qemu_dev::{DevEgress, DevEnclave, Qemu, Up, VmMachine, demo, up};
+use qemu_dev::{DevEgress, DevEnclave, DevService, Qemu, Up, VmMachine, demo, up};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
 /// Try Anchorhold without hardware: the same enclave, sidecar and verifier, with a mock secure
@@ -40,6 +40,14 @@ enum Command {
     /// blocked, an override that somebody approves, and the log that an enclave has sealed; exit code 0
     /// only if all held
     Gateway {
+        /// Print one JSON object instead of prose
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell the story of a credential that nobody sees, once: a toy API over TLS, an agent with a
+    /// placeholder, a receipt that a stranger verifies, attacks, and a revocation that bites; exit code 0
+    /// only if all held
+    Credentials {
         /// Print one JSON object instead of prose
         #[arg(long)]
         json: bool,
@@ -113,6 +121,13 @@ enum Command {
         #[arg(long)]
         listen: PathBuf,
     },
+    /// End TLS to a service for a mock enclave, which starts this
+    #[command(hide = true)]
+    Service {
+        /// Unix socket where lines are lent
+        #[arg(long)]
+        listen: PathBuf,
+    },
     /// Play AWS KMS over TLS until Ctrl-C, for an enclave whose keys last; one call is one line on
     /// stderr
     ///
@@ -169,6 +184,9 @@ fn run(command: Command) -> ExitCode {
     match command {
         Command::Demo { json } => with_runtime(async move { demo::run(json).await }),
         Command::Gateway { json } => with_runtime(async move { demo::run_gateway(json).await }),
+        Command::Credentials { json } => {
+            with_runtime(async move { demo::run_credentials(json).await })
+        }
         Command::Up {
             state,
             durable,
@@ -224,6 +242,9 @@ fn run(command: Command) -> ExitCode {
             )
         }
         Command::Egress { listen } => ended(DevEgress { listen }.run(), qemu_dev::Error::exit_code),
+        Command::Service { listen } => {
+            ended(DevService { listen }.run(), qemu_dev::Error::exit_code)
+        }
         Command::Aws(aws) => {
             end_with_parent(aws.with_parent);
             with_runtime(async move { ended(aws.run().await, qemu_dev::Error::exit_code) })

@@ -40,6 +40,9 @@ pub struct Decision {
     /// Who asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub caller: Option<Caller>,
+    /// What was done with a credential.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<Credential>,
     /// On whose behalf: the first of the chain, if there is more than the agent itself.
     pub delegated_by: Option<String>,
     /// From whom it was delegated, in order, down to the agent.
@@ -55,7 +58,7 @@ pub struct Decision {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub environment: Option<String>,
     /// `enclave.boot`, `token.sign`, `token.exchange`, `key.rotate`, `key.attest`,
-    /// `approval.grant`, `annex.load`.
+    /// `approval.grant`, `annex.load`, `credential.put`, `credential.open`, `credential.close`.
     pub event_type: String,
     /// End of validity of what was signed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -159,6 +162,52 @@ pub struct End {
     pub leaf: Digest<32>,
 }
 
+/// What was done with a credential of somebody else. Members that are missing do not belong to this
+/// type of event. They stand in the order of RFC 8785.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Credential {
+    /// Of one call: the same in its `credential.open` and its `credential.close`. SHA-256 of the
+    /// ticket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<Digest<32>>,
+    /// How the call ended: `complete`, or what kept it from that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<String>,
+    /// SHA-256 of the headers that are sent, without the credential: of their CBOR.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers: Option<Digest<32>>,
+    /// How long the body of the request is, if that was known before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub length: Option<u64>,
+    /// Method of the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// Bytes of the answer's body that were passed on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub received: Option<u64>,
+    /// SHA-256 of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub received_digest: Option<Digest<32>>,
+    /// Bytes of the request's body that were sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent: Option<u64>,
+    /// SHA-256 of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_digest: Option<Digest<32>>,
+    /// Name of the service.
+    pub service: String,
+    /// SHA-256 of the SubjectPublicKeyInfo that the service showed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spki: Option<Digest<32>>,
+    /// HTTP status of the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Version of the credential.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+}
+
 /// Who approved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -200,6 +249,8 @@ struct Written<'a> {
     boot_id: BootId,
     #[serde(skip_serializing_if = "Option::is_none")]
     caller: Option<WrittenCaller<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credential: &'a Option<Credential>,
     delegated_by: &'a Option<String>,
     delegation_chain: &'a [String],
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
@@ -316,6 +367,7 @@ pub(crate) fn write(
         binding: &d.binding,
         boot_id,
         caller: d.caller.as_ref().map(WrittenCaller::of),
+        credential: &d.credential,
         delegated_by: &d.delegated_by,
         delegation_chain: &d.delegation_chain,
         delegation_issuers: &d.delegation_issuers,

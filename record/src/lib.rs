@@ -26,7 +26,7 @@ mod writer;
 mod tests;
 
 pub use crate::error::Error;
-pub use crate::event::{Approval, Decision, End, Event, Verdict};
+pub use crate::event::{Approval, Credential, Decision, End, Event, Verdict};
 pub use crate::reader::{Boot, MAX_LINE, Reader, unverified_end, unverified_place};
 pub use crate::signature::Head;
 pub use crate::tree::{leaf as leaf_hash, root as tree_hash};

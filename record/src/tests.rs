@@ -30,6 +30,24 @@ impl Signer for TestKey {
     }
 }
 
+fn credential() -> Credential {
+    Credential {
+        call: Some(sha256(b"ticket")),
+        ending: Some("complete".into()),
+        headers: Some(sha256(b"headers")),
+        length: Some(5),
+        method: Some("POST".into()),
+        received: Some(6),
+        received_digest: Some(sha256(b"answer")),
+        sent: Some(5),
+        sent_digest: Some(sha256(b"hello")),
+        service: "openrouter".into(),
+        spki: Some(sha256(b"key")),
+        status: Some(200),
+        version: Some(7),
+    }
+}
+
 fn decision(n: i64) -> Decision {
     let key = TestKey::ed25519(7);
     Decision {
@@ -45,6 +63,7 @@ fn decision(n: i64) -> Decision {
         }],
         before: None,
         binding: Some(sha256(b"binding")),
+        credential: Some(credential()),
         caller: Some(Caller::Asserted(ObservedCaller {
             executable: Some(sha256(b"exe")),
             ..ObservedCaller::ids(1000, 1000)

@@ -123,6 +123,7 @@ impl<N: Nsm> InProcess<N> {
             boot_clock,
             entropy: Box::new(Switched(Arc::clone(&without_randomness))),
             kms: Box::new(NoKms),
+            couriers: Vec::new(),
             power_off: Box::new(power_off),
         };
         let enclave = Arc::new(Enclave::boot(machine).expect("a boot"));

@@ -29,6 +29,7 @@ pub use crate::error::Error;
 pub use crate::lines::{Line, Lines};
 pub use crate::roots::{amazon_roots, anchor};
 pub use crate::serve::serve;
+pub use crate::tls::provider;
 pub use crate::wire::{
     Anchor, Answer, Ask, Envelope, Failure, FailureKind, KmsAnswer, KmsCall, KmsOperation,
 };

@@ -71,7 +71,7 @@ fn config(roots: &Arc<RootCertStore>, time: i64) -> Result<ClientConfig, Failure
 
 /// X25519MLKEM768 first, whatever features the rest of the build gives rustls: who records the line
 /// today does not read it with a quantum computer.
-fn provider() -> CryptoProvider {
+pub fn provider() -> CryptoProvider {
     use aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519, X25519MLKEM768};
     CryptoProvider {
         kx_groups: vec![X25519MLKEM768, X25519, SECP256R1, SECP384R1],

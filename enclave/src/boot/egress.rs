@@ -14,7 +14,7 @@ use super::lockdown::confine_egress;
 use crate::Error;
 
 /// What the egress process says once, before anything else: nothing can be got out of it any more.
-const CONFINED: u8 = 0x01;
+pub(super) const CONFINED: u8 = 0x01;
 
 /// A started egress process, seen from the one that holds the keys.
 #[derive(Debug)]
@@ -81,6 +81,11 @@ impl Pipes {
         rustix::stdio::dup2_stdin(&nowhere).map_err(|error| failed(error.into()))?;
         super::part_from_console()?;
         Ok(Self { input, output })
+    }
+
+    /// Both, to be used otherwise.
+    pub(super) fn into_files(self) -> (File, File) {
+        (self.input, self.output)
     }
 
     /// Confines this process for good, says so, and answers questions until the other one has none.

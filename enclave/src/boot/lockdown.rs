@@ -14,6 +14,9 @@ pub const NOBODY: u32 = 65534;
 /// Whom the egress process becomes: another user, so that neither process can touch the other.
 pub const EGRESS_USER: u32 = 65533;
 
+/// Whom the processes of services become: this one and those after it, a user for each.
+pub const SERVICE_USER: u32 = 65500;
+
 /// Becomes this user, without groups or capabilities. For the only thread of a process.
 pub fn drop_privileges(user: u32) -> Result<(), Error> {
     let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
@@ -40,4 +43,9 @@ pub fn confine() -> Result<(), Error> {
 /// The same, for the egress process.
 pub fn confine_egress() -> Result<(), Error> {
     seccomp::confine_to(seccomp::EGRESS)
+}
+
+/// The same, for the process of a service.
+pub fn confine_service() -> Result<(), Error> {
+    seccomp::confine_to(seccomp::SERVICE)
 }

@@ -1,7 +1,7 @@
 //! From power-on to the window, as PID 1 of an enclave image.
 //!
-//! In this order, and any failure ends the machine with a typed reason: the egress process, which is
-//! to hold nothing of what follows; the NSM's device alone in a
+//! In this order, and any failure ends the machine with a typed reason: the egress process and those of
+//! services, which are to hold nothing of what follows; the NSM's device alone in a
 //! tightened `/dev`; its randomness in the kernel's pool; no way for libraries to the console; no
 //! core dumps, memory locked; signals; the port; no privileges; no system calls but those on the
 //! list. Only then does anything from outside come in: the enclave attests to itself, and serves.
@@ -12,6 +12,7 @@ mod heartbeat;
 mod lockdown;
 mod machine;
 mod seccomp;
+mod services;
 mod signals;
 
 use std::ffi::OsString;
@@ -19,16 +20,21 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::thread;
 
-use protocol::{EGRESS_PORT, WINDOW_PORT};
+use policy::MAX_SERVICES;
+use protocol::{EGRESS_PORT, SERVICE_PORT, WINDOW_PORT};
 use vsock::{VMADDR_CID_ANY, VsockListener};
 
 pub use egress::{EgressProcess, Pipes};
 pub use exit::Exit;
-pub use lockdown::{EGRESS_USER, NOBODY, confine, confine_egress, drop_privileges};
+pub use lockdown::{
+    EGRESS_USER, NOBODY, SERVICE_USER, confine, confine_egress, confine_service, drop_privileges,
+};
 pub use machine::{lock_memory, part_from_console, tighten_device};
-pub use seccomp::{ABSENT, ALLOWED, Allowed, EGRESS};
+pub use seccomp::{ABSENT, ALLOWED, Allowed, EGRESS, SERVICE};
+pub use services::{ServiceProcess, be_service};
 pub use signals::reap;
 
 use crate::transport::Parent;
@@ -39,6 +45,8 @@ use crate::{
 /// Where the program is in an image, and what it is started with to be the egress process.
 const PROGRAM: &str = "/init";
 const EGRESS_ARGUMENT: &str = "egress";
+/// The same, to be the process of the service of a place in the bundle.
+const SERVICE_ARGUMENT: &str = "service";
 
 /// What an image is started as.
 #[derive(Debug, Clone, Copy)]
@@ -87,14 +95,17 @@ fn boot<N: Nsm>(
     exit: Exit,
     open: impl FnOnce() -> Result<N, Error>,
 ) -> Result<(), Error> {
-    let (nsm, egress) = {
+    let (nsm, egress, services) = {
         let _mounted = machine::Mounts::mount()?;
         let egress = EgressProcess::start(Path::new(PROGRAM), &[EGRESS_ARGUMENT])?;
-        exit.say("the egress process is confined");
+        let services = ServiceProcess::start(Path::new(PROGRAM), MAX_SERVICES, |place| {
+            vec![SERVICE_ARGUMENT.into(), place.to_string()]
+        })?;
+        exit.say("the egress process and those of services are confined");
         let nsm = open()?;
         machine::check_randomness(nsm.hwrng())?;
         part_from_console()?;
-        (nsm, egress)
+        (nsm, egress, services)
     };
     lock_memory()?;
     signals::block()?;
@@ -116,17 +127,24 @@ fn boot<N: Nsm>(
     spawn("heartbeat", move || heartbeat::beat(parent)).map_err(thread)?;
     let power_off = move |error: &Error| exit.end(error.reason(), &error.to_string());
     let kms = egress.talk(nsm.tls_roots(), power_off)?;
+    let (say, said) = channel();
+    let talk = |(place, service): (usize, ServiceProcess)| service.talk(place, &say);
+    let couriers = services.into_iter().enumerate().map(talk);
+    let couriers = couriers.collect::<Result<_, _>>()?;
     let machine = Machine {
         nsm,
         boot_clock: Box::new(BootTime),
         entropy: Box::new(OsEntropy),
         kms: Box::new(kms),
+        couriers,
         power_off: Box::new(power_off),
     };
     let enclave = Arc::new(Enclave::boot(machine)?);
     enclave.attest_to_itself()?;
     let preparing = Arc::clone(&enclave);
     spawn("prepare", move || preparing.prepare()).map_err(thread)?;
+    let hearing = Arc::clone(&enclave);
+    spawn("services", move || hearing.hear(&said)).map_err(thread)?;
     let clock = Arc::clone(&enclave);
     spawn("clock", move || tick(&clock, exit)).map_err(thread)?;
     exit.say(&format!(
@@ -147,16 +165,30 @@ fn boot<N: Nsm>(
 /// one; otherwise it says what it is.
 pub fn elsewhere(image: &Image, about_text: &str) -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    if arguments != [EGRESS_ARGUMENT] {
-        return about(about_text);
-    }
+    let place = match &arguments[..] {
+        [argument] if argument == EGRESS_ARGUMENT => None,
+        [argument, place] if argument == SERVICE_ARGUMENT => {
+            let place = place.to_str().and_then(|place| place.parse().ok());
+            let Some(place) = place else {
+                return about(about_text);
+            };
+            Some(place)
+        }
+        _ => return about(about_text),
+    };
     let exit = Exit::new(image.name, &[]);
+    let name = place.map_or("egress".to_owned(), |place| format!("service {place}"));
+    let said = name.clone();
     std::panic::set_hook(Box::new(move |panic| {
-        exit.end("panicked", &format!("egress: {panic}"))
+        exit.end("panicked", &format!("{said}: {panic}"))
     }));
-    match be_egress(image) {
+    let done = match place {
+        None => be_egress(image),
+        Some(place) => be_service_of(image, place),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => exit.end(error.reason(), &format!("egress: {error}")),
+        Err(error) => exit.end(error.reason(), &format!("{name}: {error}")),
     }
 }
 
@@ -175,6 +207,16 @@ fn be_egress(image: &Image) -> Result<(), Error> {
     .map_err(port)?;
     drop_privileges(EGRESS_USER)?;
     pipes.serve(lines)
+}
+
+/// The process of a service of an image: it ends when the one with the keys has.
+fn be_service_of(image: &Image, place: u32) -> Result<(), Error> {
+    let Parent { cid, ports_below } = image.parent;
+    let port = SERVICE_PORT.saturating_add(place);
+    be_service(
+        |runtime| upstream::Lines::vsock(runtime, port, cid, ports_below),
+        || drop_privileges(SERVICE_USER.saturating_add(place)),
+    )
 }
 
 fn tick<N: Nsm>(enclave: &Enclave<N>, exit: Exit) {

@@ -31,6 +31,27 @@ enum Secret {
 /// Randomness of each source that goes into a key, in bytes.
 pub(crate) const SEED_BYTES: usize = 32;
 
+/// HKDF-SHA-512 (RFC 5869) of both sources: as good as the better one of them.
+fn mixed(nsm: &[u8; SEED_BYTES], os: &[u8; SEED_BYTES]) -> Hkdf<Sha512> {
+    let mut both = Zeroizing::new([0; 2 * SEED_BYTES]);
+    both[..SEED_BYTES].copy_from_slice(nsm);
+    both[SEED_BYTES..].copy_from_slice(os);
+    Hkdf::<Sha512>::new(Some(b"anchorhold/key/v1"), &*both)
+}
+
+/// 32 secret bytes of both sources, for `context`.
+pub(crate) fn secret(
+    nsm: &[u8; SEED_BYTES],
+    os: &[u8; SEED_BYTES],
+    context: &[u8],
+) -> Zeroizing<[u8; 32]> {
+    let mut secret = Zeroizing::new([0; 32]);
+    mixed(nsm, os)
+        .expand_multi_info(&[b"secret", context], &mut *secret)
+        .expect("a short output");
+    secret
+}
+
 impl KeyPair {
     /// Derives a key from both sources with HKDF-SHA-512 (RFC 5869): as good as the better one of
     /// them. `context` is what the key is for, so that equal randomness would still give different
@@ -41,10 +62,7 @@ impl KeyPair {
         os: &[u8; SEED_BYTES],
         context: &[u8],
     ) -> Self {
-        let mut both = Zeroizing::new([0; 2 * SEED_BYTES]);
-        both[..SEED_BYTES].copy_from_slice(nsm);
-        both[SEED_BYTES..].copy_from_slice(os);
-        let derived = Hkdf::<Sha512>::new(Some(b"anchorhold/key/v1"), &*both);
+        let derived = mixed(nsm, os);
         let mut counter = 0_u8;
         loop {
             let mut seed = Zeroizing::new([0; 32]);

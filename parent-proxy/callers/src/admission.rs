@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use identity::caller::ObservedCaller;
 use identity::request::CallerProof;
-use policy::{Annex, Bundle, Callers};
+use policy::{Annex, Bundle, Callers, IdentityPolicy};
 use protocol::PresentedProof;
 
 /// Who may see how the sidecar does.
@@ -87,6 +87,13 @@ impl Admission {
     pub(crate) fn admits(&self, seen: &ObservedCaller) -> bool {
         let annex = self.annex();
         all_callers(&self.policy).any(|callers| callers.admit(seen, annex.as_deref()))
+    }
+
+    /// The identities that the policy lets a caller use, as far as this process can see.
+    pub fn usable(&self, seen: &ObservedCaller) -> Vec<&IdentityPolicy> {
+        let annex = self.annex();
+        let usable = |identity: &&IdentityPolicy| identity.callers.admit(seen, annex.as_deref());
+        self.policy.identities.iter().filter(usable).collect()
     }
 
     /// Whether somebody with these ids might be named, whatever else is to be seen of it.

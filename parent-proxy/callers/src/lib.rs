@@ -19,15 +19,17 @@ mod one_writer;
 mod peer;
 mod quotas;
 mod socket;
+mod tcp_peer;
 mod turned_away;
 
 pub use crate::admission::{Admission, Operators};
 pub use crate::caller::Caller;
 pub use crate::error::Error;
 pub use crate::fair_queue::{FairQueue, QueueFull, Slot};
-pub use crate::localhost::{Localhost, LocalhostCaller};
+pub use crate::localhost::{Localhost, LocalhostCaller, Shown};
 pub use crate::one_writer::OneWriter;
 pub use crate::peer::{Connected, Inspector, is_interpreter, sees_other_users, sha256_of};
 pub use crate::quotas::{CallerQuota, CallerQuotas, Limits, TooMuch};
 pub use crate::socket::{AgentSocket, Socket};
+pub use crate::tcp_peer::uid_of;
 pub use crate::turned_away::TurnedAway;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use data_encoding::BASE64;
 use hyper::HeaderMap;
 use hyper::header::{AUTHORIZATION, HOST, ORIGIN};
 use identity::caller::ObservedCaller;
@@ -30,7 +31,55 @@ pub struct LocalhostCaller {
     pub operator: bool,
 }
 
+/// What was shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shown<T> {
+    /// The token of the caller of this name.
+    Token(String),
+    /// Something else that is known.
+    Other(T),
+}
+
 impl Localhost {
+    /// A request for a service: for this host, from no web page, with a caller's token wherever an
+    /// unchanged client shows what it takes for its credential, or with one that `other` knows. What is
+    /// shown is taken out: it goes no further.
+    pub fn take_placeholder<T>(
+        &self,
+        headers: &mut HeaderMap,
+        other: impl Fn(&str) -> Option<T>,
+    ) -> Result<Shown<T>, TurnedAway> {
+        check_host(headers, self.listen)?;
+        if headers.contains_key(ORIGIN) {
+            return Err(TurnedAway::ForeignOrigin);
+        }
+        let presented = placeholders(headers);
+        let (first, rest) = presented.split_first().ok_or(TurnedAway::TokenInvalid)?;
+        // Two tokens are two callers' words.
+        if rest.iter().any(|other| other != first) {
+            return Err(TurnedAway::TokenInvalid);
+        }
+        let shown = match self.owner(first) {
+            Some(name) => Shown::Token(name.clone()),
+            None => Shown::Other(other(first).ok_or(TurnedAway::TokenInvalid)?),
+        };
+        for shown in SHOWN_IN {
+            headers.remove(shown);
+        }
+        Ok(shown)
+    }
+
+    /// Whose token it is. Every token is compared, whichever matches.
+    fn owner(&self, presented: &str) -> Option<&String> {
+        let mut found = None;
+        for caller in &self.callers {
+            if bool::from(caller.token.as_bytes().ct_eq(presented.as_bytes())) {
+                found = Some(&caller.name);
+            }
+        }
+        found
+    }
+
     /// A request on localhost: for this host, from no web page, with a token of a caller.
     pub fn caller(&self, headers: &HeaderMap) -> Result<ObservedCaller, TurnedAway> {
         check_host(headers, self.listen)?;
@@ -42,16 +91,41 @@ impl Localhost {
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.strip_prefix("Bearer "));
         let presented = presented.ok_or(TurnedAway::TokenInvalid)?;
-        // Every token is compared, whichever matches.
-        let mut found = None;
-        for caller in &self.callers {
-            if bool::from(caller.token.as_bytes().ct_eq(presented.as_bytes())) {
-                found = Some(&caller.name);
-            }
-        }
-        let name = found.ok_or(TurnedAway::TokenInvalid)?.clone();
+        let name = self
+            .owner(presented)
+            .ok_or(TurnedAway::TokenInvalid)?
+            .clone();
         Ok(ObservedCaller::named(name))
     }
+}
+
+/// Where clients show a credential.
+const SHOWN_IN: [&str; 4] = ["authorization", "x-api-key", "api-key", "x-goog-api-key"];
+
+/// What stands where clients show a credential: as Bearer or as the password of Basic (RFC 6750, RFC
+/// 7617), or alone in a header of its own.
+fn placeholders(headers: &HeaderMap) -> Vec<Zeroizing<String>> {
+    let mut found = Vec::new();
+    for name in SHOWN_IN {
+        for value in headers.get_all(name) {
+            let text = value.to_str().unwrap_or_default();
+            let shown = match text.split_once(' ') {
+                Some((scheme, rest)) if scheme.eq_ignore_ascii_case("bearer") => rest.to_owned(),
+                Some((scheme, rest)) if scheme.eq_ignore_ascii_case("basic") => {
+                    password(rest.trim()).unwrap_or_default()
+                }
+                _ => text.to_owned(),
+            };
+            found.push(Zeroizing::new(shown));
+        }
+    }
+    found
+}
+
+fn password(basic: &str) -> Option<String> {
+    let pair = String::from_utf8(BASE64.decode(basic.as_bytes()).ok()?).ok()?;
+    pair.split_once(':')
+        .map(|(_, password)| password.to_owned())
 }
 
 /// Exactly one `Host`, and it names this listener: a page that had its name rebound to 127.0.0.1

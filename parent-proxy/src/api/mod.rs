@@ -2,15 +2,19 @@
 
 mod approvals;
 mod body;
+mod credentials;
 mod identity;
 mod operations;
 mod problem;
+mod proxied;
+mod services;
 mod sign;
 mod state;
 mod status;
 mod token;
 mod verify;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +29,7 @@ use utoipa_axum::routes;
 
 use crate::evidence_store::EvidenceStore;
 use crate::metrics::{Denied, Limited, Metrics};
+use crate::relay::Relay;
 use ::identity::caller::ObservedCaller;
 use callers::{
     Admission, Caller, CallerQuota, CallerQuotas, FairQueue, Localhost, Operators, QueueFull, Slot,
@@ -33,6 +38,7 @@ use callers::{
 use enclave_client::{EnclaveClient, RequestError};
 
 pub(crate) use problem::Problem;
+pub(crate) use proxied::handle as proxied_request;
 pub(crate) use sign::presented;
 pub(crate) use token::JWT;
 pub(crate) use verify::MAX_VERIFYING;
@@ -69,6 +75,8 @@ pub(crate) struct App {
     pub(crate) issuers: Arc<KnownIssuers>,
     /// What verifies the record later.
     pub(crate) evidence: EvidenceStore,
+    /// The proxied routes, if the policy names services.
+    pub(crate) relay: Option<Relay>,
 }
 
 impl App {
@@ -148,8 +156,8 @@ pub(crate) enum Peer {
     Unix(Arc<Known>),
     /// Nobody who will be answered.
     Nobody(TurnedAway),
-    /// Localhost: the headers tell.
-    Localhost,
+    /// Localhost, from this address: the headers tell.
+    Localhost(SocketAddr),
 }
 
 /// Agents get signatures here from keys that only an enclave holds.
@@ -173,6 +181,11 @@ fn described() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(identity::rotate))
         .routes(routes!(verify::verify))
         .routes(routes!(status::status))
+        .routes(routes!(credentials::list, credentials::put))
+        .routes(routes!(credentials::sealing_key))
+        .routes(routes!(services::services))
+        .routes(routes!(services::placeholder))
+        .routes(routes!(credentials::remove))
         .routes(routes!(state::state))
         .routes(routes!(state::birth_document))
         .routes(routes!(state::birth))
@@ -215,7 +228,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 
 /// The name of a path for metrics: one of the API's own, or `other`.
 pub(crate) fn route(path: &str) -> &'static str {
-    const ROUTES: [&str; 17] = [
+    const ROUTES: [&str; 21] = [
         "/sign",
         "/token",
         "/identity",
@@ -225,6 +238,10 @@ pub(crate) fn route(path: &str) -> &'static str {
         "/rotate",
         "/verify",
         "/status",
+        "/credentials",
+        "/services",
+        "/placeholder",
+        "/credentials/sealing-key",
         "/state",
         "/state/document",
         "/state/birth",
@@ -234,6 +251,9 @@ pub(crate) fn route(path: &str) -> &'static str {
         "/metrics",
         "/openapi.json",
     ];
+    if path.starts_with("/credentials/") && path != "/credentials/sealing-key" {
+        return "/credentials/{identity}/{service}";
+    }
     if path.starts_with("/approvals/") {
         return "/approvals/{id}";
     }
@@ -255,7 +275,7 @@ impl FromRequestParts<Arc<App>> for Anyone {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         let (seen, quota) = match (parts.extensions.get::<Peer>(), &app.localhost) {
             (Some(Peer::Unix(known)), _) => (known.seen.clone(), Arc::clone(&known.quota)),
-            (Some(Peer::Localhost), Some(localhost)) => {
+            (Some(Peer::Localhost(_)), Some(localhost)) => {
                 let seen = localhost.caller(&parts.headers)?;
                 let quota = app.quotas.of(&seen);
                 (seen, quota)

@@ -54,6 +54,21 @@ impl Problem {
         self
     }
 
+    /// HTTP status.
+    pub(crate) fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// What happened, for people.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// When the same may be asked again, in seconds.
+    pub(crate) fn retry_after(&self) -> Option<u32> {
+        self.retry_after
+    }
+
     /// The stable name, for metrics: response extensions carry it.
     pub(crate) fn code(&self) -> &str {
         &self.code

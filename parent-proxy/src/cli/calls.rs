@@ -138,17 +138,19 @@ impl Connection {
         Ok(self.target()?.to_string())
     }
 
-    pub(super) fn client(&self) -> Result<Client, Error> {
+    /// This caller's token, if its file is named.
+    pub(super) fn token(&self) -> Result<Option<Zeroizing<String>>, Error> {
         let read = |file: &PathBuf| -> Result<_, Error> {
             let bytes = Zeroizing::new(read_bounded(file)?);
             Ok(Zeroizing::new(
                 String::from_utf8_lossy(&bytes).trim().to_owned(),
             ))
         };
-        Ok(Client::new(
-            self.target()?,
-            self.token_file.as_ref().map(read).transpose()?,
-        ))
+        self.token_file.as_ref().map(read).transpose()
+    }
+
+    pub(super) fn client(&self) -> Result<Client, Error> {
+        Ok(Client::new(self.target()?, self.token()?))
     }
 }
 

@@ -16,22 +16,25 @@ pub use crate::config::default_socket;
 use crate::operator::OperatorError;
 use crate::{Config, Error, KeyFile, LogFormat};
 
+mod agent;
 mod annex;
 mod approve;
 mod audit;
 mod boots;
 mod calls;
+mod credential;
 mod diff;
 mod flight;
 mod init;
 mod kms;
 mod policy;
+mod receipt;
 mod show;
 mod state;
 mod status;
 
 use approve::Approve;
-use calls::{Attest, Connection, ExchangeToken, Named, Rotate, Sign};
+use calls::{Attest, ExchangeToken, Named, Rotate, Sign};
 
 /// Signatures for AI agents, from keys that only an enclave holds.
 ///
@@ -69,7 +72,10 @@ enum Command {
     /// Fetch evidence for a verifier's challenge
     Attest(Attest),
     /// Print a line that tells your shell where the sidecar is: eval "$(anchorhold env)"
-    Env(Connection),
+    Env(agent::Env),
+    /// Run a command that gets to services: in its environment stand their base URLs, and a placeholder
+    /// that is good while it runs. Its exit code is this one's
+    Run(agent::Run),
     /// Make an Ed25519 key for the proxy, the operator, an approver or a caller; prints its Multikey
     /// for the bundle
     Keygen {
@@ -84,6 +90,10 @@ enum Command {
     Annex(annex::Annex),
     #[command(subcommand)]
     State(state::State),
+    #[command(subcommand)]
+    Credential(credential::Credential),
+    #[command(subcommand)]
+    Receipt(receipt::Receipt),
     KmsPolicy(kms::KmsPolicy),
     /// Compare the policy that a KMS key has with the one that `kms-policy` prints. Exit code 1: it is
     /// another one
@@ -285,11 +295,9 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Identity(named) => print_json(&mut out, &block_on(named.describe())??)?,
         Command::Rotate(rotate) => print_json(&mut out, &block_on(rotate.send())??)?,
         Command::Attest(attest) => block_on(attest.fetch())??,
-        Command::Env(connection) => writeln!(
-            out,
-            "export ANCHORHOLD_ENDPOINT_SOCKET='{}'",
-            connection.uri()?
-        )?,
+        Command::Env(env) => env.run(&mut out)?,
+        // The only one whose exit code is not ours.
+        Command::Run(run) => std::process::exit(run.run()?.into()),
         Command::Keygen { output } => writeln!(
             out,
             "{}",
@@ -298,6 +306,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Policy(policy) => return policy.run(&mut out),
         Command::Annex(annex) => annex.sign(&mut out)?,
         Command::State(state) => return state.run(&mut out),
+        Command::Credential(credential) => credential.run(&mut out)?,
+        Command::Receipt(receipt) => return receipt.run(&mut out),
         Command::KmsPolicy(policy) => policy.print(&mut out)?,
         Command::KmsCheck(check) => return check.run(&mut out),
         Command::Audit(audit) => return audit.run(&mut out),
@@ -379,6 +389,7 @@ impl Serve {
             record_sync_ms: file.record_sync_ms,
             record_rotate_bytes: file.record_rotate_bytes,
             localhost: file.localhost,
+            proxy: file.proxy,
             operator_uids: file.operator_uids,
             limits: file.limits,
         };

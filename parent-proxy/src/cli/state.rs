@@ -401,7 +401,7 @@ pub(super) fn read_measurements(file: &Path) -> Result<Measurements, Failure> {
     Measurements::parse(&read_bounded(file)?).map_err(|error| named(file, &error))
 }
 
-fn mock_root(file: Option<&Path>) -> Result<Option<MockRoot>, Failure> {
+pub(super) fn mock_root(file: Option<&Path>) -> Result<Option<MockRoot>, Failure> {
     let Some(file) = file else {
         return Ok(None);
     };

@@ -26,10 +26,23 @@ pub enum Denied {
         /// The resource's.
         resource: String,
     },
-    /// The action is that of a token exchange, which is asked for at `POST /token`; nothing is
-    /// signed with it.
-    #[error("the action \"act\" is that of a token exchange; nothing is signed with it")]
+    /// The action is that of a token exchange, which is asked for at `POST /token`, or of the use of a
+    /// credential; nothing is signed with it.
+    #[error(
+        "the actions \"act\" and \"credential.use\" are those of a token exchange and of the use of a credential; nothing is signed with them"
+    )]
     ActionReserved,
+    /// No rule of the service lets this request be made.
+    #[error("no rule of the service {service} {why}")]
+    ServiceRequestNotAllowed {
+        /// The service.
+        service: String,
+        /// Of the rule that came furthest: what it lacks.
+        why: &'static str,
+    },
+    /// The operator's annex revokes the credential, or the agent that it is for.
+    #[error("the credential was revoked")]
+    CredentialRevoked,
     /// No rule accepts the action.
     #[error("no rule accepts this action")]
     IntentActionNotInAllowlist,
@@ -182,6 +195,8 @@ impl Denied {
         match self {
             Self::CallerNotAllowed
             | Self::ActionReserved
+            | Self::ServiceRequestNotAllowed { .. }
+            | Self::CredentialRevoked
             | Self::ResourceNotCanonical(_)
             | Self::EnvironmentMismatch { .. }
             | Self::IntentActionNotInAllowlist
@@ -255,6 +270,8 @@ impl Denied {
             Self::RateLimitExceeded { .. }
             | Self::BudgetExceeded { .. }
             | Self::AmountMissing { .. }
+            | Self::ServiceRequestNotAllowed { .. }
+            | Self::CredentialRevoked
             | Self::UntrustedPrincipal(_)
             | Self::DelegationRevoked
             | Self::StatusUnknown(_)

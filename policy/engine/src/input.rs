@@ -3,6 +3,20 @@
 use identity::{Intent, Payload};
 use policy::Delegator;
 
+/// The action as which Rego and the record know the use of a credential. Nothing is signed with it.
+pub const CREDENTIAL_ACTION: &str = "credential.use";
+
+/// A request to a service.
+#[derive(Debug, Clone, Copy)]
+pub struct ServiceInput<'a> {
+    /// Its method.
+    pub method: &'a str,
+    /// Its path in the one form, as rules know it.
+    pub path: &'a str,
+    /// Its URL without a query: what labels and Rego know.
+    pub resource: &'a str,
+}
+
 /// What is asked.
 #[derive(Debug, Clone, Copy)]
 pub struct PolicyInput<'a> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use identity::{Payload, UnixSeconds};
-use policy::{IdentityPolicy, Limit, Period, Rule};
+use policy::{IdentityPolicy, Limit, Period, Rule, ServiceRule};
 
 use crate::Denied;
 
@@ -37,6 +37,19 @@ impl Usage {
             .map(|(place, limit)| (Some(&rule.name), place, limit));
         let limits: Vec<_> = of_rule.chain(of_identity(policy)).collect();
         self.reserve_of(now, &limits, payload)
+    }
+
+    /// Counts one request to a service, if the limits of its rule leave room for it.
+    pub fn reserve_request(
+        &mut self,
+        now: UnixSeconds,
+        rule: &ServiceRule,
+    ) -> Result<Reservation, Denied> {
+        let limits = rule.limits.iter().enumerate();
+        let limits: Vec<_> = limits
+            .map(|(place, limit)| (Some(&rule.name), place, limit))
+            .collect();
+        self.reserve_of(now, &limits, &Payload::default())
     }
 
     /// Counts one token exchange, if the identity's limits on the number of requests leave room for

@@ -7,6 +7,7 @@ use policy::{
 };
 use serde_json::Value;
 
+use crate::input::CREDENTIAL_ACTION;
 use crate::{Denied, PolicyInput, Rego};
 
 /// Validity when a request names none and the policy allows that much, in seconds. The Vouch
@@ -37,7 +38,7 @@ pub fn may_rotate(policy: &IdentityPolicy, annex: Option<&Annex>, caller: &Calle
         .is_some_and(|callers| among(callers, annex, caller))
 }
 
-fn among(callers: &Callers, annex: Option<&Annex>, caller: &Caller) -> bool {
+pub(crate) fn among(callers: &Callers, annex: Option<&Annex>, caller: &Caller) -> bool {
     match caller {
         Caller::Asserted(seen) => callers.admit(seen, annex),
         Caller::Proven(proven) => callers.proven.contains(&proven.name),
@@ -57,7 +58,7 @@ pub fn accept<'a>(
     if !admits(policy, annex, caller) {
         return Err(Denied::CallerNotAllowed);
     }
-    if asked.intent.action() == EXCHANGE_ACTION {
+    if [EXCHANGE_ACTION, CREDENTIAL_ACTION].contains(&asked.intent.action()) {
         return Err(Denied::ActionReserved);
     }
     check_resource(bundle, rego.is_some(), asked.intent.resource())?;

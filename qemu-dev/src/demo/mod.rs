@@ -3,6 +3,7 @@
 //! be.
 
 mod attacks;
+mod credentials;
 mod forge;
 mod gateway;
 mod lasting;
@@ -136,6 +137,11 @@ pub async fn run(as_json: bool) -> ExitCode {
 /// Runs the story of the gateway. Exit code 0 only if everything held.
 pub async fn run_gateway(as_json: bool) -> ExitCode {
     narrate(as_json, gateway::tell).await
+}
+
+/// Runs the story of a credential that nobody sees. Exit code 0 only if everything held.
+pub async fn run_credentials(as_json: bool) -> ExitCode {
+    narrate(as_json, credentials::tell).await
 }
 
 async fn narrate(

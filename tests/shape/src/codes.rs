@@ -151,6 +151,28 @@ fn sections() -> Vec<Section> {
             advice: None,
         },
         Section {
+            title: "What is wrong with a request to a service, or with its credential",
+            about: "Of the proxied routes, where `X-Anchorhold-Error` has the code, and of `POST /credentials`.",
+            codes: codes("broker/src/error.rs", "Error", |_| kind("Broker")),
+            otherwise: None,
+            advice: None,
+        },
+        Section {
+            title: "How a call to a service ended",
+            about: "In `credential.ending` of a `credential.close`, and in `X-Anchorhold-Error` where no answer had begun; an answer that had is cut off.",
+            codes: codes(
+                "enclave/upstream/src/wire.rs",
+                "Ending",
+                |variant| match variant {
+                    "Complete" | "Unclaimed" | "Aborted" => String::new(),
+                    "ServiceBusy" => "503".into(),
+                    _ => "502".into(),
+                },
+            ),
+            otherwise: None,
+            advice: None,
+        },
+        Section {
             title: "What the sidecar does not do",
             about: "Without asking the enclave.",
             codes: of_sidecar(),

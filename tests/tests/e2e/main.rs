@@ -9,6 +9,7 @@ mod by_hand;
 mod bypasses;
 mod callers;
 mod commands;
+mod credentials;
 mod delegation;
 mod demo;
 mod docs;

@@ -40,8 +40,24 @@ fn full() -> Value {
                 "payload_closed": true, "proven": true, "delegated": true, "envelope": true, "delegatees": ["did:key:*"], "approval": approval, "limits": [limit],
             }],
         }],
+        "services": [
+            {
+                "name": "openrouter", "upstream": "https://openrouter.ai/api", "roots": [ROOT], "pins": [format!("sha256:{}", "0".repeat(64))],
+                "inject": {"header": "authorization", "format": "Bearer {}"}, "scrub": "replace",
+                "rules": [{
+                    "name": "chat", "methods": ["POST"], "paths": ["/v1/chat/*", "*"], "identities": ["agent"], "callers": {"uids": [1], "names": ["crew"]},
+                    "limits": [{"per": "minute", "max": 7}],
+                }],
+            },
+            {
+                "name": "git", "upstream": "https://git.example:8443", "inject": {"basic": "x-access-token"},
+                "rules": [{"name": "read", "methods": ["GET", "HEAD"], "paths": ["/r.git/info/refs"], "identities": ["agent"]}],
+            },
+        ],
     })
 }
+
+const ROOT: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
 
 fn pointers(value: &Value, at: &str, out: &mut Vec<String>) {
     match value {
@@ -108,6 +124,29 @@ fn the_schema_of_a_policy_accepts_what_the_program_accepts() {
         ("/callers/1/enclave/pcr0", json!("00")),
         ("/identities/0/limits/0/max", json!(1_u64 << 53)),
         ("/identities/0/limits/0/amount", json!("amount")),
+        ("/services/0/name", json!("open-router")),
+        ("/services/0/upstream", json!("http://openrouter.ai/api")),
+        ("/services/0/upstream", json!("https://openrouter.ai/api/")),
+        ("/services/0/upstream", json!("https://OpenRouter.ai")),
+        ("/services/0/inject", json!({"header": "a", "basic": "b"})),
+        ("/services/0/inject", json!({"basic": "b", "format": "{}"})),
+        ("/services/0/inject", json!({"format": "{}"})),
+        ("/services/0/inject/format", json!("Bearer")),
+        ("/services/0/inject/header", json!("Authorization")),
+        ("/services/1/inject/basic", json!("a:b")),
+        ("/services/0/roots/0", json!("roots.pem")),
+        ("/services/0/pins/0", json!("0".repeat(64))),
+        ("/services/0/rules/0/methods/0", json!("TRACE")),
+        ("/services/0/rules/0/methods/0", json!("get")),
+        ("/services/0/rules/0/paths/0", json!("v1")),
+        (
+            "/services/0/rules/0/callers",
+            json!({"uids": [1], "proven": ["robot"]}),
+        ),
+        (
+            "/services/0/rules/0/limits/0",
+            json!({"per": "day", "max": 1, "amount": "/a"}),
+        ),
     ] {
         let mut other = full.clone();
         *other.pointer_mut(place).unwrap() = value.clone();

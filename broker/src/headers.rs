@@ -1,0 +1,241 @@
+//! Which headers pass, towards the service and back.
+
+use minicbor::{Decode, Encode};
+
+use crate::Error;
+
+const MAX_HEADERS: usize = 96;
+const MAX_BYTES: usize = 16 * 1024;
+
+/// Of one connection alone (RFC 9110 section 7.6.1), or what frames a message: written anew.
+const HOP: [&str; 11] = [
+    "connection",
+    "content-length",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "expect",
+];
+/// In which clients show who they are: the caller's token, or a credential that is not ours to
+/// send.
+const CREDENTIALS: [&str; 9] = [
+    "api-key",
+    "authorization",
+    "cookie",
+    "proxy-authorization",
+    "x-amz-security-token",
+    "x-api-key",
+    "x-auth-token",
+    "x-goog-api-key",
+    "x-access-token",
+];
+/// What a proxy would add, and an agent could lie about.
+const FORWARDING: [&str; 5] = [
+    "forwarded",
+    "via",
+    "x-real-ip",
+    "x-client-ip",
+    "true-client-ip",
+];
+/// Of an answer: what belongs to the credential's owner, or would lead around us.
+const OF_OWNER: [&str; 6] = [
+    "set-cookie",
+    "set-cookie2",
+    "alt-svc",
+    "clear-site-data",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+];
+
+/// A header: its name in lower case, and its value.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Header {
+    /// A token (RFC 9110 section 5.6.2) in lower case.
+    #[n(0)]
+    pub name: String,
+    /// No CR, LF or NUL.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub value: Vec<u8>,
+}
+
+impl Header {
+    /// Of a name in any case.
+    pub fn new(name: &str, value: &[u8]) -> Self {
+        Self {
+            name: name.to_ascii_lowercase(),
+            value: value.to_vec(),
+        }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let wrong = |why| Err(Error::HeaderInvalid(printable(&self.name), why));
+        let token = |b: u8| {
+            (b.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(&b))
+                && !b.is_ascii_uppercase()
+        };
+        if self.name.is_empty() || !self.name.bytes().all(token) {
+            return wrong("its name is no token");
+        }
+        // RFC 9110 section 5.5.
+        let good = |b: &u8| *b == b'\t' || (*b >= b' ' && *b != 0x7f);
+        if !self.value.iter().all(good) {
+            return wrong("a control character stands in its value");
+        }
+        Ok(())
+    }
+}
+
+/// The headers of a request that are sent on, in their order. `placed` is the one in which the
+/// credential will stand.
+pub fn forwarded(headers: &[Header], placed: &str) -> Result<Vec<Header>, Error> {
+    let bytes: usize = headers.iter().map(|h| h.name.len() + h.value.len()).sum();
+    if headers.len() > MAX_HEADERS || bytes > MAX_BYTES {
+        return Err(Error::HeadersTooLong);
+    }
+    headers.iter().try_for_each(Header::check)?;
+    let named = connection_named(headers);
+    let passes = |header: &&Header| {
+        let name = header.name.as_str();
+        !HOP.contains(&name)
+            && !CREDENTIALS.contains(&name)
+            && !FORWARDING.contains(&name)
+            && !name.starts_with("proxy-")
+            && !name.starts_with("x-forwarded-")
+            && !name.starts_with("x-anchorhold-")
+            && name != "accept-encoding"
+            && name != placed
+            && !named.iter().any(|named| named == name)
+    };
+    let sent: Vec<Header> = headers.iter().filter(passes).cloned().collect();
+    // What is said twice is read once, and nobody knows which.
+    for single in ["content-type", "content-encoding", "range"] {
+        if sent.iter().filter(|header| header.name == single).count() > 1 {
+            return Err(Error::HeaderInvalid(single.into(), "it is given twice"));
+        }
+    }
+    Ok(sent)
+}
+
+/// The headers of an answer that are given back, in their order. How long its body is, they say.
+pub fn returned(headers: &[Header]) -> Vec<Header> {
+    let named = connection_named(headers);
+    let passes = |header: &&Header| {
+        let name = header.name.as_str();
+        (name == "content-length" || !HOP.contains(&name))
+            && !OF_OWNER.contains(&name)
+            && !name.starts_with("x-anchorhold-")
+            && header.check().is_ok()
+            && (name == "content-length" || !named.iter().any(|named| named == name))
+    };
+    headers.iter().filter(passes).cloned().collect()
+}
+
+/// What `Connection` names is of one connection alone.
+fn connection_named(headers: &[Header]) -> Vec<String> {
+    let values = headers
+        .iter()
+        .filter(|header| header.name == "connection")
+        .map(|header| String::from_utf8_lossy(&header.value).to_ascii_lowercase());
+    let names = |value: String| {
+        let names = value.split(',').map(|name| name.trim().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    values.flat_map(names).collect()
+}
+
+fn printable(name: &str) -> String {
+    let shown = name.chars().take(64);
+    shown
+        .map(|c| if c.is_ascii_graphic() { c } else { '?' })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(all: &[(&str, &str)]) -> Vec<Header> {
+        let header = |(name, value): &(&str, &str)| Header::new(name, value.as_bytes());
+        all.iter().map(header).collect()
+    }
+
+    fn names(headers: &[Header]) -> Vec<&str> {
+        headers.iter().map(|header| header.name.as_str()).collect()
+    }
+
+    #[test]
+    fn what_identifies_the_agent_or_frames_the_message_stays_here() {
+        let asked = headers(&[
+            ("Host", "localhost"),
+            ("Content-Type", "application/json"),
+            ("Authorization", "Bearer placeholder"),
+            ("X-API-Key", "placeholder"),
+            ("X-Custom-Key", "mine"),
+            ("Cookie", "a=b"),
+            ("Connection", "close, X-Secret-Hop , authorization"),
+            ("x-secret-hop", "1"),
+            ("Transfer-Encoding", "chunked"),
+            ("Accept-Encoding", "gzip"),
+            ("X-Forwarded-For", "1.2.3.4"),
+            ("Proxy-Whatever", "1"),
+            ("TE", "trailers"),
+            ("anthropic-version", "2023-06-01"),
+            ("Accept", "text/event-stream"),
+            ("Accept", "application/json"),
+        ]);
+        let sent = forwarded(&asked, "x-custom-key").unwrap();
+        let wanted = ["content-type", "anthropic-version", "accept", "accept"];
+        assert_eq!(names(&sent), wanted);
+    }
+
+    #[test]
+    fn what_is_no_header_is_refused() {
+        for (name, value) in [
+            ("", "x"),
+            ("a b", "x"),
+            ("a:b", "x"),
+            ("a\r\nb", "x"),
+            ("\u{e9}", "x"),
+            ("a", "x\r\nHost: evil"),
+            ("a", "x\ny"),
+            ("a", "x\0"),
+            ("a", "\u{7f}"),
+        ] {
+            let refused = forwarded(&headers(&[(name, value)]), "authorization");
+            assert!(
+                matches!(refused, Err(Error::HeaderInvalid(..))),
+                "{name:?}: {value:?}"
+            );
+        }
+        let twice = headers(&[("content-type", "a/b"), ("Content-Type", "c/d")]);
+        assert!(forwarded(&twice, "authorization").is_err());
+        let many = vec![Header::new("a", b""); MAX_HEADERS + 1];
+        assert_eq!(forwarded(&many, "x"), Err(Error::HeadersTooLong));
+        let long = [Header::new("a", &[b'x'; MAX_BYTES])];
+        assert_eq!(forwarded(&long, "x"), Err(Error::HeadersTooLong));
+        assert!(forwarded(&headers(&[("a", "\u{e9}\t x")]), "x").is_ok());
+    }
+
+    #[test]
+    fn an_answer_brings_no_cookie_and_nothing_that_leads_around_us() {
+        let came = headers(&[
+            ("Content-Length", "5"),
+            ("Content-Type", "a/b"),
+            ("Set-Cookie", "session=1"),
+            ("Alt-Svc", "h3=\":443\""),
+            ("Connection", "x-hop, content-length, content-type"),
+            ("X-Hop", "1"),
+            ("Location", "https://elsewhere.example/"),
+            ("X-Anchorhold-Error", "a lie"),
+            ("Trailer", "x"),
+            ("Transfer-Encoding", "chunked"),
+        ]);
+        assert_eq!(names(&returned(&came)), ["content-length", "location"]);
+    }
+}

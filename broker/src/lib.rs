@@ -1,0 +1,34 @@
+//! Credentials of others, which an agent uses and never sees: what may be asked for in which form,
+//! where a credential is put, how it is kept, and how it is looked for in answers. No I/O and no
+//! clock.
+//!
+//! ```text
+//! put   desk: Order (HPKE to the enclave's sealing key, signed by the operator)
+//!         -> enclave: Envelope (under K3's key of the actor) -> kept outside as bots/<actor>/credentials/<service>.enc
+//! use   agent: method, path, headers -> Target, Forwarded: the one form that is judged and sent
+//!         -> enclave: Envelope opened, placed -> upstream; answers pass a Scrubber
+//! ```
+#![forbid(unsafe_code)]
+
+mod envelope;
+mod error;
+mod forms;
+mod headers;
+mod names;
+mod place;
+mod put;
+mod request;
+mod roots;
+mod scrub;
+mod target;
+
+pub use crate::envelope::{Envelope, Epoch, Place};
+pub use crate::error::Error;
+pub use crate::headers::{Header, forwarded, returned};
+pub use crate::names::{Omni, object_path};
+pub use crate::place::{Injected, check_secret, inject};
+pub use crate::put::{Order, SealingKey, sealing_data};
+pub use crate::request::{RequestHead, header_digest};
+pub use crate::roots::roots;
+pub use crate::scrub::{Needles, Reflected, Scrubber};
+pub use crate::target::Target;

@@ -1,0 +1,315 @@
+//! Credentials of others: what opens them, who carries them to their services, and which calls are
+//! under way.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, RwLock};
+use std::time::{Duration, Instant};
+
+use broker::{Envelope, Epoch, Omni, Place, SealingKey};
+use identity::{Digest, PublicKey, sha256};
+use minicbor::bytes::ByteVec;
+use policy::{Bundle, Scrub, Service};
+use policy_engine::Usage;
+use protocol::Ticket;
+use record::Decision;
+use upstream::{Call, Ended, Setup, Unavailable};
+use zeroize::Zeroizing;
+
+use crate::Error;
+use crate::sync::{lock, read, write};
+
+/// Calls that are under way, or whose end is not known.
+const MAX_CALLS: usize = 16 * 1024;
+/// Whoever made a call asks so soon for its end to be recorded; else it is recorded all the same.
+const ASKED_WITHIN: Duration = Duration::from_secs(3);
+
+/// Carries credentials to one service: the way to the process that ends TLS to it.
+pub trait Courier: Send + Sync {
+    /// Says which service it is for.
+    fn begin(&self, setup: Setup) -> Result<(), Unavailable>;
+    /// Lets a call be made.
+    fn call(&self, call: Call) -> Result<(), Unavailable>;
+}
+
+impl Courier for upstream::Client {
+    fn begin(&self, setup: Setup) -> Result<(), Unavailable> {
+        self.begin(setup)
+    }
+
+    fn call(&self, call: Call) -> Result<(), Unavailable> {
+        self.call(call)
+    }
+}
+
+/// What the process of a service says, or that it says nothing any more.
+#[derive(Debug)]
+pub enum FromService {
+    /// A call ended.
+    Ended(Ended),
+    /// The process of the service of this place in the bundle has ended, or said nonsense.
+    Gone(usize),
+}
+
+/// What an enclave has to do with credentials, if its bundle names services.
+pub(crate) struct Credentials {
+    operator: Omni,
+    secrets: RwLock<Option<Secrets>>,
+    services: Vec<ServiceState>,
+    /// The highest version that was seen in this boot, of each identity's credential for a service:
+    /// an older one is not used any more.
+    versions: Mutex<BTreeMap<(String, String), u64>>,
+    calls: Mutex<BTreeMap<Ticket, OpenCall>>,
+}
+
+/// What is wiped at the end of the boot.
+struct Secrets {
+    sealing: SealingKey,
+    epoch: Epoch,
+}
+
+/// A service: by its place in the bundle.
+pub(crate) struct ServiceState {
+    courier: Box<dyn Courier>,
+    /// What was used of its rules' limits in this boot, by identity.
+    usage: BTreeMap<String, Mutex<Usage>>,
+}
+
+/// A call whose end is awaited.
+struct OpenCall {
+    place: usize,
+    /// What the record will learn of its end; how it ended is in it once it has.
+    decision: Decision,
+    /// When it ended.
+    ended: Option<Instant>,
+}
+
+impl Credentials {
+    /// Tells each courier which service it is for. `k3` is a new key.
+    pub(crate) fn new(
+        bundle: &Bundle,
+        couriers: Vec<Box<dyn Courier>>,
+        k3: Zeroizing<[u8; 32]>,
+    ) -> Result<Self, Error> {
+        let services = bundle.services.iter().zip(couriers);
+        let services =
+            services.map(|(service, courier)| ServiceState::new(bundle, service, courier));
+        Ok(Self {
+            operator: Omni::of_operator(&bundle.operator_key.0),
+            secrets: RwLock::new(Some(Secrets {
+                sealing: SealingKey::generate()?,
+                epoch: Epoch { number: 1, key: k3 },
+            })),
+            services: services.collect::<Result<_, _>>()?,
+            versions: Mutex::default(),
+            calls: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn operator(&self) -> &Omni {
+        &self.operator
+    }
+
+    /// The actor that an identity is.
+    pub(crate) fn actor(&self, identity: &str) -> Omni {
+        self.operator.child(identity)
+    }
+
+    /// Public half of the key to which credentials are sealed.
+    pub(crate) fn sealing_key(&self) -> Result<Vec<u8>, Error> {
+        let secrets = read(&self.secrets);
+        let secrets = secrets.as_ref().ok_or(Error::Halted)?;
+        Ok(secrets.sealing.public().to_vec())
+    }
+
+    /// The credential of an order whose signature was verified, as it will be kept.
+    pub(crate) fn seal(&self, order: &broker::Order, nonce: [u8; 12]) -> Result<Envelope, Error> {
+        let secrets = read(&self.secrets);
+        let secrets = secrets.as_ref().ok_or(Error::Halted)?;
+        let secret = order.open(&secrets.sealing)?;
+        let place = Place {
+            operator: &self.operator,
+            actor: &order.actor,
+            service: &order.service,
+        };
+        let sealed = Envelope::seal(&secrets.epoch, order.version, place, &secret, nonce)?;
+        Ok(sealed)
+    }
+
+    /// Opens the credential of an identity for a service.
+    pub(crate) fn open(
+        &self,
+        envelope: &Envelope,
+        identity: &str,
+        service: &str,
+    ) -> Result<Zeroizing<Vec<u8>>, Error> {
+        let secrets = read(&self.secrets);
+        let secrets = secrets.as_ref().ok_or(Error::Halted)?;
+        let actor = self.actor(identity);
+        let place = Place {
+            operator: &self.operator,
+            actor: &actor,
+            service,
+        };
+        Ok(envelope.open(&secrets.epoch, place)?)
+    }
+
+    /// Remembers a version; refuses one that is below the highest that was seen.
+    pub(crate) fn see(&self, identity: &str, service: &str, version: u64) -> Result<(), Error> {
+        let mut versions = lock(&self.versions);
+        // As many as there are identities and services: what is remembered was opened.
+        let known = versions.entry((identity.to_owned(), service.to_owned()));
+        let known = known.or_insert(version);
+        if version < *known {
+            let known = *known;
+            return Err(Error::CredentialOutdated { version, known });
+        }
+        *known = version;
+        Ok(())
+    }
+
+    /// The service of a place.
+    pub(crate) fn service(&self, place: usize) -> Result<&ServiceState, Error> {
+        self.services.get(place).ok_or(Error::UnknownService)
+    }
+
+    /// Lets a call be made; `decision` is what the record will learn of its end, but for how it ends.
+    pub(crate) fn begin(&self, place: usize, call: Call, decision: Decision) -> Result<(), Error> {
+        let ticket = call.ticket;
+        {
+            let mut calls = lock(&self.calls);
+            if calls.len() >= MAX_CALLS {
+                return Err(Error::Busy);
+            }
+            let call = OpenCall {
+                place,
+                decision,
+                ended: None,
+            };
+            calls.insert(ticket, call);
+        }
+        let told = self.service(place)?.courier.call(call);
+        told.map_err(|error| {
+            lock(&self.calls).remove(&ticket);
+            match error {
+                Unavailable::Busy => Error::Busy,
+                Unavailable::Gone => Error::ServiceGone,
+                Unavailable::TooLong => broker::Error::HeadersTooLong.into(),
+            }
+        })
+    }
+
+    /// Takes what the process of a service says. A call ends once; what it says of others, nobody
+    /// hears.
+    pub(crate) fn hear(&self, said: &FromService) {
+        let mut calls = lock(&self.calls);
+        match said {
+            FromService::Ended(ended) => {
+                let call = calls.get_mut(&ended.ticket);
+                call.into_iter()
+                    .for_each(|call| call.end(|credential| how(ended, credential)));
+            }
+            FromService::Gone(place) => {
+                // What became of those that are under way, nobody knows.
+                let gone = |credential| record::Credential {
+                    ending: Some("service_gone".to_owned()),
+                    ..credential
+                };
+                let of_service = calls.values_mut().filter(|call| call.place == *place);
+                of_service.for_each(|call| call.end(gone));
+            }
+        }
+    }
+
+    /// What the record learns of the end of a call, once.
+    pub(crate) fn close(&self, ticket: Ticket) -> Result<Decision, Error> {
+        let mut calls = lock(&self.calls);
+        match calls.get(&ticket).map(|call| call.ended.is_some()) {
+            None => Err(Error::UnknownCall),
+            Some(false) => Err(Error::CallUnderWay),
+            Some(true) => calls
+                .remove(&ticket)
+                .map(|call| call.decision)
+                .ok_or(Error::UnknownCall),
+        }
+    }
+
+    /// What the record learns of calls that ended a while ago, and whose end nobody asked for.
+    pub(crate) fn close_forgotten(&self) -> Vec<Decision> {
+        let mut calls = lock(&self.calls);
+        let forgotten = |call: &OpenCall| {
+            call.ended
+                .is_some_and(|since| since.elapsed() > ASKED_WITHIN)
+        };
+        let all = calls.iter().filter(|(_, call)| forgotten(call));
+        let tickets: Vec<Ticket> = all.map(|(ticket, _)| *ticket).collect();
+        let closed = tickets.iter().filter_map(|ticket| calls.remove(ticket));
+        closed.map(|call| call.decision).collect()
+    }
+
+    /// Wipes every key.
+    pub(crate) fn wipe(&self) {
+        *write(&self.secrets) = None;
+    }
+}
+
+impl ServiceState {
+    fn new(bundle: &Bundle, service: &Service, courier: Box<dyn Courier>) -> Result<Self, Error> {
+        let roots = broker::roots(service)?;
+        let pins = service
+            .pins
+            .iter()
+            .map(|pin| ByteVec::from(pin.0.0.to_vec()));
+        let setup = Setup {
+            host: service.upstream.host().to_owned(),
+            authority: service.upstream.authority().to_owned(),
+            roots: roots.into_iter().map(ByteVec::from).collect(),
+            pins: pins.collect(),
+            replace: service.scrub == Scrub::Replace,
+        };
+        courier.begin(setup).map_err(|_| Error::ServiceGone)?;
+        let identities = bundle.identities.iter();
+        let usage = identities.map(|identity| (identity.name.clone(), Mutex::default()));
+        Ok(Self {
+            courier,
+            usage: usage.collect(),
+        })
+    }
+
+    /// What an identity used of its limits.
+    pub(crate) fn usage(&self, identity: &str) -> Result<&Mutex<Usage>, Error> {
+        self.usage.get(identity).ok_or(Error::UnknownIdentity)
+    }
+}
+
+impl OpenCall {
+    /// It ends now, if it has not ended before.
+    fn end(&mut self, how: impl FnOnce(record::Credential) -> record::Credential) {
+        if self.ended.is_none() {
+            self.ended = Some(Instant::now());
+            self.decision.credential = self.decision.credential.take().map(how);
+        }
+    }
+}
+
+fn how(ended: &Ended, credential: record::Credential) -> record::Credential {
+    record::Credential {
+        ending: Some(ended.ending.code().to_owned()),
+        received: Some(ended.received),
+        received_digest: Some(Digest(ended.received_digest)),
+        sent: Some(ended.sent),
+        sent_digest: Some(Digest(ended.sent_digest)),
+        spki: ended.spki.map(Digest),
+        status: ended.status,
+        ..credential
+    }
+}
+
+/// How the record calls a call: its ticket is nobody's to know.
+pub(crate) fn call_id(ticket: Ticket) -> Digest<32> {
+    sha256(&ticket.0)
+}
+
+/// Whether a key is that of the operator who may put credentials.
+pub(crate) fn operator_key(bundle: &Bundle) -> &PublicKey {
+    &bundle.operator_key.0
+}

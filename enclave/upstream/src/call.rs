@@ -1,0 +1,519 @@
+//! One call after the other, over one line.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use aws_lc_rs::digest::{Context, SHA256};
+use broker::{Header, Needles, Scrubber, returned};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use hyper::client::conn::TrySendError;
+use hyper::client::conn::http1::Builder;
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, Uri};
+use hyper_util::rt::TokioIo;
+use identity::cbor;
+use policy::Scrub;
+use protocol::{CallFrame, CallKind, Failed, FramedHead, Ticket};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, ReadHalf, WriteHalf};
+use tokio::sync::mpsc::Sender;
+use tokio::time::timeout;
+
+use crate::body::{CallBody, Piece};
+use crate::lines::Line;
+use crate::pool::{Connection, Owner};
+use crate::shared::{Shared, lock, unsent};
+use crate::tls;
+use crate::wire::{Call, Ended, Ending};
+
+/// For a line to be lent, and for the service to shake hands.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// For the next piece of an answer: models think for minutes.
+const ANSWER_WITHIN: Duration = Duration::from_secs(600);
+/// A line for calls may lie idle so long.
+const IDLE: Duration = Duration::from_secs(120);
+/// A connection that is not ready again soon is not kept.
+const READY_WITHIN: Duration = Duration::from_millis(100);
+/// Of the head of an answer, and what is read at once of its body.
+const MAX_BUFFER: usize = 64 * 1024;
+const MAX_PIECE: usize = 64 * 1024;
+
+/// A line for calls.
+struct CallLine {
+    from: BufReader<ReadHalf<Line>>,
+    to: WriteHalf<Line>,
+}
+
+/// Serves calls until the line is not good any more.
+pub(crate) async fn serve(shared: &Arc<Shared>, line: Line, first: Ticket) {
+    let (from, to) = tokio::io::split(line);
+    let mut line = CallLine {
+        from: BufReader::with_capacity(MAX_BUFFER, from),
+        to,
+    };
+    let mut next = Some(first);
+    loop {
+        let ticket = match next.take() {
+            Some(ticket) => ticket,
+            None => match line.next_ticket().await {
+                Some(ticket) => ticket,
+                None => return,
+            },
+        };
+        let Some(call) = shared.claim(ticket).await else {
+            let _ = line
+                .fail("ticket_unknown", "nobody may use this ticket")
+                .await;
+            return;
+        };
+        let mut progress = Progress::new();
+        let made = make(shared, &mut line, &call, &mut progress).await;
+        let (ending, again) = match made {
+            Ok(again) => (Ending::Complete, again),
+            Err(ending) => (ending, false),
+        };
+        // The line is told last: whoever has its answer finds its end recorded.
+        shared.end(progress.ended(ticket, ending)).await;
+        let told = match ending {
+            Ending::Complete => line.write(CallKind::End, &[]).await,
+            ending => line.fail(ending.code(), says(ending)).await,
+        };
+        if told.is_err() || !again {
+            return;
+        }
+    }
+}
+
+fn says(ending: Ending) -> &'static str {
+    match ending {
+        Ending::Complete => "the answer is whole",
+        Ending::Unclaimed => "nobody showed the ticket in time",
+        Ending::Aborted => "the caller went away",
+        Ending::ServiceBusy => "too many calls of this service are under way",
+        Ending::ServiceUnreachable => "the service cannot be reached",
+        Ending::ServiceUntrusted => "who answered is not the service: its certificate is not good",
+        Ending::ServiceFailed => "the service broke off, or did not answer in time",
+        Ending::ServiceMalformed => "the service answered what is no HTTP/1.1 answer",
+        Ending::CredentialReflected => {
+            "the credential stood in the answer, which was cut off there"
+        }
+        Ending::ServiceEncoded => "the service encoded its answer, though nobody asked it to",
+    }
+}
+
+/// How far a call has come.
+struct Progress {
+    status: Option<u16>,
+    spki: Option<[u8; 32]>,
+    sent: Counted,
+    received: Counted,
+}
+
+/// Bytes that went by.
+struct Counted {
+    bytes: u64,
+    digest: Context,
+}
+
+impl Counted {
+    fn new() -> Self {
+        Self {
+            bytes: 0,
+            digest: Context::new(&SHA256),
+        }
+    }
+
+    fn add(&mut self, piece: &[u8]) {
+        self.bytes += piece.len() as u64;
+        self.digest.update(piece);
+    }
+
+    fn digest(self) -> [u8; 32] {
+        let mut digest = [0; 32];
+        digest.copy_from_slice(self.digest.finish().as_ref());
+        digest
+    }
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self {
+            status: None,
+            spki: None,
+            sent: Counted::new(),
+            received: Counted::new(),
+        }
+    }
+
+    fn ended(self, ticket: Ticket, ending: Ending) -> Ended {
+        let (sent, received) = (self.sent.bytes, self.received.bytes);
+        Ended {
+            status: self.status,
+            spki: self.spki,
+            sent,
+            sent_digest: self.sent.digest(),
+            received,
+            received_digest: self.received.digest(),
+            ..unsent(ticket, ending)
+        }
+    }
+}
+
+/// Makes a call; its answer is passed on but for its end. Gives whether the line is good for another
+/// one.
+async fn make(
+    shared: &Arc<Shared>,
+    line: &mut CallLine,
+    call: &Call,
+    progress: &mut Progress,
+) -> Result<bool, Ending> {
+    let (pieces, body) = CallBody::new(call.length);
+    let whole = AtomicBool::new(false);
+    let CallLine { from, to } = line;
+    let uploading = upload(from, pieces, call.length, &mut progress.sent, &whole);
+    let download = Download {
+        shared,
+        call,
+        needles: Needles::new(&call.secrets),
+        to,
+        status: &mut progress.status,
+        spki: &mut progress.spki,
+        received: &mut progress.received,
+    };
+    let connection = tokio::select! {
+        gone = uploading => return Err(gone),
+        got = download.run(body) => got?,
+    };
+    // An answer that came before the request was whole: the rest of that is nobody's, and what it
+    // went over is out of step.
+    let whole = whole.load(Ordering::Acquire);
+    if whole {
+        keep(shared, (call.actor, call.version), connection);
+    }
+    Ok(whole)
+}
+
+/// Keeps a connection for the next call, once it is ready for it.
+fn keep(shared: &Arc<Shared>, owner: Owner, mut connection: Connection) {
+    if connection.sender.is_ready() {
+        lock(&shared.pool).put(owner, connection);
+        return;
+    }
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        let ready = timeout(READY_WITHIN, connection.sender.ready()).await;
+        if matches!(ready, Ok(Ok(()))) {
+            lock(&shared.pool).put(owner, connection);
+        }
+    });
+}
+
+/// Passes the body on to the request, and then watches whether the caller is still there. Ends only
+/// if it is not.
+async fn upload(
+    from: &mut BufReader<ReadHalf<Line>>,
+    pieces: Sender<Piece>,
+    length: Option<u64>,
+    sent: &mut Counted,
+    whole: &AtomicBool,
+) -> Ending {
+    loop {
+        let Some(frame) = read_frame(from).await else {
+            return Ending::Aborted;
+        };
+        match frame {
+            (CallKind::Data, bytes) => {
+                sent.add(&bytes);
+                let too_much = length.is_some_and(|length| sent.bytes > length);
+                if too_much || pieces.send(Piece::Data(bytes.into())).await.is_err() {
+                    break;
+                }
+            }
+            (CallKind::End, _) => {
+                if length.is_some_and(|length| sent.bytes != length) {
+                    return Ending::Aborted;
+                }
+                whole.store(true, Ordering::Release);
+                let _ = pieces.send(Piece::Last).await;
+                break;
+            }
+            _ => return Ending::Aborted,
+        }
+    }
+    if whole.load(Ordering::Acquire) {
+        // Nothing comes before the answer is whole, unless the caller goes away.
+        let _ = from.fill_buf().await;
+        return Ending::Aborted;
+    }
+    if length.is_some_and(|length| sent.bytes > length) {
+        return Ending::Aborted;
+    }
+    // The service takes no more of it: what it answers counts.
+    std::future::pending().await
+}
+
+async fn read_frame(from: &mut BufReader<ReadHalf<Line>>) -> Option<(CallKind, Vec<u8>)> {
+    let mut head = [0; CallFrame::HEAD];
+    from.read_exact(&mut head).await.ok()?;
+    let frame = CallFrame::read(head)?;
+    let mut bytes = vec![0; frame.length];
+    from.read_exact(&mut bytes).await.ok()?;
+    Some((frame.kind, bytes))
+}
+
+/// The way to the service, and what comes back.
+struct Download<'a> {
+    shared: &'a Arc<Shared>,
+    call: &'a Call,
+    needles: Needles,
+    to: &'a mut WriteHalf<Line>,
+    status: &'a mut Option<u16>,
+    spki: &'a mut Option<[u8; 32]>,
+    received: &'a mut Counted,
+}
+
+impl Download<'_> {
+    /// Sends the request, and passes the answer on but for its end; gives the connection.
+    async fn run(mut self, body: CallBody) -> Result<Connection, Ending> {
+        let mut request = self.request(body)?;
+        let owner = (self.call.actor, self.call.version);
+        let mut kept = lock(&self.shared.pool).take(&owner);
+        loop {
+            let was_kept = kept.is_some();
+            let mut connection = match kept.take() {
+                Some(connection) => connection,
+                None => self.connect().await?,
+            };
+            *self.spki = connection.spki;
+            let answered =
+                timeout(ANSWER_WITHIN, connection.sender.try_send_request(request)).await;
+            match answered.map_err(|_| Ending::ServiceFailed)? {
+                Ok(answer) => {
+                    self.pass_on(answer).await?;
+                    return Ok(connection);
+                }
+                // The service had closed it, and nothing was sent.
+                Err(mut refused) => match refused.take_message() {
+                    Some(unsent) if was_kept => request = unsent,
+                    _ => return Err(ending_of(&refused)),
+                },
+            }
+        }
+    }
+
+    fn request(&self, body: CallBody) -> Result<Request<CallBody>, Ending> {
+        // The process with the keys has checked all of it.
+        let odd = Ending::Aborted;
+        let call = self.call;
+        let mut request = Request::new(body);
+        *request.method_mut() = Method::from_bytes(call.method.as_bytes()).map_err(|_| odd)?;
+        *request.uri_mut() = call.target.parse::<Uri>().map_err(|_| odd)?;
+        let headers = request.headers_mut();
+        let host = HeaderValue::from_str(&self.shared.authority).map_err(|_| odd)?;
+        headers.append(hyper::header::HOST, host);
+        for Header { name, value } in &call.headers {
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| odd)?;
+            headers.append(name, HeaderValue::from_bytes(value).map_err(|_| odd)?);
+        }
+        let identity = HeaderValue::from_static("identity");
+        headers.append(hyper::header::ACCEPT_ENCODING, identity);
+        let name = HeaderName::from_bytes(call.header.as_bytes()).map_err(|_| odd)?;
+        let mut value = HeaderValue::from_bytes(call.value.as_ref()).map_err(|_| odd)?;
+        value.set_sensitive(true);
+        headers.append(name, value);
+        Ok(request)
+    }
+
+    /// A new connection, over a line that is asked for.
+    async fn connect(&mut self) -> Result<Connection, Ending> {
+        let ticket = self.call.ticket;
+        let line = self.shared.want(ticket);
+        let wanted = write_frame(self.to, CallKind::LineWanted, &[]).await;
+        wanted.map_err(|_| Ending::Aborted)?;
+        let lent = timeout(CONNECT_WITHIN, line).await;
+        self.shared.unwant(ticket);
+        let Ok(Ok(line)) = lent else {
+            return Err(Ending::ServiceUnreachable);
+        };
+        let (connector, name) = (self.shared.tls.clone(), self.shared.name.clone());
+        let shaken = timeout(CONNECT_WITHIN, connector.connect(name, line)).await;
+        let stream = match shaken {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) if is_untrusted(&error) => return Err(Ending::ServiceUntrusted),
+            _ => return Err(Ending::ServiceUnreachable),
+        };
+        let shown = stream.get_ref().1.peer_certificates();
+        let spki = shown.and_then(|shown| tls::key_of(shown.first()?));
+        let (sender, driving) = Builder::new()
+            .max_buf_size(MAX_BUFFER)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|_| Ending::ServiceFailed)?;
+        tokio::spawn(driving);
+        Ok(Connection { sender, spki })
+    }
+
+    async fn pass_on(&mut self, answer: Response<Incoming>) -> Result<(), Ending> {
+        let (head, mut body) = answer.into_parts();
+        let headers = self.headers(&head)?;
+        *self.status = Some(head.status.as_u16());
+        let framed = FramedHead {
+            status: head.status.as_u16(),
+            headers: headers
+                .into_iter()
+                .map(|header| (header.name, header.value.into()))
+                .collect(),
+        };
+        let bytes = cbor::to_vec(&framed);
+        if bytes.len() > MAX_BUFFER {
+            return Err(Ending::ServiceMalformed);
+        }
+        let mut scrubber = Scrubber::new(&self.needles, mode(self.shared));
+        // An answer whose beginning is there already, or that has a length, is looked at before its head
+        // is passed on: then a refusal can be told. A stream is not held up.
+        let first = match body.size_hint().exact() {
+            Some(_) => Some(next_piece(&mut body).await?),
+            None => next_piece(&mut body).now_or_never().transpose()?,
+        };
+        let scrub = |scrubber: &mut Scrubber<_>, piece: Bytes| {
+            let clean = scrubber.push(&piece);
+            clean.map_err(|_| Ending::CredentialReflected)
+        };
+        let first = match first {
+            Some(Some(piece)) => Some(Some(scrub(&mut scrubber, piece)?)),
+            Some(None) => Some(None),
+            None => None,
+        };
+        let told = write_frame(self.to, CallKind::Head, &bytes).await;
+        told.map_err(|_| Ending::Aborted)?;
+        let ended = matches!(first, Some(None));
+        if let Some(Some(clean)) = first {
+            pass(self.to, self.received, &clean).await?;
+        }
+        while !ended && let Some(piece) = next_piece(&mut body).await? {
+            let clean = scrub(&mut scrubber, piece)?;
+            pass(self.to, self.received, &clean).await?;
+        }
+        let rest = scrubber.finish();
+        pass(self.to, self.received, &rest).await
+    }
+
+    /// The headers that are passed on, without the credential.
+    fn headers(&self, head: &hyper::http::response::Parts) -> Result<Vec<Header>, Ending> {
+        use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, TRANSFER_ENCODING};
+        if head.status.is_informational() {
+            return Err(Ending::ServiceMalformed);
+        }
+        let came = &head.headers;
+        // Two lengths: whoever stands behind us might believe the other one (RFC 9112 section 6.3).
+        let lengths = came.get_all(CONTENT_LENGTH).iter().count();
+        if lengths > 1 || (lengths == 1 && came.contains_key(TRANSFER_ENCODING)) {
+            return Err(Ending::ServiceMalformed);
+        }
+        let mut encodings = came.get_all(CONTENT_ENCODING).iter();
+        if encodings.any(|encoding| encoding != "identity") {
+            return Err(Ending::ServiceEncoded);
+        }
+        let all: Vec<Header> = came
+            .iter()
+            .map(|(name, value)| Header::new(name.as_str(), value.as_bytes()))
+            .collect();
+        let mut passed = returned(&all);
+        for header in &mut passed {
+            let stands = self.needles.stand_in(&header.value)
+                || self.needles.stand_in(header.name.as_bytes());
+            if !stands {
+                continue;
+            }
+            if !self.shared.replace {
+                return Err(Ending::CredentialReflected);
+            }
+            header.value = b"***".to_vec();
+        }
+        passed.retain(|header| !self.needles.stand_in(header.name.as_bytes()));
+        Ok(passed)
+    }
+}
+
+/// The next piece of an answer; none at its end. Trailers are nobody's.
+async fn next_piece(body: &mut Incoming) -> Result<Option<Bytes>, Ending> {
+    loop {
+        let frame = timeout(ANSWER_WITHIN, body.frame()).await;
+        let Some(frame) = frame.map_err(|_| Ending::ServiceFailed)? else {
+            return Ok(None);
+        };
+        let frame = frame.map_err(|_| Ending::ServiceFailed)?;
+        if let Ok(piece) = frame.into_data() {
+            return Ok(Some(piece));
+        }
+    }
+}
+
+fn mode(shared: &Shared) -> Scrub {
+    if shared.replace {
+        Scrub::Replace
+    } else {
+        Scrub::Refuse
+    }
+}
+
+async fn pass(
+    to: &mut WriteHalf<Line>,
+    received: &mut Counted,
+    bytes: &[u8],
+) -> Result<(), Ending> {
+    for piece in bytes.chunks(MAX_PIECE) {
+        let written = write_frame(to, CallKind::Data, piece).await;
+        written.map_err(|_| Ending::Aborted)?;
+        received.add(piece);
+    }
+    Ok(())
+}
+
+async fn write_frame(to: &mut WriteHalf<Line>, kind: CallKind, bytes: &[u8]) -> io::Result<()> {
+    let mut frame = Vec::with_capacity(CallFrame::HEAD + bytes.len());
+    CallFrame::write(kind, bytes, &mut frame);
+    to.write_all(&frame).await
+}
+
+impl CallLine {
+    async fn next_ticket(&mut self) -> Option<Ticket> {
+        match timeout(IDLE, read_frame(&mut self.from)).await {
+            Ok(Some((CallKind::Ticket, bytes))) => bytes.try_into().ok().map(Ticket),
+            _ => None,
+        }
+    }
+
+    async fn write(&mut self, kind: CallKind, bytes: &[u8]) -> io::Result<()> {
+        write_frame(&mut self.to, kind, bytes).await
+    }
+
+    async fn fail(&mut self, code: &str, message: &str) -> io::Result<()> {
+        let failed = Failed {
+            code: code.into(),
+            message: message.into(),
+        };
+        self.write(CallKind::Failed, &cbor::to_vec(&failed)).await
+    }
+}
+
+/// Whether it was the certificate.
+fn is_untrusted(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
+}
+
+fn ending_of(error: &TrySendError<Request<CallBody>>) -> Ending {
+    let error = error.error();
+    if error.is_parse() {
+        Ending::ServiceMalformed
+    } else if error.is_user() {
+        Ending::Aborted
+    } else {
+        Ending::ServiceFailed
+    }
+}

@@ -1,0 +1,85 @@
+//! Lines: byte streams that the parent lends, each beginning with what it is and a ticket.
+
+use std::io;
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::time::Duration;
+
+use protocol::{LineKind, Ticket};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::net::UnixListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
+use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
+
+/// For what a line begins with.
+const OPENING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A byte stream.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A line.
+pub(crate) type Line = Box<dyn Stream>;
+
+/// Where lines are lent.
+#[derive(Debug)]
+pub struct Lines(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Unix(UnixListener),
+    Vsock {
+        listener: VsockListener,
+        cid: u32,
+        ports_below: u32,
+    },
+}
+
+/// What all of this runs on: one thread. It is made before the process confines itself.
+pub fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
+}
+
+impl Lines {
+    /// At a Unix socket: development.
+    pub fn unix(runtime: &Runtime, listener: StdUnixListener) -> io::Result<Self> {
+        let _within = runtime.enter();
+        listener.set_nonblocking(true)?;
+        UnixListener::from_std(listener).map(|listener| Self(Kind::Unix(listener)))
+    }
+
+    /// At a vsock port, for the parent of this context id and its ports below this one.
+    pub fn vsock(runtime: &Runtime, port: u32, cid: u32, ports_below: u32) -> io::Result<Self> {
+        let _within = runtime.enter();
+        let listener = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, port))?;
+        Ok(Self(Kind::Vsock {
+            listener,
+            cid,
+            ports_below,
+        }))
+    }
+
+    /// The next one; none for who is turned away.
+    pub(crate) async fn accept(&mut self) -> io::Result<Option<Line>> {
+        match &mut self.0 {
+            Kind::Unix(listener) => Ok(Some(Box::new(listener.accept().await?.0))),
+            Kind::Vsock {
+                listener,
+                cid,
+                ports_below,
+            } => {
+                let (stream, peer) = listener.accept().await?;
+                let admitted = peer.cid() == *cid && peer.port() < *ports_below;
+                Ok(admitted.then(|| Box::new(stream) as Line))
+            }
+        }
+    }
+}
+
+/// What a line is; none if it does not say so in time.
+pub(crate) async fn opening(line: &mut Line) -> Option<(LineKind, Ticket)> {
+    let mut bytes = [0; LineKind::BYTES];
+    let read = timeout(OPENING_TIMEOUT, line.read_exact(&mut bytes)).await;
+    read.ok()?.ok()?;
+    LineKind::of(bytes)
+}

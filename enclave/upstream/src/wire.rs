@@ -1,0 +1,191 @@
+//! What passes over the two pipes between the process that holds the keys and this one: frames of
+//! deterministic CBOR ([`protocol::write_frame`]).
+
+use broker::Header;
+use minicbor::bytes::ByteVec;
+use minicbor::{Decode, Decoder, Encode, Encoder};
+use protocol::Ticket;
+use zeroize::Zeroizing;
+
+/// To the process of a service.
+#[derive(Encode, Decode)]
+pub enum Ask {
+    /// The first one, once: which service it is for.
+    #[n(0)]
+    Begin(#[n(0)] Setup),
+    /// A call that may be made.
+    #[n(1)]
+    Call(#[n(0)] Box<Call>),
+}
+
+/// A service.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Setup {
+    /// The name that its certificate must have.
+    #[n(0)]
+    pub host: String,
+    /// `Host`.
+    #[n(1)]
+    pub authority: String,
+    /// DER of the roots that are trusted; Mozilla's if there are none.
+    #[n(2)]
+    pub roots: Vec<ByteVec>,
+    /// SHA-256 of SubjectPublicKeyInfos, of which the verified path must have one, if there are any.
+    #[n(3)]
+    pub pins: Vec<ByteVec>,
+    /// Whether a credential that comes back is replaced, and the answer not cut off.
+    #[n(4)]
+    pub replace: bool,
+}
+
+/// A call that may be made once, by whom shows its ticket.
+#[derive(Encode, Decode)]
+#[cbor(array)]
+pub struct Call {
+    /// Shown on the line.
+    #[n(0)]
+    pub ticket: Ticket,
+    /// The enclave's time, in seconds since 1970: certificates are held against it.
+    #[n(1)]
+    pub time: i64,
+    /// Whose credential: connections are shared by calls of one credential only.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub actor: [u8; 32],
+    /// Its version.
+    #[n(3)]
+    pub version: u64,
+    /// `GET`, and so on.
+    #[n(4)]
+    pub method: String,
+    /// Path and query.
+    #[n(5)]
+    pub target: String,
+    /// The headers that are sent, but for `Host`, the credential, and what frames the message.
+    #[n(6)]
+    pub headers: Vec<Header>,
+    /// How long the body is, if that is known before.
+    #[n(7)]
+    pub length: Option<u64>,
+    /// The header in which the credential stands.
+    #[n(8)]
+    pub header: String,
+    /// Its value.
+    #[n(9)]
+    pub value: Secret,
+    /// What must not come back.
+    #[n(10)]
+    pub secrets: Vec<Secret>,
+}
+
+/// Bytes that are wiped when they are dropped.
+pub struct Secret(pub Zeroizing<Vec<u8>>);
+
+impl AsRef<[u8]> for Secret {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl<C> Encode<C> for Secret {
+    fn encode<W: minicbor::encode::Write>(
+        &self,
+        encoder: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
+        encoder.bytes(&self.0)?.ok()
+    }
+}
+
+impl<'b, C> Decode<'b, C> for Secret {
+    fn decode(decoder: &mut Decoder<'b>, _: &mut C) -> Result<Self, minicbor::decode::Error> {
+        Ok(Self(Zeroizing::new(decoder.bytes()?.to_vec())))
+    }
+}
+
+/// From the process of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Answer {
+    /// The first one, once.
+    #[n(0)]
+    Ready,
+    /// A call came to an end. Each call does, once.
+    #[n(1)]
+    Ended(#[n(0)] Ended),
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Ended {
+    /// Which call.
+    #[n(0)]
+    pub ticket: Ticket,
+    /// How.
+    #[n(1)]
+    pub ending: Ending,
+    /// Status of the answer, if there was one.
+    #[n(2)]
+    pub status: Option<u16>,
+    /// Bytes of the body that were sent.
+    #[n(3)]
+    pub sent: u64,
+    /// SHA-256 of them.
+    #[cbor(n(4), with = "minicbor::bytes")]
+    pub sent_digest: [u8; 32],
+    /// Bytes of the answer's body that were passed on.
+    #[n(5)]
+    pub received: u64,
+    /// SHA-256 of them.
+    #[cbor(n(6), with = "minicbor::bytes")]
+    pub received_digest: [u8; 32],
+    /// SHA-256 of the SubjectPublicKeyInfo that the service showed.
+    #[cbor(n(7), with = "minicbor::bytes")]
+    pub spki: Option<[u8; 32]>,
+}
+
+/// In which way a call ended.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, strum::IntoStaticStr, strum::EnumIter,
+)]
+#[strum(serialize_all = "snake_case")]
+#[cbor(index_only)]
+pub enum Ending {
+    /// The answer was passed on whole.
+    #[n(0)]
+    Complete,
+    /// Nobody showed its ticket in time; nothing was sent.
+    #[n(1)]
+    Unclaimed,
+    /// The caller went away, or did not send what it had announced.
+    #[n(2)]
+    Aborted,
+    /// This process has no room for it; nothing was sent.
+    #[n(3)]
+    ServiceBusy,
+    /// No line to the service was lent; nothing was sent.
+    #[n(4)]
+    ServiceUnreachable,
+    /// Who answered is not the service: its certificate is not good. Nothing was sent.
+    #[n(5)]
+    ServiceUntrusted,
+    /// The service broke the connection off, or did not answer in time.
+    #[n(6)]
+    ServiceFailed,
+    /// The service answered what is no answer.
+    #[n(7)]
+    ServiceMalformed,
+    /// The credential stood in the answer, which was cut off there.
+    #[n(8)]
+    CredentialReflected,
+    /// The answer came encoded, though that was not asked for: nothing in it can be found.
+    #[n(9)]
+    ServiceEncoded,
+}
+
+impl Ending {
+    /// Its stable name.
+    pub fn code(self) -> &'static str {
+        self.into()
+    }
+}

@@ -1,0 +1,274 @@
+//! Proxied routes: from an agent's request to a call.
+
+mod answer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request as HttpRequest, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use broker::Omni;
+use hyper::body::Body as _;
+use policy::{IdentityPolicy, Service};
+use protocol::{Answer, OpenCredential, OpenedCredential, Request, Requester, Ticket};
+
+use self::answer::refusal;
+use super::{App, Peer, Problem};
+use crate::relay::{CallError, Closing, NoLine, Relay, StoreError};
+use ::identity::caller::ObservedCaller;
+use callers::{Caller, Shown, TurnedAway, uid_of};
+use enclave_client::RequestError;
+
+/// Names the identity, for callers that may use several.
+const IDENTITY: &str = "x-anchorhold-identity";
+
+/// By which the record knows the call.
+const CALL: HeaderName = HeaderName::from_static("x-anchorhold-call");
+
+/// Every path of the proxied routes.
+pub(crate) async fn handle(State(app): State<Arc<App>>, request: HttpRequest) -> Response {
+    match proxied(&app, request).await {
+        Ok(response) => response,
+        Err(problem) => refusal(&problem),
+    }
+}
+
+async fn proxied(app: &Arc<App>, request: HttpRequest) -> Result<Response, Problem> {
+    let relay = app.relay.as_ref().ok_or_else(no_services)?;
+    let (parts, body) = request.into_parts();
+    let Agent {
+        caller,
+        headers,
+        identity: held_for,
+    } = identify(app, relay, parts.extensions.get(), parts.headers)?;
+    let target = parts
+        .uri
+        .path_and_query()
+        .map_or("/", |target| target.as_str());
+    let (name, rest) = split(target).ok_or_else(no_services)?;
+    let policy = app.admission.policy();
+    let (place, service) = policy.service(name).ok_or_else(|| unknown(name))?;
+    let identity = match held_for {
+        Some(identity) => identity,
+        None => identity(app, &caller, service, &headers)?,
+    };
+    let under_way = relay
+        .begin(caller.quota.id)
+        .ok_or_else(|| Problem::new(503, "service_busy", "this caller has 64 calls under way"))?;
+    let actor = Omni::of_operator(&policy.operator_key.0).child(&identity);
+    let kept = relay.store.get(actor, &service.name).await?;
+    let kept = kept.ok_or_else(|| missing(&identity, &service.name))?;
+    let asked = OpenCredential {
+        requester: Requester {
+            caller: caller.claim.clone(),
+            identity: Some(identity),
+        },
+        service: service.name.clone(),
+        method: parts.method.as_str().to_owned(),
+        target: rest.to_owned(),
+        headers: headers
+            .iter()
+            .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec().into()))
+            .collect(),
+        length: body.size_hint().exact(),
+        envelope: kept.bytes,
+    };
+    let OpenedCredential { ticket, .. } = match app
+        .ask(&caller.quota, Request::OpenCredential(asked))
+        .await?
+    {
+        Answer::Opened(opened) => opened,
+        _ => return Err(RequestError::Nonsense.into()),
+    };
+    let (closer, runtime) = (Arc::clone(app), tokio::runtime::Handle::current());
+    let closing = Closing::new(move || drop(runtime.spawn(close(closer, ticket))));
+    let answer = relay
+        .calls
+        .make(place, ticket, body, under_way, closing)
+        .await?;
+    let mut response = answer.map(Body::new).into_response();
+    let call = ::identity::sha256(&ticket.0).to_string();
+    if let Ok(call) = HeaderValue::from_str(&call) {
+        response.headers_mut().insert(CALL, call);
+    }
+    Ok(response)
+}
+
+/// Has the end of a call recorded. The enclave may hear of it a moment later than this process, and
+/// records it by itself if nobody asks.
+async fn close(app: Arc<App>, ticket: Ticket) {
+    for wait in [0, 2, 10, 50, 250] {
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        let closed = app
+            .enclave
+            .request(Request::CloseCredential { ticket })
+            .await;
+        match closed {
+            Err(RequestError::Refused(refusal)) if refusal.code == "call_under_way" => {}
+            _ => return,
+        }
+    }
+}
+
+/// Who asks.
+struct Agent {
+    caller: Caller,
+    /// Without what it showed to say who it is.
+    headers: HeaderMap,
+    /// The identity that its placeholder is for.
+    identity: Option<String>,
+}
+
+fn identify(
+    app: &App,
+    relay: &Relay,
+    peer: Option<&Peer>,
+    mut headers: HeaderMap,
+) -> Result<Agent, Problem> {
+    let mut identity = None;
+    let (seen, quota) = match (peer, &relay.localhost) {
+        (Some(Peer::Unix(known)), _) => (known.seen.clone(), Arc::clone(&known.quota)),
+        (Some(Peer::Localhost(from)), Some(localhost)) => {
+            let held = |token: &str| relay.placeholders.holder(token);
+            let seen = match localhost.take_placeholder(&mut headers, held)? {
+                Shown::Token(name) => ObservedCaller::named(name),
+                Shown::Other(holder) => {
+                    // Whoever found it in another's environment is not who it was given to.
+                    if uid_of(*from, localhost.listen) != holder.seen.uid {
+                        return Err(TurnedAway::TokenInvalid.into());
+                    }
+                    identity = holder.identity;
+                    holder.seen
+                }
+            };
+            let quota = app.quotas.of(&seen);
+            (seen, quota)
+        }
+        (Some(Peer::Nobody(why)), _) => return Err((*why).into()),
+        _ => return Err(TurnedAway::CallerUnknown.into()),
+    };
+    let caller = Caller::of(seen, quota, &app.admission, &app.operators);
+    if caller.admitted {
+        Ok(Agent {
+            caller,
+            headers,
+            identity,
+        })
+    } else {
+        Err(Problem::new(
+            403,
+            "caller_not_allowed",
+            "the policy names no identity for this caller",
+        ))
+    }
+}
+
+/// The service's name, and what is asked of it.
+fn split(target: &str) -> Option<(&str, &str)> {
+    let rest = target.strip_prefix('/')?;
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    (end > 0).then(|| rest.split_at(end))
+}
+
+/// With whose credential: the one that is named, or the only one that the caller may use and the
+/// service has a rule for. The enclave decides.
+fn identity(
+    app: &App,
+    caller: &Caller,
+    service: &Service,
+    headers: &HeaderMap,
+) -> Result<String, Problem> {
+    if let Some(named) = headers.get(IDENTITY) {
+        return match named.to_str() {
+            Ok(named) => Ok(named.to_owned()),
+            Err(_) => Err(Problem::new(
+                422,
+                "identity_required",
+                "X-Anchorhold-Identity is no name",
+            )),
+        };
+    }
+    let of_service = |policy: &&IdentityPolicy| {
+        let mut rules = service.rules.iter();
+        rules.any(|rule| rule.identities.contains(&policy.name))
+    };
+    let usable = app.admission.usable(&caller.claim);
+    let mut names = usable
+        .into_iter()
+        .filter(of_service)
+        .map(|policy| &policy.name);
+    match (names.next(), names.next()) {
+        (Some(one), None) => Ok(one.clone()),
+        (None, _) => Err(Problem::new(
+            403,
+            "service_request_not_allowed",
+            format!(
+                "no rule of the service {} is for an identity of this caller",
+                service.name
+            ),
+        )),
+        (Some(_), Some(_)) => Err(Problem::new(
+            422,
+            "identity_required",
+            "this caller may use several identities: name one in X-Anchorhold-Identity",
+        )),
+    }
+}
+
+fn no_services() -> Problem {
+    Problem::new(
+        404,
+        "unknown_service",
+        "the path begins with the name of a service: /openrouter/..., for example",
+    )
+}
+
+fn unknown(name: &str) -> Problem {
+    let shown: String = name.chars().take(64).collect();
+    Problem::new(
+        404,
+        "unknown_service",
+        format!("the bundle has no service {shown:?}"),
+    )
+}
+
+fn missing(identity: &str, service: &str) -> Problem {
+    let says = format!(
+        "no credential of {identity} for {service} is kept here; the operator puts one: anchorhold credential put"
+    );
+    Problem::new(403, "credential_missing", says)
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        let says = error.to_string();
+        match error {
+            StoreError::Io(_) => Self::new(503, "credential_unreadable", says),
+            StoreError::Newer(_) => Self::new(409, "credential_outdated", says),
+        }
+    }
+}
+
+impl From<CallError> for Problem {
+    fn from(error: CallError) -> Self {
+        let says = error.to_string();
+        match error {
+            CallError::Failed(failed) => {
+                let status = match failed.code.as_str() {
+                    "service_busy" => 503,
+                    _ => 502,
+                };
+                Self::new(status, failed.code, failed.message)
+            }
+            CallError::NoLine(NoLine::Denied(..)) => Self::new(502, "address_denied", says),
+            CallError::NoLine(NoLine::Unreachable(_)) => {
+                Self::new(502, "service_unreachable", says)
+            }
+            CallError::NoLine(NoLine::Enclave(_)) | CallError::Line(_) => {
+                Self::new(503, "enclave_unavailable", says)
+            }
+        }
+    }
+}

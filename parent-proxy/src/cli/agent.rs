@@ -1,0 +1,159 @@
+//! For agents that use services: their environment, and a command that runs in it.
+
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+
+use clap::Args;
+use serde_json::Value;
+
+use super::calls::{Connection, answer};
+use super::{Failure, block_on};
+
+/// What AgentKeys' agents show where nobody looks at it.
+const PLACEHOLDER: &str = "local-placeholder-no-real-secret";
+
+#[derive(Debug, Args)]
+pub(super) struct Env {
+    /// Write a file that tells agents where services are and what to show there, for your shell's rc
+    /// [file: $XDG_CONFIG_HOME/agentkeys/env, or ~/.config/agentkeys/env]. What is shown is the token
+    /// of --token-file
+    #[arg(long)]
+    write: bool,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    /// Name of the identity; may be left out if you may use only one
+    #[arg(long, value_name = "NAME")]
+    identity: Option<String>,
+    #[command(flatten)]
+    connection: Connection,
+    /// The command, and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+impl Env {
+    pub(super) fn run(self, out: &mut impl Write) -> Result<(), Failure> {
+        if !self.write {
+            let uri = self.connection.uri()?;
+            return Ok(writeln!(out, "export ANCHORHOLD_ENDPOINT_SOCKET='{uri}'")?);
+        }
+        let fetch = async {
+            let bytes = self.connection.client()?.call("/services", None).await?;
+            answer(&bytes)
+        };
+        let services = block_on(fetch)??;
+        let token = self.connection.token()?;
+        let token = token.as_ref().map_or(PLACEHOLDER, |token| token.as_str());
+        let lines = variables(&services, token)?
+            .into_iter()
+            .map(|(name, value)| format!("export {name}='{value}'\n"));
+        let file = write_private(&lines.collect::<String>())?;
+        Ok(writeln!(out, ". '{}'", file.display())?)
+    }
+}
+
+/// `NAME_BASE_URL` and `NAME_API_KEY` of each service.
+fn variables(services: &Value, placeholder: &str) -> Result<Vec<(String, String)>, Failure> {
+    let address = services["address"].as_str().ok_or_else(|| {
+        let why = "the sidecar has no port for services: [proxy] listen";
+        Failure::Refused(why.to_owned())
+    })?;
+    let names = services["services"].as_array().into_iter().flatten();
+    let mut all = Vec::new();
+    for name in names.filter_map(Value::as_str) {
+        let upper = name.to_ascii_uppercase();
+        all.push((
+            format!("{upper}_BASE_URL"),
+            format!("http://{address}/{name}"),
+        ));
+        all.push((format!("{upper}_API_KEY"), placeholder.to_owned()));
+    }
+    Ok(all)
+}
+
+fn write_private(text: &str) -> Result<PathBuf, Failure> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let config = variable("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".config")))
+        .ok_or_else(|| Failure::Usage("neither XDG_CONFIG_HOME nor HOME is set".into()))?;
+    let folder = config.join("agentkeys");
+    let file = folder.join("env");
+    let written = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&folder)
+        .and_then(|()| {
+            // Never readable for others, not even for a moment.
+            let beside = folder.join(".env.new");
+            let _ = std::fs::remove_file(&beside);
+            let mut opened = std::fs::OpenOptions::new()
+                .create_new(true)
+                .write(true)
+                .mode(0o600)
+                .open(&beside)?;
+            opened.write_all(text.as_bytes())?;
+            std::fs::rename(beside, &file)
+        });
+    written.map_err(|source| enclave_client::Error::File {
+        file: file.clone(),
+        source,
+    })?;
+    Ok(file)
+}
+
+impl Run {
+    /// Gives the exit code of the command.
+    pub(super) fn run(self) -> Result<u8, Failure> {
+        let mut path = "/placeholder".to_owned();
+        if let Some(identity) = &self.identity {
+            let good = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+            if !identity.bytes().all(good) {
+                let why = "--identity is not a name that a policy can hold";
+                return Err(Failure::Usage(why.into()));
+            }
+            path = format!("{path}?identity={identity}");
+        }
+        block_on(async {
+            let held = self.connection.client()?.hold(&path).await?;
+            let services = answer(held.line())?;
+            let placeholder = services["placeholder"].as_str().unwrap_or_default();
+            let variables = variables(&services, placeholder)?;
+            // It ends the placeholder when it is dropped: with the child.
+            let ended = tokio::task::spawn_blocking(move || start(&self.command, variables)).await;
+            drop(held);
+            let ended = ended.unwrap_or_else(|error| Err(Failure::Refused(error.to_string())));
+            ended.map(exit_code)
+        })?
+    }
+}
+
+fn start(command: &[String], variables: Vec<(String, String)>) -> Result<ExitStatus, Failure> {
+    let (program, arguments) = command
+        .split_first()
+        .ok_or_else(|| Failure::Usage("a command".into()))?;
+    let mut child = Command::new(program);
+    child.args(arguments).envs(variables);
+    // What goes to this host goes to no proxy.
+    let mut direct = std::env::var("NO_PROXY").unwrap_or_default();
+    if !direct.split(',').any(|host| host.trim() == "127.0.0.1") {
+        let before = if direct.is_empty() { "" } else { "," };
+        direct = format!("{direct}{before}localhost,127.0.0.1");
+    }
+    child.env("NO_PROXY", &direct).env("no_proxy", &direct);
+    let ended = child.status();
+    ended.map_err(|error| Failure::Usage(format!("{program}: {error}")))
+}
+
+/// As shells say it: 128 and the signal, if one ended it.
+fn exit_code(status: ExitStatus) -> u8 {
+    let code = status.code().or(status.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(70)
+}

@@ -1,0 +1,305 @@
+//! One call over a line to the enclave's process for its service: the body goes there, the answer
+//! comes back.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use axum::body::Body as RequestBody;
+use futures_util::FutureExt;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Bytes, Frame};
+use hyper::{Response, StatusCode};
+use identity::cbor;
+use policy::Bundle;
+use protocol::{CallFrame, CallKind, Endpoint, Failed, FramedHead, LineKind, Ticket};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::UnderWay;
+use super::dial::{Addresses, NoLine};
+use enclave_client::{Stream, open};
+
+type Line = Box<dyn Stream>;
+
+/// The enclave's process keeps a line for calls for two minutes.
+const IDLE: Duration = Duration::from_secs(60);
+const MAX_IDLE: usize = 64;
+const PIECE: usize = 64 * 1024;
+/// The enclave gives up after ten minutes of silence; this process soon after.
+const SILENCE: Duration = Duration::from_secs(630);
+
+/// Why a call has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CallError {
+    /// The enclave's process said why.
+    #[error("{}", .0.message)]
+    Failed(Failed),
+    /// No line to the service.
+    #[error(transparent)]
+    NoLine(#[from] NoLine),
+    /// The line to the enclave broke.
+    #[error("the line to the enclave's process for this service broke: {0}")]
+    Line(#[from] io::Error),
+}
+
+/// Makes calls.
+pub(crate) struct Calls {
+    services: Vec<Arc<ServiceLines>>,
+}
+
+/// The lines of one service.
+struct ServiceLines {
+    service: policy::Service,
+    endpoint: Endpoint,
+    addresses: Addresses,
+    idle: Mutex<Vec<(Line, Instant)>>,
+}
+
+impl Calls {
+    /// To the services of a bundle, by the enclave at this endpoint.
+    pub(crate) fn new(bundle: &Bundle, enclave: &Endpoint, addresses: &Addresses) -> Self {
+        let lines = |(place, service): (u32, &policy::Service)| {
+            Arc::new(ServiceLines {
+                service: service.clone(),
+                endpoint: enclave.service(place),
+                addresses: addresses.clone(),
+                idle: Mutex::default(),
+            })
+        };
+        Self {
+            services: (0..).zip(&bundle.services).map(lines).collect(),
+        }
+    }
+
+    /// Makes the call of a ticket to the service of a place; gives its answer as soon as its head is
+    /// there.
+    pub(crate) async fn make(
+        &self,
+        place: usize,
+        ticket: Ticket,
+        body: RequestBody,
+        under_way: UnderWay,
+        closing: Closing,
+    ) -> Result<Response<AnswerBody>, CallError> {
+        let lines = self.services.get(place).ok_or_else(nonsense)?;
+        let line = lines.begin(ticket).await?;
+        let (from, to) = tokio::io::split(line);
+        let upload = AbortOnDrop(tokio::spawn(upload(to, body)));
+        let mut call = Call {
+            lines: Arc::clone(lines),
+            from,
+            upload,
+            _under_way: under_way,
+            _closing: closing,
+        };
+        loop {
+            match call.next().await? {
+                (CallKind::LineWanted, _) => {
+                    let (addresses, service) = (&lines.addresses, &lines.service);
+                    addresses.lend(service, &lines.endpoint, ticket).await?;
+                }
+                (CallKind::Head, bytes) => return answer(call, &bytes),
+                (CallKind::Failed, bytes) => return Err(CallError::Failed(failed(&bytes))),
+                _ => return Err(nonsense().into()),
+            }
+        }
+    }
+}
+
+fn answer(call: Call, head: &[u8]) -> Result<Response<AnswerBody>, CallError> {
+    let head: FramedHead = cbor::from_slice(head).map_err(|_| nonsense())?;
+    let (pieces, body) = mpsc::channel(1);
+    tokio::spawn(call.pass_on(pieces));
+    let mut response = Response::new(AnswerBody { pieces: body });
+    *response.status_mut() = StatusCode::from_u16(head.status).map_err(|_| nonsense())?;
+    for (name, value) in &head.headers {
+        let name = hyper::header::HeaderName::from_bytes(name.as_bytes());
+        let value = hyper::header::HeaderValue::from_bytes(value);
+        let (Ok(name), Ok(value)) = (name, value) else {
+            return Err(nonsense().into());
+        };
+        response.headers_mut().append(name, value);
+    }
+    Ok(response)
+}
+
+fn nonsense() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "it said nonsense")
+}
+
+fn failed(bytes: &[u8]) -> Failed {
+    cbor::from_slice(bytes).unwrap_or_else(|_| Failed {
+        code: "enclave_nonsense".into(),
+        message: "the enclave's process said nonsense".into(),
+    })
+}
+
+impl ServiceLines {
+    /// A line on which this call begins.
+    async fn begin(&self, ticket: Ticket) -> io::Result<Line> {
+        if let Some(mut line) = self.kept() {
+            let mut frame = Vec::new();
+            CallFrame::write(CallKind::Ticket, &ticket.0, &mut frame);
+            line.write_all(&frame).await?;
+            return Ok(line);
+        }
+        let mut line = open(&self.endpoint).await?;
+        line.write_all(&LineKind::Calls.opening(ticket)).await?;
+        Ok(line)
+    }
+
+    /// The newest line that is still open.
+    fn kept(&self) -> Option<Line> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some((mut line, since)) = idle.pop() {
+            // Nothing comes over an idle line but its end.
+            let quiet = line.read(&mut [0]).now_or_never().is_none();
+            if quiet && since.elapsed() < IDLE {
+                return Some(line);
+            }
+        }
+        None
+    }
+
+    fn keep(&self, line: Line) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|(_, since)| since.elapsed() < IDLE);
+        if idle.len() < MAX_IDLE {
+            idle.push((line, Instant::now()));
+        }
+    }
+}
+
+/// What is done when a call has ended, however it did.
+pub(crate) struct Closing(Option<Box<dyn FnOnce() + Send + Sync>>);
+
+impl Closing {
+    pub(crate) fn new(then: impl FnOnce() + Send + Sync + 'static) -> Self {
+        Self(Some(Box::new(then)))
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        if let Some(then) = self.0.take() {
+            then();
+        }
+    }
+}
+
+/// A call whose answer is under way.
+struct Call {
+    lines: Arc<ServiceLines>,
+    from: ReadHalf<Line>,
+    /// Gives its half back when the body was whole.
+    upload: AbortOnDrop,
+    _under_way: UnderWay,
+    /// Dropped last, when the enclave has heard of the end.
+    _closing: Closing,
+}
+
+/// An upload that nobody needs any more ends, and the line with it.
+struct AbortOnDrop(JoinHandle<Option<WriteHalf<Line>>>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Sends a body. If it breaks off, so does the line: half a body is none.
+async fn upload(mut to: WriteHalf<Line>, body: RequestBody) -> Option<WriteHalf<Line>> {
+    let whole = send(&mut to, body).await;
+    if whole.is_none() {
+        let _ = to.shutdown().await;
+    }
+    whole.map(|()| to)
+}
+
+async fn send(to: &mut WriteHalf<Line>, mut body: RequestBody) -> Option<()> {
+    let mut out = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(bytes) = frame.ok()?.into_data() else {
+            continue;
+        };
+        for piece in bytes.chunks(PIECE) {
+            out.clear();
+            CallFrame::write(CallKind::Data, piece, &mut out);
+            to.write_all(&out).await.ok()?;
+        }
+    }
+    out.clear();
+    CallFrame::write(CallKind::End, &[], &mut out);
+    to.write_all(&out).await.ok()
+}
+
+impl Call {
+    async fn next(&mut self) -> io::Result<(CallKind, Vec<u8>)> {
+        let read = async {
+            let mut head = [0; CallFrame::HEAD];
+            self.from.read_exact(&mut head).await?;
+            let frame = CallFrame::read(head).ok_or_else(nonsense)?;
+            let mut bytes = vec![0; frame.length];
+            self.from.read_exact(&mut bytes).await?;
+            Ok((frame.kind, bytes))
+        };
+        let late = || io::Error::from(io::ErrorKind::TimedOut);
+        timeout(SILENCE, read).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    /// Passes on what comes, and keeps the line if it ended in order.
+    async fn pass_on(mut self, pieces: mpsc::Sender<Result<Bytes, CallError>>) {
+        loop {
+            let next = tokio::select! {
+                next = self.next() => next,
+                // The agent went away; the line ends, and so the enclave hears of it.
+                () = pieces.closed() => return,
+            };
+            let piece = match next {
+                Ok((CallKind::Data, bytes)) => Ok(bytes.into()),
+                Ok((CallKind::End, _)) => break,
+                Ok((CallKind::Failed, bytes)) => Err(CallError::Failed(failed(&bytes))),
+                Ok(_) => Err(nonsense().into()),
+                Err(error) => Err(error.into()),
+            };
+            let ends = piece.is_err();
+            if pieces.send(piece).await.is_err() || ends {
+                return;
+            }
+        }
+        let Self {
+            lines,
+            from,
+            mut upload,
+            ..
+        } = self;
+        // An answer that came before the body was whole ends the line.
+        if let Some(Ok(Some(to))) = (&mut upload.0).now_or_never() {
+            lines.keep(from.unsplit(to));
+        }
+    }
+}
+
+/// The body of an answer.
+#[derive(Debug)]
+pub(crate) struct AnswerBody {
+    pieces: mpsc::Receiver<Result<Bytes, CallError>>,
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = CallError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, CallError>>> {
+        let piece = self.pieces.poll_recv(context);
+        piece.map(|piece| piece.map(|piece| piece.map(Frame::data)))
+    }
+}

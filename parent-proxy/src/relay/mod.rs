@@ -1,0 +1,94 @@
+//! Proxied routes: an agent asks for `/<service>/<path>`, and the enclave asks the service, with a
+//! credential that neither the agent nor this process sees.
+//!
+//! ```text
+//! agent ── HTTP ──> handler ── OpenCredential, with the sealed credential ──> enclave: decides, records
+//!                      |                                                        | ticket
+//!                      |<───────────────────────────────────────────────────────
+//!                      └── ticket, body ──> line for calls ──> the enclave's process for the service
+//!                              dials the service, lends that line ──────────────┘ TLS ends there
+//! ```
+
+mod call;
+mod dial;
+mod placeholders;
+mod store;
+
+pub(crate) use self::call::{CallError, Calls, Closing};
+pub(crate) use self::dial::{Addresses, NoLine};
+pub(crate) use self::placeholders::{Held, Holder, Placeholders};
+pub(crate) use self::store::{Store, StoreError};
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use callers::Localhost;
+
+/// Calls of one caller at a time.
+const MAX_CALLS: usize = 64;
+
+/// What proxied routes need beside the rest.
+pub(crate) struct Relay {
+    pub(crate) store: Store,
+    pub(crate) calls: Calls,
+    /// Who may come to the TCP port, beside those who hold placeholders.
+    pub(crate) localhost: Option<Localhost>,
+    /// The Unix socket.
+    pub(crate) socket: PathBuf,
+    pub(crate) placeholders: Placeholders,
+    under_way: Arc<Mutex<BTreeMap<u64, usize>>>,
+}
+
+/// A call that is counted, until it is dropped.
+pub(crate) struct UnderWay {
+    of: u64,
+    all: Arc<Mutex<BTreeMap<u64, usize>>>,
+}
+
+impl Relay {
+    pub(crate) fn new(
+        store: Store,
+        calls: Calls,
+        localhost: Option<Localhost>,
+        socket: PathBuf,
+    ) -> Self {
+        Self {
+            store,
+            calls,
+            localhost,
+            socket,
+            placeholders: Placeholders::default(),
+            under_way: Arc::default(),
+        }
+    }
+
+    /// Counts a call of this caller; none if it has as many as it may.
+    pub(crate) fn begin(&self, caller: u64) -> Option<UnderWay> {
+        let mut all = self
+            .under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let count = all.entry(caller).or_default();
+        if *count >= MAX_CALLS {
+            return None;
+        }
+        *count += 1;
+        Some(UnderWay {
+            of: caller,
+            all: Arc::clone(&self.under_way),
+        })
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(&self.of) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.of);
+            }
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Tokens that are shown in place of a credential, for as long as somebody holds them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use data_encoding::BASE64URL_NOPAD;
+use identity::caller::ObservedCaller;
+use identity::{Digest, sha256};
+use tokio::sync::oneshot;
+use zeroize::Zeroizing;
+
+/// Tokens at a time; each holds a connection too.
+const MAX_ISSUED: usize = 1024;
+
+/// Who shows such a token.
+#[derive(Debug, Clone)]
+pub(crate) struct Holder {
+    /// The caller to whom it was given.
+    pub(crate) seen: ObservedCaller,
+    /// The identity that it was asked for.
+    pub(crate) identity: Option<String>,
+}
+
+/// Tokens that are held.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Placeholders(Arc<Mutex<Issued>>);
+
+#[derive(Debug, Default)]
+struct Issued {
+    /// By the SHA-256 of the token: looking one up tells nothing of others.
+    held: BTreeMap<Digest<32>, (Holder, oneshot::Sender<()>)>,
+    closed: bool,
+}
+
+/// A token, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Held {
+    /// 43 characters.
+    pub(crate) token: Zeroizing<String>,
+    /// Ends when no token is good any more.
+    pub(crate) ended: oneshot::Receiver<()>,
+    all: Placeholders,
+}
+
+impl Placeholders {
+    /// Gives a token to a caller; none if too many are held.
+    pub(crate) fn issue(&self, holder: Holder) -> Option<Held> {
+        let mut bytes = Zeroizing::new([0; 32]);
+        getrandom::fill(&mut *bytes).ok()?;
+        let token = Zeroizing::new(BASE64URL_NOPAD.encode(&*bytes));
+        let (sender, ended) = oneshot::channel();
+        let mut issued = self.issued();
+        if issued.closed || issued.held.len() >= MAX_ISSUED {
+            return None;
+        }
+        issued
+            .held
+            .insert(sha256(token.as_bytes()), (holder, sender));
+        Some(Held {
+            token,
+            ended,
+            all: self.clone(),
+        })
+    }
+
+    /// Whose token it is.
+    pub(crate) fn holder(&self, token: &str) -> Option<Holder> {
+        let issued = self.issued();
+        let held = issued.held.get(&sha256(token.as_bytes()));
+        held.map(|(holder, _)| holder.clone())
+    }
+
+    /// No token is good from here on.
+    pub(crate) fn close(&self) {
+        let mut issued = self.issued();
+        issued.closed = true;
+        issued.held.clear();
+    }
+
+    fn issued(&self) -> MutexGuard<'_, Issued> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let digest = sha256(self.token.as_bytes());
+        self.all.issued().held.remove(&digest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_good_while_it_is_held_and_no_longer() {
+        let placeholders = Placeholders::default();
+        let holder = || Holder {
+            seen: ObservedCaller::ids(1000, 1000),
+            identity: Some("crew".into()),
+        };
+        let held = placeholders.issue(holder()).unwrap();
+        let token = held.token.clone();
+        assert_eq!(token.len(), 43);
+        let found = placeholders.holder(&token).unwrap();
+        assert_eq!(
+            (found.seen.uid, found.identity.as_deref()),
+            (Some(1000), Some("crew"))
+        );
+        assert!(placeholders.holder(&token[1..]).is_none());
+        let other = placeholders.issue(holder()).unwrap();
+        assert_ne!(*other.token, *token);
+        drop(held);
+        assert!(placeholders.holder(&token).is_none());
+        assert!(placeholders.holder(&other.token).is_some());
+        placeholders.close();
+        assert!(placeholders.holder(&other.token).is_none());
+        assert!(placeholders.issue(holder()).is_none());
+    }
+
+    #[test]
+    fn there_are_not_more_than_1024() {
+        let placeholders = Placeholders::default();
+        let holder = || Holder {
+            seen: ObservedCaller::ids(1, 1),
+            identity: None,
+        };
+        let held: Vec<Held> = std::iter::from_fn(|| placeholders.issue(holder())).collect();
+        assert_eq!(held.len(), MAX_ISSUED);
+        drop(held);
+        assert!(placeholders.issue(holder()).is_some());
+    }
+}

@@ -1,0 +1,215 @@
+//! Whether a request may be made to a service with a credential.
+
+use identity::{Caller, Intent, Payload};
+use policy::{Annex, Bundle, IdentityPolicy, Service, ServiceRule};
+
+use crate::input::CREDENTIAL_ACTION;
+use crate::rules::{admits, among, any, check_environment, check_resource};
+use crate::{Denied, PolicyInput, Rego, ServiceInput};
+
+/// Finds the rule that accepts, and asks Rego then, if there is a module. Default is deny; the first
+/// rule that accepts owns the request.
+pub fn accept_request<'a>(
+    bundle: &Bundle,
+    rego: Option<&Rego>,
+    (service, policy): (&'a Service, &IdentityPolicy),
+    annex: Option<&Annex>,
+    caller: &Caller,
+    asked: ServiceInput<'_>,
+) -> Result<&'a ServiceRule, Denied> {
+    if !admits(policy, annex, caller) {
+        return Err(Denied::CallerNotAllowed);
+    }
+    check_resource(bundle, rego.is_some(), asked.resource)?;
+    check_environment(bundle, policy, asked.resource)?;
+    let rule = rule_of(service, policy, annex, caller, asked)?;
+    let Some(rego) = rego else { return Ok(rule) };
+    let intent = Intent::new(
+        CREDENTIAL_ACTION.into(),
+        service.name.clone(),
+        asked.resource.into(),
+    );
+    let intent = intent.map_err(|_| Denied::PolicyInputTooLarge)?;
+    let facts = serde_json::json!({"method": asked.method, "path": asked.path});
+    let payload = Payload::parse(facts.to_string().as_bytes());
+    let payload = payload.map_err(|_| Denied::PolicyInputTooLarge)?;
+    let input = PolicyInput {
+        intent: &intent,
+        payload: &payload,
+        audience: None,
+        validity_seconds: None,
+        delegated: false,
+        envelope: false,
+    };
+    match rego.decide(bundle, policy, caller, &input)? {
+        None => Ok(rule),
+        Some(_) => Err(Denied::ServiceRequestNotAllowed {
+            service: service.name.clone(),
+            why: "goes without an approval, by Rego; and requests to services cannot wait for one",
+        }),
+    }
+}
+
+fn rule_of<'a>(
+    service: &'a Service,
+    policy: &IdentityPolicy,
+    annex: Option<&Annex>,
+    caller: &Caller,
+    asked: ServiceInput<'_>,
+) -> Result<&'a ServiceRule, Denied> {
+    // What the rule lacks that came furthest.
+    let reasons = [
+        "is for this identity",
+        "is for this caller",
+        "allows this method",
+        "allows this path",
+    ];
+    let mut furthest = 0;
+    for rule in &service.rules {
+        let holds = [
+            rule.identities.contains(&policy.name),
+            rule.callers
+                .as_ref()
+                .is_none_or(|callers| among(callers, annex, caller)),
+            rule.methods.iter().any(|method| method == asked.method),
+            any(&rule.paths, asked.path),
+        ];
+        match holds.iter().position(|holds| !holds) {
+            None => return Ok(rule),
+            Some(lacks) => furthest = furthest.max(lacks),
+        }
+    }
+    Err(Denied::ServiceRequestNotAllowed {
+        service: service.name.clone(),
+        why: reasons[furthest],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use identity::caller::ObservedCaller;
+
+    use super::*;
+
+    const BUNDLE: &str = "
+version = 1
+mode = 'development'
+proxy_key = 'z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK'
+operator_key = 'z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp'
+resources = [{ pattern = 'https://api.example/v1/live/*', environment = 'production' }]
+[[identities]]
+name = 'crew'
+environment = 'staging'
+did = 'did:key'
+algorithm = 'EdDSA'
+max_validity_seconds = 600
+callers = { uids = [1000, 1001] }
+rules = [{ name = 'any', actions = ['*'], targets = ['*'], resources = [''] }]
+[[identities]]
+name = 'other'
+environment = 'staging'
+did = 'did:key'
+algorithm = 'EdDSA'
+max_validity_seconds = 600
+callers = { uids = [1000] }
+rules = [{ name = 'any', actions = ['*'], targets = ['*'], resources = [''] }]
+[[services]]
+name = 'api'
+upstream = 'https://api.example/v1'
+inject = { header = 'authorization', format = 'Bearer {}' }
+rules = [
+    { name = 'chat', methods = ['POST'], paths = ['/chat', '/live/*'], identities = ['crew'] },
+    { name = 'read', methods = ['GET', 'HEAD'], paths = ['/models/*'], identities = ['crew'], callers = { uids = [1001] } },
+]
+";
+
+    fn decide(
+        bundle: &Bundle,
+        rego: Option<&Rego>,
+        identity: &str,
+        uid: u32,
+        line: &str,
+    ) -> Result<String, Denied> {
+        let (method, path) = line.split_once(' ').unwrap();
+        let resource = format!("https://api.example/v1{path}");
+        let (service, policy) = (
+            bundle.service("api").unwrap().1,
+            bundle.identity(identity).unwrap(),
+        );
+        let caller = Caller::Asserted(ObservedCaller::ids(uid, 7));
+        let asked = ServiceInput {
+            method,
+            path,
+            resource: &resource,
+        };
+        accept_request(bundle, rego, (service, policy), None, &caller, asked)
+            .map(|rule| rule.name.clone())
+    }
+
+    #[test]
+    fn a_request_passes_by_a_rule_for_its_identity_caller_method_and_path() {
+        let bundle = Bundle::from_toml(BUNDLE).unwrap();
+        let decide = |identity, uid, line| decide(&bundle, None, identity, uid, line);
+        let lacks = |why| {
+            Err(Denied::ServiceRequestNotAllowed {
+                service: "api".into(),
+                why,
+            })
+        };
+        assert_eq!(decide("crew", 1000, "POST /chat"), Ok("chat".into()));
+        assert_eq!(decide("crew", 1001, "GET /models/x"), Ok("read".into()));
+        assert_eq!(
+            decide("crew", 1000, "GET /models/x"),
+            lacks("allows this method")
+        );
+        assert_eq!(decide("crew", 1001, "GET /chat"), lacks("allows this path"));
+        assert_eq!(
+            decide("crew", 1000, "DELETE /chat"),
+            lacks("allows this method")
+        );
+        assert_eq!(
+            decide("crew", 1000, "post /chat"),
+            lacks("allows this method")
+        );
+        assert_eq!(
+            decide("crew", 1000, "POST /chat/"),
+            lacks("allows this path")
+        );
+        assert_eq!(
+            decide("crew", 1000, "POST /chats"),
+            lacks("allows this path")
+        );
+        assert_eq!(
+            decide("other", 1000, "POST /chat"),
+            lacks("is for this identity")
+        );
+        assert_eq!(
+            decide("crew", 1002, "POST /chat"),
+            Err(Denied::CallerNotAllowed)
+        );
+        assert_eq!(
+            decide("other", 1001, "POST /chat"),
+            Err(Denied::CallerNotAllowed)
+        );
+        // What is of another environment, whatever the service's rules say.
+        let refused = decide("crew", 1000, "POST /live/x").unwrap_err();
+        assert_eq!(refused.code(), "environment_mismatch");
+    }
+
+    #[test]
+    fn rego_has_the_last_word_and_sees_what_is_asked() {
+        let module = "package a\nallow if { input.action == \"credential.use\"\n input.target == \"api\"\n \
+            input.resource.id == \"https://api.example/v1/chat\"\n input.payload.method == \"POST\"\n input.payload.path == \"/chat\" }";
+        let with = |module: &str| {
+            let text = format!("rego = {{ entrypoint = 'data.a', module = '''{module}''' }}\n");
+            let at = BUNDLE.find("[[identities]]").unwrap();
+            let bundle =
+                Bundle::from_toml(&format!("{}{text}{}", &BUNDLE[..at], &BUNDLE[at..])).unwrap();
+            let rego = Rego::load(&bundle).unwrap();
+            decide(&bundle, rego.as_ref(), "crew", 1000, "POST /chat")
+        };
+        assert_eq!(with(module), Ok("chat".into()));
+        let refused = with("package a\nallow if input.action == \"something.else\"");
+        assert_eq!(refused.unwrap_err().code(), "policy_denied");
+    }
+}

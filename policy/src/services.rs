@@ -1,0 +1,378 @@
+//! Services outside, to which agents get through with a credential that they never see.
+
+use std::fmt;
+
+use identity::{Digest, resource};
+use serde::{Deserialize, Serialize};
+
+use crate::names::{check_name, malformed};
+use crate::{Callers, Error, Limit, Pattern, ProvenCaller};
+
+/// Each service has a process of its own in the enclave, of which there are so many.
+pub const MAX_SERVICES: usize = 16;
+/// Methods that a rule may name (RFC 9110 section 9.3, RFC 5789). TRACE shows what was sent, CONNECT
+/// is no request for a resource.
+const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+/// Headers in which no credential is put: they say how a message is framed, or to whom it goes, or
+/// are of the agent's own.
+const NOT_FOR_CREDENTIALS: [&str; 14] = [
+    "accept-encoding",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "cookie",
+    "expect",
+    "host",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "set-cookie",
+];
+
+/// A service outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// Its name, the first segment of the path by which agents ask for it: 1 to 63 lower-case
+    /// letters, digits and `_`.
+    pub name: String,
+    /// Where it is.
+    pub upstream: Upstream,
+    /// Certificates in PEM, of the roots that its certificate may stand under; those of Mozilla's
+    /// list, if left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roots: Vec<String>,
+    /// If given, one of the certificates of the verified path must have one of these keys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pins: Vec<Pin>,
+    /// Where its credential is put.
+    pub inject: Inject,
+    /// What becomes of an answer in which the credential is found.
+    #[serde(default, skip_serializing_if = "Scrub::is_default")]
+    pub scrub: Scrub,
+    /// What may be asked of it. The first rule that allows decides; without one nothing may.
+    pub rules: Vec<ServiceRule>,
+}
+
+/// An `https:` URL: a host, perhaps a port, and a path that stands before all that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Upstream {
+    url: String,
+    /// How long scheme and authority are together.
+    origin: usize,
+    port: u16,
+}
+
+/// SHA-256 of a SubjectPublicKeyInfo: `sha256:` and 64 hex digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Pin(pub Digest<32>);
+
+/// Where a credential is put. Exactly one of `header` and `basic` is given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inject {
+    /// In this header, its name in lower case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
+    /// What stands there: `{}` is the credential. It alone, if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+    /// As the password of this user (RFC 7617).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub basic: Option<String>,
+}
+
+/// What becomes of an answer in which the credential is found, in one of the forms in which it is
+/// looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scrub {
+    /// It is cut off.
+    #[default]
+    Refuse,
+    /// Asterisks stand in its place.
+    Replace,
+}
+
+impl Scrub {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Allows requests to a service whose method and path match.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceRule {
+    /// Decisions name it.
+    pub name: String,
+    /// Accepted methods.
+    pub methods: Vec<String>,
+    /// Accepted paths, without the service's name before them and without a query.
+    pub paths: Vec<Pattern>,
+    /// The identities that may: who may use one of these may ask, with the credential that was put
+    /// for it.
+    pub identities: Vec<String>,
+    /// If given, only these of those who may use the identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callers: Option<Callers>,
+    /// How many requests it allows in a time, for each identity.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<Limit>,
+}
+
+impl Upstream {
+    /// The URL, without a `/` at its end.
+    pub fn as_str(&self) -> &str {
+        &self.url
+    }
+
+    /// Host and, where it is not 443, port, as `Host` names them.
+    pub fn authority(&self) -> &str {
+        &self.url["https://".len()..self.origin]
+    }
+
+    /// The host alone.
+    pub fn host(&self) -> &str {
+        let authority = self.authority();
+        authority.split(':').next().unwrap_or(authority)
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The path before all that is asked for; empty, or it begins with `/`.
+    pub fn path(&self) -> &str {
+        &self.url[self.origin..]
+    }
+}
+
+impl TryFrom<String> for Upstream {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let rest = text
+            .strip_prefix("https://")
+            .ok_or("upstream is an https: URL: a credential does not travel in the clear")?;
+        let with_path = resource::with_path(&text);
+        resource::check(&with_path).map_err(|error| format!("upstream {text:?}: {error}"))?;
+        if text.ends_with('/') {
+            return Err("upstream has no / at its end: what is asked for begins with one".into());
+        }
+        let authority = rest.split('/').next().unwrap_or_default();
+        let (host, port) = match authority.split_once(':') {
+            Some((host, port)) => (host, port.parse().map_err(|_| "no port")?),
+            None => (authority, 443),
+        };
+        // A name is what a certificate is held against.
+        if host.parse::<std::net::Ipv4Addr>().is_ok() || host.starts_with('[') {
+            return Err("the host of upstream is a name, and no address".into());
+        }
+        let origin = "https://".len() + authority.len();
+        Ok(Self {
+            origin,
+            port,
+            url: text,
+        })
+    }
+}
+
+impl From<Upstream> for String {
+    fn from(upstream: Upstream) -> Self {
+        upstream.url
+    }
+}
+
+impl TryFrom<String> for Pin {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let hex = text.strip_prefix("sha256:");
+        let digest = hex.and_then(|hex| Digest::from_hex(hex).ok());
+        digest
+            .map(Self)
+            .ok_or("a pin is sha256: and 64 lower-case hex digits")
+    }
+}
+
+impl From<Pin> for String {
+    fn from(pin: Pin) -> Self {
+        pin.to_string()
+    }
+}
+
+impl fmt::Display for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", self.0)
+    }
+}
+
+impl Inject {
+    fn check(&self) -> Result<(), String> {
+        match (&self.header, &self.basic) {
+            (Some(header), None) => {
+                check_header(header)?;
+                let format = self.format.as_deref().unwrap_or("{}");
+                let good = |b: u8| b == b' ' || b.is_ascii_graphic();
+                if format.matches("{}").count() != 1 || !format.bytes().all(good) {
+                    return Err("format has {} once, where the credential stands".into());
+                }
+                Ok(())
+            }
+            (None, Some(user)) if self.format.is_none() => {
+                let good = |b: u8| b.is_ascii_graphic() && b != b':';
+                if user.is_empty() || user.len() > 128 || !user.bytes().all(good) {
+                    return Err(
+                        "basic is a user name of 1 to 128 printable characters, without colon"
+                            .into(),
+                    );
+                }
+                Ok(())
+            }
+            _ => Err("inject has either header, perhaps with format, or basic".into()),
+        }
+    }
+}
+
+fn check_header(name: &str) -> Result<(), String> {
+    let token = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b);
+    if name.is_empty() || name.len() > 64 || !name.bytes().all(token) {
+        return Err("header is a name of 1 to 64 lower-case letters, digits, - and _".into());
+    }
+    let hop = name.starts_with("proxy-") || name.starts_with("sec-");
+    if hop || NOT_FOR_CREDENTIALS.contains(&name) {
+        return Err(format!("no credential stands in the header {name:?}"));
+    }
+    Ok(())
+}
+
+impl Service {
+    /// The rule of this name.
+    pub fn rule(&self, name: &str) -> Option<&ServiceRule> {
+        self.rules.iter().find(|rule| rule.name == name)
+    }
+
+    fn check(
+        &self,
+        proven: &[ProvenCaller],
+        is_identity: &impl Fn(&str) -> bool,
+    ) -> Result<(), String> {
+        let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+        if self.name.is_empty() || self.name.len() > 63 || !self.name.bytes().all(good) {
+            return Err("the name has 1 to 63 lower-case letters, digits or _".into());
+        }
+        if self.roots.len() > 8 {
+            return Err("at most 8 roots".into());
+        }
+        for root in &self.roots {
+            let (begin, end) = ("-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----");
+            if !root.starts_with(begin) || root.trim_end().matches(end).count() != 1 {
+                return Err("each of roots is one certificate in PEM".into());
+            }
+        }
+        self.inject.check()?;
+        if self.rules.is_empty() || self.rules.len() > 64 {
+            return Err("1 to 64 rules".into());
+        }
+        for (index, rule) in self.rules.iter().enumerate() {
+            rule.check(self, proven, is_identity)
+                .map_err(|why| format!("rule {:?}: {why}", rule.name))?;
+            if self.rules[..index]
+                .iter()
+                .any(|other| other.name == rule.name)
+            {
+                return Err(format!("two rules are called {:?}", rule.name));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ServiceRule {
+    fn check(
+        &self,
+        service: &Service,
+        proven: &[ProvenCaller],
+        is_identity: &impl Fn(&str) -> bool,
+    ) -> Result<(), String> {
+        check_name(&self.name)?;
+        if self.methods.is_empty() || self.paths.is_empty() || self.identities.is_empty() {
+            return Err("methods, paths and identities each name something".into());
+        }
+        if let Some(method) = self.methods.iter().find(|m| !METHODS.contains(&m.as_str())) {
+            return Err(format!("{method:?} is none of {}", METHODS.join(", ")));
+        }
+        for path in &self.paths {
+            check_path(service, path)?;
+        }
+        let unknown = |name: &&String| !is_identity(name);
+        if let Some(name) = self.identities.iter().find(unknown) {
+            return Err(format!("identities names {name:?}, and there is none"));
+        }
+        if let Some(callers) = &self.callers {
+            callers.check(proven)?;
+            if callers.is_empty() {
+                return Err(
+                    "callers name nobody; leave them out for all who may use the identity".into(),
+                );
+            }
+            if !callers.proven.is_empty() {
+                return Err(
+                    "callers: unchanged clients sign no proof, so `proven` could never apply"
+                        .into(),
+                );
+            }
+        }
+        self.limits.iter().try_for_each(Limit::check)?;
+        if self.limits.iter().any(|limit| limit.amount.is_some()) {
+            return Err("limits: a service's limits count requests, and have no amount".into());
+        }
+        Ok(())
+    }
+}
+
+/// A path as it will be sent, or a prefix of one.
+fn check_path(service: &Service, path: &Pattern) -> Result<(), String> {
+    let text = path.as_str();
+    if text == "*" {
+        return Ok(());
+    }
+    if !text.starts_with('/') {
+        return Err(format!("the path {text:?} does not begin with /"));
+    }
+    let url = format!("{}{text}", service.upstream.as_str());
+    let checked = match url.strip_suffix('*') {
+        Some(prefix) => resource::check_prefix(prefix),
+        None => resource::check(&url),
+    };
+    checked.map_err(|error| format!("the path {text:?}: {error}"))
+}
+
+/// All services of a bundle, which has these proven callers, and identities of the names for which
+/// `is_identity` holds.
+pub(crate) fn check_services(
+    services: &[Service],
+    proven: &[ProvenCaller],
+    is_identity: impl Fn(&str) -> bool,
+) -> Result<(), Error> {
+    if services.len() > MAX_SERVICES {
+        return Err(malformed(format!("at most {MAX_SERVICES} services")));
+    }
+    for (index, service) in services.iter().enumerate() {
+        let wrong = |why: &str| malformed(format!("service {:?}: {why}", service.name));
+        let checked = service.check(proven, &is_identity);
+        checked.map_err(|why| wrong(&why))?;
+        let mut before = services[..index].iter();
+        if before.any(|other| other.name == service.name) {
+            return Err(wrong("another one has this name"));
+        }
+    }
+    Ok(())
+}

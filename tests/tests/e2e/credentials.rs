@@ -1,0 +1,7 @@
+//! Credentials that agents use and never see.
+
+mod attacks;
+mod clients;
+mod setting;
+mod upstream;
+mod using;
