@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use broker::{Envelope, Epoch, Omni, Place, SealingKey};
 use identity::{Digest, PublicKey, sha256};
 use minicbor::bytes::ByteVec;
-use policy::{Bundle, Scrub, Service};
+use policy::{Annex, Bundle, Scrub, Service};
 use policy_engine::Usage;
 use protocol::Ticket;
 use record::Decision;
@@ -29,6 +29,8 @@ pub trait Courier: Send + Sync {
     fn begin(&self, setup: Setup) -> Result<(), Unavailable>;
     /// Lets a call be made.
     fn call(&self, call: Call) -> Result<(), Unavailable>;
+    /// Ends what is under way with the credential of an actor.
+    fn revoke(&self, actor: [u8; 32]) -> Result<(), Unavailable>;
 }
 
 impl Courier for upstream::Client {
@@ -38,6 +40,10 @@ impl Courier for upstream::Client {
 
     fn call(&self, call: Call) -> Result<(), Unavailable> {
         self.call(call)
+    }
+
+    fn revoke(&self, actor: [u8; 32]) -> Result<(), Unavailable> {
+        self.revoke(actor)
     }
 }
 
@@ -198,6 +204,24 @@ impl Credentials {
         })
     }
 
+    /// Ends what is under way with credentials that an annex revokes. What a process does not hear of
+    /// ends with its boot: it is busy or gone, and its calls end by themselves.
+    pub(crate) fn revoke(&self, bundle: &Bundle, annex: &Annex) {
+        for (service, state) in bundle.services.iter().zip(&self.services) {
+            for identity in &bundle.identities {
+                if is_revoked(annex, &identity.name, &service.name) {
+                    let actor = self.actor(&identity.name);
+                    let _ = state.courier.revoke(*actor.as_bytes());
+                }
+            }
+        }
+    }
+
+    /// Gives a call up whose ticket nobody knows.
+    pub(crate) fn give_up(&self, ticket: Ticket) {
+        lock(&self.calls).remove(&ticket);
+    }
+
     /// Takes what the process of a service says. A call ends once; what it says of others, nobody
     /// hears.
     pub(crate) fn hear(&self, said: &FromService) {
@@ -302,6 +326,18 @@ fn how(ended: &Ended, credential: record::Credential) -> record::Credential {
         status: ended.status,
         ..credential
     }
+}
+
+/// Whether the operator revoked the credential of an identity for a service: the agent, or this one.
+pub(crate) fn is_revoked(annex: &Annex, identity: &str, service: &str) -> bool {
+    let is = |entry: &String| {
+        entry.strip_prefix("agent:") == Some(identity)
+            || entry
+                .strip_prefix("credential:")
+                .and_then(|place| place.split_once('/'))
+                == Some((identity, service))
+    };
+    annex.revoked.iter().any(is)
 }
 
 /// How the record calls a call: its ticket is nobody's to know.

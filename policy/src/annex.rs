@@ -30,7 +30,8 @@ pub struct Annex {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub issuers: Vec<Issuer>,
     /// What is not believed any more: the `jti` of a token or the SHA-256 of what was signed of it,
-    /// the first 64 characters of its signature, an issuer, a subject, an actor, or `agent:<name>`.
+    /// the first 64 characters of its signature, an issuer, a subject, an actor, `agent:<name>`, or
+    /// `credential:<identity>/<service>`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub revoked: Vec<String>,
     /// Bitstring Status Lists of other issuers, as the operator has fetched and checked them.

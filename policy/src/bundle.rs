@@ -19,6 +19,9 @@ use crate::{
 /// document beside it.
 pub const MAX_BYTES: usize = 32 * 1024;
 
+/// With what an annex revokes a credential: `credential:<identity>/<service>`.
+const CREDENTIAL: &str = "credential:";
+
 /// What the enclave is told once per boot, and commits to. Everything in it is public.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -157,27 +160,29 @@ pub struct IdentityPolicy {
 }
 
 impl Bundle {
-    /// Refuses an annex that revokes an agent that this bundle does not have: what was meant would
-    /// go on. The sidecar asks this before it brings an annex to an enclave. The enclave does not: an annex
+    /// Refuses an annex that revokes an agent or a credential that this bundle does not have: what was
+    /// meant would go on. The sidecar asks this before it brings an annex to an enclave. The enclave does not: an annex
     /// that is not taken revokes nothing at all.
     pub fn check_annex(&self, annex: &Annex) -> Result<(), Error> {
-        let is_agent = |entry: &str| {
+        let begins = |entry: &str, with: &str| {
             entry
-                .get(..AGENT.len())
-                .is_some_and(|begin| begin.eq_ignore_ascii_case(AGENT))
+                .get(..with.len())
+                .is_some_and(|begin| begin.eq_ignore_ascii_case(with))
         };
+        let is_identity = |name: &str| self.identity(name).is_some();
         let is_known = |entry: &str| {
-            entry
-                .strip_prefix(AGENT)
-                .is_some_and(|name| self.identity(name).is_some())
+            if begins(entry, CREDENTIAL) {
+                let place = entry.strip_prefix(CREDENTIAL);
+                let place = place.and_then(|place| place.split_once('/'));
+                return place.is_some_and(|(identity, service)| {
+                    is_identity(identity) && self.service(service).is_some()
+                });
+            }
+            !begins(entry, AGENT) || entry.strip_prefix(AGENT).is_some_and(is_identity)
         };
-        match annex
-            .revoked
-            .iter()
-            .find(|entry| is_agent(entry) && !is_known(entry))
-        {
+        match annex.revoked.iter().find(|entry| !is_known(entry)) {
             Some(unknown) => Err(malformed(format!(
-                "revoked names {unknown:?}, and the policy has no such identity"
+                "revoked names {unknown:?}, and the policy has no such identity or service"
             ))),
             None => Ok(()),
         }

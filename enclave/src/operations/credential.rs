@@ -9,7 +9,7 @@ use upstream::{Call, Secret};
 
 use crate::Error;
 use crate::audit::Trail;
-use crate::credentials::{Credentials, call_id, operator_key};
+use crate::credentials::{Credentials, call_id, is_revoked, operator_key};
 use crate::env::Env;
 use crate::sync::lock;
 
@@ -111,8 +111,6 @@ pub(crate) fn open(
         value: Secret(placed.value),
         secrets: placed.secrets.into_iter().map(Secret).collect(),
     };
-    // What was revoked while it waited for its turn at Rego is not used any more.
-    env.check_current()?;
     let mut usage = lock(credentials.service(place)?.usage(&policy.name)?);
     let reservation = usage.reserve_request(now.earliest, rule)?;
     match credentials.begin(place, call, end) {
@@ -122,6 +120,10 @@ pub(crate) fn open(
             return Err(error);
         }
     }
+    drop(usage);
+    // An annex of now tells the process only of calls that it knows: this one may have come behind it.
+    env.check_current()
+        .inspect_err(|_| credentials.give_up(ticket))?;
     Ok(Answer::Opened(OpenedCredential {
         ticket,
         identity: policy.name.clone(),
@@ -181,9 +183,8 @@ impl Asked {
 
 /// Refuses what the operator revoked: the agent, all its credentials, or this one.
 fn check_revoked(env: &Env<'_>, policy: &IdentityPolicy, service: &Service) -> Result<(), Error> {
-    let agent = format!("agent:{}", policy.name);
-    let credential = format!("credential:{}/{}", policy.name, service.name);
-    if env.is_revoked(|entry| entry == agent || entry == credential) {
+    let revoked = |annex| is_revoked(annex, &policy.name, &service.name);
+    if env.annex().is_some_and(revoked) {
         return Err(Denied::CredentialRevoked.into());
     }
     Ok(())

@@ -71,7 +71,11 @@ pub(crate) async fn serve(shared: &Arc<Shared>, line: Line, first: Ticket) {
             return;
         };
         let mut progress = Progress::new();
-        let made = make(shared, &mut line, &call, &mut progress).await;
+        let revoked = shared.revocation(call.actor);
+        let made = tokio::select! {
+            made = make(shared, &mut line, &call, &mut progress) => made,
+            () = revoked => Err(Ending::CredentialRevoked),
+        };
         let (ending, again) = match made {
             Ok(again) => (Ending::Complete, again),
             Err(ending) => (ending, false),
@@ -101,6 +105,7 @@ fn says(ending: Ending) -> &'static str {
         Ending::CredentialReflected => {
             "the credential stood in the answer, which was cut off there"
         }
+        Ending::CredentialRevoked => "the credential was revoked",
         Ending::ServiceEncoded => "the service encoded its answer, though nobody asked it to",
     }
 }

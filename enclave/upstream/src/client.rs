@@ -57,6 +57,11 @@ impl Client {
         self.send(&Ask::Call(Box::new(call)))
     }
 
+    /// Ends what is under way with the credential of an actor.
+    pub fn revoke(&self, actor: [u8; 32]) -> Result<(), Unavailable> {
+        self.send(&Ask::Revoke(actor))
+    }
+
     fn send(&self, ask: &Ask) -> Result<(), Unavailable> {
         if self.gone.load(Ordering::Acquire) {
             return Err(Unavailable::Gone);

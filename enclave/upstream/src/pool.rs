@@ -61,6 +61,12 @@ impl Pool {
         }
     }
 
+    /// Closes those of a credential, whatever its version.
+    pub(crate) fn close(&mut self, actor: &[u8; 32]) {
+        self.idle.retain(|(own, _), _| own != actor);
+        self.count = self.idle.values().map(Vec::len).sum();
+    }
+
     /// Closes those that have been idle for long.
     pub(crate) fn sweep(&mut self) {
         for of_owner in self.idle.values_mut() {

@@ -55,7 +55,7 @@ async fn run(mut pipes: Pipes, lines: Lines, confined: u8) -> Result<(), Error> 
     };
     let setup = match asks.next().await? {
         Some(Ask::Begin(setup)) => setup,
-        Some(Ask::Call(_)) => return Err(Error::NotBegun),
+        Some(_) => return Err(Error::NotBegun),
         // Nobody needs it.
         None => return Ok(()),
     };
@@ -72,10 +72,11 @@ async fn run(mut pipes: Pipes, lines: Lines, confined: u8) -> Result<(), Error> 
 
 async fn take_calls(shared: &Shared, asks: &mut Asks) -> Result<(), Error> {
     while let Some(ask) = asks.next().await? {
-        let Ask::Call(call) = ask else {
-            return Err(Error::NotBegun);
-        };
-        shared.offer(call);
+        match ask {
+            Ask::Call(call) => shared.offer(call),
+            Ask::Revoke(actor) => shared.revoke(actor).await,
+            Ask::Begin(_) => return Err(Error::NotBegun),
+        }
     }
     Ok(())
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use protocol::Ticket;
 use rustls_pki_types::ServerName;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
@@ -35,6 +36,8 @@ pub(crate) struct Shared {
     /// Lines to the service that a call waits for.
     wanted: Mutex<BTreeMap<Ticket, oneshot::Sender<Line>>>,
     ended: mpsc::Sender<Ended>,
+    /// Actors whose credentials are not used any more.
+    revoked: broadcast::Sender<[u8; 32]>,
 }
 
 /// A call and its line find each other.
@@ -73,6 +76,7 @@ impl Shared {
             tickets: Mutex::default(),
             wanted: Mutex::default(),
             ended,
+            revoked: broadcast::Sender::new(64),
         })
     }
 
@@ -136,18 +140,46 @@ impl Shared {
         }
     }
 
+    /// Ends what is under way with the credential of an actor.
+    pub(crate) async fn revoke(&self, actor: [u8; 32]) {
+        lock(&self.pool).close(&actor);
+        let is_of = |claim: &Claim| matches!(claim, Claim::Call(call, _) if call.actor == actor);
+        for ticket in self.forget(is_of) {
+            self.end(unsent(ticket, Ending::CredentialRevoked)).await;
+        }
+        // Nobody listens if no call is under way.
+        let _ = self.revoked.send(actor);
+    }
+
+    /// Waits until the credential of an actor is revoked.
+    pub(crate) fn revocation(&self, actor: [u8; 32]) -> impl Future<Output = ()> + use<> {
+        let mut revoked = self.revoked.subscribe();
+        async move {
+            loop {
+                match revoked.recv().await {
+                    Ok(other) if other != actor => {}
+                    // What was missed may have been this one.
+                    Ok(_) | Err(RecvError::Lagged(_)) => return,
+                    Err(RecvError::Closed) => std::future::pending().await,
+                }
+            }
+        }
+    }
+
+    /// Calls that will not be made.
+    fn forget(&self, is_gone: impl Fn(&Claim) -> bool) -> Vec<Ticket> {
+        let mut tickets = lock(&self.tickets);
+        let gone = tickets.iter().filter(|(_, claim)| is_gone(claim));
+        let gone: Vec<Ticket> = gone.map(|(ticket, _)| *ticket).collect();
+        tickets.retain(|_, claim| !is_gone(claim));
+        gone
+    }
+
     /// Ends calls whose lines did not come, and connections that have been idle for long.
     pub(crate) async fn sweep(&self) {
         lock(&self.pool).sweep();
         let late = |claim: &Claim| matches!(claim, Claim::Call(_, since) if since.elapsed() > CLAIM_WITHIN);
-        let gone: Vec<Ticket> = {
-            let mut tickets = lock(&self.tickets);
-            let gone = tickets.iter().filter(|(_, claim)| late(claim));
-            let gone: Vec<Ticket> = gone.map(|(ticket, _)| *ticket).collect();
-            tickets.retain(|_, claim| !late(claim));
-            gone
-        };
-        for ticket in gone {
+        for ticket in self.forget(late) {
             self.end(unsent(ticket, Ending::Unclaimed)).await;
         }
     }

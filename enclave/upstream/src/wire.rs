@@ -16,6 +16,10 @@ pub enum Ask {
     /// A call that may be made.
     #[n(1)]
     Call(#[n(0)] Box<Call>),
+    /// The credential of this actor is not used any more: calls with it end, and what was opened with it
+    /// is closed.
+    #[n(2)]
+    Revoke(#[cbor(n(0), with = "minicbor::bytes")] [u8; 32]),
 }
 
 /// A service.
@@ -181,6 +185,9 @@ pub enum Ending {
     /// The answer came encoded, though that was not asked for: nothing in it can be found.
     #[n(9)]
     ServiceEncoded,
+    /// The credential was revoked meanwhile.
+    #[n(10)]
+    CredentialRevoked,
 }
 
 impl Ending {

@@ -585,36 +585,69 @@ fn a_ticket_is_good_once_and_a_line_without_one_for_nothing() {
 fn a_revoked_credential_is_not_used_any_more() {
     let setting = Setting::start(Upstream::start(|_, tls| answer(tls, 200, "", b"ok")));
     assert_eq!(setting.ask("GET /api/models", "", b"").status, 200);
-    let state = &setting.running.state;
     for (version, revoked, wanted) in [
         (2, "credential:crew/api", 403),
         (3, "other", 200),
         (4, "agent:crew", 403),
     ] {
-        let text = setting.running.folder().join("annex.toml");
-        std::fs::write(
-            &text,
-            format!("version = {version}\nrevoked = [{revoked:?}]\n"),
-        )
-        .unwrap();
-        let signed = setting.running.folder().join("annex.cose");
-        let done = std::process::Command::new(harness::program("anchorhold"))
-            .arg("annex")
-            .arg(&text)
-            .arg("--operator-key")
-            .arg(state.operator_key())
-            .arg("-o")
-            .arg(&signed)
-            .output()
-            .unwrap();
-        assert!(done.status.success(), "{done:?}");
-        setting.running.sidecar.signal(rustix::process::Signal::HUP);
+        setting.revoke(version, revoked);
         wait_for(|| setting.ask("GET /api/models", "", b"").status == wanted);
     }
     assert_eq!(
         code(&setting.ask("GET /api/models", "", b"")),
         refused(403, "credential_revoked")
     );
+    // What names nothing here would revoke nothing: it is not taken.
+    for (version, nothing) in [
+        (5, "credential:crew/apj"),
+        (6, "credential:nobody/api"),
+        (7, "Credential:crew/api"),
+    ] {
+        setting.revoke(version, nothing);
+        wait_for(|| {
+            setting
+                .running
+                .log()
+                .contains(&format!("{nothing:?}").replace('"', "\\\""))
+        });
+    }
+    assert_eq!(setting.ask("GET /api/models", "", b"").status, 403);
+}
+
+#[test]
+fn a_stream_ends_when_its_credential_is_revoked_and_so_does_its_connection() {
+    let setting = Setting::start(Upstream::start(|request, tls| {
+        if request.line.contains("models") {
+            return answer(tls, 200, "", b"ok");
+        }
+        write!(tls, "HTTP/1.1 200 x\r\ntransfer-encoding: chunked\r\n\r\n")?;
+        loop {
+            write!(tls, "6\r\ndata\n\n\r\n")?;
+            tls.flush()?;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }));
+    let mut stream = UnixStream::connect(&setting.socket).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    stream
+        .write_all(b"GET /api/files/x HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .unwrap();
+    let mut chunk = [0; 4096];
+    assert!(stream.read(&mut chunk).unwrap() > 0);
+    setting.revoke(2, "credential:crew/api");
+    let mut rest = Vec::new();
+    // It breaks off, and does not end well.
+    let _ = stream.read_to_end(&mut rest);
+    assert!(!rest.ends_with(b"0\r\n\r\n"));
+    let closed = setting.events("credential.close", 1);
+    assert_eq!(closed[0]["credential"]["ending"], "credential_revoked");
+    // Another one is put: it goes over a connection of its own.
+    setting.revoke(3, "other");
+    wait_for(|| setting.ask("GET /api/models", "", b"").status == 200);
+    let seen = setting.upstream.seen();
+    assert_ne!(seen[0].connection, seen[1].connection);
 }
 
 #[test]

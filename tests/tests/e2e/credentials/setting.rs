@@ -179,6 +179,18 @@ impl Setting {
         runtime.block_on(put.send(&client)).unwrap();
     }
 
+    /// Has an annex of this version, which revokes this, taken; what is taken is seen a moment later.
+    pub(crate) fn revoke(&self, version: u32, entry: &str) {
+        let state = &self.running.state;
+        let text = format!("version = {version}\nrevoked = [{entry:?}]\n");
+        let annex = policy::Annex::from_toml(&text).unwrap();
+        let signed = annex
+            .sign(&KeyFile::read(&state.operator_key()).unwrap())
+            .unwrap();
+        std::fs::write(state.folder().join("annex.cose"), signed).unwrap();
+        self.running.sidecar.signal(rustix::process::Signal::HUP);
+    }
+
     /// Asks through the Unix socket: head lines behind the request line, and a body.
     pub(crate) fn ask(&self, line: &str, headers: &str, body: &[u8]) -> Answer {
         let mut connection = Connection::open(&self.socket).unwrap();
