@@ -70,7 +70,8 @@ pub(crate) struct Credentials {
 /// What is wiped at the end of the boot.
 struct Secrets {
     sealing: SealingKey,
-    epoch: Epoch,
+    /// Oldest first; the last one seals.
+    epochs: Vec<Epoch>,
 }
 
 /// A service: by its place in the bundle.
@@ -90,11 +91,12 @@ struct OpenCall {
 }
 
 impl Credentials {
-    /// Tells each courier which service it is for. `k3` is a new key.
+    /// Tells each courier which service it is for. `k3` are the keys that open credentials, oldest
+    /// first; the last one seals.
     pub(crate) fn new(
         bundle: &Bundle,
         couriers: Vec<Box<dyn Courier>>,
-        k3: Zeroizing<[u8; 32]>,
+        k3: Vec<Epoch>,
     ) -> Result<Self, Error> {
         let services = bundle.services.iter().zip(couriers);
         let services =
@@ -103,7 +105,7 @@ impl Credentials {
             operator: Omni::of_operator(&bundle.operator_key.0),
             secrets: RwLock::new(Some(Secrets {
                 sealing: SealingKey::generate()?,
-                epoch: Epoch { number: 1, key: k3 },
+                epochs: k3,
             })),
             services: services.collect::<Result<_, _>>()?,
             versions: Mutex::default(),
@@ -137,7 +139,8 @@ impl Credentials {
             actor: &order.actor,
             service: &order.service,
         };
-        let sealed = Envelope::seal(&secrets.epoch, order.version, place, &secret, nonce)?;
+        let epoch = secrets.epochs.last().ok_or(Error::Halted)?;
+        let sealed = Envelope::seal(epoch, order.version, place, &secret, nonce)?;
         Ok(sealed)
     }
 
@@ -156,7 +159,10 @@ impl Credentials {
             actor: &actor,
             service,
         };
-        Ok(envelope.open(&secrets.epoch, place)?)
+        let mut epochs = secrets.epochs.iter();
+        let epoch = epochs.find(|epoch| epoch.number == envelope.epoch);
+        let unknown = broker::Error::EnvelopeUnopened("it is of an epoch that is not known");
+        Ok(envelope.open(epoch.ok_or(unknown)?, place)?)
     }
 
     /// Remembers a version; refuses one that is below the highest that was seen.

@@ -7,6 +7,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use attestation::Document;
+use broker::Epoch;
 use identity::{Algorithm, BootId, Digest, PublicKey, Signer, Tee, cbor};
 use policy::{Bundle, IdentityPolicy, Mode};
 use policy_engine::Rego;
@@ -505,13 +506,17 @@ impl<N: Nsm> Enclave<N> {
             record_key,
             bound,
             annex: None,
+            k3: vec![Epoch {
+                number: 1,
+                key: self.new_secret("k3")?,
+            }],
         })
     }
 
     /// From here on there are keys, and a record whose first line says so.
     fn live(&self, committed: &Committed, life: Life) -> Result<(), Error> {
         let record = Record::new(life.record_key, self.boot_id);
-        let credentials = self.credentials(&committed.bundle)?;
+        let credentials = self.credentials(&committed.bundle, life.k3)?;
         let provisioned = Provisioned::new(
             committed.bundle.clone(),
             committed.canonical.clone(),
@@ -546,12 +551,11 @@ impl<N: Nsm> Enclave<N> {
     }
 
     /// What it has to do with credentials of others.
-    fn credentials(&self, bundle: &Bundle) -> Result<Option<Credentials>, Error> {
+    fn credentials(&self, bundle: &Bundle, k3: Vec<Epoch>) -> Result<Option<Credentials>, Error> {
         if bundle.services.is_empty() {
             return Ok(None);
         }
         let couriers = std::mem::take(&mut *lock(&self.couriers));
-        let k3 = self.new_secret("k3")?;
         Credentials::new(bundle, couriers, k3).map(Some)
     }
 
@@ -759,6 +763,10 @@ impl<N: Nsm> Platform for Enclave<N> {
 
     fn new_key(&self, algorithm: Algorithm, name: &str, version: u32) -> Result<KeyPair, Error> {
         self.new_key(algorithm, name, version)
+    }
+
+    fn new_secret(&self, name: &str) -> Result<Zeroizing<[u8; 32]>, Error> {
+        self.new_secret(name)
     }
 
     fn document(

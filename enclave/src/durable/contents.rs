@@ -9,7 +9,9 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::identities::PastDids;
 use crate::provisioned::AnnexFloor;
 
-const TAG: &str = "anchorhold/sealed-contents/v1";
+const TAG: &str = "anchorhold/sealed-contents/v2";
+/// Before there were credentials of others.
+const TAG_BEFORE: &str = "anchorhold/sealed-contents/v1";
 
 /// What AES-256-GCM appends, in bytes.
 const SEALING: usize = 16;
@@ -65,7 +67,8 @@ impl<'b, C> Decode<'b, C> for Secret {
 }
 
 /// The plaintext: `[tag, SHA-256 of the wraps, state key, annex floor or null, [[name,
-/// secret, [versions], [first halves of the SHA-256 of DIDs]], ...]]`.
+/// secret, [versions], [first halves of the SHA-256 of DIDs]], ...], [[number, K3], ...]]`; of version 1
+/// without the last member.
 #[derive(Encode, Decode)]
 #[cbor(array)]
 pub(crate) struct Contents {
@@ -83,6 +86,29 @@ pub(crate) struct Contents {
     /// In the order of the header.
     #[n(4)]
     pub(crate) identities: Vec<SecretIdentity>,
+    /// The keys that open credentials of others, oldest first; none of version 1.
+    #[n(5)]
+    pub(crate) k3: Option<Vec<SealedEpoch>>,
+}
+
+/// A key K3 and its number.
+#[derive(Encode, Decode)]
+#[cbor(array)]
+pub(crate) struct SealedEpoch {
+    #[n(0)]
+    pub(crate) number: u32,
+    #[n(1)]
+    pub(crate) key: Secret,
+}
+
+impl SealedEpoch {
+    /// Another copy, for another seal.
+    pub(crate) fn copy(&self) -> Self {
+        Self {
+            number: self.number,
+            key: self.key.copy(),
+        }
+    }
 }
 
 /// What is secret of an identity, and what is told of its past.
@@ -121,6 +147,7 @@ impl Contents {
         state_key: Secret,
         annex: Option<AnnexFloor>,
         identities: Vec<SecretIdentity>,
+        k3: Vec<SealedEpoch>,
     ) -> Self {
         Self {
             tag: TAG.into(),
@@ -128,6 +155,17 @@ impl Contents {
             state_key,
             annex,
             identities,
+            k3: Some(k3),
+        }
+    }
+
+    /// As it was before there were credentials of others.
+    #[cfg(test)]
+    pub(crate) fn as_before(self) -> Self {
+        Self {
+            tag: TAG_BEFORE.into(),
+            k3: None,
+            ..self
         }
     }
 
@@ -145,7 +183,11 @@ impl Contents {
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let contents: Self = minicbor::decode(bytes).ok()?;
         let mut again = contents.to_vec();
-        let same = contents.tag == TAG && *again == bytes;
+        let tag = match contents.k3 {
+            Some(_) => TAG,
+            None => TAG_BEFORE,
+        };
+        let same = contents.tag == tag && *again == bytes;
         again.zeroize();
         same.then_some(contents)
     }

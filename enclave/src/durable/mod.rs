@@ -26,7 +26,9 @@ use identity::{Algorithm, BootId};
 use policy::StatePolicy;
 use protocol::{KmsSigned, Part, Phase, Piece, SignKms, StateStatus};
 use state::{Attested, GenesisRecord, Newborn, Offer, Order, Sealed, Wanted, birth_data};
+use zeroize::Zeroizing;
 
+use self::contents::Secret;
 pub use self::kms::Kms;
 use self::kms::Question;
 use self::open::{Birth, Open, Pending};
@@ -51,6 +53,8 @@ pub(crate) trait Platform {
     fn fill(&self, out: &mut [u8]) -> Result<(), Error>;
     /// A new key, of both sources of randomness.
     fn new_key(&self, algorithm: Algorithm, name: &str, version: u32) -> Result<KeyPair, Error>;
+    /// 32 new secret bytes, of the secure module and of the operating system.
+    fn new_secret(&self, name: &str) -> Result<Zeroizing<[u8; 32]>, Error>;
     /// A document of the secure module.
     fn document(
         &self,
@@ -554,6 +558,7 @@ fn give_birth(
 ) -> Result<Birth, Error> {
     let state_key = platform.new_key(Algorithm::EdDSA, "state", 0)?;
     let record_key = platform.new_key(Algorithm::EdDSA, "record", 0)?;
+    let k3 = Secret::new(platform.new_secret("k3")?);
     let mut keys = Vec::new();
     for identity in &committed.bundle.identities {
         let key = platform.new_key(identity.algorithm, &identity.name, 1)?;
@@ -589,6 +594,7 @@ fn give_birth(
         document,
         state_key,
         record_key,
+        k3,
         keys,
     })
 }

@@ -1,6 +1,7 @@
 //! A state that is open: its keys, and how they are sealed.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+use broker::Epoch;
 use identity::{Algorithm, Digest, PublicKey, Signer, sha256};
 use policy::IdentityPolicy;
 use protocol::{Part, VersionFacts};
@@ -9,8 +10,10 @@ use state::{
     Wrap, first_authority,
 };
 
+use zeroize::Zeroizing;
+
 use super::Platform;
-use super::contents::{Contents, Secret, SecretIdentity};
+use super::contents::{Contents, SealedEpoch, Secret, SecretIdentity};
 use super::recipient::DataKey;
 use super::seal::{open, seal};
 use super::uploads::Uploads;
@@ -30,6 +33,8 @@ pub(crate) struct Open {
     data_key: DataKey,
     wrap: Wrap,
     state_key: KeyPair,
+    /// What opens credentials of others, oldest first.
+    k3: Vec<SealedEpoch>,
     /// Of the seal that is stored, once it is.
     stored: Option<Digest<32>>,
     /// What the bundle has no more.
@@ -48,6 +53,7 @@ pub(crate) struct Birth {
     pub(super) document: Vec<u8>,
     pub(super) state_key: KeyPair,
     pub(super) record_key: KeyPair,
+    pub(super) k3: Secret,
     /// Of the bundle's identities, by name.
     pub(super) keys: Vec<(String, KeyPair)>,
 }
@@ -72,6 +78,8 @@ pub(crate) struct Life {
     pub(crate) bound: BoundTo,
     /// No annex before this one is taken.
     pub(crate) annex: Option<AnnexFloor>,
+    /// What opens credentials of others, oldest first.
+    pub(crate) k3: Vec<Epoch>,
 }
 
 /// A seal that waits to be stored, and what must be stored with it.
@@ -115,6 +123,15 @@ type Opened = (Open, Option<Pending>, Life);
 impl Open {
     pub(super) fn facts(&self) -> StateFacts {
         self.facts
+    }
+
+    /// What opens credentials of others, for whoever uses them.
+    fn epochs(&self) -> Vec<Epoch> {
+        let epoch = |epoch: &SealedEpoch| Epoch {
+            number: epoch.number,
+            key: Zeroizing::new(*epoch.key.bytes()),
+        };
+        self.k3.iter().map(epoch).collect()
     }
 
     pub(super) fn sequence(&self) -> u64 {
@@ -186,6 +203,10 @@ impl Open {
             terms,
             data_key,
             state_key: birth.state_key,
+            k3: vec![SealedEpoch {
+                number: 1,
+                key: birth.k3,
+            }],
             stored: None,
             dormant: Vec::new(),
         };
@@ -198,6 +219,7 @@ impl Open {
             record_key: birth.record_key,
             bound,
             annex: None,
+            k3: state.epochs(),
         };
         Ok((state, Some(pending), life))
     }
@@ -220,7 +242,19 @@ impl Open {
         let state_key = key_of(Algorithm::EdDSA, &contents.state_key, &record.state_key()?)?;
         // One of this boot alone: whoever holds a token knows which boot's record must have it.
         let record_key = platform.new_key(Algorithm::EdDSA, "record", 0)?;
-        let must_seal = admitted.must_seal(&header);
+        // A state of before has none yet.
+        let k3 = match contents.k3 {
+            Some(k3) if !k3.is_empty() => k3,
+            _ => Vec::new(),
+        };
+        let must_seal = admitted.must_seal(&header) || k3.is_empty();
+        let k3 = match k3.is_empty() {
+            false => k3,
+            true => vec![SealedEpoch {
+                number: 1,
+                key: Secret::new(platform.new_secret("k3")?),
+            }],
+        };
         let facts = StateFacts {
             state: header.state,
             epoch: admitted.epoch,
@@ -244,6 +278,7 @@ impl Open {
             data_key,
             wrap: sealed.wrap().clone(),
             state_key,
+            k3,
             stored: Some(sha256(&sealed.to_vec())),
             dormant,
         };
@@ -259,6 +294,7 @@ impl Open {
             record_key,
             bound,
             annex: contents.annex,
+            k3: state.epochs(),
         };
         Ok((state, pending, life))
     }
@@ -300,6 +336,7 @@ impl Open {
             Secret::new(self.state_key.secret()?),
             annex,
             secret,
+            self.k3.iter().map(SealedEpoch::copy).collect(),
         );
         let mut nonce = [0; 12];
         platform.fill(&mut nonce)?;

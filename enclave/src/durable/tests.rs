@@ -13,7 +13,7 @@ use policy::Bundle;
 use serde_json::Value;
 use state::Pair;
 
-use super::contents::{Contents, Secret};
+use super::contents::{Contents, SealedEpoch, Secret};
 use super::*;
 
 const ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
@@ -119,6 +119,11 @@ impl Platform for Boot {
     fn fill(&self, out: &mut [u8]) -> Result<(), Error> {
         out.fill(self.keys.fetch_add(1, Ordering::SeqCst));
         Ok(())
+    }
+
+    fn new_secret(&self, _: &str) -> Result<Zeroizing<[u8; 32]>, Error> {
+        let byte = self.keys.fetch_add(1, Ordering::SeqCst);
+        Ok(Zeroizing::new([byte; 32]))
     }
 
     fn new_key(&self, algorithm: Algorithm, name: &str, _: u32) -> Result<KeyPair, Error> {
@@ -387,7 +392,7 @@ fn a_liar_in_egress_opens_nothing_later_and_at_the_birth_chooses_the_data_key() 
     let question = third.birth().unwrap();
     assert!(third.ask(&question).unwrap().is_none());
     let (sealed, header) = Sealed::parse(&third.get(Part::Sealed)).unwrap();
-    let known = zeroize::Zeroizing::new([0x66; 32]);
+    let known = Zeroizing::new([0x66; 32]);
     assert!(seal::open(&sealed, &header, &known).is_ok());
 }
 
@@ -409,7 +414,7 @@ fn a_plaintext_is_the_end_and_other_failures_are_not() {
 /// secrets is at hand.
 fn forged(kept: &Kept, change: impl FnOnce(&mut Contents)) -> Kept {
     let (sealed, header) = Sealed::parse(&kept.sealed).unwrap();
-    let data_key = zeroize::Zeroizing::new([0x77; 32]);
+    let data_key = Zeroizing::new([0x77; 32]);
     let mut contents = seal::open(&sealed, &header, &data_key).unwrap();
     let state_key = KeyPair::from_secret(Algorithm::EdDSA, contents.state_key.bytes()).unwrap();
     change(&mut contents);
@@ -448,7 +453,7 @@ fn derived(data_key: &[u8; 32], state: state::StateId, sequence: u64) -> LessSaf
 #[test]
 fn a_state_around_known_keys_under_the_right_id_is_the_end_of_the_boot() {
     let kept = Boot::new().kept();
-    let known = || Secret::new(zeroize::Zeroizing::new([0x11; 32]));
+    let known = || Secret::new(Zeroizing::new([0x11; 32]));
     // Unchanged it opens: what follows is refused for what was changed.
     let same = forged(&kept, |_| {});
     assert!(Boot::new().open(&same).unwrap().is_some());
@@ -537,6 +542,15 @@ fn pieces_come_in_their_order_and_are_no_longer_than_their_part() {
 /// A state that somebody made up, around keys that they know, under a data key of their choosing:
 /// with the boot, image, bundle and operator of a real order, and the state key's own signature.
 fn made_up(boot: &Boot, order: Vec<u8>) -> Kept {
+    let k3 = SealedEpoch {
+        number: 1,
+        key: Secret::new(Zeroizing::new([0x33; 32])),
+    };
+    made_up_with(boot, order, Some(vec![k3]))
+}
+
+/// The same, with these keys K3, or as it was before there were any.
+fn made_up_with(boot: &Boot, order: Vec<u8>, k3: Option<Vec<SealedEpoch>>) -> Kept {
     let key = |byte: u8, algorithm| KeyPair::generate(algorithm, &[byte; 32], &[0; 32], b"forged");
     let state_key = key(40, Algorithm::EdDSA);
     let born = |name: &str, byte, algorithm| {
@@ -596,19 +610,66 @@ fn made_up(boot: &Boot, order: Vec<u8>) -> Kept {
         vec![one.1, other.1],
     );
     let wrap = state::Wrap::kms(ARN.parse().unwrap(), record.id().to_string().into_bytes());
+    let is_before = k3.is_none();
     let contents = Contents::new(
         state::wraps_digest(std::slice::from_ref(&wrap)),
         Secret::new(state_key.secret().unwrap()),
         None,
         vec![one.2, other.2],
+        k3.unwrap_or_default(),
     );
-    let data_key = zeroize::Zeroizing::new([0x77; 32]);
+    let contents = if is_before {
+        contents.as_before()
+    } else {
+        contents
+    };
+    let data_key = Zeroizing::new([0x77; 32]);
     let sealed = seal::seal(&header, wrap, &contents, (&data_key, &state_key), [1; 12]);
     Kept {
         sealed: sealed.unwrap(),
         genesis: record.to_vec(),
         authority: order,
         document: [b"document", &record.id().as_bytes()[..]].concat(),
+    }
+}
+
+#[test]
+fn what_opens_credentials_outlives_the_boot_and_a_state_of_before_gets_it_sealed_first() {
+    let epochs = |life: &Life| -> Vec<(u32, [u8; 32])> {
+        life.k3
+            .iter()
+            .map(|epoch| (epoch.number, *epoch.key))
+            .collect()
+    };
+    let kept = Boot::new().kept();
+    let [one, other] = [0, 1].map(|_| epochs(&Boot::new().open(&kept).unwrap().unwrap()));
+    assert_eq!((one.len(), one[0].0, &one), (1, 1, &other));
+    // Several are kept in their order.
+    let boot = Boot::new();
+    let k3 = |number: u32| SealedEpoch {
+        number,
+        key: Secret::new(Zeroizing::new([number.to_be_bytes()[3]; 32])),
+    };
+    let made = made_up_with(&boot, boot.order(), Some(vec![k3(1), k3(2)]));
+    let life = boot.open(&made).unwrap().unwrap();
+    assert_eq!(epochs(&life), [(1, [1; 32]), (2, [2; 32])]);
+    // One of before has none: a new one is sealed and stored before it opens anything.
+    for k3 in [None, Some(Vec::new())] {
+        let boot = Boot::new();
+        let made = made_up_with(&boot, boot.order(), k3);
+        assert!(boot.open(&made).unwrap().is_none());
+        assert_eq!(boot.durable.status().phase, Phase::Sealed);
+        let sealed = Kept {
+            sealed: boot.get(Part::Sealed),
+            authority: boot.get(Part::Authority),
+            ..made
+        };
+        boot.show(&sealed);
+        let Ok(Then::Live(life)) = boot.durable.stored() else {
+            panic!("it is stored");
+        };
+        let again = Boot::new().open(&sealed).unwrap().unwrap();
+        assert_eq!(epochs(&life), epochs(&again));
     }
 }
 
@@ -730,7 +791,7 @@ fn sixty_four_identities_with_all_that_is_remembered_of_them_can_be_sealed() {
     };
     let secret = |index| contents::SecretIdentity {
         name: name(index),
-        secret: Secret::new(zeroize::Zeroizing::new([1; 32])),
+        secret: Secret::new(Zeroizing::new([1; 32])),
         history: vec![version.clone(); 16],
         dids: crate::identities::PastDids::full(),
     };
@@ -738,16 +799,17 @@ fn sixty_four_identities_with_all_that_is_remembered_of_them_can_be_sealed() {
     let wrap = state::Wrap::kms(ARN.parse().unwrap(), vec![1; 6144]);
     let contents = Contents::new(
         state::wraps_digest(std::slice::from_ref(&wrap)),
-        Secret::new(zeroize::Zeroizing::new([1; 32])),
+        Secret::new(Zeroizing::new([1; 32])),
         None,
         (0..64).map(secret).collect(),
+        Vec::new(),
     );
     let mut header = header;
     header.identities = (0..64).map(public).collect();
     // The buffer is as long as what is written into it: nothing moves while it is encrypted.
     let text = contents.to_vec();
     assert_eq!(text.capacity(), text.len() + 16);
-    let data_key = zeroize::Zeroizing::new([2; 32]);
+    let data_key = Zeroizing::new([2; 32]);
     let sealed = seal::seal(&header, wrap, &contents, (&data_key, &state_key), [1; 12]);
     let length = sealed.unwrap().len();
     assert!(
