@@ -50,22 +50,34 @@ impl Lasting {
 
     /// These identities: name, DID, algorithm; nothing is born yet.
     pub fn unborn(identities: &[(&str, &str, &str)]) -> Self {
-        Self::unborn_in(private_folder(), identities, false)
+        let policy = |state: &State| state.development_policy(identities).expect("a policy");
+        Self::unborn_in(private_folder(), policy, "", false)
     }
 
     /// One identity that is not born yet, and a [`Tap`] between sidecar and enclave.
     pub fn tapped() -> Self {
-        Self::unborn_in(private_folder(), &[("agent", "did:key", "EdDSA")], true)
+        let identities = [("agent", "did:key", "EdDSA")];
+        let policy = |state: &State| state.development_policy(&identities).expect("a policy");
+        Self::unborn_in(private_folder(), policy, "", true)
+    }
+
+    /// With this policy, to which the state is added, and more lines of sidecar configuration; born and
+    /// open.
+    pub fn prepared(policy: impl FnOnce(&State) -> String, config: &str) -> Self {
+        let lasting = Self::unborn_in(private_folder(), policy, config, false);
+        lasting.birth();
+        lasting.wait_until_ready();
+        lasting
     }
 
     fn unborn_in(
         folder: tempfile::TempDir,
-        identities: &[(&str, &str, &str)],
+        policy: impl FnOnce(&State) -> String,
+        config: &str,
         is_tapped: bool,
     ) -> Self {
         let state = State::open(folder.path()).expect("a state directory");
-        let policy = state.development_policy(identities).expect("a policy");
-        state.set_policy(&policy).expect("a policy file");
+        state.set_policy(&policy(&state)).expect("a policy file");
         let durable = DurableState::prepare(&state).expect("a mock of AWS and a key of it");
         let aws_ahead = Arc::new(AtomicI64::new(0));
         let (served, aws) = serve_aws(&state, &durable, Arc::clone(&aws_ahead));
@@ -91,8 +103,11 @@ impl Lasting {
         });
         let window = tap.as_ref().map(|tap| tap.window().to_owned());
         let endpoint = Endpoint::Unix(window.unwrap_or_else(|| state.enclave_socket()));
+        // Keys stand before tables.
+        let (keys, tables) = config.split_at(config.find('[').unwrap_or(config.len()));
+        let lines = format!("{keys}{}{tables}", durable.sidecar_lines());
         let config = state
-            .write_sidecar_config_for(&endpoint, &socket, &durable.sidecar_lines())
+            .write_sidecar_config_for(&endpoint, &socket, &lines)
             .expect("a configuration");
         let sidecar = Program::at(&image)
             .start_sidecar(&config, Some(&log), &[])

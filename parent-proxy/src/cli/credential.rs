@@ -64,7 +64,7 @@ pub(super) struct Put {
     /// Root certificate of a mock: the enclave may be a mock of this root
     #[arg(long, value_name = "PEM")]
     mock_root: Option<PathBuf>,
-    /// Above that of every credential before it [default: the time, in seconds since 1970]
+    /// Above that of every credential before it [default: the time, in milliseconds since 1970]
     #[arg(long = "credential-version", value_name = "N")]
     version: Option<u64>,
     #[command(flatten)]
@@ -133,6 +133,11 @@ fn read_secret() -> Result<Zeroizing<Vec<u8>>, Failure> {
     Ok(secret)
 }
 
+fn milliseconds() -> u64 {
+    let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Put {
     async fn send(&self, secret: &[u8]) -> Result<serde_json::Value, Failure> {
         let now = in_seconds(0);
@@ -144,7 +149,7 @@ impl Put {
             now,
             identity: &self.which.identity,
             service: &self.which.service,
-            version: self.version.unwrap_or(now.unsigned_abs()),
+            version: self.version.unwrap_or_else(milliseconds),
             secret,
         };
         Ok(put.send(&self.connection.client()?).await?)

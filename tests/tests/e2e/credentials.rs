@@ -2,6 +2,7 @@
 
 mod attacks;
 mod clients;
+mod lasting;
 mod setting;
 mod upstream;
 mod using;

@@ -2,9 +2,9 @@
 
 use std::fs::Permissions;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -77,11 +77,7 @@ impl Setting {
     /// Otherwise, and no credential is put.
     pub(crate) fn with(upstream: Upstream, with: &With<'_>) -> Self {
         let port = free_port();
-        let config = format!(
-            "annex = \"annex.cose\"\n[proxy]\nsocket = \"proxy/agentkeys-proxy.sock\"\ncredentials = \"credentials\"\nlisten = \"127.0.0.1:{port}\"\n{}\n\
-             addresses = {{ api = \"{}\" }}\n[[proxy.callers]]\nname = \"crew\"\ntoken_file = \"crew.token\"\n",
-            with.proxy, upstream.address
-        );
+        let config = config(upstream.address, port, with.proxy);
         let running = Running::prepared(
             |state| bundle(state, &upstream, with),
             &config,
@@ -158,25 +154,7 @@ impl Setting {
 
     /// Puts the credential of `crew` at a desk whose clock says this, in seconds since 1970.
     pub(crate) fn put_at(&self, now: i64) {
-        let state = &self.running.state;
-        let (root, measurements, bundle) = state.verifier_files().unwrap();
-        let client = Client::new(Target::Unix(self.running.socket.clone()), None);
-        let put = PutCredential {
-            key: &KeyFile::read(&state.operator_key()).unwrap(),
-            bundle: &bundle,
-            image: &measurements,
-            mock_root: Some(root),
-            now,
-            identity: "crew",
-            service: "api",
-            version: 1,
-            secret: SECRET.as_bytes(),
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(put.send(&client)).unwrap();
+        put_at(&self.running.state, &self.running.socket, now);
     }
 
     /// Has an annex of this version, which revokes this, taken; what is taken is seen a moment later.
@@ -241,6 +219,28 @@ impl Setting {
     }
 }
 
+/// Puts the credential of `crew`, by what a desk does.
+pub(crate) fn put_at(state: &State, socket: &Path, now: i64) {
+    let (root, measurements, bundle) = state.verifier_files().unwrap();
+    let client = Client::new(Target::Unix(socket.to_owned()), None);
+    let put = PutCredential {
+        key: &KeyFile::read(&state.operator_key()).unwrap(),
+        bundle: &bundle,
+        image: &measurements,
+        mock_root: Some(root),
+        now,
+        identity: "crew",
+        service: "api",
+        version: 1,
+        secret: SECRET.as_bytes(),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(put.send(&client)).unwrap();
+}
+
 /// One request over a connection that stays open.
 pub(crate) fn ask_over(
     connection: &mut Connection,
@@ -255,7 +255,17 @@ pub(crate) fn ask_over(
     connection.read().unwrap()
 }
 
-fn bundle(state: &State, upstream: &Upstream, with: &With<'_>) -> String {
+/// Lines of the sidecar's configuration.
+pub(crate) fn config(upstream: SocketAddr, port: u16, more: &str) -> String {
+    format!(
+        "annex = \"annex.cose\"\n[proxy]\nsocket = \"proxy/agentkeys-proxy.sock\"\ncredentials = \"credentials\"\n\
+         listen = \"127.0.0.1:{port}\"\n{more}\naddresses = {{ api = \"{upstream}\" }}\n\
+         [[proxy.callers]]\nname = \"crew\"\ntoken_file = \"crew.token\"\n"
+    )
+}
+
+/// The bundle, and beside it the files that the configuration names.
+pub(crate) fn bundle(state: &State, upstream: &Upstream, with: &With<'_>) -> String {
     let token = state.folder().join("crew.token");
     std::fs::write(&token, PLACEHOLDER).unwrap();
     std::fs::set_permissions(&token, Permissions::from_mode(0o600)).unwrap();
@@ -280,7 +290,7 @@ fn bundle(state: &State, upstream: &Upstream, with: &With<'_>) -> String {
     )
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }
