@@ -325,20 +325,96 @@ fn unknown_authorities_are_not_believed() {
 }
 
 #[test]
-fn an_early_answer_is_passed_on_and_the_rest_of_the_request_is_not_sent() {
+fn half_a_request_is_none() {
     let setting = Setting::start(Upstream::start(|_, tls| answer(tls, 200, "", b"ok")));
-    // The upstream reads all before it answers; so an early one is made by a length that never comes.
+    for framing in ["content-length: 100", "transfer-encoding: chunked"] {
+        let mut stream = UnixStream::connect(&setting.socket).unwrap();
+        let head = format!("POST /api/chat HTTP/1.1\r\nhost: x\r\n{framing}\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(b"4\r\nhalf\r\n").unwrap();
+    }
+    let closed = setting.events("credential.close", 2);
+    assert!(
+        closed
+            .iter()
+            .all(|event| event["credential"]["ending"] == "aborted")
+    );
+    assert!(
+        setting.upstream.seen().is_empty(),
+        "the service took none for whole"
+    );
+}
+
+/// The service answers while most of the request is still to come.
+#[test]
+fn an_early_answer_is_passed_on_whole() {
+    let setting = Setting::start(Upstream::start(|request, tls| {
+        answer(tls, 413, "", b"too much")?;
+        tls.flush()?;
+        std::thread::sleep(Duration::from_millis(300));
+        Ok(!request.line.contains("/early"))
+    }));
     let mut stream = UnixStream::connect(&setting.socket).unwrap();
     stream
-        .set_read_timeout(Some(Duration::from_secs(10)))
+        .set_read_timeout(Some(Duration::from_secs(20)))
         .unwrap();
     stream
-        .write_all(b"POST /api/chat HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhalf")
+        .write_all(
+            b"POST /api/files/early HTTP/1.1\r\nhost: x\r\ncontent-length: 100000000\r\n\r\nbegin",
+        )
         .unwrap();
-    drop(stream);
+    let mut came = Vec::new();
+    while !came.ends_with(b"too much") {
+        let mut chunk = [0; 4096];
+        let read = stream.read(&mut chunk).unwrap();
+        assert!(read > 0, "{}", String::from_utf8_lossy(&came));
+        came.extend_from_slice(&chunk[..read]);
+    }
+    assert!(came.starts_with(b"HTTP/1.1 413"));
     let closed = setting.events("credential.close", 1);
-    assert_eq!(closed[0]["credential"]["ending"], "aborted");
-    assert!(setting.upstream.seen().is_empty(), "half a request is none");
+    assert_eq!(closed[0]["credential"]["ending"], "complete");
+    assert_eq!(setting.ask("POST /api/files/x", "", b"x").status, 413);
+}
+
+#[test]
+fn one_callers_calls_leave_room_for_those_of_others() {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let setting = Setting::start(Upstream::start(move |request, tls| {
+        if request.line.contains("/slow") {
+            let _ = wait.lock().unwrap().recv();
+        }
+        answer(tls, 200, "", b"ok")
+    }));
+    let mut slow: Vec<UnixStream> = (0..64)
+        .map(|_| {
+            let mut stream = UnixStream::connect(&setting.socket).unwrap();
+            stream
+                .set_read_timeout(Some(Duration::from_secs(30)))
+                .unwrap();
+            stream
+                .write_all(b"GET /api/files/slow HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                .unwrap();
+            stream
+        })
+        .collect();
+    wait_for(|| setting.upstream.seen().len() == 64);
+    // One more is refused, soon; another caller's is answered.
+    let got = setting.ask("GET /api/models", "", b"");
+    assert_eq!(code(&got), refused(503, "service_busy"));
+    let other = setting.ask_tcp(
+        "GET /api/models",
+        &format!("x-api-key: {PLACEHOLDER}\r\n"),
+        b"",
+    );
+    assert!(other.starts_with("HTTP/1.1 200"), "{other}");
+    drop(go);
+    for stream in &mut slow {
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 200"));
+    }
+    wait_for(|| setting.ask("GET /api/models", "", b"").status == 200);
 }
 
 #[test]

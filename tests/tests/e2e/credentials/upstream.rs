@@ -147,7 +147,10 @@ fn serve(
             return Ok(());
         };
         request.connection = number;
-        request.body = body(&request, &mut tls, &mut buffer)?;
+        // This one does not wait for the rest.
+        if !request.line.contains("/early") {
+            request.body = body(&request, &mut tls, &mut buffer)?;
+        }
         seen.lock().unwrap().push(request.clone());
         let goes_on = answer(&request, &mut tls)?;
         tls.flush()?;

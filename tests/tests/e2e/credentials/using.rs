@@ -259,3 +259,19 @@ fn bodies_of_100_mb_pass_in_constant_memory_and_unchanged() {
         assert!(more < 8 * 1024, "process {pid} took {more} kB");
     }
 }
+
+#[test]
+fn the_story_of_a_credential_that_nobody_sees_holds_and_leaves_nothing_behind() {
+    let folder = harness::private_folder();
+    let output = std::process::Command::new(harness::program("anchorhold-dev"))
+        .args(["credentials", "--json"])
+        .env("TMPDIR", folder.path())
+        .output()
+        .unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{report} {said}");
+    assert_eq!(report["steps"].as_array().unwrap().len(), 7);
+    assert_eq!(report["attacks"].as_array().unwrap().len(), 9);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
