@@ -422,7 +422,7 @@ pub(crate) fn load_rego(file: &Path, policy: &Bundle) -> Result<Option<Rego>, Er
 }
 
 /// `$XDG_RUNTIME_DIR/anchorhold/sidecar.sock`, or `/run/anchorhold/sidecar.sock` for root without
-/// one, and for a service to which systemd hands its socket.
+/// `/run/anchorhold` for root without one.
 pub fn default_socket() -> Result<PathBuf, Error> {
     match std::env::var_os("XDG_RUNTIME_DIR") {
         Some(folder) => Ok(Path::new(&folder).join("anchorhold/sidecar.sock")),
@@ -431,13 +431,15 @@ pub fn default_socket() -> Result<PathBuf, Error> {
     }
 }
 
-/// `$XDG_RUNTIME_DIR/agentkeys-proxy.sock`, or `/run/anchorhold/agentkeys-proxy.sock` for root without
-/// one, and for a service to which systemd hands its socket.
+/// In `$RUNTIME_DIRECTORY`, which systemd makes for a service; or in `$XDG_RUNTIME_DIR`; or in
+/// `/run/anchorhold` for root without one.
 pub(crate) fn default_proxy_socket() -> Result<PathBuf, Error> {
     const NAME: &str = "agentkeys-proxy.sock";
-    match std::env::var_os("XDG_RUNTIME_DIR") {
+    let folders = ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"];
+    let mut named = folders.into_iter().filter_map(std::env::var_os);
+    match named.find(|folder| !folder.is_empty()) {
         Some(folder) => Ok(Path::new(&folder).join(NAME)),
-        None if rustix::process::geteuid().is_root() || std::env::var_os("LISTEN_FDS").is_some() => {
+        None if rustix::process::geteuid().is_root() => {
             Ok(Path::new("/run/anchorhold").join(NAME))
         }
         None => Err(Error::Config(

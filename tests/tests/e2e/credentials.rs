@@ -3,6 +3,6 @@
 mod attacks;
 mod clients;
 mod lasting;
-mod setting;
-mod upstream;
+pub(crate) mod setting;
+pub(crate) mod upstream;
 mod using;

@@ -18,6 +18,9 @@ use qemu_dev::{Program, State};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use super::credentials::setting::{PLACEHOLDER, SECRET, Setting, With};
+use super::credentials::upstream::{Upstream, answer};
+
 /// Hands a listening socket over as systemd does (sd_listen_fds(3)), then becomes the sidecar.
 const ACTIVATE: &str = r#"
 import os, socket, sys
@@ -113,6 +116,12 @@ fn the_units_are_hardened_and_sound() {
     }
     // Every setting is one that systemd knows: it says so of those that it does not.
     let folder = private_folder();
+    let drop_ins = "anchorhold.service.d";
+    std::fs::create_dir(folder.path().join(drop_ins)).unwrap();
+    for name in ["durable.conf", "credentials.conf"] {
+        let name = Path::new(drop_ins).join(name);
+        std::fs::copy(deploy("systemd").join(&name), folder.path().join(&name)).unwrap();
+    }
     for unit in [
         "anchorhold.service",
         "anchorhold.socket",
@@ -485,9 +494,10 @@ fn a_sidecar_within_the_profile_for_pods_does_all_that_it_does() {
     let metrics = get_on_localhost(port, "/metrics");
     let description: Value =
         serde_json::from_str(include_str!("../../../docs/openapi.json")).unwrap();
-    // Those of a state that outlives a boot have a sidecar of their own below.
+    // Those of a state that outlives a boot, and of services, have sidecars of their own below.
+    let elsewhere = ["/state", "/credentials", "/services", "/placeholder"];
     let paths = description["paths"].as_object().unwrap().keys();
-    for path in paths.filter(|path| !path.starts_with("/state")) {
+    for path in paths.filter(|path| !elsewhere.iter().any(|start| path.starts_with(start))) {
         let answered = |line: &str| {
             line.contains(&format!("route=\"{path}\"")) && line.contains("status=\"20")
         };
@@ -574,6 +584,48 @@ fn a_sidecar_that_keeps_a_state_stays_within_the_profile_for_pods() {
     assert!(third.stop().success());
     let profile = Profile::read();
     for life in [&first, &second, &third] {
+        assert_eq!(profile.refused(&life.calls()), BTreeSet::new());
+    }
+}
+
+#[test]
+fn a_sidecar_in_front_of_services_stays_within_the_profile_for_pods() {
+    let upstream = Upstream::start(|request, tls| answer(tls, 200, "", &request.body));
+    let mut setting = Setting::with(upstream, &With::default());
+    setting.running.sidecar.kill().unwrap();
+    let (state, folder) = (&setting.running.state, setting.running.folder());
+    let start = |name: &str| {
+        for socket in [&setting.running.socket, &setting.socket] {
+            let _ = std::fs::remove_file(socket);
+        }
+        Traced::start(&state.sidecar_config(), &folder.join(name), "all")
+    };
+    let ready = || get(&setting.running.socket, "/ready").is_ok_and(|got| got.status == 200);
+    let Some(mut first) = start("first") else {
+        return harness::skipped("strace is not installed");
+    };
+    wait_for(ready);
+    setting.put_well("crew", SECRET);
+    for path in ["/services", "/credentials", "/placeholder", "/metrics"] {
+        assert_eq!(get(&setting.running.socket, path).unwrap().status, 200);
+    }
+    let body = vec![b'a'; 1 << 20];
+    assert_eq!(setting.ask("POST /api/chat", "", &body).body, body);
+    let placeholder = format!("x-api-key: {PLACEHOLDER}\r\n");
+    let told = setting.ask_tcp("POST /api/chat", &placeholder, &body);
+    assert!(told.starts_with("HTTP/1.1 200"), "{told:.100}");
+    first.signal(Signal::KILL);
+    first.wait();
+    // The next life finds what the first one kept, and is told to take it away.
+    let mut second = start("second").unwrap();
+    wait_for(ready);
+    assert_eq!(setting.ask("POST /api/chat", "", b"a").body, b"a");
+    let removed = setting.command(&["remove", "--identity", "crew", "--service", "api"], "");
+    assert!(removed.status.success(), "{removed:?}");
+    assert_eq!(setting.ask("POST /api/chat", "", b"a").status, 403);
+    assert!(second.stop().success());
+    let profile = Profile::read();
+    for life in [&first, &second] {
         assert_eq!(profile.refused(&life.calls()), BTreeSet::new());
     }
 }
