@@ -26,7 +26,7 @@ pub use crate::envelope::{Envelope, Epoch, Place};
 pub use crate::error::Error;
 pub use crate::headers::{Header, forwarded, returned};
 pub use crate::names::{Omni, object_path};
-pub use crate::place::{Injected, check_secret, inject};
+pub use crate::place::{Injected, Shown, check_secret, inject, take_placeholder};
 pub use crate::put::{Order, SealingKey, sealing_data};
 pub use crate::request::{RequestHead, header_digest};
 pub use crate::roots::roots;

@@ -1,23 +1,38 @@
 //! Puts a credential where its service wants it.
 
 use data_encoding::BASE64;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use policy::Inject;
 use zeroize::Zeroizing;
 
-use crate::Error;
+use crate::{Error, Target};
 
 /// Shorter ones are not told from other texts; a search for them would cut off what is innocent.
 const MIN_SECRET: usize = 8;
 const MAX_SECRET: usize = 4096;
+const NOT_UNRESERVED: AsciiSet = NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
-/// A header with a credential, and what must not come back.
+/// What is sent with a credential in it, and what must not come back.
 pub struct Injected {
-    /// Name of the header.
-    pub header: String,
-    /// Its value.
-    pub value: Zeroizing<Vec<u8>>,
+    /// Name and value of the header in which it stands, if it stands in one.
+    pub header: Option<(String, Zeroizing<Vec<u8>>)>,
+    /// Path and query.
+    pub target: Zeroizing<String>,
     /// What is looked for in answers.
     pub secrets: Vec<Zeroizing<Vec<u8>>>,
+}
+
+/// What an agent asks for, and what it shows where the service wants its credential.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Without what is shown.
+    pub asked: String,
+    /// What stood there, if anything did.
+    pub placeholder: Option<Zeroizing<String>>,
 }
 
 /// Refuses what cannot be a credential, or none that is put so.
@@ -33,65 +48,234 @@ pub fn check_secret(secret: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-/// The header in which this credential stands.
-pub fn inject(inject: &Inject, secret: &[u8]) -> Result<Injected, Error> {
+/// Takes a placeholder out of the path or query, where the bundle puts the credential there: clients
+/// that know of no proxy show it in that place. In a path it must stand there; in a query it may, once.
+pub fn take_placeholder(inject: &Inject, asked: &str) -> Result<Shown, Error> {
+    let wrong = |why: &str| Error::PathNotCanonical(why.to_owned());
+    if let Some((before, after)) = inject.path_parts() {
+        let rest = asked.strip_prefix(before);
+        let rest = rest.ok_or_else(|| wrong("it does not begin as the credential's place does"))?;
+        let end = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (shown, rest) = rest.split_at(end);
+        let rest = rest.strip_prefix(after);
+        let rest = rest.ok_or_else(|| wrong("what is behind the credential's place is another"))?;
+        return Ok(Shown {
+            asked: rest.to_owned(),
+            placeholder: Some(Zeroizing::new(shown.to_owned())),
+        });
+    }
+    let nothing = || Shown {
+        asked: asked.to_owned(),
+        placeholder: None,
+    };
+    let Some((name, (path, query))) = inject.query.as_deref().zip(asked.split_once('?')) else {
+        return Ok(nothing());
+    };
+    let (places, others): (Vec<_>, Vec<_>) =
+        query.split('&').partition(|part| parameter(part).0 == name);
+    let placeholder = match places[..] {
+        [] => return Ok(nothing()),
+        [place] => Zeroizing::new(parameter(place).1),
+        _ => return Err(wrong("the credential's parameter stands in it twice")),
+    };
+    let mark = if others.is_empty() { "" } else { "?" };
+    Ok(Shown {
+        asked: format!("{path}{mark}{}", others.join("&")),
+        placeholder: Some(placeholder),
+    })
+}
+
+/// Name and value of what stands between two `&`, as the service reads it (the WHATWG URL standard,
+/// application/x-www-form-urlencoded).
+fn parameter(part: &str) -> (String, String) {
+    form_urlencoded::parse(part.as_bytes())
+        .next()
+        .map(|(name, value)| (name.into_owned(), value.into_owned()))
+        .unwrap_or_default()
+}
+
+/// Puts this credential where the bundle says, in a request for this target.
+pub fn inject(inject: &Inject, target: &Target, secret: &[u8]) -> Result<Injected, Error> {
     check_secret(secret)?;
-    let secrets = vec![Zeroizing::new(secret.to_vec())];
+    let mut injected = Injected {
+        header: None,
+        target: target.origin_form("", ""),
+        secrets: vec![Zeroizing::new(secret.to_vec())],
+    };
+    let authorization = || "authorization".to_owned();
     if let Some(user) = &inject.basic {
         let pair = Zeroizing::new([user.as_bytes(), b":", secret].concat());
         let text = Zeroizing::new(BASE64.encode(&pair));
-        return Ok(Injected {
-            header: "authorization".into(),
-            value: Zeroizing::new([b"Basic ", text.as_bytes()].concat()),
-            secrets,
-        });
+        let value = Zeroizing::new([b"Basic ", text.as_bytes()].concat());
+        injected.header = Some((authorization(), value));
+    } else if let Some(name) = &inject.query {
+        // What the sidecar has not taken out would stand there beside it.
+        let query = target.query().unwrap_or_default();
+        if query.split('&').any(|part| parameter(part).0 == *name) {
+            let why = "the credential's parameter stands in it";
+            return Err(Error::PathNotCanonical(why.to_owned()));
+        }
+        let parameter = Zeroizing::new(format!("{name}={}", *encoded(secret)));
+        injected.target = target.origin_form("", &parameter);
+    } else if let Some((before, after)) = inject.path_parts() {
+        let segment = Zeroizing::new(format!("{before}{}{after}", *encoded(secret)));
+        injected.target = target.origin_form(&segment, "");
+    } else {
+        let header = inject.header.clone().unwrap_or_else(authorization);
+        let format = inject.format.as_deref().unwrap_or("{}");
+        let (before, after) = format.split_once("{}").unwrap_or_default();
+        let value = Zeroizing::new([before.as_bytes(), secret, after.as_bytes()].concat());
+        injected.header = Some((header, value));
     }
-    let header = inject.header.clone().unwrap_or_default();
-    let (before, after) = inject
-        .format
-        .as_deref()
-        .and_then(|format| format.split_once("{}"))
-        .unwrap_or_default();
-    Ok(Injected {
-        header,
-        value: Zeroizing::new([before.as_bytes(), secret, after.as_bytes()].concat()),
-        secrets,
-    })
+    Ok(injected)
+}
+
+/// Percent-encoded but for what stands everywhere as it is (RFC 3986 section 2.3).
+fn encoded(secret: &[u8]) -> Zeroizing<String> {
+    let mut text = Zeroizing::new(String::with_capacity(secret.len() * 3));
+    percent_encode(secret, &NOT_UNRESERVED).for_each(|part| text.push_str(part));
+    text
 }
 
 #[cfg(test)]
 mod tests {
+    use policy::Upstream;
+
     use super::*;
 
-    fn placed(header: Option<&str>, format: Option<&str>, basic: Option<&str>) -> (String, String) {
-        let at = Inject {
-            header: header.map(str::to_owned),
+    fn at(place: &str, text: &str, format: Option<&str>) -> Inject {
+        let place_is = |name: &str| (name == place).then(|| text.to_owned());
+        Inject {
+            header: place_is("header"),
             format: format.map(str::to_owned),
-            basic: basic.map(str::to_owned),
-        };
-        let placed = inject(&at, b"sk-12345").unwrap();
-        (
-            placed.header,
-            String::from_utf8(placed.value.to_vec()).unwrap(),
-        )
+            basic: place_is("basic"),
+            query: place_is("query"),
+            path: place_is("path"),
+        }
+    }
+
+    fn target(asked: &str) -> Target {
+        let upstream = Upstream::try_from("https://api.example/v1".to_owned()).unwrap();
+        Target::new(&upstream, asked).unwrap()
+    }
+
+    /// `name: value` of the header, and the target.
+    fn placed(place: &Inject, asked: &str, secret: &[u8]) -> (String, String) {
+        let placed = inject(place, &target(asked), secret).unwrap();
+        let header = placed.header.map_or(String::new(), |(name, value)| {
+            format!("{name}: {}", str::from_utf8(&value).unwrap())
+        });
+        (header, placed.target.to_string())
     }
 
     #[test]
     fn a_credential_stands_where_the_bundle_says() {
-        let pair = |header: &str, value: &str| (header.to_owned(), value.to_owned());
+        let pair = |header: &str, target: &str| (header.to_owned(), target.to_owned());
+        let secret = b"sk-12345";
         assert_eq!(
-            placed(Some("authorization"), Some("Bearer {}"), None),
-            pair("authorization", "Bearer sk-12345")
+            placed(
+                &at("header", "authorization", Some("Bearer {}")),
+                "/a?b",
+                secret
+            ),
+            pair("authorization: Bearer sk-12345", "/v1/a?b")
         );
         assert_eq!(
-            placed(Some("x-api-key"), None, None),
-            pair("x-api-key", "sk-12345")
+            placed(&at("header", "x-api-key", None), "/a", secret),
+            pair("x-api-key: sk-12345", "/v1/a")
         );
         // RFC 7617; the text by coreutils' base64.
         assert_eq!(
-            placed(None, None, Some("x-access-token")),
-            pair("authorization", "Basic eC1hY2Nlc3MtdG9rZW46c2stMTIzNDU=")
+            placed(&at("basic", "x-access-token", None), "/a", secret),
+            pair(
+                "authorization: Basic eC1hY2Nlc3MtdG9rZW46c2stMTIzNDU=",
+                "/v1/a"
+            )
         );
+        for (asked, sent) in [
+            ("/a", "/v1/a?key=sk%2F%3A%2B%26%25%20~"),
+            ("/a?", "/v1/a?key=sk%2F%3A%2B%26%25%20~"),
+            ("/a?b=c", "/v1/a?b=c&key=sk%2F%3A%2B%26%25%20~"),
+            ("", "/v1/?key=sk%2F%3A%2B%26%25%20~"),
+        ] {
+            let sent = sent.replace("%20", "%7B");
+            let query = at("query", "key", None);
+            assert_eq!(placed(&query, asked, b"sk/:+&%{~"), pair("", &sent));
+        }
+        for (path, asked, sent) in [
+            ("/bot{}", "/getMe?a=b", "/v1/bot12%3AAb-_cd/getMe?a=b"),
+            ("/{}/x", "/getMe", "/v1/12%3AAb-_cd/x/getMe"),
+            ("/bot{}", "", "/v1/bot12%3AAb-_cd/"),
+        ] {
+            let path = at("path", path, None);
+            assert_eq!(placed(&path, asked, b"12:Ab-_cd"), pair("", sent));
+        }
+    }
+
+    #[test]
+    fn a_placeholder_stands_in_its_place_once_or_is_refused() {
+        let taken = |place: &Inject, asked: &str| {
+            let shown = take_placeholder(place, asked).ok()?;
+            Some((shown.asked, shown.placeholder.map(|text| text.to_string())))
+        };
+        let is = |asked: &str, shown: &str| Some((asked.to_owned(), Some(shown.to_owned())));
+        let none = |asked: &str| Some((asked.to_owned(), None));
+        let header = at("header", "x-api-key", None);
+        for asked in ["", "/a?key=x&key=y", "/bot/x"] {
+            assert_eq!(taken(&header, asked), none(asked));
+        }
+        let query = at("query", "key", None);
+        for (asked, rest, shown) in [
+            ("/a?key=x", "/a", "x"),
+            ("?key=x", "", "x"),
+            ("/a?b=c&key=x&d", "/a?b=c&d", "x"),
+            ("/a?%6bey=x", "/a", "x"),
+            ("/a?key=a%2Bb+c", "/a", "a+b c"),
+            ("/a?key", "/a", ""),
+            ("/key=y?key=a=b", "/key=y", "a=b"),
+        ] {
+            assert_eq!(taken(&query, asked), is(rest, shown), "{asked}");
+        }
+        for asked in ["/a", "/a?", "/a?Key=x&k+ey=x", "/a?b&c=key", "/key=x"] {
+            assert_eq!(taken(&query, asked), none(asked));
+        }
+        for twice in ["/a?key=x&key=x", "/a?key=x&b&k%65y=y", "/a?key&key"] {
+            assert_eq!(taken(&query, twice), None, "{twice}");
+        }
+        // What nobody has taken out is not sent beside it.
+        for left in ["/a?key=x", "/a?b&%6Bey", "/a?k%65y=x&key=y"] {
+            let refused = inject(&query, &target(left), b"12345678").err();
+            assert!(
+                matches!(refused, Some(Error::PathNotCanonical(_))),
+                "{left}"
+            );
+        }
+        let path = at("path", "/bot{}", None);
+        for (asked, rest, shown) in [
+            ("/botx:y/getMe", "/getMe", "x:y"),
+            ("/botx", "", "x"),
+            ("/bot/getMe", "/getMe", ""),
+            ("/botx?a", "?a", "x"),
+            ("/botx//evil", "//evil", "x"),
+        ] {
+            assert_eq!(taken(&path, asked), is(rest, shown), "{asked}");
+        }
+        for elsewhere in [
+            "",
+            "/",
+            "/getMe",
+            "/%62otx/getMe",
+            "/a/botx/getMe",
+            "//botx",
+            "?/botx",
+        ] {
+            assert_eq!(taken(&path, elsewhere), None, "{elsewhere}");
+        }
+        let between = at("path", "/a/{}/v1", None);
+        assert_eq!(taken(&between, "/a/x/v1/b"), is("/b", "x"));
+        for elsewhere in ["/a/x/v2/b", "/a/x", "/a/x?/v1"] {
+            assert_eq!(taken(&between, elsewhere), None, "{elsewhere}");
+        }
     }
 
     #[test]

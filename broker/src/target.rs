@@ -3,6 +3,7 @@
 use data_encoding::HEXUPPER;
 use identity::resource;
 use policy::Upstream;
+use zeroize::Zeroizing;
 
 use crate::Error;
 
@@ -67,13 +68,31 @@ impl Target {
         &self.resource[self.rule_path..]
     }
 
-    /// Path and query as they are sent (RFC 9112 section 3.2.1).
-    pub fn origin_form(&self) -> String {
+    /// Path and query as they are sent (RFC 9112 section 3.2.1): `segment` before what was asked for,
+    /// and `parameter` behind all of it.
+    pub(crate) fn origin_form(&self, segment: &str, parameter: &str) -> Zeroizing<String> {
+        let query = self.query.as_deref();
         let path = &self.resource[self.sent_path..];
-        match &self.query {
-            Some(query) => format!("{path}?{query}"),
-            None => path.to_owned(),
-        }
+        let (own, asked) = path.split_at(self.rule_path - self.sent_path);
+        let mark = |is_there: bool, mark| if is_there { mark } else { "" };
+        let parts = [
+            own,
+            segment,
+            asked,
+            mark(query.is_some() || !parameter.is_empty(), "?"),
+            query.unwrap_or_default(),
+            mark(
+                !parameter.is_empty() && query.is_some_and(|query| !query.is_empty()),
+                "&",
+            ),
+            parameter,
+        ];
+        // At once, so that nothing of it is left where it was too long.
+        let mut form = Zeroizing::new(String::with_capacity(
+            parts.iter().map(|part| part.len()).sum(),
+        ));
+        parts.iter().for_each(|part| form.push_str(part));
+        form
     }
 
     /// The query, without its `?`.
@@ -157,7 +176,7 @@ mod tests {
         ] {
             let target = target(asked).unwrap_or_else(|error| panic!("{asked}: {error}"));
             assert_eq!(
-                (target.rule_path(), &*target.origin_form()),
+                (target.rule_path(), &**target.origin_form("", "")),
                 (rule, sent),
                 "{asked}"
             );
@@ -170,7 +189,7 @@ mod tests {
         let target = Target::new(&root, "/x?y").unwrap();
         let all = (
             target.rule_path(),
-            &*target.origin_form(),
+            &**target.origin_form("", ""),
             target.resource(),
         );
         assert_eq!(all, ("/x", "/x?y", "https://api.example/x"));

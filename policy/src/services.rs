@@ -72,7 +72,7 @@ pub struct Upstream {
 #[serde(try_from = "String", into = "String")]
 pub struct Pin(pub Digest<32>);
 
-/// Where a credential is put. Exactly one of `header` and `basic` is given.
+/// Where a credential is put. Exactly one of `header`, `basic`, `query` and `path` is given.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Inject {
@@ -85,6 +85,12 @@ pub struct Inject {
     /// As the password of this user (RFC 7617).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub basic: Option<String>,
+    /// As the value of this parameter, at the query's end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
+    /// In the path, behind the service's own and before what is asked for: `{}` is the credential.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
 }
 
 /// What becomes of an answer in which the credential is found, in one of the forms in which it is
@@ -215,30 +221,65 @@ impl fmt::Display for Pin {
 }
 
 impl Inject {
-    fn check(&self) -> Result<(), String> {
-        match (&self.header, &self.basic) {
-            (Some(header), None) => {
+    fn check(&self, upstream: &Upstream) -> Result<(), String> {
+        let format = self.format.as_deref();
+        match (&self.header, &self.basic, &self.query, &self.path) {
+            (Some(header), None, None, None) => {
                 check_header(header)?;
-                let format = self.format.as_deref().unwrap_or("{}");
+                let format = format.unwrap_or("{}");
                 let good = |b: u8| b == b' ' || b.is_ascii_graphic();
                 if format.matches("{}").count() != 1 || !format.bytes().all(good) {
                     return Err("format has {} once, where the credential stands".into());
                 }
                 Ok(())
             }
-            (None, Some(user)) if self.format.is_none() => {
-                let good = |b: u8| b.is_ascii_graphic() && b != b':';
-                if user.is_empty() || user.len() > 128 || !user.bytes().all(good) {
-                    return Err(
-                        "basic is a user name of 1 to 128 printable characters, without colon"
-                            .into(),
-                    );
-                }
-                Ok(())
+            (None, Some(user), None, None) if format.is_none() => check_user(user),
+            (None, None, Some(name), None) if format.is_none() => check_parameter(name),
+            (None, None, None, Some(path)) if format.is_none() => check_segment(upstream, path),
+            _ => {
+                Err("inject has one of header (perhaps with format), basic, query and path".into())
             }
-            _ => Err("inject has either header, perhaps with format, or basic".into()),
         }
     }
+
+    /// What of a path stands before and behind the credential, if it stands there.
+    pub fn path_parts(&self) -> Option<(&str, &str)> {
+        self.path.as_deref()?.split_once("{}")
+    }
+}
+
+fn check_user(user: &str) -> Result<(), String> {
+    let good = |b: u8| b.is_ascii_graphic() && b != b':';
+    if user.is_empty() || user.len() > 128 || !user.bytes().all(good) {
+        return Err("basic is a user name of 1 to 128 printable characters, without colon".into());
+    }
+    Ok(())
+}
+
+/// Of characters that stand in a query as they are (RFC 3986 section 2.3).
+fn check_parameter(name: &str) -> Result<(), String> {
+    let good = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    if name.is_empty() || name.len() > 64 || !name.bytes().all(good) {
+        return Err("query is a name of 1 to 64 letters, digits, -, ., _ and ~".into());
+    }
+    Ok(())
+}
+
+/// Where the credential ends must be plain: at the end of its segment.
+fn check_segment(upstream: &Upstream, path: &str) -> Result<(), String> {
+    let wrong = || {
+        "path begins with / and has {} once, at the end of a segment: \"/bot{}\", for example"
+            .to_owned()
+    };
+    let (before, after) = path.split_once("{}").ok_or_else(wrong)?;
+    let good = |b: u8| b.is_ascii_alphanumeric() || b"-._~/@".contains(&b);
+    let plain = [before, after].iter().all(|part| part.bytes().all(good));
+    let ends = after.is_empty() || (after.starts_with('/') && !after.ends_with('/'));
+    if !plain || !ends || !before.starts_with('/') || path.len() > 256 {
+        return Err(wrong());
+    }
+    let filled = format!("{}{before}x{after}", upstream.as_str());
+    resource::check(&filled).map_err(|error| format!("path {path:?}: {error}"))
 }
 
 fn check_header(name: &str) -> Result<(), String> {
@@ -277,7 +318,7 @@ impl Service {
                 return Err("each of roots is one certificate in PEM".into());
             }
         }
-        self.inject.check()?;
+        self.inject.check(&self.upstream)?;
         if self.rules.is_empty() || self.rules.len() > 64 {
             return Err("1 to 64 rules".into());
         }

@@ -6,6 +6,7 @@ use policy::{IdentityPolicy, Service};
 use policy_engine::{CREDENTIAL_ACTION, Denied, ServiceInput, accept_request};
 use protocol::{Answer, OpenCredential, OpenedCredential, SealedCredential, Ticket};
 use upstream::{Call, Secret};
+use zeroize::Zeroizing;
 
 use crate::Error;
 use crate::audit::Trail;
@@ -85,7 +86,7 @@ pub(crate) fn open(
     let envelope = Envelope::parse(&open.envelope)?;
     let secret = credentials.open(&envelope, &policy.name, &service.name)?;
     credentials.see(&policy.name, &service.name, envelope.version)?;
-    let placed = inject(&service.inject, &secret)?;
+    let placed = inject(&service.inject, &asked.target, &secret)?;
     let ticket = Ticket(env.random()?);
     let credential = record::Credential {
         call: Some(call_id(ticket)),
@@ -104,11 +105,10 @@ pub(crate) fn open(
         actor: *credentials.actor(&policy.name).as_bytes(),
         version: envelope.version,
         method: open.method,
-        target: asked.target.origin_form(),
+        target: Secret(Zeroizing::new(placed.target.as_bytes().to_vec())),
         headers: asked.headers,
         length: open.length,
-        header: placed.header,
-        value: Secret(placed.value),
+        header: placed.header.map(|(name, value)| (name, Secret(value))),
         secrets: placed.secrets.into_iter().map(Secret).collect(),
     };
     let mut usage = lock(credentials.service(place)?.usage(&policy.name)?);

@@ -316,7 +316,7 @@ impl Download<'_> {
         let call = self.call;
         let mut request = Request::new(body);
         *request.method_mut() = Method::from_bytes(call.method.as_bytes()).map_err(|_| odd)?;
-        *request.uri_mut() = call.target.parse::<Uri>().map_err(|_| odd)?;
+        *request.uri_mut() = Uri::try_from(call.target.as_ref()).map_err(|_| odd)?;
         let headers = request.headers_mut();
         let host = HeaderValue::from_str(&self.shared.authority).map_err(|_| odd)?;
         headers.append(hyper::header::HOST, host);
@@ -326,10 +326,12 @@ impl Download<'_> {
         }
         let identity = HeaderValue::from_static("identity");
         headers.append(hyper::header::ACCEPT_ENCODING, identity);
-        let name = HeaderName::from_bytes(call.header.as_bytes()).map_err(|_| odd)?;
-        let mut value = HeaderValue::from_bytes(call.value.as_ref()).map_err(|_| odd)?;
-        value.set_sensitive(true);
-        headers.append(name, value);
+        if let Some((name, value)) = &call.header {
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| odd)?;
+            let mut value = HeaderValue::from_bytes(value.as_ref()).map_err(|_| odd)?;
+            value.set_sensitive(true);
+            headers.append(name, value);
+        }
         Ok(request)
     }
 

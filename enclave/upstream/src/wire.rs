@@ -62,23 +62,20 @@ pub struct Call {
     /// `GET`, and so on.
     #[n(4)]
     pub method: String,
-    /// Path and query.
+    /// Path and query; the credential may stand in them.
     #[n(5)]
-    pub target: String,
+    pub target: Secret,
     /// The headers that are sent, but for `Host`, the credential, and what frames the message.
     #[n(6)]
     pub headers: Vec<Header>,
     /// How long the body is, if that is known before.
     #[n(7)]
     pub length: Option<u64>,
-    /// The header in which the credential stands.
+    /// The header in which the credential stands, and its value.
     #[n(8)]
-    pub header: String,
-    /// Its value.
-    #[n(9)]
-    pub value: Secret,
+    pub header: Option<(String, Secret)>,
     /// What must not come back.
-    #[n(10)]
+    #[n(9)]
     pub secrets: Vec<Secret>,
 }
 

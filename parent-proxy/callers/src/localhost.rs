@@ -43,17 +43,20 @@ pub enum Shown<T> {
 impl Localhost {
     /// A request for a service: for this host, from no web page, with a caller's token wherever an
     /// unchanged client shows what it takes for its credential, or with one that `other` knows. What is
-    /// shown is taken out: it goes no further.
+    /// shown is taken out of the headers: it goes no further. `elsewhere` is what it showed in the path
+    /// or query.
     pub fn take_placeholder<T>(
         &self,
         headers: &mut HeaderMap,
+        elsewhere: Option<&str>,
         other: impl Fn(&str) -> Option<T>,
     ) -> Result<Shown<T>, TurnedAway> {
         check_host(headers, self.listen)?;
         if headers.contains_key(ORIGIN) {
             return Err(TurnedAway::ForeignOrigin);
         }
-        let presented = placeholders(headers);
+        let mut presented = placeholders(headers);
+        presented.extend(elsewhere.map(|shown| Zeroizing::new(shown.to_owned())));
         let (first, rest) = presented.split_first().ok_or(TurnedAway::TokenInvalid)?;
         // Two tokens are two callers' words.
         if rest.iter().any(|other| other != first) {

@@ -53,6 +53,14 @@ fn full() -> Value {
                 "name": "git", "upstream": "https://git.example:8443", "inject": {"basic": "x-access-token"},
                 "rules": [{"name": "read", "methods": ["GET", "HEAD"], "paths": ["/r.git/info/refs"], "identities": ["agent"]}],
             },
+            {
+                "name": "maps", "upstream": "https://maps.example", "inject": {"query": "key"},
+                "rules": [{"name": "read", "methods": ["GET"], "paths": ["/geocode"], "identities": ["agent"]}],
+            },
+            {
+                "name": "bots", "upstream": "https://bots.example", "inject": {"path": "/a/bot{}/v1"},
+                "rules": [{"name": "read", "methods": ["GET"], "paths": ["/getMe"], "identities": ["agent"]}],
+            },
         ],
     })
 }
@@ -134,6 +142,23 @@ fn the_schema_of_a_policy_accepts_what_the_program_accepts() {
         ("/services/0/inject/format", json!("Bearer")),
         ("/services/0/inject/header", json!("Authorization")),
         ("/services/1/inject/basic", json!("a:b")),
+        ("/services/1/inject", json!({"basic": "b", "query": "key"})),
+        (
+            "/services/2/inject",
+            json!({"query": "key", "format": "{}"}),
+        ),
+        ("/services/2/inject/query", json!("")),
+        ("/services/2/inject/query", json!("a=b")),
+        ("/services/2/inject/query", json!("a&b")),
+        ("/services/2/inject/query", json!("a%62")),
+        ("/services/3/inject", json!({"path": "/{}", "header": "a"})),
+        ("/services/3/inject/path", json!("bot{}")),
+        ("/services/3/inject/path", json!("/bot")),
+        ("/services/3/inject/path", json!("/bot{}x")),
+        ("/services/3/inject/path", json!("/bot{}/")),
+        ("/services/3/inject/path", json!("/bot{}/{}")),
+        ("/services/3/inject/path", json!("/b?t={}")),
+        ("/services/3/inject/path", json!("/b%6ft{}")),
         ("/services/0/roots/0", json!("roots.pem")),
         ("/services/0/pins/0", json!("0".repeat(64))),
         ("/services/0/rules/0/methods/0", json!("TRACE")),

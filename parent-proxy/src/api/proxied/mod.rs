@@ -9,9 +9,9 @@ use axum::body::Body;
 use axum::extract::{Request as HttpRequest, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
-use broker::Omni;
+use broker::{Omni, Shown as InPlace, take_placeholder};
 use hyper::body::Body as _;
-use policy::{IdentityPolicy, Service};
+use policy::{Bundle, IdentityPolicy, Service};
 use protocol::{Answer, OpenCredential, OpenedCredential, Request, Requester, Ticket};
 
 use self::answer::refusal;
@@ -38,18 +38,33 @@ pub(crate) async fn handle(State(app): State<Arc<App>>, request: HttpRequest) ->
 async fn proxied(app: &Arc<App>, request: HttpRequest) -> Result<Response, Problem> {
     let relay = app.relay.as_ref().ok_or_else(no_services)?;
     let (parts, body) = request.into_parts();
-    let Agent {
-        caller,
-        headers,
-        identity: held_for,
-    } = identify(app, relay, parts.extensions.get(), parts.headers)?;
     let target = parts
         .uri
         .path_and_query()
         .map_or("/", |target| target.as_str());
-    let (name, rest) = split(target).ok_or_else(no_services)?;
     let policy = app.admission.policy();
-    let (place, service) = policy.service(name).ok_or_else(|| unknown(name))?;
+    let found = find(policy, target);
+    // Who does not say who it is, learns nothing of what there is.
+    let placeholder = found
+        .as_ref()
+        .ok()
+        .and_then(|found| found.shown.placeholder.as_deref());
+    let Agent {
+        caller,
+        headers,
+        identity: held_for,
+    } = identify(
+        app,
+        relay,
+        parts.extensions.get(),
+        parts.headers,
+        placeholder.map(String::as_str),
+    )?;
+    let Found {
+        place,
+        service,
+        shown,
+    } = found?;
     let identity = match held_for {
         Some(identity) => identity,
         None => identity(app, &caller, service, &headers)?,
@@ -67,7 +82,7 @@ async fn proxied(app: &Arc<App>, request: HttpRequest) -> Result<Response, Probl
         },
         service: service.name.clone(),
         method: parts.method.as_str().to_owned(),
-        target: rest.to_owned(),
+        target: shown.asked,
         headers: headers
             .iter()
             .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec().into()))
@@ -126,13 +141,14 @@ fn identify(
     relay: &Relay,
     peer: Option<&Peer>,
     mut headers: HeaderMap,
+    placeholder: Option<&str>,
 ) -> Result<Agent, Problem> {
     let mut identity = None;
     let (seen, quota) = match (peer, &relay.localhost) {
         (Some(Peer::Unix(known)), _) => (known.seen.clone(), Arc::clone(&known.quota)),
         (Some(Peer::Localhost(from)), Some(localhost)) => {
             let held = |token: &str| relay.placeholders.holder(token);
-            let seen = match localhost.take_placeholder(&mut headers, held)? {
+            let seen = match localhost.take_placeholder(&mut headers, placeholder, held)? {
                 Shown::Token(name) => ObservedCaller::named(name),
                 Shown::Other(holder) => {
                     // Whoever found it in another's environment is not who it was given to.
@@ -163,6 +179,25 @@ fn identify(
             "the policy names no identity for this caller",
         ))
     }
+}
+
+/// What is asked for.
+struct Found<'a> {
+    place: usize,
+    service: &'a Service,
+    shown: InPlace,
+}
+
+fn find<'a>(policy: &'a Bundle, target: &str) -> Result<Found<'a>, Problem> {
+    let (name, asked) = split(target).ok_or_else(no_services)?;
+    let (place, service) = policy.service(name).ok_or_else(|| unknown(name))?;
+    let shown = take_placeholder(&service.inject, asked)
+        .map_err(|error| Problem::new(422, error.code(), error.to_string()))?;
+    Ok(Found {
+        place,
+        service,
+        shown,
+    })
 }
 
 /// The service's name, and what is asked of it.

@@ -185,6 +185,81 @@ fn openais_and_anthropics_own_clients_work_unchanged_and_say_why_they_are_refuse
     }
 }
 
+/// A toy of Telegram's bots and of Google Maps.
+fn toy_of_urls(request: &Request, tls: &mut Tls) -> std::io::Result<bool> {
+    let told = if request.line.contains("/getMe") {
+        json!({"ok": true, "result": {"id": 1, "is_bot": true, "first_name": "toy", "username": "toy_bot"}})
+    } else {
+        json!({"status": "OK", "results": [{"place_id": "carfax"}]})
+    };
+    let json = "content-type: application/json\r\n";
+    answer(tls, 200, json, told.to_string().as_bytes())
+}
+
+#[test]
+fn clients_that_put_their_key_in_path_or_query_work_unchanged() {
+    // Google's client takes no other key.
+    let placeholder = "AIza-placeholder-with-no-real-secret";
+    let encoded = "sk-live-9b2f6c1e0d8a4f7bA%2B%2F%3D";
+    let path = format!("POST /bot{encoded}/getMe HTTP/1.1");
+    let query =
+        format!("GET /maps/api/geocode/json?address=Carfax%2C+Oxford&key={encoded} HTTP/1.1");
+    for (place, inject, sent, answered, refused, unknown) in [
+        (
+            "path",
+            "{ path = \"/bot{}\" }",
+            path,
+            "toy_bot",
+            "Forbidden",
+            "InvalidToken",
+        ),
+        (
+            "query",
+            "{ query = \"key\" }",
+            query,
+            "carfax",
+            "HTTPError",
+            "HTTPError",
+        ),
+    ] {
+        let with = With {
+            rules: "{ name = \"ask\", methods = [\"GET\", \"POST\"], paths = [\"/getMe\", \"/maps/api/geocode/json\"], identities = [\"crew\"] }",
+            base: "",
+            inject,
+            placeholder,
+            ..With::default()
+        };
+        let setting = Setting::with(Upstream::start(toy_of_urls), &with);
+        setting.put_well("crew", SECRET);
+        let output = Command::new(interop(".venv-clients/bin/python"))
+            .arg(interop("url_client.py"))
+            .arg(format!("http://127.0.0.1:{}/api", setting.port))
+            .args([placeholder, place])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(told["asked"], answered, "{told}");
+        let raised = [("refused", refused, "403"), ("unknown", unknown, "401")];
+        for (name, class, status) in raised {
+            assert_eq!(told[name][0], class, "{told}");
+            let says = told[name][1].as_str().unwrap();
+            assert!(class != "HTTPError" || says.contains(status), "{told}");
+        }
+        let seen = setting.upstream.seen();
+        assert!(!seen.is_empty());
+        for request in seen {
+            assert!(!format!("{request:?}").contains(placeholder));
+            assert_eq!(request.header("authorization"), None);
+            if place == "query" || request.line.contains("getMe") {
+                assert_eq!(request.line, sent);
+            }
+        }
+        let opened = &setting.events("credential.open", if place == "path" { 4 } else { 2 })[0];
+        assert!(!opened.to_string().contains(encoded), "{opened}");
+    }
+}
+
 #[test]
 fn curl_and_nodes_fetch_work_through_run_and_their_placeholder_ends_with_them() {
     let setting = Setting::with(

@@ -40,6 +40,8 @@ pub(crate) struct With<'a> {
     pub(crate) service: &'a str,
     pub(crate) rules: &'a str,
     pub(crate) inject: &'a str,
+    /// What the caller `crew` shows at the TCP port.
+    pub(crate) placeholder: &'a str,
     /// Where the service is, behind its host.
     pub(crate) base: &'a str,
     /// Names of identities; the first one is `crew`.
@@ -57,6 +59,7 @@ impl Default for With<'_> {
             service: "",
             rules: RULES,
             inject: "{ header = \"authorization\", format = \"Bearer {}\" }",
+            placeholder: PLACEHOLDER,
             base: "/v1",
             identities: &["crew"],
             bundle: "",
@@ -267,7 +270,7 @@ pub(crate) fn config(upstream: SocketAddr, port: u16, more: &str) -> String {
 /// The bundle, and beside it the files that the configuration names.
 pub(crate) fn bundle(state: &State, upstream: &Upstream, with: &With<'_>) -> String {
     let token = state.folder().join("crew.token");
-    std::fs::write(&token, PLACEHOLDER).unwrap();
+    std::fs::write(&token, with.placeholder).unwrap();
     std::fs::set_permissions(&token, Permissions::from_mode(0o600)).unwrap();
     // The first annex, so that there can be another.
     let annex = policy::Annex::from_toml("version = 1").unwrap();

@@ -1,4 +1,4 @@
-use super::setting::{PLACEHOLDER, SECRET, Setting};
+use super::setting::{PLACEHOLDER, SECRET, Setting, With};
 use super::upstream::{Upstream, answer};
 
 /// Says what came, but for the credential.
@@ -55,6 +55,133 @@ fn an_agent_with_a_placeholder_has_its_answer_and_the_service_has_the_credential
         closed[0]["credential"]["call"]
     );
     assert_eq!(closed[0]["credential"]["status"], 200);
+}
+
+#[test]
+fn a_placeholder_in_path_or_query_stands_in_its_place_or_nothing_is_sent() {
+    let rules =
+        "{ name = \"read\", methods = [\"GET\"], paths = [\"/models\"], identities = [\"crew\"] }";
+    let start = |inject| {
+        let upstream = Upstream::start(|_, tls| answer(tls, 200, "", b"well"));
+        let setting = Setting::with(
+            upstream,
+            &With {
+                inject,
+                rules,
+                ..With::default()
+            },
+        );
+        setting.put_well("crew", SECRET);
+        setting
+    };
+    let encoded = "sk-live-9b2f6c1e0d8a4f7bA%2B%2F%3D";
+    let setting = start("{ query = \"key\" }");
+    let last = |setting: &Setting| setting.upstream.seen().last().unwrap().line.clone();
+    for (asked, sent) in [
+        ("", ""),
+        ("?", "&"),
+        ("?key=x", ""),
+        ("?a=b&key=x&c", "a=b&c&"),
+        ("?%6b%65y=x&a=b", "a=b&"),
+    ] {
+        let got = setting.ask(&format!("GET /api/models{asked}"), "", b"");
+        assert_eq!(got.status, 200, "{asked} {got:?}");
+        let sent = sent.trim_start_matches('&');
+        assert_eq!(
+            last(&setting),
+            format!("GET /v1/models?{sent}key={encoded} HTTP/1.1")
+        );
+    }
+    let count = setting.upstream.seen().len();
+    for twice in ["?key=x&key=x", "?key=x&a&k%65y=y"] {
+        let got = setting.ask(&format!("GET /api/models{twice}"), "", b"");
+        let code = got.header("x-anchorhold-error");
+        assert_eq!(
+            (got.status, code.as_deref()),
+            (422, Some("path_not_canonical")),
+            "{twice}"
+        );
+    }
+    // At the port it says who asks, alone or beside a header that says the same.
+    let with = format!("GET /api/models?key={PLACEHOLDER}");
+    let same = format!("x-api-key: {PLACEHOLDER}\r\n");
+    for (line, headers, status) in [
+        (&*with, "", 200),
+        (&with, &*same, 200),
+        ("GET /api/models", &same, 200),
+        ("GET /api/models", "", 401),
+        ("GET /api/models?key=other", "", 401),
+        ("GET /api/models?key=other", &same, 401),
+        (&with, "x-api-key: other\r\n", 401),
+    ] {
+        let told = setting.ask_tcp(line, headers, b"");
+        assert!(
+            told.starts_with(&format!("HTTP/1.1 {status}")),
+            "{line} {headers} {told}"
+        );
+    }
+    assert_eq!(setting.upstream.seen().len(), count + 3);
+
+    let setting = start("{ path = \"/bot{}\" }");
+    for shown in ["", "x", PLACEHOLDER] {
+        let got = setting.ask(&format!("GET /api/bot{shown}/models?a"), "", b"");
+        assert_eq!(got.status, 200, "{shown} {got:?}");
+        assert_eq!(
+            last(&setting),
+            format!("GET /v1/bot{encoded}/models?a HTTP/1.1")
+        );
+    }
+    let count = setting.upstream.seen().len();
+    for (elsewhere, code) in [
+        ("/models", "path_not_canonical"),
+        ("/%62otx/models", "path_not_canonical"),
+        ("/botx//models", "path_not_canonical"),
+        ("/botx/../models", "path_not_canonical"),
+        ("/botx/botx/models", "service_request_not_allowed"),
+        ("/botx", "service_request_not_allowed"),
+    ] {
+        let got = setting.ask(&format!("GET /api{elsewhere}"), "", b"");
+        assert_eq!(
+            got.header("x-anchorhold-error").as_deref(),
+            Some(code),
+            "{elsewhere} {got:?}"
+        );
+    }
+    let told = setting.ask_tcp("GET /api/models", "", b"");
+    assert!(told.starts_with("HTTP/1.1 401"), "{told}");
+    assert_eq!(setting.upstream.seen().len(), count);
+}
+
+#[test]
+fn a_credential_in_a_url_that_comes_back_is_cut_off() {
+    for inject in ["{ query = \"key\" }", "{ path = \"/bot{}\" }"] {
+        for in_header in [false, true] {
+            let upstream = Upstream::start(move |request, tls| {
+                let target = request.line.split(' ').nth(1).unwrap();
+                let location = format!("location: https://other.example{target}\r\n");
+                match in_header {
+                    true => answer(tls, 302, &location, b""),
+                    false => answer(tls, 404, "", format!("{target} is nowhere").as_bytes()),
+                }
+            });
+            let setting = Setting::with(
+                upstream,
+                &With {
+                    inject,
+                    ..With::default()
+                },
+            );
+            setting.put_well("crew", SECRET);
+            let line = ["GET /api/models", "GET /api/botx/models"];
+            let got = setting.ask(line[usize::from(inject.contains("bot"))], "", b"");
+            let code = got.header("x-anchorhold-error");
+            assert_eq!(
+                (got.status, code.as_deref()),
+                (502, Some("credential_reflected")),
+                "{got:?}"
+            );
+        }
+    }
 }
 
 #[test]
