@@ -38,11 +38,13 @@ pub struct Place<'a> {
     pub actor: &'a Omni,
     /// For which service.
     pub service: &'a str,
+    /// Where that is: a bundle that comes later may call another one so.
+    pub upstream: &'a str,
 }
 
 /// A sealed credential: `0x05 || epoch u32 || version u64 || nonce || ciphertext || tag`, numbers
 /// big-endian, under AES-256-GCM; its AAD is the CBOR array `[domain, epoch, version, operator, actor,
-/// service]`. The key is HKDF-SHA-256 of K3.
+/// service, upstream]`. The key is HKDF-SHA-256 of K3.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
     /// Of K3.
@@ -126,7 +128,7 @@ impl Envelope {
             )
             .map_err(|_| {
                 Error::EnvelopeUnopened(
-                    "it is of another actor, service, operator or boot, or was changed",
+                    "it is of another actor, service, place of a service, operator or boot, or was changed",
                 )
             })?
             .len();
@@ -143,6 +145,7 @@ fn aad(epoch: u32, version: u64, place: Place<'_>) -> Vec<u8> {
         place.operator,
         place.actor,
         place.service,
+        place.upstream,
     ))
 }
 
@@ -175,6 +178,7 @@ mod tests {
             operator: &operator,
             actor: &actor,
             service: "openrouter",
+            upstream: "https://openrouter.ai/api",
         };
         let sealed = Envelope::seal(&epoch(7, 9), 42, place, b"sk-12345", [5; 12]).unwrap();
         let read = Envelope::parse(sealed.as_bytes()).unwrap();
@@ -201,6 +205,13 @@ mod tests {
                 epoch(7, 9),
                 Place {
                     service: "openai",
+                    ..place
+                },
+            ),
+            (
+                epoch(7, 9),
+                Place {
+                    upstream: "https://openrouter.example/api",
                     ..place
                 },
             ),

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use data_encoding::{BASE64_NOPAD, BASE64URL_NOPAD, HEXLOWER};
 
 /// As it is; in base64 and base64url, wherever in a text it stands; in hex; percent-encoded, all of
-/// it or what a query would encode; as a JSON string escapes it. Each once; none is shorter than six
+/// it, or what a parameter, JavaScript or a path would encode; as JSON strings escape it, by RFC 8259
+/// alone or as Go and .NET do. Each once; none is shorter than six
 /// bytes. They are looked for in any case, so those in hex are given in lower case.
 pub(crate) fn forms(secret: &[u8]) -> Vec<Vec<u8>> {
     let mut forms = BTreeSet::from([secret.to_vec()]);
@@ -16,20 +17,30 @@ pub(crate) fn forms(secret: &[u8]) -> Vec<Vec<u8>> {
     let percent = hex.as_bytes().chunks(2);
     forms.insert(percent.flat_map(|pair| [b'%', pair[0], pair[1]]).collect());
     forms.insert(hex.into_bytes());
-    let encoded = secret.iter().flat_map(|byte| {
-        // RFC 3986 section 2.3.
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(byte) {
-            vec![*byte]
-        } else {
-            format!("%{}", HEXLOWER.encode(&[*byte])).into_bytes()
-        }
-    });
-    forms.insert(encoded.collect());
-    for slash in [&b"/"[..], b"\\/"] {
+    // What stands as it is: RFC 3986 section 2.3; encodeURIComponent (ECMA-262); in a segment of a path;
+    // in a path.
+    for plain in [
+        "-._~",
+        "-._~!*'()",
+        "-._~!$&'()*+,;=:@",
+        "-._~!$&'()*+,;=:@/",
+    ] {
+        let encoded = secret.iter().flat_map(|byte| {
+            if byte.is_ascii_alphanumeric() || plain.as_bytes().contains(byte) {
+                vec![*byte]
+            } else {
+                format!("%{}", HEXLOWER.encode(&[*byte])).into_bytes()
+            }
+        });
+        forms.insert(encoded.collect());
+    }
+    // What stands as a code: nothing; encoding/json of Go; System.Text.Json of .NET.
+    for (coded, slash) in [("", "/"), ("", "\\/"), ("<>&", "/"), ("\"<>&'+`", "/")] {
         let escaped = secret.iter().flat_map(|byte| match byte {
+            byte if coded.as_bytes().contains(byte) => format!("\\u00{byte:02x}").into_bytes(),
             b'"' => b"\\\"".to_vec(),
             b'\\' => b"\\\\".to_vec(),
-            b'/' => slash.to_vec(),
+            b'/' => slash.as_bytes().to_vec(),
             byte => vec![*byte],
         });
         forms.insert(escaped.collect());
@@ -86,5 +97,18 @@ mod tests {
         assert!(holds(b"?k=sk-%22secret%2F%5C%2B~value%3F"));
         assert!(holds(b"?k=sk-%22secret%2f%5c%2b~value%3f"));
         assert!(!holds(b"sk-secret value"));
+        // The first by Node's encodeURIComponent, the others by what RFC 3986, Go and .NET document.
+        let secret = b"sk-live&9b2f<6c1e>0d+8a'4f7b!A/+";
+        let forms = super::forms(secret);
+        for text in [
+            &b"sk-live%269b2f%3C6c1e%3E0d%2B8a'4f7b!A%2F%2B"[..],
+            b"sk-live&9b2f%3C6c1e%3E0d+8a'4f7b!A%2F+",
+            b"sk-live&9b2f%3C6c1e%3E0d+8a'4f7b!A/+",
+            b"sk-live\\u00269b2f\\u003c6c1e\\u003e0d+8a'4f7b!A/+",
+            b"sk-live\\u00269b2f\\u003C6c1e\\u003E0d\\u002B8a\\u00274f7b!A/\\u002B",
+        ] {
+            let stands = forms.iter().any(|form| form.eq_ignore_ascii_case(text));
+            assert!(stands, "{}", String::from_utf8_lossy(text));
+        }
     }
 }

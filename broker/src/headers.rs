@@ -42,6 +42,17 @@ const FORWARDING: [&str; 5] = [
     "x-client-ip",
     "true-client-ip",
 ];
+/// By which some services have another method or path than what was judged.
+const OVERRIDES: [&str; 6] = [
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-method",
+    "x-original-url",
+    "x-rewrite-url",
+];
+/// Pieces of an answer could each have a piece of a credential.
+const PIECES: [&str; 2] = ["if-range", "range"];
 /// Of an answer: what belongs to the credential's owner, or would lead around us.
 const OF_OWNER: [&str; 6] = [
     "set-cookie",
@@ -101,25 +112,34 @@ pub fn forwarded(headers: &[Header], placed: &str) -> Result<Vec<Header>, Error>
     headers.iter().try_for_each(Header::check)?;
     let named = connection_named(headers);
     let passes = |header: &&Header| {
-        let name = header.name.as_str();
+        let name = read_as(&header.name);
+        let name = name.as_str();
         !HOP.contains(&name)
             && !CREDENTIALS.contains(&name)
             && !FORWARDING.contains(&name)
+            && !OVERRIDES.contains(&name)
+            && !PIECES.contains(&name)
             && !name.starts_with("proxy-")
             && !name.starts_with("x-forwarded-")
             && !name.starts_with("x-anchorhold-")
             && name != "accept-encoding"
-            && name != placed
-            && !named.iter().any(|named| named == name)
+            && name != read_as(placed)
+            && !named.iter().any(|named| read_as(named) == name)
     };
     let sent: Vec<Header> = headers.iter().filter(passes).cloned().collect();
     // What is said twice is read once, and nobody knows which.
-    for single in ["content-type", "content-encoding", "range"] {
-        if sent.iter().filter(|header| header.name == single).count() > 1 {
+    for single in ["content-type", "content-encoding"] {
+        let is_it = |header: &&Header| read_as(&header.name) == single;
+        if sent.iter().filter(is_it).count() > 1 {
             return Err(Error::HeaderInvalid(single.into(), "it is given twice"));
         }
     }
     Ok(sent)
+}
+
+/// A name as services may read it: CGI and what came of it take `_` for `-` (RFC 3875 section 4.1.18).
+fn read_as(name: &str) -> String {
+    name.replace('_', "-")
 }
 
 /// The headers of an answer that are given back, in their order. How long its body is, they say.
@@ -185,6 +205,15 @@ mod tests {
             ("X-Forwarded-For", "1.2.3.4"),
             ("Proxy-Whatever", "1"),
             ("TE", "trailers"),
+            ("X_Api_Key", "placeholder"),
+            ("x_custom_key", "mine"),
+            ("transfer_encoding", "chunked"),
+            ("X_Forwarded_For", "1.2.3.4"),
+            ("x_secret_hop", "1"),
+            ("X-HTTP-Method-Override", "DELETE"),
+            ("X-Original-URL", "/admin"),
+            ("Range", "bytes=0-9"),
+            ("If-Range", "x"),
             ("anthropic-version", "2023-06-01"),
             ("Accept", "text/event-stream"),
             ("Accept", "application/json"),
@@ -214,6 +243,8 @@ mod tests {
             );
         }
         let twice = headers(&[("content-type", "a/b"), ("Content-Type", "c/d")]);
+        assert!(forwarded(&twice, "authorization").is_err());
+        let twice = headers(&[("content-type", "a/b"), ("Content_Type", "c/d")]);
         assert!(forwarded(&twice, "authorization").is_err());
         let many = vec![Header::new("a", b""); MAX_HEADERS + 1];
         assert_eq!(forwarded(&many, "x"), Err(Error::HeadersTooLong));

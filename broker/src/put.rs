@@ -2,6 +2,7 @@
 //! attests, and signed by the operator.
 
 use identity::cose::{self, Purpose};
+use identity::json::MAX_SAFE_INTEGER;
 use identity::{Digest, PublicKey, Signer, cbor, sha256};
 use minicbor::{Decode, Encode};
 use rustls::crypto::aws_lc_rs::hpke::DH_KEM_X25519_HKDF_SHA256_AES_256 as HPKE;
@@ -117,6 +118,9 @@ impl Order {
         let order: Self = cbor::from_slice(payload).map_err(|_| wrong("not of this form"))?;
         if order.tag != TAG {
             return Err(wrong("not of this form"));
+        }
+        if order.version > MAX_SAFE_INTEGER {
+            return Err(wrong("its version is beyond 2^53-1"));
         }
         Ok(order)
     }

@@ -1,9 +1,12 @@
 //! Looks for credentials in answers, however they are cut into pieces.
 
-use aho_corasick::AhoCorasick;
+use aho_corasick::{AhoCorasick, AhoCorasickKind};
 use policy::Scrub;
 
 use crate::forms::forms;
+
+/// Of longer ones no table of all transitions is made, which has some 7 KiB for each byte.
+const MAX_TABLE: usize = 256;
 
 /// The credential stands in an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,9 +34,16 @@ impl Needles {
             .collect();
         all.sort();
         all.dedup();
+        let length: usize = secrets.iter().map(|secret| secret.as_ref().len()).sum();
+        let kind = if length <= MAX_TABLE {
+            AhoCorasickKind::DFA
+        } else {
+            AhoCorasickKind::ContiguousNFA
+        };
         Self {
-            // A few texts of a few hundred bytes can always be built.
+            // A few texts of a few thousand bytes can always be built.
             matcher: AhoCorasick::builder()
+                .kind(Some(kind))
                 .match_kind(aho_corasick::MatchKind::LeftmostLongest)
                 .ascii_case_insensitive(true)
                 .build(&all)
@@ -41,6 +51,11 @@ impl Needles {
             longest: all.iter().map(Vec::len).max().unwrap_or_default(),
             forms: all,
         }
+    }
+
+    /// How much memory they take, in bytes.
+    pub fn memory(&self) -> usize {
+        self.matcher.memory_usage() + self.forms.iter().map(Vec::len).sum::<usize>()
     }
 
     /// Whether one of them stands in this.
@@ -146,6 +161,19 @@ mod tests {
                 let masked = [b"before ", &vec![b'*'; form.len()][..], b" after"].concat();
                 assert_eq!(passed(&text, cut, Scrub::Replace).as_deref(), Ok(&*masked));
             }
+        }
+    }
+
+    #[test]
+    fn what_is_looked_for_takes_little_memory() {
+        let random: Vec<u8> = (0..4096_u32)
+            .map(|at| {
+                b"0123456789abcdefGHIJKL-_/+=."[(at.wrapping_mul(2_654_435_761) >> 7) as usize % 28]
+            })
+            .collect();
+        for length in [8, 51, 164, 256, 257, 1200, 4096] {
+            let memory = Needles::new(&[&random[..length]]).memory();
+            assert!(memory < 3 << 20, "{length} bytes: {memory}");
         }
     }
 

@@ -2,17 +2,18 @@
 //! under way.
 
 use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use broker::{Envelope, Epoch, Omni, Place, SealingKey};
 use identity::{Digest, PublicKey, sha256};
 use minicbor::bytes::ByteVec;
-use policy::{Annex, Bundle, Scrub, Service};
+use policy::{Annex, Bundle, RevokedCredential, Scrub, Service};
 use policy_engine::Usage;
 use protocol::Ticket;
 use record::Decision;
-use upstream::{Call, Ended, Setup, Unavailable};
+use upstream::{Call, Ended, Revoked, Setup, Unavailable};
 use zeroize::Zeroizing;
 
 use crate::Error;
@@ -20,6 +21,8 @@ use crate::sync::{lock, read, write};
 
 /// Calls that are under way, or whose end is not known.
 const MAX_CALLS: usize = 16 * 1024;
+/// What is said and not heard yet.
+const MAX_SAID: usize = 256;
 /// Whoever made a call asks so soon for its end to be recorded; else it is recorded all the same.
 const ASKED_WITHIN: Duration = Duration::from_secs(3);
 
@@ -29,8 +32,8 @@ pub trait Courier: Send + Sync {
     fn begin(&self, setup: Setup) -> Result<(), Unavailable>;
     /// Lets a call be made.
     fn call(&self, call: Call) -> Result<(), Unavailable>;
-    /// Ends what is under way with the credential of an actor.
-    fn revoke(&self, actor: [u8; 32]) -> Result<(), Unavailable>;
+    /// Ends what is under way with a credential.
+    fn revoke(&self, revoked: Revoked) -> Result<(), Unavailable>;
 }
 
 impl Courier for upstream::Client {
@@ -42,18 +45,25 @@ impl Courier for upstream::Client {
         self.call(call)
     }
 
-    fn revoke(&self, actor: [u8; 32]) -> Result<(), Unavailable> {
-        self.revoke(actor)
+    fn revoke(&self, revoked: Revoked) -> Result<(), Unavailable> {
+        self.revoke(revoked)
     }
 }
 
 /// What the process of a service says, or that it says nothing any more.
 #[derive(Debug)]
 pub enum FromService {
-    /// A call ended.
-    Ended(Ended),
+    /// A call ended, as the process of the service of this place says.
+    Ended(usize, Ended),
     /// The process of the service of this place in the bundle has ended, or said nonsense.
     Gone(usize),
+}
+
+impl FromService {
+    /// Where it is said, and where it is heard. When much waits, the processes wait.
+    pub fn channel() -> (SyncSender<Self>, Receiver<Self>) {
+        sync_channel(MAX_SAID)
+    }
 }
 
 /// What an enclave has to do with credentials, if its bundle names services.
@@ -65,6 +75,8 @@ pub(crate) struct Credentials {
     /// an older one is not used any more.
     versions: Mutex<BTreeMap<(String, String), u64>>,
     calls: Mutex<BTreeMap<Ticket, OpenCall>>,
+    /// Revocations of which the processes of services have not been told yet: by place.
+    untold: Mutex<Vec<(usize, Revoked)>>,
 }
 
 /// What is wiped at the end of the boot.
@@ -110,6 +122,7 @@ impl Credentials {
             services: services.collect::<Result<_, _>>()?,
             versions: Mutex::default(),
             calls: Mutex::default(),
+            untold: Mutex::default(),
         })
     }
 
@@ -130,14 +143,20 @@ impl Credentials {
     }
 
     /// The credential of an order whose signature was verified, as it will be kept.
-    pub(crate) fn seal(&self, order: &broker::Order, nonce: [u8; 12]) -> Result<Envelope, Error> {
+    pub(crate) fn seal(
+        &self,
+        order: &broker::Order,
+        service: &Service,
+        nonce: [u8; 12],
+    ) -> Result<Envelope, Error> {
         let secrets = read(&self.secrets);
         let secrets = secrets.as_ref().ok_or(Error::Halted)?;
         let secret = order.open(&secrets.sealing)?;
         let place = Place {
             operator: &self.operator,
             actor: &order.actor,
-            service: &order.service,
+            service: &service.name,
+            upstream: service.upstream.as_str(),
         };
         let epoch = secrets.epochs.last().ok_or(Error::Halted)?;
         let sealed = Envelope::seal(epoch, order.version, place, &secret, nonce)?;
@@ -149,7 +168,7 @@ impl Credentials {
         &self,
         envelope: &Envelope,
         identity: &str,
-        service: &str,
+        service: &Service,
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
         let secrets = read(&self.secrets);
         let secrets = secrets.as_ref().ok_or(Error::Halted)?;
@@ -157,7 +176,8 @@ impl Credentials {
         let place = Place {
             operator: &self.operator,
             actor: &actor,
-            service,
+            service: &service.name,
+            upstream: service.upstream.as_str(),
         };
         let mut epochs = secrets.epochs.iter();
         let epoch = epochs.find(|epoch| epoch.number == envelope.epoch);
@@ -210,17 +230,29 @@ impl Credentials {
         })
     }
 
-    /// Ends what is under way with credentials that an annex revokes. What a process does not hear of
-    /// ends with its boot: it is busy or gone, and its calls end by themselves.
+    /// Ends what is under way with credentials that an annex revokes.
     pub(crate) fn revoke(&self, bundle: &Bundle, annex: &Annex) {
-        for (service, state) in bundle.services.iter().zip(&self.services) {
+        let mut revoked = Vec::new();
+        for (place, service) in bundle.services.iter().enumerate() {
             for identity in &bundle.identities {
-                if is_revoked(annex, &identity.name, &service.name) {
-                    let actor = self.actor(&identity.name);
-                    let _ = state.courier.revoke(*actor.as_bytes());
+                if let Some(last) = revoked_until(annex, &identity.name, &service.name) {
+                    let actor = *self.actor(&identity.name).as_bytes();
+                    revoked.push((place, Revoked { actor, last }));
                 }
             }
         }
+        *lock(&self.untold) = revoked;
+        self.tell();
+    }
+
+    /// Tells the processes of services what was revoked. One that is busy is told later, by whoever
+    /// tends the calls; in one that is gone nothing is under way.
+    fn tell(&self) {
+        lock(&self.untold).retain(|(place, revoked)| {
+            let service = self.services.get(*place);
+            let told = service.map(|service| service.courier.revoke(*revoked));
+            matches!(told, Some(Err(Unavailable::Busy)))
+        });
     }
 
     /// Gives a call up whose ticket nobody knows.
@@ -233,9 +265,11 @@ impl Credentials {
     pub(crate) fn hear(&self, said: &FromService) {
         let mut calls = lock(&self.calls);
         match said {
-            FromService::Ended(ended) => {
+            FromService::Ended(place, ended) => {
                 let call = calls.get_mut(&ended.ticket);
+                // Whoever lends lines can show any process any ticket.
                 call.into_iter()
+                    .filter(|call| call.place == *place)
                     .for_each(|call| call.end(|credential| how(ended, credential)));
             }
             FromService::Gone(place) => {
@@ -263,8 +297,10 @@ impl Credentials {
         }
     }
 
-    /// What the record learns of calls that ended a while ago, and whose end nobody asked for.
-    pub(crate) fn close_forgotten(&self) -> Vec<Decision> {
+    /// Does what was left undone, now and then. Gives what the record learns of calls that ended a while
+    /// ago, and whose end nobody asked for.
+    pub(crate) fn tend(&self) -> Vec<Decision> {
+        self.tell();
         let mut calls = lock(&self.calls);
         let forgotten = |call: &OpenCall| {
             call.ended
@@ -334,16 +370,17 @@ fn how(ended: &Ended, credential: record::Credential) -> record::Credential {
     }
 }
 
-/// Whether the operator revoked the credential of an identity for a service: the agent, or this one.
-pub(crate) fn is_revoked(annex: &Annex, identity: &str, service: &str) -> bool {
-    let is = |entry: &String| {
-        entry.strip_prefix("agent:") == Some(identity)
-            || entry
-                .strip_prefix("credential:")
-                .and_then(|place| place.split_once('/'))
-                == Some((identity, service))
+/// The last version of an identity's credential for a service that the operator revoked: all, if it
+/// is the agent that is revoked; none, if nothing is.
+pub(crate) fn revoked_until(annex: &Annex, identity: &str, service: &str) -> Option<u64> {
+    let last = |entry: &String| {
+        if entry.strip_prefix("agent:") == Some(identity) {
+            return Some(u64::MAX);
+        }
+        let revoked = RevokedCredential::parse(entry)?;
+        ((revoked.identity, revoked.service) == (identity, service)).then_some(revoked.last)
     };
-    annex.revoked.iter().any(is)
+    annex.revoked.iter().filter_map(last).max()
 }
 
 /// How the record calls a call: its ticket is nobody's to know.
@@ -354,4 +391,141 @@ pub(crate) fn call_id(ticket: Ticket) -> Digest<32> {
 /// Whether a key is that of the operator who may put credentials.
 pub(crate) fn operator_key(bundle: &Bundle) -> &PublicKey {
     &bundle.operator_key.0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use upstream::Ending;
+
+    use super::*;
+    use crate::audit::Trail;
+
+    /// Busy the first two times; then it counts what it is told.
+    #[derive(Default)]
+    struct Slow(Arc<AtomicUsize>);
+
+    impl Courier for Slow {
+        fn begin(&self, _: Setup) -> Result<(), Unavailable> {
+            Ok(())
+        }
+
+        fn call(&self, _: Call) -> Result<(), Unavailable> {
+            Ok(())
+        }
+
+        fn revoke(&self, _: Revoked) -> Result<(), Unavailable> {
+            match self.0.fetch_add(1, Ordering::Relaxed) {
+                0 | 1 => Err(Unavailable::Busy),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    fn credentials(told: &Arc<AtomicUsize>) -> Credentials {
+        let service = || ServiceState {
+            courier: Box::new(Slow(Arc::clone(told))),
+            usage: BTreeMap::new(),
+        };
+        Credentials {
+            operator: Omni::new([1; 32]),
+            secrets: RwLock::new(None),
+            services: vec![service(), service()],
+            versions: Mutex::default(),
+            calls: Mutex::default(),
+            untold: Mutex::default(),
+        }
+    }
+
+    fn ended(ticket: Ticket, status: u16) -> Ended {
+        Ended {
+            ticket,
+            ending: Ending::Complete,
+            status: Some(status),
+            sent: 0,
+            sent_digest: [0; 32],
+            received: 0,
+            received_digest: [0; 32],
+            spki: None,
+        }
+    }
+
+    #[test]
+    fn the_process_of_one_service_ends_no_call_of_another() {
+        let credentials = credentials(&Arc::default());
+        let ticket = Ticket([3; 16]);
+        let trail = Trail::new(Digest([0; 48]), "credential.open", "rule");
+        let mut decision = trail.follow("credential.close", None);
+        decision.credential = Some(record::Credential::default());
+        let call = OpenCall {
+            place: 1,
+            decision,
+            ended: None,
+        };
+        lock(&credentials.calls).insert(ticket, call);
+        credentials.hear(&FromService::Ended(0, ended(ticket, 500)));
+        credentials.hear(&FromService::Gone(0));
+        assert_eq!(credentials.close(ticket).unwrap_err(), Error::CallUnderWay);
+        credentials.hear(&FromService::Ended(1, ended(ticket, 200)));
+        // It ends once.
+        credentials.hear(&FromService::Ended(1, ended(ticket, 500)));
+        let closed = credentials.close(ticket).unwrap().credential.unwrap();
+        assert_eq!(closed.status, Some(200));
+    }
+
+    #[test]
+    fn a_process_that_is_busy_hears_of_a_revocation_later() {
+        let told = Arc::default();
+        let credentials = credentials(&told);
+        let revoked = Revoked {
+            actor: [1; 32],
+            last: 1,
+        };
+        *lock(&credentials.untold) = vec![(0, revoked), (1, revoked)];
+        credentials.tell();
+        assert_eq!(lock(&credentials.untold).len(), 2);
+        assert!(credentials.tend().is_empty());
+        assert!(lock(&credentials.untold).is_empty());
+        credentials.tell();
+        assert_eq!(told.load(Ordering::Relaxed), 4);
+    }
+
+    #[test]
+    fn a_revocation_is_of_an_agent_a_credential_or_its_versions_up_to_one() {
+        let until = |revoked: &[&str]| {
+            let annex = format!("version = 1\nrevoked = {revoked:?}");
+            revoked_until(&Annex::from_toml(&annex).unwrap(), "crew", "api")
+        };
+        for (revoked, last) in [
+            (&["agent:crew"][..], Some(u64::MAX)),
+            (&["credential:crew/api"], Some(u64::MAX)),
+            (&["credential:crew/api@17"], Some(17)),
+            (
+                &["credential:crew/api@17", "credential:crew/api@5"],
+                Some(17),
+            ),
+            (&["credential:crew/api@17", "agent:crew"], Some(u64::MAX)),
+            (
+                &[
+                    "credential:crew/other@17",
+                    "credential:other/api",
+                    "agent:other",
+                ],
+                None,
+            ),
+            (
+                &[
+                    "credential:crew/api@",
+                    "credential:crew/api@+1",
+                    "credential:crew/api@1x",
+                ],
+                None,
+            ),
+            (&[], None),
+        ] {
+            assert_eq!(until(revoked), last, "{revoked:?}");
+        }
+    }
 }

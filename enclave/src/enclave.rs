@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use attestation::Document;
 use broker::Epoch;
@@ -562,6 +562,7 @@ impl<N: Nsm> Enclave<N> {
     /// Hears what the processes of services say; ends when nobody says anything any more. Meant for
     /// one thread.
     pub fn hear(&self, said: &Receiver<FromService>) {
+        let mut tended = Instant::now();
         loop {
             let heard = said.recv_timeout(HEARD_WITHIN);
             let Ok(env) = self.env() else {
@@ -575,12 +576,15 @@ impl<N: Nsm> Enclave<N> {
             };
             match heard {
                 Ok(said) => credentials.hear(&said),
-                Err(RecvTimeoutError::Timeout) => {
-                    let forgotten = credentials.close_forgotten().into_iter();
-                    let noted = forgotten.map(|end| Outcome::noted(dated(&env, end)));
-                    self.release(noted.collect());
-                }
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
+            }
+            // However much is said meanwhile.
+            if tended.elapsed() >= HEARD_WITHIN {
+                tended = Instant::now();
+                let forgotten = credentials.tend().into_iter();
+                let noted = forgotten.map(|end| Outcome::noted(dated(&env, end)));
+                self.release(noted.collect());
             }
         }
     }

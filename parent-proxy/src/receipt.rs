@@ -59,7 +59,13 @@ pub fn verify<'l>(
     let name = call.to_string();
     let names_it = |line: &&[u8]| contains(line, name.as_bytes());
     let (mut open, mut close) = (None, None);
+    let mut seen: Vec<&[u8]> = Vec::new();
     for line in lines.into_iter().filter(names_it) {
+        // Whoever asks for a path with this name in it has a line that names it, and is of no call.
+        if !says_call(line, &name) || seen.contains(&line) {
+            continue;
+        }
+        seen.push(line);
         // Each line is signed for itself.
         let event = Reader::new(vec![key.clone()]).next(line);
         let event = event.map_err(|error| ReceiptError::Line(error.to_string()))?;
@@ -144,6 +150,12 @@ fn judge(
     let key = PublicKey::from_spki(read.record()).map_err(|error| wrong(error.to_string()))?;
     let bundle = Bundle::from_canonical(read.bundle()).map_err(|error| wrong(error.to_string()))?;
     Ok((verdict, bundle.digest(), key))
+}
+
+/// Whether a line says of itself that it is of this call. Nothing of it is verified.
+fn says_call(line: &[u8], call: &str) -> bool {
+    let line = serde_json::from_slice::<serde_json::Value>(line);
+    line.is_ok_and(|line| line["credential"]["call"] == call)
 }
 
 fn contains(line: &[u8], text: &[u8]) -> bool {

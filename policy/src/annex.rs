@@ -31,12 +31,47 @@ pub struct Annex {
     pub issuers: Vec<Issuer>,
     /// What is not believed any more: the `jti` of a token or the SHA-256 of what was signed of it,
     /// the first 64 characters of its signature, an issuer, a subject, an actor, `agent:<name>`, or
-    /// `credential:<identity>/<service>`.
+    /// `credential:<identity>/<service>`, which [`RevokedCredential`] reads.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub revoked: Vec<String>,
     /// Bitstring Status Lists of other issuers, as the operator has fetched and checked them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub status_lists: Vec<ListedStatus>,
+}
+
+/// A credential of a service that is not used any more, as an annex names it:
+/// `credential:<identity>/<service>`, or `credential:<identity>/<service>@<version>` for that version
+/// and those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RevokedCredential<'a> {
+    /// Whose it is.
+    pub identity: &'a str,
+    /// For which service.
+    pub service: &'a str,
+    /// The last version that is not used any more.
+    pub last: u64,
+}
+
+impl<'a> RevokedCredential<'a> {
+    /// What stands before it.
+    pub const PREFIX: &'static str = "credential:";
+
+    /// Reads an entry; none, if it is of another kind or malformed.
+    pub fn parse(entry: &'a str) -> Option<Self> {
+        let (identity, rest) = entry.strip_prefix(Self::PREFIX)?.split_once('/')?;
+        let (service, last) = match rest.split_once('@') {
+            None => (rest, u64::MAX),
+            Some((service, version)) => {
+                let digits = version.bytes().all(|b| b.is_ascii_digit());
+                (service, version.parse().ok().filter(|_| digits)?)
+            }
+        };
+        Some(Self {
+            identity,
+            service,
+            last,
+        })
+    }
 }
 
 /// A Bitstring Status List.

@@ -9,7 +9,7 @@ use state::{Custody, KmsKey, Rollback, Terms};
 
 use crate::names::{MultikeyText, check_name, check_validity, malformed};
 use crate::services::check_services;
-use crate::{Annex, Error};
+use crate::{Annex, Error, RevokedCredential};
 use crate::{
     Approver, Callers, Delegation, Limit, Match, Pattern, PolicyDigest, ProvenCaller, Rego, Rule,
     Service,
@@ -20,7 +20,6 @@ use crate::{
 pub const MAX_BYTES: usize = 32 * 1024;
 
 /// With what an annex revokes a credential: `credential:<identity>/<service>`.
-const CREDENTIAL: &str = "credential:";
 
 /// What the enclave is told once per boot, and commits to. Everything in it is public.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -171,11 +170,9 @@ impl Bundle {
         };
         let is_identity = |name: &str| self.identity(name).is_some();
         let is_known = |entry: &str| {
-            if begins(entry, CREDENTIAL) {
-                let place = entry.strip_prefix(CREDENTIAL);
-                let place = place.and_then(|place| place.split_once('/'));
-                return place.is_some_and(|(identity, service)| {
-                    is_identity(identity) && self.service(service).is_some()
+            if begins(entry, RevokedCredential::PREFIX) {
+                return RevokedCredential::parse(entry).is_some_and(|revoked| {
+                    is_identity(revoked.identity) && self.service(revoked.service).is_some()
                 });
             }
             !begins(entry, AGENT) || entry.strip_prefix(AGENT).is_some_and(is_identity)

@@ -36,7 +36,7 @@ mod rego;
 mod rule;
 mod services;
 
-pub use crate::annex::{Annex, AssertedCaller, ListedStatus};
+pub use crate::annex::{Annex, AssertedCaller, ListedStatus, RevokedCredential};
 pub use crate::bundle::{Bundle, IdentityPolicy, MAX_BYTES, Mode, ResourceLabels, StatePolicy};
 pub use crate::callers::{Approver, Callers, PeerEnclave, ProvenCaller};
 pub use crate::delegation::{Delegation, Delegator, Issuer};

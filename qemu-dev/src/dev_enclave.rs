@@ -5,13 +5,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use enclave::boot::{EgressProcess, Pipes, ServiceProcess, be_service};
 use enclave::{
-    BootClock, BootTime, CLOCK_INTERVAL, Enclave, LentLines, Listener, Machine, Nsm, OsEntropy,
-    serve,
+    BootClock, BootTime, CLOCK_INTERVAL, Enclave, FromService, LentLines, Listener, Machine, Nsm,
+    OsEntropy, serve,
 };
 
 use crate::nsm::{Encoding, MockNsm};
@@ -45,7 +44,7 @@ impl DevEnclave {
         // them.
         enclave::boot::confine()?;
         let kms = egress.talk(nsm.tls_roots(), power_off)?;
-        let (tell, said) = channel();
+        let (tell, said) = FromService::channel();
         let services = services.into_iter().enumerate();
         let couriers = services.map(|(place, service)| service.talk(place, &tell));
         let couriers = couriers.collect::<Result<_, _>>()?;

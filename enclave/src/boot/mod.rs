@@ -20,7 +20,6 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
 use std::thread;
 
 use policy::MAX_SERVICES;
@@ -39,7 +38,8 @@ pub use signals::reap;
 
 use crate::transport::Parent;
 use crate::{
-    BootTime, CLOCK_INTERVAL, Enclave, Error, LentLines, Listener, Machine, Nsm, OsEntropy, serve,
+    BootTime, CLOCK_INTERVAL, Enclave, Error, FromService, LentLines, Listener, Machine, Nsm,
+    OsEntropy, serve,
 };
 
 /// Where the program is in an image, and what it is started with to be the egress process.
@@ -127,7 +127,7 @@ fn boot<N: Nsm>(
     spawn("heartbeat", move || heartbeat::beat(parent)).map_err(thread)?;
     let power_off = move |error: &Error| exit.end(error.reason(), &error.to_string());
     let kms = egress.talk(nsm.tls_roots(), power_off)?;
-    let (say, said) = channel();
+    let (say, said) = FromService::channel();
     let talk = |(place, service): (usize, ServiceProcess)| service.talk(place, &say);
     let couriers = services.into_iter().enumerate().map(talk);
     let couriers = couriers.collect::<Result<_, _>>()?;

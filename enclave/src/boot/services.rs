@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::SyncSender;
 
 use upstream::Lines;
 
@@ -64,13 +64,17 @@ impl ServiceProcess {
     }
 
     /// Talks to it from now on. `said` is told how calls end, and when it says nothing any more.
-    pub fn talk(self, place: usize, said: &Sender<FromService>) -> Result<Box<dyn Courier>, Error> {
+    pub fn talk(
+        self,
+        place: usize,
+        said: &SyncSender<FromService>,
+    ) -> Result<Box<dyn Courier>, Error> {
         let (ended, gone) = (said.clone(), said.clone());
         let client = upstream::Client::start(
             self.from,
             self.to,
             // Nobody is there to hear it at the end of the boot.
-            move |call| drop(ended.send(FromService::Ended(call))),
+            move |call| drop(ended.send(FromService::Ended(place, call))),
             move |_| drop(gone.send(FromService::Gone(place))),
         );
         let client = client.map_err(|error| failed(io::Error::other(error)))?;

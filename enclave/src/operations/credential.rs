@@ -1,6 +1,7 @@
 //! Credentials of others: put by the operator, used by callers that never see them.
 
 use broker::{Envelope, Header, Order, RequestHead, Target, forwarded, header_digest, inject};
+use identity::json::MAX_SAFE_INTEGER;
 use identity::{Caller, Intent};
 use policy::{IdentityPolicy, Service};
 use policy_engine::{CREDENTIAL_ACTION, Denied, ServiceInput, accept_request};
@@ -10,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::Error;
 use crate::audit::Trail;
-use crate::credentials::{Credentials, call_id, is_revoked, operator_key};
+use crate::credentials::{Credentials, call_id, operator_key, revoked_until};
 use crate::env::Env;
 use crate::sync::lock;
 
@@ -41,7 +42,7 @@ pub(crate) fn put(env: &Env<'_>, signed: &[u8], trail: &mut Trail) -> Result<Ans
     });
     let mut nonce = [0; 12];
     nonce.copy_from_slice(&env.random()?[..12]);
-    let sealed = credentials.seal(&order, nonce)?;
+    let sealed = credentials.seal(&order, service, nonce)?;
     credentials.see(&policy.name, &service.name, order.version)?;
     Ok(Answer::Credential(SealedCredential {
         actor: *order.actor.as_bytes(),
@@ -82,9 +83,9 @@ pub(crate) fn open(
         },
     )?;
     trail.rule(&rule.name);
-    check_revoked(env, policy, service)?;
     let envelope = Envelope::parse(&open.envelope)?;
-    let secret = credentials.open(&envelope, &policy.name, &service.name)?;
+    check_revoked(env, policy, service, envelope.version)?;
+    let secret = credentials.open(&envelope, &policy.name, service)?;
     credentials.see(&policy.name, &service.name, envelope.version)?;
     let placed = inject(&service.inject, &asked.target, &secret)?;
     let ticket = Ticket(env.random()?);
@@ -152,6 +153,7 @@ struct Asked {
 impl Asked {
     fn parse(service: &Service, open: &OpenCredential, trail: &mut Trail) -> Result<Self, Error> {
         let target = Target::new(&service.upstream, &open.target)?;
+        check_length(&open.method, open.length)?;
         let intent = Intent::new(
             CREDENTIAL_ACTION.into(),
             service.name.clone(),
@@ -181,10 +183,33 @@ impl Asked {
     }
 }
 
-/// Refuses what the operator revoked: the agent, all its credentials, or this one.
-fn check_revoked(env: &Env<'_>, policy: &IdentityPolicy, service: &Service) -> Result<(), Error> {
-    let revoked = |annex| is_revoked(annex, &policy.name, &service.name);
-    if env.annex().is_some_and(revoked) {
+/// Refuses bodies that some services would take for the beginning of the next request (RFC 9110
+/// sections 9.3.1, 9.3.2 and 9.3.7), and lengths that no record has a form for.
+fn check_length(method: &str, length: Option<u64>) -> Result<(), Error> {
+    let wrong = |why| Err(broker::Error::HeaderInvalid("content-length".into(), why).into());
+    if length.is_some_and(|length| length > MAX_SAFE_INTEGER) {
+        return wrong("it is beyond 2^53-1");
+    }
+    if ["GET", "HEAD", "OPTIONS"].contains(&method) && length != Some(0) {
+        return wrong("a request of this method has no body here");
+    }
+    Ok(())
+}
+
+/// Refuses what the operator revoked: the agent, all its credentials, or this version of this one.
+/// Which version it is that is shown, is known for sure once it has been opened.
+fn check_revoked(
+    env: &Env<'_>,
+    policy: &IdentityPolicy,
+    service: &Service,
+    version: u64,
+) -> Result<(), Error> {
+    let until = |annex| revoked_until(annex, &policy.name, &service.name);
+    if env
+        .annex()
+        .and_then(until)
+        .is_some_and(|last| version <= last)
+    {
         return Err(Denied::CredentialRevoked.into());
     }
     Ok(())

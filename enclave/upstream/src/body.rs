@@ -1,11 +1,15 @@
 //! The body of a call, as it comes over its line.
 
 use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc::{self, Receiver, Sender};
+
+use crate::counted::Counted;
+use crate::sync::lock;
 
 /// A piece of a body.
 pub(crate) enum Piece {
@@ -21,21 +25,24 @@ pub(crate) enum Piece {
 pub(crate) struct CutOff;
 
 /// A body whose pieces come from elsewhere.
-#[derive(Debug)]
 pub(crate) struct CallBody {
     pieces: Receiver<Piece>,
     length: Option<u64>,
     ended: bool,
+    /// What was taken of it.
+    taken: Arc<Mutex<Counted>>,
 }
 
 impl CallBody {
-    /// With a length, if that is known before; and where its pieces are put.
-    pub(crate) fn new(length: Option<u64>) -> (Sender<Piece>, Self) {
+    /// With a length, if that is known before; and where its pieces are put. What the connection takes of
+    /// it is counted.
+    pub(crate) fn new(length: Option<u64>, taken: Arc<Mutex<Counted>>) -> (Sender<Piece>, Self) {
         let (sender, pieces) = mpsc::channel(1);
         let body = Self {
             pieces,
             length,
             ended: length == Some(0),
+            taken,
         };
         (sender, body)
     }
@@ -53,7 +60,10 @@ impl Body for CallBody {
             return Poll::Ready(None);
         }
         self.pieces.poll_recv(context).map(|piece| match piece {
-            Some(Piece::Data(bytes)) => Some(Ok(Frame::data(bytes))),
+            Some(Piece::Data(bytes)) => {
+                lock(&self.taken).add(&bytes);
+                Some(Ok(Frame::data(bytes)))
+            }
             Some(Piece::Last) => {
                 self.ended = true;
                 None

@@ -1,11 +1,10 @@
 //! One call after the other, over one line.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use aws_lc_rs::digest::{Context, SHA256};
 use broker::{Header, Needles, Scrubber, returned};
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -24,9 +23,11 @@ use tokio::sync::mpsc::Sender;
 use tokio::time::timeout;
 
 use crate::body::{CallBody, Piece};
+use crate::counted::Counted;
 use crate::lines::Line;
 use crate::pool::{Connection, Owner};
-use crate::shared::{Shared, lock, unsent};
+use crate::shared::{Offered, Shared, revocation, unsent};
+use crate::sync::lock;
 use crate::tls;
 use crate::wire::{Call, Ended, Ending};
 
@@ -64,17 +65,19 @@ pub(crate) async fn serve(shared: &Arc<Shared>, line: Line, first: Ticket) {
                 None => return,
             },
         };
-        let Some(call) = shared.claim(ticket).await else {
+        let Some(offered) = shared.claim(ticket).await else {
             let _ = line
                 .fail("ticket_unknown", "nobody may use this ticket")
                 .await;
             return;
         };
+        let Offered { call, revoked } = *offered;
         let mut progress = Progress::new();
-        let revoked = shared.revocation(call.actor);
         let made = tokio::select! {
+            // A revocation that has come already counts.
+            biased;
+            () = revocation(revoked, &call) => Err(Ending::CredentialRevoked),
             made = make(shared, &mut line, &call, &mut progress) => made,
-            () = revoked => Err(Ending::CredentialRevoked),
         };
         let (ending, again) = match made {
             Ok(again) => (Ending::Complete, again),
@@ -114,34 +117,9 @@ fn says(ending: Ending) -> &'static str {
 struct Progress {
     status: Option<u16>,
     spki: Option<[u8; 32]>,
-    sent: Counted,
+    /// What was taken of the body, to be sent.
+    sent: Arc<Mutex<Counted>>,
     received: Counted,
-}
-
-/// Bytes that went by.
-struct Counted {
-    bytes: u64,
-    digest: Context,
-}
-
-impl Counted {
-    fn new() -> Self {
-        Self {
-            bytes: 0,
-            digest: Context::new(&SHA256),
-        }
-    }
-
-    fn add(&mut self, piece: &[u8]) {
-        self.bytes += piece.len() as u64;
-        self.digest.update(piece);
-    }
-
-    fn digest(self) -> [u8; 32] {
-        let mut digest = [0; 32];
-        digest.copy_from_slice(self.digest.finish().as_ref());
-        digest
-    }
 }
 
 impl Progress {
@@ -149,19 +127,19 @@ impl Progress {
         Self {
             status: None,
             spki: None,
-            sent: Counted::new(),
+            sent: Arc::new(Mutex::new(Counted::new())),
             received: Counted::new(),
         }
     }
 
     fn ended(self, ticket: Ticket, ending: Ending) -> Ended {
-        let (sent, received) = (self.sent.bytes, self.received.bytes);
+        let sent = lock(&self.sent);
         Ended {
             status: self.status,
             spki: self.spki,
-            sent,
-            sent_digest: self.sent.digest(),
-            received,
+            sent: sent.bytes,
+            sent_digest: sent.digest(),
+            received: self.received.bytes,
             received_digest: self.received.digest(),
             ..unsent(ticket, ending)
         }
@@ -176,14 +154,14 @@ async fn make(
     call: &Call,
     progress: &mut Progress,
 ) -> Result<bool, Ending> {
-    let (pieces, body) = CallBody::new(call.length);
+    let (pieces, body) = CallBody::new(call.length, Arc::clone(&progress.sent));
     let whole = AtomicBool::new(false);
     let CallLine { from, to } = line;
-    let uploading = upload(from, pieces, call.length, &mut progress.sent, &whole);
+    let uploading = upload(from, pieces, call.length, &whole);
     let download = Download {
         shared,
         call,
-        needles: Needles::new(&call.secrets),
+        needles: shared.needles(call),
         to,
         status: &mut progress.status,
         spki: &mut progress.spki,
@@ -196,10 +174,17 @@ async fn make(
     // An answer that came before the request was whole: the rest of that is nobody's, and what it
     // went over is out of step.
     let whole = whole.load(Ordering::Acquire);
-    if whole {
+    if whole && is_in_step(call, progress.status) {
         keep(shared, (call.actor, call.version), connection);
     }
     Ok(whole)
+}
+
+/// Whether the service has surely taken the body for one: what answers a request that it does not
+/// serve may leave it, and take it for the beginning of the next request.
+fn is_in_step(call: &Call, status: Option<u16>) -> bool {
+    let takes_body = ["POST", "PUT", "PATCH"].contains(&call.method.as_str());
+    call.length == Some(0) || (takes_body && status.is_some_and(|status| status / 100 == 2))
 }
 
 /// Keeps a connection for the next call, once it is ready for it.
@@ -223,23 +208,23 @@ async fn upload(
     from: &mut BufReader<ReadHalf<Line>>,
     pieces: Sender<Piece>,
     length: Option<u64>,
-    sent: &mut Counted,
     whole: &AtomicBool,
 ) -> Ending {
+    let mut came = 0;
     loop {
         let Some(frame) = read_frame(from).await else {
             return Ending::Aborted;
         };
         match frame {
             (CallKind::Data, bytes) => {
-                sent.add(&bytes);
-                let too_much = length.is_some_and(|length| sent.bytes > length);
+                came += bytes.len() as u64;
+                let too_much = length.is_some_and(|length| came > length);
                 if too_much || pieces.send(Piece::Data(bytes.into())).await.is_err() {
                     break;
                 }
             }
             (CallKind::End, _) => {
-                if length.is_some_and(|length| sent.bytes != length) {
+                if length.is_some_and(|length| came != length) {
                     return Ending::Aborted;
                 }
                 whole.store(true, Ordering::Release);
@@ -254,7 +239,7 @@ async fn upload(
         let _ = from.fill_buf().await;
         return Ending::Aborted;
     }
-    if length.is_some_and(|length| sent.bytes > length) {
+    if length.is_some_and(|length| came > length) {
         return Ending::Aborted;
     }
     // The service takes no more of it: what it answers counts.
@@ -274,7 +259,7 @@ async fn read_frame(from: &mut BufReader<ReadHalf<Line>>) -> Option<(CallKind, V
 struct Download<'a> {
     shared: &'a Arc<Shared>,
     call: &'a Call,
-    needles: Needles,
+    needles: Arc<Needles>,
     to: &'a mut WriteHalf<Line>,
     status: &'a mut Option<u16>,
     spki: &'a mut Option<[u8; 32]>,
@@ -379,7 +364,7 @@ impl Download<'_> {
         if bytes.len() > MAX_BUFFER {
             return Err(Ending::ServiceMalformed);
         }
-        let mut scrubber = Scrubber::new(&self.needles, mode(self.shared));
+        let mut scrubber = Scrubber::new(Arc::clone(&self.needles), mode(self.shared));
         // An answer whose beginning is there already, or that has a length, is looked at before its head
         // is passed on: then a refusal can be told. A stream is not held up.
         let first = match body.size_hint().exact() {
@@ -420,6 +405,12 @@ impl Download<'_> {
         let lengths = came.get_all(CONTENT_LENGTH).iter().count();
         if lengths > 1 || (lengths == 1 && came.contains_key(TRANSFER_ENCODING)) {
             return Err(Ending::ServiceMalformed);
+        }
+        // hyper takes off `chunked`, and leaves what stands below it.
+        let mut codings = came.get_all(TRANSFER_ENCODING).iter();
+        let chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+        if !codings.all(chunked) || came.get_all(TRANSFER_ENCODING).iter().count() > 1 {
+            return Err(Ending::ServiceEncoded);
         }
         let mut encodings = came.get_all(CONTENT_ENCODING).iter();
         if encodings.any(|encoding| encoding != "identity") {

@@ -8,11 +8,12 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread;
 
 use identity::cbor;
+use identity::json::MAX_SAFE_INTEGER;
 use protocol::{FrameBuffer, write_frame};
 use zeroize::Zeroizing;
 
 use crate::Error;
-use crate::wire::{Answer, Ask, Call, Ended, Setup};
+use crate::wire::{Answer, Ask, Call, Ended, Revoked, Setup};
 
 /// Messages that wait to be written: a process that does not read keeps nobody waiting.
 const MAX_WAITING: usize = 256;
@@ -57,9 +58,9 @@ impl Client {
         self.send(&Ask::Call(Box::new(call)))
     }
 
-    /// Ends what is under way with the credential of an actor.
-    pub fn revoke(&self, actor: [u8; 32]) -> Result<(), Unavailable> {
-        self.send(&Ask::Revoke(actor))
+    /// Ends what is under way with a credential.
+    pub fn revoke(&self, revoked: Revoked) -> Result<(), Unavailable> {
+        self.send(&Ask::Revoke(revoked))
     }
 
     fn send(&self, ask: &Ask) -> Result<(), Unavailable> {
@@ -95,7 +96,7 @@ fn until_the_end(mut from: impl Read, ended: impl Fn(Ended)) -> Error {
         match buffer.next_frame() {
             Ok(Some(frame)) => match cbor::from_slice::<Answer>(frame) {
                 Ok(Answer::Ready) if !is_ready => is_ready = true,
-                Ok(Answer::Ended(call)) if is_ready => ended(call),
+                Ok(Answer::Ended(call)) if is_ready && can_be(&call) => ended(call),
                 Ok(_) => return Error::NotBegun,
                 Err(error) => return protocol::Error::from(error).into(),
             },
@@ -108,6 +109,11 @@ fn until_the_end(mut from: impl Read, ended: impl Fn(Ended)) -> Error {
             Err(error) => return error.into(),
         }
     }
+}
+
+/// Whether the record has a form for it: a line with a larger number nobody could read.
+fn can_be(call: &Ended) -> bool {
+    call.sent.max(call.received) <= MAX_SAFE_INTEGER
 }
 
 fn write_frames(
@@ -123,4 +129,58 @@ fn write_frames(
         }
     })?;
     Ok(sender)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Cursor, sink};
+    use std::sync::mpsc::channel;
+
+    use protocol::Ticket;
+
+    use super::*;
+    use crate::shared::unsent;
+    use crate::wire::Ending;
+
+    /// What is heard of these answers, and whether the process is believed until it ends by itself.
+    fn heard(answers: &[Answer]) -> (usize, bool) {
+        let mut frames = Vec::new();
+        for answer in answers {
+            write_frame(answer, &mut frames).unwrap();
+        }
+        let (say, said) = channel();
+        let (end, ended) = channel();
+        let _client = Client::start(
+            Cursor::new(frames),
+            sink(),
+            move |call| say.send(call).unwrap(),
+            move |why| end.send(matches!(why, Error::FrameCut)).unwrap(),
+        )
+        .unwrap();
+        let by_itself = ended.recv().unwrap();
+        (said.iter().count(), by_itself)
+    }
+
+    #[test]
+    fn what_a_process_says_must_make_sense() {
+        let ended = |sent, received| {
+            Answer::Ended(Ended {
+                sent,
+                received,
+                ..unsent(Ticket([1; 16]), Ending::Complete)
+            })
+        };
+        let (good, most) = (ended(1, 2), MAX_SAFE_INTEGER);
+        assert_eq!(
+            heard(&[Answer::Ready, good.clone(), ended(most, most)]),
+            (2, true)
+        );
+        for bad in [ended(most + 1, 0), ended(0, u64::MAX), Answer::Ready] {
+            assert_eq!(
+                heard(&[Answer::Ready, good.clone(), bad, good.clone()]),
+                (1, false)
+            );
+        }
+        assert_eq!(heard(&[good, Answer::Ready]), (0, false));
+    }
 }

@@ -15,11 +15,13 @@
 mod body;
 mod call;
 mod client;
+mod counted;
 mod error;
 mod lines;
 mod pool;
 mod process;
 mod shared;
+mod sync;
 mod tls;
 mod wire;
 
@@ -27,4 +29,4 @@ pub use crate::client::{Client, Unavailable};
 pub use crate::error::Error;
 pub use crate::lines::{Lines, runtime};
 pub use crate::process::{Pipes, serve};
-pub use crate::wire::{Answer, Ask, Call, Ended, Ending, Secret, Setup};
+pub use crate::wire::{Answer, Ask, Call, Ended, Ending, Revoked, Secret, Setup};

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use hyper::client::conn::http1::SendRequest;
 
 use crate::body::CallBody;
+use crate::wire::Revoked;
 
 /// Longer, and services close them.
 const IDLE: Duration = Duration::from_secs(60);
@@ -61,9 +62,10 @@ impl Pool {
         }
     }
 
-    /// Closes those of a credential, whatever its version.
-    pub(crate) fn close(&mut self, actor: &[u8; 32]) {
-        self.idle.retain(|(own, _), _| own != actor);
+    /// Closes those of a credential.
+    pub(crate) fn close(&mut self, revoked: &Revoked) {
+        self.idle
+            .retain(|(actor, version), _| !revoked.is(actor, *version));
         self.count = self.idle.values().map(Vec::len).sum();
     }
 

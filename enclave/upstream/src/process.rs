@@ -73,8 +73,8 @@ async fn run(mut pipes: Pipes, lines: Lines, confined: u8) -> Result<(), Error> 
 async fn take_calls(shared: &Shared, asks: &mut Asks) -> Result<(), Error> {
     while let Some(ask) = asks.next().await? {
         match ask {
-            Ask::Call(call) => shared.offer(call),
-            Ask::Revoke(actor) => shared.revoke(actor).await,
+            Ask::Call(call) => shared.offer(*call).await,
+            Ask::Revoke(revoked) => shared.revoke(revoked).await,
             Ask::Begin(_) => return Err(Error::NotBegun),
         }
     }

@@ -16,10 +16,9 @@ pub enum Ask {
     /// A call that may be made.
     #[n(1)]
     Call(#[n(0)] Box<Call>),
-    /// The credential of this actor is not used any more: calls with it end, and what was opened with it
-    /// is closed.
+    /// A credential is not used any more: calls with it end, and what was opened with it is closed.
     #[n(2)]
-    Revoke(#[cbor(n(0), with = "minicbor::bytes")] [u8; 32]),
+    Revoke(#[n(0)] Revoked),
 }
 
 /// A service.
@@ -41,6 +40,25 @@ pub struct Setup {
     /// Whether a credential that comes back is replaced, and the answer not cut off.
     #[n(4)]
     pub replace: bool,
+}
+
+/// A credential that is not used any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Revoked {
+    /// Whose.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub actor: [u8; 32],
+    /// The last version that is not used any more.
+    #[n(1)]
+    pub last: u64,
+}
+
+impl Revoked {
+    /// Whether this version of an actor's credential is meant.
+    pub fn is(&self, actor: &[u8; 32], version: u64) -> bool {
+        self.actor == *actor && version <= self.last
+    }
 }
 
 /// A call that may be made once, by whom shows its ticket.

@@ -3,6 +3,9 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+/// In another state a socket may be nobody's any more, and the kernel says 0 then.
+const ESTABLISHED: &str = "01";
+
 /// The user whose process has the socket at `from` that is connected to `to`, where both are on this
 /// host and in this network namespace (proc_pid_net(5), `tcp` and `tcp6`).
 pub fn uid_of(from: SocketAddr, to: SocketAddr) -> Option<u32> {
@@ -18,9 +21,9 @@ fn find(text: &str, from: SocketAddr, to: SocketAddr) -> Option<u32> {
         let mut fields = line.split_ascii_whitespace();
         let local = address(fields.nth(1)?)?;
         let remote = address(fields.next()?)?;
-        let is_it = (local, remote) == (from, to);
-        // State, queues, timer, retransmissions, and then the user.
-        is_it.then(|| fields.nth(4)?.parse().ok()).flatten()
+        let is_it = (local, remote) == (from, to) && fields.next()? == ESTABLISHED;
+        // Queues, timer, retransmissions, and then the user.
+        is_it.then(|| fields.nth(3)?.parse().ok()).flatten()
     })
 }
 
@@ -78,6 +81,10 @@ mod tests {
         let of = |from: &str, to: &str| find(text, from.parse().unwrap(), to.parse().unwrap());
         assert_eq!(of("127.0.0.1:41652", "127.0.0.1:9090"), Some(1000));
         assert_eq!(of("127.0.0.1:9090", "127.0.0.1:41652"), None);
+        let closed = text.replace(" 01 ", " 06 ").replace("1000", "0");
+        let (from, to) = ("127.0.0.1:41652", "127.0.0.1:9090");
+        let found = find(&closed, from.parse().unwrap(), to.parse().unwrap());
+        assert_eq!(found, None);
         assert_eq!(
             find(
                 "",

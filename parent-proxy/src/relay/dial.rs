@@ -79,7 +79,8 @@ impl Addresses {
         let mut refused = unreachable(&"DNS knows no address");
         for address in found {
             // What was looked at is what is dialled.
-            if fixed.is_none() && !self.may_dial(address.ip()) {
+            let meant = fixed.is_some() && !is_metadata(address.ip());
+            if !meant && !self.may_dial(address.ip()) {
                 refused = NoLine::Denied(host.to_owned(), address.ip());
                 continue;
             }
@@ -94,18 +95,22 @@ impl Addresses {
 
     fn may_dial(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        // The credentials of the instance are there: IMDS, and what containers have in its place.
-        let metadata = [
-            "169.254.169.254",
-            "169.254.170.2",
-            "169.254.170.23",
-            "fd00:ec2::254",
-            "fd00:ec2::23",
-        ];
-        let is_metadata = metadata.iter().any(|known| known.parse() == Ok(address));
-        !is_metadata
+        !is_metadata(address)
             && (is_public(address) || self.private.iter().any(|net| net.contains(&address)))
     }
+}
+
+/// The credentials of the instance are there: IMDS, and what containers have in its place.
+fn is_metadata(address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    let metadata = [
+        "169.254.169.254",
+        "169.254.170.2",
+        "169.254.170.23",
+        "fd00:ec2::254",
+        "fd00:ec2::23",
+    ];
+    metadata.iter().any(|known| known.parse() == Ok(address))
 }
 
 async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
@@ -212,5 +217,21 @@ mod tests {
         assert!(!named.may_dial("10.2.0.1".parse().unwrap()));
         // Never, whatever is named.
         assert!(!named.may_dial("169.254.169.254".parse().unwrap()));
+        for address in ["169.254.169.254:443", "[::ffff:169.254.170.2]:443"] {
+            let fixed = [("api".to_owned(), address.to_owned())].into();
+            let named = Addresses {
+                fixed,
+                ..Addresses::default()
+            };
+            let service = serde_json::from_value(serde_json::json!({
+                "name": "api", "upstream": "https://api.example", "inject": {"basic": "x"}, "rules": [],
+            }));
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            let dialled = runtime.block_on(named.dial(&service.unwrap()));
+            assert!(matches!(dialled, Err(NoLine::Denied(..))), "{address}");
+        }
     }
 }

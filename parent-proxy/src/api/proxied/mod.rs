@@ -121,7 +121,8 @@ async fn close(app: Arc<App>, ticket: Ticket) {
             .request(Request::CloseCredential { ticket })
             .await;
         match closed {
-            Err(RequestError::Refused(refusal)) if refusal.code == "call_under_way" => {}
+            Err(RequestError::Refused(refusal))
+                if ["call_under_way", "busy"].contains(&refusal.code.as_str()) => {}
             _ => return,
         }
     }

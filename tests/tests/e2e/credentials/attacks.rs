@@ -167,6 +167,10 @@ fn answers_that_are_no_plain_http_are_refused_and_their_connections_are_not_used
             }
             "lengths" => "HTTP/1.1 200 x\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nok",
             "switch" => "HTTP/1.1 101 x\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\nok",
+            "layers" => {
+                "HTTP/1.1 200 x\r\ntransfer-encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+            }
+            "layer" => "HTTP/1.1 200 x\r\ntransfer-encoding: gzip\r\n\r\nok",
             "junk" => "ICY 200 OK\r\n\r\n",
             "nothing" => "",
             "folded" => "HTTP/1.1 200 x\r\ncontent-length: 2\r\n folded: x\r\n\r\nok",
@@ -179,6 +183,8 @@ fn answers_that_are_no_plain_http_are_refused_and_their_connections_are_not_used
     for (name, ending) in [
         ("gzip", "service_encoded"),
         ("br", "service_encoded"),
+        ("layers", "service_encoded"),
+        ("layer", "service_encoded"),
         ("both", "service_malformed"),
         ("lengths", "service_malformed"),
         ("switch", "service_malformed"),
@@ -533,6 +539,7 @@ fn headers_are_not_smuggled() {
     for (bad, status) in [
         ("content-type: a/b\r\ncontent-type: c/d\r\n", 422),
         ("content-length: 5\r\n", 400),
+        ("content-type: a/b\r\ncontent_type: c/d\r\n", 422),
         ("x: a\r\n folded\r\n", 400),
         ("x y: z\r\n", 400),
     ] {
@@ -550,6 +557,72 @@ fn headers_are_not_smuggled() {
     );
     let framed = ["content-length", "transfer-encoding"].map(|name| seen[1].header(name));
     assert_eq!(framed, [None, Some("chunked")]);
+}
+
+/// Some services do not look at the body of what they do not expect to have one, or do not serve at
+/// all, and take it for the next request: which would have the credential.
+#[test]
+fn a_body_that_a_service_may_not_take_is_not_sent_or_nothing_follows_it() {
+    let setting = Setting::start(by_path(|name, tls| match name {
+        "gone" => answer(tls, 404, "", b"ok"),
+        _ => answer(tls, 200, "", b"ok"),
+    }));
+    let next = "POST /admin HTTP/1.1\r\nx: ";
+    for method in ["GET", "OPTIONS"] {
+        let got = setting.ask(&format!("{method} /api/models"), "", next.as_bytes());
+        assert_eq!(code(&got), refused(422, "header_invalid"), "{method}");
+        let chunked = "transfer-encoding: chunked\r\n";
+        let got = setting.ask(&format!("{method} /api/models"), chunked, b"0\r\n\r\n");
+        assert_eq!(code(&got), refused(422, "header_invalid"), "{method}");
+    }
+    assert!(setting.upstream.seen().is_empty());
+    for (path, body, kept) in [
+        ("good", next, true),
+        ("gone", "", true),
+        ("gone", next, false),
+    ] {
+        let got = setting.ask(&format!("POST /api/files/{path}"), "", body.as_bytes());
+        assert!([200, 404].contains(&got.status), "{got:?}");
+        setting.ask("GET /api/models", "", b"");
+        let seen = setting.upstream.seen();
+        let [.., before, after] = &seen[..] else {
+            panic!("{seen:?}")
+        };
+        assert_eq!(before.connection == after.connection, kept, "{path} {body}");
+    }
+}
+
+#[test]
+fn a_length_that_no_record_can_say_is_refused_and_the_record_stays_readable() {
+    let setting = Setting::start(Upstream::start(|_, tls| answer(tls, 200, "", b"ok")));
+    for length in ["9007199254740992", "18446744073709551613"] {
+        let mut stream = UnixStream::connect(&setting.socket).unwrap();
+        let head =
+            format!("POST /api/chat HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut chunk = [0; 4096];
+        let read = stream.read(&mut chunk).unwrap();
+        let told = String::from_utf8_lossy(&chunk[..read]).into_owned();
+        assert!(
+            told.starts_with("HTTP/1.1 422") && told.contains("header_invalid"),
+            "{told}"
+        );
+    }
+    let output = setting.put(
+        "crew",
+        SECRET,
+        &["--credential-version", "9007199254740992"],
+    );
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success() && told.contains("credential_order_invalid"),
+        "{told}"
+    );
+    assert_eq!(setting.ask("POST /api/chat", "", b"x").status, 200);
+    for event in setting.events("credential.open", 3) {
+        let text = event.to_string();
+        assert!(identity::json::parse(text.as_bytes()).is_ok(), "{text}");
+    }
 }
 
 #[test]
@@ -678,6 +751,8 @@ fn a_revoked_credential_is_not_used_any_more() {
         (5, "credential:crew/apj"),
         (6, "credential:nobody/api"),
         (7, "Credential:crew/api"),
+        (8, "credential:crew/api@"),
+        (9, "credential:crew/api@1x"),
     ] {
         setting.revoke(version, nothing);
         wait_for(|| {
@@ -688,6 +763,26 @@ fn a_revoked_credential_is_not_used_any_more() {
         });
     }
     assert_eq!(setting.ask("GET /api/models", "", b"").status, 403);
+}
+
+#[test]
+fn a_credential_that_leaked_is_revoked_and_the_next_one_is_not() {
+    let setting = Setting::with(
+        Upstream::start(|_, tls| answer(tls, 200, "", b"ok")),
+        &With::default(),
+    );
+    let put = |version: &str| {
+        let output = setting.put("crew", SECRET, &["--credential-version", version]);
+        assert!(output.status.success(), "{output:?}");
+    };
+    put("17");
+    assert_eq!(setting.ask("GET /api/models", "", b"").status, 200);
+    setting.revoke(2, "credential:crew/api@17");
+    wait_for(|| {
+        code(&setting.ask("GET /api/models", "", b"")) == refused(403, "credential_revoked")
+    });
+    put("18");
+    assert_eq!(setting.ask("GET /api/models", "", b"").status, 200);
 }
 
 #[test]
