@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use hyper::body::Incoming;
 use hyper::rt::{Read, Write};
 use hyper::server::conn::http2;
@@ -14,8 +15,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use rules::Rules;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook_tokio::Signals;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
@@ -84,8 +86,7 @@ async fn serve(mut config: Config) -> Result<(), Error> {
         tokio::spawn(sending.run());
     }
     let sealing = sealing(&config, &shared, sealed)?;
-    let mut terminated = signal(SignalKind::terminate()).map_err(io("signals"))?;
-    let mut interrupted = signal(SignalKind::interrupt()).map_err(io("signals"))?;
+    let mut told = Signals::new([SIGTERM, SIGINT]).map_err(io("signals"))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = (0..cores).map(|_| Worker::start(&config, &shared));
     let workers: Vec<Worker> = workers.collect::<Result<_, _>>()?;
@@ -102,8 +103,7 @@ async fn serve(mut config: Config) -> Result<(), Error> {
     });
     tokio::select! {
         () = accept(&listener, &workers, &shared.limits) => {}
-        _ = terminated.recv() => {}
-        _ = interrupted.recv() => {}
+        _ = told.next() => {}
     }
     drop(listener);
     tracing::info!("draining");

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::response::Response;
+use futures_util::StreamExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -16,9 +17,10 @@ use listenfd::ListenFd;
 use policy::{Annex, Bundle};
 use protocol::Phase;
 use sd_notify::NotifyState;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook_tokio::Signals;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixStream};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_io_timeout::TimeoutStream;
@@ -111,12 +113,12 @@ pub async fn run(mut config: Config) -> Result<(), Error> {
     if config.state.is_some() {
         tokio::spawn(drill_daily(Arc::clone(&server)));
     }
-    let mut signals = Signals::listen()?;
+    let mut signals = listen_for_signals()?;
     // Requests are answered from here on, with 503 until the enclave is there: what waits for this
     // service can start.
     tell_systemd(&NotifyState::Ready);
     let accepting = listeners.accept(&server);
-    while signals.hung_up().await {
+    while hung_up(&mut signals).await {
         server.reload(config.annex.as_deref()).await;
         server.app.enclave.retry_state().await;
     }
@@ -397,29 +399,13 @@ fn tell_systemd(state: &NotifyState<'_>) {
 }
 
 /// All are waited for before anybody is told that we are ready.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
+fn listen_for_signals() -> std::io::Result<Signals> {
+    Signals::new([SIGTERM, SIGINT, SIGHUP])
 }
 
-impl Signals {
-    fn listen() -> Result<Self, Error> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// Whether it was SIGHUP that came.
-    async fn hung_up(&mut self) -> bool {
-        tokio::select! {
-            _ = self.hangup.recv() => true,
-            _ = self.terminate.recv() => false,
-            _ = self.interrupt.recv() => false,
-        }
-    }
+/// Whether it was SIGHUP that came.
+async fn hung_up(signals: &mut Signals) -> bool {
+    signals.next().await == Some(SIGHUP)
 }
 
 struct Server {

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use attestation::Measurements;
 use enclave::BootTime;
+use futures_util::StreamExt;
 use identity::Digest;
 use identity::Pcr;
 use parent_proxy::cli::default_socket;
-use tokio::signal::unix::{SignalKind, signal};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook_tokio::Signals;
 
 use crate::dev_enclave::host_clock;
 use crate::nsm::{Encoding, MockNsm};
@@ -34,16 +36,10 @@ pub struct Qemu {
 
 /// Boots the image; runs until it ends or a signal comes.
 pub async fn qemu(options: &Qemu) -> Result<(), Error> {
-    let (mut terminate, mut interrupt) = (
-        signal(SignalKind::terminate()).map_err(io)?,
-        signal(SignalKind::interrupt()).map_err(io)?,
-    );
-    let mut hangup = signal(SignalKind::hangup()).map_err(io)?;
+    let mut told = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(io)?;
     tokio::select! {
         ended = run(options) => ended,
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-        _ = hangup.recv() => Ok(()),
+        _ = told.next() => Ok(()),
     }
 }
 

@@ -5,11 +5,13 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use parent_proxy::cli::default_socket;
 use parent_proxy::{Client, Config, Target};
 use protocol::Endpoint;
 use serde_json::Value;
-use tokio::signal::unix::{SignalKind, signal};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook_tokio::Signals;
 
 use crate::state::private_folder;
 use crate::{Child, DurableState, Error, Program, State};
@@ -28,14 +30,13 @@ pub struct Up {
 /// Runs both processes until one ends or a signal comes. A caller that stops it early cleans up by
 /// dropping it.
 pub async fn up(options: &Up) -> Result<(), Error> {
-    let (mut terminate, mut interrupt) = (
-        signal(SignalKind::terminate()).map_err(io)?,
-        signal(SignalKind::interrupt()).map_err(io)?,
-    );
+    let mut told = Signals::new([SIGTERM, SIGINT]).map_err(io)?;
     tokio::select! {
         ended = run(options) => ended,
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => {
+        signal = told.next() => {
+            if signal == Some(SIGTERM) {
+                return Ok(());
+            }
             let keys = match &options.durable {
                 None => "the keys are gone".into(),
                 Some(folder) => format!("the keys are kept in {}", folder.display()),

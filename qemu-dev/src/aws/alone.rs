@@ -8,8 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use attestation::MockRoot;
 use enclave::BootTime;
+use futures_util::StreamExt;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook_tokio::Signals;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Clock, DEFAULT_REGION, Fault, MockAws};
 use crate::dev_enclave::host_clock;
@@ -64,18 +66,13 @@ impl Aws {
             let policy = fs::read_to_string(file).map_err(crate::files::io(file))?;
             say(&mock.create_key(&policy)?);
         }
-        let mut signals = [
-            signal(SignalKind::terminate()).map_err(io)?,
-            signal(SignalKind::interrupt()).map_err(io)?,
-        ];
-        let [terminate, interrupt] = &mut signals;
+        let mut told = Signals::new([SIGTERM, SIGINT]).map_err(io)?;
         let listener = TcpListener::bind(self.listen).await.map_err(io)?;
         let address = listener.local_addr().map_err(io)?;
         say(&format!("mock AWS listens on {address}"));
         tokio::select! {
             served = Arc::new(mock).serve(listener, nsm_root, self.clock()) => served,
-            _ = terminate.recv() => Ok(()),
-            _ = interrupt.recv() => Ok(()),
+            _ = told.next() => Ok(()),
         }
     }
 

@@ -14,12 +14,14 @@ use std::process::ExitCode;
 
 use attestation::{Expectations, Measurements, MockRoot, Subject, Verifier};
 use data_encoding::HEXLOWER;
+use futures_util::StreamExt;
 use identity::UnixSeconds;
 use parent_proxy::{Client, Target};
 use policy::PolicyDigest;
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook_tokio::Signals;
 
 use crate::nsm::os_random;
 use crate::state::private_folder;
@@ -152,17 +154,13 @@ async fn narrate(
         quiet: as_json,
         report: Report::default(),
     };
-    let outcome = match (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    ) {
+    let outcome = match Signals::new([SIGINT, SIGTERM]) {
         // Who is interrupted cleans up by being dropped.
-        (Ok(mut interrupt), Ok(mut terminate)) => tokio::select! {
+        Ok(mut told) => tokio::select! {
             outcome = tell(&mut narrator) => outcome,
-            _ = interrupt.recv() => Err(Error::State("interrupted".into())),
-            _ = terminate.recv() => Err(Error::State("interrupted".into())),
+            _ = told.next() => Err(Error::State("interrupted".into())),
         },
-        (Err(source), _) | (_, Err(source)) => Err(Error::Io {
+        Err(source) => Err(Error::Io {
             what: "signals".into(),
             source,
         }),
