@@ -19,8 +19,6 @@ use crate::{
 /// document beside it.
 pub const MAX_BYTES: usize = 32 * 1024;
 
-/// With what an annex revokes a credential: `credential:<identity>/<service>`.
-
 /// What the enclave is told once per boot, and commits to. Everything in it is public.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -161,7 +161,7 @@ impl Contents {
 
     /// As it was before there were credentials of others.
     #[cfg(test)]
-    pub(crate) fn as_before(self) -> Self {
+    pub(crate) fn into_before(self) -> Self {
         Self {
             tag: TAG_BEFORE.into(),
             k3: None,

@@ -619,7 +619,7 @@ fn made_up_with(boot: &Boot, order: Vec<u8>, k3: Option<Vec<SealedEpoch>>) -> Ke
         k3.unwrap_or_default(),
     );
     let contents = if is_before {
-        contents.as_before()
+        contents.into_before()
     } else {
         contents
     };

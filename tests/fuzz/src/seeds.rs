@@ -47,6 +47,25 @@ fn main() -> Result<(), Box<dyn Error>> {
     corpus.add("eif", "image", &image()?)?;
     kept(&corpus)?;
     gateway(&corpus)?;
+    services(&corpus)?;
+    Ok(())
+}
+
+/// What agents ask of services.
+fn services(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
+    let requests = [
+        "/chat/completions?stream=true\nContent-Type: application/json\nX-Api-Key: placeholder\nConnection: close, x-hop",
+        "/bot12:placeholder/getMe?key=x&a=%6bey\nX_Forwarded_For: 1.2.3.4\nRange: bytes=0-9",
+        "/a%20b/..%2f/%252e?k%65y=a+b&key\nTransfer-Encoding: chunked\nHost: evil.example",
+    ];
+    for (number, request) in requests.iter().enumerate() {
+        let name = format!("request-{number}");
+        corpus.add("service_request", &name, request.as_bytes())?;
+    }
+    for kind in 0..6 {
+        let answer = [&[kind, 7, 3][..], b"{\"error\": \"no such key: sk-live-\"}"].concat();
+        corpus.add("scrub", &format!("answer-{kind}"), &answer)?;
+    }
     Ok(())
 }
 
