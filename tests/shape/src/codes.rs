@@ -166,6 +166,7 @@ fn sections() -> Vec<Section> {
                 |variant| match variant {
                     "Complete" | "Unclaimed" | "Aborted" => String::new(),
                     "ServiceBusy" => "503".into(),
+                    "CredentialRevoked" => "403".into(),
                     _ => "502".into(),
                 },
             ),

@@ -294,6 +294,8 @@ impl From<CallError> for Problem {
             CallError::Failed(failed) => {
                 let status = match failed.code.as_str() {
                     "service_busy" => 503,
+                    // As if it had come a moment later.
+                    "credential_revoked" => 403,
                     _ => 502,
                 };
                 Self::new(status, failed.code, failed.message)
