@@ -152,7 +152,7 @@ fn keys_outlive_a_power_cut_of_the_machine() {
     let durable = DurableState::prepare(&state).unwrap();
     let (_served, aws) = harness::serve_aws(&state, &durable, Arc::default());
     let machine = Machine::boot_with(&image, folder, &[]);
-    machine.wait_for_line("the egress process is confined");
+    machine.wait_for_line("the egress process and those of services are confined");
     let mut sidecar = machine.sidecar_with(&durable.sidecar_lines());
     wait_for(|| {
         sidecar.socket.exists()
