@@ -248,14 +248,15 @@ pub fn private_folder() -> tempfile::TempDir {
         .expect("a temporary folder")
 }
 
-/// Waits at most 30 seconds.
+/// Waits at most a minute: four machines may be booting at once, each of which has every instruction
+/// emulated.
 ///
 /// # Panics
 /// When they are over.
 pub fn wait_for(condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !condition() {
-        assert!(Instant::now() < deadline, "waited for 30 s in vain");
+        assert!(Instant::now() < deadline, "waited for 60 s in vain");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
