@@ -37,7 +37,7 @@ const NOT_FOR_CREDENTIALS: [&str; 14] = [
 #[serde(deny_unknown_fields)]
 pub struct Service {
     /// Its name, the first segment of the path by which agents ask for it: 1 to 63 lower-case
-    /// letters, digits and `_`.
+    /// letters, digits and `_`, a letter first: variables of a shell are named after it.
     pub name: String,
     /// Where it is.
     pub upstream: Upstream,
@@ -306,8 +306,13 @@ impl Service {
         is_identity: &impl Fn(&str) -> bool,
     ) -> Result<(), String> {
         let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-        if self.name.is_empty() || self.name.len() > 63 || !self.name.bytes().all(good) {
-            return Err("the name has 1 to 63 lower-case letters, digits or _".into());
+        let begins = self
+            .name
+            .starts_with(|first: char| first.is_ascii_lowercase());
+        if !begins || self.name.len() > 63 || !self.name.bytes().all(good) {
+            return Err(
+                "the name has 1 to 63 lower-case letters, digits or _, a letter first".into(),
+            );
         }
         if self.roots.len() > 8 {
             return Err("at most 8 roots".into());

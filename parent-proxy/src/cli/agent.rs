@@ -10,7 +10,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::calls::{Connection, answer};
-use super::{Failure, block_on};
+use super::{Failure, block_on, in_path, shell_quoted};
 
 /// What AgentKeys' agents show where nobody looks at it.
 const PLACEHOLDER: &str = "local-placeholder-no-real-secret";
@@ -53,13 +53,15 @@ impl Env {
         let token = token.as_ref().map_or(PLACEHOLDER, |token| token.as_str());
         let lines = variables(&services, token)?
             .into_iter()
-            .map(|(name, value)| format!("export {name}='{value}'\n"));
+            .map(|(name, value)| format!("export {name}={}\n", shell_quoted(&value)));
         let file = write_private(&lines.collect::<String>())?;
-        Ok(writeln!(out, ". '{}'", file.display())?)
+        let file = shell_quoted(&file.display().to_string());
+        Ok(writeln!(out, ". {file}")?)
     }
 }
 
-/// `NAME_BASE_URL` and `NAME_API_KEY` of each service.
+/// `NAME_BASE_URL` and `NAME_API_KEY` of each service. A shell will read them: what is said to be a
+/// name must be one.
 fn variables(services: &Value, placeholder: &str) -> Result<Vec<(String, String)>, Failure> {
     let address = services["address"].as_str().ok_or_else(|| {
         let why = "the sidecar has no port for services: [proxy] listen";
@@ -68,6 +70,11 @@ fn variables(services: &Value, placeholder: &str) -> Result<Vec<(String, String)
     let names = services["services"].as_array().into_iter().flatten();
     let mut all = Vec::new();
     for name in names.filter_map(Value::as_str) {
+        let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+        if !name.starts_with(|first: char| first.is_ascii_lowercase()) || !name.bytes().all(good) {
+            let why = format!("the sidecar names a service {name:?}, which no bundle does");
+            return Err(Failure::Refused(why));
+        }
         let upper = name.to_ascii_uppercase();
         all.push((
             format!("{upper}_BASE_URL"),
@@ -114,12 +121,7 @@ impl Run {
     pub(super) fn run(self) -> Result<u8, Failure> {
         let mut path = "/placeholder".to_owned();
         if let Some(identity) = &self.identity {
-            let good = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-            if !identity.bytes().all(good) {
-                let why = "--identity is not a name that a policy can hold";
-                return Err(Failure::Usage(why.into()));
-            }
-            path = format!("{path}?identity={identity}");
+            path = format!("{path}?identity={}", in_path("--identity", identity)?);
         }
         block_on(async {
             let held = self.connection.client()?.hold(&path).await?;
@@ -156,4 +158,40 @@ fn start(command: &[String], variables: Vec<(String, String)>) -> Result<ExitSta
 fn exit_code(status: ExitStatus) -> u8 {
     let code = status.code().or(status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(70)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_shell_reads_is_a_name_and_one_word() {
+        let services = |name: &str, address: &str| json!({"services": [name], "address": address});
+        let good = variables(&services("api_2", "127.0.0.1:9090"), "x").ok();
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let wanted = [
+            pair("API_2_BASE_URL", "http://127.0.0.1:9090/api_2"),
+            pair("API_2_API_KEY", "x"),
+        ];
+        assert_eq!(good, Some(wanted.to_vec()));
+        for odd in [
+            "", "2api", "_api", "API", "a;b", "a=b", "a b", "a\nb", "a$(b)", "a/b",
+        ] {
+            let refused = variables(&services(odd, "127.0.0.1:9090"), "x");
+            assert!(matches!(refused, Err(Failure::Refused(_))), "{odd:?}");
+        }
+        for value in [
+            "plain",
+            "",
+            "it's",
+            "'; touch evil; '",
+            "$(evil) `evil` \"\\\n",
+        ] {
+            let script = format!("printf %s {}", shell_quoted(value));
+            let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+            assert_eq!(String::from_utf8(output.stdout).unwrap(), value);
+        }
+    }
 }

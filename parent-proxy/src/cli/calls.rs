@@ -11,7 +11,7 @@ use identity::{BootId, Digest, Intent, Payload};
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
-use super::Failure;
+use super::{Failure, in_path};
 use crate::config::default_socket;
 use crate::{Client, Error, KeyFile, Target};
 use enclave_client::files::read_bounded;
@@ -158,18 +158,7 @@ impl Named {
     pub(super) async fn describe(&self) -> Result<Value, Failure> {
         let path = match &self.identity {
             None => "/identity".to_owned(),
-            Some(name)
-                if name
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) =>
-            {
-                format!("/identity?identity={name}")
-            }
-            Some(_) => {
-                return Err(Failure::Usage(
-                    "--identity is not a name that a policy can hold".into(),
-                ));
-            }
+            Some(name) => format!("/identity?identity={}", in_path("--identity", name)?),
         };
         answer(&self.connection.client()?.call(&path, None).await?)
     }

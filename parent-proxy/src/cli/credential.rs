@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::calls::{Connection, answer, in_seconds};
 use super::state::{mock_root, read_bundle, read_measurements};
-use super::{Failure, block_on, print_json};
+use super::{Failure, block_on, in_path, print_json};
 use crate::KeyFile;
 use crate::operator::PutCredential;
 
@@ -105,14 +105,9 @@ impl Credential {
 
 impl Which {
     fn path(&self) -> Result<String, Failure> {
-        let good = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-        let named = |name: &String| !name.is_empty() && name.bytes().all(good);
-        if !named(&self.identity) || !named(&self.service) {
-            return Err(Failure::Usage(
-                "--identity and --service are names of the bundle".into(),
-            ));
-        }
-        Ok(format!("/credentials/{}/{}", self.identity, self.service))
+        let identity = in_path("--identity", &self.identity)?;
+        let service = in_path("--service", &self.service)?;
+        Ok(format!("/credentials/{identity}/{service}"))
     }
 }
 

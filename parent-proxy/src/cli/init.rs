@@ -12,7 +12,7 @@ use identity::Signer;
 use policy::Bundle;
 use protocol::Endpoint;
 
-use super::Failure;
+use super::{Failure, shell_quoted};
 use crate::{Config, KeyFile};
 
 /// What is not given is asked on a terminal; elsewhere the defaults count.
@@ -235,7 +235,7 @@ impl Init {
         let folder = if name.chars().all(plain) {
             name
         } else {
-            format!("'{}'", name.replace('\'', "'\\''"))
+            shell_quoted(&name)
         };
         let run = if mode == "development" {
             format!("anchorhold-dev up --state {folder}")

@@ -429,6 +429,21 @@ fn waits(approval: &Value, endpoint: &str) -> String {
 
 /// Much of it is what callers, policies and other programs wrote: a terminal shall show it, and not
 /// do it.
+/// One word for a shell (POSIX.1-2017, Shell Command Language, section 2.2.2).
+fn shell_quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+/// A name of the bundle, where it stands in a path of the API.
+fn in_path<'n>(option: &str, name: &'n str) -> Result<&'n str, Failure> {
+    let good = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    if !name.is_empty() && name.bytes().all(good) {
+        return Ok(name);
+    }
+    let why = format!("{option} is not a name that a policy can hold");
+    Err(Failure::Usage(why))
+}
+
 fn print_json(out: &mut impl Write, value: &Value) -> Result<(), Failure> {
     Ok(writeln!(
         out,

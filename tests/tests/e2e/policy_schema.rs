@@ -136,6 +136,8 @@ fn the_schema_of_a_policy_accepts_what_the_program_accepts() {
         ("/services/0/upstream", json!("http://openrouter.ai/api")),
         ("/services/0/upstream", json!("https://openrouter.ai/api/")),
         ("/services/0/upstream", json!("https://OpenRouter.ai")),
+        ("/services/0/name", json!("1api")),
+        ("/services/0/name", json!("_api")),
         ("/services/0/inject", json!({"header": "a", "basic": "b"})),
         ("/services/0/inject", json!({"basic": "b", "format": "{}"})),
         ("/services/0/inject", json!({"format": "{}"})),
