@@ -87,7 +87,6 @@ pub struct Scrubber<N> {
     needles: N,
     mode: Scrub,
     held: Vec<u8>,
-    replaced: bool,
 }
 
 impl<N: std::ops::Deref<Target = Needles>> Scrubber<N> {
@@ -97,7 +96,6 @@ impl<N: std::ops::Deref<Target = Needles>> Scrubber<N> {
             needles,
             mode,
             held: Vec::new(),
-            replaced: false,
         }
     }
 
@@ -116,18 +114,12 @@ impl<N: std::ops::Deref<Target = Needles>> Scrubber<N> {
         std::mem::take(&mut self.held)
     }
 
-    /// Whether something was replaced.
-    pub fn replaced(&self) -> bool {
-        self.replaced
-    }
-
-    fn clean(&mut self, text: &mut [u8]) -> Result<(), Reflected> {
+    fn clean(&self, text: &mut [u8]) -> Result<(), Reflected> {
         let mut from = 0;
         while let Some(found) = self.needles.matcher.find(&text[from..]) {
             if self.mode == Scrub::Refuse {
                 return Err(Reflected);
             }
-            self.replaced = true;
             text[from + found.start()..from + found.end()].fill(b'*');
             from += found.end();
         }

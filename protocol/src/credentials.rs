@@ -12,10 +12,8 @@ use minicbor::{Decode, Encode};
 
 use crate::requester::Requester;
 
-/// What an answer's head may hold, and a piece of a body.
-const MAX_BYTES: usize = 64 * 1024;
-
-/// What lets one call be made, once: random, and known to nobody before its decision is recorded.
+/// What lets one call be made, once: random, and known to nobody before its decision is recorded. It is
+/// shown on the line for calls, and on each line that the call wants.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 #[cbor(transparent)]
 pub struct Ticket(#[cbor(with = "minicbor::bytes")] pub [u8; 16]);
@@ -54,21 +52,6 @@ pub struct OpenCredential {
     pub envelope: Vec<u8>,
 }
 
-/// That a call may be made.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-#[cbor(array)]
-pub struct OpenedCredential {
-    /// Shown on the line for calls, and on each line that it wants.
-    #[n(0)]
-    pub ticket: Ticket,
-    /// The identity whose credential it is.
-    #[n(1)]
-    pub identity: String,
-    /// The rule that allowed it.
-    #[n(2)]
-    pub rule: String,
-}
-
 /// A credential as it is kept outside.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(array)]
@@ -79,11 +62,8 @@ pub struct SealedCredential {
     /// For which service.
     #[n(1)]
     pub service: String,
-    /// Its version.
-    #[n(2)]
-    pub version: u64,
-    /// The envelope.
-    #[cbor(n(3), with = "minicbor::bytes")]
+    /// The envelope; its version stands in it.
+    #[cbor(n(2), with = "minicbor::bytes")]
     pub envelope: Vec<u8>,
 }
 
@@ -154,13 +134,19 @@ pub struct CallFrame {
 impl CallFrame {
     /// How many bytes the head of a frame has.
     pub const HEAD: usize = 5;
+    /// How many may follow: the head of an answer, or a piece of a body.
+    pub const MAX_BYTES: usize = 64 * 1024;
 
     /// A frame with these bytes, whole. What is too long for one is an error of the sender.
     ///
     /// # Panics
     /// If there are more than 64 KiB.
     pub fn write(kind: CallKind, bytes: &[u8], out: &mut Vec<u8>) {
-        assert!(bytes.len() <= MAX_BYTES, "a frame of {} bytes", bytes.len());
+        assert!(
+            bytes.len() <= Self::MAX_BYTES,
+            "a frame of {} bytes",
+            bytes.len()
+        );
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         out.push(kind as u8);
         out.extend_from_slice(&length.to_be_bytes());
@@ -175,7 +161,7 @@ impl CallFrame {
         let mut length = [0; 4];
         length.copy_from_slice(&head[1..]);
         let length = usize::try_from(u32::from_be_bytes(length)).ok()?;
-        (length <= MAX_BYTES).then_some(Self { kind, length })
+        (length <= Self::MAX_BYTES).then_some(Self { kind, length })
     }
 }
 

@@ -28,8 +28,7 @@ mod requester;
 mod traits;
 
 pub use credentials::{
-    CallFrame, CallKind, Failed, FramedHead, LineKind, OpenCredential, OpenedCredential,
-    SealedCredential, Ticket,
+    CallFrame, CallKind, Failed, FramedHead, LineKind, OpenCredential, SealedCredential, Ticket,
 };
 pub use endpoint::Endpoint;
 pub use error::Error;

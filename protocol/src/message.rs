@@ -5,7 +5,7 @@ use identity::{ApprovalId, BootId, Format, Tee};
 use minicbor::{Decode, Encode};
 use state::StateFacts;
 
-use crate::credentials::{OpenCredential, OpenedCredential, SealedCredential, Ticket};
+use crate::credentials::{OpenCredential, SealedCredential, Ticket};
 use crate::keeping::{KmsSigned, Part, Piece, SignKms, StateStatus};
 use crate::refusal::Refusal;
 use crate::requester::Requester;
@@ -238,7 +238,7 @@ pub enum Answer {
     Credential(#[n(0)] SealedCredential),
     /// To [`Request::OpenCredential`].
     #[n(13)]
-    Opened(#[n(0)] OpenedCredential),
+    Opened(#[n(0)] Ticket),
     /// To [`Request::CloseCredential`]: the record has it.
     #[n(14)]
     Closed,

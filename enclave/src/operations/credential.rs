@@ -5,7 +5,7 @@ use identity::json::MAX_SAFE_INTEGER;
 use identity::{Caller, Intent};
 use policy::{IdentityPolicy, Service};
 use policy_engine::{CREDENTIAL_ACTION, Denied, ServiceInput, accept_request};
-use protocol::{Answer, OpenCredential, OpenedCredential, SealedCredential, Ticket};
+use protocol::{Answer, OpenCredential, SealedCredential, Ticket};
 use upstream::{Call, Secret};
 use zeroize::Zeroizing;
 
@@ -47,7 +47,6 @@ pub(crate) fn put(env: &Env<'_>, signed: &[u8], trail: &mut Trail) -> Result<Ans
     Ok(Answer::Credential(SealedCredential {
         actor: *order.actor.as_bytes(),
         service: order.service,
-        version: sealed.version,
         envelope: sealed.as_bytes().to_vec(),
     }))
 }
@@ -125,11 +124,7 @@ pub(crate) fn open(
     // An annex of now tells the process only of calls that it knows: this one may have come behind it.
     env.check_current()
         .inspect_err(|_| credentials.give_up(ticket))?;
-    Ok(Answer::Opened(OpenedCredential {
-        ticket,
-        identity: policy.name.clone(),
-        rule: rule.name.clone(),
-    }))
+    Ok(Answer::Opened(ticket))
 }
 
 fn credentials<'e>(env: &Env<'e>) -> Result<&'e Credentials, Error> {

@@ -39,9 +39,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(600);
 const IDLE: Duration = Duration::from_secs(120);
 /// A connection that is not ready again soon is not kept.
 const READY_WITHIN: Duration = Duration::from_millis(100);
-/// Of the head of an answer, and what is read at once of its body.
+/// Of what is read at once.
 const MAX_BUFFER: usize = 64 * 1024;
-const MAX_PIECE: usize = 64 * 1024;
 
 /// A line for calls.
 struct CallLine {
@@ -361,10 +360,10 @@ impl Download<'_> {
                 .collect(),
         };
         let bytes = cbor::to_vec(&framed);
-        if bytes.len() > MAX_BUFFER {
+        if bytes.len() > CallFrame::MAX_BYTES {
             return Err(Ending::ServiceMalformed);
         }
-        let mut scrubber = Scrubber::new(Arc::clone(&self.needles), mode(self.shared));
+        let mut scrubber = Scrubber::new(Arc::clone(&self.needles), self.shared.scrub);
         // An answer whose beginning is there already, or that has a length, is looked at before its head
         // is passed on: then a refusal can be told. A stream is not held up.
         let first = match body.size_hint().exact() {
@@ -427,7 +426,7 @@ impl Download<'_> {
             if !stands {
                 continue;
             }
-            if !self.shared.replace {
+            if self.shared.scrub == Scrub::Refuse {
                 return Err(Ending::CredentialReflected);
             }
             header.value = b"***".to_vec();
@@ -451,20 +450,12 @@ async fn next_piece(body: &mut Incoming) -> Result<Option<Bytes>, Ending> {
     }
 }
 
-fn mode(shared: &Shared) -> Scrub {
-    if shared.replace {
-        Scrub::Replace
-    } else {
-        Scrub::Refuse
-    }
-}
-
 async fn pass(
     to: &mut WriteHalf<Line>,
     received: &mut Counted,
     bytes: &[u8],
 ) -> Result<(), Ending> {
-    for piece in bytes.chunks(MAX_PIECE) {
+    for piece in bytes.chunks(CallFrame::MAX_BYTES) {
         let written = write_frame(to, CallKind::Data, piece).await;
         written.map_err(|_| Ending::Aborted)?;
         received.add(piece);

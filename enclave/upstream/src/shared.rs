@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use broker::Needles;
 use identity::{Digest, sha256};
+use policy::Scrub;
 use protocol::Ticket;
 use rustls_pki_types::ServerName;
 use tokio::sync::broadcast::error::RecvError;
@@ -34,7 +35,7 @@ const SOUGHT_FOR: Duration = Duration::from_secs(300);
 /// What every call and line needs.
 pub(crate) struct Shared {
     pub(crate) authority: String,
-    pub(crate) replace: bool,
+    pub(crate) scrub: Scrub,
     pub(crate) tls: TlsConnector,
     pub(crate) name: ServerName<'static>,
     pub(crate) pool: Mutex<Pool>,
@@ -92,7 +93,11 @@ impl Shared {
         let (config, name) = tls::config(setup, Arc::clone(&clock))?;
         Ok(Self {
             authority: setup.authority.clone(),
-            replace: setup.replace,
+            scrub: if setup.replace {
+                Scrub::Replace
+            } else {
+                Scrub::Refuse
+            },
             tls: TlsConnector::from(config),
             name,
             pool: Mutex::default(),

@@ -29,7 +29,6 @@ type Line = Box<dyn Stream>;
 /// The enclave's process keeps a line for calls for two minutes.
 const IDLE: Duration = Duration::from_secs(60);
 const MAX_IDLE: usize = 64;
-const PIECE: usize = 64 * 1024;
 /// The enclave gives up after ten minutes of silence; this process soon after.
 const SILENCE: Duration = Duration::from_secs(630);
 
@@ -227,7 +226,7 @@ async fn send(to: &mut WriteHalf<Line>, mut body: RequestBody) -> Option<()> {
         let Ok(bytes) = frame.ok()?.into_data() else {
             continue;
         };
-        for piece in bytes.chunks(PIECE) {
+        for piece in bytes.chunks(CallFrame::MAX_BYTES) {
             out.clear();
             CallFrame::write(CallKind::Data, piece, &mut out);
             to.write_all(&out).await.ok()?;

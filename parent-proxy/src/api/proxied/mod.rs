@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use broker::{Omni, Shown as InPlace, take_placeholder};
 use hyper::body::Body as _;
 use policy::{Bundle, IdentityPolicy, Service};
-use protocol::{Answer, OpenCredential, OpenedCredential, Request, Requester, Ticket};
+use protocol::{Answer, OpenCredential, Request, Requester, Ticket};
 
 use self::answer::refusal;
 use super::{App, Peer, Problem};
@@ -90,12 +90,9 @@ async fn proxied(app: &Arc<App>, request: HttpRequest) -> Result<Response, Probl
         length: body.size_hint().exact(),
         envelope: kept.bytes,
     };
-    let OpenedCredential { ticket, .. } = match app
-        .ask(&caller.quota, Request::OpenCredential(asked))
-        .await?
-    {
-        Answer::Opened(opened) => opened,
-        _ => return Err(RequestError::Nonsense.into()),
+    let asked = Request::OpenCredential(asked);
+    let Answer::Opened(ticket) = app.ask(&caller.quota, asked).await? else {
+        return Err(RequestError::Nonsense.into());
     };
     let (closer, runtime) = (Arc::clone(app), tokio::runtime::Handle::current());
     let closing = Closing::new(move || drop(runtime.spawn(close(closer, ticket))));
