@@ -74,7 +74,7 @@ async fn take_calls(shared: &Shared, asks: &mut Asks) -> Result<(), Error> {
     while let Some(ask) = asks.next().await? {
         match ask {
             Ask::Call(call) => shared.offer(*call).await,
-            Ask::Revoke(revoked) => shared.revoke(revoked).await,
+            Ask::Revoke(revoked) => shared.revoke(revoked),
             Ask::Begin(_) => return Err(Error::NotBegun),
         }
     }
