@@ -1,7 +1,7 @@
 //! What an operator does: look at an enclave and order the birth of a state, or put a credential; write a key policy.
 //! The command line does it, and whoever plays an operator.
 
-use attestation::{Expectations, Measurements, MockRoot, Subject, Verifier};
+use attestation::{Expectations, Measurements, MockRoot, Subject, Verdict, Verifier};
 use broker::Omni;
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use identity::{BootId, Signer, UnixSeconds};
@@ -82,28 +82,16 @@ impl BirthOrder<'_> {
         parse(&client.call("/state/birth", Some(&body)).await?)
     }
 
-    /// The document must be new, of this image, under this bundle, and of the boot that the order
-    /// will name.
+    /// The document must also be of the boot that the order will name.
     fn look(&self, document: &[u8], boot_id: BootId, nonce: &[u8]) -> Result<(), OperatorError> {
-        let verifier = Verifier {
-            at: UnixSeconds(self.now),
-            expectations: Expectations {
-                nonce: Some(nonce.to_vec()),
-                measurements: vec![self.image.clone()],
-                policies: vec![self.bundle.digest()],
-                max_age_seconds: Some(300),
-                ..Expectations::default()
-            },
-            anchor: None,
-            allow_debug: false,
-            allow_mock: self.mock_root.clone(),
-            inspect: false,
-            issuers: None,
-        };
         let refused = |why: String| OperatorError::Refused(format!("no order was signed: {why}"));
-        let verdict = verifier
-            .judge(Subject::Document(document))
-            .map_err(|refusal| refused(format!("{}: {refusal}", refusal.code())))?;
+        let desk = Desk {
+            image: self.image,
+            bundle: self.bundle,
+            mock_root: self.mock_root.as_ref(),
+            now: self.now,
+        };
+        let verdict = desk.judge(document, nonce).map_err(refused)?;
         let expected = birth_data(boot_id, &self.bundle.digest().digest()).to_string();
         if verdict.user_data.as_deref() == Some(&expected) {
             return Ok(());
@@ -111,6 +99,34 @@ impl BirthOrder<'_> {
         Err(refused(
             "the document is not of the boot that the sidecar names".into(),
         ))
+    }
+}
+
+/// What an operator expects of an enclave before anything is signed for it.
+struct Desk<'a> {
+    image: &'a Measurements,
+    bundle: &'a Bundle,
+    mock_root: Option<&'a MockRoot>,
+    now: i64,
+}
+
+impl Desk<'_> {
+    /// The document must be new, of this image and under this bundle.
+    fn judge(&self, document: &[u8], nonce: &[u8]) -> Result<Verdict, String> {
+        let verifier = Verifier {
+            expectations: Expectations {
+                nonce: Some(nonce.to_vec()),
+                measurements: vec![self.image.clone()],
+                policies: vec![self.bundle.digest()],
+                max_age_seconds: Some(300),
+                ..Expectations::default()
+            },
+            allow_mock: self.mock_root.cloned(),
+            ..Verifier::at(UnixSeconds(self.now))
+        };
+        verifier
+            .judge(Subject::Document(document))
+            .map_err(|refusal| format!("{}: {refusal}", refusal.code()))
     }
 }
 
@@ -164,24 +180,16 @@ impl PutCredential<'_> {
         parse(&client.call("/credentials", Some(&body)).await?)
     }
 
-    /// The key to which the credential is sealed: attested by a document that is new, of this image
-    /// and under this bundle.
+    /// The key to which the credential is sealed, which the document must attest.
     fn look(&self, document: &[u8], nonce: &[u8]) -> Result<Vec<u8>, OperatorError> {
-        let verifier = Verifier {
-            expectations: Expectations {
-                nonce: Some(nonce.to_vec()),
-                measurements: vec![self.image.clone()],
-                policies: vec![self.bundle.digest()],
-                max_age_seconds: Some(300),
-                ..Expectations::default()
-            },
-            allow_mock: self.mock_root.clone(),
-            ..Verifier::at(UnixSeconds(self.now))
-        };
         let refused = |why: String| OperatorError::Refused(format!("nothing was sealed: {why}"));
-        let verdict = verifier
-            .judge(Subject::Document(document))
-            .map_err(|refusal| refused(format!("{}: {refusal}", refusal.code())))?;
+        let desk = Desk {
+            image: self.image,
+            bundle: self.bundle,
+            mock_root: self.mock_root.as_ref(),
+            now: self.now,
+        };
+        let verdict = desk.judge(document, nonce).map_err(refused)?;
         let key = verdict.public_key.unwrap_or_default();
         let key = HEXLOWER.decode(key.as_bytes()).unwrap_or_default();
         let expected = broker::sealing_data(&self.bundle.digest().digest(), &key).to_string();

@@ -11,14 +11,15 @@ use crate::Error;
 const CHUNK: usize = 16 * 1024;
 
 /// Reads whole messages.
-pub(crate) struct Frames<R> {
+#[derive(Debug)]
+pub struct Frames<R> {
     from: R,
     buffer: FrameBuffer,
 }
 
 impl<R: Read> Frames<R> {
     /// Starts at the first byte of a frame.
-    pub(crate) fn new(from: R) -> Self {
+    pub fn new(from: R) -> Self {
         Self {
             from,
             buffer: FrameBuffer::default(),
@@ -26,7 +27,7 @@ impl<R: Read> Frames<R> {
     }
 
     /// The next message; `None` if the pipe ended before it began.
-    pub(crate) fn next<T>(&mut self) -> Result<Option<T>, Error>
+    pub fn next<T>(&mut self) -> Result<Option<T>, Error>
     where
         T: for<'b> Decode<'b, ()> + Encode<()>,
     {

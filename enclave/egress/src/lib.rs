@@ -26,6 +26,7 @@ mod wire;
 pub use crate::client::Client;
 pub use crate::cms::CmsError;
 pub use crate::error::Error;
+pub use crate::frames::Frames;
 pub use crate::lines::{Line, Lines};
 pub use crate::roots::{amazon_roots, anchor};
 pub use crate::serve::serve;

@@ -3,52 +3,30 @@
 //! console.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use egress::Lines;
 
+use super::child::{CONFINED, confined, spawn};
 use super::lockdown::confine_egress;
 use crate::Error;
-
-/// What the egress process says once, before anything else: nothing can be got out of it any more.
-pub(super) const CONFINED: u8 = 0x01;
 
 /// A started egress process, seen from the one that holds the keys.
 #[derive(Debug)]
 pub struct EgressProcess {
-    from: OwnedFd,
-    to: OwnedFd,
+    from: File,
+    to: File,
 }
 
 impl EgressProcess {
     /// Starts a program as the egress process, and waits until it has confined itself. Its standard
     /// input and output are the pipes.
     pub fn start(program: &Path, arguments: &[&str]) -> Result<Self, Error> {
-        let mut command = Command::new(program);
-        command
-            .args(arguments)
-            .env_clear()
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit());
-        let mut child = command.spawn().map_err(failed)?;
-        let pipes = (child.stdout.take(), child.stdin.take());
-        let (Some(from), Some(to)) = pipes else {
-            return Err(failed(io::ErrorKind::BrokenPipe.into()));
-        };
-        let mut from = File::from(OwnedFd::from(from));
-        let mut said = [0];
-        from.read_exact(&mut said).map_err(failed)?;
-        if said != [CONFINED] {
-            return Err(failed(io::ErrorKind::InvalidData.into()));
-        }
-        Ok(Self {
-            from: from.into(),
-            to: to.into(),
-        })
+        let child = spawn(program, arguments).map_err(failed)?;
+        let (from, to) = confined(child).map_err(failed)?;
+        Ok(Self { from, to })
     }
 
     /// Talks to it from now on. `ended` is called when it has ended, or said nonsense.
@@ -57,9 +35,8 @@ impl EgressProcess {
         anchors: Vec<egress::Anchor>,
         ended: impl Fn(&Error) + Send + 'static,
     ) -> Result<egress::Client, Error> {
-        let (from, to) = (File::from(self.from), File::from(self.to));
         let ended = move |why: &str| ended(&Error::EgressGone(why.to_owned()));
-        egress::Client::start(from, to, anchors, ended)
+        egress::Client::start(self.from, self.to, anchors, ended)
             .map_err(|error| Error::EgressGone(error.to_string()))
     }
 }

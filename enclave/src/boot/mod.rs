@@ -6,6 +6,7 @@
 //! core dumps, memory locked; signals; the port; no privileges; no system calls but those on the
 //! list. Only then does anything from outside come in: the enclave attests to itself, and serves.
 
+mod child;
 mod egress;
 mod exit;
 mod heartbeat;

@@ -3,15 +3,15 @@
 //! pipe; nothing is forked once there are secrets.
 
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::io;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::sync::mpsc::SyncSender;
 
 use upstream::Lines;
 
-use super::egress::{CONFINED, Pipes};
+use super::child::{CONFINED, confined, spawn};
+use super::egress::Pipes;
 use super::lockdown::confine_service;
 use crate::credentials::FromService;
 use crate::{Courier, Error};
@@ -31,36 +31,18 @@ impl ServiceProcess {
         count: usize,
         arguments: impl Fn(usize) -> Vec<String>,
     ) -> Result<Vec<Self>, Error> {
-        let spawn = |place| {
-            Command::new(program)
-                .args(arguments(place))
-                .env_clear()
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::inherit())
-                .spawn()
-                .map_err(failed)
+        let start = |place| {
+            let arguments = arguments(place);
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            spawn(program, &arguments).map_err(failed)
         };
         // All at once: each takes a while to be ready.
-        let started: Vec<Child> = (0..count).map(spawn).collect::<Result<_, _>>()?;
-        started.into_iter().map(Self::confined).collect()
-    }
-
-    fn confined(mut child: Child) -> Result<Self, Error> {
-        let pipes = (child.stdout.take(), child.stdin.take());
-        let (Some(from), Some(to)) = pipes else {
-            return Err(failed(io::ErrorKind::BrokenPipe.into()));
-        };
-        let mut from = File::from(OwnedFd::from(from));
-        let mut said = [0];
-        from.read_exact(&mut said).map_err(failed)?;
-        if said != [CONFINED] {
-            return Err(failed(io::ErrorKind::InvalidData.into()));
-        }
-        Ok(Self {
-            from,
-            to: File::from(OwnedFd::from(to)),
-        })
+        let started: Vec<Child> = (0..count).map(start).collect::<Result<_, _>>()?;
+        let ready = started.into_iter().map(|child| {
+            let (from, to) = confined(child).map_err(failed)?;
+            Ok(Self { from, to })
+        });
+        ready.collect()
     }
 
     /// Talks to it from now on. `said` is told how calls end, and when it says nothing any more.

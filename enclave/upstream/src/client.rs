@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread;
 
-use identity::cbor;
+use egress::Frames;
 use identity::json::MAX_SAFE_INTEGER;
-use protocol::{FrameBuffer, write_frame};
+use protocol::write_frame;
 use zeroize::Zeroizing;
 
 use crate::Error;
@@ -88,24 +88,15 @@ pub enum Unavailable {
     TooLong,
 }
 
-fn until_the_end(mut from: impl Read, ended: impl Fn(Ended)) -> Error {
-    let mut buffer = FrameBuffer::default();
-    let mut chunk = [0; 4096];
+fn until_the_end(from: impl Read, ended: impl Fn(Ended)) -> Error {
+    let mut frames = Frames::new(from);
     let mut is_ready = false;
     loop {
-        match buffer.next_frame() {
-            Ok(Some(frame)) => match cbor::from_slice::<Answer>(frame) {
-                Ok(Answer::Ready) if !is_ready => is_ready = true,
-                Ok(Answer::Ended(call)) if is_ready && can_be(&call) => ended(call),
-                Ok(_) => return Error::NotBegun,
-                Err(error) => return protocol::Error::from(error).into(),
-            },
-            Ok(None) => match from.read(&mut chunk) {
-                Ok(0) => return Error::FrameCut,
-                Ok(read) => buffer.push(&chunk[..read]),
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return error.into(),
-            },
+        match frames.next() {
+            Ok(Some(Answer::Ready)) if !is_ready => is_ready = true,
+            Ok(Some(Answer::Ended(call))) if is_ready && can_be(&call) => ended(call),
+            Ok(Some(_)) => return Error::Nonsense,
+            Ok(None) => return Error::Ended,
             Err(error) => return error.into(),
         }
     }
@@ -154,7 +145,7 @@ mod tests {
             Cursor::new(frames),
             sink(),
             move |call| say.send(call).unwrap(),
-            move |why| end.send(matches!(why, Error::FrameCut)).unwrap(),
+            move |why| end.send(matches!(why, Error::Ended)).unwrap(),
         )
         .unwrap();
         let by_itself = ended.recv().unwrap();

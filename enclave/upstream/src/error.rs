@@ -15,6 +15,15 @@ pub enum Error {
     /// The pipe ended within a frame.
     #[error("the pipe ended within a frame")]
     FrameCut,
+    /// What the process said is no frame, or not whole.
+    #[error(transparent)]
+    Frames(#[from] egress::Error),
+    /// The process said what makes no sense.
+    #[error("it said what makes no sense")]
+    Nonsense,
+    /// The process ended.
+    #[error("it ended")]
+    Ended,
     /// The first message was not the service, or it came twice.
     #[error("the service is named once, and first")]
     NotBegun,
