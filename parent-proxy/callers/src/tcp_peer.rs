@@ -81,7 +81,8 @@ mod tests {
         let of = |from: &str, to: &str| find(text, from.parse().unwrap(), to.parse().unwrap());
         assert_eq!(of("127.0.0.1:41652", "127.0.0.1:9090"), Some(1000));
         assert_eq!(of("127.0.0.1:9090", "127.0.0.1:41652"), None);
-        let closed = text.replace(" 01 ", " 06 ").replace("1000", "0");
+        let closed = text.replace(" 01 ", " 06 ").replace("  1000  ", "     0  ");
+        assert!(closed.contains("     0  ") && closed.contains(" 06 "));
         let (from, to) = ("127.0.0.1:41652", "127.0.0.1:9090");
         let found = find(&closed, from.parse().unwrap(), to.parse().unwrap());
         assert_eq!(found, None);
