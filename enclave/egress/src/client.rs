@@ -162,7 +162,7 @@ fn until_the_end(from: impl Read, asked: &AtomicU64, answers: &Sender<Answer>) -
     let mut frames = Frames::new(from);
     let mut answered = 0;
     loop {
-        let answer: Answer = match frames.next() {
+        let answer: Answer = match frames.read() {
             Ok(Some(answer)) => answer,
             Ok(None) => return Error::Ended,
             Err(error) => return error,

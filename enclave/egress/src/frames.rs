@@ -27,7 +27,7 @@ impl<R: Read> Frames<R> {
     }
 
     /// The next message; `None` if the pipe ended before it began.
-    pub fn next<T>(&mut self) -> Result<Option<T>, Error>
+    pub fn read<T>(&mut self) -> Result<Option<T>, Error>
     where
         T: for<'b> Decode<'b, ()> + Encode<()>,
     {

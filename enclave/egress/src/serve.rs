@@ -20,14 +20,14 @@ use crate::{Error, http, kms, tls};
 /// because the first one of a process opens `/dev/sysgenid`.
 pub fn serve(input: impl Read, mut output: impl Write, mut lines: impl Lines) -> Result<(), Error> {
     let mut asks = Frames::new(input);
-    let roots = match asks.next()? {
+    let roots = match asks.read()? {
         Some(Ask::Begin { anchors }) if anchors.is_empty() => return Err(Error::NoAnchors),
         Some(Ask::Begin { anchors }) => tls::roots(anchors),
         Some(Ask::Kms(_)) => return Err(Error::NotBegun),
         None => return Ok(()),
     };
     frames::send(&Answer::Ready, &mut output)?;
-    while let Some(ask) = asks.next()? {
+    while let Some(ask) = asks.read()? {
         let Ask::Kms(call) = ask else {
             return Err(Error::BegunTwice);
         };

@@ -92,7 +92,7 @@ fn until_the_end(from: impl Read, ended: impl Fn(Ended)) -> Error {
     let mut frames = Frames::new(from);
     let mut is_ready = false;
     loop {
-        match frames.next() {
+        match frames.read() {
             Ok(Some(Answer::Ready)) if !is_ready => is_ready = true,
             Ok(Some(Answer::Ended(call))) if is_ready && can_be(&call) => ended(call),
             Ok(Some(_)) => return Error::Nonsense,
