@@ -5,6 +5,7 @@ mod http;
 mod lasting;
 pub mod machine;
 mod running;
+pub mod services;
 mod tap;
 mod terminal;
 mod traced;

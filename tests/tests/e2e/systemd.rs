@@ -18,8 +18,9 @@ use qemu_dev::{Program, State};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use super::credentials::setting::{PLACEHOLDER, SECRET, Setting, With};
+use super::credentials::setting::Setting;
 use super::credentials::upstream::{Upstream, answer};
+use harness::services::{PLACEHOLDER, SECRET, With};
 
 /// Hands a listening socket over as systemd does (sd_listen_fds(3)), then becomes the sidecar.
 const ACTIVATE: &str = r#"

@@ -8,8 +8,9 @@ use data_encoding::{BASE64, HEXLOWER};
 use harness::{Answer, Connection, wait_for};
 use protocol::{CallFrame, CallKind, LineKind, Ticket};
 
-use super::setting::{PLACEHOLDER, SECRET, Setting, With};
+use super::setting::Setting;
 use super::upstream::{Tls, Upstream, answer};
+use harness::services::{PLACEHOLDER, SECRET, With};
 
 fn code(answer: &Answer) -> (u16, String) {
     let code = answer.header("x-anchorhold-error").unwrap_or_default();

@@ -7,8 +7,9 @@ use std::process::{Command, Output, Stdio};
 use harness::program;
 use serde_json::{Value, json};
 
-use super::setting::{PLACEHOLDER, SECRET, Setting, With};
+use super::setting::Setting;
 use super::upstream::{Request, Tls, Upstream, answer};
+use harness::services::{PLACEHOLDER, SECRET, With};
 
 /// What both clients ask for, and nothing else.
 const RULES: &str = "{ name = \"ask\", methods = [\"POST\"], paths = [\"/v1/chat/completions\", \"/v1/messages\"], identities = [\"crew\"] },

@@ -1,6 +1,8 @@
 use harness::{Connection, Lasting, wait_for};
 
-use super::setting::{SECRET, With, ask_over, bundle, config, free_port, put_at};
+use harness::services::{SECRET, With, bundle, config, free_port, put_at};
+
+use super::setting::ask_over;
 use super::upstream::{Upstream, answer};
 
 #[test]
@@ -8,7 +10,7 @@ fn a_credential_outlives_the_boot_where_the_bundle_keeps_a_state_and_only_there(
     let upstream = Upstream::start(|_, tls| answer(tls, 200, "", b"ok"));
     let with = With::default();
     let lines = config(upstream.address, free_port(), "");
-    let mut lasting = Lasting::prepared(|state| bundle(state, &upstream, &with), &lines);
+    let mut lasting = Lasting::prepared(|state| bundle(state, &upstream.root, &with), &lines);
     put_at(&lasting.state, &lasting.socket, harness::now().0);
     let socket = lasting.folder().join("proxy/agentkeys-proxy.sock");
     let status = || {

@@ -1,28 +1,17 @@
 //! An enclave and a sidecar with one service, and a credential for it.
 
-use std::fs::Permissions;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::net::TcpStream;
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use harness::services::{SECRET, With, bundle, config, free_port, put_at};
 use harness::{Answer, Connection, Running, program, wait_for};
-use parent_proxy::operator::PutCredential;
-use parent_proxy::{Client, KeyFile, Target};
-use qemu_dev::State;
+use parent_proxy::KeyFile;
 use serde_json::Value;
 
 use super::upstream::Upstream;
-
-/// What the caller `crew` shows at the TCP port.
-pub(crate) const PLACEHOLDER: &str = "local-placeholder-no-real-secret";
-/// What nobody but the service shall see.
-pub(crate) const SECRET: &str = "sk-live-9b2f6c1e0d8a4f7bA+/=";
-
-const RULES: &str = "{ name = \"chat\", methods = [\"POST\"], paths = [\"/chat\", \"/files/*\"], identities = [\"crew\"] },
-    { name = \"read\", methods = [\"GET\", \"HEAD\"], paths = [\"/models\", \"/files/*\"], identities = [\"crew\"] }";
 
 /// All of it.
 pub(crate) struct Setting {
@@ -32,41 +21,6 @@ pub(crate) struct Setting {
     pub(crate) socket: PathBuf,
     /// The port of the proxied routes.
     pub(crate) port: u16,
-}
-
-/// What is different from the usual.
-pub(crate) struct With<'a> {
-    /// Lines of `[[services]]`.
-    pub(crate) service: &'a str,
-    pub(crate) rules: &'a str,
-    pub(crate) inject: &'a str,
-    /// What the caller `crew` shows at the TCP port.
-    pub(crate) placeholder: &'a str,
-    /// Where the service is, behind its host.
-    pub(crate) base: &'a str,
-    /// Names of identities; the first one is `crew`.
-    pub(crate) identities: &'a [&'a str],
-    /// Lines before `[[identities]]`.
-    pub(crate) bundle: &'a str,
-    /// Lines of `[proxy]`.
-    pub(crate) proxy: &'a str,
-    pub(crate) enclave: &'a [&'a str],
-}
-
-impl Default for With<'_> {
-    fn default() -> Self {
-        Self {
-            service: "",
-            rules: RULES,
-            inject: "{ header = \"authorization\", format = \"Bearer {}\" }",
-            placeholder: PLACEHOLDER,
-            base: "/v1",
-            identities: &["crew"],
-            bundle: "",
-            proxy: "",
-            enclave: &[],
-        }
-    }
 }
 
 impl Setting {
@@ -82,7 +36,7 @@ impl Setting {
         let port = free_port();
         let config = config(upstream.address, port, with.proxy);
         let running = Running::prepared(
-            |state| bundle(state, &upstream, with),
+            |state| bundle(state, &upstream.root, with),
             &config,
             with.enclave,
         );
@@ -222,28 +176,6 @@ impl Setting {
     }
 }
 
-/// Puts the credential of `crew`, by what a desk does.
-pub(crate) fn put_at(state: &State, socket: &Path, now: i64) {
-    let (root, measurements, bundle) = state.verifier_files().unwrap();
-    let client = Client::new(Target::Unix(socket.to_owned()), None);
-    let put = PutCredential {
-        key: &KeyFile::read(&state.operator_key()).unwrap(),
-        bundle: &bundle,
-        image: &measurements,
-        mock_root: Some(root),
-        now,
-        identity: "crew",
-        service: "api",
-        version: 1,
-        secret: SECRET.as_bytes(),
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(put.send(&client)).unwrap();
-}
-
 /// One request over a connection that stays open.
 pub(crate) fn ask_over(
     connection: &mut Connection,
@@ -256,44 +188,4 @@ pub(crate) fn ask_over(
         format!("{line} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n{headers}\r\n");
     connection.send(&[head.as_bytes(), body].concat()).unwrap();
     connection.read().unwrap()
-}
-
-/// Lines of the sidecar's configuration.
-pub(crate) fn config(upstream: SocketAddr, port: u16, more: &str) -> String {
-    format!(
-        "annex = \"annex.cose\"\n[proxy]\nsocket = \"proxy/agentkeys-proxy.sock\"\ncredentials = \"credentials\"\n\
-         listen = \"127.0.0.1:{port}\"\n{more}\naddresses = {{ api = \"{upstream}\" }}\n\
-         [[proxy.callers]]\nname = \"crew\"\ntoken_file = \"crew.token\"\n"
-    )
-}
-
-/// The bundle, and beside it the files that the configuration names.
-pub(crate) fn bundle(state: &State, upstream: &Upstream, with: &With<'_>) -> String {
-    let token = state.folder().join("crew.token");
-    std::fs::write(&token, with.placeholder).unwrap();
-    std::fs::set_permissions(&token, Permissions::from_mode(0o600)).unwrap();
-    // The first annex, so that there can be another.
-    let annex = policy::Annex::from_toml("version = 1").unwrap();
-    let signed = annex
-        .sign(&KeyFile::read(&state.operator_key()).unwrap())
-        .unwrap();
-    std::fs::write(state.folder().join("annex.cose"), signed).unwrap();
-    let identities: Vec<_> = with
-        .identities
-        .iter()
-        .map(|name| (*name, "did:key", "EdDSA"))
-        .collect();
-    let text = state.development_policy(&identities).unwrap();
-    let text = text.replace("callers = { ", "callers = { names = [\"crew\"], ");
-    let (before, identities) = text.split_at(text.find("\n[[identities]]").unwrap());
-    format!(
-        "{before}{}\n{identities}\n[[services]]\nname = \"api\"\nupstream = \"https://api.example{}\"\nroots = ['''{}''']\n\
-         inject = {}\n{}\nrules = [{}]\n",
-        with.bundle, with.base, upstream.root, with.inject, with.service, with.rules
-    )
-}
-
-pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }

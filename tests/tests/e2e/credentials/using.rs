@@ -1,5 +1,6 @@
-use super::setting::{PLACEHOLDER, SECRET, Setting, With};
+use super::setting::Setting;
 use super::upstream::{Upstream, answer};
+use harness::services::{PLACEHOLDER, SECRET, With};
 
 /// Says what came, but for the credential.
 fn echo() -> Upstream {
