@@ -3,10 +3,9 @@
 
 use std::convert::Infallible;
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
@@ -18,43 +17,10 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
-use crate::process::{cpu_seconds, resident_kib};
+use crate::process::{Peer, itself, resident_kib};
 use harness::program;
 
 const SECONDS: u32 = 6;
-
-/// A process that ends with what started it.
-struct Peer {
-    process: Child,
-    port: u16,
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        // What it has started ends with it, if it is asked to.
-        if let Some(pid) = rustix::process::Pid::from_raw(self.process.id().cast_signed()) {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
-        let _ = self.process.wait();
-    }
-}
-
-impl Peer {
-    /// It, and what it has started.
-    fn processes(&self) -> Vec<u32> {
-        let own = self.process.id();
-        let children = format!("/proc/{own}/task/{own}/children");
-        let children = fs::read_to_string(children).unwrap_or_default();
-        let children = children
-            .split_whitespace()
-            .filter_map(|pid| pid.parse().ok());
-        children.chain([own]).collect()
-    }
-
-    fn cpu(&self) -> f64 {
-        self.processes().into_iter().map(cpu_seconds).sum()
-    }
-}
 
 /// What `wrk` saw, and the CPU of one request in microseconds.
 struct Seen {
@@ -285,20 +251,6 @@ fn ab(peer: &Peer, path: &str, body: &Path) -> Option<String> {
         line("99%"),
         line("Failed requests:")
     ))
-}
-
-fn itself(arguments: &[&str]) -> Peer {
-    let mut command = Command::new(std::env::current_exe().expect("a path"));
-    let mut process = command
-        .args(arguments)
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("itself");
-    let mut line = String::new();
-    let mut out = BufReader::new(process.stdout.take().expect("a pipe"));
-    out.read_line(&mut line).expect("a port");
-    let port = line.trim().parse().expect("a port");
-    Peer { process, port }
 }
 
 fn gateway(folder: &Path, agent: u16, more: &[&str]) -> Peer {

@@ -13,6 +13,7 @@ mod image;
 mod load;
 mod overload;
 mod process;
+mod services;
 mod verifying;
 
 use std::path::Path;
@@ -43,6 +44,9 @@ fn main() {
         Some("gateway-bare") => return gateway::bare(&arguments[2]),
         Some("scanner") => return gateway::scanner(),
         Some("gateway") => return gateway::figures(),
+        Some("service") => return services::upstream(Path::new(&arguments[2])),
+        Some("service-bare") => return services::bare(Path::new(&arguments[2]), &arguments[3]),
+        Some("services") => return services::figures(),
         Some("hold-connections") => return hold_connections(Path::new(&arguments[2])),
         Some("image") => {
             image::figures();
@@ -57,7 +61,7 @@ fn main() {
         Some("verify") => return verifying::figures(&start(""), strict_verification()),
         Some("--help" | "-h") => {
             println!(
-                "anchorhold-bench [--signatures N]\nanchorhold-bench sign\nanchorhold-bench verify\nanchorhold-bench overload\nanchorhold-bench durable\nanchorhold-bench image\nanchorhold-bench gateway\n\nPrints every figure of docs/benchmarks.md beside its baseline. N is for the memory test, 1000000 if left out. `sign` prints those of signatures alone. `verify` prints those of the verifier alone. `overload` prints those of a caller beside one that asks for ten times what there is. `durable` prints those of keys that are kept. `image` prints those of the image, which tests/run has built, under QEMU. `gateway` prints those of the gateway beside nginx and HAProxy, asked by wrk."
+                "anchorhold-bench [--signatures N]\nanchorhold-bench sign\nanchorhold-bench verify\nanchorhold-bench overload\nanchorhold-bench durable\nanchorhold-bench image\nanchorhold-bench gateway\nanchorhold-bench services\n\nPrints every figure of docs/benchmarks.md beside its baseline. N is for the memory test, 1000000 if left out. `sign` prints those of signatures alone. `verify` prints those of the verifier alone. `overload` prints those of a caller beside one that asks for ten times what there is. `durable` prints those of keys that are kept. `image` prints those of the image, which tests/run has built, under QEMU. `gateway` prints those of the gateway beside nginx and HAProxy, asked by wrk. `services` prints those of calls to a service, beside a TLS connection of one's own and a bare proxy."
             );
             return;
         }
