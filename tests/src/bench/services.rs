@@ -32,7 +32,7 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::load::{self, Load};
-use crate::process::{Peer, family, itself, proportional_kib, resident_kib};
+use crate::process::{Peer, cpu_seconds, family, itself, proportional_kib, resident_kib};
 use crate::{CONNECTIONS, line, micros};
 
 /// What the certificate of the service is for.
@@ -528,22 +528,28 @@ fn costs(parts: &Parts, bare: &Way, own: &Way) {
     let request = raw("/sign", Some(body));
     let pids = parts.own();
     let sign = load::measure(&parts.running.socket, &request, &load, &pids).server_cpu;
-    let cpu = |pids: &[u32]| {
-        pids.iter()
-            .map(|pid| crate::process::cpu_seconds(*pid))
-            .sum::<f64>()
-    };
     let cost = |way: &Way, pids: &[u32]| {
-        let before = cpu(pids);
+        let used = || pids.iter().map(|pid| cpu_seconds(*pid));
+        let before: Vec<f64> = used().collect();
         let count = at_once(way, 16, 5.0, None).len() as f64;
-        ((cpu(pids) - before) / count, count / 5.0)
+        let each = used().zip(before);
+        let each: Vec<f64> = each
+            .map(|(after, before)| (after - before) / count)
+            .collect();
+        (each, count / 5.0)
     };
     let (of_bare, rate_of_bare) = cost(bare, &parts.bare.processes());
-    let (of_own, rate) = cost(own, &pids);
+    let (of_each, rate) = cost(own, &pids);
+    let (of_bare, of_own) = (of_bare.iter().sum::<f64>(), of_each.iter().sum::<f64>());
     let each = |name: &str, seconds: f64| line(name, &format!("{:.1}", seconds * 1e6), "");
     each("CPU of one call of 1 KiB, bare proxy (us)", of_bare);
     each("CPU of one /sign (us)", sign);
     each("CPU of one call of 1 KiB, anchorhold (us)", of_own);
+    each("  of it, the sidecar (us)", of_each[pids.len() - 1]);
+    each(
+        "  of it, the process with the keys (us)",
+        of_each[pids.len() - 2],
+    );
     let ratio = format!("{:.2} x", of_own / (of_bare + sign));
     line("  ratio to (bare proxy + one /sign)", &ratio, "<= 1.3 x");
     line(
