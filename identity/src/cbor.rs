@@ -21,6 +21,26 @@ pub fn to_buffer<T: Encode<()>>(value: &T, out: &mut Vec<u8>) {
     minicbor::encode(value, out).expect("encoding to memory is infallible");
 }
 
+/// How many bytes the encoding of `value` has. For secrets: what grows while it is written leaves
+/// copies behind.
+pub fn length<T: Encode<()>>(value: &T) -> usize {
+    let mut length = Length(0);
+    minicbor::encode(value, &mut length).expect("counting cannot fail");
+    length.0
+}
+
+/// Counts what would be written.
+struct Length(usize);
+
+impl minicbor::encode::Write for Length {
+    type Error = std::convert::Infallible;
+
+    fn write_all(&mut self, bytes: &[u8]) -> Result<(), Self::Error> {
+        self.0 += bytes.len();
+        Ok(())
+    }
+}
+
 /// Decodes and refuses whatever [`to_vec`] would not have written: unknown or repeated members,
 /// indefinite lengths, longer heads than needed, bytes after the end.
 pub fn from_slice<'b, T: Decode<'b, ()> + Encode<()>>(bytes: &'b [u8]) -> Result<T, Error> {

@@ -2,7 +2,7 @@
 //! service.
 //!
 //! A line begins with one byte that says what it is ([`LineKind`]), and a [`Ticket`]. A line to
-//! the service then carries TLS. A line for calls carries [`CallFrame`]s, one call after the other: to
+//! the service then carries TLS. A line for calls carries [`CallFrame`](crate::CallFrame)s, one call after the other: to
 //! the process `Ticket` (of each call after the first), `Data`, `End`; from it `LineWanted`, `Head`, `Data`, `End`, or
 //! `Failed`, which is the last one of its line.
 
@@ -104,67 +104,6 @@ impl LineKind {
     }
 }
 
-/// What a frame on a line for calls is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum CallKind {
-    /// A call begins: its ticket.
-    Ticket = 1,
-    /// A piece of a body.
-    Data = 2,
-    /// The end of a body.
-    End = 3,
-    /// A line to the service is wanted for this call.
-    LineWanted = 4,
-    /// The head of the answer: a [`FramedHead`].
-    Head = 5,
-    /// No answer, or none any more: [`Failed`].
-    Failed = 6,
-}
-
-/// The head of a frame on a line for calls: its kind, and the length of what follows, big-endian.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CallFrame {
-    /// What it is.
-    pub kind: CallKind,
-    /// How many bytes follow; at most 64 KiB.
-    pub length: usize,
-}
-
-impl CallFrame {
-    /// How many bytes the head of a frame has.
-    pub const HEAD: usize = 5;
-    /// How many may follow: the head of an answer, or a piece of a body.
-    pub const MAX_BYTES: usize = 64 * 1024;
-
-    /// A frame with these bytes, whole. What is too long for one is an error of the sender.
-    ///
-    /// # Panics
-    /// If there are more than 64 KiB.
-    pub fn write(kind: CallKind, bytes: &[u8], out: &mut Vec<u8>) {
-        assert!(
-            bytes.len() <= Self::MAX_BYTES,
-            "a frame of {} bytes",
-            bytes.len()
-        );
-        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        out.push(kind as u8);
-        out.extend_from_slice(&length.to_be_bytes());
-        out.extend_from_slice(bytes);
-    }
-
-    /// Reads the head of a frame; none if it is none.
-    pub fn read(head: [u8; Self::HEAD]) -> Option<Self> {
-        use CallKind::{Data, End, Failed, Head, LineWanted, Ticket};
-        let kinds = [Ticket, Data, End, LineWanted, Head, Failed];
-        let kind = kinds.into_iter().find(|kind| *kind as u8 == head[0])?;
-        let mut length = [0; 4];
-        length.copy_from_slice(&head[1..]);
-        let length = usize::try_from(u32::from_be_bytes(length)).ok()?;
-        (length <= Self::MAX_BYTES).then_some(Self { kind, length })
-    }
-}
-
 /// The head of an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(array)]
@@ -194,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_and_frames_are_read_as_they_were_written() {
+    fn lines_are_read_as_they_were_written() {
         let ticket = Ticket([7; 16]);
         for kind in [LineKind::Calls, LineKind::Upstream] {
             assert_eq!(LineKind::of(kind.opening(ticket)), Some((kind, ticket)));
@@ -203,19 +142,6 @@ mod tests {
             let mut opening = LineKind::Calls.opening(ticket);
             opening[0] = other;
             assert_eq!(LineKind::of(opening), None);
-        }
-        let mut out = Vec::new();
-        CallFrame::write(CallKind::Data, b"hello", &mut out);
-        let head = CallFrame::read(*out.first_chunk().unwrap());
-        let wanted = CallFrame {
-            kind: CallKind::Data,
-            length: 5,
-        };
-        assert_eq!((head, &out[5..]), (Some(wanted), &b"hello"[..]));
-        for (kind, length) in [(0, 5_u32), (7, 5), (2, 65537), (2, u32::MAX)] {
-            let mut head = [kind, 0, 0, 0, 0];
-            head[1..].copy_from_slice(&length.to_be_bytes());
-            assert_eq!(CallFrame::read(head), None);
         }
     }
 }

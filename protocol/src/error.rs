@@ -20,6 +20,9 @@ pub enum Error {
     /// The proof does not belong to this connection and key.
     #[error("the proxy's key was not proven")]
     ProofInvalid,
+    /// No frame of a line for calls.
+    #[error("not a frame of a line for calls")]
+    CallFrameMalformed,
     /// Not `unix://`, `vsock://` or `hvsock://` with what they need.
     #[error("not an endpoint: {0}")]
     EndpointInvalid(&'static str),

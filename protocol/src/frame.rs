@@ -28,6 +28,11 @@ pub fn write_frame<T: Encode<()>>(message: &T, out: &mut Vec<u8>) -> Result<(), 
     }
 }
 
+/// How many bytes the frame of a message has, whether it is too long or not.
+pub fn frame_length<T: Encode<()>>(message: &T) -> usize {
+    HEAD + cbor::length(message)
+}
+
 /// Collects bytes as they arrive and hands out whole frames.
 #[derive(Debug, Default)]
 pub struct FrameBuffer {

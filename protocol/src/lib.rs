@@ -15,6 +15,7 @@
 //! # Ok::<(), protocol::Error>(())
 //! ```
 
+mod call_frames;
 mod credentials;
 mod endpoint;
 mod error;
@@ -27,13 +28,12 @@ mod refusal;
 mod requester;
 mod traits;
 
-pub use credentials::{
-    CallFrame, CallKind, Failed, FramedHead, LineKind, OpenCredential, SealedCredential, Ticket,
-};
+pub use call_frames::{CallFrame, CallFrames, CallKind};
+pub use credentials::{Failed, FramedHead, LineKind, OpenCredential, SealedCredential, Ticket};
 pub use endpoint::Endpoint;
 pub use error::Error;
 pub use exit::{EGRESS_PORT, EXIT_PORT, ExitReason, SERVICE_PORT, WINDOW_PORT};
-pub use frame::{FrameBuffer, MAX_FRAME, write_frame};
+pub use frame::{FrameBuffer, MAX_FRAME, frame_length, write_frame};
 pub use hello::{ChannelProof, Hello, VERSION, Welcome};
 pub use keeping::{KmsSigned, PIECE, Part, Phase, Piece, SignKms, StateStatus};
 pub use message::{

@@ -16,18 +16,6 @@ const TAG_BEFORE: &str = "anchorhold/sealed-contents/v1";
 /// What AES-256-GCM appends, in bytes.
 const SEALING: usize = 16;
 
-/// Counts what would be written.
-struct Length(usize);
-
-impl Write for Length {
-    type Error = std::convert::Infallible;
-
-    fn write_all(&mut self, bytes: &[u8]) -> Result<(), Self::Error> {
-        self.0 += bytes.len();
-        Ok(())
-    }
-}
-
 /// 32 bytes of a private key, wiped when dropped. Written nowhere but into what is encrypted.
 pub(crate) struct Secret(Zeroizing<[u8; 32]>);
 
@@ -172,9 +160,8 @@ impl Contents {
     /// Its bytes, in memory that never moves, not even when it is encrypted in its place: what grows
     /// would leave copies behind.
     pub(crate) fn to_vec(&self) -> Zeroizing<Vec<u8>> {
-        let mut length = Length(0);
-        minicbor::encode(self, &mut length).expect("counting cannot fail");
-        let mut bytes = Zeroizing::new(Vec::with_capacity(length.0 + SEALING));
+        let length = identity::cbor::length(self);
+        let mut bytes = Zeroizing::new(Vec::with_capacity(length + SEALING));
         identity::cbor::to_buffer(self, &mut bytes);
         bytes
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use broker::{Header, Needles, Scrubber, returned};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
@@ -17,8 +17,8 @@ use hyper::{Method, Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use identity::cbor;
 use policy::Scrub;
-use protocol::{CallFrame, CallKind, Failed, FramedHead, Ticket};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, ReadHalf, WriteHalf};
+use protocol::{CallFrame, CallFrames, CallKind, Failed, FramedHead, Ticket};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc::Sender;
 use tokio::time::timeout;
 
@@ -44,16 +44,34 @@ const MAX_BUFFER: usize = 64 * 1024;
 
 /// A line for calls.
 struct CallLine {
-    from: BufReader<ReadHalf<Line>>,
-    to: WriteHalf<Line>,
+    from: From,
+    to: To,
+}
+
+/// What comes over a line.
+struct From {
+    line: ReadHalf<Line>,
+    frames: CallFrames,
+}
+
+/// What goes over a line: frames that follow each other go together.
+struct To {
+    line: WriteHalf<Line>,
+    waiting: BytesMut,
 }
 
 /// Serves calls until the line is not good any more.
 pub(crate) async fn serve(shared: &Arc<Shared>, line: Line, first: Ticket) {
     let (from, to) = tokio::io::split(line);
     let mut line = CallLine {
-        from: BufReader::with_capacity(MAX_BUFFER, from),
-        to,
+        from: From {
+            line: from,
+            frames: CallFrames::default(),
+        },
+        to: To {
+            line: to,
+            waiting: BytesMut::new(),
+        },
     };
     let mut next = Some(first);
     loop {
@@ -85,7 +103,7 @@ pub(crate) async fn serve(shared: &Arc<Shared>, line: Line, first: Ticket) {
         // The line is told last: whoever has its answer finds its end recorded.
         shared.end(progress.ended(ticket, ending)).await;
         let told = match ending {
-            Ending::Complete => line.write(CallKind::End, &[]).await,
+            Ending::Complete => line.to.write(CallKind::End, &[]).await,
             ending => line.fail(ending.code(), says(ending)).await,
         };
         if told.is_err() || !again {
@@ -204,21 +222,21 @@ fn keep(shared: &Arc<Shared>, owner: Owner, mut connection: Connection) {
 /// Passes the body on to the request, and then watches whether the caller is still there. Ends only
 /// if it is not.
 async fn upload(
-    from: &mut BufReader<ReadHalf<Line>>,
+    from: &mut From,
     pieces: Sender<Piece>,
     length: Option<u64>,
     whole: &AtomicBool,
 ) -> Ending {
     let mut came = 0;
     loop {
-        let Some(frame) = read_frame(from).await else {
+        let Some(frame) = from.frame().await else {
             return Ending::Aborted;
         };
         match frame {
             (CallKind::Data, bytes) => {
                 came += bytes.len() as u64;
                 let too_much = length.is_some_and(|length| came > length);
-                if too_much || pieces.send(Piece::Data(bytes.into())).await.is_err() {
+                if too_much || pieces.send(Piece::Data(bytes)).await.is_err() {
                     break;
                 }
             }
@@ -235,7 +253,7 @@ async fn upload(
     }
     if whole.load(Ordering::Acquire) {
         // Nothing comes before the answer is whole, unless the caller goes away.
-        let _ = from.fill_buf().await;
+        let _ = from.more().await;
         return Ending::Aborted;
     }
     if length.is_some_and(|length| came > length) {
@@ -245,13 +263,42 @@ async fn upload(
     std::future::pending().await
 }
 
-async fn read_frame(from: &mut BufReader<ReadHalf<Line>>) -> Option<(CallKind, Vec<u8>)> {
-    let mut head = [0; CallFrame::HEAD];
-    from.read_exact(&mut head).await.ok()?;
-    let frame = CallFrame::read(head)?;
-    let mut bytes = vec![0; frame.length];
-    from.read_exact(&mut bytes).await.ok()?;
-    Some((frame.kind, bytes))
+impl From {
+    /// The next frame; none if the line ends, or makes no sense.
+    async fn frame(&mut self) -> Option<(CallKind, Bytes)> {
+        loop {
+            if let Some(frame) = self.frames.next_frame().ok()? {
+                return Some(frame);
+            }
+            self.more().await.ok()?;
+        }
+    }
+
+    /// Waits until something has come behind the frames that were taken.
+    async fn more(&mut self) -> io::Result<()> {
+        match self.line.read_buf(self.frames.room()).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl To {
+    /// A frame that goes with what follows.
+    fn put(&mut self, kind: CallKind, bytes: &[u8]) {
+        CallFrame::write(kind, bytes, &mut self.waiting);
+    }
+
+    /// A frame that goes now, and all before it.
+    async fn write(&mut self, kind: CallKind, bytes: &[u8]) -> io::Result<()> {
+        self.put(kind, bytes);
+        self.flush().await
+    }
+
+    /// Whoever stops to wait for this leaves no half of a frame behind: what is left goes first later.
+    async fn flush(&mut self) -> io::Result<()> {
+        self.line.write_all_buf(&mut self.waiting).await
+    }
 }
 
 /// The way to the service, and what comes back.
@@ -259,7 +306,7 @@ struct Download<'a> {
     shared: &'a Arc<Shared>,
     call: &'a Call,
     needles: Arc<Needles>,
-    to: &'a mut WriteHalf<Line>,
+    to: &'a mut To,
     status: &'a mut Option<u16>,
     spki: &'a mut Option<[u8; 32]>,
     received: &'a mut Counted,
@@ -323,7 +370,7 @@ impl Download<'_> {
     async fn connect(&mut self) -> Result<Connection, Ending> {
         let ticket = self.call.ticket;
         let line = self.shared.want(ticket);
-        let wanted = write_frame(self.to, CallKind::LineWanted, &[]).await;
+        let wanted = self.to.write(CallKind::LineWanted, &[]).await;
         wanted.map_err(|_| Ending::Aborted)?;
         let lent = timeout(CONNECT_WITHIN, line).await;
         self.shared.unwant(ticket);
@@ -379,18 +426,41 @@ impl Download<'_> {
             Some(None) => Some(None),
             None => None,
         };
-        let told = write_frame(self.to, CallKind::Head, &bytes).await;
-        told.map_err(|_| Ending::Aborted)?;
+        self.to.put(CallKind::Head, &bytes);
         let ended = matches!(first, Some(None));
         if let Some(Some(clean)) = first {
-            pass(self.to, self.received, &clean).await?;
+            self.pass(&clean).await?;
         }
-        while !ended && let Some(piece) = next_piece(&mut body).await? {
+        while !ended && let Some(piece) = self.next_piece(&mut body).await? {
             let clean = scrub(&mut scrubber, piece)?;
-            pass(self.to, self.received, &clean).await?;
+            self.pass(&clean).await?;
         }
         let rest = scrubber.finish();
-        pass(self.to, self.received, &rest).await
+        self.pass(&rest).await
+    }
+
+    /// The next piece of an answer. What was passed on before goes while that is awaited.
+    async fn next_piece(&mut self, body: &mut Incoming) -> Result<Option<Bytes>, Ending> {
+        if let Some(piece) = next_piece(body).now_or_never() {
+            return piece;
+        }
+        self.flush().await?;
+        next_piece(body).await
+    }
+
+    async fn pass(&mut self, bytes: &[u8]) -> Result<(), Ending> {
+        for piece in bytes.chunks(CallFrame::MAX_BYTES) {
+            self.to.put(CallKind::Data, piece);
+            self.received.add(piece);
+            if self.to.waiting.len() >= MAX_BUFFER {
+                self.flush().await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), Ending> {
+        self.to.flush().await.map_err(|_| Ending::Aborted)
     }
 
     /// The headers that are passed on, without the credential.
@@ -450,35 +520,12 @@ async fn next_piece(body: &mut Incoming) -> Result<Option<Bytes>, Ending> {
     }
 }
 
-async fn pass(
-    to: &mut WriteHalf<Line>,
-    received: &mut Counted,
-    bytes: &[u8],
-) -> Result<(), Ending> {
-    for piece in bytes.chunks(CallFrame::MAX_BYTES) {
-        let written = write_frame(to, CallKind::Data, piece).await;
-        written.map_err(|_| Ending::Aborted)?;
-        received.add(piece);
-    }
-    Ok(())
-}
-
-async fn write_frame(to: &mut WriteHalf<Line>, kind: CallKind, bytes: &[u8]) -> io::Result<()> {
-    let mut frame = Vec::with_capacity(CallFrame::HEAD + bytes.len());
-    CallFrame::write(kind, bytes, &mut frame);
-    to.write_all(&frame).await
-}
-
 impl CallLine {
     async fn next_ticket(&mut self) -> Option<Ticket> {
-        match timeout(IDLE, read_frame(&mut self.from)).await {
-            Ok(Some((CallKind::Ticket, bytes))) => bytes.try_into().ok().map(Ticket),
+        match timeout(IDLE, self.from.frame()).await {
+            Ok(Some((CallKind::Ticket, bytes))) => bytes[..].try_into().ok().map(Ticket),
             _ => None,
         }
-    }
-
-    async fn write(&mut self, kind: CallKind, bytes: &[u8]) -> io::Result<()> {
-        write_frame(&mut self.to, kind, bytes).await
     }
 
     async fn fail(&mut self, code: &str, message: &str) -> io::Result<()> {
@@ -486,7 +533,8 @@ impl CallLine {
             code: code.into(),
             message: message.into(),
         };
-        self.write(CallKind::Failed, &cbor::to_vec(&failed)).await
+        let failed = cbor::to_vec(&failed);
+        self.to.write(CallKind::Failed, &failed).await
     }
 }
 

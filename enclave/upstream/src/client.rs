@@ -9,7 +9,7 @@ use std::thread;
 
 use egress::Frames;
 use identity::json::MAX_SAFE_INTEGER;
-use protocol::write_frame;
+use protocol::{frame_length, write_frame};
 use zeroize::Zeroizing;
 
 use crate::Error;
@@ -68,7 +68,7 @@ impl Client {
             return Err(Unavailable::Gone);
         }
         // It holds a credential, and must not move.
-        let mut frame = Zeroizing::new(Vec::with_capacity(protocol::MAX_FRAME + 8));
+        let mut frame = Zeroizing::new(Vec::with_capacity(frame_length(ask)));
         write_frame(ask, &mut frame).map_err(|_| Unavailable::TooLong)?;
         self.frames.try_send(frame).map_err(|error| match error {
             TrySendError::Full(_) => Unavailable::Busy,

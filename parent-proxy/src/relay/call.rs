@@ -8,13 +8,14 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::body::Body as RequestBody;
+use bytes::BytesMut;
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Frame};
 use hyper::{Response, StatusCode};
 use identity::cbor;
 use policy::Bundle;
-use protocol::{CallFrame, CallKind, Endpoint, Failed, FramedHead, LineKind, Ticket};
+use protocol::{CallFrame, CallFrames, CallKind, Endpoint, Failed, FramedHead, LineKind, Ticket};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -29,6 +30,8 @@ type Line = Box<dyn Stream>;
 /// The enclave's process keeps a line for calls for two minutes.
 const IDLE: Duration = Duration::from_secs(60);
 const MAX_IDLE: usize = 64;
+/// For the end of an answer of which nobody wants more.
+const END_WITHIN: Duration = Duration::from_millis(100);
 /// The enclave gives up after ten minutes of silence; this process soon after.
 const SILENCE: Duration = Duration::from_secs(630);
 
@@ -86,12 +89,13 @@ impl Calls {
         closing: Closing,
     ) -> Result<Response<AnswerBody>, CallError> {
         let lines = self.services.get(place).ok_or_else(nonsense)?;
-        let line = lines.begin(ticket).await?;
+        let (line, begun) = lines.begin(ticket).await?;
         let (from, to) = tokio::io::split(line);
-        let upload = AbortOnDrop(tokio::spawn(upload(to, body)));
+        let upload = AbortOnDrop(tokio::spawn(upload(to, begun, body)));
         let mut call = Call {
             lines: Arc::clone(lines),
             from,
+            frames: CallFrames::default(),
             upload,
             _under_way: under_way,
             _closing: closing,
@@ -139,17 +143,15 @@ fn failed(bytes: &[u8]) -> Failed {
 }
 
 impl ServiceLines {
-    /// A line on which this call begins.
-    async fn begin(&self, ticket: Ticket) -> io::Result<Line> {
-        if let Some(mut line) = self.kept() {
-            let mut frame = Vec::new();
-            CallFrame::write(CallKind::Ticket, &ticket.0, &mut frame);
-            line.write_all(&frame).await?;
-            return Ok(line);
+    /// A line, and what a call begins with on it.
+    async fn begin(&self, ticket: Ticket) -> io::Result<(Line, BytesMut)> {
+        let mut begun = BytesMut::new();
+        if let Some(line) = self.kept() {
+            CallFrame::write(CallKind::Ticket, &ticket.0, &mut begun);
+            return Ok((line, begun));
         }
-        let mut line = open(&self.endpoint).await?;
-        line.write_all(&LineKind::Calls.opening(ticket)).await?;
-        Ok(line)
+        begun.extend_from_slice(&LineKind::Calls.opening(ticket));
+        Ok((open(&self.endpoint).await?, begun))
     }
 
     /// The newest line that is still open.
@@ -195,6 +197,7 @@ impl Drop for Closing {
 struct Call {
     lines: Arc<ServiceLines>,
     from: ReadHalf<Line>,
+    frames: CallFrames,
     /// Gives its half back when the body was whole.
     upload: AbortOnDrop,
     _under_way: UnderWay,
@@ -211,41 +214,58 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Sends a body. If it breaks off, so does the line: half a body is none.
-async fn upload(mut to: WriteHalf<Line>, body: RequestBody) -> Option<WriteHalf<Line>> {
-    let whole = send(&mut to, body).await;
+/// Sends a body, behind what the call begins with. If it breaks off, so does the line: half a body is
+/// none.
+async fn upload(
+    mut to: WriteHalf<Line>,
+    begun: BytesMut,
+    body: RequestBody,
+) -> Option<WriteHalf<Line>> {
+    let whole = send(&mut to, begun, body).await;
     if whole.is_none() {
         let _ = to.shutdown().await;
     }
     whole.map(|()| to)
 }
 
-async fn send(to: &mut WriteHalf<Line>, mut body: RequestBody) -> Option<()> {
-    let mut out = Vec::new();
-    while let Some(frame) = body.frame().await {
+async fn send(to: &mut WriteHalf<Line>, mut out: BytesMut, mut body: RequestBody) -> Option<()> {
+    loop {
+        // What is there goes together; what is awaited holds nothing up.
+        let frame = match body.frame().now_or_never() {
+            Some(frame) => frame,
+            None => {
+                to.write_all_buf(&mut out).await.ok()?;
+                body.frame().await
+            }
+        };
+        let Some(frame) = frame else {
+            break;
+        };
         let Ok(bytes) = frame.ok()?.into_data() else {
             continue;
         };
         for piece in bytes.chunks(CallFrame::MAX_BYTES) {
-            out.clear();
             CallFrame::write(CallKind::Data, piece, &mut out);
-            to.write_all(&out).await.ok()?;
+            if out.len() >= CallFrame::MAX_BYTES {
+                to.write_all_buf(&mut out).await.ok()?;
+            }
         }
     }
-    out.clear();
     CallFrame::write(CallKind::End, &[], &mut out);
-    to.write_all(&out).await.ok()
+    to.write_all_buf(&mut out).await.ok()
 }
 
 impl Call {
-    async fn next(&mut self) -> io::Result<(CallKind, Vec<u8>)> {
+    async fn next(&mut self) -> io::Result<(CallKind, Bytes)> {
         let read = async {
-            let mut head = [0; CallFrame::HEAD];
-            self.from.read_exact(&mut head).await?;
-            let frame = CallFrame::read(head).ok_or_else(nonsense)?;
-            let mut bytes = vec![0; frame.length];
-            self.from.read_exact(&mut bytes).await?;
-            Ok((frame.kind, bytes))
+            loop {
+                if let Some(frame) = self.frames.next_frame().map_err(|_| nonsense())? {
+                    return Ok(frame);
+                }
+                if self.from.read_buf(self.frames.room()).await? == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            }
         };
         let late = || io::Error::from(io::ErrorKind::TimedOut);
         timeout(SILENCE, read).await.unwrap_or_else(|_| Err(late()))
@@ -255,12 +275,19 @@ impl Call {
     async fn pass_on(mut self, pieces: mpsc::Sender<Result<Bytes, CallError>>) {
         loop {
             let next = tokio::select! {
+                biased;
                 next = self.next() => next,
-                // The agent went away; the line ends, and so the enclave hears of it.
-                () = pieces.closed() => return,
+                () = pieces.closed() => {
+                    // Whoever knows the length has all of it before its end has come. Else the agent went
+                    // away: the line ends, and so the enclave hears of it.
+                    match timeout(END_WITHIN, self.next()).await {
+                        Ok(Ok((CallKind::End, _))) => break,
+                        _ => return,
+                    }
+                }
             };
             let piece = match next {
-                Ok((CallKind::Data, bytes)) => Ok(bytes.into()),
+                Ok((CallKind::Data, bytes)) => Ok(bytes),
                 Ok((CallKind::End, _)) => break,
                 Ok((CallKind::Failed, bytes)) => Err(CallError::Failed(failed(&bytes))),
                 Ok(_) => Err(nonsense().into()),
@@ -274,11 +301,14 @@ impl Call {
         let Self {
             lines,
             from,
+            frames,
             mut upload,
             ..
         } = self;
         // An answer that came before the body was whole ends the line.
-        if let Some(Ok(Some(to))) = (&mut upload.0).now_or_never() {
+        if let Some(Ok(Some(to))) = (&mut upload.0).now_or_never()
+            && frames.is_empty()
+        {
             lines.keep(from.unsplit(to));
         }
     }

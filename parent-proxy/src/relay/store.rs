@@ -1,10 +1,11 @@
 //! Where sealed credentials are kept: a folder, as AgentKeys lays out its bucket.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use broker::{Envelope, Omni, object_path};
 use rustix::fs::{FlockOperation, flock};
@@ -13,6 +14,8 @@ use crate::Error;
 
 /// No envelope is longer.
 const MAX_BYTES: u64 = 16 * 1024;
+/// What is remembered of the folder.
+const MAX_KNOWN: usize = 1024;
 
 /// Why a credential was not read or kept.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +43,31 @@ pub(crate) struct Kept {
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     folder: Arc<PathBuf>,
+    /// What was read, and of which file: each call reads its credential.
+    known: Arc<Mutex<BTreeMap<PathBuf, (Stamp, Kept)>>>,
+}
+
+/// What tells one state of a file from the next. A file that is put into the place of another has
+/// another number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    number: u64,
+    length: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            number: metadata.ino(),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
 }
 
 impl Store {
@@ -55,13 +83,39 @@ impl Store {
         }
         Ok(Self {
             folder: Arc::new(folder.to_owned()),
+            known: Arc::default(),
         })
     }
 
     /// The credential of an actor for a service, if there is one.
     pub(crate) async fn get(&self, actor: Omni, service: &str) -> Result<Option<Kept>, StoreError> {
         let path = self.path(&actor, service);
-        run(move || read(&path)).await
+        if let Some(kept) = self.known(&path) {
+            return Ok(Some(kept));
+        }
+        let store = self.clone();
+        run(move || {
+            let read = read(&path)?;
+            Ok(read.map(|(stamp, kept)| store.remember(path, stamp, kept)))
+        })
+        .await
+    }
+
+    /// What was read before, if the file is still the same.
+    fn known(&self, path: &Path) -> Option<Kept> {
+        let stamp = Stamp::of(&fs::metadata(path).ok()?);
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let (of, kept) = known.get(path)?;
+        (*of == stamp).then(|| kept.clone())
+    }
+
+    fn remember(&self, path: PathBuf, stamp: Stamp, kept: Kept) -> Kept {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_KNOWN {
+            known.clear();
+        }
+        known.insert(path, (stamp, kept.clone()));
+        kept
     }
 
     /// Keeps a credential, unless one is kept that is not older.
@@ -71,19 +125,34 @@ impl Store {
         service: &str,
         envelope: Vec<u8>,
     ) -> Result<(), StoreError> {
-        let (path, folder) = (self.path(&actor, service), Arc::clone(&self.folder));
-        run(move || write(&folder, &path, &envelope)).await
+        let (path, store) = (self.path(&actor, service), self.clone());
+        run(move || {
+            let written = write(&store.folder, &path, &envelope);
+            store.forget(&path);
+            written
+        })
+        .await
     }
 
     /// Forgets a credential; gives whether there was one.
     pub(crate) async fn remove(&self, actor: Omni, service: &str) -> Result<bool, StoreError> {
-        let path = self.path(&actor, service);
-        run(move || match fs::remove_file(&path) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error.into()),
+        let (path, store) = (self.path(&actor, service), self.clone());
+        run(move || {
+            let removed = fs::remove_file(&path);
+            store.forget(&path);
+            match removed {
+                Ok(()) => Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+                Err(error) => Err(error.into()),
+            }
         })
         .await
+    }
+
+    /// A file's number and times may come again with the next file, if that comes soon.
+    fn forget(&self, path: &Path) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.remove(path);
     }
 
     fn path(&self, actor: &Omni, service: &str) -> PathBuf {
@@ -98,20 +167,22 @@ async fn run<T: Send + 'static>(
     done.unwrap_or_else(|error| Err(io::Error::other(error).into()))
 }
 
-fn read(path: &Path) -> Result<Option<Kept>, StoreError> {
+fn read(path: &Path) -> Result<Option<(Stamp, Kept)>, StoreError> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
     };
+    let stamp = Stamp::of(&file.metadata()?);
     let mut bytes = Vec::new();
     file.take(MAX_BYTES).read_to_end(&mut bytes)?;
     let envelope = Envelope::parse(&bytes).map_err(io::Error::other)?;
-    Ok(Some(Kept {
+    let kept = Kept {
         epoch: envelope.epoch,
         version: envelope.version,
         bytes,
-    }))
+    };
+    Ok(Some((stamp, kept)))
 }
 
 /// Whole or not at all: written beside its place, synced, and put there. One at a time.
@@ -125,7 +196,7 @@ fn write(folder: &Path, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     flock(&lock, FlockOperation::LockExclusive).map_err(io::Error::from)?;
     let new = Envelope::parse(bytes).map_err(io::Error::other)?;
     // One of an epoch that is gone is of no use to anybody.
-    if let Ok(Some(kept)) = read(path)
+    if let Ok(Some((_, kept))) = read(path)
         && kept.version >= new.version
         && kept.bytes != bytes
     {
@@ -148,4 +219,57 @@ fn write(folder: &Path, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     fs::rename(&beside, path)?;
     File::open(parent)?.sync_all()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use broker::{Epoch, Place};
+    use zeroize::Zeroizing;
+
+    use super::*;
+
+    fn sealed(version: u64, secret: &[u8]) -> Vec<u8> {
+        let (operator, actor) = (Omni::new([1; 32]), Omni::new([2; 32]));
+        let place = Place {
+            operator: &operator,
+            actor: &actor,
+            service: "api",
+            upstream: "https://api.example",
+        };
+        let epoch = Epoch {
+            number: 1,
+            key: Zeroizing::new([3; 32]),
+        };
+        let sealed = Envelope::seal(&epoch, version, place, secret, [4; 12]);
+        sealed.unwrap().as_bytes().to_vec()
+    }
+
+    #[tokio::test]
+    async fn what_was_read_of_a_file_is_not_taken_for_another_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let actor = Omni::new([2; 32]);
+        let got = || async {
+            let kept = store.get(actor, "api").await.unwrap();
+            kept.map(|kept| kept.bytes)
+        };
+        assert_eq!(got().await, None);
+        for version in 1..=5 {
+            // Of one length, one right after the other.
+            let envelope = sealed(version, b"secret");
+            store.put(actor, "api", envelope.clone()).await.unwrap();
+            assert_eq!(got().await, Some(envelope.clone()));
+            assert_eq!(got().await, Some(envelope));
+        }
+        let old = store.put(actor, "api", sealed(4, b"secret")).await;
+        assert!(matches!(old, Err(StoreError::Newer(5))));
+        // Somebody else puts a copy from somewhere in its place.
+        let (path, beside) = (store.path(&actor, "api"), folder.path().join("copy"));
+        fs::write(&beside, sealed(3, b"secret")).unwrap();
+        fs::rename(&beside, &path).unwrap();
+        assert_eq!(got().await, Some(sealed(3, b"secret")));
+        assert!(store.remove(actor, "api").await.unwrap());
+        assert_eq!(got().await, None);
+        assert!(!store.remove(actor, "api").await.unwrap());
+    }
 }
