@@ -20,6 +20,9 @@ pub enum Error {
     /// An order to put a credential is not good.
     #[error("the order to put a credential is not good: {0}")]
     CredentialOrderInvalid(&'static str),
+    /// An order about the keys K3 is not good.
+    #[error("the order about the epochs of credentials is not good: {0}")]
+    EpochOrderInvalid(&'static str),
     /// A root of a service is no certificate that can be one.
     #[error("service {0:?}: one of its roots is no certificate that can be a root")]
     RootInvalid(String),

@@ -5,12 +5,14 @@
 //! ```text
 //! put   desk: Order (HPKE to the enclave's sealing key, signed by the operator)
 //!         -> enclave: Envelope (under K3's key of the actor) -> kept outside as bots/<actor>/credentials/<service>.enc
+//! keys  desk: EpochOrder (signed by the operator) -> enclave: one more K3, or fewer; Envelopes are made anew under it
 //! use   agent: method, path, headers -> Target, Forwarded: the one form that is judged and sent
 //!         -> enclave: Envelope opened, placed -> upstream; answers pass a Scrubber
 //! ```
 #![forbid(unsafe_code)]
 
 mod envelope;
+mod epochs;
 mod error;
 mod forms;
 mod headers;
@@ -23,6 +25,7 @@ mod scrub;
 mod target;
 
 pub use crate::envelope::{Envelope, Epoch, Place};
+pub use crate::epochs::{EpochOrder, Epochs};
 pub use crate::error::Error;
 pub use crate::headers::{Header, forwarded, returned};
 pub use crate::names::{Omni, object_path};

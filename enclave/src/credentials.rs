@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, RwLock};
 use std::time::{Duration, Instant};
 
-use broker::{Envelope, Epoch, Omni, Place, SealingKey};
+use broker::{Envelope, Epoch, Epochs, Omni, Place, SealingKey};
 use identity::{Digest, PublicKey, sha256};
 use minicbor::bytes::ByteVec;
 use policy::{Annex, Bundle, RevokedCredential, Scrub, Service};
@@ -142,6 +142,81 @@ impl Credentials {
         Ok(secrets.sealing.public().to_vec())
     }
 
+    /// Which keys K3 there are.
+    pub(crate) fn epochs(&self) -> Result<Epochs, Error> {
+        let secrets = read(&self.secrets);
+        let epochs = &secrets.as_ref().ok_or(Error::Halted)?.epochs;
+        match (epochs.first(), epochs.last()) {
+            (Some(first), Some(last)) => Ok(Epochs {
+                lowest: first.number,
+                current: last.number,
+            }),
+            _ => Err(Error::Halted),
+        }
+    }
+
+    /// The keys K3 that there shall be; `new_key` makes the one that there is not yet.
+    pub(crate) fn next_epochs(
+        &self,
+        wanted: Epochs,
+        new_key: impl FnOnce() -> Result<Zeroizing<[u8; 32]>, Error>,
+    ) -> Result<Vec<Epoch>, Error> {
+        let now = self.epochs()?;
+        now.check_next(wanted)?;
+        let mut next = {
+            let secrets = read(&self.secrets);
+            let secrets = secrets.as_ref().ok_or(Error::Halted)?;
+            let kept = secrets.epochs.iter();
+            let kept = kept.filter(|epoch| epoch.number >= wanted.lowest);
+            let kept = kept.map(|epoch| Epoch {
+                number: epoch.number,
+                key: epoch.key.clone(),
+            });
+            kept.collect::<Vec<_>>()
+        };
+        if wanted.current > now.current {
+            next.push(Epoch {
+                number: wanted.current,
+                key: new_key()?,
+            });
+        }
+        Ok(next)
+    }
+
+    /// These keys K3 open credentials from now on, and no others.
+    pub(crate) fn set_epochs(&self, epochs: Vec<Epoch>) -> Result<Epochs, Error> {
+        write(&self.secrets).as_mut().ok_or(Error::Halted)?.epochs = epochs;
+        self.epochs()
+    }
+
+    /// A credential that was opened, under the key K3 of now.
+    pub(crate) fn rewrap(
+        &self,
+        envelope: &Envelope,
+        identity: &str,
+        service: &Service,
+        nonce: [u8; 12],
+    ) -> Result<Envelope, Error> {
+        let secret = self.open(envelope, identity, service)?;
+        let secrets = read(&self.secrets);
+        let secrets = secrets.as_ref().ok_or(Error::Halted)?;
+        let epoch = secrets.epochs.last().ok_or(Error::Halted)?;
+        let actor = self.actor(identity);
+        let place = self.place(&actor, service);
+        let version = envelope.version;
+        Ok(Envelope::seal(epoch, version, place, &secret, nonce)?)
+    }
+
+    /// Where the credential of an actor belongs.
+    fn place<'a>(&'a self, actor: &'a Omni, service: &'a Service) -> Place<'a> {
+        Place {
+            operator: &self.operator,
+            actor,
+            service: &service.name,
+            upstream: service.upstream.as_str(),
+        }
+    }
+
     /// The credential of an order whose signature was verified, as it will be kept.
     pub(crate) fn seal(
         &self,
@@ -152,12 +227,7 @@ impl Credentials {
         let secrets = read(&self.secrets);
         let secrets = secrets.as_ref().ok_or(Error::Halted)?;
         let secret = order.open(&secrets.sealing)?;
-        let place = Place {
-            operator: &self.operator,
-            actor: &order.actor,
-            service: &service.name,
-            upstream: service.upstream.as_str(),
-        };
+        let place = self.place(&order.actor, service);
         let epoch = secrets.epochs.last().ok_or(Error::Halted)?;
         let sealed = Envelope::seal(epoch, order.version, place, &secret, nonce)?;
         Ok(sealed)
@@ -173,12 +243,7 @@ impl Credentials {
         let secrets = read(&self.secrets);
         let secrets = secrets.as_ref().ok_or(Error::Halted)?;
         let actor = self.actor(identity);
-        let place = Place {
-            operator: &self.operator,
-            actor: &actor,
-            service: &service.name,
-            upstream: service.upstream.as_str(),
-        };
+        let place = self.place(&actor, service);
         let mut epochs = secrets.epochs.iter();
         let epoch = epochs.find(|epoch| epoch.number == envelope.epoch);
         let unknown = broker::Error::EnvelopeUnopened("it is of an epoch that is not known");

@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 use crate::audit::{Trail, dated};
 use crate::clock::{Bounds, Clock};
 use crate::credentials::{Courier, Credentials, FromService};
-use crate::durable::{Durable, Life, Platform, Then};
+use crate::durable::{Change, Durable, Life, Platform, Then};
 use crate::env::Env;
 use crate::identities::{BoundTo, Identity, IdentityCard, NextKey};
 use crate::keys::{KeyPair, SEED_BYTES, UncheckedSignature, check_all, secret};
@@ -284,6 +284,19 @@ impl<N: Nsm> Enclave<N> {
             Request::PutCredential { order } => self.recorded(event, "operator", |env, trail| {
                 credential::put(env, &order, trail)
             }),
+            Request::Epochs => unrecorded(self.env().and_then(|env| credential::epochs(&env))),
+            Request::SetEpochs { order } => self.recorded(event, "operator", |env, trail| {
+                let new_key = || {
+                    self.durable.check_idle()?;
+                    self.new_secret("k3")
+                };
+                let epochs = credential::next_epochs(env, &order, new_key, trail);
+                self.note_end(trail);
+                self.set_epochs(env, epochs?)
+            }),
+            Request::RewrapCredential(kept) => self.recorded(event, "proxy_key", |env, trail| {
+                credential::rewrap(env, &kept, trail)
+            }),
             Request::CloseCredential { ticket } => self.close(ticket),
             Request::OpenCredential(open) => self.recorded(event, "default", |env, trail| {
                 credential::open(env, open, trail)
@@ -329,8 +342,21 @@ impl<N: Nsm> Enclave<N> {
         if committed.bundle.state.is_none() {
             return rotate::replace(env, next).map(Answer::Rotated);
         }
+        let change = Change::Key(Box::new(next));
         self.durable
-            .seal_rotation(committed, self, env.provisioned, next)?;
+            .seal_change(committed, self, env.provisioned, change)?;
+        Ok(Answer::State(self.state_status()))
+    }
+
+    /// The same, for the keys that open credentials.
+    fn set_epochs(&self, env: &Env<'_>, epochs: Vec<Epoch>) -> Result<Answer, Error> {
+        let committed = self.committed()?;
+        if committed.bundle.state.is_none() {
+            return credential::set_epochs(env, epochs);
+        }
+        let change = Change::epochs(epochs);
+        self.durable
+            .seal_change(committed, self, env.provisioned, change)?;
         Ok(Answer::State(self.state_status()))
     }
 
@@ -349,6 +375,11 @@ impl<N: Nsm> Enclave<N> {
                 .env()
                 .and_then(|env| rotate::replace(&env, *next))
                 .map(Answer::Rotated)
+                .map_err(|error| self.halt(error)),
+            // The next boot opens with these alone.
+            Then::Epochs(epochs) => self
+                .env()
+                .and_then(|env| credential::set_epochs(&env, epochs))
                 .map_err(|error| self.halt(error)),
         }
     }

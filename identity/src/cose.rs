@@ -37,6 +37,8 @@ impl Purpose {
     pub const SEAL: Self = Self("anchorhold/seal/v1");
     /// The operator puts a credential.
     pub const CREDENTIAL: Self = Self("anchorhold/credential/v1");
+    /// The operator orders what keys open credentials.
+    pub const CREDENTIAL_EPOCHS: Self = Self("anchorhold/credential-epochs/v1");
     /// The proxy proves its key to the enclave.
     pub const WINDOW: Self = Self("anchorhold/window/v1");
 }

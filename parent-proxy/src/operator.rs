@@ -2,7 +2,7 @@
 //! The command line does it, and whoever plays an operator.
 
 use attestation::{Expectations, Measurements, MockRoot, Subject, Verdict, Verifier};
-use broker::Omni;
+use broker::{EpochOrder, Epochs, Omni};
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use identity::{BootId, Signer, UnixSeconds};
 use policy::Bundle;
@@ -111,6 +111,24 @@ struct Desk<'a> {
 }
 
 impl Desk<'_> {
+    /// The key to which credentials are sealed, which a document must attest.
+    async fn sealing_key(&self, client: &Client, undone: &str) -> Result<Vec<u8>, OperatorError> {
+        let refused = |why: String| OperatorError::Refused(format!("{undone}: {why}"));
+        let nonce = nonce();
+        let asked = json!({"nonce": HEXLOWER.encode(&nonce)});
+        let document = client
+            .call("/credentials/sealing-key", Some(&asked))
+            .await?;
+        let verdict = self.judge(&document, &nonce).map_err(refused)?;
+        let key = verdict.public_key.unwrap_or_default();
+        let key = HEXLOWER.decode(key.as_bytes()).unwrap_or_default();
+        let expected = broker::sealing_data(&self.bundle.digest().digest(), &key).to_string();
+        if verdict.user_data.as_deref() == Some(&expected) {
+            return Ok(key);
+        }
+        Err(refused("the document names no key for credentials".into()))
+    }
+
     /// The document must be new, of this image and under this bundle.
     fn judge(&self, document: &[u8], nonce: &[u8]) -> Result<Verdict, String> {
         let verifier = Verifier {
@@ -166,12 +184,13 @@ impl PutCredential<'_> {
             return Err(usage("the bundle has no such service, or no such identity"));
         }
         broker::check_secret(self.secret).map_err(|error| usage(&error.to_string()))?;
-        let nonce = nonce();
-        let asked = json!({"nonce": HEXLOWER.encode(&nonce)});
-        let document = client
-            .call("/credentials/sealing-key", Some(&asked))
-            .await?;
-        let key = self.look(&document, &nonce)?;
+        let desk = Desk {
+            image: self.image,
+            bundle: self.bundle,
+            mock_root: self.mock_root.as_ref(),
+            now: self.now,
+        };
+        let key = desk.sealing_key(client, "nothing was sealed").await?;
         let operator = Omni::of_operator(&self.bundle.operator_key.0);
         let place = (operator, operator.child(self.identity), self.service);
         let order = broker::Order::sign(place, self.version, self.secret, &key, self.key)
@@ -179,25 +198,89 @@ impl PutCredential<'_> {
         let body = json!({"order": BASE64URL_NOPAD.encode(&order)});
         parse(&client.call("/credentials", Some(&body)).await?)
     }
+}
 
-    /// The key to which the credential is sealed, which the document must attest.
-    fn look(&self, document: &[u8], nonce: &[u8]) -> Result<Vec<u8>, OperatorError> {
-        let refused = |why: String| OperatorError::Refused(format!("nothing was sealed: {why}"));
+/// An order about the keys that open credentials, once the enclave was looked at.
+pub struct SetEpochs<'a> {
+    /// The key that the bundle names as operator_key.
+    pub key: &'a KeyFile,
+    /// The bundle that the enclave must have.
+    pub bundle: &'a Bundle,
+    /// The image that it must be.
+    pub image: &'a Measurements,
+    /// The root of the mock that it may be.
+    pub mock_root: Option<MockRoot>,
+    /// The time, in seconds since 1970.
+    pub now: i64,
+}
+
+impl SetEpochs<'_> {
+    /// Orders one key more, under which credentials are sealed from then on: gives which there are.
+    pub async fn rotate(&self, client: &Client) -> Result<Value, OperatorError> {
+        let (now, _) = kept(client).await?;
+        let next = now.current.checked_add(1);
+        let next = next.ok_or_else(|| OperatorError::Refused("no epoch is left".into()))?;
+        let epochs = Epochs {
+            current: next,
+            ..now
+        };
+        self.send(client, epochs).await
+    }
+
+    /// Orders an end to all keys but the one that seals, unless something kept is sealed under another
+    /// one: gives which there are.
+    pub async fn retire(&self, client: &Client) -> Result<Value, OperatorError> {
+        let (now, credentials) = kept(client).await?;
+        let older = credentials.iter().find(|(_, epoch)| *epoch < now.current);
+        if let Some((name, epoch)) = older {
+            return Err(OperatorError::Refused(format!(
+                "the credential {name} is sealed under epoch {epoch} and would be lost: run `anchorhold credential rewrap` first"
+            )));
+        }
+        let epochs = Epochs {
+            lowest: now.current,
+            ..now
+        };
+        self.send(client, epochs).await
+    }
+
+    async fn send(&self, client: &Client, epochs: Epochs) -> Result<Value, OperatorError> {
+        let usage = |why: String| OperatorError::Usage(why);
+        if *self.key.public_key() != self.bundle.operator_key.0 {
+            return Err(usage("the key is not the bundle's operator_key".into()));
+        }
         let desk = Desk {
             image: self.image,
             bundle: self.bundle,
             mock_root: self.mock_root.as_ref(),
             now: self.now,
         };
-        let verdict = desk.judge(document, nonce).map_err(refused)?;
-        let key = verdict.public_key.unwrap_or_default();
-        let key = HEXLOWER.decode(key.as_bytes()).unwrap_or_default();
-        let expected = broker::sealing_data(&self.bundle.digest().digest(), &key).to_string();
-        if verdict.user_data.as_deref() == Some(&expected) {
-            return Ok(key);
-        }
-        Err(refused("the document names no key for credentials".into()))
+        let key = desk.sealing_key(client, "no order was signed").await?;
+        let operator = Omni::of_operator(&self.bundle.operator_key.0);
+        let order = EpochOrder::sign(operator, &key, epochs, self.key)
+            .map_err(|error| usage(error.to_string()))?;
+        let body = json!({"order": BASE64URL_NOPAD.encode(&order)});
+        parse(&client.call("/credentials/epochs", Some(&body)).await?)
     }
+}
+
+/// Which keys there are, and under which each credential is sealed, as the sidecar says. The enclave
+/// holds the order against what is so.
+async fn kept(client: &Client) -> Result<(Epochs, Vec<(String, u32)>), OperatorError> {
+    let kept = parse(&client.call("/credentials", None).await?)?;
+    let odd = || OperatorError::Refused("the sidecar lists credentials in another way".into());
+    let number = |value: &Value| value.as_u64().and_then(|number| u32::try_from(number).ok());
+    let epochs = Epochs {
+        lowest: number(&kept["epochs"]["lowest"]).ok_or_else(odd)?,
+        current: number(&kept["epochs"]["current"]).ok_or_else(odd)?,
+    };
+    let credentials = kept["credentials"].as_array().ok_or_else(odd)?;
+    let each = credentials.iter().map(|one| {
+        let name = format!("{}/{}", one["identity"].as_str()?, one["service"].as_str()?);
+        Some((name, number(&one["epoch"])?))
+    });
+    let each: Option<Vec<_>> = each.collect();
+    Ok((epochs, each.ok_or_else(odd)?))
 }
 
 /// An image under a bundle.

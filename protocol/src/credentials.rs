@@ -67,6 +67,33 @@ pub struct SealedCredential {
     pub envelope: Vec<u8>,
 }
 
+/// A credential as it is kept outside, and where it belongs.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct KeptCredential {
+    /// Name of the identity that uses it.
+    #[n(0)]
+    pub identity: String,
+    /// For which service.
+    #[n(1)]
+    pub service: String,
+    /// The envelope.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub envelope: Vec<u8>,
+}
+
+/// The keys K3 that an enclave has: all from one number to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct CredentialEpochs {
+    /// What is sealed under a key below it opens no more.
+    #[n(0)]
+    pub lowest: u32,
+    /// The one that seals.
+    #[n(1)]
+    pub current: u32,
+}
+
 /// What a line is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LineKind {

@@ -29,7 +29,10 @@ mod requester;
 mod traits;
 
 pub use call_frames::{CallFrame, CallFrames, CallKind};
-pub use credentials::{Failed, FramedHead, LineKind, OpenCredential, SealedCredential, Ticket};
+pub use credentials::{
+    CredentialEpochs, Failed, FramedHead, KeptCredential, LineKind, OpenCredential,
+    SealedCredential, Ticket,
+};
 pub use endpoint::Endpoint;
 pub use error::Error;
 pub use exit::{EGRESS_PORT, EXIT_PORT, ExitReason, SERVICE_PORT, WINDOW_PORT};

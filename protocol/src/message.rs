@@ -5,7 +5,9 @@ use identity::{ApprovalId, BootId, Format, Tee};
 use minicbor::{Decode, Encode};
 use state::StateFacts;
 
-use crate::credentials::{OpenCredential, SealedCredential, Ticket};
+use crate::credentials::{
+    CredentialEpochs, KeptCredential, OpenCredential, SealedCredential, Ticket,
+};
 use crate::keeping::{KmsSigned, Part, Piece, SignKms, StateStatus};
 use crate::refusal::Refusal;
 use crate::requester::Requester;
@@ -163,7 +165,7 @@ pub enum Request {
     #[n(18)]
     AskKms(#[n(0)] KmsSigned),
     /// The seal that waited is stored, and was read back and put again. The answer is
-    /// [`Answer::State`], or [`Answer::Rotated`] to a rotation.
+    /// [`Answer::State`], or [`Answer::Rotated`] to a rotation, or [`Answer::Epochs`] to an order about keys K3.
     #[n(19)]
     Stored,
     /// Give a document that attests the key to which credentials are sealed: its `public_key` is that
@@ -191,6 +193,21 @@ pub enum Request {
         #[n(0)]
         ticket: Ticket,
     },
+    /// Which keys K3 are there? The answer is [`Answer::Epochs`].
+    #[n(24)]
+    Epochs,
+    /// Have one more key K3, or fewer. The answer is [`Answer::Epochs`], or [`Answer::State`] where that
+    /// must be stored first.
+    #[n(25)]
+    SetEpochs {
+        /// The operator's order, as it was signed.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        order: Vec<u8>,
+    },
+    /// Make the envelope of a credential anew, under the key K3 of now. The answer is
+    /// [`Answer::Credential`].
+    #[n(26)]
+    RewrapCredential(#[n(0)] KeptCredential),
 }
 
 /// Answers, one kind for each kind of request.
@@ -233,7 +250,7 @@ pub enum Answer {
     /// To [`Request::GetPiece`].
     #[n(11)]
     Piece(#[n(0)] Piece),
-    /// To [`Request::PutCredential`].
+    /// To [`Request::PutCredential`] and [`Request::RewrapCredential`].
     #[n(12)]
     Credential(#[n(0)] SealedCredential),
     /// To [`Request::OpenCredential`].
@@ -242,6 +259,9 @@ pub enum Answer {
     /// To [`Request::CloseCredential`]: the record has it.
     #[n(14)]
     Closed,
+    /// To [`Request::Epochs`] and [`Request::SetEpochs`].
+    #[n(15)]
+    Epochs(#[n(0)] CredentialEpochs),
 }
 
 /// What is to be signed. The enclave parses and checks all of it again.

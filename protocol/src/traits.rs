@@ -107,6 +107,17 @@ impl Request {
                 event: Some("credential.put"),
                 ..plain
             },
+            Self::Epochs => plain,
+            // A new key needs the NSM, and a state a seal.
+            Self::SetEpochs { .. } => Traits {
+                lane: Lane::Control,
+                event: Some("credential.epochs"),
+                ..plain
+            },
+            Self::RewrapCredential(_) => Traits {
+                event: Some("credential.rewrap"),
+                ..plain
+            },
             Self::CloseCredential { .. } => Traits {
                 event: Some("credential.close"),
                 ..plain

@@ -21,6 +21,7 @@ mod uploads;
 
 use std::sync::{Mutex, OnceLock};
 
+use broker::Epoch;
 use egress::Envelope;
 use identity::{Algorithm, BootId};
 use policy::StatePolicy;
@@ -28,7 +29,7 @@ use protocol::{KmsSigned, Part, Phase, Piece, SignKms, StateStatus};
 use state::{Attested, GenesisRecord, Newborn, Offer, Order, Sealed, Wanted, birth_data};
 use zeroize::Zeroizing;
 
-use self::contents::Secret;
+use self::contents::{SealedEpoch, Secret};
 pub use self::kms::Kms;
 use self::kms::Question;
 use self::open::{Birth, Open, Pending};
@@ -100,8 +101,8 @@ enum Stage {
     Busy,
     /// Sealed, not stored yet.
     Sealed(Box<Open>, Pending, Box<Life>),
-    /// Open; a rotation's seal may wait.
-    Open(Box<Open>, Option<(Pending, Box<NextKey>)>),
+    /// Open; the seal of a change may wait.
+    Open(Box<Open>, Option<(Pending, Change)>),
     /// The keys are gone.
     Wiped,
 }
@@ -111,12 +112,33 @@ enum What {
     Opening(Box<Opening>),
 }
 
+/// What is sealed before it takes effect.
+pub(crate) enum Change {
+    /// The key that follows an identity's key.
+    Key(Box<NextKey>),
+    /// What opens credentials of others from then on, oldest first.
+    Epochs(Vec<SealedEpoch>),
+}
+
+impl Change {
+    /// What opens credentials of others.
+    pub(crate) fn epochs(epochs: Vec<Epoch>) -> Self {
+        let sealed = epochs.into_iter().map(|epoch| SealedEpoch {
+            number: epoch.number,
+            key: Secret::new(epoch.key),
+        });
+        Self::Epochs(sealed.collect())
+    }
+}
+
 /// What follows once a seal is stored.
 pub(crate) enum Then {
     /// Its keys may be used from now on.
     Live(Box<Life>),
     /// The next key takes its place.
     Replace(Box<NextKey>),
+    /// These open credentials of others.
+    Epochs(Vec<Epoch>),
 }
 
 impl Durable {
@@ -408,13 +430,13 @@ impl Durable {
         Open::born(committed, platform, *birth, (key, wrapped))
     }
 
-    /// Seals a rotation. The next key waits until the seal is stored.
-    pub(crate) fn seal_rotation(
+    /// Seals a change, which waits until the seal is stored.
+    pub(crate) fn seal_change(
         &self,
         committed: &Committed,
         platform: &dyn Platform,
         provisioned: &Provisioned,
-        next: NextKey,
+        change: Change,
     ) -> Result<(), Error> {
         let mut inner = lock(&self.inner);
         let Stage::Open(open, waiting) = &mut inner.stage else {
@@ -425,8 +447,8 @@ impl Durable {
         }
         let annex = provisioned.annex_floor();
         let identities = provisioned.identities();
-        let pending = open.seal(committed, platform, identities, Some(&next), annex)?;
-        *waiting = Some((pending, Box::new(next)));
+        let pending = open.seal(committed, platform, identities, Some(&change), annex)?;
+        *waiting = Some((pending, change));
         Ok(())
     }
 
@@ -456,10 +478,10 @@ impl Durable {
                 inner.stage = Stage::Open(open, None);
                 Ok(Then::Live(life))
             }
-            Stage::Open(mut open, Some((seal, next))) => {
-                open.stored(&seal);
+            Stage::Open(mut open, Some((seal, change))) => {
+                let then = open.changed(&seal, change);
                 inner.stage = Stage::Open(open, None);
-                Ok(Then::Replace(next))
+                Ok(then)
             }
             other => {
                 inner.stage = other;

@@ -12,13 +12,13 @@ use state::{
 
 use zeroize::Zeroizing;
 
-use super::Platform;
 use super::contents::{Contents, SealedEpoch, Secret, SecretIdentity};
 use super::recipient::DataKey;
 use super::seal::{open, seal};
 use super::uploads::Uploads;
+use super::{Change, Platform, Then};
 use crate::Error;
-use crate::identities::{BoundTo, Identity, IdentityCard, Kept, NextKey, PastDids};
+use crate::identities::{BoundTo, Identity, IdentityCard, Kept, PastDids};
 use crate::keys::KeyPair;
 use crate::provisioned::{AnnexFloor, Committed};
 
@@ -153,6 +153,18 @@ impl Open {
     pub(super) fn stored(&mut self, seal: &Pending) {
         self.sequence += 1;
         self.stored = Some(seal.digest());
+    }
+
+    /// The seal of a change is stored: what follows from it.
+    pub(super) fn changed(&mut self, seal: &Pending, change: Change) -> Then {
+        self.stored(seal);
+        match change {
+            Change::Key(next) => Then::Replace(next),
+            Change::Epochs(k3) => {
+                self.k3 = k3;
+                Then::Epochs(self.epochs())
+            }
+        }
     }
 
     /// Whether what is kept is this state, as it was sealed last, and would open.
@@ -305,9 +317,14 @@ impl Open {
         committed: &Committed,
         platform: &dyn Platform,
         identities: impl Iterator<Item = &'i Identity>,
-        next: Option<&NextKey>,
+        change: Option<&Change>,
         annex: Option<AnnexFloor>,
     ) -> Result<Pending, Error> {
+        let (next, k3) = match change {
+            Some(Change::Key(next)) => (Some(&**next), &self.k3),
+            Some(Change::Epochs(k3)) => (None, k3),
+            None => (None, &self.k3),
+        };
         let mut all: Vec<_> = self
             .dormant
             .iter()
@@ -336,7 +353,7 @@ impl Open {
             Secret::new(self.state_key.secret()?),
             annex,
             secret,
-            self.k3.iter().map(SealedEpoch::copy).collect(),
+            k3.iter().map(SealedEpoch::copy).collect(),
         );
         let mut nonce = [0; 12];
         platform.fill(&mut nonce)?;

@@ -1,11 +1,16 @@
 //! Credentials of others: put by the operator, used by callers that never see them.
 
-use broker::{Envelope, Header, Order, RequestHead, Target, forwarded, header_digest, inject};
+use broker::{
+    Envelope, Epoch, EpochOrder, Epochs, Header, Order, RequestHead, Target, forwarded,
+    header_digest, inject,
+};
 use identity::json::MAX_SAFE_INTEGER;
 use identity::{Caller, Intent};
 use policy::{IdentityPolicy, Service};
 use policy_engine::{CREDENTIAL_ACTION, Denied, ServiceInput, accept_request};
-use protocol::{Answer, OpenCredential, SealedCredential, Ticket};
+use protocol::{
+    Answer, CredentialEpochs, KeptCredential, OpenCredential, SealedCredential, Ticket,
+};
 use upstream::{Call, Secret};
 use zeroize::Zeroizing;
 
@@ -49,6 +54,69 @@ pub(crate) fn put(env: &Env<'_>, signed: &[u8], trail: &mut Trail) -> Result<Ans
         service: order.service,
         envelope: sealed.as_bytes().to_vec(),
     }))
+}
+
+/// The keys K3 that the operator orders there to be; `new_key` makes the one that is not there yet.
+pub(crate) fn next_epochs(
+    env: &Env<'_>,
+    signed: &[u8],
+    new_key: impl FnOnce() -> Result<Zeroizing<[u8; 32]>, Error>,
+    trail: &mut Trail,
+) -> Result<Vec<Epoch>, Error> {
+    let credentials = credentials(env)?;
+    let operator = operator_key(&env.provisioned.bundle);
+    let order = EpochOrder::verify(signed, operator, &credentials.sealing_key()?)?;
+    let Epochs { lowest, current } = order.epochs;
+    trail.action("credential_epochs");
+    trail.resource(&format!("k3:{lowest}-{current}"));
+    credentials.next_epochs(order.epochs, new_key)
+}
+
+/// Makes the envelope of a credential anew, under the key K3 of now. Its version stays, and so does
+/// whatever was decided about that.
+pub(crate) fn rewrap(
+    env: &Env<'_>,
+    kept: &KeptCredential,
+    trail: &mut Trail,
+) -> Result<Answer, Error> {
+    let (provisioned, credentials) = (env.provisioned, credentials(env)?);
+    let service = provisioned.bundle.service(&kept.service);
+    let (_, service) = service.ok_or(Error::UnknownService)?;
+    let identity = provisioned.identity(&kept.identity)?;
+    let policy = &identity.policy;
+    trail.identity(&*identity.card()?);
+    let envelope = Envelope::parse(&kept.envelope)?;
+    trail.credential(record::Credential {
+        service: service.name.clone(),
+        version: Some(envelope.version),
+        ..record::Credential::default()
+    });
+    env.check_annex()?;
+    check_revoked(env, policy, service, envelope.version)?;
+    let mut nonce = [0; 12];
+    nonce.copy_from_slice(&env.random()?[..12]);
+    let sealed = credentials.rewrap(&envelope, &policy.name, service, nonce)?;
+    // Only one that opened is remembered.
+    credentials.see(&policy.name, &service.name, envelope.version)?;
+    Ok(Answer::Credential(SealedCredential {
+        actor: *credentials.actor(&policy.name).as_bytes(),
+        service: service.name.clone(),
+        envelope: sealed.as_bytes().to_vec(),
+    }))
+}
+
+/// Which keys K3 there are.
+pub(crate) fn epochs(env: &Env<'_>) -> Result<Answer, Error> {
+    credentials(env)?.epochs().map(told)
+}
+
+/// These keys K3 open credentials from now on.
+pub(crate) fn set_epochs(env: &Env<'_>, epochs: Vec<Epoch>) -> Result<Answer, Error> {
+    credentials(env)?.set_epochs(epochs).map(told)
+}
+
+fn told(Epochs { lowest, current }: Epochs) -> Answer {
+    Answer::Epochs(CredentialEpochs { lowest, current })
 }
 
 /// Decides about one request to a service, and lets it be made.

@@ -230,7 +230,7 @@ impl EnclaveClient {
     }
 
     /// A rotation of a key that outlives the boot is not answered before it is stored.
-    async fn rotate(&self, request: Request, first: usize) -> Result<Answer, RequestError> {
+    async fn change(&self, request: Request, first: usize) -> Result<Answer, RequestError> {
         let Some(awaiting) = &self.shared.state else {
             return self.shared.request(request, first).await;
         };
@@ -294,8 +294,8 @@ impl EnclaveClient {
             .shared
             .gathering()
             .unwrap_or_else(|| self.next.fetch_add(1, Ordering::Relaxed));
-        if matches!(request, Request::Rotate(_)) {
-            return self.rotate(request, first).await;
+        if matches!(request, Request::Rotate(_) | Request::SetEpochs { .. }) {
+            return self.change(request, first).await;
         }
         self.shared.request(request, first).await
     }

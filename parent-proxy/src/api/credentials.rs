@@ -9,7 +9,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use broker::Omni;
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
-use protocol::{Answer, Request};
+use protocol::{Answer, CredentialEpochs, KeptCredential, Request};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -37,11 +37,52 @@ pub(crate) struct PutCredentialRequest {
     order: String,
 }
 
+/// The operator's order about the keys that open credentials.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EpochsRequest {
+    /// COSE_Sign1, base64url; `anchorhold credential rotate` and `retire` make it.
+    order: String,
+}
+
 /// The credentials that are kept.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct CredentialsResponse {
     /// Of each identity for each service.
     credentials: Vec<CredentialFacts>,
+    /// The enclave's keys that open them.
+    epochs: EpochsResponse,
+}
+
+/// The enclave's keys that open credentials, by number: all from one to another.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct EpochsResponse {
+    /// What is sealed under one below it opens no more.
+    lowest: u32,
+    /// The one that seals.
+    current: u32,
+}
+
+/// What came of making what is kept anew.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RewrapResponse {
+    /// Now sealed under the key of now.
+    rewrapped: Vec<CredentialFacts>,
+    /// As they were, each with why.
+    left: Vec<LeftCredential>,
+}
+
+/// A credential that is kept as it was.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct LeftCredential {
+    /// The identity that uses it.
+    identity: String,
+    /// The service that it is for.
+    service: String,
+    /// Why, as of a refusal.
+    code: String,
+    /// The same for people.
+    detail: String,
 }
 
 /// A credential, but for what it is.
@@ -69,22 +110,129 @@ pub(crate) async fn list(
     Anyone(caller): Anyone,
 ) -> Result<Json<CredentialsResponse>, Problem> {
     let relay = relay(&app, &caller)?;
-    let (policy, mut credentials) = (app.admission.policy(), Vec::new());
+    let kept = kept(&app, relay).await?;
+    let credentials = kept.into_iter().map(|(facts, _)| facts).collect();
+    let epochs = epochs(&app.ask(&caller.quota, Request::Epochs).await?)?;
+    Ok(Json(CredentialsResponse {
+        credentials,
+        epochs,
+    }))
+}
+
+/// Change by the operator's order which of the enclave's keys open credentials
+///
+/// One more key, under which credentials are sealed from then on; or an end to old ones, so that what is sealed under them opens no
+/// more. Where the bundle keeps a state, the change is stored in it before it takes effect.
+#[utoipa::path(post, path = "/credentials/epochs", request_body = EpochsRequest, responses(
+    (status = 200, body = EpochsResponse),
+    (status = "default", body = Problem, content_type = "application/problem+json"),
+))]
+pub(crate) async fn set_epochs(
+    State(app): State<Arc<App>>,
+    Anyone(caller): Anyone,
+    Strict(request): Strict<EpochsRequest, MAX_BODY>,
+) -> Result<Json<EpochsResponse>, Problem> {
+    relay(&app, &caller)?;
+    let order = BASE64URL_NOPAD.decode(request.order.as_bytes());
+    let order = order.map_err(|_| Problem::from(identity::Error::Base64("the order")))?;
+    let set = epochs(&app.ask(&caller.quota, Request::SetEpochs { order }).await?)?;
+    tracing::info!(
+        lowest = set.lowest,
+        current = set.current,
+        "the keys that open credentials have changed"
+    );
+    Ok(Json(set))
+}
+
+/// Seal what is kept under the enclave's key of now
+///
+/// Each credential by itself: what is done is kept, whatever comes of the others; and again does the rest.
+#[utoipa::path(post, path = "/credentials/rewrap", responses(
+    (status = 200, body = RewrapResponse),
+    (status = "default", body = Problem, content_type = "application/problem+json"),
+))]
+pub(crate) async fn rewrap(
+    State(app): State<Arc<App>>,
+    Anyone(caller): Anyone,
+) -> Result<Json<RewrapResponse>, Problem> {
+    let relay = relay(&app, &caller)?;
+    let now = epochs(&app.ask(&caller.quota, Request::Epochs).await?)?;
+    let (mut rewrapped, mut left) = (Vec::new(), Vec::new());
+    for (facts, envelope) in kept(&app, relay).await? {
+        if facts.epoch >= now.current {
+            continue;
+        }
+        match rewrap_one(&app, relay, &caller, &facts, envelope).await {
+            Ok(epoch) => rewrapped.push(CredentialFacts { epoch, ..facts }),
+            Err(problem) => left.push(LeftCredential {
+                identity: facts.identity,
+                service: facts.service,
+                code: problem.code().to_owned(),
+                detail: problem.detail().to_owned(),
+            }),
+        }
+    }
+    tracing::info!(
+        rewrapped = rewrapped.len(),
+        left = left.len(),
+        "credentials are sealed anew"
+    );
+    Ok(Json(RewrapResponse { rewrapped, left }))
+}
+
+/// Gives the key's number under which it is sealed now.
+async fn rewrap_one(
+    app: &Arc<App>,
+    relay: &Relay,
+    caller: &Caller,
+    facts: &CredentialFacts,
+    envelope: Vec<u8>,
+) -> Result<u32, Problem> {
+    let asked = Request::RewrapCredential(KeptCredential {
+        identity: facts.identity.clone(),
+        service: facts.service.clone(),
+        envelope,
+    });
+    let Answer::Credential(sealed) = app.ask(&caller.quota, asked).await? else {
+        return Err(RequestError::Nonsense.into());
+    };
+    let actor = actor(app, &facts.identity);
+    relay
+        .store
+        .put(actor, &facts.service, sealed.envelope)
+        .await?;
+    let kept = relay.store.get(actor, &facts.service).await?;
+    Ok(kept.ok_or(RequestError::Nonsense)?.epoch)
+}
+
+/// What is kept of the bundle's identities and services, and the envelopes.
+async fn kept(app: &App, relay: &Relay) -> Result<Vec<(CredentialFacts, Vec<u8>)>, Problem> {
+    let (policy, mut all) = (app.admission.policy(), Vec::new());
     for service in &policy.services {
         for identity in &policy.identities {
-            let actor = actor(&app, &identity.name);
+            let actor = actor(app, &identity.name);
             if let Some(kept) = relay.store.get(actor, &service.name).await? {
-                credentials.push(CredentialFacts {
+                let facts = CredentialFacts {
                     identity: identity.name.clone(),
                     service: service.name.clone(),
                     actor: actor.to_string(),
                     version: kept.version,
                     epoch: kept.epoch,
-                });
+                };
+                all.push((facts, kept.bytes));
             }
         }
     }
-    Ok(Json(CredentialsResponse { credentials }))
+    Ok(all)
+}
+
+fn epochs(answer: &Answer) -> Result<EpochsResponse, Problem> {
+    match *answer {
+        Answer::Epochs(CredentialEpochs { lowest, current }) => {
+            Ok(EpochsResponse { lowest, current })
+        }
+        _ => Err(RequestError::Nonsense.into()),
+    }
 }
 
 /// Fetch a document that attests the key to which credentials are sealed

@@ -183,6 +183,8 @@ fn described() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(status::status))
         .routes(routes!(credentials::list, credentials::put))
         .routes(routes!(credentials::sealing_key))
+        .routes(routes!(credentials::set_epochs))
+        .routes(routes!(credentials::rewrap))
         .routes(routes!(services::services))
         .routes(routes!(services::placeholder))
         .routes(routes!(credentials::remove))

@@ -4,13 +4,14 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::calls::{Connection, answer, in_seconds};
 use super::state::{mock_root, read_bundle, read_measurements};
 use super::{Failure, block_on, in_path, print_json};
 use crate::KeyFile;
-use crate::operator::PutCredential;
+use crate::operator::{PutCredential, SetEpochs};
 
 /// Longer ones are no credentials.
 const MAX_SECRET: usize = 8 * 1024;
@@ -28,6 +29,17 @@ pub(super) enum Credential {
         #[command(flatten)]
         connection: Connection,
     },
+    /// Look at a running enclave, and order it to make one more key for credentials: what is put from then
+    /// on is sealed under that. Then run `rewrap`, and `retire`
+    Rotate(Ordered),
+    /// Have what is kept sealed under the enclave's key of now. Can be run again at any time
+    Rewrap {
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// Look at a running enclave, and order it to destroy all keys for credentials but the one of now:
+    /// copies of what was kept before `rewrap` open no more
+    Retire(Ordered),
     /// Forget a credential. Whoever has a copy of what was kept can bring it again: revoke it in the
     /// annex ("credential:IDENTITY/SERVICE"), or at its service, as well
     Remove {
@@ -48,10 +60,9 @@ pub(super) struct Which {
     identity: String,
 }
 
+/// Who orders, and what the enclave must be.
 #[derive(Debug, Args)]
-pub(super) struct Put {
-    #[command(flatten)]
-    which: Which,
+pub(super) struct Desk {
     /// The key that the bundle names as operator_key
     #[arg(long, value_name = "FILE")]
     operator_key: PathBuf,
@@ -64,6 +75,22 @@ pub(super) struct Put {
     /// Root certificate of a mock: the enclave may be a mock of this root
     #[arg(long, value_name = "PEM")]
     mock_root: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Ordered {
+    #[command(flatten)]
+    desk: Desk,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Put {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    desk: Desk,
     /// Above that of every credential before it [default: the time, in milliseconds since 1970]
     #[arg(long = "credential-version", value_name = "N")]
     version: Option<u64>,
@@ -85,6 +112,16 @@ impl Credential {
                         .call("/credentials", None)
                         .await
                         .map_err(Failure::from)
+                };
+                print_json(out, &answer(&block_on(call)??)?)
+            }
+            Self::Rotate(order) => print_json(out, &block_on(order.send(true))??),
+            Self::Retire(order) => print_json(out, &block_on(order.send(false))??),
+            Self::Rewrap { connection } => {
+                let call = async {
+                    let client = connection.client()?;
+                    let done = client.call("/credentials/rewrap", Some(&json!({}))).await;
+                    done.map_err(Failure::from)
                 };
                 print_json(out, &answer(&block_on(call)??)?)
             }
@@ -133,15 +170,33 @@ fn milliseconds() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+impl Ordered {
+    async fn send(&self, is_rotation: bool) -> Result<serde_json::Value, Failure> {
+        let desk = &self.desk;
+        let order = SetEpochs {
+            key: &KeyFile::read(&desk.operator_key)?,
+            bundle: &read_bundle(&desk.bundle)?,
+            image: &read_measurements(&desk.measurements)?,
+            mock_root: mock_root(desk.mock_root.as_deref())?,
+            now: in_seconds(0),
+        };
+        let client = self.connection.client()?;
+        Ok(match is_rotation {
+            true => order.rotate(&client).await?,
+            false => order.retire(&client).await?,
+        })
+    }
+}
+
 impl Put {
     async fn send(&self, secret: &[u8]) -> Result<serde_json::Value, Failure> {
-        let now = in_seconds(0);
+        let desk = &self.desk;
         let put = PutCredential {
-            key: &KeyFile::read(&self.operator_key)?,
-            bundle: &read_bundle(&self.bundle)?,
-            image: &read_measurements(&self.measurements)?,
-            mock_root: mock_root(self.mock_root.as_deref())?,
-            now,
+            key: &KeyFile::read(&desk.operator_key)?,
+            bundle: &read_bundle(&desk.bundle)?,
+            image: &read_measurements(&desk.measurements)?,
+            mock_root: mock_root(desk.mock_root.as_deref())?,
+            now: in_seconds(0),
             identity: &self.which.identity,
             service: &self.which.service,
             version: self.version.unwrap_or_else(milliseconds),

@@ -197,7 +197,7 @@ fn write(folder: &Path, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let new = Envelope::parse(bytes).map_err(io::Error::other)?;
     // One of an epoch that is gone is of no use to anybody.
     if let Ok(Some((_, kept))) = read(path)
-        && kept.version >= new.version
+        && (kept.version, kept.epoch) >= (new.version, new.epoch)
         && kept.bytes != bytes
     {
         return Err(StoreError::Newer(kept.version));

@@ -2,13 +2,14 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use harness::services::{SECRET, With, bundle, config, free_port, put_at};
 use harness::{Answer, Connection, Running, program, wait_for};
 use parent_proxy::KeyFile;
+use qemu_dev::State;
 use serde_json::Value;
 
 use super::upstream::Upstream;
@@ -52,51 +53,15 @@ impl Setting {
 
     /// `anchorhold credential ...`, with this on its standard input.
     pub(crate) fn command(&self, arguments: &[&str], input: &str) -> Output {
-        let mut child = Command::new(program("anchorhold"))
-            .arg("credential")
-            .args(arguments)
-            .arg("--endpoint")
-            .arg(format!("unix://{}", self.running.socket.display()))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child
-            .stdin
-            .take()
-            .unwrap()
-            .write_all(input.as_bytes())
-            .unwrap();
-        child.wait_with_output().unwrap()
+        credential(&self.running.socket, arguments, input)
     }
 
     /// Puts a credential, with more arguments.
     pub(crate) fn put(&self, identity: &str, secret: &str, more: &[&str]) -> Output {
-        let state = &self.running.state;
-        let files = [
-            state.operator_key(),
-            state.policy(),
-            state.measurements(),
-            state.root(),
-        ];
-        let [key, bundle, measurements, root] = files.map(|file| file.display().to_string());
-        let arguments = [
-            "put",
-            "--identity",
-            identity,
-            "--service",
-            "api",
-            "--operator-key",
-            &key,
-            "--bundle",
-            &bundle,
-            "--measurements",
-            &measurements,
-            "--mock-root",
-            &root,
-        ];
-        self.command(&[&arguments[..], more].concat(), secret)
+        let which = ["put", "--identity", identity, "--service", "api"];
+        let desk = desk(&self.running.state);
+        let desk: Vec<&str> = desk.iter().map(String::as_str).collect();
+        self.command(&[&which[..], &desk, more].concat(), secret)
     }
 
     pub(crate) fn put_well(&self, identity: &str, secret: &str) -> Value {
@@ -188,4 +153,37 @@ pub(crate) fn ask_over(
         format!("{line} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n{headers}\r\n");
     connection.send(&[head.as_bytes(), body].concat()).unwrap();
     connection.read().unwrap()
+}
+
+/// `anchorhold credential ...`, with this on its standard input.
+pub(crate) fn credential(socket: &Path, arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(program("anchorhold"))
+        .arg("credential")
+        .args(arguments)
+        .arg("--endpoint")
+        .arg(format!("unix://{}", socket.display()))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
+    child.wait_with_output().unwrap()
+}
+
+/// What a desk needs for its orders.
+pub(crate) fn desk(state: &State) -> Vec<String> {
+    let files = [
+        ("--operator-key", state.operator_key()),
+        ("--bundle", state.policy()),
+        ("--measurements", state.measurements()),
+        ("--mock-root", state.root()),
+    ];
+    let arguments = files.map(|(name, file)| [name.to_owned(), file.display().to_string()]);
+    arguments.into_iter().flatten().collect()
 }
