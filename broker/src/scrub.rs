@@ -1,6 +1,10 @@
 //! Looks for credentials in answers, however they are cut into pieces.
 
+use std::ops::Range;
+
+use aho_corasick::packed::{self, MatchKind, Searcher};
 use aho_corasick::{AhoCorasick, AhoCorasickKind};
+use bytes::Bytes;
 use policy::Scrub;
 
 use crate::forms::forms;
@@ -14,9 +18,56 @@ pub struct Reflected;
 
 /// What is looked for.
 pub struct Needles {
+    /// In lower case, as everything is that they are looked for in.
     forms: Vec<Vec<u8>>,
-    matcher: AhoCorasick,
+    matcher: Matcher,
     longest: usize,
+}
+
+/// Many words at once.
+enum Matcher {
+    /// By vectors of the processor: a few words.
+    Packed(Searcher),
+    Automaton(AhoCorasick),
+}
+
+impl Matcher {
+    /// `length` is that of all secrets.
+    fn new(forms: &[Vec<u8>], length: usize) -> Self {
+        let packed = packed::Config::new()
+            .match_kind(MatchKind::LeftmostLongest)
+            .builder()
+            .extend(forms)
+            .build();
+        if let Some(packed) = packed {
+            return Self::Packed(packed);
+        }
+        let kind = if length <= MAX_TABLE {
+            AhoCorasickKind::DFA
+        } else {
+            AhoCorasickKind::ContiguousNFA
+        };
+        let automaton = AhoCorasick::builder()
+            .kind(Some(kind))
+            .match_kind(aho_corasick::MatchKind::LeftmostLongest)
+            .build(forms);
+        // A few texts of a few thousand bytes can always be built.
+        Self::Automaton(automaton.expect("a small automaton"))
+    }
+
+    fn find(&self, lower: &[u8]) -> Option<Range<usize>> {
+        match self {
+            Self::Packed(packed) => packed.find(lower).map(|found| found.start()..found.end()),
+            Self::Automaton(automaton) => automaton.find(lower).map(|found| found.range()),
+        }
+    }
+
+    fn memory(&self) -> usize {
+        match self {
+            Self::Packed(packed) => packed.memory_usage(),
+            Self::Automaton(automaton) => automaton.memory_usage(),
+        }
+    }
 }
 
 impl std::fmt::Debug for Needles {
@@ -31,23 +82,13 @@ impl Needles {
         let mut all: Vec<Vec<u8>> = secrets
             .iter()
             .flat_map(|secret| forms(secret.as_ref()))
+            .map(|form| form.to_ascii_lowercase())
             .collect();
         all.sort();
         all.dedup();
-        let length: usize = secrets.iter().map(|secret| secret.as_ref().len()).sum();
-        let kind = if length <= MAX_TABLE {
-            AhoCorasickKind::DFA
-        } else {
-            AhoCorasickKind::ContiguousNFA
-        };
+        let length = secrets.iter().map(|secret| secret.as_ref().len()).sum();
         Self {
-            // A few texts of a few thousand bytes can always be built.
-            matcher: AhoCorasick::builder()
-                .kind(Some(kind))
-                .match_kind(aho_corasick::MatchKind::LeftmostLongest)
-                .ascii_case_insensitive(true)
-                .build(&all)
-                .expect("a small automaton"),
+            matcher: Matcher::new(&all, length),
             longest: all.iter().map(Vec::len).max().unwrap_or_default(),
             forms: all,
         }
@@ -55,28 +96,24 @@ impl Needles {
 
     /// How much memory they take, in bytes.
     pub fn memory(&self) -> usize {
-        self.matcher.memory_usage() + self.forms.iter().map(Vec::len).sum::<usize>()
+        self.matcher.memory() + self.forms.iter().map(Vec::len).sum::<usize>()
     }
 
     /// Whether one of them stands in this.
     pub fn stand_in(&self, text: &[u8]) -> bool {
-        self.matcher.is_match(text)
+        self.matcher.find(&text.to_ascii_lowercase()).is_some()
     }
 
     /// How many of the last bytes could be the beginning of one.
-    fn begun(&self, text: &[u8]) -> usize {
-        let from = text.len().saturating_sub(self.longest.saturating_sub(1));
+    fn begun(&self, lower: &[u8]) -> usize {
+        let from = lower.len().saturating_sub(self.longest.saturating_sub(1));
         let open = |at: &usize| {
-            let tail = &text[*at..];
-            let begins = |form: &Vec<u8>| {
-                form.get(..tail.len())
-                    .is_some_and(|begin| begin.eq_ignore_ascii_case(tail))
-            };
-            self.forms.iter().any(begins)
+            let tail = &lower[*at..];
+            self.forms.iter().any(|form| form.starts_with(tail))
         };
-        (from..text.len())
+        (from..lower.len())
             .find(open)
-            .map_or(0, |at| text.len() - at)
+            .map_or(0, |at| lower.len() - at)
     }
 }
 
@@ -86,7 +123,9 @@ impl Needles {
 pub struct Scrubber<N> {
     needles: N,
     mode: Scrub,
-    held: Vec<u8>,
+    held: Bytes,
+    /// What came, in lower case: kept, so that it is not allocated for each piece.
+    lower: Vec<u8>,
 }
 
 impl<N: std::ops::Deref<Target = Needles>> Scrubber<N> {
@@ -95,35 +134,50 @@ impl<N: std::ops::Deref<Target = Needles>> Scrubber<N> {
         Self {
             needles,
             mode,
-            held: Vec::new(),
+            held: Bytes::new(),
+            lower: Vec::new(),
         }
     }
 
     /// What may be passed on of all that came so far.
-    pub fn push(&mut self, piece: &[u8]) -> Result<Vec<u8>, Reflected> {
-        let mut text = std::mem::take(&mut self.held);
-        text.extend_from_slice(piece);
-        self.clean(&mut text)?;
-        let begun = self.needles.begun(&text);
+    pub fn push(&mut self, piece: Bytes) -> Result<Bytes, Reflected> {
+        let mut text = piece;
+        if !self.held.is_empty() {
+            text = [&self.held[..], &text].concat().into();
+        }
+        self.lower.clear();
+        self.lower.extend_from_slice(&text);
+        self.lower.make_ascii_lowercase();
+        let found = self.find()?;
+        if !found.is_empty() {
+            let mut masked = text.to_vec();
+            for range in found {
+                masked[range.clone()].fill(b'*');
+                self.lower[range].fill(b'*');
+            }
+            text = masked.into();
+        }
+        let begun = self.needles.begun(&self.lower);
         self.held = text.split_off(text.len() - begun);
         Ok(text)
     }
 
     /// The rest, at the end of the answer.
-    pub fn finish(&mut self) -> Vec<u8> {
+    pub fn finish(&mut self) -> Bytes {
         std::mem::take(&mut self.held)
     }
 
-    fn clean(&self, text: &mut [u8]) -> Result<(), Reflected> {
-        let mut from = 0;
-        while let Some(found) = self.needles.matcher.find(&text[from..]) {
+    /// Where secrets stand in what came.
+    fn find(&self) -> Result<Vec<Range<usize>>, Reflected> {
+        let (mut all, mut from) = (Vec::new(), 0);
+        while let Some(found) = self.needles.matcher.find(&self.lower[from..]) {
             if self.mode == Scrub::Refuse {
                 return Err(Reflected);
             }
-            text[from + found.start()..from + found.end()].fill(b'*');
-            from += found.end();
+            all.push(from + found.start..from + found.end);
+            from += found.end;
         }
-        Ok(())
+        Ok(all)
     }
 }
 
@@ -138,7 +192,7 @@ mod tests {
         let mut scrubber = Scrubber::new(&needles, mode);
         let mut out = Vec::new();
         for piece in text.chunks(cut) {
-            out.extend(scrubber.push(piece)?);
+            out.extend(scrubber.push(Bytes::copy_from_slice(piece))?);
         }
         out.extend(scrubber.finish());
         Ok(out)
@@ -152,6 +206,27 @@ mod tests {
                 assert_eq!(passed(&text, cut, Scrub::Refuse), Err(Reflected));
                 let masked = [b"before ", &vec![b'*'; form.len()][..], b" after"].concat();
                 assert_eq!(passed(&text, cut, Scrub::Replace).as_deref(), Ok(&*masked));
+            }
+        }
+    }
+
+    #[test]
+    fn however_many_are_looked_for_each_is_found() {
+        let secret = |n: usize| format!("sk-live-{n:04}-secret/+\"<&>");
+        for count in [1, 2, 20, 60] {
+            let secrets: Vec<String> = (0..count).map(secret).collect();
+            let needles = Needles::new(&secrets);
+            let is_packed = matches!(needles.matcher, Matcher::Packed(_));
+            assert_eq!(is_packed, count < 20, "{count}");
+            for form in secrets.iter().flat_map(|secret| forms(secret.as_bytes())) {
+                for text in [form.to_ascii_uppercase(), form.to_ascii_lowercase(), form] {
+                    let before = [b"before ", &text[..]].concat();
+                    assert!(needles.stand_in(&before));
+                    assert!(!needles.stand_in(&before[..before.len() - 1]));
+                    let mut scrubber = Scrubber::new(&needles, Scrub::Replace);
+                    let masked = scrubber.push(before.into()).unwrap();
+                    assert!(masked.ends_with(b"***") && scrubber.finish().is_empty());
+                }
             }
         }
     }
@@ -177,14 +252,15 @@ mod tests {
         }
         let needles = Needles::new(&[SECRET]);
         let mut scrubber = Scrubber::new(&needles, Scrub::Refuse);
-        assert_eq!(
-            scrubber.push(b"data: hello\n\n").as_deref(),
-            Ok(&b"data: hello\n\n"[..])
-        );
-        assert_eq!(scrubber.push(b"x sk-li").as_deref(), Ok(&b"x "[..]));
-        assert_eq!(scrubber.push(b"ne").as_deref(), Ok(&b"sk-line"[..]));
-        assert_eq!(scrubber.push(b"s").as_deref(), Ok(&b""[..]));
-        assert_eq!(scrubber.finish(), b"s");
+        for (piece, wanted) in [
+            ("data: hello\n\n", "data: hello\n\n"),
+            ("x sk-li", "x "),
+            ("ne", "sk-line"),
+            ("s", ""),
+        ] {
+            assert_eq!(scrubber.push(piece.into()), Ok(Bytes::from(wanted)));
+        }
+        assert_eq!(&scrubber.finish()[..], b"s");
     }
 
     proptest::proptest! {

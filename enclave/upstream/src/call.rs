@@ -418,7 +418,7 @@ impl Download<'_> {
             None => next_piece(&mut body).now_or_never().transpose()?,
         };
         let scrub = |scrubber: &mut Scrubber<_>, piece: Bytes| {
-            let clean = scrubber.push(&piece);
+            let clean = scrubber.push(piece);
             clean.map_err(|_| Ending::CredentialReflected)
         };
         let first = match first {

@@ -13,7 +13,7 @@ fn passed(needles: &Needles, mode: Scrub, text: &[u8], cut: usize) -> Option<Vec
     let mut scrubber = Scrubber::new(needles, mode);
     let mut out = Vec::new();
     for piece in text.chunks(cut) {
-        out.extend(scrubber.push(piece).ok()?);
+        out.extend(scrubber.push(piece.to_vec().into()).ok()?);
     }
     out.extend(scrubber.finish());
     Some(out)

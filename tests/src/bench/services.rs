@@ -466,8 +466,9 @@ impl Parts {
 /// Prints the figures.
 pub(crate) fn figures() {
     let folder = tempfile::tempdir().expect("a folder");
+    idle(&Parts::start(folder.path()));
     let parts = Parts::start(folder.path());
-    let [direct, bare, own] = &parts.ways;
+    let [_, bare, own] = &parts.ways;
     for (_, way) in &parts.ways {
         one_by_one(way, 50);
     }
@@ -512,8 +513,6 @@ pub(crate) fn figures() {
     );
     costs(&parts, &bare.1, &own.1);
     large(&parts);
-    idle(&parts);
-    let _ = direct;
 }
 
 /// CPU of one call, beside that of the bare proxy and of one signature.
