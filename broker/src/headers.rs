@@ -2,6 +2,8 @@
 
 use minicbor::{Decode, Encode};
 
+use policy::Inject;
+
 use crate::Error;
 
 const MAX_HEADERS: usize = 96;
@@ -53,6 +55,8 @@ const OVERRIDES: [&str; 6] = [
 ];
 /// Pieces of an answer could each have a piece of a credential.
 const PIECES: [&str; 2] = ["if-range", "range"];
+/// What a signature for AWS is over, and is said anew.
+const SIGNED_ANEW: [&str; 2] = ["x-amz-content-sha256", "x-amz-date"];
 /// Of an answer: what belongs to the credential's owner, or would lead around us.
 const OF_OWNER: [&str; 6] = [
     "set-cookie",
@@ -102,9 +106,11 @@ impl Header {
     }
 }
 
-/// The headers of a request that are sent on, in their order. `placed` is the one in which the
-/// credential will stand.
-pub fn forwarded(headers: &[Header], placed: &str) -> Result<Vec<Header>, Error> {
+/// The headers of a request that are sent on, in their order, beside those in which the credential
+/// will stand.
+pub fn forwarded(headers: &[Header], inject: &Inject) -> Result<Vec<Header>, Error> {
+    let placed = inject.header.as_deref().unwrap_or("authorization");
+    let is_signed = inject.sigv4.is_some();
     let bytes: usize = headers.iter().map(|h| h.name.len() + h.value.len()).sum();
     if headers.len() > MAX_HEADERS || bytes > MAX_BYTES {
         return Err(Error::HeadersTooLong);
@@ -118,7 +124,9 @@ pub fn forwarded(headers: &[Header], placed: &str) -> Result<Vec<Header>, Error>
             && !CREDENTIALS.contains(&name)
             && !FORWARDING.contains(&name)
             && !OVERRIDES.contains(&name)
-            && !PIECES.contains(&name)
+            // What only signs does not come back, in pieces or whole.
+            && (is_signed || !PIECES.contains(&name))
+            && !(is_signed && SIGNED_ANEW.contains(&name))
             && !name.starts_with("proxy-")
             && !name.starts_with("x-forwarded-")
             && !name.starts_with("x-anchorhold-")
@@ -138,7 +146,7 @@ pub fn forwarded(headers: &[Header], placed: &str) -> Result<Vec<Header>, Error>
 }
 
 /// A name as services may read it: CGI and what came of it take `_` for `-` (RFC 3875 section 4.1.18).
-fn read_as(name: &str) -> String {
+pub(crate) fn read_as(name: &str) -> String {
     name.replace('_', "-")
 }
 
@@ -180,6 +188,13 @@ fn printable(name: &str) -> String {
 mod tests {
     use super::*;
 
+    fn in_header(name: &str) -> Inject {
+        Inject {
+            header: Some(name.into()),
+            ..Inject::default()
+        }
+    }
+
     fn headers(all: &[(&str, &str)]) -> Vec<Header> {
         let header = |(name, value): &(&str, &str)| Header::new(name, value.as_bytes());
         all.iter().map(header).collect()
@@ -218,7 +233,7 @@ mod tests {
             ("Accept", "text/event-stream"),
             ("Accept", "application/json"),
         ]);
-        let sent = forwarded(&asked, "x-custom-key").unwrap();
+        let sent = forwarded(&asked, &in_header("x-custom-key")).unwrap();
         let wanted = ["content-type", "anthropic-version", "accept", "accept"];
         assert_eq!(names(&sent), wanted);
     }
@@ -236,21 +251,27 @@ mod tests {
             ("a", "x\0"),
             ("a", "\u{7f}"),
         ] {
-            let refused = forwarded(&headers(&[(name, value)]), "authorization");
+            let refused = forwarded(&headers(&[(name, value)]), &in_header("authorization"));
             assert!(
                 matches!(refused, Err(Error::HeaderInvalid(..))),
                 "{name:?}: {value:?}"
             );
         }
         let twice = headers(&[("content-type", "a/b"), ("Content-Type", "c/d")]);
-        assert!(forwarded(&twice, "authorization").is_err());
+        assert!(forwarded(&twice, &in_header("authorization")).is_err());
         let twice = headers(&[("content-type", "a/b"), ("Content_Type", "c/d")]);
-        assert!(forwarded(&twice, "authorization").is_err());
+        assert!(forwarded(&twice, &in_header("authorization")).is_err());
         let many = vec![Header::new("a", b""); MAX_HEADERS + 1];
-        assert_eq!(forwarded(&many, "x"), Err(Error::HeadersTooLong));
+        assert_eq!(
+            forwarded(&many, &in_header("x")),
+            Err(Error::HeadersTooLong)
+        );
         let long = [Header::new("a", &[b'x'; MAX_BYTES])];
-        assert_eq!(forwarded(&long, "x"), Err(Error::HeadersTooLong));
-        assert!(forwarded(&headers(&[("a", "\u{e9}\t x")]), "x").is_ok());
+        assert_eq!(
+            forwarded(&long, &in_header("x")),
+            Err(Error::HeadersTooLong)
+        );
+        assert!(forwarded(&headers(&[("a", "\u{e9}\t x")]), &in_header("x")).is_ok());
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod put;
 mod request;
 mod roots;
 mod scrub;
+mod sigv4;
 mod target;
 
 pub use crate::envelope::{Envelope, Epoch, Place};
@@ -34,4 +35,5 @@ pub use crate::put::{Order, SealingKey, sealing_data};
 pub use crate::request::{RequestHead, header_digest};
 pub use crate::roots::roots;
 pub use crate::scrub::{Needles, Reflected, Scrubber};
+pub use crate::sigv4::{Body, Signing, actions, body_of};
 pub use crate::target::Target;

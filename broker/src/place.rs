@@ -1,25 +1,22 @@
 //! Puts a credential where its service wants it.
 
 use data_encoding::BASE64;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+use percent_encoding::percent_encode;
 use policy::Inject;
 use zeroize::Zeroizing;
 
+use crate::sigv4::{self, Signing};
+use crate::target::NOT_UNRESERVED;
 use crate::{Error, Target};
 
 /// Shorter ones are not told from other texts; a search for them would cut off what is innocent.
 const MIN_SECRET: usize = 8;
 const MAX_SECRET: usize = 4096;
-const NOT_UNRESERVED: AsciiSet = NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
 
 /// What is sent with a credential in it, and what must not come back.
 pub struct Injected {
-    /// Name and value of the header in which it stands, if it stands in one.
-    pub header: Option<(String, Zeroizing<Vec<u8>>)>,
+    /// Names and values of the headers in which it stands, or that it signs.
+    pub headers: Vec<(String, Zeroizing<Vec<u8>>)>,
     /// Path and query.
     pub target: Zeroizing<String>,
     /// What is looked for in answers.
@@ -94,11 +91,24 @@ fn parameter(part: &str) -> (String, String) {
         .unwrap_or_default()
 }
 
-/// Puts this credential where the bundle says, in a request for this target.
-pub fn inject(inject: &Inject, target: &Target, secret: &[u8]) -> Result<Injected, Error> {
+/// Puts this credential where the bundle says, in a request for this target; or signs with it.
+pub fn inject(
+    inject: &Inject,
+    target: &Target,
+    signing: Option<Signing<'_>>,
+    secret: &[u8],
+) -> Result<Injected, Error> {
     check_secret(secret)?;
+    if let Some((sigv4, signing)) = inject.sigv4.as_ref().zip(signing) {
+        let signed = sigv4::sign(sigv4, target, signing, secret)?;
+        return Ok(Injected {
+            headers: signed.headers,
+            target: Zeroizing::new(signed.target),
+            secrets: sigv4::secrets(secret)?,
+        });
+    }
     let mut injected = Injected {
-        header: None,
+        headers: Vec::new(),
         target: target.origin_form("", ""),
         secrets: vec![Zeroizing::new(secret.to_vec())],
     };
@@ -107,7 +117,7 @@ pub fn inject(inject: &Inject, target: &Target, secret: &[u8]) -> Result<Injecte
         let pair = Zeroizing::new([user.as_bytes(), b":", secret].concat());
         let text = Zeroizing::new(BASE64.encode(&pair));
         let value = Zeroizing::new([b"Basic ", text.as_bytes()].concat());
-        injected.header = Some((authorization(), value));
+        injected.headers.push((authorization(), value));
     } else if let Some(name) = &inject.query {
         // What the sidecar has not taken out would stand there beside it.
         let query = target.query().unwrap_or_default();
@@ -125,7 +135,7 @@ pub fn inject(inject: &Inject, target: &Target, secret: &[u8]) -> Result<Injecte
         let format = inject.format.as_deref().unwrap_or("{}");
         let (before, after) = format.split_once("{}").unwrap_or_default();
         let value = Zeroizing::new([before.as_bytes(), secret, after.as_bytes()].concat());
-        injected.header = Some((header, value));
+        injected.headers.push((header, value));
     }
     Ok(injected)
 }
@@ -151,6 +161,7 @@ mod tests {
             basic: place_is("basic"),
             query: place_is("query"),
             path: place_is("path"),
+            sigv4: None,
         }
     }
 
@@ -161,9 +172,10 @@ mod tests {
 
     /// `name: value` of the header, and the target.
     fn placed(place: &Inject, asked: &str, secret: &[u8]) -> (String, String) {
-        let placed = inject(place, &target(asked), secret).unwrap();
-        let header = placed.header.map_or(String::new(), |(name, value)| {
-            format!("{name}: {}", str::from_utf8(&value).unwrap())
+        let placed = inject(place, &target(asked), None, secret).unwrap();
+        let header = placed.headers.first();
+        let header = header.map_or(String::new(), |(name, value)| {
+            format!("{name}: {}", str::from_utf8(value).unwrap())
         });
         (header, placed.target.to_string())
     }
@@ -244,7 +256,7 @@ mod tests {
         }
         // What nobody has taken out is not sent beside it.
         for left in ["/a?key=x", "/a?b&%6Bey", "/a?k%65y=x&key=y"] {
-            let refused = inject(&query, &target(left), b"12345678").err();
+            let refused = inject(&query, &target(left), None, b"12345678").err();
             assert!(
                 matches!(refused, Some(Error::PathNotCanonical(_))),
                 "{left}"

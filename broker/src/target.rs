@@ -2,10 +2,18 @@
 
 use data_encoding::HEXUPPER;
 use identity::resource;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use policy::Upstream;
 use zeroize::Zeroizing;
 
 use crate::Error;
+
+/// All but what stands everywhere as it is (RFC 3986 section 2.3).
+pub(crate) const NOT_UNRESERVED: AsciiSet = NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 /// The longest path and query together, in bytes.
 const MAX_TARGET: usize = 8 * 1024;
@@ -66,6 +74,11 @@ impl Target {
     /// The path by which rules know it: without the path of the service's own URL.
     pub fn rule_path(&self) -> &str {
         &self.resource[self.rule_path..]
+    }
+
+    /// The path as it is sent, with that of the service's own URL.
+    pub(crate) fn sent_path(&self) -> &str {
+        &self.resource[self.sent_path..]
     }
 
     /// Path and query as they are sent (RFC 9112 section 3.2.1): `segment` before what was asked for,

@@ -46,7 +46,9 @@ pub use crate::names::MultikeyText;
 pub use crate::pattern::{Match, Pattern};
 pub use crate::rego::Rego;
 pub use crate::rule::{ApprovalRule, Constraint, Limit, Period, Rule, Scalar};
-pub use crate::services::{Inject, MAX_SERVICES, Pin, Scrub, Service, ServiceRule, Upstream};
+pub use crate::services::{
+    Inject, MAX_SERVICES, Pin, Scrub, Service, ServiceRule, SigV4, Upstream,
+};
 
 #[cfg(test)]
 mod tests;

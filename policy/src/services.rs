@@ -72,8 +72,8 @@ pub struct Upstream {
 #[serde(try_from = "String", into = "String")]
 pub struct Pin(pub Digest<32>);
 
-/// Where a credential is put. Exactly one of `header`, `basic`, `query` and `path` is given.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Where a credential is put. Exactly one of `header`, `basic`, `query`, `path` and `sigv4` is given.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Inject {
     /// In this header, its name in lower case.
@@ -91,6 +91,39 @@ pub struct Inject {
     /// In the path, behind the service's own and before what is asked for: `{}` is the credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// Nowhere: it signs the request for AWS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sigv4: Option<SigV4>,
+}
+
+/// For what requests are signed: the scope of a Signature Version 4.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SigV4 {
+    /// `us-east-1`, and so on.
+    pub region: String,
+    /// `s3`, `dynamodb`, and so on.
+    pub service: String,
+}
+
+impl SigV4 {
+    /// Whether paths are those of S3, which signs them as they are sent.
+    pub fn is_s3(&self) -> bool {
+        self.service == "s3"
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        for word in [&self.region, &self.service] {
+            if word.is_empty() || word.len() > 64 || !word.bytes().all(good) {
+                return Err(
+                    "sigv4: region and service have 1 to 64 lower-case letters, digits and -"
+                        .into(),
+                );
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What becomes of an answer in which the credential is found, in one of the forms in which it is
@@ -121,6 +154,10 @@ pub struct ServiceRule {
     pub methods: Vec<String>,
     /// Accepted paths, without the service's name before them and without a query.
     pub paths: Vec<Pattern>,
+    /// What may be done beyond what method and path say, of a service that is signed for: values of
+    /// `X-Amz-Target` and of the parameter `Action`; of S3, names of parameters (`acl`, `delete`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub actions: Vec<String>,
     /// The identities that may: who may use one of these may ask, with the credential that was put
     /// for it.
     pub identities: Vec<String>,
@@ -223,6 +260,19 @@ impl fmt::Display for Pin {
 impl Inject {
     fn check(&self, upstream: &Upstream) -> Result<(), String> {
         let format = self.format.as_deref();
+        if let Some(sigv4) = &self.sigv4 {
+            let others = [
+                &self.header,
+                &self.basic,
+                &self.query,
+                &self.path,
+                &self.format,
+            ];
+            return match others.iter().all(|other| other.is_none()) {
+                true => sigv4.check(),
+                false => Err("inject has sigv4, or something else".into()),
+            };
+        }
         match (&self.header, &self.basic, &self.query, &self.path) {
             (Some(header), None, None, None) => {
                 check_header(header)?;
@@ -236,9 +286,10 @@ impl Inject {
             (None, Some(user), None, None) if format.is_none() => check_user(user),
             (None, None, Some(name), None) if format.is_none() => check_parameter(name),
             (None, None, None, Some(path)) if format.is_none() => check_segment(upstream, path),
-            _ => {
-                Err("inject has one of header (perhaps with format), basic, query and path".into())
-            }
+            _ => Err(
+                "inject has one of header (perhaps with format), basic, query, path and sigv4"
+                    .into(),
+            ),
         }
     }
 
@@ -357,6 +408,15 @@ impl ServiceRule {
         }
         for path in &self.paths {
             check_path(service, path)?;
+        }
+        if service.inject.sigv4.is_none() && !self.actions.is_empty() {
+            return Err("actions are of services with inject = { sigv4 = ... }".into());
+        }
+        let good = |action: &String| {
+            (1..=128).contains(&action.len()) && action.bytes().all(|b| b.is_ascii_graphic())
+        };
+        if self.actions.len() > 64 || !self.actions.iter().all(good) {
+            return Err("at most 64 actions, each of 1 to 128 printable characters".into());
         }
         let unknown = |name: &&String| !is_identity(name);
         if let Some(name) = self.identities.iter().find(unknown) {

@@ -8,6 +8,7 @@
 
 use std::fmt;
 
+use identity::Digest;
 use minicbor::{Decode, Encode};
 
 use crate::requester::Requester;
@@ -50,6 +51,9 @@ pub struct OpenCredential {
     /// The credential as it is kept.
     #[cbor(n(6), with = "minicbor::bytes")]
     pub envelope: Vec<u8>,
+    /// SHA-256 of its body, where a signature needs it and the headers do not say it.
+    #[n(7)]
+    pub body: Option<Digest<32>>,
 }
 
 /// A credential as it is kept outside.

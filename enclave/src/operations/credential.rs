@@ -1,8 +1,8 @@
 //! Credentials of others: put by the operator, used by callers that never see them.
 
 use broker::{
-    Envelope, Epoch, EpochOrder, Epochs, Header, Order, RequestHead, Target, forwarded,
-    header_digest, inject,
+    Body, Envelope, Epoch, EpochOrder, Epochs, Header, Order, RequestHead, Signing, Target,
+    actions, body_of, forwarded, header_digest, inject,
 };
 use identity::json::MAX_SAFE_INTEGER;
 use identity::{Caller, Intent};
@@ -147,6 +147,7 @@ pub(crate) fn open(
             method: &open.method,
             path: asked.target.rule_path(),
             resource: asked.target.resource(),
+            actions: &asked.actions,
         },
     )?;
     trail.rule(&rule.name);
@@ -154,7 +155,14 @@ pub(crate) fn open(
     check_revoked(env, policy, service, envelope.version)?;
     let secret = credentials.open(&envelope, &policy.name, service)?;
     credentials.see(&policy.name, &service.name, envelope.version)?;
-    let placed = inject(&service.inject, &asked.target, &secret)?;
+    let signing = asked.body.map(|body| Signing {
+        method: &open.method,
+        authority: service.upstream.authority(),
+        headers: &asked.headers,
+        body,
+        time: now.earliest,
+    });
+    let placed = inject(&service.inject, &asked.target, signing, &secret)?;
     let ticket = Ticket(env.random()?);
     let credential = record::Credential {
         call: Some(call_id(ticket)),
@@ -176,7 +184,15 @@ pub(crate) fn open(
         target: Secret(Zeroizing::new(placed.target.as_bytes().to_vec())),
         headers: asked.headers,
         length: open.length,
-        header: placed.header.map(|(name, value)| (name, Secret(value))),
+        placed: placed
+            .headers
+            .into_iter()
+            .map(|(name, value)| (name, Secret(value)))
+            .collect(),
+        body: match asked.body {
+            Some(Body::Digest(digest)) => Some(digest),
+            _ => None,
+        },
         secrets: placed.secrets.into_iter().map(Secret).collect(),
     };
     let mut usage = lock(credentials.service(place)?.usage(&policy.name)?);
@@ -211,6 +227,10 @@ fn may_use(service: &Service, policy: &IdentityPolicy) -> bool {
 struct Asked {
     target: Target,
     headers: Vec<Header>,
+    /// What it does beyond what method and path say.
+    actions: Vec<String>,
+    /// What its body is, where a signature says so.
+    body: Option<Body>,
 }
 
 impl Asked {
@@ -228,10 +248,17 @@ impl Asked {
             .iter()
             .map(|(name, value)| Header::new(name, value))
             .collect();
-        let placed = service.inject.header.as_deref().unwrap_or("authorization");
+        let headers = forwarded(&came, &service.inject)?;
+        let (mut body, mut all) = (None, Vec::new());
+        if let Some(sigv4) = &service.inject.sigv4 {
+            body = Some(body_of(&came, open.body)?);
+            all = actions(sigv4, &open.method, &target, &headers)?;
+        }
         Ok(Self {
-            headers: forwarded(&came, placed)?,
+            headers,
             target,
+            actions: all,
+            body,
         })
     }
 

@@ -126,6 +126,7 @@ fn says(ending: Ending) -> &'static str {
             "the credential stood in the answer, which was cut off there"
         }
         Ending::CredentialRevoked => "the credential was revoked",
+        Ending::BodyMismatch => "the body was not the one that was signed",
         Ending::ServiceEncoded => "the service encoded its answer, though nobody asked it to",
     }
 }
@@ -174,7 +175,7 @@ async fn make(
     let (pieces, body) = CallBody::new(call.length, Arc::clone(&progress.sent));
     let whole = AtomicBool::new(false);
     let CallLine { from, to } = line;
-    let uploading = upload(from, pieces, call.length, &whole);
+    let uploading = upload(from, pieces, call, &whole);
     let download = Download {
         shared,
         call,
@@ -221,13 +222,12 @@ fn keep(shared: &Arc<Shared>, owner: Owner, mut connection: Connection) {
 
 /// Passes the body on to the request, and then watches whether the caller is still there. Ends only
 /// if it is not.
-async fn upload(
-    from: &mut From,
-    pieces: Sender<Piece>,
-    length: Option<u64>,
-    whole: &AtomicBool,
-) -> Ending {
+async fn upload(from: &mut From, pieces: Sender<Piece>, call: &Call, whole: &AtomicBool) -> Ending {
+    let length = call.length;
     let mut came = 0;
+    // A piece is sent when the next one has come: the last one only if all of them are the body that was
+    // signed.
+    let mut signed = call.body.map(|wanted| (wanted, Counted::new(), None));
     loop {
         let Some(frame) = from.frame().await else {
             return Ending::Aborted;
@@ -236,13 +236,32 @@ async fn upload(
             (CallKind::Data, bytes) => {
                 came += bytes.len() as u64;
                 let too_much = length.is_some_and(|length| came > length);
-                if too_much || pieces.send(Piece::Data(bytes)).await.is_err() {
+                let ready = match &mut signed {
+                    None => Some(bytes),
+                    Some((_, counted, held)) => {
+                        counted.add(&bytes);
+                        held.replace(bytes)
+                    }
+                };
+                let gone = match ready {
+                    Some(ready) => pieces.send(Piece::Data(ready)).await.is_err(),
+                    None => false,
+                };
+                if too_much || gone {
                     break;
                 }
             }
             (CallKind::End, _) => {
                 if length.is_some_and(|length| came != length) {
                     return Ending::Aborted;
+                }
+                if let Some((wanted, counted, held)) = signed.take() {
+                    if counted.digest() != wanted.0 {
+                        return Ending::BodyMismatch;
+                    }
+                    if let Some(held) = held {
+                        let _ = pieces.send(Piece::Data(held)).await;
+                    }
                 }
                 whole.store(true, Ordering::Release);
                 let _ = pieces.send(Piece::Last).await;
@@ -357,7 +376,7 @@ impl Download<'_> {
         }
         let identity = HeaderValue::from_static("identity");
         headers.append(hyper::header::ACCEPT_ENCODING, identity);
-        if let Some((name, value)) = &call.header {
+        for (name, value) in &call.placed {
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| odd)?;
             let mut value = HeaderValue::from_bytes(value.as_ref()).map_err(|_| odd)?;
             value.set_sensitive(true);

@@ -275,7 +275,8 @@ mod tests {
             target: Secret(Zeroizing::new(b"/".to_vec())),
             headers: Vec::new(),
             length: Some(0),
-            header: None,
+            placed: Vec::new(),
+            body: None,
             secrets: vec![Secret(Zeroizing::new(secret.to_vec()))],
         }
     }

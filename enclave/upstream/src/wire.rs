@@ -2,6 +2,7 @@
 //! deterministic CBOR ([`protocol::write_frame`]).
 
 use broker::Header;
+use identity::Digest;
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Decoder, Encode, Encoder};
 use protocol::Ticket;
@@ -89,12 +90,15 @@ pub struct Call {
     /// How long the body is, if that is known before.
     #[n(7)]
     pub length: Option<u64>,
-    /// The header in which the credential stands, and its value.
+    /// The headers in which the credential stands, or that it signs, and their values.
     #[n(8)]
-    pub header: Option<(String, Secret)>,
+    pub placed: Vec<(String, Secret)>,
     /// What must not come back.
     #[n(9)]
     pub secrets: Vec<Secret>,
+    /// SHA-256 that the body must have, where it was signed: else it does not get there whole.
+    #[n(10)]
+    pub body: Option<Digest<32>>,
 }
 
 /// Bytes that are wiped when they are dropped.
@@ -203,6 +207,9 @@ pub enum Ending {
     /// The credential was revoked meanwhile.
     #[n(10)]
     CredentialRevoked,
+    /// The body was not the one that was signed; its end was not sent.
+    #[n(11)]
+    BodyMismatch,
 }
 
 impl Ending {

@@ -114,6 +114,9 @@ fn placeholders(headers: &HeaderMap) -> Vec<Zeroizing<String>> {
             let text = value.to_str().unwrap_or_default();
             let shown = match text.split_once(' ') {
                 Some((scheme, rest)) if scheme.eq_ignore_ascii_case("bearer") => rest.to_owned(),
+                Some((scheme, rest)) if scheme.starts_with("AWS4-") => {
+                    key_id(rest).unwrap_or_default().to_owned()
+                }
                 Some((scheme, rest)) if scheme.eq_ignore_ascii_case("basic") => {
                     password(rest.trim()).unwrap_or_default()
                 }
@@ -123,6 +126,12 @@ fn placeholders(headers: &HeaderMap) -> Vec<Zeroizing<String>> {
         }
     }
     found
+}
+
+/// The access key's id in a signature for AWS: `Credential=ID/date/region/service/aws4_request`.
+fn key_id(signature: &str) -> Option<&str> {
+    let (_, rest) = signature.split_once("Credential=")?;
+    rest.split(',').next()?.trim().rsplitn(5, '/').nth(4)
 }
 
 fn password(basic: &str) -> Option<String> {

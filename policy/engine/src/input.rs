@@ -15,6 +15,8 @@ pub struct ServiceInput<'a> {
     pub path: &'a str,
     /// Its URL without a query: what labels and Rego know.
     pub resource: &'a str,
+    /// What it does beyond what these say: each must be named.
+    pub actions: &'a [String],
 }
 
 /// What is asked.

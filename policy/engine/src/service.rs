@@ -30,7 +30,10 @@ pub fn accept_request<'a>(
         asked.resource.into(),
     );
     let intent = intent.map_err(|_| Denied::PolicyInputTooLarge)?;
-    let facts = serde_json::json!({"method": asked.method, "path": asked.path});
+    let mut facts = serde_json::json!({"method": asked.method, "path": asked.path});
+    if !asked.actions.is_empty() {
+        facts["actions"] = asked.actions.into();
+    }
     let payload = Payload::parse(facts.to_string().as_bytes());
     let payload = payload.map_err(|_| Denied::PolicyInputTooLarge)?;
     let input = PolicyInput {
@@ -63,6 +66,7 @@ fn rule_of<'a>(
         "is for this caller",
         "allows this method",
         "allows this path",
+        "names this action",
     ];
     let mut furthest = 0;
     for rule in &service.rules {
@@ -73,6 +77,10 @@ fn rule_of<'a>(
                 .is_none_or(|callers| among(callers, annex, caller)),
             rule.methods.iter().any(|method| method == asked.method),
             any(&rule.paths, asked.path),
+            asked
+                .actions
+                .iter()
+                .all(|action| rule.actions.contains(action)),
         ];
         match holds.iter().position(|holds| !holds) {
             None => return Ok(rule),
@@ -130,7 +138,9 @@ rules = [
         uid: u32,
         line: &str,
     ) -> Result<String, Denied> {
-        let (method, path) = line.split_once(' ').unwrap();
+        let mut words = line.split(' ').map(str::to_owned);
+        let (method, path) = (words.next().unwrap(), words.next().unwrap());
+        let actions: Vec<String> = words.collect();
         let resource = format!("https://api.example/v1{path}");
         let (service, policy) = (
             bundle.service("api").unwrap().1,
@@ -138,9 +148,10 @@ rules = [
         );
         let caller = Caller::Asserted(ObservedCaller::ids(uid, 7));
         let asked = ServiceInput {
-            method,
-            path,
+            method: &method,
+            path: &path,
             resource: &resource,
+            actions: &actions,
         };
         accept_request(bundle, rego, (service, policy), None, &caller, asked)
             .map(|rule| rule.name.clone())
@@ -194,6 +205,32 @@ rules = [
         // What is of another environment, whatever the service's rules say.
         let refused = decide("crew", 1000, "POST /live/x").unwrap_err();
         assert_eq!(refused.code(), "environment_mismatch");
+    }
+
+    #[test]
+    fn what_is_done_beyond_method_and_path_must_be_named() {
+        let text = BUNDLE
+            .replace(
+                "{ header = 'authorization', format = 'Bearer {}' }",
+                "{ sigv4 = { region = 'us-east-1', service = 's3' } }",
+            )
+            .replace(
+                "paths = ['/chat',",
+                "actions = ['acl', 'tagging'], paths = ['/chat',",
+            );
+        let bundle = Bundle::from_toml(&text).unwrap();
+        let decide = |line| decide(&bundle, None, "crew", 1001, line);
+        for line in ["POST /chat", "POST /chat acl", "POST /chat tagging acl"] {
+            assert_eq!(decide(line), Ok("chat".into()), "{line}");
+        }
+        for line in [
+            "POST /chat delete",
+            "POST /chat acl delete",
+            "GET /models/x acl",
+        ] {
+            let refused = decide(line).unwrap_err().to_string();
+            assert!(refused.contains("names this action"), "{refused}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use policy::Service;
 use serde_json::json;
 
 use super::super::Problem;
@@ -13,9 +14,55 @@ const ERROR: HeaderName = HeaderName::from_static("x-anchorhold-error");
 /// The clients of OpenAI and Anthropic retry by it, whatever the status.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
-/// The body is an error as OpenAI and Anthropic write it, both at once; `X-Anchorhold-Error` has the
-/// code.
-pub(crate) fn refusal(problem: &Problem) -> Response {
+/// As which clients an error is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// As OpenAI and Anthropic write it, both at once.
+    Models,
+    /// As S3 writes it.
+    S3,
+    /// As AWS's JSON protocols write it.
+    Aws,
+}
+
+impl Shape {
+    /// Of the service that a path names; the first one if there is none.
+    pub(crate) fn of(service: Option<&Service>) -> Self {
+        match service.and_then(|service| service.inject.sigv4.as_ref()) {
+            Some(sigv4) if sigv4.is_s3() => Self::S3,
+            Some(_) => Self::Aws,
+            None => Self::Models,
+        }
+    }
+
+    /// Media type, and body.
+    fn write(self, problem: &Problem, kind: &str) -> (&'static str, String) {
+        let (code, detail) = (problem.code(), problem.detail());
+        let error = json!({"type": kind, "message": detail, "code": code, "param": null});
+        match self {
+            Self::Models => (
+                "application/json",
+                json!({"type": "error", "error": error}).to_string(),
+            ),
+            Self::Aws => (
+                "application/x-amz-json-1.0",
+                json!({"__type": code, "message": detail}).to_string(),
+            ),
+            Self::S3 => {
+                let detail = detail
+                    .replace('&', "&amp;")
+                    .replace('<', "&lt;")
+                    .replace('>', "&gt;");
+                let text = format!("<Code>{code}</Code><Message>{detail}</Message>");
+                let head = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>";
+                ("application/xml", format!("{head}\n<Error>{text}</Error>"))
+            }
+        }
+    }
+}
+
+/// The body is an error as clients of the service read it; `X-Anchorhold-Error` has the code.
+pub(crate) fn refusal(problem: &Problem, shape: Shape) -> Response {
     let status =
         StatusCode::from_u16(problem.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let kind = match problem.status() {
@@ -28,12 +75,10 @@ pub(crate) fn refusal(problem: &Problem) -> Response {
         500.. => "api_error",
         _ => "invalid_request_error",
     };
-    let error =
-        json!({"type": kind, "message": problem.detail(), "code": problem.code(), "param": null});
-    let body = json!({"type": "error", "error": error}).to_string();
+    let (media, body) = shape.write(problem, kind);
     let mut response = (status, Body::from(body)).into_response();
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media));
     if let Ok(code) = HeaderValue::from_str(problem.code()) {
         headers.insert(ERROR, code);
     }

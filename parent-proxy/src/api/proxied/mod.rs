@@ -14,9 +14,10 @@ use hyper::body::Body as _;
 use policy::{Bundle, IdentityPolicy, Service};
 use protocol::{Answer, OpenCredential, Request, Requester, Ticket};
 
-use self::answer::refusal;
+use self::answer::{Shape, refusal};
 use super::{App, Peer, Problem};
 use crate::relay::{CallError, Closing, NoLine, Relay, StoreError};
+use ::identity::Digest;
 use ::identity::caller::ObservedCaller;
 use callers::{Caller, Shown, TurnedAway, uid_of};
 use enclave_client::RequestError;
@@ -24,14 +25,22 @@ use enclave_client::RequestError;
 /// Names the identity, for callers that may use several.
 const IDENTITY: &str = "x-anchorhold-identity";
 
+/// By which clients of S3 say what they sign.
+const PAYLOAD: &str = "x-amz-content-sha256";
+/// Bodies that are signed for a client are all here before.
+const MAX_DIGESTED: usize = 16 * 1024 * 1024;
+
 /// By which the record knows the call.
 const CALL: HeaderName = HeaderName::from_static("x-anchorhold-call");
 
 /// Every path of the proxied routes.
 pub(crate) async fn handle(State(app): State<Arc<App>>, request: HttpRequest) -> Response {
+    let named =
+        split(request.uri().path()).and_then(|(name, _)| app.admission.policy().service(name));
+    let shape = Shape::of(named.map(|(_, service)| service));
     match proxied(&app, request).await {
         Ok(response) => response,
-        Err(problem) => refusal(&problem),
+        Err(problem) => refusal(&problem, shape),
     }
 }
 
@@ -75,6 +84,10 @@ async fn proxied(app: &Arc<App>, request: HttpRequest) -> Result<Response, Probl
     let actor = Omni::of_operator(&policy.operator_key.0).child(&identity);
     let kept = relay.store.get(actor, &service.name).await?;
     let kept = kept.ok_or_else(|| missing(&identity, &service.name))?;
+    let (body, digest) = match service.inject.sigv4.is_some() && !headers.contains_key(PAYLOAD) {
+        true => digested(body).await?,
+        false => (body, None),
+    };
     let asked = OpenCredential {
         requester: Requester {
             caller: caller.claim.clone(),
@@ -89,6 +102,7 @@ async fn proxied(app: &Arc<App>, request: HttpRequest) -> Result<Response, Probl
             .collect(),
         length: body.size_hint().exact(),
         envelope: kept.bytes,
+        body: digest,
     };
     let asked = Request::OpenCredential(asked);
     let Answer::Opened(ticket) = app.ask(&caller.quota, asked).await? else {
@@ -106,6 +120,20 @@ async fn proxied(app: &Arc<App>, request: HttpRequest) -> Result<Response, Probl
         response.headers_mut().insert(CALL, call);
     }
     Ok(response)
+}
+
+/// A body, and its digest: it is all here before anything is asked.
+async fn digested(body: Body) -> Result<(Body, Option<Digest<32>>), Problem> {
+    let bytes = axum::body::to_bytes(body, MAX_DIGESTED).await;
+    let bytes = bytes.map_err(|_| {
+        Problem::new(
+            413,
+            "body_too_long",
+            "a body is signed whole: it has at most 16 MiB, or the client signs it itself (X-Amz-Content-Sha256)",
+        )
+    })?;
+    let digest = ::identity::sha256(&bytes);
+    Ok((Body::from(bytes), Some(digest)))
 }
 
 /// Has the end of a call recorded. The enclave may hear of it a moment later than this process, and
@@ -293,6 +321,7 @@ impl From<CallError> for Problem {
                     "service_busy" => 503,
                     // As if it had come a moment later.
                     "credential_revoked" => 403,
+                    "body_mismatch" => 422,
                     _ => 502,
                 };
                 Self::new(status, failed.code, failed.message)

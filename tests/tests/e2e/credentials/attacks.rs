@@ -847,3 +847,110 @@ fn a_rate_is_kept_for_each_identity_and_its_end_is_told() {
     assert!(got.header("retry-after").is_some());
     assert_eq!(setting.upstream.seen().len(), 3);
 }
+
+/// Signs for AWS: a service of it, and what may be done beyond method and path.
+fn signing(service: &str, actions: &str) -> (String, String) {
+    let inject = format!("{{ sigv4 = {{ region = \"us-east-1\", service = \"{service}\" }} }}");
+    let rules = format!(
+        "{{ name = \"toy\", methods = [\"POST\", \"PUT\"], paths = [\"/*\"], actions = [{actions}], identities = [\"crew\"] }}"
+    );
+    (inject, rules)
+}
+
+#[test]
+fn a_body_that_is_not_the_one_that_was_signed_does_not_get_there_whole() {
+    let (inject, rules) = signing("s3", "");
+    let with = With {
+        inject: &inject,
+        rules: &rules,
+        ..With::default()
+    };
+    let setting = Setting::with(Upstream::start(|_, tls| answer(tls, 200, "", b"ok")), &with);
+    setting.put_well("crew", "AKIATOY:12345678secret");
+    let long = vec![b'x'; 300_000];
+    for body in [&b"hello"[..], &long] {
+        let digest = identity::sha256(body);
+        let header = format!("x-amz-content-sha256: {digest}\r\n");
+        let before = setting.upstream.seen().len();
+        let mut other = body.to_vec();
+        *other.last_mut().unwrap() ^= 1;
+        let got = setting.ask("PUT /api/toy/x", &header, &other);
+        let code = got.header("x-anchorhold-error");
+        assert_eq!((got.status, code.as_deref()), (422, Some("body_mismatch")));
+        assert!(String::from_utf8_lossy(&got.body).contains("<Code>body_mismatch</Code>"));
+        assert_eq!(setting.upstream.seen().len(), before);
+        assert_eq!(setting.ask("PUT /api/toy/x", &header, body).status, 200);
+        let seen = setting.upstream.seen().pop().unwrap();
+        assert_eq!(seen.body, body);
+        assert_eq!(
+            seen.header("x-amz-content-sha256"),
+            Some(&*digest.to_string())
+        );
+    }
+    let chunks = "x-amz-content-sha256: STREAMING-AWS4-HMAC-SHA256-PAYLOAD\r\n";
+    let got = setting.ask("PUT /api/toy/x", chunks, b"hello");
+    assert_eq!(
+        got.header("x-anchorhold-error").as_deref(),
+        Some("header_invalid")
+    );
+    let closed = setting.events("credential.close", 4);
+    let endings: Vec<&str> = closed
+        .iter()
+        .map(|line| line["credential"]["ending"].as_str().unwrap())
+        .collect();
+    let one = ["body_mismatch", "complete"];
+    assert_eq!(endings, [one, one].concat());
+}
+
+#[test]
+fn what_aws_is_asked_to_do_must_be_named_and_bodies_without_a_digest_are_signed_whole() {
+    let (inject, rules) = signing("dynamodb", "\"DynamoDB_20120810.GetItem\"");
+    let with = With {
+        inject: &inject,
+        rules: &rules,
+        base: "",
+        ..With::default()
+    };
+    let setting = Setting::with(Upstream::start(|_, tls| answer(tls, 200, "", b"{}")), &with);
+    setting.put_well("crew", "AKIATOY:12345678secret:session-token-0");
+    let kind = "content-type: application/x-amz-json-1.0\r\n";
+    let asked = |target: &str, line: &str, kind: &str| {
+        let headers = format!("{kind}{target}");
+        let got = setting.ask(line, &headers, b"{\"TableName\":\"t\"}");
+        got.header("x-anchorhold-error")
+            .unwrap_or_else(|| got.status.to_string())
+    };
+    let get = "x-amz-target: DynamoDB_20120810.GetItem\r\n";
+    assert_eq!(asked(get, "POST /api/", kind), "200");
+    let seen = setting.upstream.seen().pop().unwrap();
+    assert_eq!(seen.body, b"{\"TableName\":\"t\"}");
+    assert_eq!(seen.header("x-amz-security-token"), Some("session-token-0"));
+    let signature = seen.header("authorization").unwrap();
+    assert!(
+        signature.contains(
+            "SignedHeaders=content-type;host;x-amz-date;x-amz-security-token;x-amz-target,"
+        ),
+        "{signature}"
+    );
+    let refused = "service_request_not_allowed";
+    let scan = "x-amz-target: DynamoDB_20120810.Scan\r\n";
+    assert_eq!(asked(scan, "POST /api/", kind), refused);
+    assert_eq!(asked(&format!("{get}{scan}"), "POST /api/", kind), refused);
+    assert_eq!(asked(get, "POST /api/?Action=AssumeRole", kind), refused);
+    let form = "content-type: application/x-www-form-urlencoded\r\n";
+    assert_eq!(asked(get, "POST /api/", form), "header_invalid");
+    assert_eq!(
+        asked(get, "POST /api/?X-Amz-Signature=0", kind),
+        "path_not_canonical"
+    );
+    let got = setting.ask("POST /api/", scan, b"{}");
+    assert_eq!(got.json()["__type"], refused);
+    // More than is kept in memory for a client that does not sign its body itself.
+    let long = vec![b'x'; (16 << 20) + 1];
+    let got = setting.ask("POST /api/", &format!("{kind}{get}"), &long);
+    assert_eq!(
+        got.header("x-anchorhold-error").as_deref(),
+        Some("body_too_long")
+    );
+    assert_eq!(setting.upstream.seen().len(), 1);
+}

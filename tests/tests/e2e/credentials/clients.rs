@@ -1,21 +1,23 @@
 //! Clients of others, unchanged: they know of a base URL and of a placeholder.
 
-use std::io::Write;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
-use harness::program;
+use harness::{program, wait_for};
 use serde_json::{Value, json};
 
 use super::setting::Setting;
 use super::upstream::{Request, Tls, Upstream, answer};
-use harness::services::{PLACEHOLDER, SECRET, With};
+use harness::services::{PLACEHOLDER, SECRET, With, free_port};
 
 /// What both clients ask for, and nothing else.
 const RULES: &str = "{ name = \"ask\", methods = [\"POST\"], paths = [\"/v1/chat/completions\", \"/v1/messages\"], identities = [\"crew\"] },
     { name = \"list\", methods = [\"GET\"], paths = [\"/v1/models\"], identities = [\"crew\"] }";
 
-fn sse(tls: &mut Tls, events: &[String]) -> std::io::Result<bool> {
+fn sse(tls: &mut Tls, events: &[String]) -> io::Result<bool> {
     write!(
         tls,
         "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -29,7 +31,7 @@ fn sse(tls: &mut Tls, events: &[String]) -> std::io::Result<bool> {
 }
 
 /// A toy of both APIs, by their published forms.
-fn toy(request: &Request, tls: &mut Tls) -> std::io::Result<bool> {
+fn toy(request: &Request, tls: &mut Tls) -> io::Result<bool> {
     let asked: Value = serde_json::from_slice(&request.body).unwrap_or_default();
     let json = "content-type: application/json\r\n";
     let path = request.line.split(' ').nth(1).unwrap();
@@ -187,7 +189,7 @@ fn openais_and_anthropics_own_clients_work_unchanged_and_say_why_they_are_refuse
 }
 
 /// A toy of Telegram's bots and of Google Maps.
-fn toy_of_urls(request: &Request, tls: &mut Tls) -> std::io::Result<bool> {
+fn toy_of_urls(request: &Request, tls: &mut Tls) -> io::Result<bool> {
     let told = if request.line.contains("/getMe") {
         json!({"ok": true, "result": {"id": 1, "is_bot": true, "first_name": "toy", "username": "toy_bot"}})
     } else {
@@ -347,7 +349,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// A server of git's own, behind the upstream's TLS.
-fn git_http_backend(root: &Path, request: &Request, tls: &mut Tls) -> std::io::Result<bool> {
+fn git_http_backend(root: &Path, request: &Request, tls: &mut Tls) -> io::Result<bool> {
     let (method, rest) = request.line.split_once(' ').unwrap();
     let target = rest.split(' ').next().unwrap();
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -435,7 +437,7 @@ fn git_clones_and_pushes_through_its_own_server_with_a_placeholder_for_a_passwor
         format!("http://x:{password}@127.0.0.1:{}/api/{repo}", setting.port)
     };
     well(&["clone", "-q", &url(PLACEHOLDER, "repo.git"), "work"]);
-    std::fs::write(folder.path().join("work/file"), "x".repeat(200_000)).unwrap();
+    fs::write(folder.path().join("work/file"), "x".repeat(200_000)).unwrap();
     well(&["-C", "work", "add", "file"]);
     well(&["-C", "work", "commit", "-q", "-m", "one"]);
     well(&["-C", "work", "push", "-q", "origin", "HEAD:main"]);
@@ -496,11 +498,153 @@ fn the_environment_of_an_agent_is_written_for_its_shell() {
     );
     use std::os::unix::fs::MetadataExt;
     let file = home.path().join("agentkeys/env");
-    assert_eq!(std::fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
-    let text = std::fs::read_to_string(file).unwrap();
+    assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+    let text = fs::read_to_string(file).unwrap();
     let wanted = format!(
         "export API_BASE_URL='http://127.0.0.1:{}/api'\nexport API_API_KEY='{PLACEHOLDER}'\n",
         setting.port
     );
     assert_eq!(text, wanted);
+}
+
+/// SeaweedFS, which speaks S3, in a folder of its own.
+struct Seaweed {
+    process: Child,
+    port: u16,
+    _folder: tempfile::TempDir,
+}
+
+impl Seaweed {
+    const ID: &str = "AKIATOYTOYTOYTOYTOY0";
+    const KEY: &str = "toy/secret+key0123456789abcdefghijklmnop";
+
+    fn start() -> Self {
+        let folder = harness::private_folder();
+        let config = folder.path().join("s3.json");
+        let identities = json!({"identities": [{
+            "name": "toy",
+            "credentials": [{"accessKey": Self::ID, "secretKey": Self::KEY}],
+            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+        }]});
+        fs::write(&config, identities.to_string()).unwrap();
+        let port = free_port();
+        let mut command = Command::new(interop(".venv-clients/bin/weed"));
+        command.args([
+            "server",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            "-s3",
+            "-volume.max=60",
+        ]);
+        command.arg("-master.volumeSizeLimitMB=64");
+        command.arg(format!("-dir={}", folder.path().display()));
+        command.arg(format!("-s3.config={}", config.display()));
+        command.arg(format!("-s3.port={port}"));
+        command.arg(format!(
+            "-s3.localSocket={}",
+            folder.path().join("s3.sock").display()
+        ));
+        command.arg(format!(
+            "-filer.localSocket={}",
+            folder.path().join("filer.sock").display()
+        ));
+        for part in ["master", "volume", "filer", "s3"] {
+            command.arg(format!("-{part}.port.grpc={}", free_port()));
+        }
+        for part in ["master", "volume", "filer"] {
+            command.arg(format!("-{part}.port={}", free_port()));
+        }
+        let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let seaweed = Self {
+            process: process.unwrap(),
+            port,
+            _folder: folder,
+        };
+        // It answers as a whole: who is nobody is refused.
+        wait_for(|| {
+            seaweed
+                .ask(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                .contains(" 403 ")
+        });
+        seaweed
+    }
+
+    /// Passes these bytes on, and gives the answer as it came.
+    fn pass(port: u16, request: &[u8]) -> io::Result<Vec<u8>> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.write_all(request)?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        Ok(answer)
+    }
+
+    fn ask(&self, request: &[u8]) -> String {
+        let answer = Self::pass(self.port, request).unwrap_or_default();
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+}
+
+impl Drop for Seaweed {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn boto3_works_unchanged_against_a_store_that_verifies_signatures() {
+    let seaweed = Seaweed::start();
+    let port = seaweed.port;
+    let upstream = Upstream::start(move |request, tls| {
+        let mut head = format!("{}\r\nconnection: close\r\n", request.line);
+        for (name, value) in &request.headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        let whole = [head.as_bytes(), b"\r\n", &request.body].concat();
+        tls.write_all(&Seaweed::pass(port, &whole)?)?;
+        Ok(false)
+    });
+    let with = With {
+        rules: "{ name = \"toy\", methods = [\"GET\", \"HEAD\", \"PUT\", \"POST\", \"DELETE\"], paths = [\"/toy\", \"/toy/*\"], identities = [\"crew\"] }",
+        base: "",
+        inject: "{ sigv4 = { region = \"us-east-1\", service = \"s3\" } }",
+        ..With::default()
+    };
+    let setting = Setting::with(upstream, &with);
+    setting.put_well("crew", &format!("{}:{}", Seaweed::ID, Seaweed::KEY));
+    let output = Command::new(interop(".venv-clients/bin/python"))
+        .arg(interop("s3_client.py"))
+        .arg(format!("http://127.0.0.1:{}/api", setting.port))
+        .arg(PLACEHOLDER)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let key = "notes/a b+c=ü,(1).txt";
+    let not_allowed = json!([403, "service_request_not_allowed"]);
+    for (name, wanted) in [
+        ("got", json!(["hello", "text/plain", {"by": "crew  one"}])),
+        ("part", json!("ell")),
+        ("listed", json!([key])),
+        ("big", json!(true)),
+        ("size", json!(12_582_912)),
+        ("gone", json!([404, "404"])),
+        ("elsewhere", not_allowed.clone()),
+        ("acl", not_allowed.clone()),
+        ("many", not_allowed),
+        ("copy", json!([422, "header_invalid"])),
+        ("unknown", json!([401, "token_invalid"])),
+    ] {
+        assert_eq!(told[name], wanted, "{name}: {told}");
+    }
+    for request in setting.upstream.seen() {
+        let all = format!("{request:?}");
+        assert!(
+            !all.contains(PLACEHOLDER) && !all.contains(Seaweed::KEY),
+            "{all}"
+        );
+        let signature = request.header("authorization").unwrap();
+        let begins = format!("AWS4-HMAC-SHA256 Credential={}/", Seaweed::ID);
+        assert!(signature.starts_with(&begins), "{signature}");
+    }
 }
