@@ -32,7 +32,7 @@ pub use crate::headers::{Header, forwarded, returned};
 pub use crate::names::{Omni, object_path};
 pub use crate::place::{Injected, Shown, check_secret, inject, take_placeholder};
 pub use crate::put::{Order, SealingKey, sealing_data};
-pub use crate::request::{RequestHead, header_digest};
+pub use crate::request::{RequestHead, ShownBody, header_digest};
 pub use crate::roots::roots;
 pub use crate::scrub::{Needles, Reflected, Scrubber};
 pub use crate::sigv4::{Body, Signing, actions, body_of};

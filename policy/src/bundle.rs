@@ -379,6 +379,12 @@ impl Bundle {
             .iter()
             .flat_map(|identity| &identity.rules)
             .filter_map(|rule| rule.approval.as_ref());
+        let of_services = self
+            .services
+            .iter()
+            .flat_map(|service| &service.rules)
+            .filter_map(|rule| rule.approval.as_ref());
+        let of_rules = of_rules.chain(of_services);
         let wanted = of_rules.chain(self.rego.iter().filter_map(|rego| rego.approval.as_ref()));
         match wanted.flat_map(|approval| &approval.by).find(|name| {
             !self

@@ -6,7 +6,7 @@ use identity::{Digest, resource};
 use serde::{Deserialize, Serialize};
 
 use crate::names::{check_name, malformed};
-use crate::{Callers, Error, Limit, Pattern, ProvenCaller};
+use crate::{ApprovalRule, Callers, Error, Limit, Pattern, ProvenCaller};
 
 /// Each service has a process of its own in the enclave, of which there are so many.
 pub const MAX_SERVICES: usize = 16;
@@ -167,6 +167,9 @@ pub struct ServiceRule {
     /// How many requests it allows in a time, for each identity.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<Limit>,
+    /// If given, a request waits until somebody approves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalRule>,
 }
 
 impl Upstream {
@@ -436,6 +439,7 @@ impl ServiceRule {
                 );
             }
         }
+        self.approval.iter().try_for_each(ApprovalRule::check)?;
         self.limits.iter().try_for_each(Limit::check)?;
         if self.limits.iter().any(|limit| limit.amount.is_some()) {
             return Err("limits: a service's limits count requests, and have no amount".into());

@@ -51,9 +51,12 @@ pub struct OpenCredential {
     /// The credential as it is kept.
     #[cbor(n(6), with = "minicbor::bytes")]
     pub envelope: Vec<u8>,
-    /// SHA-256 of its body, where a signature needs it and the headers do not say it.
+    /// SHA-256 of its body, where a signature or an approver needs it.
     #[n(7)]
     pub body: Option<Digest<32>>,
+    /// The body itself, if it is text and short, for an approver to see.
+    #[n(8)]
+    pub text: Option<String>,
 }
 
 /// A credential as it is kept outside.

@@ -1,15 +1,16 @@
 //! Credentials of others: put by the operator, used by callers that never see them.
 
 use broker::{
-    Body, Envelope, Epoch, EpochOrder, Epochs, Header, Order, RequestHead, Signing, Target,
-    actions, body_of, forwarded, header_digest, inject,
+    Body, Envelope, Epoch, EpochOrder, Epochs, Header, Order, RequestHead, ShownBody, Signing,
+    Target, actions, body_of, forwarded, header_digest, inject,
 };
 use identity::json::MAX_SAFE_INTEGER;
-use identity::{Caller, Intent};
-use policy::{IdentityPolicy, Service};
-use policy_engine::{CREDENTIAL_ACTION, Denied, ServiceInput, accept_request};
+use identity::{ApprovalId, Caller, Digest, Intent, UnixSeconds, sha256};
+use policy::{ApprovalRule, IdentityPolicy, Service};
+use policy_engine::{AcceptedRequest, CREDENTIAL_ACTION, Denied, ServiceInput, accept_request};
 use protocol::{
-    Answer, CredentialEpochs, KeptCredential, OpenCredential, SealedCredential, Ticket,
+    Answer, CredentialEpochs, KeptCredential, OpenCredential, PendingApproval, SealedCredential,
+    Ticket,
 };
 use upstream::{Call, Secret};
 use zeroize::Zeroizing;
@@ -18,6 +19,7 @@ use crate::Error;
 use crate::audit::Trail;
 use crate::credentials::{Credentials, call_id, operator_key, revoked_until};
 use crate::env::Env;
+use crate::stores::approvals::Approvals;
 use crate::sync::lock;
 
 /// Makes an envelope of what the operator orders to be kept.
@@ -137,7 +139,7 @@ pub(crate) fn open(
     trail.identity(&card);
     trail.digest(asked.head(service, &open).digest());
     let now = env.now()?;
-    let rule = accept_request(
+    let AcceptedRequest { rule, approval } = accept_request(
         &provisioned.bundle,
         provisioned.rego.as_ref(),
         (service, policy),
@@ -155,13 +157,36 @@ pub(crate) fn open(
     check_revoked(env, policy, service, envelope.version)?;
     let secret = credentials.open(&envelope, &policy.name, service)?;
     credentials.see(&policy.name, &service.name, envelope.version)?;
-    let signing = asked.body.map(|body| Signing {
-        method: &open.method,
-        authority: service.upstream.authority(),
-        headers: &asked.headers,
-        body,
-        time: now.earliest,
-    });
+    let wanted = match approval {
+        None => None,
+        Some(approval) => {
+            let shown = asked.to_approve(service, &open, &policy.name)?;
+            let wanted = Wanted {
+                identity: &policy.name,
+                caller: &caller,
+                request: sha256(shown.as_bytes()),
+                now: now.latest,
+            };
+            trail.digest(wanted.request);
+            let Some((given, by)) = wanted.given(env) else {
+                let waiting = wanted.wait(env, approval, shown)?;
+                trail.pending();
+                return Ok(Answer::PendingApproval(waiting));
+            };
+            trail.approved(&by);
+            Some((wanted, given))
+        }
+    };
+    let signing = asked
+        .body
+        .filter(|_| service.inject.sigv4.is_some())
+        .map(|body| Signing {
+            method: &open.method,
+            authority: service.upstream.authority(),
+            headers: &asked.headers,
+            body,
+            time: now.earliest,
+        });
     let placed = inject(&service.inject, &asked.target, signing, &secret)?;
     let ticket = Ticket(env.random()?);
     let credential = record::Credential {
@@ -197,7 +222,17 @@ pub(crate) fn open(
     };
     let mut usage = lock(credentials.service(place)?.usage(&policy.name)?);
     let reservation = usage.reserve_request(now.earliest, rule)?;
-    match credentials.begin(place, call, end) {
+    // Nobody else uses this approval meanwhile. Lock order: usage, approvals.
+    let mut approvals = lock(&env.provisioned.approvals);
+    let begun = match &wanted {
+        None => credentials.begin(place, call, end),
+        Some((wanted, given)) => approvals
+            .look(*given, wanted.caller, wanted.request, wanted.now)
+            .and_then(|_| credentials.begin(place, call, end))
+            .and_then(|()| wanted.spend(&mut approvals, *given)),
+    };
+    drop(approvals);
+    match begun {
         Ok(()) => usage.settle(reservation),
         Err(error) => {
             usage.release(reservation);
@@ -209,6 +244,46 @@ pub(crate) fn open(
     env.check_current()
         .inspect_err(|_| credentials.give_up(ticket))?;
     Ok(Answer::Opened(ticket))
+}
+
+/// A request that somebody must approve.
+struct Wanted<'a> {
+    identity: &'a str,
+    caller: &'a Caller,
+    request: Digest<32>,
+    now: UnixSeconds,
+}
+
+impl Wanted<'_> {
+    /// The approval that it has, and who gave it.
+    fn given(&self, env: &Env<'_>) -> Option<(ApprovalId, record::Approval)> {
+        lock(&env.provisioned.approvals).approved(self.caller, self.request, self.now)
+    }
+
+    fn spend(&self, approvals: &mut Approvals, given: ApprovalId) -> Result<(), Error> {
+        approvals
+            .spend(given, self.caller, self.request, self.now)
+            .map(|_| ())
+    }
+
+    /// Who asks for the same again finds the one that waits already.
+    fn wait(
+        &self,
+        env: &Env<'_>,
+        approval: &ApprovalRule,
+        shown: String,
+    ) -> Result<PendingApproval, Error> {
+        let waiting = PendingApproval {
+            id: ApprovalId::new(env.random()?),
+            boot_id: env.boot_id,
+            request: self.request.0,
+            expires_at: self.now.0 + i64::from(approval.seconds),
+            approved: false,
+            canonical: shown,
+            by: approval.by.clone(),
+        };
+        lock(&env.provisioned.approvals).wait(self.identity, self.caller, waiting, self.now)
+    }
 }
 
 fn credentials<'e>(env: &Env<'e>) -> Result<&'e Credentials, Error> {
@@ -249,7 +324,7 @@ impl Asked {
             .map(|(name, value)| Header::new(name, value))
             .collect();
         let headers = forwarded(&came, &service.inject)?;
-        let (mut body, mut all) = (None, Vec::new());
+        let (mut body, mut all) = (open.body.map(Body::Digest), Vec::new());
         if let Some(sigv4) = &service.inject.sigv4 {
             body = Some(body_of(&came, open.body)?);
             all = actions(sigv4, &open.method, &target, &headers)?;
@@ -260,6 +335,29 @@ impl Asked {
             actions: all,
             body,
         })
+    }
+
+    /// What an approver is shown: nobody approves a body of which nothing is known.
+    fn to_approve(
+        &self,
+        service: &Service,
+        open: &OpenCredential,
+        identity: &str,
+    ) -> Result<String, Error> {
+        let text = open.text.as_deref();
+        let digest = match (self.body, text) {
+            (Some(Body::Digest(digest)), None) => digest,
+            (Some(Body::Digest(digest)), Some(text)) if sha256(text.as_bytes()) == digest => digest,
+            _ => {
+                return Err(Denied::ServiceRequestNotAllowed {
+                    service: service.name.clone(),
+                    why: "goes without a digest of its body, which an approver needs",
+                }
+                .into());
+            }
+        };
+        let body = ShownBody { digest, text };
+        Ok(self.head(service, open).to_approve(identity, body)?)
     }
 
     fn head<'a>(&'a self, service: &'a Service, open: &'a OpenCredential) -> RequestHead<'a> {

@@ -120,6 +120,25 @@ impl Approvals {
         }
     }
 
+    /// The approval of exactly this request of this caller, if somebody has given one. Nothing is used.
+    pub(crate) fn approved(
+        &self,
+        caller: &Caller,
+        request: Digest<32>,
+        now: UnixSeconds,
+    ) -> Option<(ApprovalId, record::Approval)> {
+        let good = |entry: &Entry| {
+            let Entry { waiting, .. } = entry;
+            entry.approved.is_some()
+                && now.0 <= waiting.expires_at
+                && waiting.request == request.0
+                && entry.caller == *caller
+        };
+        let mut all = self.0.iter();
+        let (id, entry) = all.find(|(_, entry)| good(entry))?;
+        Some((*id, entry.approved.as_ref()?.by.clone()))
+    }
+
     /// Takes an approved request out, for exactly this request and caller; an approval works once.
     pub(crate) fn spend(
         &mut self,

@@ -66,4 +66,4 @@ pub use crate::input::{CREDENTIAL_ACTION, ExchangeInput, PolicyInput, ServiceInp
 pub use crate::limits::{Left, Reservation, Usage};
 pub use crate::rego::{Rego, RegoError, without_huge_pages};
 pub use crate::rules::{Accepted, accept, admits, among_resources, may_rotate};
-pub use crate::service::accept_request;
+pub use crate::service::{AcceptedRequest, accept_request};

@@ -72,16 +72,10 @@ pub fn accept<'a>(
                     .map(|rego| rego.decide(bundle, policy, caller, asked))
                     .transpose()?
                     .flatten();
-                let approval = match (&rule.approval, by_rego) {
-                    (Some(of_rule), Some(of_rego)) => {
-                        Some(stricter(of_rule, of_rego).ok_or(Denied::ApproversDiffer)?)
-                    }
-                    (of_rule, of_rego) => of_rule.as_ref().or(of_rego),
-                };
                 return Ok(Accepted {
                     rule,
                     validity_seconds,
-                    approval,
+                    approval: approval(rule.approval.as_ref(), by_rego)?,
                 });
             }
             Err(why) if why.stage() > denied.stage() => denied = why,
@@ -134,6 +128,19 @@ pub(crate) fn check_environment(
 }
 
 /// The one whose approvers the other accepts too.
+/// Who must approve, where a rule says so, or Rego, or both.
+pub(crate) fn approval<'a>(
+    of_rule: Option<&'a ApprovalRule>,
+    of_rego: Option<&'a ApprovalRule>,
+) -> Result<Option<&'a ApprovalRule>, Denied> {
+    match (of_rule, of_rego) {
+        (Some(of_rule), Some(of_rego)) => stricter(of_rule, of_rego)
+            .map(Some)
+            .ok_or(Denied::ApproversDiffer),
+        (of_rule, of_rego) => Ok(of_rule.or(of_rego)),
+    }
+}
+
 fn stricter<'a>(one: &'a ApprovalRule, other: &'a ApprovalRule) -> Option<&'a ApprovalRule> {
     let within = |a: &ApprovalRule, b: &ApprovalRule| a.by.iter().all(|name| b.by.contains(name));
     if within(one, other) {

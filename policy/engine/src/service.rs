@@ -1,29 +1,44 @@
 //! Whether a request may be made to a service with a credential.
 
 use identity::{Caller, Intent, Payload};
-use policy::{Annex, Bundle, IdentityPolicy, Service, ServiceRule};
+use policy::{Annex, ApprovalRule, Bundle, IdentityPolicy, Service, ServiceRule};
 
 use crate::input::CREDENTIAL_ACTION;
-use crate::rules::{admits, among, any, check_environment, check_resource};
+use crate::rules::{admits, among, any, approval, check_environment, check_resource};
 use crate::{Denied, PolicyInput, Rego, ServiceInput};
+
+/// A request to a service that may be made.
+#[derive(Debug)]
+pub struct AcceptedRequest<'a> {
+    /// The rule that owns it.
+    pub rule: &'a ServiceRule,
+    /// Who must approve it first.
+    pub approval: Option<&'a ApprovalRule>,
+}
 
 /// Finds the rule that accepts, and asks Rego then, if there is a module. Default is deny; the first
 /// rule that accepts owns the request.
 pub fn accept_request<'a>(
     bundle: &Bundle,
-    rego: Option<&Rego>,
+    rego: Option<&'a Rego>,
     (service, policy): (&'a Service, &IdentityPolicy),
     annex: Option<&Annex>,
     caller: &Caller,
     asked: ServiceInput<'_>,
-) -> Result<&'a ServiceRule, Denied> {
+) -> Result<AcceptedRequest<'a>, Denied> {
     if !admits(policy, annex, caller) {
         return Err(Denied::CallerNotAllowed);
     }
     check_resource(bundle, rego.is_some(), asked.resource)?;
     check_environment(bundle, policy, asked.resource)?;
     let rule = rule_of(service, policy, annex, caller, asked)?;
-    let Some(rego) = rego else { return Ok(rule) };
+    let of_rule = rule.approval.as_ref();
+    let Some(rego) = rego else {
+        return Ok(AcceptedRequest {
+            rule,
+            approval: of_rule,
+        });
+    };
     let intent = Intent::new(
         CREDENTIAL_ACTION.into(),
         service.name.clone(),
@@ -44,13 +59,11 @@ pub fn accept_request<'a>(
         delegated: false,
         envelope: false,
     };
-    match rego.decide(bundle, policy, caller, &input)? {
-        None => Ok(rule),
-        Some(_) => Err(Denied::ServiceRequestNotAllowed {
-            service: service.name.clone(),
-            why: "goes without an approval, by Rego; and requests to services cannot wait for one",
-        }),
-    }
+    let of_rego = rego.decide(bundle, policy, caller, &input)?;
+    Ok(AcceptedRequest {
+        rule,
+        approval: approval(of_rule, of_rego)?,
+    })
 }
 
 fn rule_of<'a>(
@@ -153,8 +166,12 @@ rules = [
             resource: &resource,
             actions: &actions,
         };
-        accept_request(bundle, rego, (service, policy), None, &caller, asked)
-            .map(|rule| rule.name.clone())
+        accept_request(bundle, rego, (service, policy), None, &caller, asked).map(|accepted| {
+            match accepted.approval {
+                None => accepted.rule.name.clone(),
+                Some(wanted) => format!("{} by {}", accepted.rule.name, wanted.by.join(", ")),
+            }
+        })
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Credentials that agents use and never see.
 
+mod approving;
 mod attacks;
 mod clients;
 mod lasting;

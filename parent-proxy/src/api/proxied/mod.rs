@@ -11,8 +11,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use broker::{Omni, Shown as InPlace, take_placeholder};
 use hyper::body::Body as _;
-use policy::{Bundle, IdentityPolicy, Service};
-use protocol::{Answer, OpenCredential, Request, Requester, Ticket};
+use policy::{Bundle, IdentityPolicy, Service, ServiceRule};
+use protocol::{Answer, OpenCredential, PendingApproval, Request, Requester, Ticket};
 
 use self::answer::{Shape, refusal};
 use super::{App, Peer, Problem};
@@ -29,6 +29,8 @@ const IDENTITY: &str = "x-anchorhold-identity";
 const PAYLOAD: &str = "x-amz-content-sha256";
 /// Bodies that are signed for a client are all here before.
 const MAX_DIGESTED: usize = 16 * 1024 * 1024;
+/// What an approver is shown of a body; of a longer one its digest.
+const MAX_SHOWN: usize = 8 * 1024;
 
 /// By which the record knows the call.
 const CALL: HeaderName = HeaderName::from_static("x-anchorhold-call");
@@ -84,9 +86,11 @@ async fn proxied(app: &Arc<App>, request: HttpRequest) -> Result<Response, Probl
     let actor = Omni::of_operator(&policy.operator_key.0).child(&identity);
     let kept = relay.store.get(actor, &service.name).await?;
     let kept = kept.ok_or_else(|| missing(&identity, &service.name))?;
-    let (body, digest) = match service.inject.sigv4.is_some() && !headers.contains_key(PAYLOAD) {
+    let signs = service.inject.sigv4.is_some() && !headers.contains_key(PAYLOAD);
+    let may_wait = may_wait(policy, service, parts.method.as_str());
+    let (body, digest, text) = match signs || may_wait {
         true => digested(body).await?,
-        false => (body, None),
+        false => (body, None, None),
     };
     let asked = OpenCredential {
         requester: Requester {
@@ -103,10 +107,13 @@ async fn proxied(app: &Arc<App>, request: HttpRequest) -> Result<Response, Probl
         length: body.size_hint().exact(),
         envelope: kept.bytes,
         body: digest,
+        text: text.filter(|_| may_wait),
     };
     let asked = Request::OpenCredential(asked);
-    let Answer::Opened(ticket) = app.ask(&caller.quota, asked).await? else {
-        return Err(RequestError::Nonsense.into());
+    let ticket = match app.ask(&caller.quota, asked).await? {
+        Answer::Opened(ticket) => ticket,
+        Answer::PendingApproval(waiting) => return Err(waits(&waiting)),
+        _ => return Err(RequestError::Nonsense.into()),
     };
     let (closer, runtime) = (Arc::clone(app), tokio::runtime::Handle::current());
     let closing = Closing::new(move || drop(runtime.spawn(close(closer, ticket))));
@@ -122,18 +129,45 @@ async fn proxied(app: &Arc<App>, request: HttpRequest) -> Result<Response, Probl
     Ok(response)
 }
 
-/// A body, and its digest: it is all here before anything is asked.
-async fn digested(body: Body) -> Result<(Body, Option<Digest<32>>), Problem> {
+/// Whether somebody may have to approve such a request: then it is shown whole.
+fn may_wait(policy: &Bundle, service: &Service, method: &str) -> bool {
+    let by_rule = |rule: &ServiceRule| {
+        rule.approval.is_some() && rule.methods.iter().any(|own| own == method)
+    };
+    let by_rego = policy
+        .rego
+        .as_ref()
+        .is_some_and(|rego| rego.approval.is_some());
+    by_rego || service.rules.iter().any(by_rule)
+}
+
+/// Clients of these APIs take 202 for success, and try 409 and 429 again by themselves.
+fn waits(waiting: &PendingApproval) -> Problem {
+    let (id, by) = (waiting.id, waiting.by.join(", "));
+    Problem::new(
+        403,
+        "approval_required",
+        format!(
+            "it waits for an approval by {by}: anchorhold approve {id}; then ask for the same again"
+        ),
+    )
+}
+
+/// A body, its digest, and the body itself if it is text and short: it is all here before anything is
+/// asked.
+async fn digested(body: Body) -> Result<(Body, Option<Digest<32>>, Option<String>), Problem> {
     let bytes = axum::body::to_bytes(body, MAX_DIGESTED).await;
     let bytes = bytes.map_err(|_| {
         Problem::new(
             413,
             "body_too_long",
-            "a body is signed whole: it has at most 16 MiB, or the client signs it itself (X-Amz-Content-Sha256)",
+            "a body that is signed or approved whole has at most 16 MiB",
         )
     })?;
     let digest = ::identity::sha256(&bytes);
-    Ok((Body::from(bytes), Some(digest)))
+    let text = Some(&bytes).filter(|bytes| bytes.len() <= MAX_SHOWN);
+    let text = text.and_then(|bytes| String::from_utf8(bytes.to_vec()).ok());
+    Ok((Body::from(bytes), Some(digest), text))
 }
 
 /// Has the end of a call recorded. The enclave may hear of it a moment later than this process, and

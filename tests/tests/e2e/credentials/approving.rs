@@ -1,0 +1,204 @@
+//! Requests to services that wait for an approval.
+
+use std::process::Command;
+
+use harness::services::{PLACEHOLDER, With};
+use harness::{Answer, get, program};
+use identity::Signer;
+use parent_proxy::KeyFile;
+use serde_json::{Value, json};
+
+use super::setting::Setting;
+use super::upstream::{Upstream, answer};
+
+const BODY: &[u8] = br#"{"amount": 100, "to": "acme"}"#;
+
+/// Payments wait for alice; everything else goes at once.
+struct Desk {
+    setting: Setting,
+    folder: tempfile::TempDir,
+}
+
+impl Desk {
+    fn start(more: &str) -> Self {
+        let folder = harness::private_folder();
+        let key = KeyFile::create(&folder.path().join("alice.key")).unwrap();
+        let bundle = format!(
+            "{more}\n[[approvers]]\nname = \"alice\"\nkey = \"{}\"\n",
+            key.public_key().to_multikey()
+        );
+        let approval = match more {
+            "" => {
+                "approval = { by = [\"alice\"], seconds = 600 }, limits = [{ per = \"hour\", max = 2 }], "
+            }
+            _ => "",
+        };
+        let rules = format!(
+            "{{ name = \"pay\", methods = [\"POST\"], paths = [\"/pay\"], {approval}identities = [\"crew\"] }},
+             {{ name = \"ask\", methods = [\"POST\", \"GET\"], paths = [\"/ask\"], identities = [\"crew\"] }}"
+        );
+        let with = With {
+            rules: &rules,
+            bundle: &bundle,
+            ..With::default()
+        };
+        let upstream = Upstream::start(|_, tls| answer(tls, 200, "", b"paid"));
+        let setting = Setting::with(upstream, &with);
+        setting.put_well("crew", "sk-live-0123456789");
+        Self { setting, folder }
+    }
+
+    fn pay(&self, headers: &str, body: &[u8]) -> Answer {
+        self.setting.ask("POST /api/pay", headers, body)
+    }
+
+    /// The id under which it waits.
+    fn waits(&self, headers: &str, body: &[u8]) -> String {
+        let got = self.pay(headers, body);
+        let code = got.header("x-anchorhold-error");
+        assert_eq!(
+            (got.status, code.as_deref()),
+            (403, Some("approval_required"))
+        );
+        assert_eq!(got.header("x-should-retry").as_deref(), Some("false"));
+        let says = got.json()["error"]["message"].as_str().unwrap().to_owned();
+        let id = says.split("anchorhold approve ").nth(1).unwrap();
+        id.split(';').next().unwrap().to_owned()
+    }
+
+    fn shown(&self, id: &str) -> Value {
+        let path = format!("/approvals/{id}");
+        get(&self.setting.running.socket, &path).unwrap().json()["approval"].clone()
+    }
+
+    /// As alice, who has looked.
+    fn approve(&self, id: &str) -> bool {
+        let digest = self.shown(id)["request_digest"].clone();
+        let approved = Command::new(program("anchorhold"))
+            .args(["approve", id, "--digest", digest.as_str().unwrap(), "--key"])
+            .arg(self.folder.path().join("alice.key"))
+            .arg("--endpoint")
+            .arg(format!("unix://{}", self.setting.running.socket.display()))
+            .output()
+            .unwrap();
+        approved.status.success()
+    }
+
+    fn sent(&self) -> usize {
+        self.setting.upstream.seen().len()
+    }
+}
+
+#[test]
+fn a_request_that_a_rule_wants_approved_waits_and_goes_once() {
+    let desk = Desk::start("");
+    // What needs none does not wait.
+    assert_eq!(desk.setting.ask("POST /api/ask", "", BODY).status, 200);
+    let id = desk.waits("", BODY);
+    assert_eq!(
+        (desk.waits("user-agent: again\r\n", BODY), desk.sent()),
+        (id.clone(), 1)
+    );
+    let shown = desk.shown(&id);
+    assert_eq!(shown["approvers"], json!(["alice"]));
+    let request = &shown["request"];
+    assert_eq!(request["identity"], "crew");
+    assert_eq!(request["body"]["text"].as_str(), str::from_utf8(BODY).ok());
+    assert_eq!(request["intent"]["resource"], "https://api.example/v1/pay");
+    assert_eq!(request["payload"]["method"], "POST");
+    assert!(!shown.to_string().contains(PLACEHOLDER));
+    assert!(desk.approve(&id));
+    // Something else is not what was approved.
+    for (headers, body) in [
+        ("", &br#"{"amount": 900, "to": "acme"}"#[..]),
+        ("x-dry-run: false\r\n", BODY),
+    ] {
+        assert_ne!(desk.waits(headers, body), id);
+    }
+    let got = desk.setting.ask("POST /api/pay?to=me", "", BODY);
+    assert_eq!(
+        got.header("x-anchorhold-error").as_deref(),
+        Some("approval_required")
+    );
+    assert_eq!(desk.sent(), 1);
+    let got = desk.pay("user-agent: once more\r\n", BODY);
+    assert_eq!((got.status, &got.body[..]), (200, &b"paid"[..]));
+    assert_eq!(desk.setting.upstream.seen().pop().unwrap().body, BODY);
+    // Once.
+    let again = desk.waits("", BODY);
+    assert_ne!(again, id);
+    assert_eq!(desk.sent(), 2);
+    let opened = desk.setting.events("credential.open", 8);
+    let decisions: Vec<_> = opened
+        .iter()
+        .map(|line| line["policy_decision"].clone())
+        .collect();
+    let pending = json!("pending");
+    let wanted = [
+        json!("allow"),
+        pending.clone(),
+        pending.clone(),
+        pending.clone(),
+        pending.clone(),
+        pending.clone(),
+        json!("allow"),
+        pending,
+    ];
+    assert_eq!(decisions, wanted);
+    assert_eq!(opened[6]["approvals"][0]["name"], "alice");
+    assert_eq!(opened[6]["request_digest"], shown["request_digest"]);
+    let closed = &desk.setting.events("credential.close", 2)[1];
+    assert_eq!(closed["approvals"][0]["name"], "alice");
+}
+
+#[test]
+fn an_approval_of_a_request_to_a_service_is_not_lost_to_a_limit_and_hides_none() {
+    let desk = Desk::start("");
+    for n in 0..2 {
+        let body = format!("{{\"amount\": {n}}}");
+        let id = desk.waits("", body.as_bytes());
+        assert!(desk.approve(&id));
+        assert_eq!(desk.pay("", body.as_bytes()).status, 200);
+    }
+    // Who has no approval learns nothing of the limit; who has one keeps it.
+    let id = desk.waits("", BODY);
+    assert!(desk.approve(&id));
+    for _ in 0..2 {
+        let got = desk.pay("", BODY);
+        assert_eq!(
+            got.header("x-anchorhold-error").as_deref(),
+            Some("rate_limit_exceeded")
+        );
+    }
+    assert_eq!(desk.shown(&id)["approved"], true);
+    assert_eq!(desk.sent(), 2);
+}
+
+#[test]
+fn long_bodies_wait_by_their_digest_and_what_is_longer_is_refused() {
+    let desk = Desk::start("");
+    let long = vec![b'x'; 100_000];
+    let id = desk.waits("", &long);
+    let body = &desk.shown(&id)["request"]["body"];
+    assert_eq!(body["sha256"], identity::sha256(&long).to_string());
+    assert_eq!(body["text"], Value::Null);
+    assert!(desk.approve(&id));
+    assert_eq!(desk.pay("", &long).status, 200);
+    let got = desk.pay("", &vec![b'x'; (16 << 20) + 1]);
+    assert_eq!((got.status, desk.sent()), (413, 1));
+    // What needs no approval is as long as it is.
+    assert_eq!(desk.setting.ask("POST /api/ask", "", &long).status, 200);
+}
+
+#[test]
+fn what_rego_wants_approved_waits_too() {
+    let module = "package a\nallow if true\nrequire_approval if { input.payload.path == \"/pay\" }";
+    let rego = format!(
+        "rego = {{ entrypoint = 'data.a', module = '''{module}''', approval = {{ by = ['alice'], seconds = 60 }} }}"
+    );
+    let desk = Desk::start(&rego);
+    let id = desk.waits("", BODY);
+    assert!(desk.approve(&id));
+    assert_eq!(desk.pay("", BODY).status, 200);
+    assert_eq!(desk.setting.ask("GET /api/ask", "", b"").status, 200);
+}
