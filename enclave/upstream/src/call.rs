@@ -126,7 +126,7 @@ fn says(ending: Ending) -> &'static str {
             "the credential stood in the answer, which was cut off there"
         }
         Ending::CredentialRevoked => "the credential was revoked",
-        Ending::BodyMismatch => "the body was not the one that was signed",
+        Ending::BodyMismatch => "the body was not the one that was signed or approved",
         Ending::ServiceEncoded => "the service encoded its answer, though nobody asked it to",
     }
 }

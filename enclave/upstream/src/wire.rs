@@ -207,7 +207,7 @@ pub enum Ending {
     /// The credential was revoked meanwhile.
     #[n(10)]
     CredentialRevoked,
-    /// The body was not the one that was signed; its end was not sent.
+    /// The body was not the one that was signed or approved; its end was not sent.
     #[n(11)]
     BodyMismatch,
 }

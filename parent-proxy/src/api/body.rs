@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::header::CONTENT_TYPE;
 use http_body_util::{BodyExt, Limited};
@@ -28,31 +29,28 @@ impl<S: Sync, T: DeserializeOwned, const MAX: usize> FromRequest<S> for Strict<T
                 "the body must be sent as application/json",
             ));
         }
-        let collected = timeout(
-            BODY_TIMEOUT,
-            Limited::new(request.into_body(), MAX).collect(),
-        )
-        .await;
-        let collected = collected.map_err(|_| {
-            Problem::new(
-                408,
-                "body_too_slow",
-                "the body did not arrive within ten seconds",
-            )
-        })?;
-        let bytes = collected.map_err(|error| {
-            if error.is::<http_body_util::LengthLimitError>() {
-                Problem::new(
-                    413,
-                    "body_too_large",
-                    format!("the body is larger than {MAX} bytes"),
-                )
-            } else {
-                Problem::new(400, "body_broken", "the body did not arrive whole")
-            }
-        })?;
-        Ok(Self(json::parse_as(&bytes.to_bytes())?))
+        let bytes = collect(request.into_body(), MAX, BODY_TIMEOUT).await?;
+        Ok(Self(json::parse_as(&bytes)?))
     }
+}
+
+/// All of a body, within a size and a time.
+pub(super) async fn collect(body: Body, max: usize, within: Duration) -> Result<Bytes, Problem> {
+    let collected = timeout(within, Limited::new(body, max).collect()).await;
+    let collected = collected.map_err(|_| {
+        let seconds = within.as_secs();
+        let says = format!("the body did not arrive within {seconds} seconds");
+        Problem::new(408, "body_too_slow", says)
+    })?;
+    let collected = collected.map_err(|error| {
+        if error.is::<http_body_util::LengthLimitError>() {
+            let says = format!("the body is larger than {max} bytes");
+            Problem::new(413, "body_too_large", says)
+        } else {
+            Problem::new(400, "body_broken", "the body did not arrive whole")
+        }
+    })?;
+    Ok(collected.to_bytes())
 }
 
 fn is_json(request: &Request) -> bool {
@@ -70,7 +68,6 @@ mod tests {
     use std::pin::Pin;
     use std::task::{Context, Poll};
 
-    use axum::body::{Body, Bytes};
     use axum::http::HeaderValue;
     use hyper::body::Frame;
     use serde::Deserialize;

@@ -24,9 +24,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use callers::Localhost;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Calls of one caller at a time.
 const MAX_CALLS: usize = 64;
+/// Long bodies that are kept in memory at a time, of all callers: 16 MiB each.
+const MAX_LARGE: usize = 16;
 
 /// What proxied routes need beside the rest.
 pub(crate) struct Relay {
@@ -38,6 +41,7 @@ pub(crate) struct Relay {
     pub(crate) socket: PathBuf,
     pub(crate) placeholders: Placeholders,
     under_way: Arc<Mutex<BTreeMap<u64, usize>>>,
+    large: Arc<Semaphore>,
 }
 
 /// A call that is counted, until it is dropped.
@@ -60,7 +64,13 @@ impl Relay {
             socket,
             placeholders: Placeholders::default(),
             under_way: Arc::default(),
+            large: Arc::new(Semaphore::new(MAX_LARGE)),
         }
+    }
+
+    /// A place for a long body that is kept in memory, if there is one.
+    pub(crate) fn large_body(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.large).try_acquire_owned().ok()
     }
 
     /// Counts a call of this caller; none if it has as many as it may.

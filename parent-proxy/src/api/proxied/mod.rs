@@ -13,8 +13,10 @@ use broker::{Omni, Shown as InPlace, take_placeholder};
 use hyper::body::Body as _;
 use policy::{Bundle, IdentityPolicy, Service, ServiceRule};
 use protocol::{Answer, OpenCredential, PendingApproval, Request, Requester, Ticket};
+use tokio::sync::OwnedSemaphorePermit;
 
 use self::answer::{Shape, refusal};
+use super::body::collect;
 use super::{App, Peer, Problem};
 use crate::relay::{CallError, Closing, NoLine, Relay, StoreError};
 use ::identity::Digest;
@@ -27,8 +29,11 @@ const IDENTITY: &str = "x-anchorhold-identity";
 
 /// By which clients of S3 say what they sign.
 const PAYLOAD: &str = "x-amz-content-sha256";
-/// Bodies that are signed for a client are all here before.
-const MAX_DIGESTED: usize = 16 * 1024 * 1024;
+/// Bodies that are signed for a client, or that somebody may have to approve, are all here before.
+const MAX_WHOLE: usize = 16 * 1024 * 1024;
+const WHOLE_WITHIN: Duration = Duration::from_secs(60);
+/// Of these there may be any number at a time.
+const MAX_SHORT: u64 = 64 * 1024;
 /// What an approver is shown of a body; of a longer one its digest.
 const MAX_SHOWN: usize = 8 * 1024;
 
@@ -88,9 +93,14 @@ async fn proxied(app: &Arc<App>, request: HttpRequest) -> Result<Response, Probl
     let kept = kept.ok_or_else(|| missing(&identity, &service.name))?;
     let signs = service.inject.sigv4.is_some() && !headers.contains_key(PAYLOAD);
     let may_wait = may_wait(policy, service, parts.method.as_str());
-    let (body, digest, text) = match signs || may_wait {
-        true => digested(body).await?,
-        false => (body, None, None),
+    let Whole {
+        body,
+        digest,
+        text,
+        _place,
+    } = match signs || may_wait {
+        true => Whole::of(relay, body).await?,
+        false => Whole::unread(body),
     };
     let asked = OpenCredential {
         requester: Requester {
@@ -153,21 +163,48 @@ fn waits(waiting: &PendingApproval) -> Problem {
     )
 }
 
-/// A body, its digest, and the body itself if it is text and short: it is all here before anything is
-/// asked.
-async fn digested(body: Body) -> Result<(Body, Option<Digest<32>>, Option<String>), Problem> {
-    let bytes = axum::body::to_bytes(body, MAX_DIGESTED).await;
-    let bytes = bytes.map_err(|_| {
-        Problem::new(
-            413,
-            "body_too_long",
-            "a body that is signed or approved whole has at most 16 MiB",
-        )
-    })?;
-    let digest = ::identity::sha256(&bytes);
-    let text = Some(&bytes).filter(|bytes| bytes.len() <= MAX_SHOWN);
-    let text = text.and_then(|bytes| String::from_utf8(bytes.to_vec()).ok());
-    Ok((Body::from(bytes), Some(digest), text))
+/// A body that is all here before anything is asked; or one of which nothing is known.
+struct Whole {
+    body: Body,
+    digest: Option<Digest<32>>,
+    /// The body itself, if it is text and short.
+    text: Option<String>,
+    /// Of those that are kept in memory; until the answer begins.
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Whole {
+    fn unread(body: Body) -> Self {
+        Self {
+            body,
+            digest: None,
+            text: None,
+            _place: None,
+        }
+    }
+
+    async fn of(relay: &Relay, body: Body) -> Result<Self, Problem> {
+        let is_short = body
+            .size_hint()
+            .exact()
+            .is_some_and(|length| length <= MAX_SHORT);
+        let place = match is_short {
+            true => None,
+            false => Some(relay.large_body().ok_or_else(|| {
+                let says = "too many bodies are signed or approved whole just now";
+                Problem::new(503, "service_busy", says)
+            })?),
+        };
+        let bytes = collect(body, MAX_WHOLE, WHOLE_WITHIN).await?;
+        let text = Some(&bytes).filter(|bytes| bytes.len() <= MAX_SHOWN);
+        let text = text.and_then(|bytes| String::from_utf8(bytes.to_vec()).ok());
+        Ok(Self {
+            digest: Some(::identity::sha256(&bytes)),
+            body: Body::from(bytes),
+            text,
+            _place: place,
+        })
+    }
 }
 
 /// Has the end of a call recorded. The enclave may hear of it a moment later than this process, and

@@ -950,7 +950,7 @@ fn what_aws_is_asked_to_do_must_be_named_and_bodies_without_a_digest_are_signed_
     let got = setting.ask("POST /api/", &format!("{kind}{get}"), &long);
     assert_eq!(
         got.header("x-anchorhold-error").as_deref(),
-        Some("body_too_long")
+        Some("body_too_large")
     );
     assert_eq!(setting.upstream.seen().len(), 1);
 }
