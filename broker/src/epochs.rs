@@ -60,9 +60,12 @@ pub struct EpochOrder {
     /// SHA-256 of the enclave's sealing key.
     #[n(2)]
     pub sealing_key: Digest<32>,
-    /// What there shall be.
+    /// What there is: else it is not carried out.
     #[n(3)]
-    pub epochs: Epochs,
+    pub now: Epochs,
+    /// What there shall be.
+    #[n(4)]
+    pub next: Epochs,
 }
 
 impl EpochOrder {
@@ -70,7 +73,7 @@ impl EpochOrder {
     pub fn sign<S: Signer>(
         operator: Omni,
         sealing_key: &[u8],
-        epochs: Epochs,
+        [now, next]: [Epochs; 2],
         key: &S,
     ) -> Result<Vec<u8>, Error>
     where
@@ -80,7 +83,8 @@ impl EpochOrder {
             tag: TAG.into(),
             operator,
             sealing_key: sha256(sealing_key),
-            epochs,
+            now,
+            next,
         };
         cose::sign(Purpose::CREDENTIAL_EPOCHS, &cbor::to_vec(&order), key)
             .map_err(|_| Error::EpochOrderInvalid("it cannot be signed"))
@@ -169,9 +173,10 @@ mod tests {
     fn an_order_is_one_operators_for_one_boot() {
         let (operator, other) = (key(1), key(2));
         let omni = Omni::of_operator(&operator.1);
-        let signed = EpochOrder::sign(omni, &[7; 32], epochs(1, 2), &operator).unwrap();
+        let change = [epochs(1, 1), epochs(1, 2)];
+        let signed = EpochOrder::sign(omni, &[7; 32], change, &operator).unwrap();
         let read = EpochOrder::verify(&signed, &operator.1, &[7; 32]).unwrap();
-        assert_eq!(read.epochs, epochs(1, 2));
+        assert_eq!([read.now, read.next], change);
         let why = |signed: &[u8], by: &Key, sealing_key: &[u8]| {
             EpochOrder::verify(signed, &by.1, sealing_key)
                 .unwrap_err()
@@ -179,7 +184,7 @@ mod tests {
         };
         assert!(why(&signed, &operator, &[8; 32]).contains("another boot"));
         assert!(why(&signed, &other, &[7; 32]).contains("not signed"));
-        let of_other = EpochOrder::sign(omni, &[7; 32], epochs(1, 2), &other).unwrap();
+        let of_other = EpochOrder::sign(omni, &[7; 32], change, &other).unwrap();
         assert!(why(&of_other, &other, &[7; 32]).contains("another operator"));
         assert!(why(&[0; 1025], &operator, &[7; 32]).contains("longer"));
         // What the operator signed as something else is no order.

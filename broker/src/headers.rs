@@ -2,7 +2,7 @@
 
 use minicbor::{Decode, Encode};
 
-use policy::Inject;
+use policy::{Inject, SigV4};
 
 use crate::Error;
 
@@ -111,6 +111,7 @@ impl Header {
 pub fn forwarded(headers: &[Header], inject: &Inject) -> Result<Vec<Header>, Error> {
     let placed = inject.header.as_deref().unwrap_or("authorization");
     let is_signed = inject.sigv4.is_some();
+    let is_s3 = inject.sigv4.as_ref().is_some_and(SigV4::is_s3);
     let bytes: usize = headers.iter().map(|h| h.name.len() + h.value.len()).sum();
     if headers.len() > MAX_HEADERS || bytes > MAX_BYTES {
         return Err(Error::HeadersTooLong);
@@ -124,8 +125,8 @@ pub fn forwarded(headers: &[Header], inject: &Inject) -> Result<Vec<Header>, Err
             && !CREDENTIALS.contains(&name)
             && !FORWARDING.contains(&name)
             && !OVERRIDES.contains(&name)
-            // What only signs does not come back, in pieces or whole.
-            && (is_signed || !PIECES.contains(&name))
+            // S3 gives what was put there, and nothing of a request.
+            && (is_s3 || !PIECES.contains(&name))
             && !(is_signed && SIGNED_ANEW.contains(&name))
             && !name.starts_with("proxy-")
             && !name.starts_with("x-forwarded-")

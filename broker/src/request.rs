@@ -22,45 +22,51 @@ pub struct RequestHead<'a> {
     pub length: Option<u64>,
 }
 
-/// What is shown to an approver of the body.
+/// What is shown to an approver of the body: its digest, and the body itself if it is text and short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShownBody<'a> {
-    /// Its SHA-256.
-    pub digest: Digest<32>,
-    /// The body, if it is text and short.
-    pub text: Option<&'a str>,
+    digest: Digest<32>,
+    text: Option<&'a str>,
+}
+
+impl<'a> ShownBody<'a> {
+    /// None if the text is not that of the digest: whoever showed it would have something else approved.
+    pub fn new(digest: Digest<32>, text: Option<&'a str>) -> Option<Self> {
+        let same = text.is_none_or(|text| sha256(text.as_bytes()) == digest);
+        same.then_some(Self { digest, text })
+    }
 }
 
 /// Headers that clients make anew for each try.
 const OF_ONE_TRY: [&str; 7] = [
     "amz-sdk-invocation-id",
     "amz-sdk-request",
-    "baggage",
     "traceparent",
     "tracestate",
     "user-agent",
     "x-amzn-trace-id",
+    "x-stainless-retry-count",
 ];
 
 impl RequestHead<'_> {
     /// What an approver is shown, and signs: RFC 8785. `identity` is whose credential is used. Headers
     /// that clients make anew for each try do not stand in it, so that the same can be asked again.
     pub fn to_approve(&self, identity: &str, body: ShownBody<'_>) -> Result<String, Error> {
-        let of_one_try = |name: &str| {
-            OF_ONE_TRY.contains(&name) || name.starts_with("x-stainless-") || name == "x-request-id"
-        };
-        let headers: Vec<[String; 2]> = self
-            .headers
-            .iter()
-            .filter(|header| !of_one_try(&header.name))
+        let shown = self.headers.iter();
+        let shown = shown.filter(|header| !OF_ONE_TRY.contains(&header.name.as_str()));
+        let headers: Result<Vec<[&str; 2]>, Error> = shown
             .map(|header| {
-                let value = String::from_utf8_lossy(&header.value).into_owned();
-                [header.name.clone(), value]
+                let value = std::str::from_utf8(&header.value);
+                let value = value.map_err(|_| {
+                    let why = "an approver cannot be shown its value";
+                    Error::HeaderInvalid(header.name.clone(), why)
+                });
+                Ok([header.name.as_str(), value?])
             })
             .collect();
         let mut shown = serde_json::json!({
             "body": {"sha256": body.digest.to_string()},
-            "headers": headers,
+            "headers": headers?,
             "identity": identity,
             "intent": {"action": "credential.use", "target": self.service, "resource": self.target.resource()},
             "payload": {"method": self.method, "query": self.target.query()},
@@ -92,4 +98,49 @@ impl RequestHead<'_> {
 /// SHA-256 of headers as they are sent, without the credential: the CBOR array of `[name, value]`.
 pub fn header_digest(headers: &[Header]) -> Digest<32> {
     sha256(&cbor::to_vec(&headers))
+}
+
+#[cfg(test)]
+mod tests {
+    use policy::Upstream;
+
+    use super::*;
+
+    #[test]
+    fn an_approver_sees_all_that_is_sent_but_what_clients_make_anew() {
+        let upstream = Upstream::try_from("https://api.example/v1".to_owned()).unwrap();
+        let target = Target::new(&upstream, "/pay?to=acme").unwrap();
+        let shown = |headers: &[(&str, &str)], body: &str| {
+            let header = |(name, value): &(&str, &str)| Header::new(name, value.as_bytes());
+            let headers: Vec<Header> = headers.iter().map(header).collect();
+            let head = RequestHead {
+                service: "api",
+                method: "POST",
+                target: &target,
+                headers: &headers,
+                length: None,
+            };
+            let body = ShownBody::new(sha256(body.as_bytes()), Some(body)).unwrap();
+            head.to_approve("crew", body).unwrap()
+        };
+        let first = shown(&[("x-dry-run", "true"), ("user-agent", "a")], "{}");
+        assert_eq!(
+            first,
+            concat!(
+                r#"{"body":{"sha256":"44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","text":"{}"},"#,
+                r#""headers":[["x-dry-run","true"]],"identity":"crew","#,
+                r#""intent":{"action":"credential.use","resource":"https://api.example/v1/pay","target":"api"},"#,
+                r#""payload":{"method":"POST","query":"to=acme"}}"#
+            )
+        );
+        let again = [
+            ("user-agent", "b"),
+            ("x-dry-run", "true"),
+            ("x-stainless-retry-count", "1"),
+        ];
+        assert_eq!(shown(&again, "{}"), first);
+        assert_ne!(shown(&[("x-dry-run", "false")], "{}"), first);
+        assert_ne!(shown(&again, "{ }"), first);
+        assert_eq!(ShownBody::new(sha256(b"{}"), Some("{ }")), None);
+    }
 }

@@ -104,16 +104,17 @@ pub fn actions(
         if name.starts_with("x-amz-copy-source") || name == "x-amz-website-redirect-location" {
             return wrong(name, "it names another object than the path");
         }
-        let is_form = header
-            .value
-            .starts_with(b"application/x-www-form-urlencoded")
-            || header.value.starts_with(b"multipart/");
-        if name == "content-type" && is_form && method == "POST" {
-            return wrong(
-                name,
-                "what is asked would stand in a form, where rules do not look",
-            );
+        if sigv4.is_s3() && name.starts_with("x-amz-") && !is_plain_header(name) {
+            actions.push(name.to_owned());
         }
+    }
+    if method == "POST" && !sigv4.is_s3() && !has_known_type(headers) {
+        let why = "what is asked could stand in a form, where rules do not look: a type of JSON, CBOR or bytes is wanted";
+        return wrong("content-type", why);
+    }
+    if sigv4.is_s3() && method == "POST" && media_type(headers).starts_with("multipart/") {
+        let why = "what is asked would stand in a form, where rules do not look";
+        return wrong("content-type", why);
     }
     for (name, value) in parameters(target.query().unwrap_or_default())? {
         let name = String::from_utf8_lossy(&name).into_owned();
@@ -136,6 +137,46 @@ pub(crate) struct Signed {
     pub(crate) headers: Vec<(String, Zeroizing<Vec<u8>>)>,
     /// Path and query as they are signed, and sent.
     pub(crate) target: String,
+}
+
+/// Headers of S3 with which a request does no more than without them.
+fn is_plain_header(name: &str) -> bool {
+    const PLAIN: [&str; 8] = [
+        DATE,
+        PAYLOAD,
+        TOKEN,
+        "x-amz-decoded-content-length",
+        "x-amz-expected-bucket-owner",
+        "x-amz-sdk-checksum-algorithm",
+        "x-amz-trailer",
+        "x-amz-user-agent",
+    ];
+    PLAIN.contains(&name) || name.starts_with("x-amz-meta-") || name.starts_with("x-amz-checksum-")
+}
+
+/// The first media type that is said, in lower case and without parameters.
+fn media_type(headers: &[Header]) -> String {
+    let said = headers
+        .iter()
+        .find(|header| read_as(&header.name) == "content-type");
+    let text = said.map_or(String::new(), |said| {
+        String::from_utf8_lossy(&said.value).into()
+    });
+    let text = text.split(';').next().unwrap_or_default();
+    text.trim_matches([' ', '\t']).to_ascii_lowercase()
+}
+
+/// Whether a body is surely read as what names no action.
+fn has_known_type(headers: &[Header]) -> bool {
+    const KNOWN: [&str; 6] = [
+        "application/cbor",
+        "application/json",
+        "application/octet-stream",
+        "application/x-amz-json-1.0",
+        "application/x-amz-json-1.1",
+        "application/xml",
+    ];
+    KNOWN.contains(&media_type(headers).as_str())
 }
 
 /// The headers that sign a request, and the path and query that are signed: those are sent.
@@ -550,20 +591,46 @@ mod tests {
             let hidden = format!("/b/k?%{:02x}{}", named.as_bytes()[0], &named[1..]);
             assert_eq!(asked("s3", "PUT", &hidden, &[]), Ok(vec![named.into()]));
         }
-        let got = asked(
-            "dynamodb",
-            "POST",
-            "/",
-            &[(TARGET, "DynamoDB_20120810.GetItem")],
-        );
-        assert_eq!(got, Ok(vec!["DynamoDB_20120810.GetItem".into()]));
+        let kind = [("content-type", "Application/X-AMZ-JSON-1.0")];
+        let got = asked("dynamodb", "POST", "/", &[kind[0], (TARGET, "A.B")]);
+        assert_eq!(got, Ok(vec!["A.B".into()]));
         let got = asked("sts", "GET", "/?Action=AssumeRole&Version=2011-06-15", &[]);
         assert_eq!(got, Ok(vec!["AssumeRole".into()]));
-        let form = [(
-            "content-type",
+        for form in [
             "application/x-www-form-urlencoded; charset=utf-8",
-        )];
-        assert_eq!(asked("sts", "POST", "/", &form), Err("header_invalid"));
+            "Application/X-WWW-Form-Urlencoded",
+            " application/x-www-form-urlencoded",
+            "multipart/form-data; boundary=x",
+            "",
+        ] {
+            let form = [("content-type", form), (TARGET, "A.B")];
+            assert_eq!(asked("sts", "POST", "/", &form), Err("header_invalid"));
+        }
+        assert_eq!(asked("sts", "POST", "/", &[]), Err("header_invalid"));
+        let form = [("content-type", "Multipart/Form-Data")];
+        assert_eq!(asked("s3", "POST", "/b", &form), Err("header_invalid"));
+        for named in [
+            "x-amz-acl",
+            "x-amz-grant-read",
+            "x-amz-tagging",
+            "X_Amz_Acl",
+            "x-amz-bypass-governance-retention",
+            "x-amz-object-ownership",
+            "x-amz-server-side-encryption-customer-key",
+        ] {
+            let wanted = named.to_ascii_lowercase().replace('_', "-");
+            assert_eq!(
+                asked("s3", "PUT", "/b/k", &[(named, "x")]),
+                Ok(vec![wanted])
+            );
+        }
+        let plain = [
+            ("x-amz-meta-a", "1"),
+            ("x-amz-checksum-crc32", "x"),
+            ("x-amz-sdk-checksum-algorithm", "CRC32"),
+            ("x-amz-trailer", "x"),
+        ];
+        assert_eq!(asked("s3", "PUT", "/b/k", &plain), Ok(vec![]));
         for copy in [
             "x-amz-copy-source",
             "X_Amz-Copy_Source",

@@ -168,11 +168,13 @@ impl Credentials {
             let secrets = secrets.as_ref().ok_or(Error::Halted)?;
             let kept = secrets.epochs.iter();
             let kept = kept.filter(|epoch| epoch.number >= wanted.lowest);
-            let kept = kept.map(|epoch| Epoch {
+            // With a place for one more: what grows leaves keys behind.
+            let mut next = Vec::with_capacity(secrets.epochs.len() + 1);
+            next.extend(kept.map(|epoch| Epoch {
                 number: epoch.number,
                 key: epoch.key.clone(),
-            });
-            kept.collect::<Vec<_>>()
+            }));
+            next
         };
         if wanted.current > now.current {
             next.push(Epoch {

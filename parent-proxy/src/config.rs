@@ -16,7 +16,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::Error;
-use crate::relay::Addresses;
+use crate::relay::{Addresses, BucketPlace, CredentialPlace};
 use callers::{AgentSocket, Limits, Localhost, LocalhostCaller};
 use enclave_client::files::{is_private, read_bounded};
 use enclave_client::{RecordConfig, StateConfig};
@@ -70,11 +70,21 @@ pub(crate) struct ProxyFile {
     listen: Option<SocketAddr>,
     #[serde(default)]
     callers: Vec<LocalhostCallerFile>,
-    credentials: Option<PathBuf>,
+    credentials: Option<String>,
+    #[serde(default)]
+    s3: S3File,
     #[serde(default)]
     private: Vec<IpNet>,
     #[serde(default)]
     addresses: BTreeMap<String, String>,
+}
+
+/// Where a bucket is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct S3File {
+    region: Option<String>,
+    endpoint: Option<String>,
 }
 
 /// How agents get to services.
@@ -84,14 +94,14 @@ pub struct ProxyConfig {
     pub socket: PathBuf,
     /// A TCP listener, only where asked for; callers show their tokens as placeholders.
     pub localhost: Option<Localhost>,
-    /// The folder of sealed credentials.
-    pub credentials: PathBuf,
+    /// Where sealed credentials are kept.
+    pub(crate) credentials: CredentialPlace,
     /// Where services are dialled.
     pub(crate) addresses: Addresses,
 }
 
 impl ProxyFile {
-    fn finish(self, policy: &Bundle) -> Result<Option<ProxyConfig>, Error> {
+    fn finish(self, policy: &Bundle, aws: Option<&PathBuf>) -> Result<Option<ProxyConfig>, Error> {
         if policy.services.is_empty() {
             return Ok(None);
         }
@@ -116,13 +126,67 @@ impl ProxyFile {
         Ok(Some(ProxyConfig {
             socket: self.socket.map_or_else(default_proxy_socket, Ok)?,
             localhost,
-            credentials: self
-                .credentials
-                .map_or_else(|| default_folder("credentials"), Ok)?,
+            credentials: match self.credentials {
+                Some(place) => self.s3.place(place, aws)?,
+                None => CredentialPlace::Folder(default_folder("credentials")?),
+            },
             addresses: Addresses {
                 private: self.private,
                 fixed: self.addresses,
             },
+        }))
+    }
+}
+
+/// With which the place of a bucket begins.
+const BUCKET: &str = "s3://";
+
+impl S3File {
+    fn place(self, place: String, aws: Option<&PathBuf>) -> Result<CredentialPlace, Error> {
+        let wrong = |why: &str| Err(Error::Config(format!("proxy.credentials: {why}")));
+        let Some(named) = place.strip_prefix(BUCKET) else {
+            if self.region.is_some() || self.endpoint.is_some() {
+                return wrong("proxy.s3 is for a bucket, s3://BUCKET or s3://BUCKET/PREFIX");
+            }
+            return Ok(CredentialPlace::Folder(PathBuf::from(place)));
+        };
+        let (bucket, prefix) = named.split_once('/').unwrap_or((named, ""));
+        let of_bucket = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b);
+        let of_prefix = |b: u8| b.is_ascii_alphanumeric() || b"-._/".contains(&b);
+        let prefix = prefix.trim_end_matches('/');
+        let steps = prefix
+            .split('/')
+            .any(|part| ["", ".", ".."].contains(&part));
+        if !(3..=63).contains(&bucket.len()) || !bucket.bytes().all(of_bucket) {
+            return wrong("a bucket has 3 to 63 lower-case letters, digits, - and .");
+        }
+        if !prefix.bytes().all(of_prefix) || (!prefix.is_empty() && steps) {
+            return wrong("a prefix has letters, digits, -, ., _ and single / between them");
+        }
+        let Some(region) = self.region else {
+            return wrong("proxy.s3.region is missing");
+        };
+        let is_here = |endpoint: &str| {
+            let host = endpoint.strip_prefix("http://").unwrap_or_default();
+            ["127.0.0.1", "localhost", "[::1]"].iter().any(|own| {
+                host == *own
+                    || host
+                        .strip_prefix(own)
+                        .is_some_and(|rest| rest.starts_with(':'))
+            })
+        };
+        if let Some(endpoint) = &self.endpoint
+            && !endpoint.starts_with("https://")
+            && !is_here(endpoint)
+        {
+            return wrong("proxy.s3.endpoint is an https: URL, or http: on this host");
+        }
+        Ok(CredentialPlace::Bucket(BucketPlace {
+            bucket: bucket.to_owned(),
+            prefix: prefix.to_owned(),
+            region,
+            endpoint: self.endpoint,
+            credentials: aws.cloned(),
         }))
     }
 }
@@ -252,12 +316,16 @@ impl File {
             &mut read.state_certificate,
             &mut read.aws.credentials,
             &mut read.proxy.socket,
-            &mut read.proxy.credentials,
         ];
         paths
             .into_iter()
             .flatten()
             .for_each(|path| *path = folder.join(&*path));
+        if let Some(place) = &mut read.proxy.credentials
+            && !place.starts_with(BUCKET)
+        {
+            *place = folder.join(&*place).display().to_string();
+        }
         read.sockets
             .iter_mut()
             .for_each(|socket| socket.path = folder.join(&socket.path));
@@ -302,6 +370,7 @@ impl File {
             }
         }
         let policy = read_bundle(&bundle, &text)?;
+        let proxy = self.proxy.finish(&policy, self.aws.credentials.as_ref())?;
         let state = policy.state.is_some().then(|| {
             Ok::<_, Error>(StateConfig {
                 folder: self.state.map_or_else(|| default_folder("state"), Ok)?,
@@ -311,7 +380,7 @@ impl File {
             })
         });
         Ok(Config {
-            proxy: self.proxy.finish(&policy)?,
+            proxy,
             state: state.transpose()?,
             record,
             operator_uids: self.operator_uids,
@@ -914,6 +983,59 @@ record = 'record'
         fs::remove_file(folder.path("first")).unwrap();
         let read = folder.with(&format!("[localhost]\nlisten = '127.0.0.1:80'\n{CREW}"));
         refused(read, "first: No such file", "no file");
+    }
+
+    #[test]
+    fn a_place_for_credentials_is_a_folder_or_a_bucket() {
+        let place = |credentials: &str, s3: S3File| {
+            let aws = PathBuf::from("/aws");
+            let placed = s3.place(credentials.to_owned(), Some(&aws));
+            placed.map_err(|error| error.to_string())
+        };
+        let s3 = |region: &str, endpoint: &str| {
+            let given = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+            S3File {
+                region: given(region),
+                endpoint: given(endpoint),
+            }
+        };
+        let folder = CredentialPlace::Folder("/var/credentials".into());
+        assert_eq!(place("/var/credentials", s3("", "")), Ok(folder));
+        for (named, bucket, prefix) in [
+            ("s3://vault", "vault", ""),
+            ("s3://vault/", "vault", ""),
+            ("s3://vault.eu/kept/here/", "vault.eu", "kept/here"),
+        ] {
+            let wanted = CredentialPlace::Bucket(BucketPlace {
+                bucket: bucket.into(),
+                prefix: prefix.into(),
+                region: "eu-central-1".into(),
+                endpoint: Some("http://127.0.0.1:8333".into()),
+                credentials: Some("/aws".into()),
+            });
+            let got = place(named, s3("eu-central-1", "http://127.0.0.1:8333"));
+            assert_eq!(got, Ok(wanted));
+        }
+        let one = || s3("eu-central-1", "");
+        for (named, s3, says) in [
+            ("/var/credentials", one(), "for a bucket"),
+            ("s3://vault", s3("", ""), "region is missing"),
+            ("s3://", one(), "3 to 63"),
+            ("s3://Vault", one(), "3 to 63"),
+            ("s3://vault//kept", one(), "a prefix"),
+            ("s3://vault/../kept", one(), "a prefix"),
+            ("s3://vault/a b", one(), "a prefix"),
+            ("s3://vault", s3("r", "http://minio.example"), "https: URL"),
+            (
+                "s3://vault",
+                s3("r", "http://127.0.0.1.example"),
+                "https: URL",
+            ),
+            ("s3://vault", s3("r", "ftp://x"), "https: URL"),
+        ] {
+            let refused = place(named, s3).unwrap_err();
+            assert!(refused.contains(says), "{named}: {refused}");
+        }
     }
 
     #[test]

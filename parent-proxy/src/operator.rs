@@ -220,31 +220,34 @@ impl SetEpochs<'_> {
         let (now, _) = kept(client).await?;
         let next = now.current.checked_add(1);
         let next = next.ok_or_else(|| OperatorError::Refused("no epoch is left".into()))?;
-        let epochs = Epochs {
+        let next = Epochs {
             current: next,
             ..now
         };
-        self.send(client, epochs).await
+        self.send(client, [now, next]).await
     }
 
     /// Orders an end to all keys but the one that seals, unless something kept is sealed under another
     /// one: gives which there are.
     pub async fn retire(&self, client: &Client) -> Result<Value, OperatorError> {
         let (now, credentials) = kept(client).await?;
-        let older = credentials.iter().find(|(_, epoch)| *epoch < now.current);
-        if let Some((name, epoch)) = older {
+        let older = |epoch: &Option<u32>| epoch.is_none_or(|epoch| epoch < now.current);
+        if let Some((name, epoch)) = credentials.iter().find(|(_, epoch)| older(epoch)) {
+            let how = epoch.map_or("cannot be read".to_owned(), |epoch| {
+                format!("is sealed under epoch {epoch}")
+            });
             return Err(OperatorError::Refused(format!(
-                "the credential {name} is sealed under epoch {epoch} and would be lost: run `anchorhold credential rewrap` first"
+                "{name} {how}, and would be lost: run `anchorhold credential rewrap` first, under the bundle that has it; or move it away"
             )));
         }
-        let epochs = Epochs {
+        let next = Epochs {
             lowest: now.current,
             ..now
         };
-        self.send(client, epochs).await
+        self.send(client, [now, next]).await
     }
 
-    async fn send(&self, client: &Client, epochs: Epochs) -> Result<Value, OperatorError> {
+    async fn send(&self, client: &Client, change: [Epochs; 2]) -> Result<Value, OperatorError> {
         let usage = |why: String| OperatorError::Usage(why);
         if *self.key.public_key() != self.bundle.operator_key.0 {
             return Err(usage("the key is not the bundle's operator_key".into()));
@@ -257,7 +260,7 @@ impl SetEpochs<'_> {
         };
         let key = desk.sealing_key(client, "no order was signed").await?;
         let operator = Omni::of_operator(&self.bundle.operator_key.0);
-        let order = EpochOrder::sign(operator, &key, epochs, self.key)
+        let order = EpochOrder::sign(operator, &key, change, self.key)
             .map_err(|error| usage(error.to_string()))?;
         let body = json!({"order": BASE64URL_NOPAD.encode(&order)});
         parse(&client.call("/credentials/epochs", Some(&body)).await?)
@@ -266,7 +269,7 @@ impl SetEpochs<'_> {
 
 /// Which keys there are, and under which each credential is sealed, as the sidecar says. The enclave
 /// holds the order against what is so.
-async fn kept(client: &Client) -> Result<(Epochs, Vec<(String, u32)>), OperatorError> {
+async fn kept(client: &Client) -> Result<(Epochs, Vec<(String, Option<u32>)>), OperatorError> {
     let kept = parse(&client.call("/credentials", None).await?)?;
     let odd = || OperatorError::Refused("the sidecar lists credentials in another way".into());
     let number = |value: &Value| value.as_u64().and_then(|number| u32::try_from(number).ok());
@@ -274,13 +277,24 @@ async fn kept(client: &Client) -> Result<(Epochs, Vec<(String, u32)>), OperatorE
         lowest: number(&kept["epochs"]["lowest"]).ok_or_else(odd)?,
         current: number(&kept["epochs"]["current"]).ok_or_else(odd)?,
     };
-    let credentials = kept["credentials"].as_array().ok_or_else(odd)?;
-    let each = credentials.iter().map(|one| {
-        let name = format!("{}/{}", one["identity"].as_str()?, one["service"].as_str()?);
-        Some((name, number(&one["epoch"])?))
-    });
-    let each: Option<Vec<_>> = each.collect();
-    Ok((epochs, each.ok_or_else(odd)?))
+    if epochs.lowest > epochs.current {
+        return Err(odd());
+    }
+    let mut all = Vec::new();
+    for list in ["credentials", "unreadable", "others"] {
+        for one in kept[list].as_array().ok_or_else(odd)? {
+            let name = match one["object"].as_str() {
+                Some(object) => object.to_owned(),
+                None => format!(
+                    "the credential {}/{}",
+                    one["identity"].as_str().ok_or_else(odd)?,
+                    one["service"].as_str().ok_or_else(odd)?
+                ),
+            };
+            all.push((name, number(&one["epoch"])));
+        }
+    }
+    Ok((epochs, all))
 }
 
 /// An image under a bundle.

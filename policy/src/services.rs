@@ -122,6 +122,10 @@ impl SigV4 {
                 );
             }
         }
+        // Other names of S3's have requests of their own, which nobody here knows.
+        if self.service.starts_with("s3") && !self.is_s3() {
+            return Err("sigv4: of S3 the service is `s3`".into());
+        }
         Ok(())
     }
 }

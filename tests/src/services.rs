@@ -35,6 +35,8 @@ pub struct With<'a> {
     pub bundle: &'a str,
     /// Lines of `[proxy]`.
     pub proxy: &'a str,
+    /// Lines of the sidecar's configuration before `[proxy]`.
+    pub sidecar: &'a str,
     /// More arguments of the enclave.
     pub enclave: &'a [&'a str],
 }
@@ -50,6 +52,7 @@ impl Default for With<'_> {
             identities: &["crew"],
             bundle: "",
             proxy: "",
+            sidecar: "",
             enclave: &[],
         }
     }
@@ -80,10 +83,14 @@ pub fn put_at(state: &State, socket: &Path, now: i64) {
     runtime.block_on(put.send(&client)).expect("it is taken");
 }
 
-/// Lines of the sidecar's configuration.
+/// Lines of the sidecar's configuration. Credentials lie in a folder, unless `more` says where.
 pub fn config(upstream: SocketAddr, port: u16, more: &str) -> String {
+    let folder = match more.contains("credentials = ") {
+        true => "",
+        false => "credentials = \"credentials\"\n",
+    };
     format!(
-        "annex = \"annex.cose\"\n[proxy]\nsocket = \"proxy/agentkeys-proxy.sock\"\ncredentials = \"credentials\"\n\
+        "annex = \"annex.cose\"\n[proxy]\nsocket = \"proxy/agentkeys-proxy.sock\"\n{folder}\
          listen = \"127.0.0.1:{port}\"\n{more}\naddresses = {{ api = \"{upstream}\" }}\n\
          [[proxy.callers]]\nname = \"crew\"\ntoken_file = \"crew.token\"\n"
     )

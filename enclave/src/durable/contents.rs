@@ -16,12 +16,13 @@ const TAG_BEFORE: &str = "anchorhold/sealed-contents/v1";
 /// What AES-256-GCM appends, in bytes.
 const SEALING: usize = 16;
 
-/// 32 bytes of a private key, wiped when dropped. Written nowhere but into what is encrypted.
-pub(crate) struct Secret(Zeroizing<[u8; 32]>);
+/// 32 bytes of a private key, wiped when dropped. Written nowhere but into what is encrypted. They stay
+/// where they are when a list of them grows.
+pub(crate) struct Secret(Box<Zeroizing<[u8; 32]>>);
 
 impl Secret {
     pub(crate) fn new(bytes: Zeroizing<[u8; 32]>) -> Self {
-        Self(bytes)
+        Self(Box::new(bytes))
     }
 
     pub(crate) fn bytes(&self) -> &[u8; 32] {
@@ -30,7 +31,7 @@ impl Secret {
 
     /// Another copy, for another seal.
     pub(crate) fn copy(&self) -> Self {
-        Self(Zeroizing::new(*self.0))
+        Self::new((*self.0).clone())
     }
 }
 
@@ -40,7 +41,7 @@ impl<C> Encode<C> for Secret {
         encoder: &mut Encoder<W>,
         _: &mut C,
     ) -> Result<(), minicbor::encode::Error<W::Error>> {
-        encoder.bytes(&*self.0)?.ok()
+        encoder.bytes(&**self.0)?.ok()
     }
 }
 
@@ -50,7 +51,7 @@ impl<'b, C> Decode<'b, C> for Secret {
             .bytes()?
             .try_into()
             .map_err(|_| minicbor::decode::Error::message("a secret of another size"))?;
-        Ok(Self(Zeroizing::new(*bytes)))
+        Ok(Self::new(Zeroizing::new(*bytes)))
     }
 }
 

@@ -68,10 +68,15 @@ pub(crate) fn next_epochs(
     let credentials = credentials(env)?;
     let operator = operator_key(&env.provisioned.bundle);
     let order = EpochOrder::verify(signed, operator, &credentials.sealing_key()?)?;
-    let Epochs { lowest, current } = order.epochs;
+    let Epochs { lowest, current } = order.next;
     trail.action("credential_epochs");
     trail.resource(&format!("k3:{lowest}-{current}"));
-    credentials.next_epochs(order.epochs, new_key)
+    // Who told the operator of others lied to it.
+    if credentials.epochs()? != order.now {
+        let why = "there are other epochs than it says";
+        return Err(broker::Error::EpochOrderInvalid(why).into());
+    }
+    credentials.next_epochs(order.next, new_key)
 }
 
 /// Makes the envelope of a credential anew, under the key K3 of now. Its version stays, and so does
@@ -168,7 +173,7 @@ pub(crate) fn open(
                 now: now.latest,
             };
             trail.digest(wanted.request);
-            let Some((given, by)) = wanted.given(env) else {
+            let Some((given, by)) = wanted.given(env, approval) else {
                 let waiting = wanted.wait(env, approval, shown)?;
                 trail.pending();
                 return Ok(Answer::PendingApproval(waiting));
@@ -228,7 +233,9 @@ pub(crate) fn open(
         None => credentials.begin(place, call, end),
         Some((wanted, given)) => approvals
             .look(*given, wanted.caller, wanted.request, wanted.now)
-            .and_then(|_| credentials.begin(place, call, end))
+            // Not spent for what would be given up.
+            .and_then(|_| env.check_current())
+            .and_then(|()| credentials.begin(place, call, end))
             .and_then(|()| wanted.spend(&mut approvals, *given)),
     };
     drop(approvals);
@@ -256,8 +263,15 @@ struct Wanted<'a> {
 
 impl Wanted<'_> {
     /// The approval that it has, and who gave it.
-    fn given(&self, env: &Env<'_>) -> Option<(ApprovalId, record::Approval)> {
-        lock(&env.provisioned.approvals).approved(self.caller, self.request, self.now)
+    fn given(
+        &self,
+        env: &Env<'_>,
+        approval: &ApprovalRule,
+    ) -> Option<(ApprovalId, record::Approval)> {
+        let approvals = lock(&env.provisioned.approvals);
+        let given = approvals.approved(self.caller, self.request, self.now);
+        // Another rule may want others since then.
+        given.filter(|(_, by)| approval.by.contains(&by.name))
     }
 
     fn spend(&self, approvals: &mut Approvals, given: ApprovalId) -> Result<(), Error> {
@@ -344,19 +358,19 @@ impl Asked {
         open: &OpenCredential,
         identity: &str,
     ) -> Result<String, Error> {
-        let text = open.text.as_deref();
-        let digest = match (self.body, text) {
-            (Some(Body::Digest(digest)), None) => digest,
-            (Some(Body::Digest(digest)), Some(text)) if sha256(text.as_bytes()) == digest => digest,
-            _ => {
-                return Err(Denied::ServiceRequestNotAllowed {
-                    service: service.name.clone(),
-                    why: "goes without a digest of its body, which an approver needs",
-                }
-                .into());
-            }
+        let differs = |text: &String| {
+            open.length
+                .is_some_and(|length| length != text.len() as u64)
         };
-        let body = ShownBody { digest, text };
+        let body = match self.body {
+            _ if open.text.as_ref().is_some_and(differs) => None,
+            Some(Body::Digest(digest)) => ShownBody::new(digest, open.text.as_deref()),
+            _ => None,
+        };
+        let body = body.ok_or_else(|| Denied::ServiceRequestNotAllowed {
+            service: service.name.clone(),
+            why: "goes without a digest of its body, which an approver needs",
+        })?;
         Ok(self.head(service, open).to_approve(identity, body)?)
     }
 

@@ -15,7 +15,7 @@ use hyper::client::conn::http1::Builder;
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, Uri};
 use hyper_util::rt::TokioIo;
-use identity::cbor;
+use identity::{Digest, cbor, sha256};
 use policy::Scrub;
 use protocol::{CallFrame, CallFrames, CallKind, Failed, FramedHead, Ticket};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
@@ -39,6 +39,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(600);
 const IDLE: Duration = Duration::from_secs(120);
 /// A connection that is not ready again soon is not kept.
 const READY_WITHIN: Duration = Duration::from_millis(100);
+/// Of a body that was signed or approved, the last so many bytes go when all of it has come: one that is
+/// no longer goes whole or not at all.
+const HELD_BACK: usize = 256 * 1024;
 /// Of what is read at once.
 const MAX_BUFFER: usize = 64 * 1024;
 
@@ -172,6 +175,10 @@ async fn make(
     call: &Call,
     progress: &mut Progress,
 ) -> Result<bool, Ending> {
+    // One without a body leaves at once.
+    if call.length == Some(0) && call.body.is_some_and(|wanted| wanted != sha256(&[])) {
+        return Err(Ending::BodyMismatch);
+    }
     let (pieces, body) = CallBody::new(call.length, Arc::clone(&progress.sent));
     let whole = AtomicBool::new(false);
     let CallLine { from, to } = line;
@@ -225,9 +232,7 @@ fn keep(shared: &Arc<Shared>, owner: Owner, mut connection: Connection) {
 async fn upload(from: &mut From, pieces: Sender<Piece>, call: &Call, whole: &AtomicBool) -> Ending {
     let length = call.length;
     let mut came = 0;
-    // A piece is sent when the next one has come: the last one only if all of them are the body that was
-    // signed.
-    let mut signed = call.body.map(|wanted| (wanted, Counted::new(), None));
+    let mut signed = call.body.map(Signed::new);
     loop {
         let Some(frame) = from.frame().await else {
             return Ending::Aborted;
@@ -237,16 +242,10 @@ async fn upload(from: &mut From, pieces: Sender<Piece>, call: &Call, whole: &Ato
                 came += bytes.len() as u64;
                 let too_much = length.is_some_and(|length| came > length);
                 let ready = match &mut signed {
-                    None => Some(bytes),
-                    Some((_, counted, held)) => {
-                        counted.add(&bytes);
-                        held.replace(bytes)
-                    }
+                    None => bytes,
+                    Some(signed) => signed.push(&bytes),
                 };
-                let gone = match ready {
-                    Some(ready) => pieces.send(Piece::Data(ready)).await.is_err(),
-                    None => false,
-                };
+                let gone = !ready.is_empty() && pieces.send(Piece::Data(ready)).await.is_err();
                 if too_much || gone {
                     break;
                 }
@@ -255,12 +254,12 @@ async fn upload(from: &mut From, pieces: Sender<Piece>, call: &Call, whole: &Ato
                 if length.is_some_and(|length| came != length) {
                     return Ending::Aborted;
                 }
-                if let Some((wanted, counted, held)) = signed.take() {
-                    if counted.digest() != wanted.0 {
+                if let Some(signed) = signed.take() {
+                    let Some(rest) = signed.rest() else {
                         return Ending::BodyMismatch;
-                    }
-                    if let Some(held) = held {
-                        let _ = pieces.send(Piece::Data(held)).await;
+                    };
+                    if !rest.is_empty() {
+                        let _ = pieces.send(Piece::Data(rest)).await;
                     }
                 }
                 whole.store(true, Ordering::Release);
@@ -280,6 +279,36 @@ async fn upload(from: &mut From, pieces: Sender<Piece>, call: &Call, whole: &Ato
     }
     // The service takes no more of it: what it answers counts.
     std::future::pending().await
+}
+
+/// A body that was signed or approved: its end is held back until all of it has come, and is that one.
+struct Signed {
+    wanted: Digest<32>,
+    came: Counted,
+    held: BytesMut,
+}
+
+impl Signed {
+    fn new(wanted: Digest<32>) -> Self {
+        Self {
+            wanted,
+            came: Counted::new(),
+            held: BytesMut::new(),
+        }
+    }
+
+    /// What may be sent of all that came so far.
+    fn push(&mut self, bytes: &[u8]) -> Bytes {
+        self.came.add(bytes);
+        self.held.extend_from_slice(bytes);
+        let more = self.held.len().saturating_sub(HELD_BACK);
+        self.held.split_to(more).freeze()
+    }
+
+    /// The rest, if all of it is what was signed.
+    fn rest(self) -> Option<Bytes> {
+        (self.came.digest() == self.wanted.0).then(|| self.held.freeze())
+    }
 }
 
 impl From {
@@ -571,5 +600,33 @@ fn ending_of(error: &TrySendError<Request<CallBody>>) -> Ending {
         Ending::Aborted
     } else {
         Ending::ServiceFailed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is sent of these pieces before the end has come, and at the end.
+    fn sent(wanted: &[u8], pieces: &[&[u8]]) -> (usize, Option<usize>) {
+        let mut signed = Signed::new(sha256(wanted));
+        let before = pieces.iter().map(|piece| signed.push(piece).len()).sum();
+        (before, signed.rest().map(|rest| rest.len()))
+    }
+
+    #[test]
+    fn of_a_body_that_was_signed_the_end_goes_only_when_it_is_that_one() {
+        let long = vec![7; HELD_BACK + 100];
+        let (first, second) = long.split_at(HELD_BACK - 1);
+        assert_eq!(sent(b"hello", &[b"he", b"", b"llo"]), (0, Some(5)));
+        assert_eq!(sent(b"hello", &[b"jello", b""]), (0, None));
+        assert_eq!(sent(b"hello", &[b"hello", b"!"]), (0, None));
+        assert_eq!(sent(&long, &[first, second]), (100, Some(HELD_BACK)));
+        assert_eq!(
+            sent(&long, &[first, second, b"", b""]),
+            (100, Some(HELD_BACK))
+        );
+        assert_eq!(sent(&long, &[first]), (0, None));
+        assert_eq!(sent(b"", &[]), (0, Some(0)));
     }
 }

@@ -32,6 +32,6 @@ pub use crate::client::{EnclaveClient, GATHERED, RequestError};
 pub use crate::connect::{Stream, open};
 pub use crate::counters::Counters;
 pub use crate::error::Error;
-pub use crate::keeper::{StateConfig, StateError};
+pub use crate::keeper::{StateConfig, StateError, aws_credentials};
 pub use crate::key_file::KeyFile;
 pub use crate::record::{RecordConfig, Recorder};

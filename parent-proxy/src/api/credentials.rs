@@ -1,5 +1,6 @@
 //! Credentials of others, for those who run the sidecar: put, looked at, forgotten. None of it shows one.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Json;
@@ -7,7 +8,7 @@ use axum::extract::{Path, State};
 use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use broker::Omni;
+use broker::{Omni, object_path};
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use protocol::{Answer, CredentialEpochs, KeptCredential, Request};
 use serde::{Deserialize, Serialize};
@@ -50,8 +51,21 @@ pub(crate) struct EpochsRequest {
 pub(crate) struct CredentialsResponse {
     /// Of each identity for each service.
     credentials: Vec<CredentialFacts>,
+    /// Those that cannot be read, each with why.
+    unreadable: Vec<LeftCredential>,
+    /// What is kept beside them, of no identity and service of the bundle.
+    others: Vec<OtherCredential>,
     /// The enclave's keys that open them.
     epochs: EpochsResponse,
+}
+
+/// Something that is kept and is of no identity and service of the bundle.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct OtherCredential {
+    /// Name of the file or object.
+    object: String,
+    /// Number of the key that opens it, if it is a sealed credential.
+    epoch: Option<u32>,
 }
 
 /// The enclave's keys that open credentials, by number: all from one to another.
@@ -110,11 +124,17 @@ pub(crate) async fn list(
     Anyone(caller): Anyone,
 ) -> Result<Json<CredentialsResponse>, Problem> {
     let relay = relay(&app, &caller)?;
-    let kept = kept(&app, relay).await?;
+    let (kept, unreadable) = kept(&app, relay).await;
     let credentials = kept.into_iter().map(|(facts, _)| facts).collect();
+    let others = relay.store.others(names(&app)).await?;
+    let others = others
+        .into_iter()
+        .map(|(object, epoch)| OtherCredential { object, epoch });
     let epochs = epochs(&app.ask(&caller.quota, Request::Epochs).await?)?;
     Ok(Json(CredentialsResponse {
         credentials,
+        unreadable,
+        others: others.collect(),
         epochs,
     }))
 }
@@ -157,19 +177,19 @@ pub(crate) async fn rewrap(
 ) -> Result<Json<RewrapResponse>, Problem> {
     let relay = relay(&app, &caller)?;
     let now = epochs(&app.ask(&caller.quota, Request::Epochs).await?)?;
-    let (mut rewrapped, mut left) = (Vec::new(), Vec::new());
-    for (facts, envelope) in kept(&app, relay).await? {
-        if facts.epoch >= now.current {
+    let mut rewrapped = Vec::new();
+    let (kept, mut left) = kept(&app, relay).await;
+    for (facts, envelope) in kept {
+        if facts.epoch == now.current {
             continue;
         }
         match rewrap_one(&app, relay, &caller, &facts, envelope).await {
             Ok(epoch) => rewrapped.push(CredentialFacts { epoch, ..facts }),
-            Err(problem) => left.push(LeftCredential {
-                identity: facts.identity,
-                service: facts.service,
-                code: problem.code().to_owned(),
-                detail: problem.detail().to_owned(),
-            }),
+            Err(problem) => left.push(LeftCredential::new(
+                &facts.identity,
+                &facts.service,
+                &problem,
+            )),
         }
     }
     tracing::info!(
@@ -205,25 +225,54 @@ async fn rewrap_one(
     Ok(kept.ok_or(RequestError::Nonsense)?.epoch)
 }
 
-/// What is kept of the bundle's identities and services, and the envelopes.
-async fn kept(app: &App, relay: &Relay) -> Result<Vec<(CredentialFacts, Vec<u8>)>, Problem> {
-    let (policy, mut all) = (app.admission.policy(), Vec::new());
+impl LeftCredential {
+    fn new(identity: &str, service: &str, problem: &Problem) -> Self {
+        Self {
+            identity: identity.to_owned(),
+            service: service.to_owned(),
+            code: problem.code().to_owned(),
+            detail: problem.detail().to_owned(),
+        }
+    }
+}
+
+/// What is kept of the bundle's identities and services, and the envelopes; and what cannot be read.
+async fn kept(app: &App, relay: &Relay) -> (Vec<(CredentialFacts, Vec<u8>)>, Vec<LeftCredential>) {
+    let (policy, mut all, mut unreadable) = (app.admission.policy(), Vec::new(), Vec::new());
     for service in &policy.services {
         for identity in &policy.identities {
-            let actor = actor(app, &identity.name);
-            if let Some(kept) = relay.store.get(actor, &service.name).await? {
-                let facts = CredentialFacts {
-                    identity: identity.name.clone(),
-                    service: service.name.clone(),
-                    actor: actor.to_string(),
-                    version: kept.version,
-                    epoch: kept.epoch,
-                };
-                all.push((facts, kept.bytes));
+            let (actor, name) = (actor(app, &identity.name), &service.name);
+            match relay.store.get(actor, name).await {
+                Ok(None) => {}
+                Ok(Some(kept)) => {
+                    let facts = CredentialFacts {
+                        identity: identity.name.clone(),
+                        service: name.clone(),
+                        actor: actor.to_string(),
+                        version: kept.version,
+                        epoch: kept.epoch,
+                    };
+                    all.push((facts, kept.bytes));
+                }
+                Err(error) => {
+                    let problem = Problem::from(error);
+                    unreadable.push(LeftCredential::new(&identity.name, name, &problem));
+                }
             }
         }
     }
-    Ok(all)
+    (all, unreadable)
+}
+
+/// Names of the objects that belong to the bundle.
+fn names(app: &App) -> BTreeSet<String> {
+    let policy = app.admission.policy();
+    let of_service = |service: &policy::Service| {
+        let names = policy.identities.iter();
+        let names = names.map(|identity| object_path(&actor(app, &identity.name), &service.name));
+        names.collect::<Vec<String>>()
+    };
+    policy.services.iter().flat_map(of_service).collect()
 }
 
 fn epochs(answer: &Answer) -> Result<EpochsResponse, Problem> {

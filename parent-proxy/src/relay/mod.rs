@@ -17,6 +17,7 @@ mod store;
 pub(crate) use self::call::{CallError, Calls, Closing};
 pub(crate) use self::dial::{Addresses, NoLine};
 pub(crate) use self::placeholders::{Held, Holder, Placeholders};
+pub(crate) use self::store::{BucketPlace, CredentialPlace};
 pub(crate) use self::store::{Store, StoreError};
 
 use std::collections::BTreeMap;
@@ -24,12 +25,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use callers::Localhost;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Calls of one caller at a time.
 const MAX_CALLS: usize = 64;
-/// Long bodies that are kept in memory at a time, of all callers: 16 MiB each.
-const MAX_LARGE: usize = 16;
+/// Long bodies that are kept in memory at a time, of one caller and of all: 16 MiB each.
+const MAX_LARGE: usize = 2;
+const MAX_LARGE_OF_ALL: usize = 16;
 
 /// What proxied routes need beside the rest.
 pub(crate) struct Relay {
@@ -40,14 +41,35 @@ pub(crate) struct Relay {
     /// The Unix socket.
     pub(crate) socket: PathBuf,
     pub(crate) placeholders: Placeholders,
-    under_way: Arc<Mutex<BTreeMap<u64, usize>>>,
-    large: Arc<Semaphore>,
+    under_way: Arc<Counts>,
+    large: Arc<Counts>,
 }
 
-/// A call that is counted, until it is dropped.
+/// How many there are, of each caller.
+#[derive(Default)]
+struct Counts(Mutex<BTreeMap<u64, usize>>);
+
+/// One that is counted, until it is dropped.
 pub(crate) struct UnderWay {
     of: u64,
-    all: Arc<Mutex<BTreeMap<u64, usize>>>,
+    all: Arc<Counts>,
+}
+
+impl Counts {
+    /// One more of this caller's; none if it has as many as it may, or if all have.
+    fn begin(self: &Arc<Self>, caller: u64, most: usize, most_of_all: usize) -> Option<UnderWay> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let total: usize = all.values().sum();
+        let count = all.entry(caller).or_default();
+        if *count >= most || total >= most_of_all {
+            return None;
+        }
+        *count += 1;
+        Some(UnderWay {
+            of: caller,
+            all: Arc::clone(self),
+        })
+    }
 }
 
 impl Relay {
@@ -64,36 +86,24 @@ impl Relay {
             socket,
             placeholders: Placeholders::default(),
             under_way: Arc::default(),
-            large: Arc::new(Semaphore::new(MAX_LARGE)),
+            large: Arc::default(),
         }
     }
 
-    /// A place for a long body that is kept in memory, if there is one.
-    pub(crate) fn large_body(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.large).try_acquire_owned().ok()
+    /// A place for a long body of this caller's that is kept in memory, if there is one.
+    pub(crate) fn large_body(&self, caller: u64) -> Option<UnderWay> {
+        self.large.begin(caller, MAX_LARGE, MAX_LARGE_OF_ALL)
     }
 
     /// Counts a call of this caller; none if it has as many as it may.
     pub(crate) fn begin(&self, caller: u64) -> Option<UnderWay> {
-        let mut all = self
-            .under_way
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let count = all.entry(caller).or_default();
-        if *count >= MAX_CALLS {
-            return None;
-        }
-        *count += 1;
-        Some(UnderWay {
-            of: caller,
-            all: Arc::clone(&self.under_way),
-        })
+        self.under_way.begin(caller, MAX_CALLS, usize::MAX)
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = all.get_mut(&self.of) {
             *count -= 1;
             if *count == 0 {

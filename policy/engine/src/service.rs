@@ -1,7 +1,7 @@
 //! Whether a request may be made to a service with a credential.
 
 use identity::{Caller, Intent, Payload};
-use policy::{Annex, ApprovalRule, Bundle, IdentityPolicy, Service, ServiceRule};
+use policy::{Annex, ApprovalRule, Bundle, IdentityPolicy, Service, ServiceRule, SigV4};
 
 use crate::input::CREDENTIAL_ACTION;
 use crate::rules::{admits, among, any, approval, check_environment, check_resource};
@@ -66,6 +66,15 @@ pub fn accept_request<'a>(
     })
 }
 
+/// Whether a rule names all that is done beyond method and path. A rule that names something is for
+/// that; only of S3 does it stand beside what method and path say.
+fn names_actions(service: &Service, rule: &ServiceRule, actions: &[String]) -> bool {
+    let is_s3 = service.inject.sigv4.as_ref().is_some_and(SigV4::is_s3);
+    let may_be_none = is_s3 || rule.actions.is_empty();
+    (may_be_none || !actions.is_empty())
+        && actions.iter().all(|action| rule.actions.contains(action))
+}
+
 fn rule_of<'a>(
     service: &'a Service,
     policy: &IdentityPolicy,
@@ -90,10 +99,7 @@ fn rule_of<'a>(
                 .is_none_or(|callers| among(callers, annex, caller)),
             rule.methods.iter().any(|method| method == asked.method),
             any(&rule.paths, asked.path),
-            asked
-                .actions
-                .iter()
-                .all(|action| rule.actions.contains(action)),
+            names_actions(service, rule, asked.actions),
         ];
         match holds.iter().position(|holds| !holds) {
             None => return Ok(rule),
@@ -236,6 +242,9 @@ rules = [
                 "actions = ['acl', 'tagging'], paths = ['/chat',",
             );
         let bundle = Bundle::from_toml(&text).unwrap();
+        let other = Bundle::from_toml(&text.replace("service = 's3'", "service = 'sts'")).unwrap();
+        let refused = decide(&other, None, "crew", 1001, "POST /chat");
+        assert!(refused.is_err(), "a rule that names actions is for those");
         let decide = |line| decide(&bundle, None, "crew", 1001, line);
         for line in ["POST /chat", "POST /chat acl", "POST /chat tagging acl"] {
             assert_eq!(decide(line), Ok("chat".into()), "{line}");

@@ -339,3 +339,12 @@ fn state(answer: Answer) -> Result<StateStatus, StateError> {
         _ => Err(StateError::Unavailable),
     }
 }
+
+/// AWS's credentials of this host: of the file, if one is named; else of the environment, else the
+/// instance's role.
+pub async fn aws_credentials(
+    file: Option<&std::path::Path>,
+) -> Result<aws_credential_types::Credentials, String> {
+    let found = credentials::find(file).await;
+    found.map_err(|error| error.to_string())
+}

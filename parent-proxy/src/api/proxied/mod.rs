@@ -3,22 +3,24 @@
 mod answer;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{Request as HttpRequest, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
-use broker::{Omni, Shown as InPlace, take_placeholder};
+use broker::{Omni, Shown as InPlace, Target, take_placeholder};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use policy::{Bundle, IdentityPolicy, Service, ServiceRule};
 use protocol::{Answer, OpenCredential, PendingApproval, Request, Requester, Ticket};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 
 use self::answer::{Shape, refusal};
 use super::body::collect;
 use super::{App, Peer, Problem};
-use crate::relay::{CallError, Closing, NoLine, Relay, StoreError};
+use crate::relay::{CallError, Closing, NoLine, Relay, StoreError, UnderWay};
 use ::identity::Digest;
 use ::identity::caller::ObservedCaller;
 use callers::{Caller, Shown, TurnedAway, uid_of};
@@ -33,7 +35,7 @@ const PAYLOAD: &str = "x-amz-content-sha256";
 const MAX_WHOLE: usize = 16 * 1024 * 1024;
 const WHOLE_WITHIN: Duration = Duration::from_secs(60);
 /// Of these there may be any number at a time.
-const MAX_SHORT: u64 = 64 * 1024;
+const MAX_SHORT: usize = 64 * 1024;
 /// What an approver is shown of a body; of a longer one its digest.
 const MAX_SHOWN: usize = 8 * 1024;
 
@@ -92,14 +94,18 @@ async fn proxied(app: &Arc<App>, request: HttpRequest) -> Result<Response, Probl
     let kept = relay.store.get(actor, &service.name).await?;
     let kept = kept.ok_or_else(|| missing(&identity, &service.name))?;
     let signs = service.inject.sigv4.is_some() && !headers.contains_key(PAYLOAD);
-    let may_wait = may_wait(policy, service, parts.method.as_str());
+    let may_wait = may_wait(
+        policy,
+        service,
+        (&identity, parts.method.as_str(), &shown.asked),
+    );
     let Whole {
         body,
         digest,
         text,
         _place,
     } = match signs || may_wait {
-        true => Whole::of(relay, body).await?,
+        true => Whole::of(relay, caller.quota.id, body).await?,
         false => Whole::unread(body),
     };
     let asked = OpenCredential {
@@ -140,9 +146,23 @@ async fn proxied(app: &Arc<App>, request: HttpRequest) -> Result<Response, Probl
 }
 
 /// Whether somebody may have to approve such a request: then it is shown whole.
-fn may_wait(policy: &Bundle, service: &Service, method: &str) -> bool {
+fn may_wait(
+    policy: &Bundle,
+    service: &Service,
+    (identity, method, asked): (&str, &str, &str),
+) -> bool {
+    // What has no one form is refused.
+    let Ok(target) = Target::new(&service.upstream, asked) else {
+        return false;
+    };
     let by_rule = |rule: &ServiceRule| {
-        rule.approval.is_some() && rule.methods.iter().any(|own| own == method)
+        rule.approval.is_some()
+            && rule.methods.iter().any(|own| own == method)
+            && rule.identities.iter().any(|own| own == identity)
+            && rule
+                .paths
+                .iter()
+                .any(|path| path.matches(target.rule_path()))
     };
     let by_rego = policy
         .rego
@@ -170,7 +190,7 @@ struct Whole {
     /// The body itself, if it is text and short.
     text: Option<String>,
     /// Of those that are kept in memory; until the answer begins.
-    _place: Option<OwnedSemaphorePermit>,
+    _place: Option<UnderWay>,
 }
 
 impl Whole {
@@ -183,19 +203,22 @@ impl Whole {
         }
     }
 
-    async fn of(relay: &Relay, body: Body) -> Result<Self, Problem> {
-        let is_short = body
-            .size_hint()
-            .exact()
-            .is_some_and(|length| length <= MAX_SHORT);
-        let place = match is_short {
-            true => None,
-            false => Some(relay.large_body().ok_or_else(|| {
-                let says = "too many bodies are signed or approved whole just now";
-                Problem::new(503, "service_busy", says)
-            })?),
+    async fn of(relay: &Relay, caller: u64, body: Body) -> Result<Self, Problem> {
+        let until = Instant::now() + WHOLE_WITHIN;
+        let (short, rest) = beginning(body, until).await?;
+        // Only one that is long takes a place.
+        let (bytes, place) = match rest {
+            None => (short, None),
+            Some(rest) => {
+                let place = relay.large_body(caller).ok_or_else(|| {
+                    let says = "too many long bodies are signed or approved whole just now";
+                    Problem::new(503, "service_busy", says)
+                })?;
+                let left = until.saturating_duration_since(Instant::now());
+                let rest = collect(rest, MAX_WHOLE - short.len(), left).await?;
+                (Bytes::from([short, rest].concat()), Some(place))
+            }
         };
-        let bytes = collect(body, MAX_WHOLE, WHOLE_WITHIN).await?;
         let text = Some(&bytes).filter(|bytes| bytes.len() <= MAX_SHOWN);
         let text = text.and_then(|bytes| String::from_utf8(bytes.to_vec()).ok());
         Ok(Self {
@@ -204,6 +227,32 @@ impl Whole {
             text,
             _place: place,
         })
+    }
+}
+
+/// All of a body that is short; or its beginning, and what is left.
+async fn beginning(mut body: Body, until: Instant) -> Result<(Bytes, Option<Body>), Problem> {
+    let mut came = BytesMut::new();
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let frame = timeout(left, body.frame()).await;
+        let frame = frame.map_err(|_| {
+            let says = "the body did not arrive in time";
+            Problem::new(408, "body_too_slow", says)
+        })?;
+        let Some(frame) = frame else {
+            return Ok((came.freeze(), None));
+        };
+        let frame = frame.map_err(|_| {
+            let says = "the body did not arrive whole";
+            Problem::new(400, "body_broken", says)
+        })?;
+        if let Ok(bytes) = frame.into_data() {
+            came.extend_from_slice(&bytes);
+        }
+        if came.len() > MAX_SHORT {
+            return Ok((came.freeze(), Some(body)));
+        }
     }
 }
 
@@ -377,7 +426,9 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         let says = error.to_string();
         match error {
-            StoreError::Io(_) => Self::new(503, "credential_unreadable", says),
+            StoreError::Io(_) | StoreError::Bucket(_) => {
+                Self::new(503, "credential_unreadable", says)
+            }
             StoreError::Newer(_) => Self::new(409, "credential_outdated", says),
         }
     }

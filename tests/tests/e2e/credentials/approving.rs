@@ -1,9 +1,10 @@
 //! Requests to services that wait for an approval.
 
+use std::cell::RefCell;
 use std::process::Command;
 
 use harness::services::{PLACEHOLDER, With};
-use harness::{Answer, get, program};
+use harness::{Answer, Connection, get, program};
 use identity::Signer;
 use parent_proxy::KeyFile;
 use serde_json::{Value, json};
@@ -120,6 +121,13 @@ fn a_request_that_a_rule_wants_approved_waits_and_goes_once() {
         got.header("x-anchorhold-error").as_deref(),
         Some("approval_required")
     );
+    // Nor for somebody else, who has the same identity.
+    let bearer = format!("authorization: Bearer {PLACEHOLDER}\r\n");
+    let other = desk.setting.ask_tcp("POST /api/pay", &bearer, BODY);
+    assert!(
+        other.contains("approval_required") && !other.contains(&id),
+        "{other}"
+    );
     assert_eq!(desk.sent(), 1);
     let got = desk.pay("user-agent: once more\r\n", BODY);
     assert_eq!((got.status, &got.body[..]), (200, &b"paid"[..]));
@@ -128,7 +136,7 @@ fn a_request_that_a_rule_wants_approved_waits_and_goes_once() {
     let again = desk.waits("", BODY);
     assert_ne!(again, id);
     assert_eq!(desk.sent(), 2);
-    let opened = desk.setting.events("credential.open", 8);
+    let opened = desk.setting.events("credential.open", 9);
     let decisions: Vec<_> = opened
         .iter()
         .map(|line| line["policy_decision"].clone())
@@ -141,12 +149,13 @@ fn a_request_that_a_rule_wants_approved_waits_and_goes_once() {
         pending.clone(),
         pending.clone(),
         pending.clone(),
+        pending.clone(),
         json!("allow"),
         pending,
     ];
     assert_eq!(decisions, wanted);
-    assert_eq!(opened[6]["approvals"][0]["name"], "alice");
-    assert_eq!(opened[6]["request_digest"], shown["request_digest"]);
+    assert_eq!(opened[7]["approvals"][0]["name"], "alice");
+    assert_eq!(opened[7]["request_digest"], shown["request_digest"]);
     let closed = &desk.setting.events("credential.close", 2)[1];
     assert_eq!(closed["approvals"][0]["name"], "alice");
 }
@@ -201,4 +210,38 @@ fn what_rego_wants_approved_waits_too() {
     assert!(desk.approve(&id));
     assert_eq!(desk.pay("", BODY).status, 200);
     assert_eq!(desk.setting.ask("GET /api/ask", "", b"").status, 200);
+}
+
+#[test]
+fn one_callers_long_bodies_leave_room_for_those_of_others() {
+    let desk = Desk::start("");
+    let long = vec![b'x'; 200_000];
+    let slow = || {
+        let mut connection = Connection::open(&desk.setting.socket).unwrap();
+        let head = "POST /api/pay HTTP/1.1\r\nhost: localhost\r\ncontent-length: 200000\r\n\r\n";
+        let begun = [head.as_bytes(), &long[..100_000]].concat();
+        connection.send(&begun).unwrap();
+        connection
+    };
+    // Until two of them have the places, and not one that was faster and is over.
+    let held = RefCell::new(Vec::new());
+    harness::wait_for(|| {
+        held.borrow_mut().push(slow());
+        let got = desk.pay("", &long);
+        got.header("x-anchorhold-error").as_deref() == Some("service_busy")
+    });
+    // Short ones, and those of others, go on.
+    desk.waits("", BODY);
+    let bearer = format!("authorization: Bearer {PLACEHOLDER}\r\n");
+    let other = desk.setting.ask_tcp("POST /api/pay", &bearer, &long);
+    assert!(other.contains("approval_required"), "{other}");
+    let mut answered = 0;
+    for connection in held.borrow_mut().iter_mut() {
+        // Those that had no place were told at once.
+        if connection.send(&long[100_000..]).is_ok() {
+            answered += usize::from(connection.read().is_ok_and(|got| got.status == 403));
+        }
+    }
+    assert_eq!(answered, 2);
+    desk.waits("", &long);
 }

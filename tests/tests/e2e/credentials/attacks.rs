@@ -943,7 +943,7 @@ fn what_aws_is_asked_to_do_must_be_named_and_bodies_without_a_digest_are_signed_
         asked(get, "POST /api/?X-Amz-Signature=0", kind),
         "path_not_canonical"
     );
-    let got = setting.ask("POST /api/", scan, b"{}");
+    let got = setting.ask("POST /api/", &format!("{kind}{scan}"), b"{}");
     assert_eq!(got.json()["__type"], refused);
     // More than is kept in memory for a client that does not sign its body itself.
     let long = vec![b'x'; (16 << 20) + 1];

@@ -1,17 +1,17 @@
 //! Clients of others, unchanged: they know of a base URL and of a placeholder.
 
 use std::fs;
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::io::{self, Write};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
-use harness::{program, wait_for};
+use harness::program;
 use serde_json::{Value, json};
 
+use super::seaweed::Seaweed;
 use super::setting::Setting;
 use super::upstream::{Request, Tls, Upstream, answer};
-use harness::services::{PLACEHOLDER, SECRET, With, free_port};
+use harness::services::{PLACEHOLDER, SECRET, With};
 
 /// What both clients ask for, and nothing else.
 const RULES: &str = "{ name = \"ask\", methods = [\"POST\"], paths = [\"/v1/chat/completions\", \"/v1/messages\"], identities = [\"crew\"] },
@@ -505,90 +505,6 @@ fn the_environment_of_an_agent_is_written_for_its_shell() {
         setting.port
     );
     assert_eq!(text, wanted);
-}
-
-/// SeaweedFS, which speaks S3, in a folder of its own.
-struct Seaweed {
-    process: Child,
-    port: u16,
-    _folder: tempfile::TempDir,
-}
-
-impl Seaweed {
-    const ID: &str = "AKIATOYTOYTOYTOYTOY0";
-    const KEY: &str = "toy/secret+key0123456789abcdefghijklmnop";
-
-    fn start() -> Self {
-        let folder = harness::private_folder();
-        let config = folder.path().join("s3.json");
-        let identities = json!({"identities": [{
-            "name": "toy",
-            "credentials": [{"accessKey": Self::ID, "secretKey": Self::KEY}],
-            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-        }]});
-        fs::write(&config, identities.to_string()).unwrap();
-        let port = free_port();
-        let mut command = Command::new(interop(".venv-clients/bin/weed"));
-        command.args([
-            "server",
-            "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1",
-            "-s3",
-            "-volume.max=60",
-        ]);
-        command.arg("-master.volumeSizeLimitMB=64");
-        command.arg(format!("-dir={}", folder.path().display()));
-        command.arg(format!("-s3.config={}", config.display()));
-        command.arg(format!("-s3.port={port}"));
-        command.arg(format!(
-            "-s3.localSocket={}",
-            folder.path().join("s3.sock").display()
-        ));
-        command.arg(format!(
-            "-filer.localSocket={}",
-            folder.path().join("filer.sock").display()
-        ));
-        for part in ["master", "volume", "filer", "s3"] {
-            command.arg(format!("-{part}.port.grpc={}", free_port()));
-        }
-        for part in ["master", "volume", "filer"] {
-            command.arg(format!("-{part}.port={}", free_port()));
-        }
-        let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let seaweed = Self {
-            process: process.unwrap(),
-            port,
-            _folder: folder,
-        };
-        // It answers as a whole: who is nobody is refused.
-        wait_for(|| {
-            seaweed
-                .ask(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-                .contains(" 403 ")
-        });
-        seaweed
-    }
-
-    /// Passes these bytes on, and gives the answer as it came.
-    fn pass(port: u16, request: &[u8]) -> io::Result<Vec<u8>> {
-        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.write_all(request)?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer)?;
-        Ok(answer)
-    }
-
-    fn ask(&self, request: &[u8]) -> String {
-        let answer = Self::pass(self.port, request).unwrap_or_default();
-        String::from_utf8_lossy(&answer).into_owned()
-    }
-}
-
-impl Drop for Seaweed {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 #[test]

@@ -170,6 +170,20 @@ fn keys_of_credentials_change_and_wherever_that_is_cut_off_none_is_lost() {
     assert_eq!(done["left"], json!([]));
     two.both_work();
     two.cut();
+    // Nothing is lost that the bundle does not name, and nothing that cannot be read.
+    let stranger = file.with_file_name("gone.enc");
+    fs::copy(&copy, &stranger).unwrap();
+    let error = two.run(&["retire"], true).unwrap_err();
+    assert!(error.contains("gone.enc"), "{error}");
+    let whole = fs::read(&file).unwrap();
+    fs::write(&stranger, &whole).unwrap();
+    fs::write(&file, b"nonsense").unwrap();
+    let listed = two.run(&["list"], false).unwrap();
+    assert_eq!(listed["unreadable"][0]["identity"], "other");
+    assert_eq!(listed["credentials"][0]["identity"], "crew");
+    let error = two.run(&["retire"], true).unwrap_err();
+    assert!(error.contains("other/api cannot be read"), "{error}");
+    fs::write(&file, whole).unwrap();
     // Only the key of now is left: copies from before open no more, also after a restart.
     let retired = two.run(&["retire"], true).unwrap();
     assert_eq!(retired, json!({"lowest": 2, "current": 2}));

@@ -36,6 +36,7 @@ impl Setting {
     pub(crate) fn with(upstream: Upstream, with: &With<'_>) -> Self {
         let port = free_port();
         let config = config(upstream.address, port, with.proxy);
+        let config = config.replacen("[proxy]", &format!("{}[proxy]", with.sidecar), 1);
         let running = Running::prepared(
             |state| bundle(state, &upstream.root, with),
             &config,

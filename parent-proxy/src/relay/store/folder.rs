@@ -1,47 +1,21 @@
-//! Where sealed credentials are kept: a folder, as AgentKeys lays out its bucket.
+//! A folder of sealed credentials.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use broker::{Envelope, Omni, object_path};
+use broker::{Omni, object_path};
 use rustix::fs::{FlockOperation, flock};
 
+use super::{Kept, MAX_BYTES, MAX_KNOWN, StoreError};
 use crate::Error;
-
-/// No envelope is longer.
-const MAX_BYTES: u64 = 16 * 1024;
-/// What is remembered of the folder.
-const MAX_KNOWN: usize = 1024;
-
-/// Why a credential was not read or kept.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum StoreError {
-    /// The files.
-    #[error("the credentials' folder: {0}")]
-    Io(#[from] io::Error),
-    /// Another one was put meanwhile, or before.
-    #[error("version {0} of this credential is kept, and is not older")]
-    Newer(u64),
-}
-
-/// A credential that is kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Kept {
-    /// Of K3.
-    pub(crate) epoch: u32,
-    /// Its version.
-    pub(crate) version: u64,
-    /// The envelope.
-    pub(crate) bytes: Vec<u8>,
-}
 
 /// A folder of sealed credentials.
 #[derive(Debug, Clone)]
-pub(crate) struct Store {
+pub(crate) struct Folder {
     folder: Arc<PathBuf>,
     /// What was read, and of which file: each call reads its credential.
     known: Arc<Mutex<BTreeMap<PathBuf, (Stamp, Kept)>>>,
@@ -70,9 +44,9 @@ impl Stamp {
     }
 }
 
-impl Store {
+impl Folder {
     /// Opens the folder; makes it if it is not there.
-    pub(crate) fn open(folder: &Path) -> Result<Self, Error> {
+    pub(super) fn open(folder: &Path) -> Result<Self, Error> {
         let wrong = |why: String| Error::Config(format!("{}: {why}", folder.display()));
         let mut builder = DirBuilder::new();
         let made = builder.recursive(true).mode(0o700).create(folder);
@@ -88,7 +62,7 @@ impl Store {
     }
 
     /// The credential of an actor for a service, if there is one.
-    pub(crate) async fn get(&self, actor: Omni, service: &str) -> Result<Option<Kept>, StoreError> {
+    pub(super) async fn get(&self, actor: Omni, service: &str) -> Result<Option<Kept>, StoreError> {
         let path = self.path(&actor, service);
         if let Some(kept) = self.known(&path) {
             return Ok(Some(kept));
@@ -118,8 +92,31 @@ impl Store {
         kept
     }
 
+    /// What else is kept.
+    pub(super) async fn others(
+        &self,
+        known: BTreeSet<String>,
+    ) -> Result<Vec<(String, Option<u32>)>, StoreError> {
+        let folder = Arc::clone(&self.folder);
+        run(move || {
+            let mut others = Vec::new();
+            for actor in entries(&folder.join("bots"))? {
+                for file in entries(&actor.join("credentials"))? {
+                    let name = file.strip_prefix(&*folder).unwrap_or(&file);
+                    let name = name.display().to_string();
+                    if name.ends_with(".enc") && !known.contains(&name) {
+                        let kept = read(&file).ok().flatten();
+                        others.push((name, kept.map(|(_, kept)| kept.epoch)));
+                    }
+                }
+            }
+            Ok(others)
+        })
+        .await
+    }
+
     /// Keeps a credential, unless one is kept that is not older.
-    pub(crate) async fn put(
+    pub(super) async fn put(
         &self,
         actor: Omni,
         service: &str,
@@ -135,7 +132,7 @@ impl Store {
     }
 
     /// Forgets a credential; gives whether there was one.
-    pub(crate) async fn remove(&self, actor: Omni, service: &str) -> Result<bool, StoreError> {
+    pub(super) async fn remove(&self, actor: Omni, service: &str) -> Result<bool, StoreError> {
         let (path, store) = (self.path(&actor, service), self.clone());
         run(move || {
             let removed = fs::remove_file(&path);
@@ -160,6 +157,23 @@ impl Store {
     }
 }
 
+/// What stands in a folder; nothing, if it is none.
+fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let all = match fs::read_dir(folder) {
+        Ok(all) => all,
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(error),
+    };
+    all.map(|entry| entry.map(|entry| entry.path())).collect()
+}
+
 async fn run<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
@@ -176,12 +190,7 @@ fn read(path: &Path) -> Result<Option<(Stamp, Kept)>, StoreError> {
     let stamp = Stamp::of(&file.metadata()?);
     let mut bytes = Vec::new();
     file.take(MAX_BYTES).read_to_end(&mut bytes)?;
-    let envelope = Envelope::parse(&bytes).map_err(io::Error::other)?;
-    let kept = Kept {
-        epoch: envelope.epoch,
-        version: envelope.version,
-        bytes,
-    };
+    let kept = Kept::read(bytes).map_err(io::Error::other)?;
     Ok(Some((stamp, kept)))
 }
 
@@ -194,13 +203,10 @@ fn write(folder: &Path, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         .mode(0o600)
         .open(folder.join("lock"))?;
     flock(&lock, FlockOperation::LockExclusive).map_err(io::Error::from)?;
-    let new = Envelope::parse(bytes).map_err(io::Error::other)?;
-    // One of an epoch that is gone is of no use to anybody.
-    if let Ok(Some((_, kept))) = read(path)
-        && (kept.version, kept.epoch) >= (new.version, new.epoch)
-        && kept.bytes != bytes
-    {
-        return Err(StoreError::Newer(kept.version));
+    let new = Kept::read(bytes.to_vec()).map_err(io::Error::other)?;
+    // What cannot be read is of no use to anybody.
+    if let Ok(Some((_, kept))) = read(path) {
+        kept.check_replaced(&new)?;
     }
     let parent = path.parent().unwrap_or(folder);
     DirBuilder::new()
@@ -223,7 +229,7 @@ fn write(folder: &Path, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
 
 #[cfg(test)]
 mod tests {
-    use broker::{Epoch, Place};
+    use broker::{Envelope, Epoch, Place};
     use zeroize::Zeroizing;
 
     use super::*;
@@ -247,7 +253,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_read_of_a_file_is_not_taken_for_another_one() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
+        let store = Folder::open(folder.path()).unwrap();
         let actor = Omni::new([2; 32]);
         let got = || async {
             let kept = store.get(actor, "api").await.unwrap();
