@@ -490,3 +490,37 @@ pub(crate) fn check_services(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inject(text: &str) -> Result<(), String> {
+        let upstream = Upstream::try_from("https://api.example".to_owned())?;
+        let inject: Inject = toml::from_str(text).map_err(|error| error.to_string())?;
+        inject.check(&upstream)
+    }
+
+    #[test]
+    fn what_is_signed_for_is_named_whole_and_nothing_stands_beside_it() {
+        for good in [
+            "sigv4 = { region = 'us-east-1', service = 's3' }",
+            "sigv4 = { region = 'eu-central-1', service = 'execute-api' }",
+        ] {
+            assert_eq!(inject(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "sigv4 = { region = 'us-east-1' }",
+            "sigv4 = { region = '', service = 's3' }",
+            "sigv4 = { region = 'US', service = 's3' }",
+            "sigv4 = { region = 'us-east-1', service = 's3/x' }",
+            "sigv4 = { region = 'us-east-1', service = 's3express' }",
+            "sigv4 = { region = 'us-east-1', service = 's3-outposts' }",
+            "sigv4 = { region = 'us-east-1', service = 's3', token = 'x' }",
+            "header = 'authorization'\nsigv4 = { region = 'us-east-1', service = 's3' }",
+            "format = 'Bearer {}'\nsigv4 = { region = 'us-east-1', service = 's3' }",
+        ] {
+            assert!(inject(bad).is_err(), "{bad}");
+        }
+    }
+}

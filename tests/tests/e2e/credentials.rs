@@ -4,6 +4,7 @@ mod approving;
 mod attacks;
 mod clients;
 mod lasting;
+mod lying;
 mod seaweed;
 pub(crate) mod setting;
 pub(crate) mod upstream;

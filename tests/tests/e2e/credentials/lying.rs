@@ -1,0 +1,164 @@
+//! A parent that lies: it speaks to the enclave, and to the process of a service, by itself.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use broker::Omni;
+use harness::services::With;
+use harness::window::Window;
+use identity::caller::ObservedCaller;
+use identity::{Digest, Signer, sha256};
+use parent_proxy::KeyFile;
+use protocol::{
+    Answer, CallFrame, CallFrames, CallKind, LineKind, OpenCredential, Request, Requester, Ticket,
+};
+
+use super::setting::Setting;
+use super::upstream::{Upstream, answer};
+
+struct Parent {
+    setting: Setting,
+    window: Window,
+    envelope: Vec<u8>,
+    line: PathBuf,
+}
+
+/// What came over a line for calls before it ended, or nothing more came.
+type Came = Vec<(CallKind, Vec<u8>)>;
+
+impl Parent {
+    fn start() -> Self {
+        let upstream = Upstream::start(|_, tls| answer(tls, 200, "", b"paid"));
+        let setting = Setting::with(upstream, &With::default());
+        setting.put_well("crew", "sk-live-0123456789");
+        let state = &setting.running.state;
+        let key = KeyFile::read(&state.operator_key()).unwrap();
+        let actor = Omni::of_operator(key.public_key()).child("crew");
+        let kept = state.folder().join("credentials");
+        let envelope = std::fs::read(kept.join(broker::object_path(&actor, "api"))).unwrap();
+        let proxy_key = KeyFile::read(&state.proxy_key()).unwrap();
+        let stream = UnixStream::connect(state.enclave_socket()).unwrap();
+        let window = Window::connect_on(stream, &proxy_key).unwrap().unwrap();
+        let line = format!("{}.service-0", state.enclave_socket().display()).into();
+        Self {
+            setting,
+            window,
+            envelope,
+            line,
+        }
+    }
+
+    /// A ticket for a body of this length and digest.
+    fn open(&mut self, length: Option<u64>, body: Digest<32>) -> Ticket {
+        let open = OpenCredential {
+            requester: Requester {
+                caller: ObservedCaller::named("crew"),
+                identity: Some("crew".into()),
+            },
+            service: "api".into(),
+            method: "POST".into(),
+            target: "/chat".into(),
+            headers: Vec::new(),
+            length,
+            envelope: self.envelope.clone(),
+            body: Some(body),
+            text: None,
+        };
+        match self.window.ask(Request::OpenCredential(open)).unwrap() {
+            Ok(Answer::Opened(ticket)) => ticket,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Sends these frames, lends a line when it is asked for one, and reads for as long as something
+    /// comes.
+    fn call(&self, ticket: Ticket, frames: &[(CallKind, &[u8])]) -> Came {
+        let mut line = UnixStream::connect(&self.line).unwrap();
+        line.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let mut out = LineKind::Calls.opening(ticket).to_vec();
+        for (kind, bytes) in frames {
+            CallFrame::write(*kind, bytes, &mut out);
+        }
+        line.write_all(&out).unwrap();
+        let (mut came, mut read) = (Came::new(), CallFrames::default());
+        loop {
+            while let Some((kind, bytes)) = read.next_frame().unwrap() {
+                if kind == CallKind::LineWanted {
+                    self.lend(ticket).unwrap();
+                }
+                came.push((kind, bytes.to_vec()));
+            }
+            let mut chunk = [0; 4096];
+            match line.read(&mut chunk) {
+                Ok(0) | Err(_) => return came,
+                Ok(length) => read.room().extend_from_slice(&chunk[..length]),
+            }
+        }
+    }
+
+    fn lend(&self, ticket: Ticket) -> io::Result<()> {
+        let outside = TcpStream::connect(self.setting.upstream.address)?;
+        let mut inside = UnixStream::connect(&self.line)?;
+        inside.write_all(&LineKind::Upstream.opening(ticket))?;
+        let (mut from, mut to) = (outside.try_clone()?, inside.try_clone()?);
+        std::thread::spawn(move || io::copy(&mut from, &mut to));
+        let (mut from, mut to) = (inside, outside);
+        std::thread::spawn(move || io::copy(&mut from, &mut to));
+        Ok(())
+    }
+}
+
+fn said(came: &Came) -> String {
+    let failed = came.iter().find(|(kind, _)| *kind == CallKind::Failed);
+    failed.map_or("nothing".into(), |(_, bytes)| {
+        String::from_utf8_lossy(bytes).into_owned()
+    })
+}
+
+#[test]
+fn a_parent_cannot_have_another_body_sent_than_the_one_that_was_signed_or_approved() {
+    use CallKind::{Data, End};
+    let mut parent = Parent::start();
+    let (wanted, other) = (sha256(b"pay 5"), &b"pay 900"[..]);
+    let length = Some(other.len() as u64);
+    for (length, frames, says) in [
+        // A frame behind it, and no end.
+        (length, vec![(Data, other), (Data, &b""[..])], "nothing"),
+        (length, vec![(Data, other)], "nothing"),
+        (
+            None,
+            vec![(Data, other), (Data, b""), (Data, b"")],
+            "nothing",
+        ),
+        // Of which nobody knows the length.
+        (
+            None,
+            vec![(Data, other), (Data, b""), (End, b"")],
+            "body_mismatch",
+        ),
+        (length, vec![(Data, other), (End, b"")], "body_mismatch"),
+        // None at all.
+        (Some(0), vec![(End, b"")], "body_mismatch"),
+        (Some(0), vec![], "body_mismatch"),
+        (None, vec![(End, b"")], "body_mismatch"),
+        // Longer or shorter than was said.
+        (Some(5), vec![(Data, other), (End, b"")], "aborted"),
+        (Some(9), vec![(Data, other), (End, b"")], "aborted"),
+    ] {
+        let ticket = parent.open(length, wanted);
+        let came = parent.call(ticket, &frames);
+        assert!(said(&came).contains(says), "{length:?}: {}", said(&came));
+        assert!(!came.iter().any(|(kind, _)| *kind == CallKind::Head));
+        assert_eq!(parent.setting.upstream.seen().len(), 0, "{length:?}");
+    }
+    for length in [Some(5), None] {
+        let ticket = parent.open(length, wanted);
+        let came = parent.call(ticket, &[(Data, b"pay"), (Data, b" 5"), (End, b"")]);
+        assert!(came.iter().any(|(kind, _)| *kind == CallKind::Head));
+    }
+    // The length was known of the first.
+    assert_eq!(parent.setting.upstream.seen()[0].body, b"pay 5");
+}
