@@ -269,6 +269,7 @@ mod tests {
         }
         let old = store.put(actor, "api", sealed(4, b"secret")).await;
         assert!(matches!(old, Err(StoreError::Newer(5))));
+        assert_eq!(got().await, Some(sealed(5, b"secret")));
         // Somebody else puts a copy from somewhere in its place.
         let (path, beside) = (store.path(&actor, "api"), folder.path().join("copy"));
         fs::write(&beside, sealed(3, b"secret")).unwrap();
