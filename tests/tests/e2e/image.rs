@@ -613,7 +613,7 @@ fn a_panic_and_a_forbidden_call_end_the_machine() {
     let listener = listen(folder.path(), EXIT_PORT);
     let mut machine = Machine::boot_with(&file, Arc::clone(&folder), &[]);
     let reason = first_reason(&listener);
-    assert_eq!(reason.code, "panicked");
+    assert_eq!(reason.code, "panicked", "{}", reason.message);
     assert!(
         reason.message.contains("a probe panics on purpose"),
         "{}",
