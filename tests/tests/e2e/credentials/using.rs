@@ -52,7 +52,7 @@ fn an_agent_with_a_placeholder_has_its_answer_and_the_service_has_the_credential
     let closed = setting.events("credential.close", 2);
     for open in &opened {
         let call = &open["credential"]["call"];
-        let same = |line: &&Value| line["credential"]["call"] == *call;
+        let same = |line: &&serde_json::Value| line["credential"]["call"] == *call;
         let close = closed.iter().find(same).unwrap();
         assert_eq!(close["credential"]["status"], 200);
     }
