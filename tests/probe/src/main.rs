@@ -2,7 +2,7 @@
 //!
 //! `anchorhold-probe call N` makes system call N within the enclave's filter; `argument NAME` one
 //! on the list with an argument that is not (`egress-call` and `egress-argument` within that of the
-//! egress process); `thread` starts a thread; `memory` locks memory and
+//! egress process, `service-call` and `service-argument` within that of the process of a service); `thread` starts a thread; `memory` locks memory and
 //! `privileges` drops privileges, and both show what is left; `console` parts from the console, and
 //! writes where it was. As PID 1 of an image it panics; with `probe=panic` on the kernel's command
 //! line it does so after the boot, within the filter, and with `probe=execve` it tries to start a
@@ -20,6 +20,15 @@ const IMAGE: Image = Image {
     notified: &[2],
 };
 
+/// Within the filter of the egress process, or of that of a service.
+fn confine(process: &str) {
+    let confined = match process.starts_with("egress") {
+        true => boot::confine_egress(),
+        false => boot::confine_service(),
+    };
+    confined.expect("the filter");
+}
+
 fn main() {
     if boot::is_pid_1() {
         let what = std::env::var("probe").unwrap_or_default();
@@ -35,14 +44,14 @@ fn main() {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
         // What its PID 1 starts first.
-        ["egress"] => drop(boot::elsewhere(&IMAGE, "")),
-        ["egress-call", number] => {
+        ["egress"] | ["service", _] => drop(boot::elsewhere(&IMAGE, "")),
+        [process @ ("egress-call" | "service-call"), number] => {
             let number = number.parse().expect("a number");
-            boot::confine_egress().expect("the filter");
+            confine(process);
             call(number, [0; 6]);
         }
-        ["egress-argument", name] => {
-            boot::confine_egress().expect("the filter");
+        [process @ ("egress-argument" | "service-argument"), name] => {
+            confine(process);
             match *name {
                 "mmap-exec" => call(
                     libc::SYS_mmap,

@@ -7,7 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use enclave::boot::{ABSENT, ALLOWED, EGRESS};
+use enclave::boot::{ABSENT, ALLOWED, EGRESS, SERVICE};
 use harness::window::{Window, sign};
 use harness::{Running, program, skipped};
 use protocol::Request;
@@ -29,6 +29,24 @@ fn probe(arguments: &[&str]) -> Output {
 #[test]
 fn every_system_call_outside_the_list_kills() {
     every_call_outside_kills("call", ALLOWED);
+}
+
+#[test]
+fn every_system_call_outside_the_list_of_the_process_of_a_service_kills() {
+    every_call_outside_kills("service-call", SERVICE);
+    for name in ["mmap-exec", "mprotect-exec", "fcntl-dup"] {
+        let output = probe(&["service-argument", name]);
+        assert_eq!(output.status.signal(), Some(SIGSYS), "{name}");
+    }
+    // Waiting for many lines is all that it has beside what the egress process has.
+    let more = SERVICE.iter().map(|call| call.number);
+    let more: Vec<i64> = more
+        .filter(|number| EGRESS.iter().all(|other| other.number != *number))
+        .collect();
+    // shutdown, epoll_ctl, epoll_wait, epoll_pwait.
+    assert_eq!(more, [48, 233, 232, 281]);
+    assert!(SERVICE.iter().all(|call| call.reason.len() > 2));
+    assert!(SERVICE.iter().all(|call| !NEVER.contains(&call.number)));
 }
 
 #[test]
