@@ -5,9 +5,9 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use harness::services::{With, free_port};
-use harness::wait_for;
 use serde_json::{Value, json};
 
 use super::setting::Setting;
@@ -30,7 +30,29 @@ impl Seaweed {
     pub(crate) const ID: &str = "AKIATOYTOYTOYTOYTOY0";
     pub(crate) const KEY: &str = "toy/secret+key0123456789abcdefghijklmnop";
 
+    /// One that answers.
     pub(crate) fn start() -> Self {
+        // Another test may have taken one of its eight ports meanwhile: then it ends.
+        let mut tries = (0..5).filter_map(|_| Self::begin().answers());
+        tries.next().expect("SeaweedFS")
+    }
+
+    /// Itself, once it answers as a whole: who is nobody is refused. None if it has ended.
+    fn answers(mut self) -> Option<Self> {
+        let asked = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        for _ in 0..600 {
+            if self.ask(asked).contains(" 403 ") {
+                return Some(self);
+            }
+            if self.process.try_wait().unwrap().is_some() {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        None
+    }
+
+    fn begin() -> Self {
         let folder = harness::private_folder();
         let config = folder.path().join("s3.json");
         let identities = json!({"identities": [{
@@ -67,18 +89,11 @@ impl Seaweed {
             command.arg(format!("-{part}.port={}", free_port()));
         }
         let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let seaweed = Self {
+        Self {
             process: process.unwrap(),
             port,
             _folder: folder,
-        };
-        // It answers as a whole: who is nobody is refused.
-        wait_for(|| {
-            seaweed
-                .ask(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-                .contains(" 403 ")
-        });
-        seaweed
+        }
     }
 
     /// Passes these bytes on, and gives the answer as it came.
