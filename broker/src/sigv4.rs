@@ -515,7 +515,6 @@ mod tests {
         ) {
             let encode = |text: &String| percent_encode(text.as_bytes(), &NOT_UNRESERVED).to_string();
             let path: Vec<String> = segments.iter().map(encode).collect();
-            proptest::prop_assume!(segments.iter().all(|segment| !segment.trim_matches('.').is_empty()));
             let pairs = query.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value)));
             let query: Vec<String> = pairs.collect();
             let mark = if query.is_empty() { "" } else { "?" };
@@ -543,7 +542,12 @@ mod tests {
                 Some(token) => format!("{ID}:{SECRET}:{token}"),
                 None => format!("{ID}:{SECRET}"),
             };
-            let (all, sent) = signed(&sigv4, &target("https://b.example/base", &asked), signing, &credential);
+            // A path that has no one form is refused, and never signed.
+            let upstream = Upstream::try_from("https://b.example/base".to_owned()).unwrap();
+            let Ok(target) = Target::new(&upstream, &asked) else {
+                return Ok(());
+            };
+            let (all, sent) = signed(&sigv4, &target, signing, &credential);
             let url = format!("https://b.example{sent}");
             proptest::prop_assert_eq!(header(&all, "authorization"), by_aws(&sigv4, &url, signing, token));
             proptest::prop_assert_eq!(header(&all, "x-amz-security-token"), token.unwrap_or_default());
