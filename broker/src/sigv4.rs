@@ -98,6 +98,10 @@ pub fn actions(
     for header in headers {
         let name = read_as(&header.name);
         let name = name.as_str();
+        // What AWS would not read as what is judged here.
+        if header.name != name && (name.starts_with("x-amz-") || name == "content-type") {
+            return wrong(&header.name, "it is spelled with _ in place of -");
+        }
         if name == TARGET {
             actions.push(String::from_utf8_lossy(&header.value).into_owned());
         }
@@ -337,8 +341,7 @@ fn query(target: &Target) -> Result<String, Error> {
             format!("{name}={value}")
         })
         .collect();
-    // By name and then value: `=` is below every character of either but `%`, `-` and `.`, which a name
-    // that goes on could have there.
+    // By name and then by value: in the whole text, `=` would count as a character of the name.
     all.sort_by(|one, other| one.split_once('=').cmp(&other.split_once('=')));
     Ok(all.join("&"))
 }
@@ -617,15 +620,23 @@ mod tests {
             "x-amz-acl",
             "x-amz-grant-read",
             "x-amz-tagging",
-            "X_Amz_Acl",
             "x-amz-bypass-governance-retention",
             "x-amz-object-ownership",
             "x-amz-server-side-encryption-customer-key",
         ] {
-            let wanted = named.to_ascii_lowercase().replace('_', "-");
+            let got = asked("s3", "PUT", "/b/k", &[(named, "x")]);
+            assert_eq!(got, Ok(vec![named.to_owned()]));
+        }
+        for (name, value) in [
+            ("X_Amz_Acl", "private"),
+            ("x-amz_target", "A.B"),
+            ("content_type", "application/json"),
+        ] {
+            let got = asked("sts", "POST", "/", &[kind[0], (name, value)]);
+            assert_eq!(got, Err("header_invalid"), "{name}");
             assert_eq!(
-                asked("s3", "PUT", "/b/k", &[(named, "x")]),
-                Ok(vec![wanted])
+                asked("s3", "PUT", "/b", &[(name, value)]),
+                Err("header_invalid")
             );
         }
         let plain = [

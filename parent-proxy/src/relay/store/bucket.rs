@@ -144,7 +144,8 @@ impl Bucket {
         let path = self.path(&actor, service);
         let new = Kept::read(envelope).map_err(|error| StoreError::Bucket(error.to_string()))?;
         for _ in 0..MAX_RACES {
-            // One that nobody can read is of no use to anybody, and its place is known all the same.
+            // What is no sealed credential is not written over: whoever put it there may want it. It is
+            // removed first.
             let mode = match self.read(&path, None).await? {
                 None => PutMode::Create,
                 Some(found) => {
