@@ -30,6 +30,10 @@ pub enum Error {
     /// under another K3, or with a bit changed.
     #[error("the sealed credential does not open: {0}")]
     EnvelopeUnopened(&'static str),
+    /// What the ingress process said, or was told, does not open: it was changed on its way, or is of
+    /// another boot.
+    #[error("what came from the ingress process does not open")]
+    IngressUnopened,
 }
 
 impl Error {

@@ -8,6 +8,8 @@
 //! keys  desk: EpochOrder (signed by the operator) -> enclave: one more K3, or fewer; Envelopes are made anew under it
 //! use   agent: method, path, headers -> Target, Forwarded: the one form that is judged and sent
 //!         -> enclave: Envelope opened, placed -> upstream; answers pass a Scrubber
+//! proxy the same, but that the agent's TLS ends in the enclave too: what its processes say to each other meanwhile is under
+//!       IngressKey and FrameKey
 //! ```
 #![forbid(unsafe_code)]
 
@@ -16,6 +18,8 @@ mod epochs;
 mod error;
 mod forms;
 mod headers;
+mod inside;
+mod locate;
 mod names;
 mod place;
 mod put;
@@ -29,9 +33,11 @@ pub use crate::envelope::{Envelope, Epoch, Place};
 pub use crate::epochs::{EpochOrder, Epochs};
 pub use crate::error::Error;
 pub use crate::headers::{Header, forwarded, returned};
+pub use crate::inside::{CallKey, FrameKey, IngressKey, Way};
+pub use crate::locate::{is_served, may_want_approval, service_at};
 pub use crate::names::{Omni, object_path};
 pub use crate::place::{Injected, Shown, check_secret, inject, take_placeholder};
-pub use crate::put::{Order, SealingKey, sealing_data};
+pub use crate::put::{Order, SealingKey, authority_data, sealing_data};
 pub use crate::request::{RequestHead, ShownBody, header_digest};
 pub use crate::roots::roots;
 pub use crate::scrub::{Needles, Reflected, Scrubber};

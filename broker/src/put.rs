@@ -14,6 +14,7 @@ use crate::{Error, Omni};
 
 const TAG: &str = "anchorhold/credential-put/v1";
 const KEY_TAG: &str = "anchorhold/sealing-key/v1";
+const AUTHORITY_TAG: &str = "anchorhold/ingress-authority/v1";
 /// Longer ones are not looked at.
 const MAX_ORDER: usize = 8 * 1024;
 
@@ -47,6 +48,12 @@ impl SealingKey {
 pub fn sealing_data(policy: &Digest<48>, key: &[u8]) -> Digest<32> {
     let key: &minicbor::bytes::ByteSlice = key.into();
     sha256(&cbor::to_vec(&(KEY_TAG, policy, key)))
+}
+
+/// `user_data` of the document that attests the authority of an enclave's ingress process: SHA-256 of the CBOR array
+/// `["anchorhold/ingress-authority/v1", policy digest, SHA-256 of its certificate]`.
+pub fn authority_data(policy: &Digest<48>, certificate: &[u8]) -> Digest<32> {
+    sha256(&cbor::to_vec(&(AUTHORITY_TAG, policy, sha256(certificate))))
 }
 
 /// An order to keep a credential, as the operator signs it.

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, RwLock};
 use std::time::{Duration, Instant};
 
-use broker::{Envelope, Epoch, Epochs, Omni, Place, SealingKey};
+use broker::{Envelope, Epoch, Epochs, IngressKey, Omni, Place, SealingKey};
 use identity::{Digest, PublicKey, sha256};
 use minicbor::bytes::ByteVec;
 use policy::{Annex, Bundle, RevokedCredential, Scrub, Service};
@@ -17,6 +17,7 @@ use upstream::{Call, Ended, Revoked, Setup, Unavailable};
 use zeroize::Zeroizing;
 
 use crate::Error;
+use crate::authority::Authority;
 use crate::sync::{lock, read, write};
 
 /// Calls that are under way, or whose end is not known.
@@ -50,6 +51,28 @@ impl Courier for upstream::Client {
     }
 }
 
+/// The way to the ingress process, which ends with it.
+pub trait Ingress: Send + Sync {
+    /// Tells it what it is, once.
+    fn begin(&self, setup: &ingress::Setup) -> Result<(), Error>;
+}
+
+impl Ingress for ingress::Client {
+    fn begin(&self, setup: &ingress::Setup) -> Result<(), Error> {
+        self.begin(setup).map_err(|_| Error::IngressGone)
+    }
+}
+
+/// The ingress process, where the bundle has agents come through it.
+pub(crate) struct Entrance {
+    /// What it shares with this process.
+    pub(crate) key: IngressKey,
+    /// Under which agents meet it.
+    pub(crate) authority: Authority,
+    /// It ends when this is dropped.
+    pub(crate) _process: Box<dyn Ingress>,
+}
+
 /// What the process of a service says, or that it says nothing any more.
 #[derive(Debug)]
 pub enum FromService {
@@ -77,6 +100,7 @@ pub(crate) struct Credentials {
     calls: Mutex<BTreeMap<Ticket, OpenCall>>,
     /// Revocations of which the processes of services have not been told yet: by place.
     untold: Mutex<Vec<(usize, Revoked)>>,
+    entrance: Option<Entrance>,
 }
 
 /// What is wiped at the end of the boot.
@@ -123,7 +147,18 @@ impl Credentials {
             versions: Mutex::default(),
             calls: Mutex::default(),
             untold: Mutex::default(),
+            entrance: None,
         })
+    }
+
+    /// The same, with an ingress process.
+    pub(crate) fn with_entrance(self, entrance: Option<Entrance>) -> Self {
+        Self { entrance, ..self }
+    }
+
+    /// The ingress process.
+    pub(crate) fn entrance(&self) -> Result<&Entrance, Error> {
+        self.entrance.as_ref().ok_or(Error::NoAuthority)
     }
 
     pub(crate) fn operator(&self) -> &Omni {
@@ -503,6 +538,7 @@ mod tests {
             versions: Mutex::default(),
             calls: Mutex::default(),
             untold: Mutex::default(),
+            entrance: None,
         }
     }
 

@@ -7,20 +7,23 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use attestation::Document;
-use broker::Epoch;
+use broker::{Epoch, IngressKey};
 use identity::{Algorithm, BootId, Digest, PublicKey, Signer, Tee, cbor};
 use policy::{Bundle, IdentityPolicy, Mode};
 use policy_engine::Rego;
 use protocol::{
-    Answer, KmsSigned, Phase, RecordEnd, Records, Request, StateStatus, Status, Ticket,
+    Answer, AttestedAuthority, KmsSigned, Phase, RecordEnd, Records, Request, StateStatus, Status,
+    Ticket,
 };
 use record::{Decision, End};
 use state::{Attested, Pair};
+use upstream::{Secret, SecretKey};
 use zeroize::Zeroizing;
 
 use crate::audit::{Trail, dated};
+use crate::authority;
 use crate::clock::{Bounds, Clock};
-use crate::credentials::{Courier, Credentials, FromService};
+use crate::credentials::{Courier, Credentials, Entrance, FromService, Ingress};
 use crate::durable::{Change, Durable, Life, Platform, Then};
 use crate::env::Env;
 use crate::identities::{BoundTo, Identity, IdentityCard, NextKey};
@@ -56,6 +59,8 @@ pub struct Machine<N> {
     pub kms: Box<dyn Kms>,
     /// Who carries credentials to services: one for each that a bundle may name.
     pub couriers: Vec<Box<dyn Courier>>,
+    /// Where agents' TLS ends, if it may.
+    pub ingress: Option<Box<dyn Ingress>>,
     /// Called once when the enclave must not go on; the keys are wiped already. A program powers
     /// off here.
     pub power_off: Box<dyn Fn(&Error) + Send + Sync>,
@@ -74,6 +79,7 @@ pub struct Enclave<N> {
     /// How many couriers there are.
     places: usize,
     couriers: Mutex<Vec<Box<dyn Courier>>>,
+    ingress: Mutex<Option<Box<dyn Ingress>>>,
     provisioning: Mutex<()>,
     committed: OnceLock<Committed>,
     durable: Durable,
@@ -152,6 +158,7 @@ impl<N: Nsm> Enclave<N> {
             kms: machine.kms,
             places: machine.couriers.len(),
             couriers: Mutex::new(machine.couriers),
+            ingress: Mutex::new(machine.ingress),
             provisioning: Mutex::new(()),
             committed: OnceLock::new(),
             durable: Durable::default(),
@@ -301,6 +308,10 @@ impl<N: Nsm> Enclave<N> {
             Request::OpenCredential(open) => self.recorded(event, "default", |env, trail| {
                 credential::open(env, open, trail)
             }),
+            Request::OpenSealed(open) => self.recorded(event, "default", |env, trail| {
+                credential::open_sealed(env, &open, trail)
+            }),
+            Request::Authority { nonce } => unrecorded(self.authority(&nonce)),
         }
     }
 
@@ -325,6 +336,23 @@ impl<N: Nsm> Enclave<N> {
         let data = broker::sealing_data(&provisioned.policy, &key);
         let (evidence, _) = self.own_document(Some(&key), Some(data.as_bytes()), nonce, false)?;
         Ok(Answer::Document(protocol::Evidence { evidence }))
+    }
+
+    /// The authority under which agents meet the ingress process, and a document that attests it.
+    fn authority(&self, nonce: &[u8]) -> Result<Answer, Error> {
+        if !attest::NONCE_BYTES.contains(&nonce.len()) {
+            return Err(Error::NonceSize);
+        }
+        let provisioned = self.provisioned()?;
+        let credentials = provisioned.credentials.as_ref();
+        let authority = &credentials.ok_or(Error::NoAuthority)?.entrance()?.authority;
+        let data = broker::authority_data(&provisioned.policy, &authority.certificate);
+        let (document, _) =
+            self.own_document(Some(&authority.spki), Some(data.as_bytes()), nonce, false)?;
+        Ok(Answer::Authority(AttestedAuthority {
+            certificate: authority.certificate.clone(),
+            document,
+        }))
     }
 
     fn ask_kms(&self, signed: KmsSigned) -> Result<Answer, Error> {
@@ -541,13 +569,14 @@ impl<N: Nsm> Enclave<N> {
                 number: 1,
                 key: self.new_secret("k3")?,
             }],
+            authority: self.new_secret("ingress-authority")?,
         })
     }
 
     /// From here on there are keys, and a record whose first line says so.
     fn live(&self, committed: &Committed, life: Life) -> Result<(), Error> {
         let record = Record::new(life.record_key, self.boot_id);
-        let credentials = self.credentials(&committed.bundle, life.k3)?;
+        let credentials = self.credentials(committed, life.k3, &life.authority)?;
         let provisioned = Provisioned::new(
             committed.bundle.clone(),
             committed.canonical.clone(),
@@ -574,6 +603,9 @@ impl<N: Nsm> Enclave<N> {
         if wanted > places {
             return Err(Error::TooManyServices(wanted, places));
         }
+        if bundle.https_proxy.is_some() && lock(&self.ingress).is_none() {
+            return Err(Error::IngressGone);
+        }
         let services = &bundle.services;
         services
             .iter()
@@ -582,12 +614,47 @@ impl<N: Nsm> Enclave<N> {
     }
 
     /// What it has to do with credentials of others.
-    fn credentials(&self, bundle: &Bundle, k3: Vec<Epoch>) -> Result<Option<Credentials>, Error> {
+    fn credentials(
+        &self,
+        committed: &Committed,
+        k3: Vec<Epoch>,
+        authority: &[u8; 32],
+    ) -> Result<Option<Credentials>, Error> {
+        let bundle = &committed.bundle;
         if bundle.services.is_empty() {
             return Ok(None);
         }
         let couriers = std::mem::take(&mut *lock(&self.couriers));
-        Credentials::new(bundle, couriers, k3).map(Some)
+        let credentials = Credentials::new(bundle, couriers, k3)?;
+        let entrance = bundle
+            .https_proxy
+            .map(|_| self.entrance(committed, authority));
+        Ok(Some(credentials.with_entrance(entrance.transpose()?)))
+    }
+
+    /// Has agents come through the ingress process.
+    fn entrance(&self, committed: &Committed, authority: &[u8; 32]) -> Result<Entrance, Error> {
+        let process = lock(&self.ingress).take().ok_or(Error::IngressGone)?;
+        let (own, shared) = (self.new_secret("ingress")?, self.new_secret("ingress-key")?);
+        let mut numbers = [[0; 16]; 2];
+        numbers
+            .iter_mut()
+            .try_for_each(|number| self.entropy.fill(number))?;
+        let now = self.now()?.earliest;
+        let bundle = &committed.bundle;
+        let (authority, issued) =
+            authority::issue(bundle, N::TEE, (authority, &own), now, numbers)?;
+        process.begin(&ingress::Setup {
+            bundle: committed.canonical.clone(),
+            certificate: issued.certificate,
+            key: Secret(issued.key),
+            ingress: SecretKey(shared.clone()),
+        })?;
+        Ok(Entrance {
+            key: IngressKey::new(&shared),
+            authority,
+            _process: process,
+        })
     }
 
     /// Hears what the processes of services say; ends when nobody says anything any more. Meant for

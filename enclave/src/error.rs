@@ -48,6 +48,15 @@ pub enum Error {
     /// The process of the service ended.
     #[error("the enclave's process for this service has ended; it needs another boot")]
     ServiceGone,
+    /// The bundle has no `[https_proxy]`, and so there is no authority.
+    #[error("the bundle has no [https_proxy]")]
+    NoAuthority,
+    /// The authority of the ingress process cannot be made.
+    #[error("the certificates of the ingress process cannot be made")]
+    AuthorityFailed,
+    /// The ingress process ended.
+    #[error("the enclave's ingress process has ended; it needs another boot")]
+    IngressGone,
     /// The policy says no.
     #[error(transparent)]
     Denied(#[from] Denied),
@@ -358,6 +367,7 @@ impl Error {
             Self::UnknownIdentity
             | Self::ApprovalUnknown
             | Self::UnknownService
+            | Self::NoAuthority
             | Self::UnknownCall => Kind::NotFound,
             Self::AlreadyProvisioned
             | Self::RotatedMeanwhile
@@ -381,9 +391,11 @@ impl Error {
             | Self::ProofsFull
             | Self::AnnexRequired(_)
             | Self::ServiceGone
+            | Self::IngressGone
             | Self::CallUnderWay
             | Self::Busy => Kind::Unavailable,
             Self::SelfCheckFailed
+            | Self::AuthorityFailed
             | Self::NoRandomness
             | Self::Halted
             | Self::RegisterUnlocked(_)

@@ -19,10 +19,12 @@
 //! provisioned bundle, Rego, identities (a KeySlot each: the keys), stores, record
 //! durable     the state in which keys outlive the boot: born, opened, sealed
 //! credentials of others: sealed, opened, carried to their services
+//! authority   certificates for the ingress process, where agents' TLS ends
 //! ```
 #![forbid(unsafe_code)]
 
 mod audit;
+mod authority;
 pub mod boot;
 mod clock;
 mod credentials;
@@ -47,7 +49,7 @@ mod sync;
 mod transport;
 
 pub use crate::clock::{BootClock, BootTime};
-pub use crate::credentials::{Courier, FromService};
+pub use crate::credentials::{Courier, FromService, Ingress};
 pub use crate::durable::Kms;
 pub use crate::enclave::{CLOCK_INTERVAL, Enclave, Machine};
 pub use crate::entropy::{Entropy, OsEntropy};

@@ -78,6 +78,12 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
+    /// A request was refused.
+    pub(crate) fn refused(&self, code: &str) {
+        let code = code.to_owned();
+        self.refusals.get_or_create(&Refused { code }).inc();
+    }
+
     /// Those of the connections to the enclave among them.
     pub(crate) fn new(enclave: &Counters) -> Self {
         let buckets = [

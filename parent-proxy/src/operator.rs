@@ -5,6 +5,7 @@ use attestation::{Expectations, Measurements, MockRoot, Subject, Verdict, Verifi
 use broker::{EpochOrder, Epochs, Omni};
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use identity::{BootId, Signer, UnixSeconds};
+use pem_rfc7468::LineEnding;
 use policy::Bundle;
 use serde_json::{Value, json};
 use state::{Order, Pair, birth_data};
@@ -108,6 +109,50 @@ struct Desk<'a> {
     bundle: &'a Bundle,
     mock_root: Option<&'a MockRoot>,
     now: i64,
+}
+
+/// The certificate authority under which agents meet an enclave, once that was looked at.
+pub struct FetchAuthority<'a> {
+    /// The bundle that the enclave must have.
+    pub bundle: &'a Bundle,
+    /// The image that it must be.
+    pub image: &'a Measurements,
+    /// The root of the mock that it may be.
+    pub mock_root: Option<MockRoot>,
+    /// The time, in seconds since 1970.
+    pub now: i64,
+}
+
+impl FetchAuthority<'_> {
+    /// Asks for the authority and for a document that attests it, and looks at that: gives the certificate,
+    /// PEM.
+    pub async fn send(&self, client: &Client) -> Result<String, OperatorError> {
+        let refused = |why: &str| OperatorError::Refused(format!("not its authority: {why}"));
+        let nonce = nonce();
+        let asked = json!({"nonce": HEXLOWER.encode(&nonce)});
+        let told = parse(&client.call("/ca", Some(&asked)).await?)?;
+        let document = told["document"].as_str().unwrap_or_default();
+        let document = BASE64URL_NOPAD.decode(document.as_bytes());
+        let document = document.map_err(|_| refused("there is no document"))?;
+        let desk = Desk {
+            image: self.image,
+            bundle: self.bundle,
+            mock_root: self.mock_root.as_ref(),
+            now: self.now,
+        };
+        let verdict = desk.judge(&document, &nonce).map_err(|why| refused(&why))?;
+        let certificate = told["certificate"].as_str().unwrap_or_default();
+        let der = pem_rfc7468::decode_vec(certificate.as_bytes());
+        let (label, der) = der.map_err(|_| refused("there is no certificate"))?;
+        let policy = self.bundle.digest().digest();
+        let expected = broker::authority_data(&policy, &der).to_string();
+        if label != "CERTIFICATE" || verdict.user_data.as_deref() != Some(&expected) {
+            return Err(refused("the document attests another certificate"));
+        }
+        // What was attested, and no line beside it.
+        pem_rfc7468::encode_string("CERTIFICATE", LineEnding::LF, &der)
+            .map_err(|_| refused("there is no certificate"))
+    }
 }
 
 impl Desk<'_> {

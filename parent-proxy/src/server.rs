@@ -31,8 +31,8 @@ use crate::api::{App, Known, MAX_VERIFYING, Peer, Problem, proxied_request, rout
 use crate::config::ProxyConfig;
 use crate::evidence_store::EvidenceStore;
 use crate::exit_reasons::ExitReasons;
-use crate::metrics::{Handled, Limited, Metrics, Refused};
-use crate::relay::{Calls, Relay, Store};
+use crate::metrics::{Handled, Limited, Metrics};
+use crate::relay::{Calls, Relay, Store, Tunnels};
 use crate::{Config, Error, KeyFile};
 use callers::{
     Admission, CallerQuotas, Connected, FairQueue, Inspector, Localhost, OneWriter, Operators,
@@ -334,7 +334,9 @@ impl Listeners {
         }
         let calls = Calls::new(&config.policy, &config.enclave, &proxy.addresses);
         let store = Store::open(&proxy.credentials)?;
-        Ok(Relay::new(store, calls, localhost, proxy.socket))
+        let ingress = config.policy.https_proxy.map(|_| config.enclave.ingress());
+        let tunnels = Tunnels::new(ingress);
+        Ok(Relay::new(store, calls, localhost, proxy.socket, tunnels))
     }
 
     fn announce(&self, policy: &Bundle) {
@@ -614,8 +616,8 @@ impl Server {
             .header_read_timeout(limit)
             .max_buf_size(MAX_HEAD);
         builder.keep_alive(!nobody);
-        let mut connection =
-            pin!(builder.serve_connection(TokioIo::new(Box::pin(stream)), service));
+        let connection = builder.serve_connection(TokioIo::new(Box::pin(stream)), service);
+        let mut connection = pin!(connection.with_upgrades());
         let mut stopping = self.stopping.subscribe();
         let ended = tokio::select! {
             ended = &mut connection => ended,
@@ -635,6 +637,9 @@ impl Server {
     async fn drained(&self) {
         self.stopping.send_replace(true);
         let _ = self.open.subscribe().wait_for(|open| *open == 0).await;
+        if let Some(relay) = &self.app.relay {
+            relay.tunnels.drained().await;
+        }
     }
 
     /// Reads the annex again, and brings it to the enclave.
@@ -671,12 +676,7 @@ fn count(metrics: &Metrics, route: &'static str, response: &Response) {
         .get_or_create(&Handled { route, status })
         .inc();
     if let Some(problem) = response.extensions().get::<Problem>() {
-        metrics
-            .refusals
-            .get_or_create(&Refused {
-                code: problem.code().to_owned(),
-            })
-            .inc();
+        metrics.refused(problem.code());
         info!(route, status, code = problem.code(), "refused");
     } else {
         debug!(route, status, "answered");

@@ -11,8 +11,8 @@ use crate::names::{MultikeyText, check_name, check_validity, malformed};
 use crate::services::check_services;
 use crate::{Annex, Error, RevokedCredential};
 use crate::{
-    Approver, Callers, Delegation, Limit, Match, Pattern, PolicyDigest, ProvenCaller, Rego, Rule,
-    Service,
+    Approver, Callers, Delegation, HttpsProxy, Limit, Match, Pattern, PolicyDigest, ProvenCaller,
+    Rego, Rule, Service,
 };
 
 /// A bundle's canonical form is at most this long, so that it fits through the window with a
@@ -54,6 +54,10 @@ pub struct Bundle {
     /// Services outside, to which agents get through with a credential that they never see.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<Service>,
+    /// Agents may come to those services as to a proxy: the enclave ends their TLS, under an authority of
+    /// its own. Not, if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub https_proxy: Option<HttpsProxy>,
 }
 
 /// The state in which a bundle's keys outlive a boot, and what holds of it. The operator's
@@ -286,6 +290,11 @@ impl Bundle {
         check_services(&self.services, &self.callers, |name| {
             self.identity(name).is_some()
         })?;
+        if self.https_proxy.is_some() && self.services.is_empty() {
+            return Err(malformed(
+                "https_proxy: there are no [[services]] to which it could lead",
+            ));
+        }
         if json::canonical(self)?.len() > MAX_BYTES {
             return Err(malformed("longer than 32 KiB"));
         }

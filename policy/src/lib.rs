@@ -47,7 +47,7 @@ pub use crate::pattern::{Match, Pattern};
 pub use crate::rego::Rego;
 pub use crate::rule::{ApprovalRule, Constraint, Limit, Period, Rule, Scalar};
 pub use crate::services::{
-    Inject, MAX_SERVICES, Pin, Scrub, Service, ServiceRule, SigV4, Upstream,
+    HttpsProxy, Inject, MAX_SERVICES, Pin, Scrub, Service, ServiceRule, SigV4, Unmatched, Upstream,
 };
 
 #[cfg(test)]

@@ -57,6 +57,22 @@ pub struct Service {
     pub rules: Vec<ServiceRule>,
 }
 
+/// How agents come to services as to a proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpsProxy {
+    /// What becomes of those who ask for a host of no service.
+    pub unmatched: Unmatched,
+}
+
+/// What becomes of those who ask for a host of no service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unmatched {
+    /// They are refused.
+    Refuse,
+}
+
 /// An `https:` URL: a host, perhaps a port, and a path that stands before all that is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

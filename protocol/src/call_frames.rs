@@ -23,6 +23,10 @@ pub enum CallKind {
     Head = 5,
     /// No answer, or none any more: [`Failed`].
     Failed = 6,
+    /// The ingress process asks for a call: [`InsideRequest`](crate::InsideRequest).
+    Ask = 7,
+    /// What came of that, or of the call: [`Told`](crate::Told).
+    Told = 8,
 }
 
 /// The head of a frame on a line for calls: its kind, and the length of what follows, big-endian.
@@ -58,8 +62,8 @@ impl CallFrame {
 
     /// Reads the head of a frame; none if it is none.
     pub fn read(head: [u8; Self::HEAD]) -> Option<Self> {
-        use CallKind::{Data, End, Failed, Head, LineWanted, Ticket};
-        let kinds = [Ticket, Data, End, LineWanted, Head, Failed];
+        use CallKind::{Ask, Data, End, Failed, Head, LineWanted, Ticket, Told};
+        let kinds = [Ticket, Data, End, LineWanted, Head, Failed, Ask, Told];
         let kind = kinds.into_iter().find(|kind| *kind as u8 == head[0])?;
         let mut length = [0; 4];
         length.copy_from_slice(&head[1..]);
@@ -99,6 +103,11 @@ impl CallFrames {
         )))
     }
 
+    /// Whether there is no whole frame.
+    pub fn awaits_more(&self) -> bool {
+        self.awaited() == 0 || self.bytes.len() < self.awaited()
+    }
+
     /// Whether nothing has come behind the frames that were taken.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
@@ -126,7 +135,7 @@ mod tests {
             length: 5,
         };
         assert_eq!((head, &out[5..]), (Some(wanted), &b"hello"[..]));
-        for (kind, length) in [(0, 5_u32), (7, 5), (2, 65537), (2, u32::MAX)] {
+        for (kind, length) in [(0, 5_u32), (9, 5), (2, 65537), (2, u32::MAX)] {
             let mut head = [kind, 0, 0, 0, 0];
             head[1..].copy_from_slice(&length.to_be_bytes());
             assert_eq!(CallFrame::read(head), None);

@@ -5,6 +5,10 @@
 //! the service then carries TLS. A line for calls carries [`CallFrame`](crate::CallFrame)s, one call after the other: to
 //! the process `Ticket` (of each call after the first), `Data`, `End`; from it `LineWanted`, `Head`, `Data`, `End`, or
 //! `Failed`, which is the last one of its line.
+//!
+//! Where the agent's TLS ends in the enclave, its ingress process has two lines of each agent, with the same number in place of
+//! a ticket: one of the agent's bytes, and one for calls that carries `Ask`, `Data` and `End` from the process, and `Told`, `Head`, `Data`, `End`
+//! and `Failed` to it. But for `Ask` and `Told` the parent passes these on as they are, between that line and one of the service's process.
 
 use std::fmt;
 
@@ -33,30 +37,116 @@ pub struct OpenCredential {
     /// Whose credential, for whom.
     #[n(0)]
     pub requester: Requester,
+    /// The credential as it is kept.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub envelope: Vec<u8>,
+    /// What is asked.
+    #[n(2)]
+    pub request: ServiceRequest,
+}
+
+/// What an agent asks of a service, but for the body.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct ServiceRequest {
     /// Name of the service.
-    #[n(1)]
+    #[n(0)]
     pub service: String,
     /// Its method.
-    #[n(2)]
+    #[n(1)]
     pub method: String,
-    /// Path and query, behind the service's name.
-    #[n(3)]
+    /// Path and query, behind the service's own.
+    #[n(2)]
     pub target: String,
     /// Names and values of its headers, as they came.
-    #[n(4)]
+    #[n(3)]
     pub headers: Vec<(String, minicbor::bytes::ByteVec)>,
     /// How long its body is, in bytes, if that is known before.
-    #[n(5)]
+    #[n(4)]
     pub length: Option<u64>,
-    /// The credential as it is kept.
-    #[cbor(n(6), with = "minicbor::bytes")]
-    pub envelope: Vec<u8>,
     /// SHA-256 of its body, where a signature or an approver needs it.
-    #[n(7)]
+    #[n(5)]
     pub body: Option<Digest<32>>,
     /// The body itself, if it is text and short, for an approver to see.
-    #[n(8)]
+    #[n(6)]
     pub text: Option<String>,
+}
+
+/// The same, as the ingress process asks it: what is asked passes the parent unread.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct OpenSealed {
+    /// Whose credential, for whom.
+    #[n(0)]
+    pub requester: Requester,
+    /// The credential as it is kept.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub envelope: Vec<u8>,
+    /// A [`ServiceRequest`], sealed.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub sealed: Vec<u8>,
+}
+
+/// What lets a call of the ingress process be made.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct OpenedSealed {
+    /// For the lines of the call; its frames are sealed under a key that goes with it.
+    #[n(0)]
+    pub ticket: Ticket,
+    /// That key, sealed for the ingress process.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub sealed: Vec<u8>,
+}
+
+/// What the ingress process asks, by way of the parent.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct InsideRequest {
+    /// Name of the service.
+    #[n(0)]
+    pub service: String,
+    /// A [`ServiceRequest`], sealed.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub sealed: Vec<u8>,
+}
+
+/// What the parent tells the ingress process.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Told {
+    /// The call may be made: its key, sealed.
+    #[n(0)]
+    Opened(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
+    /// There is no call, or none any more.
+    #[n(1)]
+    Refused(#[n(0)] Refused),
+}
+
+/// A refusal, as the agent will read it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct Refused {
+    /// From 400 to 599.
+    #[n(0)]
+    pub status: u16,
+    /// Names in lower case, and values.
+    #[n(1)]
+    pub headers: Vec<(String, minicbor::bytes::ByteVec)>,
+    /// The body.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub body: Vec<u8>,
+}
+
+/// The authority under which the ingress process has its certificate, and what attests it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct AttestedAuthority {
+    /// DER.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub certificate: Vec<u8>,
+    /// A document whose `public_key` is its SubjectPublicKeyInfo.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub document: Vec<u8>,
 }
 
 /// A credential as it is kept outside.
@@ -108,6 +198,8 @@ pub enum LineKind {
     Calls,
     /// A connection to the service.
     Upstream,
+    /// A connection of an agent, to the ingress process.
+    Agent,
 }
 
 impl LineKind {
@@ -120,6 +212,7 @@ impl LineKind {
         bytes[0] = match self {
             Self::Calls => 1,
             Self::Upstream => 2,
+            Self::Agent => 3,
         };
         bytes[1..].copy_from_slice(&ticket.0);
         bytes
@@ -130,6 +223,7 @@ impl LineKind {
         let kind = match opening[0] {
             1 => Self::Calls,
             2 => Self::Upstream,
+            3 => Self::Agent,
             _ => return None,
         };
         let mut ticket = [0; 16];
@@ -169,10 +263,10 @@ mod tests {
     #[test]
     fn lines_are_read_as_they_were_written() {
         let ticket = Ticket([7; 16]);
-        for kind in [LineKind::Calls, LineKind::Upstream] {
+        for kind in [LineKind::Calls, LineKind::Upstream, LineKind::Agent] {
             assert_eq!(LineKind::of(kind.opening(ticket)), Some((kind, ticket)));
         }
-        for other in [0, 3, 255] {
+        for other in [0, 4, 255] {
             let mut opening = LineKind::Calls.opening(ticket);
             opening[0] = other;
             assert_eq!(LineKind::of(opening), None);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::Error;
-use crate::exit::{EGRESS_PORT, SERVICE_PORT};
+use crate::exit::{EGRESS_PORT, INGRESS_PORT, SERVICE_PORT};
 
 /// Where an enclave listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +45,12 @@ impl Endpoint {
     pub fn service(&self, place: u32) -> Self {
         let port = SERVICE_PORT.saturating_add(place);
         self.beside(port, &format!(".service-{place}"))
+    }
+
+    /// Where lines of agents are passed to the ingress process of the enclave at this endpoint: port
+    /// 5032 beside it, or a socket whose name goes on with `.ingress`.
+    pub fn ingress(&self) -> Self {
+        self.beside(INGRESS_PORT, ".ingress")
     }
 
     fn beside(&self, port: u32, suffix: &str) -> Self {

@@ -9,6 +9,8 @@ pub const EGRESS_PORT: u32 = 5008;
 /// Where lines are lent to the enclave's first process for a service; those for the others listen at
 /// the ports after it.
 pub const SERVICE_PORT: u32 = 5016;
+/// Where lines of agents are passed to the enclave's ingress process.
+pub const INGRESS_PORT: u32 = 5032;
 /// The parent's port to which an enclave says why it ends.
 pub const EXIT_PORT: u32 = 5006;
 

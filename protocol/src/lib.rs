@@ -30,12 +30,13 @@ mod traits;
 
 pub use call_frames::{CallFrame, CallFrames, CallKind};
 pub use credentials::{
-    CredentialEpochs, Failed, FramedHead, KeptCredential, LineKind, OpenCredential,
-    SealedCredential, Ticket,
+    AttestedAuthority, CredentialEpochs, Failed, FramedHead, InsideRequest, KeptCredential,
+    LineKind, OpenCredential, OpenSealed, OpenedSealed, Refused, SealedCredential, ServiceRequest,
+    Ticket, Told,
 };
 pub use endpoint::Endpoint;
 pub use error::Error;
-pub use exit::{EGRESS_PORT, EXIT_PORT, ExitReason, SERVICE_PORT, WINDOW_PORT};
+pub use exit::{EGRESS_PORT, EXIT_PORT, ExitReason, INGRESS_PORT, SERVICE_PORT, WINDOW_PORT};
 pub use frame::{FrameBuffer, MAX_FRAME, frame_length, write_frame};
 pub use hello::{ChannelProof, Hello, VERSION, Welcome};
 pub use keeping::{KmsSigned, PIECE, Part, Phase, Piece, SignKms, StateStatus};

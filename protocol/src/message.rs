@@ -6,7 +6,8 @@ use minicbor::{Decode, Encode};
 use state::StateFacts;
 
 use crate::credentials::{
-    CredentialEpochs, KeptCredential, OpenCredential, SealedCredential, Ticket,
+    AttestedAuthority, CredentialEpochs, KeptCredential, OpenCredential, OpenSealed, OpenedSealed,
+    SealedCredential, Ticket,
 };
 use crate::keeping::{KmsSigned, Part, Piece, SignKms, StateStatus};
 use crate::refusal::Refusal;
@@ -208,6 +209,18 @@ pub enum Request {
     /// [`Answer::Credential`].
     #[n(26)]
     RewrapCredential(#[n(0)] KeptCredential),
+    /// Use a credential for one request that came through the ingress process. The answer is
+    /// [`Answer::OpenedSealed`].
+    #[n(27)]
+    OpenSealed(#[n(0)] OpenSealed),
+    /// Give the authority of the ingress process, and a document that attests it. The answer is
+    /// [`Answer::Authority`].
+    #[n(28)]
+    Authority {
+        /// A challenge, 16 to 64 bytes.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        nonce: Vec<u8>,
+    },
 }
 
 /// Answers, one kind for each kind of request.
@@ -262,6 +275,12 @@ pub enum Answer {
     /// To [`Request::Epochs`] and [`Request::SetEpochs`].
     #[n(15)]
     Epochs(#[n(0)] CredentialEpochs),
+    /// To [`Request::OpenSealed`].
+    #[n(16)]
+    OpenedSealed(#[n(0)] OpenedSealed),
+    /// To [`Request::Authority`].
+    #[n(17)]
+    Authority(#[n(0)] AttestedAuthority),
 }
 
 /// What is to be signed. The enclave parses and checks all of it again.

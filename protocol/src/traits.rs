@@ -1,6 +1,6 @@
 //! What holds of a request whatever it says.
 
-use crate::{Request, Requester};
+use crate::{OpenCredential, OpenSealed, Request, Requester};
 
 /// What holds of a request of some kind, whatever it says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +99,7 @@ impl Request {
                 ..plain
             },
             Self::State => plain,
-            Self::SealingKey { .. } => Traits {
+            Self::SealingKey { .. } | Self::Authority { .. } => Traits {
                 lane: Lane::Evidence,
                 ..plain
             },
@@ -122,9 +122,10 @@ impl Request {
                 event: Some("credential.close"),
                 ..plain
             },
-            Self::OpenCredential(open) => Traits {
+            Self::OpenCredential(OpenCredential { requester, .. })
+            | Self::OpenSealed(OpenSealed { requester, .. }) => Traits {
                 event: Some("credential.open"),
-                requester: Some(&open.requester),
+                requester: Some(requester),
                 ..plain
             },
         }

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use enclave::boot::{EgressProcess, Pipes, ServiceProcess, be_service};
+use enclave::boot::{EgressProcess, Pipes, ServiceProcess, be_ingress, be_service, start_ingress};
 use enclave::{
-    BootClock, BootTime, CLOCK_INTERVAL, Enclave, FromService, LentLines, Listener, Machine, Nsm,
-    OsEntropy, serve,
+    BootClock, BootTime, CLOCK_INTERVAL, Enclave, FromService, Ingress, LentLines, Listener,
+    Machine, Nsm, OsEntropy, serve,
 };
 
 use crate::nsm::{Encoding, MockNsm};
@@ -38,6 +38,7 @@ impl DevEnclave {
         let state = State::open(&self.state)?;
         let egress = self.start_egress()?;
         let services = self.start_services(&state)?;
+        let ingress = self.start_ingress(&state)?;
         let nsm = self.nsm(&state)?;
         let listener = Listener::Unix(self.bind().map_err(io)?);
         // The same system calls as in an image, so that whatever is tested here is tested within
@@ -54,6 +55,7 @@ impl DevEnclave {
             entropy: Box::new(OsEntropy),
             kms: Box::new(kms),
             couriers,
+            ingress,
             power_off: Box::new(power_off),
         };
         let enclave = Arc::new(Enclave::boot(machine)?);
@@ -108,6 +110,19 @@ impl DevEnclave {
         Ok(ServiceProcess::start(&program, count, arguments)?)
     }
 
+    /// The ingress process, if the bundle of the state directory has agents come through one; an image has
+    /// one in any case.
+    fn start_ingress(&self, state: &State) -> Result<Option<Box<dyn Ingress>>, Error> {
+        let (_, _, bundle) = state.verifier_files()?;
+        if bundle.https_proxy.is_none() {
+            return Ok(None);
+        }
+        let program = std::env::current_exe().map_err(io)?;
+        let listen = format!("{}.ingress", self.listen.display());
+        let client = start_ingress(&program, &["ingress", "--listen", &listen])?;
+        Ok(Some(Box::new(client)))
+    }
+
     fn nsm(&self, state: &State) -> Result<MockNsm, Error> {
         let (_, measurements, _) = state.verifier_files()?;
         let measured = [measurements.pcr0, measurements.pcr1, measurements.pcr2];
@@ -159,6 +174,21 @@ impl DevService {
     pub fn run(&self) -> Result<(), Error> {
         let listen = |runtime: &_| upstream::Lines::unix(runtime, bind(&self.listen)?);
         Ok(be_service(listen, || Ok(()))?)
+    }
+}
+
+/// The ingress process of a development enclave: agents' lines come to a Unix socket.
+#[derive(Debug, Clone)]
+pub struct DevIngress {
+    /// The Unix socket to listen on.
+    pub listen: PathBuf,
+}
+
+impl DevIngress {
+    /// Runs until the enclave's process ends.
+    pub fn run(&self) -> Result<(), Error> {
+        let listen = |runtime: &_| upstream::Lines::unix(runtime, bind(&self.listen)?);
+        Ok(be_ingress(listen, || Ok(()))?)
     }
 }
 

@@ -38,7 +38,7 @@ pub mod vectors;
 mod vm;
 mod wire;
 
-pub use dev_enclave::{DevEgress, DevEnclave, DevService};
+pub use dev_enclave::{DevEgress, DevEnclave, DevIngress, DevService};
 pub use durable::DurableState;
 pub use error::Error;
 pub use measure::measure_program;

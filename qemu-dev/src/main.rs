@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use parent_proxy::{Config, cli::serve_until_stopped};
 use qemu_dev::aws::Aws;
-use qemu_dev::{DevEgress, DevEnclave, DevService, Qemu, Up, VmMachine, demo, up};
+use qemu_dev::{DevEgress, DevEnclave, DevIngress, DevService, Qemu, Up, VmMachine, demo, up};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
 /// Try Anchorhold without hardware: the same enclave, sidecar and verifier, with a mock secure
@@ -118,6 +118,13 @@ enum Command {
     #[command(hide = true)]
     Egress {
         /// Unix socket where lines are lent
+        #[arg(long)]
+        listen: PathBuf,
+    },
+    /// End TLS of agents for a mock enclave, which starts this
+    #[command(hide = true)]
+    Ingress {
+        /// Unix socket to which agents' lines come
         #[arg(long)]
         listen: PathBuf,
     },
@@ -242,6 +249,9 @@ fn run(command: Command) -> ExitCode {
             )
         }
         Command::Egress { listen } => ended(DevEgress { listen }.run(), qemu_dev::Error::exit_code),
+        Command::Ingress { listen } => {
+            ended(DevIngress { listen }.run(), qemu_dev::Error::exit_code)
+        }
         Command::Service { listen } => {
             ended(DevService { listen }.run(), qemu_dev::Error::exit_code)
         }

@@ -177,6 +177,10 @@ pub struct Credential {
     /// SHA-256 of the headers that are sent, without the credential: of their CBOR.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers: Option<Digest<32>>,
+    /// Whether the agent's TLS ended in the enclave, so that its host could neither read the request nor
+    /// change it: `true`, or not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<bool>,
     /// How long the body of the request is, if that was known before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub length: Option<u64>,

@@ -124,6 +124,7 @@ impl<N: Nsm> InProcess<N> {
             entropy: Box::new(Switched(Arc::clone(&without_randomness))),
             kms: Box::new(NoKms),
             couriers: Vec::new(),
+            ingress: None,
             power_off: Box::new(power_off),
         };
         let enclave = Arc::new(Enclave::boot(machine).expect("a boot"));

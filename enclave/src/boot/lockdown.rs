@@ -14,6 +14,9 @@ pub const NOBODY: u32 = 65534;
 /// Whom the egress process becomes: another user, so that neither process can touch the other.
 pub const EGRESS_USER: u32 = 65533;
 
+/// Whom the ingress process becomes.
+pub const INGRESS_USER: u32 = 65532;
+
 /// Whom the processes of services become: this one and those after it, a user for each.
 pub const SERVICE_USER: u32 = 65500;
 
@@ -45,7 +48,7 @@ pub fn confine_egress() -> Result<(), Error> {
     seccomp::confine_to(seccomp::EGRESS)
 }
 
-/// The same, for the process of a service.
+/// The same, for the process of a service, and the ingress process.
 pub fn confine_service() -> Result<(), Error> {
     seccomp::confine_to(seccomp::SERVICE)
 }

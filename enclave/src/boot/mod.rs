@@ -1,6 +1,6 @@
 //! From power-on to the window, as PID 1 of an enclave image.
 //!
-//! In this order, and any failure ends the machine with a typed reason: the egress process and those of
+//! In this order, and any failure ends the machine with a typed reason: the egress process, the ingress process and those of
 //! services, which are to hold nothing of what follows; the NSM's device alone in a
 //! tightened `/dev`; its randomness in the kernel's pool; no way for libraries to the console; no
 //! core dumps, memory locked; signals; the port; no privileges; no system calls but those on the
@@ -10,6 +10,7 @@ mod child;
 mod egress;
 mod exit;
 mod heartbeat;
+mod ingress;
 mod lockdown;
 mod machine;
 mod seccomp;
@@ -24,13 +25,15 @@ use std::sync::Arc;
 use std::thread;
 
 use policy::MAX_SERVICES;
-use protocol::{EGRESS_PORT, SERVICE_PORT, WINDOW_PORT};
+use protocol::{EGRESS_PORT, INGRESS_PORT, SERVICE_PORT, WINDOW_PORT};
 use vsock::{VMADDR_CID_ANY, VsockListener};
 
 pub use egress::{EgressProcess, Pipes};
 pub use exit::Exit;
+pub use ingress::{be_ingress, start_ingress};
 pub use lockdown::{
-    EGRESS_USER, NOBODY, SERVICE_USER, confine, confine_egress, confine_service, drop_privileges,
+    EGRESS_USER, INGRESS_USER, NOBODY, SERVICE_USER, confine, confine_egress, confine_service,
+    drop_privileges,
 };
 pub use machine::{lock_memory, part_from_console, tighten_device};
 pub use seccomp::{ABSENT, ALLOWED, Allowed, EGRESS, SERVICE};
@@ -46,6 +49,8 @@ use crate::{
 /// Where the program is in an image, and what it is started with to be the egress process.
 const PROGRAM: &str = "/init";
 const EGRESS_ARGUMENT: &str = "egress";
+/// The same, to be the ingress process.
+const INGRESS_ARGUMENT: &str = "ingress";
 /// The same, to be the process of the service of a place in the bundle.
 const SERVICE_ARGUMENT: &str = "service";
 
@@ -96,17 +101,18 @@ fn boot<N: Nsm>(
     exit: Exit,
     open: impl FnOnce() -> Result<N, Error>,
 ) -> Result<(), Error> {
-    let (nsm, egress, services) = {
+    let (nsm, egress, ingress, services) = {
         let _mounted = machine::Mounts::mount()?;
         let egress = EgressProcess::start(Path::new(PROGRAM), &[EGRESS_ARGUMENT])?;
         let services = ServiceProcess::start(Path::new(PROGRAM), MAX_SERVICES, |place| {
             vec![SERVICE_ARGUMENT.into(), place.to_string()]
         })?;
-        exit.say("the egress process and those of services are confined");
+        let ingress = start_ingress(Path::new(PROGRAM), &[INGRESS_ARGUMENT])?;
+        exit.say("the egress process, the ingress process and those of services are confined");
         let nsm = open()?;
         machine::check_randomness(nsm.hwrng())?;
         part_from_console()?;
-        (nsm, egress, services)
+        (nsm, egress, ingress, services)
     };
     lock_memory()?;
     signals::block()?;
@@ -138,6 +144,7 @@ fn boot<N: Nsm>(
         entropy: Box::new(OsEntropy),
         kms: Box::new(kms),
         couriers,
+        ingress: Some(Box::new(ingress)),
         power_off: Box::new(power_off),
     };
     let enclave = Arc::new(Enclave::boot(machine)?);
@@ -162,34 +169,55 @@ fn boot<N: Nsm>(
     .map_err(window)
 }
 
-/// What PID 1 does if it is started as anything else: the egress process, if it is asked to be that
-/// one; otherwise it says what it is.
+/// What the same program is beside PID 1.
+#[derive(Debug, Clone, Copy)]
+enum Process {
+    Egress,
+    Ingress,
+    /// Of the service of this place in the bundle.
+    Service(u32),
+}
+
+impl Process {
+    fn of(arguments: &[OsString]) -> Option<Self> {
+        match arguments {
+            [argument] if argument == EGRESS_ARGUMENT => Some(Self::Egress),
+            [argument] if argument == INGRESS_ARGUMENT => Some(Self::Ingress),
+            [argument, place] if argument == SERVICE_ARGUMENT => {
+                Some(Self::Service(place.to_str()?.parse().ok()?))
+            }
+            _ => None,
+        }
+    }
+
+    fn name(self) -> String {
+        match self {
+            Self::Egress => "egress".into(),
+            Self::Ingress => "ingress".into(),
+            Self::Service(place) => format!("service {place}"),
+        }
+    }
+}
+
+/// What PID 1 does if it is started as anything else: one of its other processes, if it is asked to be
+/// that; otherwise it says what it is.
 pub fn elsewhere(image: &Image, about_text: &str) -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let place = match &arguments[..] {
-        [argument] if argument == EGRESS_ARGUMENT => None,
-        [argument, place] if argument == SERVICE_ARGUMENT => {
-            let place = place.to_str().and_then(|place| place.parse().ok());
-            let Some(place) = place else {
-                return about(about_text);
-            };
-            Some(place)
-        }
-        _ => return about(about_text),
+    let Some(process) = Process::of(&arguments) else {
+        return about(about_text);
     };
     let exit = Exit::new(image.name, &[]);
-    let name = place.map_or("egress".to_owned(), |place| format!("service {place}"));
-    let said = name.clone();
     std::panic::set_hook(Box::new(move |panic| {
-        exit.end("panicked", &format!("{said}: {panic}"))
+        exit.end("panicked", &format!("{}: {panic}", process.name()))
     }));
-    let done = match place {
-        None => be_egress(image),
-        Some(place) => be_service_of(image, place),
+    let done = match process {
+        Process::Egress => be_egress(image),
+        Process::Ingress => be_ingress_of(image),
+        Process::Service(place) => be_service_of(image, place),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => exit.end(error.reason(), &format!("{name}: {error}")),
+        Err(error) => exit.end(error.reason(), &format!("{}: {error}", process.name())),
     }
 }
 
@@ -217,6 +245,15 @@ fn be_service_of(image: &Image, place: u32) -> Result<(), Error> {
     be_service(
         |runtime| upstream::Lines::vsock(runtime, port, cid, ports_below),
         || drop_privileges(SERVICE_USER.saturating_add(place)),
+    )
+}
+
+/// The ingress process of an image: it ends when the one with the keys has.
+fn be_ingress_of(image: &Image) -> Result<(), Error> {
+    let Parent { cid, ports_below } = image.parent;
+    be_ingress(
+        |runtime| upstream::Lines::vsock(runtime, INGRESS_PORT, cid, ports_below),
+        || drop_privileges(INGRESS_USER),
     )
 }
 

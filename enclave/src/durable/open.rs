@@ -17,10 +17,10 @@ use super::recipient::DataKey;
 use super::seal::{open, seal};
 use super::uploads::Uploads;
 use super::{Change, Platform, Then};
-use crate::Error;
 use crate::identities::{BoundTo, Identity, IdentityCard, Kept, PastDids};
 use crate::keys::KeyPair;
 use crate::provisioned::{AnnexFloor, Committed};
+use crate::{Error, authority};
 
 /// What is needed to seal again, and what is told of it.
 pub(crate) struct Open {
@@ -80,6 +80,8 @@ pub(crate) struct Life {
     pub(crate) annex: Option<AnnexFloor>,
     /// What opens credentials of others, oldest first.
     pub(crate) k3: Vec<Epoch>,
+    /// What the authority of the ingress process follows from.
+    pub(crate) authority: Zeroizing<[u8; 32]>,
 }
 
 /// A seal that waits to be stored, and what must be stored with it.
@@ -232,6 +234,7 @@ impl Open {
             bound,
             annex: None,
             k3: state.epochs(),
+            authority: state.state_key.derived(authority::CONTEXT)?,
         };
         Ok((state, Some(pending), life))
     }
@@ -307,6 +310,7 @@ impl Open {
             bound,
             annex: contents.annex,
             k3: state.epochs(),
+            authority: state.state_key.derived(authority::CONTEXT)?,
         };
         Ok((state, pending, life))
     }

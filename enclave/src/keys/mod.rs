@@ -53,6 +53,16 @@ pub(crate) fn secret(
 }
 
 impl KeyPair {
+    /// 32 secret bytes that follow from this key, for `context`: HKDF-SHA-512 (RFC 5869).
+    pub(crate) fn derived(&self, context: &[u8]) -> Result<Zeroizing<[u8; 32]>, Error> {
+        let own = self.secret()?;
+        let mut secret = Zeroizing::new([0; 32]);
+        Hkdf::<Sha512>::new(Some(b"anchorhold/derived/v1"), &*own)
+            .expand(context, &mut *secret)
+            .expect("a short output");
+        Ok(secret)
+    }
+
     /// Derives a key from both sources with HKDF-SHA-512 (RFC 5869): as good as the better one of
     /// them. `context` is what the key is for, so that equal randomness would still give different
     /// keys.

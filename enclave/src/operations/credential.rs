@@ -1,18 +1,18 @@
 //! Credentials of others: put by the operator, used by callers that never see them.
 
 use broker::{
-    Body, Envelope, Epoch, EpochOrder, Epochs, Header, Order, RequestHead, ShownBody, Signing,
-    Target, actions, body_of, forwarded, header_digest, inject,
+    Body, CallKey, Envelope, Epoch, EpochOrder, Epochs, Header, Omni, Order, RequestHead,
+    ShownBody, Signing, Target, actions, body_of, forwarded, header_digest, inject,
 };
 use identity::json::MAX_SAFE_INTEGER;
-use identity::{ApprovalId, Caller, Digest, Intent, UnixSeconds, sha256};
+use identity::{ApprovalId, Caller, Digest, Intent, UnixSeconds, cbor, sha256};
 use policy::{ApprovalRule, IdentityPolicy, Service};
 use policy_engine::{AcceptedRequest, CREDENTIAL_ACTION, Denied, ServiceInput, accept_request};
 use protocol::{
-    Answer, CredentialEpochs, KeptCredential, OpenCredential, PendingApproval, SealedCredential,
-    Ticket,
+    Answer, CredentialEpochs, KeptCredential, OpenCredential, OpenSealed, OpenedSealed,
+    PendingApproval, Requester, SealedCredential, ServiceRequest, Ticket,
 };
-use upstream::{Call, Secret};
+use upstream::{Call, Secret, SecretKey};
 use zeroize::Zeroizing;
 
 use crate::Error;
@@ -47,9 +47,7 @@ pub(crate) fn put(env: &Env<'_>, signed: &[u8], trail: &mut Trail) -> Result<Ans
         version: Some(order.version),
         ..record::Credential::default()
     });
-    let mut nonce = [0; 12];
-    nonce.copy_from_slice(&env.random()?[..12]);
-    let sealed = credentials.seal(&order, service, nonce)?;
+    let sealed = credentials.seal(&order, service, nonce(env)?)?;
     credentials.see(&policy.name, &service.name, order.version)?;
     Ok(Answer::Credential(SealedCredential {
         actor: *order.actor.as_bytes(),
@@ -100,9 +98,7 @@ pub(crate) fn rewrap(
     });
     env.check_annex()?;
     check_revoked(env, policy, service, envelope.version)?;
-    let mut nonce = [0; 12];
-    nonce.copy_from_slice(&env.random()?[..12]);
-    let sealed = credentials.rewrap(&envelope, &policy.name, service, nonce)?;
+    let sealed = credentials.rewrap(&envelope, &policy.name, service, nonce(env)?)?;
     // Only one that opened is remembered.
     credentials.see(&policy.name, &service.name, envelope.version)?;
     Ok(Answer::Credential(SealedCredential {
@@ -132,17 +128,85 @@ pub(crate) fn open(
     open: OpenCredential,
     trail: &mut Trail,
 ) -> Result<Answer, Error> {
-    let caller = Caller::Asserted(open.requester.caller.clone());
+    let OpenCredential {
+        requester,
+        envelope,
+        request,
+    } = open;
+    Ok(
+        match decide(env, &requester, request, &envelope, None, trail)? {
+            Decided::Open(ticket) => Answer::Opened(ticket),
+            Decided::Waits(waiting) => Answer::PendingApproval(waiting),
+        },
+    )
+}
+
+/// The same for a request that came through the ingress process: the frames of its call are sealed under a
+/// key that only that process and the service's have.
+pub(crate) fn open_sealed(
+    env: &Env<'_>,
+    open: &OpenSealed,
+    trail: &mut Trail,
+) -> Result<Answer, Error> {
+    let entrance = credentials(env)?.entrance()?;
+    trail.caller(&Caller::Asserted(open.requester.caller.clone()));
+    let request = entrance.key.open_request(&open.sealed)?;
+    let request = cbor::from_slice(&request).map_err(protocol::Error::from)?;
+    let key = Zeroizing::new(random(env)?);
+    let (requester, envelope) = (&open.requester, &open.envelope);
+    let ticket = match decide(env, requester, request, envelope, Some(&key), trail)? {
+        Decided::Open(ticket) => ticket,
+        Decided::Waits(waiting) => return Ok(Answer::PendingApproval(waiting)),
+    };
+    let answer = CallKey {
+        key,
+        call: call_id(ticket),
+    };
+    let sealed = entrance.key.seal_answer(&open.sealed, &answer, nonce(env)?);
+    Ok(Answer::OpenedSealed(OpenedSealed { ticket, sealed }))
+}
+
+/// 32 random bytes.
+fn random(env: &Env<'_>) -> Result<[u8; 32], Error> {
+    let halves: [[u8; 16]; 2] = [env.random()?, env.random()?];
+    let mut all = [0; 32];
+    all.copy_from_slice(halves.as_flattened());
+    Ok(all)
+}
+
+fn nonce(env: &Env<'_>) -> Result<[u8; 12], Error> {
+    let mut nonce = [0; 12];
+    nonce.copy_from_slice(&env.random()?[..12]);
+    Ok(nonce)
+}
+
+/// What was decided about a request.
+enum Decided {
+    /// It may be made, by whom shows this.
+    Open(Ticket),
+    /// Somebody must approve it.
+    Waits(PendingApproval),
+}
+
+fn decide(
+    env: &Env<'_>,
+    requester: &Requester,
+    request: ServiceRequest,
+    envelope: &[u8],
+    key: Option<&Zeroizing<[u8; 32]>>,
+    trail: &mut Trail,
+) -> Result<Decided, Error> {
+    let caller = Caller::Asserted(requester.caller.clone());
     trail.caller(&caller);
     let (provisioned, credentials) = (env.provisioned, credentials(env)?);
-    let service = provisioned.bundle.service(&open.service);
+    let service = provisioned.bundle.service(&request.service);
     let (place, service) = service.ok_or(Error::UnknownService)?;
-    let asked = Asked::parse(service, &open, trail)?;
+    let asked = Asked::parse(service, &request, trail)?;
     env.check_annex()?;
-    let identity = provisioned.find_user(&open.requester, env.annex(), service)?;
+    let identity = provisioned.find_user(requester, env.annex(), service)?;
     let (policy, card) = (&identity.policy, identity.card()?);
     trail.identity(&card);
-    trail.digest(asked.head(service, &open).digest());
+    trail.digest(asked.head(service, &request).digest());
     let now = env.now()?;
     let AcceptedRequest { rule, approval } = accept_request(
         &provisioned.bundle,
@@ -151,21 +215,21 @@ pub(crate) fn open(
         env.annex(),
         &caller,
         ServiceInput {
-            method: &open.method,
+            method: &request.method,
             path: asked.target.rule_path(),
             resource: asked.target.resource(),
             actions: &asked.actions,
         },
     )?;
     trail.rule(&rule.name);
-    let envelope = Envelope::parse(&open.envelope)?;
+    let envelope = Envelope::parse(envelope)?;
     check_revoked(env, policy, service, envelope.version)?;
     let secret = credentials.open(&envelope, &policy.name, service)?;
     credentials.see(&policy.name, &service.name, envelope.version)?;
     let wanted = match approval {
         None => None,
         Some(approval) => {
-            let shown = asked.to_approve(service, &open, &policy.name)?;
+            let shown = asked.to_approve(service, &request, &policy.name)?;
             let wanted = Wanted {
                 identity: &policy.name,
                 caller: &caller,
@@ -176,55 +240,31 @@ pub(crate) fn open(
             let Some((given, by)) = wanted.given(env, approval) else {
                 let waiting = wanted.wait(env, approval, shown)?;
                 trail.pending();
-                return Ok(Answer::PendingApproval(waiting));
+                return Ok(Decided::Waits(waiting));
             };
             trail.approved(&by);
             Some((wanted, given))
         }
     };
-    let signing = asked
-        .body
-        .filter(|_| service.inject.sigv4.is_some())
-        .map(|body| Signing {
-            method: &open.method,
-            authority: service.upstream.authority(),
-            headers: &asked.headers,
-            body,
-            time: now.earliest,
-        });
-    let placed = inject(&service.inject, &asked.target, signing, &secret)?;
     let ticket = Ticket(env.random()?);
-    let credential = record::Credential {
+    trail.credential(record::Credential {
         call: Some(call_id(ticket)),
         headers: Some(header_digest(&asked.headers)),
-        length: open.length,
-        method: Some(open.method.clone()),
+        ingress: key.map(|_| true),
+        length: request.length,
+        method: Some(request.method.clone()),
         service: service.name.clone(),
         version: Some(envelope.version),
         ..record::Credential::default()
-    };
-    trail.credential(credential);
+    });
     let end = trail.follow("credential.close", env.annex_id());
-    let call = Call {
+    let whose = Whose {
         ticket,
-        time: now.earliest.0,
-        actor: *credentials.actor(&policy.name).as_bytes(),
+        actor: credentials.actor(&policy.name),
         version: envelope.version,
-        method: open.method,
-        target: Secret(Zeroizing::new(placed.target.as_bytes().to_vec())),
-        headers: asked.headers,
-        length: open.length,
-        placed: placed
-            .headers
-            .into_iter()
-            .map(|(name, value)| (name, Secret(value)))
-            .collect(),
-        body: match asked.body {
-            Some(Body::Digest(digest)) => Some(digest),
-            _ => None,
-        },
-        secrets: placed.secrets.into_iter().map(Secret).collect(),
+        key: key.map(|key| SecretKey(key.clone())),
     };
+    let call = asked.call(service, request, now.earliest, &secret, whose)?;
     let mut usage = lock(credentials.service(place)?.usage(&policy.name)?);
     let reservation = usage.reserve_request(now.earliest, rule)?;
     // Nobody else uses this approval meanwhile. Lock order: usage, approvals.
@@ -250,7 +290,7 @@ pub(crate) fn open(
     // An annex of now tells the process only of calls that it knows: this one may have come behind it.
     env.check_current()
         .inspect_err(|_| credentials.give_up(ticket))?;
-    Ok(Answer::Opened(ticket))
+    Ok(Decided::Open(ticket))
 }
 
 /// A request that somebody must approve.
@@ -312,6 +352,14 @@ fn may_use(service: &Service, policy: &IdentityPolicy) -> bool {
     rules.any(|rule| rule.identities.contains(&policy.name))
 }
 
+/// Whose call it is.
+struct Whose {
+    ticket: Ticket,
+    actor: Omni,
+    version: u64,
+    key: Option<SecretKey>,
+}
+
 /// A request in the one form.
 struct Asked {
     target: Target,
@@ -323,25 +371,29 @@ struct Asked {
 }
 
 impl Asked {
-    fn parse(service: &Service, open: &OpenCredential, trail: &mut Trail) -> Result<Self, Error> {
-        let target = Target::new(&service.upstream, &open.target)?;
-        check_length(&open.method, open.length)?;
+    fn parse(
+        service: &Service,
+        request: &ServiceRequest,
+        trail: &mut Trail,
+    ) -> Result<Self, Error> {
+        let target = Target::new(&service.upstream, &request.target)?;
+        check_length(&request.method, request.length)?;
         let intent = Intent::new(
             CREDENTIAL_ACTION.into(),
             service.name.clone(),
             target.resource().into(),
         )?;
         trail.intent(&intent);
-        let came: Vec<Header> = open
+        let came: Vec<Header> = request
             .headers
             .iter()
             .map(|(name, value)| Header::new(name, value))
             .collect();
         let headers = forwarded(&came, &service.inject)?;
-        let (mut body, mut all) = (open.body.map(Body::Digest), Vec::new());
+        let (mut body, mut all) = (request.body.map(Body::Digest), Vec::new());
         if let Some(sigv4) = &service.inject.sigv4 {
-            body = Some(body_of(&came, open.body)?);
-            all = actions(sigv4, &open.method, &target, &headers)?;
+            body = Some(body_of(&came, request.body)?);
+            all = actions(sigv4, &request.method, &target, &headers)?;
         }
         Ok(Self {
             headers,
@@ -351,36 +403,77 @@ impl Asked {
         })
     }
 
+    /// What is sent, with the credential in its place.
+    fn call(
+        self,
+        service: &Service,
+        request: ServiceRequest,
+        time: UnixSeconds,
+        secret: &[u8],
+        whose: Whose,
+    ) -> Result<Call, Error> {
+        let signing = self
+            .body
+            .filter(|_| service.inject.sigv4.is_some())
+            .map(|body| Signing {
+                method: &request.method,
+                authority: service.upstream.authority(),
+                headers: &self.headers,
+                body,
+                time,
+            });
+        let placed = inject(&service.inject, &self.target, signing, secret)?;
+        let headers = placed.headers.into_iter();
+        Ok(Call {
+            ticket: whose.ticket,
+            time: time.0,
+            actor: *whose.actor.as_bytes(),
+            version: whose.version,
+            method: request.method,
+            target: Secret(Zeroizing::new(placed.target.as_bytes().to_vec())),
+            headers: self.headers,
+            length: request.length,
+            placed: headers.map(|(name, value)| (name, Secret(value))).collect(),
+            secrets: placed.secrets.into_iter().map(Secret).collect(),
+            body: match self.body {
+                Some(Body::Digest(digest)) => Some(digest),
+                _ => None,
+            },
+            key: whose.key,
+        })
+    }
+
     /// What an approver is shown: nobody approves a body of which nothing is known.
     fn to_approve(
         &self,
         service: &Service,
-        open: &OpenCredential,
+        request: &ServiceRequest,
         identity: &str,
     ) -> Result<String, Error> {
         let differs = |text: &String| {
-            open.length
+            request
+                .length
                 .is_some_and(|length| length != text.len() as u64)
         };
         let body = match self.body {
-            _ if open.text.as_ref().is_some_and(differs) => None,
-            Some(Body::Digest(digest)) => ShownBody::new(digest, open.text.as_deref()),
+            _ if request.text.as_ref().is_some_and(differs) => None,
+            Some(Body::Digest(digest)) => ShownBody::new(digest, request.text.as_deref()),
             _ => None,
         };
         let body = body.ok_or_else(|| Denied::ServiceRequestNotAllowed {
             service: service.name.clone(),
             why: "goes without a digest of its body, which an approver needs",
         })?;
-        Ok(self.head(service, open).to_approve(identity, body)?)
+        Ok(self.head(service, request).to_approve(identity, body)?)
     }
 
-    fn head<'a>(&'a self, service: &'a Service, open: &'a OpenCredential) -> RequestHead<'a> {
+    fn head<'a>(&'a self, service: &'a Service, request: &'a ServiceRequest) -> RequestHead<'a> {
         RequestHead {
             service: &service.name,
-            method: &open.method,
+            method: &request.method,
             target: &self.target,
             headers: &self.headers,
-            length: open.length,
+            length: request.length,
         }
     }
 }

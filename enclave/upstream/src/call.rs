@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use broker::{Header, Needles, Scrubber, returned};
+use broker::{FrameKey, Header, Needles, Scrubber, Way, returned};
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
@@ -17,19 +17,19 @@ use hyper::{Method, Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use identity::{Digest, cbor, sha256};
 use policy::Scrub;
-use protocol::{CallFrame, CallFrames, CallKind, Failed, FramedHead, Ticket};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use protocol::{CallKind, Failed, FramedHead, Ticket};
 use tokio::sync::mpsc::Sender;
 use tokio::time::timeout;
 
 use crate::body::{CallBody, Piece};
 use crate::counted::Counted;
+use crate::frames::{FramesFrom, FramesTo, frames};
 use crate::lines::Line;
 use crate::pool::{Connection, Owner};
 use crate::shared::{Offered, Shared, revocation, unsent};
 use crate::sync::lock;
 use crate::tls;
-use crate::wire::{Call, Ended, Ending};
+use crate::wire::{Call, Ended, Ending, SecretKey};
 
 /// For a line to be lent, and for the service to shake hands.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -47,35 +47,14 @@ const MAX_BUFFER: usize = 64 * 1024;
 
 /// A line for calls.
 struct CallLine {
-    from: From,
-    to: To,
-}
-
-/// What comes over a line.
-struct From {
-    line: ReadHalf<Line>,
-    frames: CallFrames,
-}
-
-/// What goes over a line: frames that follow each other go together.
-struct To {
-    line: WriteHalf<Line>,
-    waiting: BytesMut,
+    from: FramesFrom,
+    to: FramesTo,
 }
 
 /// Serves calls until the line is not good any more.
 pub(crate) async fn serve(shared: &Arc<Shared>, line: Line, first: Ticket) {
-    let (from, to) = tokio::io::split(line);
-    let mut line = CallLine {
-        from: From {
-            line: from,
-            frames: CallFrames::default(),
-        },
-        to: To {
-            line: to,
-            waiting: BytesMut::new(),
-        },
-    };
+    let (from, to) = frames(line);
+    let mut line = CallLine { from, to };
     let mut next = Some(first);
     loop {
         let ticket = match next.take() {
@@ -92,6 +71,7 @@ pub(crate) async fn serve(shared: &Arc<Shared>, line: Line, first: Ticket) {
             return;
         };
         let Offered { call, revoked } = *offered;
+        line.use_key(call.key.as_ref());
         let mut progress = Progress::new();
         let made = tokio::select! {
             // A revocation that has come already counts.
@@ -109,6 +89,7 @@ pub(crate) async fn serve(shared: &Arc<Shared>, line: Line, first: Ticket) {
             Ending::Complete => line.to.write(CallKind::End, &[]).await,
             ending => line.fail(ending.code(), says(ending)).await,
         };
+        line.use_key(None);
         if told.is_err() || !again {
             return;
         }
@@ -182,7 +163,12 @@ async fn make(
     let (pieces, body) = CallBody::new(call.length, Arc::clone(&progress.sent));
     let whole = AtomicBool::new(false);
     let CallLine { from, to } = line;
-    let uploading = upload(from, pieces, call, &whole);
+    // Whoever has no more than the ticket of a sealed call sends no frame of it, and so nothing at all.
+    let first = match call.key {
+        None => None,
+        Some(_) => Some(from.frame().await.ok_or(Ending::Aborted)?),
+    };
+    let uploading = upload(from, first, pieces, call, &whole);
     let download = Download {
         shared,
         call,
@@ -229,12 +215,22 @@ fn keep(shared: &Arc<Shared>, owner: Owner, mut connection: Connection) {
 
 /// Passes the body on to the request, and then watches whether the caller is still there. Ends only
 /// if it is not.
-async fn upload(from: &mut From, pieces: Sender<Piece>, call: &Call, whole: &AtomicBool) -> Ending {
+async fn upload(
+    from: &mut FramesFrom,
+    mut first: Option<(CallKind, Bytes)>,
+    pieces: Sender<Piece>,
+    call: &Call,
+    whole: &AtomicBool,
+) -> Ending {
     let length = call.length;
     let mut came = 0;
     let mut signed = call.body.map(Signed::new);
     loop {
-        let Some(frame) = from.frame().await else {
+        let frame = match first.take() {
+            Some(frame) => Some(frame),
+            None => from.frame().await,
+        };
+        let Some(frame) = frame else {
             return Ending::Aborted;
         };
         match frame {
@@ -311,50 +307,12 @@ impl Signed {
     }
 }
 
-impl From {
-    /// The next frame; none if the line ends, or makes no sense.
-    async fn frame(&mut self) -> Option<(CallKind, Bytes)> {
-        loop {
-            if let Some(frame) = self.frames.next_frame().ok()? {
-                return Some(frame);
-            }
-            self.more().await.ok()?;
-        }
-    }
-
-    /// Waits until something has come behind the frames that were taken.
-    async fn more(&mut self) -> io::Result<()> {
-        match self.line.read_buf(self.frames.room()).await? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl To {
-    /// A frame that goes with what follows.
-    fn put(&mut self, kind: CallKind, bytes: &[u8]) {
-        CallFrame::write(kind, bytes, &mut self.waiting);
-    }
-
-    /// A frame that goes now, and all before it.
-    async fn write(&mut self, kind: CallKind, bytes: &[u8]) -> io::Result<()> {
-        self.put(kind, bytes);
-        self.flush().await
-    }
-
-    /// Whoever stops to wait for this leaves no half of a frame behind: what is left goes first later.
-    async fn flush(&mut self) -> io::Result<()> {
-        self.line.write_all_buf(&mut self.waiting).await
-    }
-}
-
 /// The way to the service, and what comes back.
 struct Download<'a> {
     shared: &'a Arc<Shared>,
     call: &'a Call,
     needles: Arc<Needles>,
-    to: &'a mut To,
+    to: &'a mut FramesTo,
     status: &'a mut Option<u16>,
     spki: &'a mut Option<[u8; 32]>,
     received: &'a mut Counted,
@@ -455,7 +413,7 @@ impl Download<'_> {
                 .collect(),
         };
         let bytes = cbor::to_vec(&framed);
-        if bytes.len() > CallFrame::MAX_BYTES {
+        if bytes.len() > self.to.most() {
             return Err(Ending::ServiceMalformed);
         }
         let mut scrubber = Scrubber::new(Arc::clone(&self.needles), self.shared.scrub);
@@ -497,10 +455,10 @@ impl Download<'_> {
     }
 
     async fn pass(&mut self, bytes: &[u8]) -> Result<(), Ending> {
-        for piece in bytes.chunks(CallFrame::MAX_BYTES) {
+        for piece in bytes.chunks(self.to.most()) {
             self.to.put(CallKind::Data, piece);
             self.received.add(piece);
-            if self.to.waiting.len() >= MAX_BUFFER {
+            if self.to.waiting() >= MAX_BUFFER {
                 self.flush().await?;
             }
         }
@@ -569,6 +527,13 @@ async fn next_piece(body: &mut Incoming) -> Result<Option<Bytes>, Ending> {
 }
 
 impl CallLine {
+    /// The frames of a call that comes through the ingress process are sealed.
+    fn use_key(&mut self, key: Option<&SecretKey>) {
+        let way = |way| key.map(|key| FrameKey::new(&key.0, way));
+        self.from.unseal(way(Way::There));
+        self.to.seal(way(Way::Back));
+    }
+
     async fn next_ticket(&mut self) -> Option<Ticket> {
         match timeout(IDLE, self.from.frame()).await {
             Ok(Some((CallKind::Ticket, bytes))) => bytes[..].try_into().ok().map(Ticket),

@@ -17,6 +17,7 @@ mod call;
 mod client;
 mod counted;
 mod error;
+mod frames;
 mod lines;
 mod pool;
 mod process;
@@ -27,6 +28,7 @@ mod wire;
 
 pub use crate::client::{Client, Unavailable};
 pub use crate::error::Error;
-pub use crate::lines::{Lines, runtime};
-pub use crate::process::{Pipes, serve};
-pub use crate::wire::{Answer, Ask, Call, Ended, Ending, Revoked, Secret, Setup};
+pub use crate::frames::{FramesFrom, FramesTo, frames};
+pub use crate::lines::{Line, Lines, Stream, opening, runtime};
+pub use crate::process::{Messages, Pipes, serve};
+pub use crate::wire::{Answer, Ask, Call, Ended, Ending, Revoked, Secret, SecretKey, Setup};

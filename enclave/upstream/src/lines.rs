@@ -15,11 +15,11 @@ use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
 const OPENING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A byte stream.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// A line.
-pub(crate) type Line = Box<dyn Stream>;
+pub type Line = Box<dyn Stream>;
 
 /// Where lines are lent.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ impl Lines {
     }
 
     /// The next one; none for who is turned away.
-    pub(crate) async fn accept(&mut self) -> io::Result<Option<Line>> {
+    pub async fn accept(&mut self) -> io::Result<Option<Line>> {
         match &mut self.0 {
             Kind::Unix(listener) => Ok(Some(Box::new(listener.accept().await?.0))),
             Kind::Vsock {
@@ -77,7 +77,7 @@ impl Lines {
 }
 
 /// What a line is; none if it does not say so in time.
-pub(crate) async fn opening(line: &mut Line) -> Option<(LineKind, Ticket)> {
+pub async fn opening(line: &mut Line) -> Option<(LineKind, Ticket)> {
     let mut bytes = [0; LineKind::BYTES];
     let read = timeout(OPENING_TIMEOUT, line.read_exact(&mut bytes)).await;
     read.ok()?.ok()?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use identity::cbor;
+use minicbor::{Decode, Encode};
 use protocol::{FrameBuffer, LineKind, write_frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
@@ -26,8 +27,17 @@ const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// The two pipes to the process with the keys.
 #[derive(Debug)]
 pub struct Pipes {
-    input: pipe::Receiver,
-    output: pipe::Sender,
+    /// What it says.
+    pub input: Messages,
+    /// What it is told.
+    pub output: pipe::Sender,
+}
+
+/// Messages of the process with the keys: frames of deterministic CBOR.
+#[derive(Debug)]
+pub struct Messages {
+    pipe: pipe::Receiver,
+    buffer: FrameBuffer,
 }
 
 impl Pipes {
@@ -35,7 +45,10 @@ impl Pipes {
     pub fn new(runtime: &Runtime, input: File, output: File) -> io::Result<Self> {
         let _within = runtime.enter();
         Ok(Self {
-            input: pipe::Receiver::from_file(input)?,
+            input: Messages {
+                pipe: pipe::Receiver::from_file(input)?,
+                buffer: FrameBuffer::default(),
+            },
             output: pipe::Sender::from_file(output)?,
         })
     }
@@ -49,10 +62,7 @@ pub fn serve(runtime: &Runtime, pipes: Pipes, lines: Lines, confined: u8) -> Res
 
 async fn run(mut pipes: Pipes, lines: Lines, confined: u8) -> Result<(), Error> {
     pipes.output.write_all(&[confined]).await?;
-    let mut asks = Asks {
-        pipe: pipes.input,
-        buffer: FrameBuffer::default(),
-    };
+    let mut asks = pipes.input;
     let setup = match asks.next().await? {
         Some(Ask::Begin(setup)) => setup,
         Some(_) => return Err(Error::NotBegun),
@@ -70,7 +80,7 @@ async fn run(mut pipes: Pipes, lines: Lines, confined: u8) -> Result<(), Error> 
     }
 }
 
-async fn take_calls(shared: &Shared, asks: &mut Asks) -> Result<(), Error> {
+async fn take_calls(shared: &Shared, asks: &mut Messages) -> Result<(), Error> {
     while let Some(ask) = asks.next().await? {
         match ask {
             Ask::Call(call) => shared.offer(*call).await,
@@ -81,14 +91,11 @@ async fn take_calls(shared: &Shared, asks: &mut Asks) -> Result<(), Error> {
     Ok(())
 }
 
-/// Messages of the process with the keys.
-struct Asks {
-    pipe: pipe::Receiver,
-    buffer: FrameBuffer,
-}
-
-impl Asks {
-    async fn next(&mut self) -> Result<Option<Ask>, Error> {
+impl Messages {
+    /// The next one; none at the end.
+    pub async fn next<T: for<'b> Decode<'b, ()> + Encode<()>>(
+        &mut self,
+    ) -> Result<Option<T>, Error> {
         let mut chunk = vec![0; 16 * 1024];
         loop {
             if let Some(frame) = self.buffer.next_frame()? {
@@ -142,7 +149,8 @@ async fn accept(shared: Arc<Shared>, mut lines: Lines) {
                 }
                 // It counts as the line of its call, which has a place.
                 Some((LineKind::Upstream, ticket)) => shared.lend(ticket, line),
-                None => {}
+                // Agents' own lines go to the ingress process.
+                Some((LineKind::Agent, _)) | None => {}
             }
         });
     }

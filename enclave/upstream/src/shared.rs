@@ -277,6 +277,7 @@ mod tests {
             length: Some(0),
             placed: Vec::new(),
             body: None,
+            key: None,
             secrets: vec![Secret(Zeroizing::new(secret.to_vec()))],
         }
     }

@@ -99,6 +99,9 @@ pub struct Call {
     /// SHA-256 that the body must have, where it was signed: else it does not get there whole.
     #[n(10)]
     pub body: Option<Digest<32>>,
+    /// Under which its frames are sealed, if they are to pass the parent unread.
+    #[n(11)]
+    pub key: Option<SecretKey>,
 }
 
 /// Bytes that are wiped when they are dropped.
@@ -123,6 +126,27 @@ impl<C> Encode<C> for Secret {
 impl<'b, C> Decode<'b, C> for Secret {
     fn decode(decoder: &mut Decoder<'b>, _: &mut C) -> Result<Self, minicbor::decode::Error> {
         Ok(Self(Zeroizing::new(decoder.bytes()?.to_vec())))
+    }
+}
+
+/// 32 bytes that are wiped when they are dropped.
+pub struct SecretKey(pub Zeroizing<[u8; 32]>);
+
+impl<C> Encode<C> for SecretKey {
+    fn encode<W: minicbor::encode::Write>(
+        &self,
+        encoder: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
+        encoder.bytes(&*self.0)?.ok()
+    }
+}
+
+impl<'b, C> Decode<'b, C> for SecretKey {
+    fn decode(decoder: &mut Decoder<'b>, _: &mut C) -> Result<Self, minicbor::decode::Error> {
+        let bytes = <&[u8; 32]>::try_from(decoder.bytes()?);
+        let bytes = bytes.map_err(|_| minicbor::decode::Error::message("a key of 32 bytes"))?;
+        Ok(Self(Zeroizing::new(*bytes)))
     }
 }
 

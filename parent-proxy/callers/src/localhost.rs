@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use data_encoding::BASE64;
 use hyper::HeaderMap;
-use hyper::header::{AUTHORIZATION, HOST, ORIGIN};
+use hyper::header::{AUTHORIZATION, HOST, ORIGIN, PROXY_AUTHORIZATION};
 use identity::caller::ObservedCaller;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -72,6 +72,38 @@ impl Localhost {
         Ok(shown)
     }
 
+    /// A client that takes us for a proxy (RFC 9110 section 11.7.2): with a caller's token as Bearer or as the
+    /// password of Basic, or with one that `other` knows. Gives the user of Basic too. No page can make a browser send such
+    /// a thing.
+    pub fn proxy_caller<T>(
+        &self,
+        headers: &HeaderMap,
+        other: impl Fn(&str) -> Option<T>,
+    ) -> Result<(Shown<T>, Option<String>), TurnedAway> {
+        if headers.contains_key(ORIGIN) {
+            return Err(TurnedAway::ForeignOrigin);
+        }
+        let mut values = headers.get_all(PROXY_AUTHORIZATION).iter();
+        let (Some(value), None) = (values.next(), values.next()) else {
+            return Err(TurnedAway::TokenInvalid);
+        };
+        let value = value.to_str().map_err(|_| TurnedAway::TokenInvalid)?;
+        let (scheme, shown) = value.split_once(' ').ok_or(TurnedAway::TokenInvalid)?;
+        let (user, token) = match scheme.to_ascii_lowercase().as_str() {
+            "bearer" => (None, Zeroizing::new(shown.to_owned())),
+            "basic" => {
+                let (user, password) = pair(shown.trim()).ok_or(TurnedAway::TokenInvalid)?;
+                (Some(user), Zeroizing::new(password))
+            }
+            _ => return Err(TurnedAway::TokenInvalid),
+        };
+        let shown = match self.owner(&token) {
+            Some(name) => Shown::Token(name.clone()),
+            None => Shown::Other(other(&token).ok_or(TurnedAway::TokenInvalid)?),
+        };
+        Ok((shown, user))
+    }
+
     /// Whose token it is. Every token is compared, whichever matches.
     fn owner(&self, presented: &str) -> Option<&String> {
         let mut found = None;
@@ -135,9 +167,14 @@ fn key_id(signature: &str) -> Option<&str> {
 }
 
 fn password(basic: &str) -> Option<String> {
+    pair(basic).map(|(_, password)| password)
+}
+
+/// User and password of Basic.
+fn pair(basic: &str) -> Option<(String, String)> {
     let pair = String::from_utf8(BASE64.decode(basic.as_bytes()).ok()?).ok()?;
-    pair.split_once(':')
-        .map(|(_, password)| password.to_owned())
+    let (user, password) = pair.split_once(':')?;
+    Some((user.to_owned(), password.to_owned()))
 }
 
 /// Exactly one `Host`, and it names this listener: a page that had its name rebound to 127.0.0.1

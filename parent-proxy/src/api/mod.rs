@@ -2,6 +2,7 @@
 
 mod approvals;
 mod body;
+mod ca;
 mod credentials;
 mod identity;
 mod operations;
@@ -187,6 +188,7 @@ fn described() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(credentials::rewrap))
         .routes(routes!(services::services))
         .routes(routes!(services::placeholder))
+        .routes(routes!(ca::ca, ca::attested))
         .routes(routes!(credentials::remove))
         .routes(routes!(state::state))
         .routes(routes!(state::birth_document))
@@ -230,7 +232,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 
 /// The name of a path for metrics: one of the API's own, or `other`.
 pub(crate) fn route(path: &str) -> &'static str {
-    const ROUTES: [&str; 21] = [
+    const ROUTES: [&str; 24] = [
         "/sign",
         "/token",
         "/identity",
@@ -243,6 +245,9 @@ pub(crate) fn route(path: &str) -> &'static str {
         "/credentials",
         "/services",
         "/placeholder",
+        "/ca",
+        "/credentials/epochs",
+        "/credentials/rewrap",
         "/credentials/sealing-key",
         "/state",
         "/state/document",
@@ -253,16 +258,16 @@ pub(crate) fn route(path: &str) -> &'static str {
         "/metrics",
         "/openapi.json",
     ];
-    if path.starts_with("/credentials/") && path != "/credentials/sealing-key" {
+    if let Some(route) = ROUTES.into_iter().find(|route| *route == path) {
+        return route;
+    }
+    if path.starts_with("/credentials/") {
         return "/credentials/{identity}/{service}";
     }
     if path.starts_with("/approvals/") {
         return "/approvals/{id}";
     }
-    ROUTES
-        .into_iter()
-        .find(|route| *route == path)
-        .unwrap_or("other")
+    "other"
 }
 
 /// Somebody who could reach the socket, and who on localhost is no browser and shows a token.

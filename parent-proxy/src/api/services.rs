@@ -41,6 +41,8 @@ pub(crate) struct ServicesResponse {
     address: Option<String>,
     /// The Unix socket of the proxied routes.
     socket: String,
+    /// Whether agents may come to these services as to a proxy, at the same port and socket.
+    https_proxy: bool,
 }
 
 /// A placeholder, and where it is shown.
@@ -157,5 +159,6 @@ fn respond(app: &App, relay: &Relay, caller: &Caller, identity: Option<&str>) ->
         services: services.map(|service| service.name.clone()).collect(),
         address: localhost.map(|localhost| localhost.listen.to_string()),
         socket: relay.socket.display().to_string(),
+        https_proxy: relay.tunnels.are_open(),
     }
 }

@@ -1,19 +1,37 @@
 //! For agents that use services: their environment, and a command that runs in it.
 
+use std::fs::Permissions;
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
 use clap::Args;
 use serde_json::Value;
+use tempfile::NamedTempFile;
 
 use super::calls::{Connection, answer};
 use super::{Failure, block_on, in_path, shell_quoted};
 
 /// What AgentKeys' agents show where nobody looks at it.
 const PLACEHOLDER: &str = "local-placeholder-no-real-secret";
+
+/// Where OpenSSL, Python's requests, curl, git, Node and the AWS SDKs look for authorities.
+const AUTHORITY_FILES: [&str; 6] = [
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "NODE_EXTRA_CA_CERTS",
+    "AWS_CA_BUNDLE",
+];
+/// Where hosts keep theirs: Debian, Fedora, Alpine.
+const HOST_AUTHORITIES: [&str; 3] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+];
 
 #[derive(Debug, Args)]
 pub(super) struct Env {
@@ -63,10 +81,7 @@ impl Env {
 /// `NAME_BASE_URL` and `NAME_API_KEY` of each service. A shell will read them: what is said to be a
 /// name must be one.
 fn variables(services: &Value, placeholder: &str) -> Result<Vec<(String, String)>, Failure> {
-    let address = services["address"].as_str().ok_or_else(|| {
-        let why = "the sidecar has no port for services: [proxy] listen";
-        Failure::Refused(why.to_owned())
-    })?;
+    let address = address(services)?;
     let names = services["services"].as_array().into_iter().flatten();
     let mut all = Vec::new();
     for name in names.filter_map(Value::as_str) {
@@ -83,6 +98,43 @@ fn variables(services: &Value, placeholder: &str) -> Result<Vec<(String, String)
         all.push((format!("{upper}_API_KEY"), placeholder.to_owned()));
     }
     Ok(all)
+}
+
+/// Where programs look for a proxy, and for the authorities that they trust.
+fn proxy_variables(
+    services: &Value,
+    placeholder: &str,
+    authority: &Path,
+) -> Result<Vec<(String, String)>, Failure> {
+    let address = address(services)?;
+    let file = authority.display().to_string();
+    let proxy = format!("http://x:{placeholder}@{address}");
+    let proxies = ["HTTPS_PROXY", "https_proxy"].map(|name| (name.to_owned(), proxy.clone()));
+    let files = AUTHORITY_FILES.map(|name| (name.to_owned(), file.clone()));
+    let node = [("NODE_USE_ENV_PROXY".to_owned(), "1".to_owned())];
+    Ok(proxies.into_iter().chain(files).chain(node).collect())
+}
+
+/// The enclave's authority and this host's own, in a file that anybody may read: most programs take one file in
+/// place of what they trust otherwise.
+fn authority_file(pem: &[u8]) -> Result<NamedTempFile, Failure> {
+    let own = HOST_AUTHORITIES
+        .iter()
+        .find_map(|file| std::fs::read(file).ok());
+    let mut file = tempfile::Builder::new()
+        .prefix("anchorhold-ca-")
+        .suffix(".pem")
+        .permissions(Permissions::from_mode(0o644))
+        .tempfile()?;
+    file.write_all(&[pem, &own.unwrap_or_default()].concat())?;
+    Ok(file)
+}
+
+fn address(services: &Value) -> Result<&str, Failure> {
+    services["address"].as_str().ok_or_else(|| {
+        let why = "the sidecar has no port for services: [proxy] listen";
+        Failure::Refused(why.to_owned())
+    })
 }
 
 fn write_private(text: &str) -> Result<PathBuf, Failure> {
@@ -127,7 +179,15 @@ impl Run {
             let held = self.connection.client()?.hold(&path).await?;
             let services = answer(held.line())?;
             let placeholder = services["placeholder"].as_str().unwrap_or_default();
-            let variables = variables(&services, placeholder)?;
+            let mut variables = variables(&services, placeholder)?;
+            // Until the command has ended.
+            let mut _authority = None;
+            if services["https_proxy"] == true {
+                let pem = self.connection.client()?.call("/ca", None).await?;
+                let file = authority_file(&pem)?;
+                variables.extend(proxy_variables(&services, placeholder, file.path())?);
+                _authority = Some(file);
+            }
             // It ends the placeholder when it is dropped: with the child.
             let ended = tokio::task::spawn_blocking(move || start(&self.command, variables)).await;
             drop(held);

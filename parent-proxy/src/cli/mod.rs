@@ -21,6 +21,7 @@ mod annex;
 mod approve;
 mod audit;
 mod boots;
+mod ca;
 mod calls;
 mod credential;
 mod diff;
@@ -92,6 +93,7 @@ enum Command {
     State(state::State),
     #[command(subcommand)]
     Credential(credential::Credential),
+    Ca(ca::Ca),
     #[command(subcommand)]
     Receipt(receipt::Receipt),
     KmsPolicy(kms::KmsPolicy),
@@ -307,6 +309,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Annex(annex) => annex.sign(&mut out)?,
         Command::State(state) => return state.run(&mut out),
         Command::Credential(credential) => credential.run(&mut out)?,
+        Command::Ca(ca) => ca.run(&mut out)?,
         Command::Receipt(receipt) => return receipt.run(&mut out),
         Command::KmsPolicy(policy) => policy.print(&mut out)?,
         Command::KmsCheck(check) => return check.run(&mut out),

@@ -2,7 +2,7 @@
 //! comes back.
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -94,14 +94,13 @@ impl Calls {
         let upload = AbortOnDrop(tokio::spawn(upload(to, begun, body)));
         let mut call = Call {
             lines: Arc::clone(lines),
-            from,
-            frames: CallFrames::default(),
+            from: Frames::new(from),
             upload,
             _under_way: under_way,
             _closing: closing,
         };
         loop {
-            match call.next().await? {
+            match call.from.next().await? {
                 (CallKind::LineWanted, _) => {
                     let (addresses, service) = (&lines.addresses, &lines.service);
                     addresses.lend(service, &lines.endpoint, ticket).await?;
@@ -110,6 +109,113 @@ impl Calls {
                 (CallKind::Failed, bytes) => return Err(CallError::Failed(failed(&bytes))),
                 _ => return Err(nonsense().into()),
             }
+        }
+    }
+}
+
+impl Calls {
+    /// Passes the sealed frames of a call of the ingress process on, between its line for calls and one of the
+    /// service of a place; until the answer is whole. After an error, or an answer that came before the body was whole,
+    /// that line is out of step, and can only end: `false`.
+    pub(crate) async fn carry(
+        &self,
+        place: usize,
+        ticket: Ticket,
+        (from, to): (&mut Frames, &mut WriteHalf<Line>),
+        _closing: Closing,
+    ) -> Result<bool, CallError> {
+        let lines = self.services.get(place).ok_or_else(nonsense)?;
+        let (line, begun) = lines.begin(ticket).await?;
+        let (back, mut there) = tokio::io::split(line);
+        let mut back = Frames::new(back);
+        let is_whole = {
+            let mut upload = pin!(pass_there(from, &mut there, begun));
+            let mut download = pin!(pass_back(lines, ticket, &mut back, to));
+            let mut is_whole = false;
+            loop {
+                tokio::select! {
+                    biased;
+                    sent = &mut upload, if !is_whole => {
+                        sent?;
+                        is_whole = true;
+                    }
+                    answered = &mut download => {
+                        answered?;
+                        break is_whole;
+                    }
+                }
+            }
+        };
+        if is_whole && back.frames.is_empty() {
+            lines.keep(back.line.unsplit(there));
+        }
+        Ok(is_whole)
+    }
+}
+
+/// Passes a body on, until its end.
+async fn pass_there(
+    from: &mut Frames,
+    there: &mut WriteHalf<Line>,
+    mut out: BytesMut,
+) -> io::Result<()> {
+    loop {
+        let mut is_last = false;
+        while let Some((kind, bytes)) = from.ready()? {
+            if !matches!(kind, CallKind::Data | CallKind::End) || is_last {
+                return Err(nonsense());
+            }
+            CallFrame::write(kind, &bytes, &mut out);
+            is_last = kind == CallKind::End;
+            if is_last || out.len() >= CallFrame::MAX_BYTES {
+                break;
+            }
+        }
+        there.write_all_buf(&mut out).await?;
+        if is_last {
+            return Ok(());
+        }
+        if from.frames.awaits_more() && from.line.read_buf(from.frames.room()).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// Passes an answer on, until its end, and lends lines meanwhile.
+async fn pass_back(
+    lines: &ServiceLines,
+    ticket: Ticket,
+    back: &mut Frames,
+    to: &mut WriteHalf<Line>,
+) -> Result<(), CallError> {
+    let mut out = BytesMut::new();
+    loop {
+        let frame = match back.ready()? {
+            Some(frame) if out.len() < CallFrame::MAX_BYTES => frame,
+            Some(frame) => {
+                to.write_all_buf(&mut out).await?;
+                frame
+            }
+            None => {
+                to.write_all_buf(&mut out).await?;
+                back.next().await?
+            }
+        };
+        match frame {
+            (CallKind::LineWanted, _) => {
+                let (addresses, service) = (&lines.addresses, &lines.service);
+                addresses.lend(service, &lines.endpoint, ticket).await?;
+            }
+            (kind @ (CallKind::Head | CallKind::Data), bytes) => {
+                CallFrame::write(kind, &bytes, &mut out);
+            }
+            (CallKind::End, bytes) => {
+                CallFrame::write(CallKind::End, &bytes, &mut out);
+                to.write_all_buf(&mut out).await?;
+                return Ok(());
+            }
+            (CallKind::Failed, bytes) => return Err(CallError::Failed(failed(&bytes))),
+            _ => return Err(nonsense().into()),
         }
     }
 }
@@ -196,8 +302,7 @@ impl Drop for Closing {
 /// A call whose answer is under way.
 struct Call {
     lines: Arc<ServiceLines>,
-    from: ReadHalf<Line>,
-    frames: CallFrames,
+    from: Frames,
     /// Gives its half back when the body was whole.
     upload: AbortOnDrop,
     _under_way: UnderWay,
@@ -255,32 +360,56 @@ async fn send(to: &mut WriteHalf<Line>, mut out: BytesMut, mut body: RequestBody
     to.write_all_buf(&mut out).await.ok()
 }
 
-impl Call {
-    async fn next(&mut self) -> io::Result<(CallKind, Bytes)> {
-        let read = async {
-            loop {
-                if let Some(frame) = self.frames.next_frame().map_err(|_| nonsense())? {
-                    return Ok(frame);
-                }
-                if self.from.read_buf(self.frames.room()).await? == 0 {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-            }
-        };
-        let late = || io::Error::from(io::ErrorKind::TimedOut);
-        timeout(SILENCE, read).await.unwrap_or_else(|_| Err(late()))
+/// What comes over a line: frames.
+pub(crate) struct Frames {
+    line: ReadHalf<Line>,
+    frames: CallFrames,
+}
+
+impl Frames {
+    pub(crate) fn new(line: ReadHalf<Line>) -> Self {
+        Self {
+            line,
+            frames: CallFrames::default(),
+        }
     }
 
+    /// The next one that is here already.
+    fn ready(&mut self) -> io::Result<Option<(CallKind, Bytes)>> {
+        self.frames.next_frame().map_err(|_| nonsense())
+    }
+
+    /// The next one, however long it takes.
+    pub(crate) async fn wait(&mut self) -> io::Result<(CallKind, Bytes)> {
+        loop {
+            if let Some(frame) = self.ready()? {
+                return Ok(frame);
+            }
+            if self.line.read_buf(self.frames.room()).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
+    /// The next one of a call that is under way.
+    async fn next(&mut self) -> io::Result<(CallKind, Bytes)> {
+        let late = || io::Error::from(io::ErrorKind::TimedOut);
+        let next = timeout(SILENCE, self.wait()).await;
+        next.unwrap_or_else(|_| Err(late()))
+    }
+}
+
+impl Call {
     /// Passes on what comes, and keeps the line if it ended in order.
     async fn pass_on(mut self, pieces: mpsc::Sender<Result<Bytes, CallError>>) {
         loop {
             let next = tokio::select! {
                 biased;
-                next = self.next() => next,
+                next = self.from.next() => next,
                 () = pieces.closed() => {
                     // Whoever knows the length has all of it before its end has come. Else the agent went
                     // away: the line ends, and so the enclave hears of it.
-                    match timeout(END_WITHIN, self.next()).await {
+                    match timeout(END_WITHIN, self.from.next()).await {
                         Ok(Ok((CallKind::End, _))) => break,
                         _ => return,
                     }
@@ -301,15 +430,14 @@ impl Call {
         let Self {
             lines,
             from,
-            frames,
             mut upload,
             ..
         } = self;
         // An answer that came before the body was whole ends the line.
         if let Some(Ok(Some(to))) = (&mut upload.0).now_or_never()
-            && frames.is_empty()
+            && from.frames.is_empty()
         {
-            lines.keep(from.unsplit(to));
+            lines.keep(from.line.unsplit(to));
         }
     }
 }

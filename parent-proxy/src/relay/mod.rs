@@ -8,17 +8,22 @@
 //!                      └── ticket, body ──> line for calls ──> the enclave's process for the service
 //!                              dials the service, lends that line ──────────────┘ TLS ends there
 //! ```
+//!
+//! Agents that come as to a proxy (`CONNECT`) have a tunnel to the enclave's ingress process, where their TLS ends. That asks for calls over a
+//! line of its own, and this process passes on what it cannot read.
 
 mod call;
 mod dial;
 mod placeholders;
 mod store;
+mod tunnels;
 
 pub(crate) use self::call::{CallError, Calls, Closing};
 pub(crate) use self::dial::{Addresses, NoLine};
 pub(crate) use self::placeholders::{Held, Holder, Placeholders};
 pub(crate) use self::store::{BucketPlace, CredentialPlace};
-pub(crate) use self::store::{Store, StoreError};
+pub(crate) use self::store::{Kept, Store, StoreError};
+pub(crate) use self::tunnels::{Asking, Tunnels};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -41,13 +46,15 @@ pub(crate) struct Relay {
     /// The Unix socket.
     pub(crate) socket: PathBuf,
     pub(crate) placeholders: Placeholders,
+    /// Of agents that come as to a proxy.
+    pub(crate) tunnels: Tunnels,
     under_way: Arc<Counts>,
     large: Arc<Counts>,
 }
 
 /// How many there are, of each caller.
 #[derive(Default)]
-struct Counts(Mutex<BTreeMap<u64, usize>>);
+pub(crate) struct Counts(Mutex<BTreeMap<u64, usize>>);
 
 /// One that is counted, until it is dropped.
 pub(crate) struct UnderWay {
@@ -78,6 +85,7 @@ impl Relay {
         calls: Calls,
         localhost: Option<Localhost>,
         socket: PathBuf,
+        tunnels: Tunnels,
     ) -> Self {
         Self {
             store,
@@ -85,6 +93,7 @@ impl Relay {
             localhost,
             socket,
             placeholders: Placeholders::default(),
+            tunnels,
             under_way: Arc::default(),
             large: Arc::default(),
         }

@@ -44,7 +44,7 @@ fn main() {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
         // What its PID 1 starts first.
-        ["egress"] | ["service", _] => drop(boot::elsewhere(&IMAGE, "")),
+        ["egress"] | ["ingress"] | ["service", _] => drop(boot::elsewhere(&IMAGE, "")),
         [process @ ("egress-call" | "service-call"), number] => {
             let number = number.parse().expect("a number");
             confine(process);

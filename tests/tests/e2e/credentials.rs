@@ -3,6 +3,7 @@
 mod approving;
 mod attacks;
 mod clients;
+mod ingress;
 mod lasting;
 mod lying;
 mod seaweed;

@@ -1,10 +1,11 @@
 //! Refusals in the shape that clients of these APIs read.
 
 use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::header::{CONTENT_TYPE, PROXY_AUTHENTICATE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use policy::Service;
+use protocol::Refused;
 use serde_json::json;
 
 use super::super::Problem;
@@ -63,6 +64,39 @@ impl Shape {
 
 /// The body is an error as clients of the service read it; `X-Anchorhold-Error` has the code.
 pub(crate) fn refusal(problem: &Problem, shape: Shape) -> Response {
+    let (status, headers, body) = written(problem, shape);
+    let mut response = (status, headers, Body::from(body)).into_response();
+    response.extensions_mut().insert(problem.clone());
+    response
+}
+
+/// The same, for the enclave's ingress process to answer.
+pub(crate) fn refused(problem: &Problem, shape: Shape) -> Refused {
+    let (status, headers, body) = written(problem, shape);
+    let headers = headers.iter();
+    let headers =
+        headers.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec().into()));
+    Refused {
+        status: status.as_u16(),
+        headers: headers.collect(),
+        body: body.into_bytes(),
+    }
+}
+
+/// A refusal to a client that takes us for a proxy (RFC 9110 section 11.7).
+pub(crate) fn proxy_refusal(problem: &Problem) -> Response {
+    let mut response = refusal(problem, Shape::Models);
+    if response.status() == StatusCode::UNAUTHORIZED {
+        *response.status_mut() = StatusCode::PROXY_AUTHENTICATION_REQUIRED;
+        let headers = response.headers_mut();
+        if let Some(basic) = headers.remove(WWW_AUTHENTICATE) {
+            headers.insert(PROXY_AUTHENTICATE, basic);
+        }
+    }
+    response
+}
+
+fn written(problem: &Problem, shape: Shape) -> (StatusCode, HeaderMap, String) {
     let status =
         StatusCode::from_u16(problem.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let kind = match problem.status() {
@@ -76,8 +110,7 @@ pub(crate) fn refusal(problem: &Problem, shape: Shape) -> Response {
         _ => "invalid_request_error",
     };
     let (media, body) = shape.write(problem, kind);
-    let mut response = (status, Body::from(body)).into_response();
-    let headers = response.headers_mut();
+    let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media));
     if let Ok(code) = HeaderValue::from_str(problem.code()) {
         headers.insert(ERROR, code);
@@ -95,6 +128,5 @@ pub(crate) fn refusal(problem: &Problem, shape: Shape) -> Response {
         let basic = HeaderValue::from_static("Basic realm=\"anchorhold\"");
         headers.insert(WWW_AUTHENTICATE, basic);
     }
-    response.extensions_mut().insert(problem.clone());
-    response
+    (status, headers, body)
 }

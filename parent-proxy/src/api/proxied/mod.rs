@@ -1,29 +1,33 @@
 //! Proxied routes: from an agent's request to a call.
 
 mod answer;
+mod tunnel;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{Request as HttpRequest, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::response::{IntoResponse, Response};
-use broker::{Omni, Shown as InPlace, Target, take_placeholder};
+use broker::{Omni, Shown as InPlace, may_want_approval, take_placeholder};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
-use policy::{Bundle, IdentityPolicy, Service, ServiceRule};
-use protocol::{Answer, OpenCredential, PendingApproval, Request, Requester, Ticket};
+use policy::{Bundle, IdentityPolicy, Service};
+use protocol::{
+    Answer, OpenCredential, PendingApproval, Request, Requester, ServiceRequest, Ticket,
+};
 use tokio::time::timeout;
 
-use self::answer::{Shape, refusal};
+use self::answer::{Shape, proxy_refusal, refusal};
 use super::body::collect;
 use super::{App, Peer, Problem};
-use crate::relay::{CallError, Closing, NoLine, Relay, StoreError, UnderWay};
+use crate::relay::{CallError, Closing, Holder, Kept, NoLine, Relay, StoreError, UnderWay};
 use ::identity::Digest;
 use ::identity::caller::ObservedCaller;
-use callers::{Caller, Shown, TurnedAway, uid_of};
+use callers::{Caller, CallerQuota, Localhost, Shown, TurnedAway, uid_of};
 use enclave_client::RequestError;
 
 /// Names the identity, for callers that may use several.
@@ -42,8 +46,12 @@ const MAX_SHOWN: usize = 8 * 1024;
 /// By which the record knows the call.
 const CALL: HeaderName = HeaderName::from_static("x-anchorhold-call");
 
-/// Every path of the proxied routes.
+/// Every path of the proxied routes; and those who come as to a proxy.
 pub(crate) async fn handle(State(app): State<Arc<App>>, request: HttpRequest) -> Response {
+    if request.method() == Method::CONNECT {
+        let begun = tunnel::begin(&app, request).await;
+        return begun.unwrap_or_else(|problem| proxy_refusal(&problem));
+    }
     let named =
         split(request.uri().path()).and_then(|(name, _)| app.admission.policy().service(name));
     let shape = Shape::of(named.map(|(_, service)| service));
@@ -85,19 +93,16 @@ async fn proxied(app: &Arc<App>, request: HttpRequest) -> Result<Response, Probl
     } = found?;
     let identity = match held_for {
         Some(identity) => identity,
-        None => identity(app, &caller, service, &headers)?,
+        None => identity(app, &caller, service, named(&headers)?)?,
     };
-    let under_way = relay
-        .begin(caller.quota.id)
-        .ok_or_else(|| Problem::new(503, "service_busy", "this caller has 64 calls under way"))?;
-    let actor = Omni::of_operator(&policy.operator_key.0).child(&identity);
-    let kept = relay.store.get(actor, &service.name).await?;
-    let kept = kept.ok_or_else(|| missing(&identity, &service.name))?;
+    let under_way = begin_call(relay, &caller)?;
+    let kept = kept(app, relay, &identity, service).await?;
     let signs = service.inject.sigv4.is_some() && !headers.contains_key(PAYLOAD);
-    let may_wait = may_wait(
+    let may_wait = may_want_approval(
         policy,
         service,
-        (&identity, parts.method.as_str(), &shown.asked),
+        Some(&identity),
+        (parts.method.as_str(), &shown.asked),
     );
     let Whole {
         body,
@@ -113,17 +118,19 @@ async fn proxied(app: &Arc<App>, request: HttpRequest) -> Result<Response, Probl
             caller: caller.claim.clone(),
             identity: Some(identity),
         },
-        service: service.name.clone(),
-        method: parts.method.as_str().to_owned(),
-        target: shown.asked,
-        headers: headers
-            .iter()
-            .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec().into()))
-            .collect(),
-        length: body.size_hint().exact(),
         envelope: kept.bytes,
-        body: digest,
-        text: text.filter(|_| may_wait),
+        request: ServiceRequest {
+            service: service.name.clone(),
+            method: parts.method.as_str().to_owned(),
+            target: shown.asked,
+            headers: headers
+                .iter()
+                .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec().into()))
+                .collect(),
+            length: body.size_hint().exact(),
+            body: digest,
+            text: text.filter(|_| may_wait),
+        },
     };
     let asked = Request::OpenCredential(asked);
     let ticket = match app.ask(&caller.quota, asked).await? {
@@ -131,11 +138,9 @@ async fn proxied(app: &Arc<App>, request: HttpRequest) -> Result<Response, Probl
         Answer::PendingApproval(waiting) => return Err(waits(&waiting)),
         _ => return Err(RequestError::Nonsense.into()),
     };
-    let (closer, runtime) = (Arc::clone(app), tokio::runtime::Handle::current());
-    let closing = Closing::new(move || drop(runtime.spawn(close(closer, ticket))));
     let answer = relay
         .calls
-        .make(place, ticket, body, under_way, closing)
+        .make(place, ticket, body, under_way, closing(app, ticket))
         .await?;
     let mut response = answer.map(Body::new).into_response();
     let call = ::identity::sha256(&ticket.0).to_string();
@@ -145,30 +150,30 @@ async fn proxied(app: &Arc<App>, request: HttpRequest) -> Result<Response, Probl
     Ok(response)
 }
 
-/// Whether somebody may have to approve such a request: then it is shown whole.
-fn may_wait(
-    policy: &Bundle,
+/// A call of this caller, if it may have one more.
+fn begin_call(relay: &Relay, caller: &Caller) -> Result<UnderWay, Problem> {
+    relay
+        .begin(caller.quota.id)
+        .ok_or_else(|| Problem::new(503, "service_busy", "this caller has 64 calls under way"))
+}
+
+/// The sealed credential of an identity for a service.
+async fn kept(
+    app: &App,
+    relay: &Relay,
+    identity: &str,
     service: &Service,
-    (identity, method, asked): (&str, &str, &str),
-) -> bool {
-    // What has no one form is refused.
-    let Ok(target) = Target::new(&service.upstream, asked) else {
-        return false;
-    };
-    let by_rule = |rule: &ServiceRule| {
-        rule.approval.is_some()
-            && rule.methods.iter().any(|own| own == method)
-            && rule.identities.iter().any(|own| own == identity)
-            && rule
-                .paths
-                .iter()
-                .any(|path| path.matches(target.rule_path()))
-    };
-    let by_rego = policy
-        .rego
-        .as_ref()
-        .is_some_and(|rego| rego.approval.is_some());
-    by_rego || service.rules.iter().any(by_rule)
+) -> Result<Kept, Problem> {
+    let operator = &app.admission.policy().operator_key.0;
+    let actor = Omni::of_operator(operator).child(identity);
+    let kept = relay.store.get(actor, &service.name).await?;
+    kept.ok_or_else(|| missing(identity, &service.name))
+}
+
+/// Has the end of a call recorded, whatever comes of it.
+fn closing(app: &Arc<App>, ticket: Ticket) -> Closing {
+    let (closer, runtime) = (Arc::clone(app), tokio::runtime::Handle::current());
+    Closing::new(move || drop(runtime.spawn(close(closer, ticket))))
 }
 
 /// Clients of these APIs take 202 for success, and try 409 and 429 again by themselves.
@@ -296,13 +301,10 @@ fn identify(
             let held = |token: &str| relay.placeholders.holder(token);
             let seen = match localhost.take_placeholder(&mut headers, placeholder, held)? {
                 Shown::Token(name) => ObservedCaller::named(name),
-                Shown::Other(holder) => {
-                    // Whoever found it in another's environment is not who it was given to.
-                    if uid_of(*from, localhost.listen) != holder.seen.uid {
-                        return Err(TurnedAway::TokenInvalid.into());
-                    }
-                    identity = holder.identity;
-                    holder.seen
+                Shown::Other(held) => {
+                    let (seen, held_for) = holder(localhost, *from, held)?;
+                    identity = held_for;
+                    seen
                 }
             };
             let quota = app.quotas.of(&seen);
@@ -311,19 +313,33 @@ fn identify(
         (Some(Peer::Nobody(why)), _) => return Err((*why).into()),
         _ => return Err(TurnedAway::CallerUnknown.into()),
     };
+    Ok(Agent {
+        caller: admitted(app, seen, quota)?,
+        headers,
+        identity,
+    })
+}
+
+fn admitted(app: &App, seen: ObservedCaller, quota: Arc<CallerQuota>) -> Result<Caller, Problem> {
     let caller = Caller::of(seen, quota, &app.admission, &app.operators);
     if caller.admitted {
-        Ok(Agent {
-            caller,
-            headers,
-            identity,
-        })
+        return Ok(caller);
+    }
+    let says = "the policy names no identity for this caller";
+    Err(Problem::new(403, "caller_not_allowed", says))
+}
+
+/// The caller who holds a placeholder, and the identity that it was asked for: whoever found it in another's
+/// environment is not who it was given to.
+fn holder(
+    localhost: &Localhost,
+    from: SocketAddr,
+    holder: Holder,
+) -> Result<(ObservedCaller, Option<String>), TurnedAway> {
+    if uid_of(from, localhost.listen) == holder.seen.uid {
+        Ok((holder.seen, holder.identity))
     } else {
-        Err(Problem::new(
-            403,
-            "caller_not_allowed",
-            "the policy names no identity for this caller",
-        ))
+        Err(TurnedAway::TokenInvalid)
     }
 }
 
@@ -353,23 +369,27 @@ fn split(target: &str) -> Option<(&str, &str)> {
     (end > 0).then(|| rest.split_at(end))
 }
 
+/// The identity that a request names.
+fn named(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let named = headers.get(IDENTITY).map(|named| named.to_str());
+    let named = named.transpose();
+    let named = named.map_err(|_| {
+        let says = "X-Anchorhold-Identity is no name";
+        Problem::new(422, "identity_required", says)
+    })?;
+    Ok(named.map(str::to_owned))
+}
+
 /// With whose credential: the one that is named, or the only one that the caller may use and the
 /// service has a rule for. The enclave decides.
 fn identity(
     app: &App,
     caller: &Caller,
     service: &Service,
-    headers: &HeaderMap,
+    named: Option<String>,
 ) -> Result<String, Problem> {
-    if let Some(named) = headers.get(IDENTITY) {
-        return match named.to_str() {
-            Ok(named) => Ok(named.to_owned()),
-            Err(_) => Err(Problem::new(
-                422,
-                "identity_required",
-                "X-Anchorhold-Identity is no name",
-            )),
-        };
+    if let Some(named) = named {
+        return Ok(named);
     }
     let of_service = |policy: &&IdentityPolicy| {
         let mut rules = service.rules.iter();

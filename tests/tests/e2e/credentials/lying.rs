@@ -13,7 +13,8 @@ use identity::caller::ObservedCaller;
 use identity::{Digest, Signer, sha256};
 use parent_proxy::KeyFile;
 use protocol::{
-    Answer, CallFrame, CallFrames, CallKind, LineKind, OpenCredential, Request, Requester, Ticket,
+    Answer, CallFrame, CallFrames, CallKind, LineKind, OpenCredential, Request, Requester,
+    ServiceRequest, Ticket,
 };
 
 use super::setting::Setting;
@@ -58,14 +59,16 @@ impl Parent {
                 caller: ObservedCaller::named("crew"),
                 identity: Some("crew".into()),
             },
-            service: "api".into(),
-            method: "POST".into(),
-            target: "/chat".into(),
-            headers: Vec::new(),
-            length,
             envelope: self.envelope.clone(),
-            body: Some(body),
-            text: None,
+            request: ServiceRequest {
+                service: "api".into(),
+                method: "POST".into(),
+                target: "/chat".into(),
+                headers: Vec::new(),
+                length,
+                body: Some(body),
+                text: None,
+            },
         };
         match self.window.ask(Request::OpenCredential(open)).unwrap() {
             Ok(Answer::Opened(ticket)) => ticket,

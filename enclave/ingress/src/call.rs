@@ -1,0 +1,284 @@
+//! One request after the other of one agent's connection.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use broker::{CallKey, FrameKey, Way, may_want_approval, service_at, take_placeholder};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Either, Full};
+use hyper::body::{Body, Incoming};
+use hyper::header::{HOST, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{Request, Response, StatusCode};
+use identity::cbor;
+use policy::Service;
+use protocol::{CallFrame, CallKind, FramedHead, InsideRequest, Refused, ServiceRequest, Told};
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
+use tokio::time::timeout;
+use upstream::{FramesFrom, FramesTo};
+use zeroize::Zeroizing;
+
+use crate::answer::{AnswerBody, BrokenOff, Streamed, whole};
+use crate::process::Shared;
+use crate::refusal::Refusal;
+use crate::whole::Whole;
+
+/// By which clients of S3 say what they sign.
+const PAYLOAD: HeaderName = HeaderName::from_static("x-amz-content-sha256");
+/// By which the record knows the call.
+const CALL: HeaderName = HeaderName::from_static("x-anchorhold-call");
+/// For the decision.
+const DECIDED_WITHIN: Duration = Duration::from_secs(60);
+/// For the next piece of an answer: the process of a service gives up after ten minutes.
+const SILENCE: Duration = Duration::from_secs(630);
+
+/// The way of one agent's connection to services.
+pub(crate) struct Calls {
+    shared: Arc<Shared>,
+    /// The name by which the agent's TLS asked for us.
+    named: Option<String>,
+    from: Arc<Mutex<FramesFrom>>,
+    to: Arc<Mutex<FramesTo>>,
+}
+
+type Answered = Result<Response<AnswerBody>, io::Error>;
+
+/// The connection can only end: what it says would be nobody's answer.
+fn broken() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the way to the service broke")
+}
+
+impl Calls {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        named: Option<String>,
+        from: FramesFrom,
+        to: FramesTo,
+    ) -> Self {
+        Self {
+            shared,
+            named,
+            from: Arc::new(Mutex::new(from)),
+            to: Arc::new(Mutex::new(to)),
+        }
+    }
+
+    /// One request, and its answer; an error ends the connection.
+    pub(crate) async fn handle(&self, request: Request<Incoming>) -> Answered {
+        let (parts, mut body) = request.into_parts();
+        match self.asked(&parts, &mut body).await {
+            Ok((asked, came)) => self.call(&asked, came, body).await,
+            Err(refusal) => Ok(refusal.response()),
+        }
+    }
+
+    /// What is asked, and what of its body came already.
+    async fn asked(
+        &self,
+        parts: &Parts,
+        body: &mut Incoming,
+    ) -> Result<(ServiceRequest, Whole), Refusal> {
+        let (service, asked) = self.service(parts)?;
+        let length = body.size_hint().exact();
+        let method = parts.method.as_str();
+        let signs = service.inject.sigv4.is_some() && !parts.headers.contains_key(PAYLOAD);
+        let bundle = &self.shared.bundle;
+        let may_wait = may_want_approval(bundle, service, None, (method, &asked));
+        let came = match signs || may_wait {
+            true => Whole::take(body).await?,
+            false => Whole::default(),
+        };
+        let headers = parts.headers.iter();
+        let headers = headers
+            .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec().into()));
+        let request = ServiceRequest {
+            service: service.name.clone(),
+            method: method.to_owned(),
+            target: asked,
+            headers: headers.collect(),
+            length: length.or(came.digest.map(|_| came.begun.len() as u64)),
+            body: came.digest,
+            text: came.text.clone().filter(|_| may_wait),
+        };
+        Ok((request, came))
+    }
+
+    /// The service that is meant, and what is asked of it: the host of TLS, of `Host`, and of the bundle are
+    /// the same.
+    fn service(&self, parts: &Parts) -> Result<(&Service, String), Refusal> {
+        let mut hosts = parts.headers.get_all(HOST).iter();
+        let host = match (hosts.next(), hosts.next()) {
+            (Some(host), None) => host.to_str().map_err(|_| Refusal::HostMisdirected)?,
+            _ => return Err(Refusal::HostMisdirected),
+        };
+        let name = host.split(':').next().unwrap_or(host);
+        let is_named = |named: &String| named.eq_ignore_ascii_case(name);
+        if !self.named.as_ref().is_some_and(is_named) {
+            return Err(Refusal::HostMisdirected);
+        }
+        // A whole URL, or `*`, would be another way to name a host.
+        if parts.uri.authority().is_some() || !parts.uri.path().starts_with('/') {
+            return Err(Refusal::PathNotCanonical);
+        }
+        let target = parts.uri.path_and_query().map_or("/", |all| all.as_str());
+        let found = service_at(&self.shared.bundle, host, target);
+        let (service, asked) = found.ok_or(Refusal::UnknownService)?;
+        // Who asks has said who it is already: what it shows in the credential's place is nobody's.
+        let shown = take_placeholder(&service.inject, asked);
+        let shown = shown.map_err(|_| Refusal::PathNotCanonical)?;
+        Ok((service, shown.asked))
+    }
+
+    async fn call(&self, asked: &ServiceRequest, came: Whole, body: Incoming) -> Answered {
+        let mut from = Arc::clone(&self.from).lock_owned().await;
+        let mut to = Arc::clone(&self.to).lock_owned().await;
+        let text = Zeroizing::new(cbor::to_vec(asked));
+        let mut nonce = [0; 12];
+        aws_lc_rs::rand::fill(&mut nonce).map_err(|_| broken())?;
+        let asked = InsideRequest {
+            service: asked.service.clone(),
+            sealed: self.shared.key.seal_request(&text, nonce),
+        };
+        let frame = cbor::to_vec(&asked);
+        if frame.len() > CallFrame::MAX_BYTES {
+            return Ok(Refusal::HeadersTooLong.response());
+        }
+        to.write(CallKind::Ask, &frame).await?;
+        let told = timeout(DECIDED_WITHIN, from.frame()).await.ok().flatten();
+        let key = match told {
+            Some((CallKind::Told, bytes)) => match cbor::from_slice(&bytes) {
+                Ok(Told::Opened(sealed)) => self.shared.key.open_answer(&asked.sealed, &sealed),
+                Ok(Told::Refused(refused)) => return refused_with(refused, body).await,
+                Err(_) => return Ok(Refusal::ParentNonsense.response()),
+            },
+            _ => return Err(broken()),
+        };
+        let Ok(CallKey { key, call }) = key else {
+            return Ok(Refusal::ParentNonsense.response());
+        };
+        from.unseal(Some(FrameKey::new(&key, Way::Back)));
+        to.seal(Some(FrameKey::new(&key, Way::There)));
+        let uploading = tokio::spawn(upload(to, came, body));
+        let mut response = match next(&mut from).await {
+            Some((CallKind::Head, head)) => head_of(&head)?,
+            Some((CallKind::Told, bytes)) => {
+                from.unseal(None);
+                uploading.abort();
+                return match cbor::from_slice(&bytes) {
+                    Ok(Told::Refused(refused)) => refusal(refused),
+                    _ => Err(broken()),
+                };
+            }
+            _ => {
+                uploading.abort();
+                return Err(broken());
+            }
+        };
+        let (pieces, streamed) = mpsc::channel(1);
+        tokio::spawn(download(from, pieces));
+        if let Ok(call) = HeaderValue::from_str(&call.to_string()) {
+            response.headers_mut().insert(CALL, call);
+        }
+        Ok(response.map(|()| Either::Right(Streamed { pieces: streamed })))
+    }
+}
+
+/// What the parent refuses before anything was sent: an agent reads that only once it has sent what it had to
+/// send, if that is not much.
+async fn refused_with(refused: Refused, mut body: Incoming) -> Answered {
+    const MOST: usize = 64 * 1024;
+    let drain = async {
+        let mut drained = 0;
+        while let Some(Ok(frame)) = body.frame().await
+            && drained < MOST
+        {
+            drained += frame.data_ref().map_or(0, Bytes::len);
+        }
+    };
+    let _ = timeout(Duration::from_millis(500), drain).await;
+    refusal(refused)
+}
+
+/// A refusal in the parent's words. It can refuse, and never answer in a service's stead.
+fn refusal(refused: Refused) -> Answered {
+    let status = StatusCode::from_u16(refused.status).map_err(|_| broken())?;
+    if !(status.is_client_error() || status.is_server_error()) {
+        return Ok(Refusal::ParentNonsense.response());
+    }
+    let mut response = Response::new(whole(Full::from(refused.body)));
+    *response.status_mut() = status;
+    add_headers(&mut response, &refused.headers)?;
+    if !response.headers().contains_key("x-anchorhold-error") {
+        return Ok(Refusal::ParentNonsense.response());
+    }
+    Ok(response)
+}
+
+fn head_of(bytes: &[u8]) -> Result<Response<()>, io::Error> {
+    let head: FramedHead = cbor::from_slice(bytes).map_err(|_| broken())?;
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::from_u16(head.status).map_err(|_| broken())?;
+    add_headers(&mut response, &head.headers)?;
+    Ok(response)
+}
+
+fn add_headers<T>(
+    response: &mut Response<T>,
+    headers: &[(String, minicbor::bytes::ByteVec)],
+) -> Result<(), io::Error> {
+    for (name, value) in headers {
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| broken())?;
+        let value = HeaderValue::from_bytes(value).map_err(|_| broken())?;
+        response.headers_mut().append(name, value);
+    }
+    Ok(())
+}
+
+async fn next(from: &mut FramesFrom) -> Option<(CallKind, Bytes)> {
+    timeout(SILENCE, from.frame()).await.ok().flatten()
+}
+
+/// Sends a body. If it breaks off, its end is not said: half a body is none.
+async fn upload(mut to: OwnedMutexGuard<FramesTo>, came: Whole, mut body: Incoming) -> Option<()> {
+    send(&mut to, &came.begun).await?;
+    while let Some(frame) = body.frame().await {
+        if let Ok(bytes) = frame.ok()?.into_data() {
+            send(&mut to, &bytes).await?;
+        }
+    }
+    to.write(CallKind::End, &[]).await.ok()?;
+    to.seal(None);
+    Some(())
+}
+
+async fn send(to: &mut FramesTo, bytes: &[u8]) -> Option<()> {
+    for piece in bytes.chunks(to.most()) {
+        to.write(CallKind::Data, piece).await.ok()?;
+    }
+    Some(())
+}
+
+/// Passes an answer on until its end.
+async fn download(
+    mut from: OwnedMutexGuard<FramesFrom>,
+    pieces: mpsc::Sender<Result<Bytes, BrokenOff>>,
+) {
+    loop {
+        match next(&mut from).await {
+            Some((CallKind::Data, bytes)) => {
+                if pieces.send(Ok(bytes)).await.is_err() {
+                    return;
+                }
+            }
+            Some((CallKind::End, _)) => {
+                from.unseal(None);
+                return;
+            }
+            _ => {
+                let _ = pieces.send(Err(BrokenOff)).await;
+                return;
+            }
+        }
+    }
+}

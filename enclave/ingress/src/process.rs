@@ -1,0 +1,133 @@
+//! The ingress process: what it is comes over the pipe, agents to its listener.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use broker::IngressKey;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use policy::Bundle;
+use protocol::LineKind;
+use tokio::io::AsyncWriteExt;
+use tokio::runtime::Runtime;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use upstream::{Error, Lines, Pipes, frames, opening};
+
+use crate::call::Calls;
+use crate::pairs::{Pair, Pairs};
+use crate::setup::Setup;
+use crate::tls;
+
+/// Lines at a time: two for each agent.
+const MAX_LINES: usize = 1024;
+const SWEEP_EVERY: Duration = Duration::from_secs(2);
+/// For an agent to shake hands.
+const SHAKE_WITHIN: Duration = Duration::from_secs(10);
+/// For a request's head to arrive, and for a connection to lie idle.
+const HEAD_WITHIN: Duration = Duration::from_secs(120);
+/// The head and the buffer of one connection.
+const MAX_HEAD: usize = 32 * 1024;
+
+/// What every agent's connection needs.
+pub(crate) struct Shared {
+    pub(crate) bundle: Bundle,
+    pub(crate) key: IngressKey,
+    tls: TlsAcceptor,
+    pairs: Pairs<OwnedSemaphorePermit>,
+}
+
+/// Serves until the pipe ends. `confined` is written first: one byte that says that this process has
+/// confined itself.
+pub fn serve(runtime: &Runtime, pipes: Pipes, lines: Lines, confined: u8) -> Result<(), Error> {
+    runtime.block_on(run(pipes, lines, confined))
+}
+
+async fn run(mut pipes: Pipes, lines: Lines, confined: u8) -> Result<(), Error> {
+    pipes.output.write_all(&[confined]).await?;
+    let Some(setup) = pipes.input.next::<Setup>().await? else {
+        // Nobody needs it.
+        return Ok(());
+    };
+    let bundle = Bundle::from_canonical(&setup.bundle).map_err(|_| Error::NotBegun)?;
+    let shared = Arc::new(Shared {
+        bundle,
+        key: IngressKey::new(&setup.ingress.0),
+        tls: tls::acceptor(&setup)?,
+        pairs: Pairs::default(),
+    });
+    drop(setup);
+    tokio::spawn(accept(Arc::clone(&shared), lines));
+    let swept = Arc::clone(&shared);
+    tokio::spawn(async move {
+        loop {
+            sleep(SWEEP_EVERY).await;
+            swept.pairs.sweep();
+        }
+    });
+    match pipes.input.next::<Setup>().await? {
+        None => Ok(()),
+        Some(_) => Err(Error::NotBegun),
+    }
+}
+
+async fn accept(shared: Arc<Shared>, mut lines: Lines) {
+    let places = Arc::new(Semaphore::new(MAX_LINES));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        let line = match lines.accept().await {
+            Ok(Some(line)) => line,
+            Ok(None) => continue,
+            // Out of descriptors: it passes.
+            Err(_) => {
+                sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            let mut line = line;
+            match opening(&mut line).await {
+                None | Some((LineKind::Upstream, _)) => {}
+                Some(opened) => {
+                    if let Some(pair) = shared.pairs.meet(opened, line, place) {
+                        agent(&shared, pair).await;
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// Serves one agent until its connection ends.
+async fn agent(shared: &Arc<Shared>, pair: Pair<OwnedSemaphorePermit>) {
+    let Pair {
+        agent,
+        calls,
+        places: _places,
+    } = pair;
+    let shaken = timeout(SHAKE_WITHIN, shared.tls.accept(agent)).await;
+    let Ok(Ok(stream)) = shaken else {
+        return;
+    };
+    let named = stream.get_ref().1.server_name().map(str::to_owned);
+    let (from, to) = frames(calls);
+    let calls = Arc::new(Calls::new(Arc::clone(shared), named, from, to));
+    let service = service_fn(|request| {
+        let calls = Arc::clone(&calls);
+        async move { calls.handle(request).await }
+    });
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WITHIN)
+        .max_buf_size(MAX_HEAD);
+    // Whatever ended it, the agent sees that it ended.
+    let _ = builder
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}

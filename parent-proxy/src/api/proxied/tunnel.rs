@@ -1,0 +1,189 @@
+//! Agents that come as to a proxy: `CONNECT` to the host of a service. Their TLS ends in the enclave, which asks
+//! for each call what this process cannot read.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::Request as HttpRequest;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use broker::is_served;
+use callers::{Caller, Shown, TurnedAway};
+use enclave_client::RequestError;
+use protocol::{Answer, InsideRequest, OpenSealed, OpenedSealed, Request, Requester, Told};
+
+use super::answer::{Shape, refused};
+use super::{admitted, begin_call, closing, holder, identity, kept, no_services, unknown, waits};
+use crate::api::{App, Peer, Problem};
+use crate::relay::{Asking, Relay};
+use ::identity::caller::ObservedCaller;
+
+/// As the user of Basic, where nobody is named.
+const NOBODY: &str = "x";
+
+/// Who has a tunnel.
+struct Agent {
+    caller: Caller,
+    /// The identity that it is for, where one is named.
+    identity: Option<String>,
+}
+
+/// Begins a tunnel; the answer to the request is the last that this process says to the agent.
+pub(super) async fn begin(app: &Arc<App>, mut request: HttpRequest) -> Result<Response, Problem> {
+    let relay = app.relay.as_ref().ok_or_else(no_services)?;
+    if !relay.tunnels.are_open() {
+        let says =
+            "the bundle has no [https_proxy]: ask for a service by the first segment of a path";
+        return Err(Problem::new(405, "https_proxy_closed", says));
+    }
+    let peer = request.extensions().get();
+    let agent = identify(app, relay, peer, request.headers())?;
+    let authority = request
+        .uri()
+        .authority()
+        .map_or("", |authority| authority.as_str());
+    let policy = app.admission.policy();
+    if !is_served(policy, authority) {
+        let shown: String = authority.chars().take(255).collect();
+        let says = format!("no service of the bundle is at {shown:?}");
+        return Err(Problem::new(403, "host_not_served", says));
+    }
+    let unavailable = |error: std::io::Error| {
+        let says = format!("the enclave's ingress process: {error}");
+        Problem::new(503, "enclave_unavailable", says)
+    };
+    let tunnel = relay.tunnels.open(agent.caller.quota.id).await;
+    let tunnel = tunnel.map_err(unavailable)?.ok_or_else(|| {
+        let says = "this caller has 64 tunnels, or all have 512";
+        Problem::new(503, "service_busy", says)
+    })?;
+    let upgrading = hyper::upgrade::on(&mut request);
+    let app = Arc::clone(app);
+    tokio::spawn(async move {
+        let serve = |asking| serve(&app, &agent, asking);
+        tunnel.run(upgrading, serve).await;
+    });
+    Ok(Response::new(Body::empty()))
+}
+
+fn identify(
+    app: &App,
+    relay: &Relay,
+    peer: Option<&Peer>,
+    headers: &HeaderMap,
+) -> Result<Agent, Problem> {
+    let mut identity = None;
+    let (seen, quota) = match (peer, &relay.localhost) {
+        (Some(Peer::Unix(known)), _) => (known.seen.clone(), Arc::clone(&known.quota)),
+        (Some(Peer::Localhost(from)), Some(localhost)) => {
+            let held = |token: &str| relay.placeholders.holder(token);
+            let (shown, user) = localhost.proxy_caller(headers, held)?;
+            let seen = match shown {
+                Shown::Token(name) => {
+                    identity = user_named(app, user)?;
+                    ObservedCaller::named(name)
+                }
+                Shown::Other(held) => {
+                    let (seen, held_for) = holder(localhost, *from, held)?;
+                    identity = match held_for {
+                        Some(held_for) => Some(held_for),
+                        None => user_named(app, user)?,
+                    };
+                    seen
+                }
+            };
+            let quota = app.quotas.of(&seen);
+            (seen, quota)
+        }
+        (Some(Peer::Nobody(why)), _) => return Err((*why).into()),
+        _ => return Err(TurnedAway::CallerUnknown.into()),
+    };
+    Ok(Agent {
+        caller: admitted(app, seen, quota)?,
+        identity,
+    })
+}
+
+/// The identity that is named as the user of Basic: none, or `x`, leaves it to the caller's only one.
+fn user_named(app: &App, user: Option<String>) -> Result<Option<String>, Problem> {
+    let user = user.filter(|user| !user.is_empty());
+    let is_identity = |user: &String| app.admission.policy().identity(user).is_some();
+    match user {
+        Some(user) if is_identity(&user) => Ok(Some(user)),
+        None => Ok(None),
+        Some(user) if user == NOBODY => Ok(None),
+        Some(_) => {
+            let says = "the user of the proxy's URL is no identity of the bundle; x names none";
+            Err(Problem::new(422, "identity_required", says))
+        }
+    }
+}
+
+/// Has one call after the other decided, and passes on what it says.
+async fn serve(app: &Arc<App>, agent: &Agent, mut asking: Asking) {
+    while let Some(asked) = asking.next().await {
+        let (_, service) = app.admission.policy().service(&asked.service).unzip();
+        let shape = Shape::of(service);
+        match call(app, agent, &mut asking, asked).await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err((problem, again)) => {
+                app.metrics.refused(problem.code());
+                let told = Told::Refused(refused(&problem, shape));
+                if asking.tell(&told).await.is_err() || !again {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Whether another call may follow; or why there is none, and whether another one may follow.
+async fn call(
+    app: &Arc<App>,
+    agent: &Agent,
+    asking: &mut Asking,
+    asked: InsideRequest,
+) -> Result<bool, (Problem, bool)> {
+    let before = |problem| (problem, true);
+    let relay = app.relay.as_ref().ok_or_else(no_services).map_err(before)?;
+    let _under_way = begin_call(relay, &agent.caller).map_err(before)?;
+    let (place, opened) = decide(app, relay, agent, asked).await.map_err(before)?;
+    let OpenedSealed { ticket, sealed } = opened;
+    let closing = closing(app, ticket);
+    if asking.tell(&Told::Opened(sealed)).await.is_err() {
+        return Ok(false);
+    }
+    let lines = (&mut asking.from, &mut asking.to);
+    let carried = relay.calls.carry(place, ticket, lines, closing).await;
+    carried.map_err(|error| (error.into(), false))
+}
+
+async fn decide(
+    app: &Arc<App>,
+    relay: &Relay,
+    agent: &Agent,
+    asked: InsideRequest,
+) -> Result<(usize, OpenedSealed), Problem> {
+    let policy = app.admission.policy();
+    let found = policy.service(&asked.service);
+    let (place, service) = found.ok_or_else(|| unknown(&asked.service))?;
+    let identity = identity(app, &agent.caller, service, agent.identity.clone())?;
+    let kept = kept(app, relay, &identity, service).await?;
+    let open = OpenSealed {
+        requester: Requester {
+            caller: agent.caller.claim.clone(),
+            identity: Some(identity),
+        },
+        envelope: kept.bytes,
+        sealed: asked.sealed,
+    };
+    match app
+        .ask(&agent.caller.quota, Request::OpenSealed(open))
+        .await?
+    {
+        Answer::OpenedSealed(opened) => Ok((place, opened)),
+        Answer::PendingApproval(waiting) => Err(waits(&waiting)),
+        _ => Err(RequestError::Nonsense.into()),
+    }
+}

@@ -1,0 +1,171 @@
+//! Tunnels of agents that come as to a proxy: their TLS, and the line over which the enclave's ingress process
+//! asks for calls.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use enclave_client::{Stream, open};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use identity::cbor;
+use protocol::{CallFrame, CallKind, Endpoint, InsideRequest, LineKind, Ticket, Told};
+use tokio::io::{AsyncWriteExt, WriteHalf, copy_bidirectional_with_sizes, split};
+use tokio::sync::watch;
+use tracing::debug;
+
+use super::call::Frames;
+use super::{Counts, UnderWay};
+
+/// Of one caller and of all, at a time.
+const MAX_TUNNELS: usize = 64;
+const MAX_TUNNELS_OF_ALL: usize = 512;
+const BUFFER: usize = 32 * 1024;
+
+type Line = Box<dyn Stream>;
+
+/// What tunnels need.
+pub(crate) struct Tunnels {
+    /// The enclave's ingress process, if the bundle has agents come through it.
+    endpoint: Option<Endpoint>,
+    open: Arc<Counts>,
+    /// How many there are, and whether they shall end.
+    count: watch::Sender<usize>,
+    stopping: watch::Sender<bool>,
+}
+
+/// Both lines of an agent to the ingress process.
+pub(crate) struct Tunnel {
+    agent: Line,
+    from: Frames,
+    to: WriteHalf<Line>,
+    stopping: watch::Receiver<bool>,
+    _place: UnderWay,
+    _counted: Counted,
+}
+
+/// The end of a tunnel that asks for calls.
+pub(crate) struct Asking {
+    pub(crate) from: Frames,
+    pub(crate) to: WriteHalf<Line>,
+    stopping: watch::Receiver<bool>,
+}
+
+/// One of those that are waited for at the end.
+struct Counted(watch::Sender<usize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+impl Tunnels {
+    pub(crate) fn new(endpoint: Option<Endpoint>) -> Self {
+        Self {
+            endpoint,
+            open: Arc::default(),
+            count: watch::Sender::new(0),
+            stopping: watch::Sender::new(false),
+        }
+    }
+
+    /// Whether agents may come so at all.
+    pub(crate) fn are_open(&self) -> bool {
+        self.endpoint.is_some()
+    }
+
+    /// Both lines for an agent of this caller; none if it has as many as it may.
+    pub(crate) async fn open(&self, caller: u64) -> io::Result<Option<Tunnel>> {
+        let endpoint = self.endpoint.as_ref();
+        let endpoint = endpoint.ok_or(io::ErrorKind::Unsupported)?;
+        let Some(place) = self.open.begin(caller, MAX_TUNNELS, MAX_TUNNELS_OF_ALL) else {
+            return Ok(None);
+        };
+        let mut number = Ticket([0; 16]);
+        getrandom::fill(&mut number.0).map_err(io::Error::other)?;
+        let mut agent = open(endpoint).await?;
+        agent.write_all(&LineKind::Agent.opening(number)).await?;
+        let mut calls = open(endpoint).await?;
+        calls.write_all(&LineKind::Calls.opening(number)).await?;
+        let (from, to) = split(calls);
+        self.count.send_modify(|count| *count += 1);
+        Ok(Some(Tunnel {
+            agent,
+            from: Frames::new(from),
+            to,
+            stopping: self.stopping.subscribe(),
+            _place: place,
+            _counted: Counted(self.count.clone()),
+        }))
+    }
+
+    /// Each ends with the call that it is at.
+    pub(crate) async fn drained(&self) {
+        self.stopping.send_replace(true);
+        let _ = self.count.subscribe().wait_for(|count| *count == 0).await;
+    }
+}
+
+impl Tunnel {
+    /// Passes the agent's bytes on until it ends; meanwhile `serve` has what the ingress process asks.
+    pub(crate) async fn run<F: Future<Output = ()>>(
+        self,
+        upgrading: OnUpgrade,
+        serve: impl FnOnce(Asking) -> F,
+    ) {
+        let Self {
+            mut agent,
+            from,
+            to,
+            stopping,
+            _place,
+            _counted,
+        } = self;
+        let mut upgraded = match upgrading.await {
+            Ok(upgraded) => TokioIo::new(upgraded),
+            Err(error) => {
+                debug!(%error, "a tunnel did not begin");
+                return;
+            }
+        };
+        let passing = copy_bidirectional_with_sizes(&mut upgraded, &mut agent, BUFFER, BUFFER);
+        let asking = Asking { from, to, stopping };
+        let serving = async {
+            serve(asking).await;
+            // What was answered goes out still: the ingress process ends the connection.
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            passed = passing => {
+                if let Err(error) = passed {
+                    debug!(%error, "a tunnel broke");
+                }
+            }
+            () = serving => {}
+        }
+    }
+}
+
+impl Asking {
+    /// What the ingress process asks next; none at the end.
+    pub(crate) async fn next(&mut self) -> Option<InsideRequest> {
+        let frame = tokio::select! {
+            biased;
+            _ = self.stopping.wait_for(|stopping| *stopping) => return None,
+            frame = self.from.wait() => frame.ok()?,
+        };
+        match frame {
+            (CallKind::Ask, bytes) => cbor::from_slice(&bytes).ok(),
+            _ => None,
+        }
+    }
+
+    /// Tells it what came of that.
+    pub(crate) async fn tell(&mut self, told: &Told) -> io::Result<()> {
+        let bytes = cbor::to_vec(told);
+        let mut out = BytesMut::new();
+        CallFrame::write(CallKind::Told, &bytes, &mut out);
+        self.to.write_all_buf(&mut out).await
+    }
+}
