@@ -14,7 +14,8 @@ pub mod window;
 pub use http::{Answer, Connection, get, post, raw};
 pub use lasting::{Lasting, serve_aws};
 pub use running::{
-    Running, VerifierFiles, copy_program, now, private_folder, program, wait_for, write_script,
+    Running, VerifierFiles, copy_program, now, peak, private_folder, program, wait_for,
+    write_script,
 };
 pub use tap::{Moment, Step, Tap};
 pub use terminal::{Screen, on_terminal};

@@ -8,13 +8,14 @@ use broker::{CallKey, FrameKey, Way, may_want_approval, service_at, take_placeho
 use bytes::Bytes;
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::{Body, Incoming};
-use hyper::header::{HOST, HeaderName, HeaderValue};
+use hyper::header::{CONNECTION, HOST, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode};
 use identity::cbor;
 use policy::Service;
 use protocol::{CallFrame, CallKind, FramedHead, InsideRequest, Refused, ServiceRequest, Told};
 use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use upstream::{FramesFrom, FramesTo};
 use zeroize::Zeroizing;
@@ -159,24 +160,31 @@ impl Calls {
         };
         from.unseal(Some(FrameKey::new(&key, Way::Back)));
         to.seal(Some(FrameKey::new(&key, Way::There)));
-        let uploading = tokio::spawn(upload(to, came, body));
-        let mut response = match next(&mut from).await {
+        let mut uploading = AbortOnDrop(tokio::spawn(upload(to, came, body)));
+        let mut is_sent = false;
+        let first = loop {
+            tokio::select! {
+                biased;
+                first = next(&mut from) => break first,
+                sent = &mut uploading.0, if !is_sent => match sent {
+                    // What was answered early may be on its way still.
+                    Ok(Uploaded::Whole | Uploaded::LineGone) => is_sent = true,
+                    _ => return Err(broken()),
+                },
+            }
+        };
+        let mut response = match first {
             Some((CallKind::Head, head)) => head_of(&head)?,
             Some((CallKind::Told, bytes)) => {
-                from.unseal(None);
-                uploading.abort();
                 return match cbor::from_slice(&bytes) {
-                    Ok(Told::Refused(refused)) => refusal(refused),
+                    Ok(Told::Refused(refused)) => last(refusal(refused)),
                     _ => Err(broken()),
                 };
             }
-            _ => {
-                uploading.abort();
-                return Err(broken());
-            }
+            _ => return Err(broken()),
         };
         let (pieces, streamed) = mpsc::channel(1);
-        tokio::spawn(download(from, pieces));
+        tokio::spawn(download(from, pieces, uploading));
         if let Ok(call) = HeaderValue::from_str(&call.to_string()) {
             response.headers_mut().insert(CALL, call);
         }
@@ -239,17 +247,51 @@ async fn next(from: &mut FramesFrom) -> Option<(CallKind, Bytes)> {
     timeout(SILENCE, from.frame()).await.ok().flatten()
 }
 
-/// Sends a body. If it breaks off, its end is not said: half a body is none.
-async fn upload(mut to: OwnedMutexGuard<FramesTo>, came: Whole, mut body: Incoming) -> Option<()> {
-    send(&mut to, &came.begun).await?;
+/// The way to the service is out of step behind this answer.
+fn last(answered: Answered) -> Answered {
+    let mut answer = answered?;
+    let close = HeaderValue::from_static("close");
+    answer.headers_mut().insert(CONNECTION, close);
+    Ok(answer)
+}
+
+/// What became of a body.
+enum Uploaded {
+    /// It was sent whole.
+    Whole,
+    /// The agent went away, or broke it off. Its end is not said: half a body is none.
+    AgentGone,
+    /// Nobody takes it any more.
+    LineGone,
+}
+
+/// An upload that nobody needs any more ends.
+struct AbortOnDrop(JoinHandle<Uploaded>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn upload(mut to: OwnedMutexGuard<FramesTo>, came: Whole, mut body: Incoming) -> Uploaded {
+    if send(&mut to, &came.begun).await.is_none() {
+        return Uploaded::LineGone;
+    }
     while let Some(frame) = body.frame().await {
-        if let Ok(bytes) = frame.ok()?.into_data() {
-            send(&mut to, &bytes).await?;
+        let Ok(frame) = frame else {
+            return Uploaded::AgentGone;
+        };
+        let bytes = frame.into_data().unwrap_or_default();
+        if send(&mut to, &bytes).await.is_none() {
+            return Uploaded::LineGone;
         }
     }
-    to.write(CallKind::End, &[]).await.ok()?;
+    if to.write(CallKind::End, &[]).await.is_err() {
+        return Uploaded::LineGone;
+    }
     to.seal(None);
-    Some(())
+    Uploaded::Whole
 }
 
 async fn send(to: &mut FramesTo, bytes: &[u8]) -> Option<()> {
@@ -263,9 +305,16 @@ async fn send(to: &mut FramesTo, bytes: &[u8]) -> Option<()> {
 async fn download(
     mut from: OwnedMutexGuard<FramesFrom>,
     pieces: mpsc::Sender<Result<Bytes, BrokenOff>>,
+    _uploading: AbortOnDrop,
 ) {
     loop {
-        match next(&mut from).await {
+        let frame = tokio::select! {
+            biased;
+            frame = next(&mut from) => frame,
+            // The agent went away.
+            () = pieces.closed() => return,
+        };
+        match frame {
             Some((CallKind::Data, bytes)) => {
                 if pieces.send(Ok(bytes)).await.is_err() {
                     return;

@@ -42,6 +42,9 @@ const READY_WITHIN: Duration = Duration::from_millis(100);
 /// Of a body that was signed or approved, the last so many bytes go when all of it has come: one that is
 /// no longer goes whole or not at all.
 const HELD_BACK: usize = 256 * 1024;
+/// How clients of S3 say that a body goes up in chunks. Some stores keep the word with the object, and say it of
+/// answers that are not so.
+const UPLOADED_AS: &str = "aws-chunked";
 /// Of what is read at once.
 const MAX_BUFFER: usize = 64 * 1024;
 
@@ -488,11 +491,12 @@ impl Download<'_> {
             return Err(Ending::ServiceEncoded);
         }
         let mut encodings = came.get_all(CONTENT_ENCODING).iter();
-        if encodings.any(|encoding| encoding != "identity") {
+        if encodings.any(|encoding| encoding != "identity" && encoding != UPLOADED_AS) {
             return Err(Ending::ServiceEncoded);
         }
         let all: Vec<Header> = came
             .iter()
+            .filter(|(name, value)| *name != CONTENT_ENCODING || *value != UPLOADED_AS)
             .map(|(name, value)| Header::new(name.as_str(), value.as_bytes()))
             .collect();
         let mut passed = returned(&all);

@@ -2,6 +2,7 @@
 //! asks for calls.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -10,7 +11,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use identity::cbor;
 use protocol::{CallFrame, CallKind, Endpoint, InsideRequest, LineKind, Ticket, Told};
-use tokio::io::{AsyncWriteExt, WriteHalf, copy_bidirectional_with_sizes, split};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, WriteHalf, copy_buf, split};
 use tokio::sync::watch;
 use tracing::debug;
 
@@ -115,21 +116,21 @@ impl Tunnel {
         serve: impl FnOnce(Asking) -> F,
     ) {
         let Self {
-            mut agent,
+            agent,
             from,
             to,
             stopping,
             _place,
             _counted,
         } = self;
-        let mut upgraded = match upgrading.await {
+        let upgraded = match upgrading.await {
             Ok(upgraded) => TokioIo::new(upgraded),
             Err(error) => {
                 debug!(%error, "a tunnel did not begin");
                 return;
             }
         };
-        let passing = copy_bidirectional_with_sizes(&mut upgraded, &mut agent, BUFFER, BUFFER);
+        let passing = pass(upgraded, agent);
         let asking = Asking { from, to, stopping };
         let serving = async {
             serve(asking).await;
@@ -143,6 +144,33 @@ impl Tunnel {
                 }
             }
             () = serving => {}
+        }
+    }
+}
+
+/// Both ways, until the enclave's side ends: an agent that says no more may still hear.
+async fn pass(agent: impl AsyncRead + AsyncWrite, inside: Line) -> io::Result<()> {
+    let (from_agent, mut to_agent) = split(agent);
+    let (from_inside, mut to_inside) = split(inside);
+    let mut from_agent = BufReader::with_capacity(BUFFER, from_agent);
+    let mut from_inside = BufReader::with_capacity(BUFFER, from_inside);
+    let there = async {
+        copy_buf(&mut from_agent, &mut to_inside).await?;
+        to_inside.shutdown().await
+    };
+    let back = async {
+        copy_buf(&mut from_inside, &mut to_agent).await?;
+        to_agent.shutdown().await
+    };
+    let (mut there, mut back) = (pin!(there), pin!(back));
+    let mut is_said = false;
+    loop {
+        tokio::select! {
+            passed = &mut back => return passed,
+            passed = &mut there, if !is_said => {
+                passed?;
+                is_said = true;
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ use super::upstream::{Request, Tls, Upstream, answer};
 use harness::services::{PLACEHOLDER, SECRET, With};
 
 /// What both clients ask for, and nothing else.
-const RULES: &str = "{ name = \"ask\", methods = [\"POST\"], paths = [\"/v1/chat/completions\", \"/v1/messages\"], identities = [\"crew\"] },
+pub(super) const RULES: &str = "{ name = \"ask\", methods = [\"POST\"], paths = [\"/v1/chat/completions\", \"/v1/messages\"], identities = [\"crew\"] },
     { name = \"list\", methods = [\"GET\"], paths = [\"/v1/models\"], identities = [\"crew\"] }";
 
 fn sse(tls: &mut Tls, events: &[String]) -> io::Result<bool> {
@@ -31,7 +31,7 @@ fn sse(tls: &mut Tls, events: &[String]) -> io::Result<bool> {
 }
 
 /// A toy of both APIs, by their published forms.
-fn toy(request: &Request, tls: &mut Tls) -> io::Result<bool> {
+pub(super) fn toy(request: &Request, tls: &mut Tls) -> io::Result<bool> {
     let asked: Value = serde_json::from_slice(&request.body).unwrap_or_default();
     let json = "content-type: application/json\r\n";
     let path = request.line.split(' ').nth(1).unwrap();
@@ -100,13 +100,13 @@ fn toy(request: &Request, tls: &mut Tls) -> io::Result<bool> {
     }
 }
 
-fn interop(name: &str) -> std::path::PathBuf {
+pub(super) fn interop(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("interop")
         .join(name)
 }
 
-fn said(output: &Output) -> String {
+pub(super) fn said(output: &Output) -> String {
     let both = [&output.stdout[..], &output.stderr].concat();
     String::from_utf8_lossy(&both).into_owned()
 }
@@ -349,7 +349,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// A server of git's own, behind the upstream's TLS.
-fn git_http_backend(root: &Path, request: &Request, tls: &mut Tls) -> io::Result<bool> {
+pub(super) fn git_http_backend(root: &Path, request: &Request, tls: &mut Tls) -> io::Result<bool> {
     let (method, rest) = request.line.split_once(' ').unwrap();
     let target = rest.split(' ').next().unwrap();
     let (path, query) = target.split_once('?').unwrap_or((target, ""));

@@ -372,12 +372,6 @@ fn bodies_of_100_mb_pass_in_constant_memory_and_unchanged() {
     let body: Vec<u8> = (0..SIZE / 4)
         .flat_map(|n| u32::try_from(n * 31).unwrap().to_le_bytes())
         .collect();
-    let peak = |pid: u32| {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok())
-            .unwrap_or_default()
-    };
     let children = std::fs::read_to_string(format!(
         "/proc/{0}/task/{0}/children",
         setting.running.enclave.pid()
@@ -389,7 +383,7 @@ fn bodies_of_100_mb_pass_in_constant_memory_and_unchanged() {
         .chain([setting.running.enclave.pid(), setting.running.sidecar.pid()])
         .collect();
     assert!(processes.len() >= 4, "{processes:?}");
-    let before: Vec<u64> = processes.iter().map(|pid| peak(*pid)).collect();
+    let before: Vec<u64> = processes.iter().map(|pid| harness::peak(*pid)).collect();
     let got = setting.ask("POST /api/files/x", "", &body);
     assert_eq!((got.status, got.body.len()), (200, SIZE));
     assert!(got.body == body, "what came back is what was sent");
@@ -399,7 +393,7 @@ fn bodies_of_100_mb_pass_in_constant_memory_and_unchanged() {
         assert_eq!(closed[0]["credential"][name], *digest);
     }
     for (pid, before) in processes.iter().zip(before) {
-        let more = peak(*pid).saturating_sub(before);
+        let more = harness::peak(*pid).saturating_sub(before);
         assert!(more < 8 * 1024, "process {pid} took {more} kB");
     }
 }
