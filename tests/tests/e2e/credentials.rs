@@ -2,6 +2,7 @@
 
 mod approving;
 mod attacks;
+mod between;
 mod clients;
 mod ingress;
 mod lasting;
