@@ -4,7 +4,7 @@ mod approving;
 mod attacks;
 mod between;
 mod clients;
-mod ingress;
+pub(crate) mod ingress;
 mod lasting;
 mod lying;
 mod seaweed;

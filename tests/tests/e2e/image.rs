@@ -12,6 +12,7 @@ use attestation::{Expectations, Measurements, Subject, Verifier};
 use eif::{Entry, Image, Parts, ramdisk};
 use flate2::read::GzDecoder;
 use harness::machine::{Machine, Sidecar, command, connect, image, listen, nitro_qemu};
+use harness::services::{PLACEHOLDER, SECRET, With, bundle, config, free_port, put_at};
 use harness::window::{TestKey, Window, frame, sign};
 use harness::{Moment, Step, Tap, get, now, post, private_folder, program, skipped, wait_for};
 use identity::cbor;
@@ -21,6 +22,8 @@ use qemu_dev::{DurableState, State};
 use rustix::process::Signal;
 use serde_json::json;
 
+use crate::credentials::ingress::{HTTPS_PROXY, ca_of};
+use crate::credentials::upstream::{Upstream, answer};
 use crate::faults::{PRINTING, ask_a_policy_that_prints};
 
 const NONCE: [u8; 32] = [9; 32];
@@ -152,7 +155,9 @@ fn keys_outlive_a_power_cut_of_the_machine() {
     let durable = DurableState::prepare(&state).unwrap();
     let (_served, aws) = harness::serve_aws(&state, &durable, Arc::default());
     let machine = Machine::boot_with(&image, folder, &[]);
-    machine.wait_for_line("the egress process and those of services are confined");
+    machine.wait_for_line(
+        "the egress process, the ingress process and those of services are confined",
+    );
     let mut sidecar = machine.sidecar_with(&durable.sidecar_lines());
     wait_for(|| {
         sidecar.socket.exists()
@@ -187,6 +192,62 @@ fn keys_outlive_a_power_cut_of_the_machine() {
         sign_and_judge(&machine, &sidecar, &described(&image)),
         Ok("mock")
     );
+}
+
+/// A service behind the image, both ways: the processes there have no network, no AF_UNIX and no files.
+#[test]
+fn services_are_reached_through_the_image_as_by_a_path_and_as_by_a_proxy() {
+    let image = image("signer-dev.eif");
+    let folder = Arc::new(private_folder());
+    let state = State::open_measured(folder.path(), &described(&image)).unwrap();
+    let upstream = Upstream::start(|request, tls| answer(tls, 200, "", &request.body));
+    let with = With {
+        bundle: HTTPS_PROXY,
+        ..With::default()
+    };
+    let policy = bundle(&state, &upstream.root, &with);
+    state.set_policy(&policy).unwrap();
+    let port = free_port();
+    let machine = Machine::boot_with(&image, folder, &[]);
+    let sidecar = machine.sidecar_with(&config(upstream.address, port, ""));
+    sidecar.wait_until_ready();
+    put_at(&state, &sidecar.socket, now().0);
+    let authority = machine.folder().join("ca.pem");
+    let printed = ca_of(&state, &sidecar.socket, &[]);
+    assert!(printed.status.success(), "{printed:?}");
+    std::fs::write(&authority, printed.stdout).unwrap();
+    let body = machine.folder().join("body");
+    std::fs::write(&body, vec![b'x'; 3_000_000]).unwrap();
+    let curl = |arguments: &[&str]| {
+        let output = Command::new("curl")
+            .args([
+                "-sS",
+                "-f",
+                "--data-binary",
+                &format!("@{}", body.display()),
+                "--cacert",
+            ])
+            .arg(&authority)
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(output.stdout.len(), 3_000_000);
+    };
+    let proxy = format!("http://x:{PLACEHOLDER}@127.0.0.1:{port}");
+    for _ in 0..2 {
+        let key = format!("x-api-key: {PLACEHOLDER}");
+        curl(&["-H", &key, &format!("http://127.0.0.1:{port}/api/chat")]);
+        curl(&["--proxy", &proxy, "https://api.example/v1/chat"]);
+    }
+    let seen = upstream.seen();
+    assert_eq!(seen.len(), 4);
+    for request in seen {
+        assert_eq!(
+            request.header("authorization"),
+            Some(&*format!("Bearer {SECRET}"))
+        );
+    }
 }
 
 /// The power is cut between two steps of a birth and of rotations, each named.

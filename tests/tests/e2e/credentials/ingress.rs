@@ -2,13 +2,14 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
 
-use harness::services::{PLACEHOLDER, SECRET, With};
-use harness::{program, wait_for};
+use harness::services::{PLACEHOLDER, SECRET, With, bundle, config, free_port, put_at};
+use harness::{Lasting, program, wait_for};
+use qemu_dev::State;
 use rustls::pki_types::ServerName;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -19,7 +20,7 @@ use super::seaweed::Seaweed;
 use super::setting::Setting;
 use super::upstream::{Upstream, answer};
 
-pub(super) const HTTPS_PROXY: &str = "[https_proxy]\nunmatched = \"refuse\"\n";
+pub(crate) const HTTPS_PROXY: &str = "[https_proxy]\nunmatched = \"refuse\"\n";
 
 /// The usual, through the proxy.
 pub(super) fn with() -> With<'static> {
@@ -140,7 +141,7 @@ fn basic(user: &str, password: &str) -> String {
 pub(super) fn tls<S: Read + Write>(
     stream: S,
     name: &str,
-    authority: &std::path::Path,
+    authority: &Path,
     alpn: &[&[u8]],
 ) -> io::Result<StreamOwned<ClientConnection, S>> {
     let mut roots = RootCertStore::empty();
@@ -168,18 +169,18 @@ fn until_the_end(tunnel: &mut impl Read) -> String {
     String::from_utf8_lossy(&came).into_owned()
 }
 
-/// `anchorhold ca`, with other arguments behind the usual ones.
+/// `anchorhold ca`, with other arguments in place of the usual ones.
 fn ca(setting: &Setting, more: &[&str]) -> Output {
-    let state = &setting.running.state;
+    ca_of(&setting.running.state, &setting.running.socket, more)
+}
+
+pub(crate) fn ca_of(state: &State, socket: &Path, more: &[&str]) -> Output {
     let mut arguments: Vec<String> = Vec::new();
     for (name, value) in [
         ("--bundle", state.policy().display().to_string()),
         ("--measurements", state.measurements().display().to_string()),
         ("--mock-root", state.root().display().to_string()),
-        (
-            "--endpoint",
-            format!("unix://{}", setting.running.socket.display()),
-        ),
+        ("--endpoint", format!("unix://{}", socket.display())),
     ] {
         let other = more.chunks(2).find(|pair| pair[0] == name);
         let value = other.map_or(value, |pair| pair[1].to_owned());
@@ -946,4 +947,97 @@ fn one_callers_tunnels_leave_room_for_those_of_others_and_idle_ones_end() {
     assert!(begin.elapsed() >= Duration::from_secs(9));
     let (head, _) = proxied.connect("api.example:443", &good);
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+}
+
+/// The key of an authority, as openssl reads it.
+fn key_of(pem: &[u8], folder: &Path) -> String {
+    let file = folder.join("some-ca.pem");
+    std::fs::write(&file, pem).unwrap();
+    let output = Command::new("openssl")
+        .args(["x509", "-noout", "-pubkey", "-in"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    said(&output)
+}
+
+#[test]
+fn an_authority_outlives_the_boot_where_the_bundle_keeps_a_state_and_only_there() {
+    let upstream = echo();
+    let port = free_port();
+    let lines = config(upstream.address, port, "");
+    let mut lasting = Lasting::prepared(|state| bundle(state, &upstream.root, &with()), &lines);
+    put_at(&lasting.state, &lasting.socket, harness::now().0);
+    let authority = lasting.folder().join("ca.pem");
+    let first = ca_of(&lasting.state, &lasting.socket, &[]).stdout;
+    std::fs::write(&authority, &first).unwrap();
+    lasting.reboot();
+    // Who has trusted it before the boot trusts what comes after it.
+    let asks = || {
+        Command::new("curl")
+            .env(
+                "https_proxy",
+                format!("http://x:{PLACEHOLDER}@127.0.0.1:{port}"),
+            )
+            .args(["-sS", "-f", "-d", "hello", "--cacert"])
+            .arg(&authority)
+            .arg("https://api.example/v1/chat")
+            .output()
+            .unwrap()
+    };
+    wait_for(|| asks().status.success());
+    assert_eq!(said(&asks()), "hello");
+    let folder = harness::private_folder();
+    let again = ca_of(&lasting.state, &lasting.socket, &[]).stdout;
+    assert_eq!(key_of(&first, folder.path()), key_of(&again, folder.path()));
+    let mut proxied = Proxied::start(echo());
+    let before = std::fs::read(&proxied.authority).unwrap();
+    proxied.setting.running.reboot_enclave();
+    let after = || ca(&proxied.setting, &[]);
+    wait_for(|| after().status.success());
+    assert_ne!(
+        key_of(&before, folder.path()),
+        key_of(&after().stdout, folder.path())
+    );
+}
+
+/// What a stranger's certificate authority could do with the name of ours: nothing.
+#[test]
+fn a_sidecar_that_brings_another_authority_is_noticed() {
+    let proxied = Proxied::start(echo());
+    let folder = harness::private_folder();
+    let socket = folder.path().join("s.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let other = proxied.setting.upstream.root.clone();
+    let real = proxied.setting.running.socket.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut asked = Vec::new();
+            let mut chunk = [0; 4096];
+            while !asked.ends_with(b"}") {
+                let read = stream.read(&mut chunk).unwrap();
+                asked.extend_from_slice(&chunk[..read]);
+            }
+            let text = String::from_utf8(asked).unwrap();
+            let (_, body) = text.split_once("\r\n\r\n").unwrap();
+            let body: Value = serde_json::from_str(body).unwrap();
+            let mut told = harness::post(&real, "/ca", &body).unwrap().json();
+            told["certificate"] = json!(other);
+            let told = told.to_string();
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n";
+            write!(stream, "{head}content-length: {}\r\n\r\n{told}", told.len()).unwrap();
+        }
+    });
+    let output = ca(
+        &proxied.setting,
+        &["--endpoint", &format!("unix://{}", socket.display())],
+    );
+    let told = said(&output);
+    assert!(
+        output.status.code() == Some(1) && told.contains("another certificate"),
+        "{told}"
+    );
+    assert!(output.stdout.is_empty());
 }
