@@ -67,12 +67,12 @@ mod tests {
     fn bundle() -> Bundle {
         let service = |name: &str, upstream: &str| {
             serde_json::json!({"name": name, "upstream": upstream, "inject": {"basic": "x"}, "rules": [
-                {"name": "all", "methods": ["GET"], "paths": ["/**"], "identities": ["crew"]},
+                {"name": "all", "methods": ["GET"], "paths": ["/*"], "identities": ["crew"]},
             ]})
         };
         let key = |seed| {
             let key = ed25519_dalek::SigningKey::from_bytes(&[seed; 32]).verifying_key();
-            let key = identity::PublicKey::from_raw(identity::Algorithm::EdDSA, key.as_bytes());
+            let key = identity::PublicKey::ed25519(key.as_bytes());
             key.unwrap().to_multikey()
         };
         let bundle = serde_json::json!({

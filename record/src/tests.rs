@@ -35,6 +35,7 @@ fn credential() -> Credential {
         call: Some(sha256(b"ticket")),
         ending: Some("complete".into()),
         headers: Some(sha256(b"headers")),
+        ingress: Some(true),
         length: Some(5),
         method: Some("POST".into()),
         received: Some(6),

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker::{CallKey, FrameKey, Way, may_want_approval, service_at, take_placeholder};
+use broker::{CallKey, FrameKey, IngressKey, Way, may_want_approval, service_at, take_placeholder};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::{Body, Incoming};
@@ -12,7 +12,7 @@ use hyper::header::{CONNECTION, HOST, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode};
 use identity::cbor;
-use policy::Service;
+use policy::{Bundle, Service};
 use protocol::{CallFrame, CallKind, FramedHead, InsideRequest, Refused, ServiceRequest, Told};
 use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 use tokio::task::JoinHandle;
@@ -21,7 +21,6 @@ use upstream::{FramesFrom, FramesTo};
 use zeroize::Zeroizing;
 
 use crate::answer::{AnswerBody, BrokenOff, Streamed, whole};
-use crate::process::Shared;
 use crate::refusal::Refusal;
 use crate::whole::Whole;
 
@@ -33,6 +32,12 @@ const CALL: HeaderName = HeaderName::from_static("x-anchorhold-call");
 const DECIDED_WITHIN: Duration = Duration::from_secs(60);
 /// For the next piece of an answer: the process of a service gives up after ten minutes.
 const SILENCE: Duration = Duration::from_secs(630);
+
+/// What the calls of every agent need.
+pub(crate) struct Shared {
+    pub(crate) bundle: Bundle,
+    pub(crate) key: IngressKey,
+}
 
 /// The way of one agent's connection to services.
 pub(crate) struct Calls {

@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use upstream::{Error, Lines, Pipes, frames, opening};
 
-use crate::call::Calls;
+use crate::call::{Calls, Shared};
 use crate::pairs::{Pair, Pairs};
 use crate::setup::Setup;
 use crate::tls;
@@ -31,12 +31,11 @@ const HEAD_WITHIN: Duration = Duration::from_secs(120);
 /// The head and the buffer of one connection.
 const MAX_HEAD: usize = 32 * 1024;
 
-/// What every agent's connection needs.
-pub(crate) struct Shared {
-    pub(crate) bundle: Bundle,
-    pub(crate) key: IngressKey,
+/// What every line needs.
+struct Server {
     tls: TlsAcceptor,
     pairs: Pairs<OwnedSemaphorePermit>,
+    shared: Arc<Shared>,
 }
 
 /// Serves until the pipe ends. `confined` is written first: one byte that says that this process has
@@ -52,15 +51,17 @@ async fn run(mut pipes: Pipes, lines: Lines, confined: u8) -> Result<(), Error> 
         return Ok(());
     };
     let bundle = Bundle::from_canonical(&setup.bundle).map_err(|_| Error::NotBegun)?;
-    let shared = Arc::new(Shared {
-        bundle,
-        key: IngressKey::new(&setup.ingress.0),
+    let server = Arc::new(Server {
         tls: tls::acceptor(&setup)?,
         pairs: Pairs::default(),
+        shared: Arc::new(Shared {
+            bundle,
+            key: IngressKey::new(&setup.ingress.0),
+        }),
     });
     drop(setup);
-    tokio::spawn(accept(Arc::clone(&shared), lines));
-    let swept = Arc::clone(&shared);
+    tokio::spawn(accept(Arc::clone(&server), lines));
+    let swept = Arc::clone(&server);
     tokio::spawn(async move {
         loop {
             sleep(SWEEP_EVERY).await;
@@ -73,7 +74,7 @@ async fn run(mut pipes: Pipes, lines: Lines, confined: u8) -> Result<(), Error> 
     }
 }
 
-async fn accept(shared: Arc<Shared>, mut lines: Lines) {
+async fn accept(server: Arc<Server>, mut lines: Lines) {
     let places = Arc::new(Semaphore::new(MAX_LINES));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
@@ -88,14 +89,14 @@ async fn accept(shared: Arc<Shared>, mut lines: Lines) {
                 continue;
             }
         };
-        let shared = Arc::clone(&shared);
+        let server = Arc::clone(&server);
         tokio::spawn(async move {
             let mut line = line;
             match opening(&mut line).await {
                 None | Some((LineKind::Upstream, _)) => {}
                 Some(opened) => {
-                    if let Some(pair) = shared.pairs.meet(opened, line, place) {
-                        agent(&shared, pair).await;
+                    if let Some(pair) = server.pairs.meet(opened, line, place) {
+                        agent(&server, pair).await;
                     }
                 }
             }
@@ -104,19 +105,19 @@ async fn accept(shared: Arc<Shared>, mut lines: Lines) {
 }
 
 /// Serves one agent until its connection ends.
-async fn agent(shared: &Arc<Shared>, pair: Pair<OwnedSemaphorePermit>) {
+async fn agent(server: &Server, pair: Pair<OwnedSemaphorePermit>) {
     let Pair {
         agent,
         calls,
         places: _places,
     } = pair;
-    let shaken = timeout(SHAKE_WITHIN, shared.tls.accept(agent)).await;
+    let shaken = timeout(SHAKE_WITHIN, server.tls.accept(agent)).await;
     let Ok(Ok(stream)) = shaken else {
         return;
     };
     let named = stream.get_ref().1.server_name().map(str::to_owned);
     let (from, to) = frames(calls);
-    let calls = Arc::new(Calls::new(Arc::clone(shared), named, from, to));
+    let calls = Arc::new(Calls::new(Arc::clone(&server.shared), named, from, to));
     let service = service_fn(|request| {
         let calls = Arc::clone(&calls);
         async move { calls.handle(request).await }

@@ -754,10 +754,13 @@ fn a_key_is_opened_at_each_crossing_once() {
     }
     // And no file but these opens one.
     assert_eq!(count(&source, ".key(Crossing::"), 4);
-    // A secret leaves a key to be sealed, and nowhere else: an identity's and the state's.
-    assert_eq!(count(&source, ".secret()?"), 2);
-    let sealing = source.join("durable");
+    // A secret leaves a key to be sealed, and nowhere else: an identity's and the state's. What follows from
+    // one leaves the state's, for the authority of the ingress process.
+    assert_eq!(count(&source, ".secret()?"), 3);
+    let (sealing, keys) = (source.join("durable"), source.join("keys"));
     assert_eq!(count(&sealing, ".secret()?"), 2);
+    assert_eq!(count(&keys, ".secret()?"), 1);
+    assert_eq!(count(&sealing, "state_key.derived("), count(&source, ".derived("));
 }
 
 fn idp() -> ed25519_dalek::SigningKey {

@@ -175,6 +175,24 @@ fn sections() -> Vec<Section> {
             advice: None,
         },
         Section {
+            title: "What the ingress process does not do",
+            about: "Of agents that come as to a proxy, in `X-Anchorhold-Error`; the enclave and the sidecar refuse there too.",
+            codes: codes(
+                "enclave/ingress/src/refusal.rs",
+                "Refusal",
+                |variant| match variant {
+                    "HostMisdirected" => "421".into(),
+                    "UnknownService" => "404".into(),
+                    "BodyBroken" => "400".into(),
+                    "HeadersTooLong" => "431".into(),
+                    "ParentNonsense" => "502".into(),
+                    _ => "422".into(),
+                },
+            ),
+            otherwise: None,
+            advice: None,
+        },
+        Section {
             title: "What the sidecar does not do",
             about: "Without asking the enclave.",
             codes: of_sidecar(),
