@@ -79,7 +79,8 @@ mod tests {
             "version": 1, "mode": "development", "proxy_key": key(1), "operator_key": key(2),
             "identities": [{
                 "name": "crew", "environment": "production", "did": "did:key", "algorithm": "EdDSA", "max_validity_seconds": 300,
-                "callers": {"uids": [0]}, "rules": [],
+                "callers": {"uids": [0]},
+                "rules": [{"name": "r", "actions": ["*"], "targets": ["*"], "resources": [""]}],
             }],
             "services": [
                 service("models", "https://api.example/v1"),
