@@ -760,7 +760,10 @@ fn a_key_is_opened_at_each_crossing_once() {
     let (sealing, keys) = (source.join("durable"), source.join("keys"));
     assert_eq!(count(&sealing, ".secret()?"), 2);
     assert_eq!(count(&keys, ".secret()?"), 1);
-    assert_eq!(count(&sealing, "state_key.derived("), count(&source, ".derived("));
+    assert_eq!(
+        count(&sealing, "state_key.derived("),
+        count(&source, ".derived(")
+    );
 }
 
 fn idp() -> ed25519_dalek::SigningKey {

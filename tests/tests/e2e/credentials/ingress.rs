@@ -290,7 +290,7 @@ fn one_tunnel_carries_one_request_after_the_other_and_refusals_between_them() {
 }
 
 #[test]
-fn openai_anthropic_boto3_git_and_node_work_unchanged_through_the_proxy() {
+fn openai_anthropic_and_node_work_unchanged_through_the_proxy() {
     let with = With {
         rules: RULES,
         base: "",
