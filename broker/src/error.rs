@@ -30,6 +30,9 @@ pub enum Error {
     /// under another K3, or with a bit changed.
     #[error("the sealed credential does not open: {0}")]
     EnvelopeUnopened(&'static str),
+    /// The body of a request to a model says what no price is known for, or not how long its answer may be.
+    #[error("the body cannot be counted: {0}")]
+    BodyNotPriced(String),
     /// What the ingress process said, or was told, does not open: it was changed on its way, or is of
     /// another boot.
     #[error("what came from the ingress process does not open")]

@@ -1,6 +1,6 @@
 //! Which service is meant, where an agent names its host as if it asked the service itself.
 
-use policy::{Bundle, Service, ServiceRule};
+use policy::{Bundle, Priced, Service, ServiceRule};
 
 use crate::Target;
 
@@ -42,22 +42,42 @@ pub fn may_want_approval(
     identity: Option<&str>,
     (method, asked): (&str, &str),
 ) -> bool {
+    let rego = bundle.rego.as_ref();
+    let by_rego = rego.is_some_and(|rego| rego.approval.is_some());
+    let rules = rules_for(service, identity, (method, asked));
+    by_rego || rules.iter().any(|rule| rule.approval.is_some())
+}
+
+/// How such a request is counted, if it may be one to a model: by the first rule that it could be of.
+pub fn may_be_counted<'b>(
+    service: &'b Service,
+    identity: Option<&str>,
+    (method, asked): (&str, &str),
+) -> Option<&'b Priced> {
+    let rules = rules_for(service, identity, (method, asked));
+    rules.first()?.priced.as_ref()
+}
+
+/// The rules of which such a request could be, of this identity or of any.
+fn rules_for<'b>(
+    service: &'b Service,
+    identity: Option<&str>,
+    (method, asked): (&str, &str),
+) -> Vec<&'b ServiceRule> {
     // What has no one form is refused.
     let Ok(target) = Target::new(&service.upstream, asked) else {
-        return false;
+        return Vec::new();
     };
     let is_own = |name: &String| identity.is_none_or(|identity| name == identity);
-    let by_rule = |rule: &ServiceRule| {
-        rule.approval.is_some()
-            && rule.methods.iter().any(|own| own == method)
+    let is_for = |rule: &&ServiceRule| {
+        rule.methods.iter().any(|own| own == method)
             && rule.identities.iter().any(is_own)
             && rule
                 .paths
                 .iter()
                 .any(|path| path.matches(target.rule_path()))
     };
-    let rego = bundle.rego.as_ref();
-    rego.is_some_and(|rego| rego.approval.is_some()) || service.rules.iter().any(by_rule)
+    service.rules.iter().filter(is_for).collect()
 }
 
 #[cfg(test)]

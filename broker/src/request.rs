@@ -51,7 +51,12 @@ const OF_ONE_TRY: [&str; 7] = [
 impl RequestHead<'_> {
     /// What an approver is shown, and signs: RFC 8785. `identity` is whose credential is used. Headers
     /// that clients make anew for each try do not stand in it, so that the same can be asked again.
-    pub fn to_approve(&self, identity: &str, body: ShownBody<'_>) -> Result<String, Error> {
+    pub fn to_approve(
+        &self,
+        identity: &str,
+        body: ShownBody<'_>,
+        by_ingress: bool,
+    ) -> Result<String, Error> {
         let shown = self.headers.iter();
         let shown = shown.filter(|header| !OF_ONE_TRY.contains(&header.name.as_str()));
         let headers: Result<Vec<[&str; 2]>, Error> = shown
@@ -73,6 +78,10 @@ impl RequestHead<'_> {
         });
         if let Some(text) = body.text {
             shown["body"]["text"] = text.into();
+        }
+        // What came unread by the host does not go by the other way.
+        if by_ingress {
+            shown["ingress"] = true.into();
         }
         let odd = |_| Error::HeadersTooLong;
         let object = shown.as_object().expect("an object");
@@ -121,7 +130,7 @@ mod tests {
                 length: None,
             };
             let body = ShownBody::new(sha256(body.as_bytes()), Some(body)).unwrap();
-            head.to_approve("crew", body).unwrap()
+            head.to_approve("crew", body, false).unwrap()
         };
         let first = shown(&[("x-dry-run", "true"), ("user-agent", "a")], "{}");
         assert_eq!(

@@ -103,6 +103,7 @@ fn authority(
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.name_constraints = Some(NameConstraints {
         permitted_subtrees: hosts.iter().cloned().map(GeneralSubtree::DnsName).collect(),
         // Only names of DNS are constrained by those above (RFC 5280 section 4.2.1.10).

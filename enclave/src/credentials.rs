@@ -6,11 +6,12 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, RwLock};
 use std::time::{Duration, Instant};
 
-use broker::{Envelope, Epoch, Epochs, IngressKey, Omni, Place, SealingKey};
+use broker::{Envelope, Epoch, Epochs, IngressKey, Omni, Place, SealingKey, Tokens};
+use identity::json::MAX_SAFE_INTEGER;
 use identity::{Digest, PublicKey, sha256};
 use minicbor::bytes::ByteVec;
-use policy::{Annex, Bundle, RevokedCredential, Scrub, Service};
-use policy_engine::Usage;
+use policy::{Annex, Bundle, Price, RevokedCredential, Scrub, Service, ServiceRule};
+use policy_engine::{Reservation, Taken, Usage};
 use protocol::Ticket;
 use record::Decision;
 use upstream::{Call, Ended, Revoked, Setup, Unavailable};
@@ -117,9 +118,38 @@ pub(crate) struct ServiceState {
     usage: BTreeMap<String, Mutex<Usage>>,
 }
 
+/// What a call takes of its rule's limits, until it is known what it took.
+pub(crate) struct Reserved {
+    /// Whose limits.
+    pub(crate) identity: String,
+    /// Of which rule.
+    pub(crate) rule: ServiceRule,
+    /// What is counted meanwhile.
+    pub(crate) reservation: Reservation,
+    /// What the model costs, if that is known.
+    pub(crate) price: Option<Price>,
+    /// The most that it can take.
+    pub(crate) most: Tokens,
+}
+
+impl Reserved {
+    /// What it took: what the service says, nothing if nothing came of it, and else all that was reserved.
+    fn taken(&self, ended: &Ended) -> Tokens {
+        let was_sent = ended.sent > 0 || ended.status.is_some();
+        let was_refused = ended.status.is_some_and(|status| status / 100 == 4);
+        match ended.tokens {
+            Some([input, output]) => Tokens { input, output },
+            None if was_refused || !was_sent => Tokens::default(),
+            None => self.most,
+        }
+    }
+}
+
 /// A call whose end is awaited.
 struct OpenCall {
     place: usize,
+    /// What it takes of limits, if it is counted by more than being one.
+    reserved: Option<Reserved>,
     /// What the record will learn of its end; how it ended is in it once it has.
     decision: Decision,
     /// When it ended.
@@ -316,6 +346,7 @@ impl Credentials {
             }
             let call = OpenCall {
                 place,
+                reserved: None,
                 decision,
                 ended: None,
             };
@@ -330,6 +361,14 @@ impl Credentials {
                 Unavailable::TooLong => broker::Error::HeadersTooLong.into(),
             }
         })
+    }
+
+    /// What a call that has begun takes of limits: settled once it is known. One that has ended already
+    /// keeps it.
+    pub(crate) fn hold(&self, ticket: Ticket, reserved: Reserved) {
+        if let Some(call) = lock(&self.calls).get_mut(&ticket) {
+            call.reserved = Some(reserved);
+        }
     }
 
     /// Ends what is under way with credentials that an annex revokes.
@@ -359,20 +398,33 @@ impl Credentials {
 
     /// Gives a call up whose ticket nobody knows.
     pub(crate) fn give_up(&self, ticket: Ticket) {
-        lock(&self.calls).remove(&ticket);
+        let call = lock(&self.calls).remove(&ticket);
+        let reserved = call.and_then(|call| Some((call.place, call.reserved?)));
+        if let Some((place, reserved)) = reserved {
+            self.settle(place, reserved, &upstream::unclaimed(ticket));
+        }
     }
 
     /// Takes what the process of a service says. A call ends once; what it says of others, nobody
     /// hears.
     pub(crate) fn hear(&self, said: &FromService) {
-        let mut calls = lock(&self.calls);
         match said {
             FromService::Ended(place, ended) => {
+                let reserved = {
+                    let mut calls = lock(&self.calls);
+                    let call = calls.get_mut(&ended.ticket);
+                    // Whoever lends lines can show any process any ticket.
+                    let call = call.filter(|call| call.place == *place && call.ended.is_none());
+                    call.and_then(|call| call.reserved.take())
+                };
+                // Lock order: usage, calls.
+                let taken = reserved.map(|reserved| self.settle(*place, reserved, ended));
+                let mut calls = lock(&self.calls);
                 let call = calls.get_mut(&ended.ticket);
-                // Whoever lends lines can show any process any ticket.
-                call.into_iter()
-                    .filter(|call| call.place == *place)
-                    .for_each(|call| call.end(|credential| how(ended, credential)));
+                let call = call.filter(|call| call.place == *place);
+                if let Some(call) = call {
+                    call.end(|credential| how(ended, taken, credential));
+                }
             }
             FromService::Gone(place) => {
                 // What became of those that are under way, nobody knows.
@@ -380,10 +432,28 @@ impl Credentials {
                     ending: Some("service_gone".to_owned()),
                     ..credential
                 };
+                let mut calls = lock(&self.calls);
                 let of_service = calls.values_mut().filter(|call| call.place == *place);
                 of_service.for_each(|call| call.end(gone));
             }
         }
+    }
+
+    /// Counts what a call took in place of what was reserved for it; gives tokens and what they cost.
+    fn settle(&self, place: usize, reserved: Reserved, ended: &Ended) -> (Tokens, Option<u64>) {
+        let tokens = reserved.taken(ended);
+        let cost = reserved.price.as_ref().map(|price| tokens.cost(price));
+        let taken = Taken {
+            cost: cost.unwrap_or_default(),
+            tokens: tokens.sum(),
+        };
+        let usage = self
+            .service(place)
+            .and_then(|service| service.usage(&reserved.identity));
+        if let Ok(usage) = usage {
+            lock(usage).settle_request(reserved.reservation, &reserved.rule, taken);
+        }
+        (tokens, cost)
     }
 
     /// What the record learns of the end of a call, once.
@@ -459,8 +529,21 @@ impl OpenCall {
     }
 }
 
-fn how(ended: &Ended, credential: record::Credential) -> record::Credential {
+fn how(
+    ended: &Ended,
+    taken: Option<(Tokens, Option<u64>)>,
+    credential: record::Credential,
+) -> record::Credential {
+    let known = |number: u64| number.min(MAX_SAFE_INTEGER);
+    let (tokens, cost) = taken.unzip();
     record::Credential {
+        cost: cost.flatten().map(known).or(credential.cost),
+        tokens_in: tokens
+            .map(|tokens| known(tokens.input))
+            .or(credential.tokens_in),
+        tokens_out: tokens
+            .map(|tokens| known(tokens.output))
+            .or(credential.tokens_out),
         ending: Some(ended.ending.code().to_owned()),
         received: Some(ended.received),
         received_digest: Some(Digest(ended.received_digest)),
@@ -552,6 +635,7 @@ mod tests {
             received: 0,
             received_digest: [0; 32],
             spki: None,
+            tokens: None,
         }
     }
 
@@ -564,6 +648,7 @@ mod tests {
         decision.credential = Some(record::Credential::default());
         let call = OpenCall {
             place: 1,
+            reserved: None,
             decision,
             ended: None,
         };

@@ -78,6 +78,13 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
+    /// A request was answered.
+    pub(crate) fn handled(&self, route: &'static str, status: u16) {
+        self.requests
+            .get_or_create(&Handled { route, status })
+            .inc();
+    }
+
     /// A request was refused.
     pub(crate) fn refused(&self, code: &str) {
         let code = code.to_owned();

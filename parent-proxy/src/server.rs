@@ -636,9 +636,11 @@ impl Server {
     /// Lets every connection end with the request that it is at.
     async fn drained(&self) {
         self.stopping.send_replace(true);
+        let relay = self.app.relay.as_ref();
+        relay.iter().for_each(|relay| relay.tunnels.stop());
         let _ = self.open.subscribe().wait_for(|open| *open == 0).await;
-        if let Some(relay) = &self.app.relay {
-            relay.tunnels.drained().await;
+        if let Some(relay) = relay {
+            relay.tunnels.ended().await;
         }
     }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::Issuer;
+use crate::Price;
 use crate::names::check_name;
 
 /// What changes often, signed by the operator key that the bundle names: a COSE_Sign1 for
@@ -37,6 +38,9 @@ pub struct Annex {
     /// Bitstring Status Lists of other issuers, as the operator has fetched and checked them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub status_lists: Vec<ListedStatus>,
+    /// What models cost. A request to one that is not here is refused where money is counted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prices: Vec<Price>,
 }
 
 /// A credential of a service that is not used any more, as an annex names it:
@@ -166,10 +170,29 @@ impl Annex {
             .any(|caller| caller.name == name && caller.is(seen))
     }
 
+    /// What a model of a service costs.
+    pub fn price(&self, service: &str, model: &str) -> Option<&Price> {
+        let mut prices = self.prices.iter();
+        prices.find(|price| price.service == service && price.model == model)
+    }
+
+    fn check_prices(&self) -> Result<(), Error> {
+        for (index, price) in self.prices.iter().enumerate() {
+            let wrong = |why: &str| malformed(format!("price of {:?}: {why}", price.model));
+            price.check().map_err(|why| wrong(&why))?;
+            let twin = |other: &Price| other.service == price.service && other.model == price.model;
+            if self.prices[..index].iter().any(twin) {
+                return Err(wrong("given twice"));
+            }
+        }
+        Ok(())
+    }
+
     fn check(&self) -> Result<(), Error> {
         if self.version == 0 {
             return Err(malformed("the version of an annex is 1 or more"));
         }
+        self.check_prices()?;
         for caller in &self.callers {
             caller
                 .check()

@@ -32,6 +32,7 @@ mod digest;
 mod error;
 mod names;
 mod pattern;
+mod priced;
 mod rego;
 mod rule;
 mod services;
@@ -44,6 +45,7 @@ pub use crate::digest::PolicyDigest;
 pub use crate::error::Error;
 pub use crate::names::MultikeyText;
 pub use crate::pattern::{Match, Pattern};
+pub use crate::priced::{Budget, Form, Price, Priced};
 pub use crate::rego::Rego;
 pub use crate::rule::{ApprovalRule, Constraint, Limit, Period, Rule, Scalar};
 pub use crate::services::{

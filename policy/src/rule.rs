@@ -78,12 +78,12 @@ impl ApprovalRule {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limit {
-    /// In any minute, hour or day.
+    /// In any minute, hour, day, week or month.
     pub per: Period,
     /// At most.
     pub max: u64,
     /// RFC 6901 pointer to a payload member whose amounts are summed: an integer of 0 or more,
-    /// which must be there. Left out: requests are counted.
+    /// which must be there. Of a service's rule `cost`, in micro-dollars, or `tokens`. Left out: requests are counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub amount: Option<String>,
 }
@@ -98,6 +98,10 @@ pub enum Period {
     Hour,
     /// 24 hours.
     Day,
+    /// 7 days.
+    Week,
+    /// 30 days.
+    Month,
 }
 
 impl Period {
@@ -107,15 +111,40 @@ impl Period {
             Self::Minute => 60,
             Self::Hour => 60 * 60,
             Self::Day => 24 * 60 * 60,
+            Self::Week => 7 * 24 * 60 * 60,
+            Self::Month => 30 * 24 * 60 * 60,
         }
     }
 }
 
 impl Limit {
-    pub(crate) fn check(&self) -> Result<(), String> {
+    /// What a request costs, in micro-dollars.
+    pub const COST: &'static str = "cost";
+    /// How many tokens a request takes.
+    pub const TOKENS: &'static str = "tokens";
+
+    fn check_max(&self) -> Result<(), String> {
         if self.max == 0 || self.max > json::MAX_SAFE_INTEGER {
             return Err("the max of a limit is 1 to 2^53-1".into());
         }
+        Ok(())
+    }
+
+    /// Of a service's rule, whose requests are counted by tokens and cost, or are not.
+    pub(crate) fn check_of_service(&self, is_priced: bool) -> Result<(), String> {
+        self.check_max()?;
+        match self.amount.as_deref() {
+            None => Ok(()),
+            Some(Self::COST | Self::TOKENS) if is_priced => Ok(()),
+            Some(Self::COST | Self::TOKENS) => {
+                Err("limits: an amount of cost or tokens needs `priced` in the rule".into())
+            }
+            Some(_) => Err("limits: of a service's rule the amount is cost or tokens".into()),
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), String> {
+        self.check_max()?;
         match &self.amount {
             Some(pointer) if !pointer.starts_with('/') => Err(not_a_pointer(pointer)),
             _ => Ok(()),

@@ -6,7 +6,7 @@ use identity::{Digest, resource};
 use serde::{Deserialize, Serialize};
 
 use crate::names::{check_name, malformed};
-use crate::{ApprovalRule, Callers, Error, Limit, Pattern, ProvenCaller};
+use crate::{ApprovalRule, Budget, Callers, Error, Limit, Pattern, Priced, ProvenCaller};
 
 /// Each service has a process of its own in the enclave, of which there are so many.
 pub const MAX_SERVICES: usize = 16;
@@ -50,6 +50,9 @@ pub struct Service {
     pub pins: Vec<Pin>,
     /// Where its credential is put.
     pub inject: Inject,
+    /// For how long money is counted, if a rule has a limit of cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
     /// What becomes of an answer in which the credential is found.
     #[serde(default, skip_serializing_if = "Scrub::is_default")]
     pub scrub: Scrub,
@@ -184,7 +187,11 @@ pub struct ServiceRule {
     /// If given, only these of those who may use the identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callers: Option<Callers>,
-    /// How many requests it allows in a time, for each identity.
+    /// That its requests are to a model, and counted by tokens and cost. What a body may say is a closed list
+    /// then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priced: Option<Priced>,
+    /// How many requests it allows in a time, how many tokens and for how much money, for each identity.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<Limit>,
     /// If given, a request waits until somebody approves it.
@@ -460,9 +467,18 @@ impl ServiceRule {
             }
         }
         self.approval.iter().try_for_each(ApprovalRule::check)?;
-        self.limits.iter().try_for_each(Limit::check)?;
-        if self.limits.iter().any(|limit| limit.amount.is_some()) {
-            return Err("limits: a service's limits count requests, and have no amount".into());
+        self.priced.iter().try_for_each(Priced::check)?;
+        if self.priced.is_some() && self.methods != ["POST"] {
+            return Err("priced: requests to a model are POST, and nothing else".into());
+        }
+        let is_priced = self.priced.is_some();
+        let mut limits = self.limits.iter();
+        limits.try_for_each(|limit| limit.check_of_service(is_priced))?;
+        let costs = |limit: &Limit| limit.amount.as_deref() == Some(Limit::COST);
+        if service.budget.is_none() && self.limits.iter().any(costs) {
+            return Err(
+                "limits: money is counted anew in each boot; say so of the service: budget = \"per boot\"".into(),
+            );
         }
         Ok(())
     }

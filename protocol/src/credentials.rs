@@ -70,6 +70,24 @@ pub struct ServiceRequest {
     /// The body itself, if it is text and short, for an approver to see.
     #[n(6)]
     pub text: Option<String>,
+    /// What its body asks of a model, where that is counted. Whoever sends the body holds it against that.
+    #[n(7)]
+    pub counted: Option<CountedBody>,
+}
+
+/// What a body asks of a model.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct CountedBody {
+    /// Which model.
+    #[n(0)]
+    pub model: String,
+    /// Tokens of the prompt, at most.
+    #[n(1)]
+    pub input: u64,
+    /// Tokens of the answers, at most.
+    #[n(2)]
+    pub output: u64,
 }
 
 /// The same, as the ingress process asks it: what is asked passes the parent unread.

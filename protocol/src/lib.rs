@@ -30,9 +30,9 @@ mod traits;
 
 pub use call_frames::{CallFrame, CallFrames, CallKind};
 pub use credentials::{
-    AttestedAuthority, CredentialEpochs, Failed, FramedHead, InsideRequest, KeptCredential,
-    LineKind, OpenCredential, OpenSealed, OpenedSealed, Refused, SealedCredential, ServiceRequest,
-    Ticket, Told,
+    AttestedAuthority, CountedBody, CredentialEpochs, Failed, FramedHead, InsideRequest,
+    KeptCredential, LineKind, OpenCredential, OpenSealed, OpenedSealed, Refused, SealedCredential,
+    ServiceRequest, Ticket, Told,
 };
 pub use endpoint::Endpoint;
 pub use error::Error;

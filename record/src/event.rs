@@ -171,6 +171,9 @@ pub struct Credential {
     /// ticket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub call: Option<Digest<32>>,
+    /// What it costs at most, in micro-dollars; at its end, what it did cost, as far as that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<u64>,
     /// How the call ended: `complete`, or what kept it from that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ending: Option<String>,
@@ -207,6 +210,12 @@ pub struct Credential {
     /// HTTP status of the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
+    /// Tokens of the prompt: at most; at the end, as the service says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_in: Option<u64>,
+    /// Tokens of the answer: at most; at the end, as the service says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_out: Option<u64>,
     /// Version of the credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,

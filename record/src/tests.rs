@@ -33,6 +33,7 @@ impl Signer for TestKey {
 fn credential() -> Credential {
     Credential {
         call: Some(sha256(b"ticket")),
+        cost: Some(1234),
         ending: Some("complete".into()),
         headers: Some(sha256(b"headers")),
         ingress: Some(true),
@@ -45,6 +46,8 @@ fn credential() -> Credential {
         service: "openrouter".into(),
         spki: Some(sha256(b"key")),
         status: Some(200),
+        tokens_in: Some(11),
+        tokens_out: Some(22),
         version: Some(7),
     }
 }

@@ -4,11 +4,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker::{CallKey, FrameKey, IngressKey, Way, may_want_approval, service_at, take_placeholder};
+use broker::{
+    CallKey, FrameKey, IngressKey, Way, may_be_counted, may_want_approval, service_at,
+    take_placeholder,
+};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONNECTION, HOST, HeaderName, HeaderValue};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN};
 use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode};
 use identity::cbor;
@@ -21,15 +24,30 @@ use upstream::{FramesFrom, FramesTo};
 use zeroize::Zeroizing;
 
 use crate::answer::{AnswerBody, BrokenOff, Streamed, whole};
-use crate::refusal::Refusal;
+use crate::refusal::{self, Refusal};
 use crate::whole::Whole;
 
 /// By which clients of S3 say what they sign.
 const PAYLOAD: HeaderName = HeaderName::from_static("x-amz-content-sha256");
 /// By which the record knows the call.
 const CALL: HeaderName = HeaderName::from_static("x-anchorhold-call");
+/// What the parent says of a refusal beside status and body, each once.
+const OF_REFUSALS: [&str; 4] = [
+    "content-type",
+    "x-anchorhold-error",
+    "x-should-retry",
+    "retry-after",
+];
+/// What its body may be: nothing that a browser would run.
+const MEDIA: [&str; 3] = [
+    "application/json",
+    "application/xml",
+    "application/x-amz-json-1.0",
+];
 /// For the decision.
 const DECIDED_WITHIN: Duration = Duration::from_secs(60);
+/// For the end of an answer of which nobody wants more.
+const END_WITHIN: Duration = Duration::from_millis(100);
 /// For the next piece of an answer: the process of a service gives up after ten minutes.
 const SILENCE: Duration = Duration::from_secs(630);
 
@@ -44,6 +62,8 @@ pub(crate) struct Calls {
     shared: Arc<Shared>,
     /// The name by which the agent's TLS asked for us.
     named: Option<String>,
+    /// Whose it is: a number that the parent gives each caller.
+    caller: u64,
     from: Arc<Mutex<FramesFrom>>,
     to: Arc<Mutex<FramesTo>>,
 }
@@ -58,13 +78,14 @@ fn broken() -> io::Error {
 impl Calls {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        named: Option<String>,
+        (named, caller): (Option<String>, u64),
         from: FramesFrom,
         to: FramesTo,
     ) -> Self {
         Self {
             shared,
             named,
+            caller,
             from: Arc::new(Mutex::new(from)),
             to: Arc::new(Mutex::new(to)),
         }
@@ -75,7 +96,7 @@ impl Calls {
         let (parts, mut body) = request.into_parts();
         match self.asked(&parts, &mut body).await {
             Ok((asked, came)) => self.call(&asked, came, body).await,
-            Err(refusal) => Ok(refusal.response()),
+            Err(refused) => Ok(refused.response()),
         }
     }
 
@@ -84,15 +105,16 @@ impl Calls {
         &self,
         parts: &Parts,
         body: &mut Incoming,
-    ) -> Result<(ServiceRequest, Whole), Refusal> {
+    ) -> Result<(ServiceRequest, Whole), refusal::Refused> {
         let (service, asked) = self.service(parts)?;
         let length = body.size_hint().exact();
         let method = parts.method.as_str();
         let signs = service.inject.sigv4.is_some() && !parts.headers.contains_key(PAYLOAD);
         let bundle = &self.shared.bundle;
         let may_wait = may_want_approval(bundle, service, None, (method, &asked));
-        let came = match signs || may_wait {
-            true => Whole::take(body).await?,
+        let priced = may_be_counted(service, None, (method, &asked));
+        let came = match signs || may_wait || priced.is_some() {
+            true => Whole::take(body, priced, self.caller).await?,
             false => Whole::default(),
         };
         let headers = parts.headers.iter();
@@ -103,9 +125,11 @@ impl Calls {
             method: method.to_owned(),
             target: asked,
             headers: headers.collect(),
-            length: length.or(came.digest.map(|_| came.begun.len() as u64)),
+            // A body that is here whole may be another than came.
+            length: came.digest.map(|_| came.begun.len() as u64).or(length),
             body: came.digest,
             text: came.text.clone().filter(|_| may_wait),
+            counted: came.counted.clone(),
         };
         Ok((request, came))
     }
@@ -118,6 +142,12 @@ impl Calls {
             (Some(host), None) => host.to_str().map_err(|_| Refusal::HostMisdirected)?,
             _ => return Err(Refusal::HostMisdirected),
         };
+        // A page in a browser that comes through here asks for itself, and not for its agent.
+        let is_foreign = |site: &HeaderValue| site != "same-origin" && site != "none";
+        let site = parts.headers.get("sec-fetch-site");
+        if parts.headers.contains_key(ORIGIN) || site.is_some_and(is_foreign) {
+            return Err(Refusal::ForeignOrigin);
+        }
         let name = host.split(':').next().unwrap_or(host);
         let is_named = |named: &String| named.eq_ignore_ascii_case(name);
         if !self.named.as_ref().is_some_and(is_named) {
@@ -182,7 +212,7 @@ impl Calls {
             Some((CallKind::Head, head)) => head_of(&head)?,
             Some((CallKind::Told, bytes)) => {
                 return match cbor::from_slice(&bytes) {
-                    Ok(Told::Refused(refused)) => last(refusal(refused)),
+                    Ok(Told::Refused(refused)) => last(parents_refusal(refused)),
                     _ => Err(broken()),
                 };
             }
@@ -210,19 +240,31 @@ async fn refused_with(refused: Refused, mut body: Incoming) -> Answered {
         }
     };
     let _ = timeout(Duration::from_millis(500), drain).await;
-    refusal(refused)
+    parents_refusal(refused)
 }
 
 /// A refusal in the parent's words. It can refuse, and never answer in a service's stead.
-fn refusal(refused: Refused) -> Answered {
+fn parents_refusal(refused: Refused) -> Answered {
     let status = StatusCode::from_u16(refused.status).map_err(|_| broken())?;
     if !(status.is_client_error() || status.is_server_error()) {
         return Ok(Refusal::ParentNonsense.response());
     }
     let mut response = Response::new(whole(Full::from(refused.body)));
     *response.status_mut() = status;
-    add_headers(&mut response, &refused.headers)?;
-    if !response.headers().contains_key("x-anchorhold-error") {
+    // Its length and the rest of its frame are ours to say: whoever says another one writes the next answer.
+    for name in OF_REFUSALS {
+        let mut said = refused.headers.iter().filter(|(own, _)| own == name);
+        let (Some((_, value)), None) = (said.next(), said.next()) else {
+            continue;
+        };
+        let value = HeaderValue::from_bytes(value).map_err(|_| broken())?;
+        response.headers_mut().insert(name, value);
+    }
+    let headers = response.headers_mut();
+    let is_known = |kind: &HeaderValue| MEDIA.iter().any(|known| kind == known);
+    if !headers.contains_key("x-anchorhold-error")
+        || !headers.get(CONTENT_TYPE).is_some_and(is_known)
+    {
         return Ok(Refusal::ParentNonsense.response());
     }
     Ok(response)
@@ -280,7 +322,10 @@ impl Drop for AbortOnDrop {
 }
 
 async fn upload(mut to: OwnedMutexGuard<FramesTo>, came: Whole, mut body: Incoming) -> Uploaded {
-    if send(&mut to, &came.begun).await.is_none() {
+    let begun = send(&mut to, &came.begun).await;
+    // Its place in memory is another's from here on.
+    drop(came);
+    if begun.is_none() {
         return Uploaded::LineGone;
     }
     while let Some(frame) = body.frame().await {
@@ -316,8 +361,11 @@ async fn download(
         let frame = tokio::select! {
             biased;
             frame = next(&mut from) => frame,
-            // The agent went away.
-            () = pieces.closed() => return,
+            // Whoever knows the length has all of it before its end has come. Else the agent went away.
+            () = pieces.closed() => match timeout(END_WITHIN, from.frame()).await {
+                Ok(Some(end @ (CallKind::End, _))) => Some(end),
+                _ => return,
+            },
         };
         match frame {
             Some((CallKind::Data, bytes)) => {

@@ -15,6 +15,8 @@ const MAX_WAITING: usize = 256;
 
 /// Both lines of an agent, and what holds their places.
 pub(crate) struct Pair<P> {
+    /// Whose it is: the first half of the number.
+    pub(crate) caller: u64,
     pub(crate) agent: Line,
     pub(crate) calls: Line,
     pub(crate) places: [P; 2],
@@ -60,13 +62,17 @@ impl<P> Pairs<P> {
             return None;
         };
         let places = [other.place, place];
+        let caller = number.0.first_chunk().copied().map(u64::from_be_bytes);
+        let caller = caller.unwrap_or_default();
         match (other.kind, kind) {
             (LineKind::Agent, LineKind::Calls) => Some(Pair {
+                caller,
                 agent: other.line,
                 calls: line,
                 places,
             }),
             (LineKind::Calls, LineKind::Agent) => Some(Pair {
+                caller,
                 agent: line,
                 calls: other.line,
                 places,

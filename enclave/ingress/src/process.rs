@@ -107,6 +107,7 @@ async fn accept(server: Arc<Server>, mut lines: Lines) {
 /// Serves one agent until its connection ends.
 async fn agent(server: &Server, pair: Pair<OwnedSemaphorePermit>) {
     let Pair {
+        caller,
         agent,
         calls,
         places: _places,
@@ -117,7 +118,12 @@ async fn agent(server: &Server, pair: Pair<OwnedSemaphorePermit>) {
     };
     let named = stream.get_ref().1.server_name().map(str::to_owned);
     let (from, to) = frames(calls);
-    let calls = Arc::new(Calls::new(Arc::clone(&server.shared), named, from, to));
+    let calls = Arc::new(Calls::new(
+        Arc::clone(&server.shared),
+        (named, caller),
+        from,
+        to,
+    ));
     let service = service_fn(|request| {
         let calls = Arc::clone(&calls);
         async move { calls.handle(request).await }

@@ -2,22 +2,24 @@
 
 use broker::{
     Body, CallKey, Envelope, Epoch, EpochOrder, Epochs, Header, Omni, Order, RequestHead,
-    ShownBody, Signing, Target, actions, body_of, forwarded, header_digest, inject,
+    ShownBody, Signing, Target, Tokens, actions, body_of, forwarded, header_digest, inject,
 };
 use identity::json::MAX_SAFE_INTEGER;
 use identity::{ApprovalId, Caller, Digest, Intent, UnixSeconds, cbor, sha256};
-use policy::{ApprovalRule, IdentityPolicy, Service};
-use policy_engine::{AcceptedRequest, CREDENTIAL_ACTION, Denied, ServiceInput, accept_request};
+use policy::{ApprovalRule, IdentityPolicy, Limit, Price, Service, ServiceRule};
+use policy_engine::{
+    AcceptedRequest, CREDENTIAL_ACTION, Denied, ServiceInput, Taken, accept_request,
+};
 use protocol::{
     Answer, CredentialEpochs, KeptCredential, OpenCredential, OpenSealed, OpenedSealed,
     PendingApproval, Requester, SealedCredential, ServiceRequest, Ticket,
 };
-use upstream::{Call, Secret, SecretKey};
+use upstream::{Call, CountedCall, Secret, SecretKey};
 use zeroize::Zeroizing;
 
 use crate::Error;
 use crate::audit::Trail;
-use crate::credentials::{Credentials, call_id, operator_key, revoked_until};
+use crate::credentials::{Credentials, Reserved, call_id, operator_key, revoked_until};
 use crate::env::Env;
 use crate::stores::approvals::Approvals;
 use crate::sync::lock;
@@ -222,6 +224,7 @@ fn decide(
         },
     )?;
     trail.rule(&rule.name);
+    let counted = count(env, service, rule, &request)?;
     let envelope = Envelope::parse(envelope)?;
     check_revoked(env, policy, service, envelope.version)?;
     let secret = credentials.open(&envelope, &policy.name, service)?;
@@ -229,7 +232,7 @@ fn decide(
     let wanted = match approval {
         None => None,
         Some(approval) => {
-            let shown = asked.to_approve(service, &request, &policy.name)?;
+            let shown = asked.to_approve(service, &request, &policy.name, key.is_some())?;
             let wanted = Wanted {
                 identity: &policy.name,
                 caller: &caller,
@@ -247,8 +250,14 @@ fn decide(
         }
     };
     let ticket = Ticket(env.random()?);
+    let most = counted.as_ref().map(|counted| counted.most);
+    let taken = counted.as_ref().map(Counted::taken).unwrap_or_default();
+    let priced = counted.as_ref().and_then(|counted| counted.price.as_ref());
     trail.credential(record::Credential {
         call: Some(call_id(ticket)),
+        cost: priced.map(|_| taken.cost),
+        tokens_in: most.map(|most| most.input),
+        tokens_out: most.map(|most| most.output),
         headers: Some(header_digest(&asked.headers)),
         ingress: key.map(|_| true),
         length: request.length,
@@ -264,9 +273,9 @@ fn decide(
         version: envelope.version,
         key: key.map(|key| SecretKey(key.clone())),
     };
-    let call = asked.call(service, request, now.earliest, &secret, whose)?;
+    let call = asked.call((service, rule), request, now.earliest, &secret, whose)?;
     let mut usage = lock(credentials.service(place)?.usage(&policy.name)?);
-    let reservation = usage.reserve_request(now.earliest, rule)?;
+    let reservation = usage.reserve_request(now.earliest, rule, taken)?;
     // Nobody else uses this approval meanwhile. Lock order: usage, approvals.
     let mut approvals = lock(&env.provisioned.approvals);
     let begun = match &wanted {
@@ -279,9 +288,19 @@ fn decide(
             .and_then(|()| wanted.spend(&mut approvals, *given)),
     };
     drop(approvals);
-    match begun {
-        Ok(()) => usage.settle(reservation),
-        Err(error) => {
+    match (begun, counted) {
+        (Ok(()), None) => usage.settle(reservation),
+        (Ok(()), Some(counted)) => credentials.hold(
+            ticket,
+            Reserved {
+                identity: policy.name.clone(),
+                rule: rule.clone(),
+                reservation,
+                price: counted.price,
+                most: counted.most,
+            },
+        ),
+        (Err(error), _) => {
             usage.release(reservation);
             return Err(error);
         }
@@ -291,6 +310,66 @@ fn decide(
     env.check_current()
         .inspect_err(|_| credentials.give_up(ticket))?;
     Ok(Decided::Open(ticket))
+}
+
+/// What a request to a model takes at most.
+struct Counted {
+    most: Tokens,
+    price: Option<Price>,
+}
+
+impl Counted {
+    fn taken(&self) -> Taken {
+        let cost = self.price.as_ref().map(|price| self.most.cost(price));
+        Taken {
+            cost: cost.unwrap_or_default(),
+            tokens: self.most.sum(),
+        }
+    }
+}
+
+/// What a request takes at most, where its rule counts that.
+fn count(
+    env: &Env<'_>,
+    service: &Service,
+    rule: &ServiceRule,
+    request: &ServiceRequest,
+) -> Result<Option<Counted>, Error> {
+    let Some(priced) = &rule.priced else {
+        return Ok(None);
+    };
+    let wrong = |why: &str| Error::from(broker::Error::BodyNotPriced(why.to_owned()));
+    let asked = request.counted.as_ref();
+    let asked = asked.ok_or_else(|| wrong("nothing is said of what it asks"))?;
+    let known = asked.input.max(asked.output) <= MAX_SAFE_INTEGER && request.length.is_some();
+    if !known {
+        return Err(wrong("its length is not known"));
+    }
+    if asked.output > priced.max_tokens {
+        let why = format!(
+            "answers of {} tokens at most are allowed",
+            priced.max_tokens
+        );
+        return Err(wrong(&why));
+    }
+    let price = env
+        .annex()
+        .and_then(|annex| annex.price(&service.name, &asked.model));
+    let is_money = |limit: &Limit| limit.amount.as_deref() == Some(Limit::COST);
+    if price.is_none() && rule.limits.iter().any(is_money) {
+        return Err(Denied::ModelNotPriced {
+            service: service.name.clone(),
+            model: asked.model.clone(),
+        }
+        .into());
+    }
+    Ok(Some(Counted {
+        most: Tokens {
+            input: asked.input,
+            output: asked.output,
+        },
+        price: price.cloned(),
+    }))
 }
 
 /// A request that somebody must approve.
@@ -406,7 +485,7 @@ impl Asked {
     /// What is sent, with the credential in its place.
     fn call(
         self,
-        service: &Service,
+        (service, rule): (&Service, &ServiceRule),
         request: ServiceRequest,
         time: UnixSeconds,
         secret: &[u8],
@@ -440,6 +519,14 @@ impl Asked {
                 _ => None,
             },
             key: whose.key,
+            counted: rule
+                .priced
+                .as_ref()
+                .zip(request.counted)
+                .map(|(priced, body)| CountedCall {
+                    form: priced.form.place(),
+                    body,
+                }),
         })
     }
 
@@ -449,6 +536,7 @@ impl Asked {
         service: &Service,
         request: &ServiceRequest,
         identity: &str,
+        by_ingress: bool,
     ) -> Result<String, Error> {
         let differs = |text: &String| {
             request
@@ -464,7 +552,9 @@ impl Asked {
             service: service.name.clone(),
             why: "goes without a digest of its body, which an approver needs",
         })?;
-        Ok(self.head(service, request).to_approve(identity, body)?)
+        Ok(self
+            .head(service, request)
+            .to_approve(identity, body, by_ingress)?)
     }
 
     fn head<'a>(&'a self, service: &'a Service, request: &'a ServiceRequest) -> RequestHead<'a> {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use broker::{FrameKey, Header, Needles, Scrubber, Way, returned};
+use broker::{Asked, FrameKey, Header, MAX_PRICED, Needles, Scrubber, Used, Way, returned};
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
@@ -15,10 +15,12 @@ use hyper::client::conn::http1::Builder;
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, Uri};
 use hyper_util::rt::TokioIo;
+use identity::json::MAX_SAFE_INTEGER;
 use identity::{Digest, cbor, sha256};
 use policy::Scrub;
-use protocol::{CallKind, Failed, FramedHead, Ticket};
+use protocol::{CallKind, CountedBody, Failed, FramedHead, Ticket};
 use tokio::sync::mpsc::Sender;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use crate::body::{CallBody, Piece};
@@ -29,12 +31,14 @@ use crate::pool::{Connection, Owner};
 use crate::shared::{Offered, Shared, revocation, unsent};
 use crate::sync::lock;
 use crate::tls;
-use crate::wire::{Call, Ended, Ending, SecretKey};
+use crate::wire::{Call, CountedCall, Ended, Ending, SecretKey};
 
 /// For a line to be lent, and for the service to shake hands.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// For the next piece of an answer: models think for minutes.
 const ANSWER_WITHIN: Duration = Duration::from_secs(600);
+/// For the first frame of a sealed call, without which nothing is sent.
+const FIRST_WITHIN: Duration = Duration::from_secs(60);
 /// A line for calls may lie idle so long.
 const IDLE: Duration = Duration::from_secs(120);
 /// A connection that is not ready again soon is not kept.
@@ -45,6 +49,8 @@ const HELD_BACK: usize = 256 * 1024;
 /// How clients of S3 say that a body goes up in chunks. Some stores keep the word with the object, and say it of
 /// answers that are not so.
 const UPLOADED_AS: &str = "aws-chunked";
+/// Bodies to models at a time that are looked at whole: 2 MiB each.
+static COUNTED: Semaphore = Semaphore::const_new(16);
 /// Of what is read at once.
 const MAX_BUFFER: usize = 64 * 1024;
 
@@ -125,6 +131,8 @@ struct Progress {
     /// What was taken of the body, to be sent.
     sent: Arc<Mutex<Counted>>,
     received: Counted,
+    /// What the service says was used, where that is counted.
+    used: Option<Used>,
 }
 
 impl Progress {
@@ -134,12 +142,16 @@ impl Progress {
             spki: None,
             sent: Arc::new(Mutex::new(Counted::new())),
             received: Counted::new(),
+            used: None,
         }
     }
 
     fn ended(self, ticket: Ticket, ending: Ending) -> Ended {
         let sent = lock(&self.sent);
+        let said = self.used.and_then(Used::said);
+        let known = |tokens: u64| tokens.min(MAX_SAFE_INTEGER);
         Ended {
+            tokens: said.map(|said| [known(said.input), known(said.output)]),
             status: self.status,
             spki: self.spki,
             sent: sent.bytes,
@@ -169,7 +181,10 @@ async fn make(
     // Whoever has no more than the ticket of a sealed call sends no frame of it, and so nothing at all.
     let first = match call.key {
         None => None,
-        Some(_) => Some(from.frame().await.ok_or(Ending::Aborted)?),
+        Some(_) => {
+            let first = timeout(FIRST_WITHIN, from.frame()).await;
+            Some(first.ok().flatten().ok_or(Ending::Aborted)?)
+        }
     };
     let uploading = upload(from, first, pieces, call, &whole);
     let download = Download {
@@ -180,6 +195,7 @@ async fn make(
         status: &mut progress.status,
         spki: &mut progress.spki,
         received: &mut progress.received,
+        used: &mut progress.used,
     };
     let connection = tokio::select! {
         gone = uploading => return Err(gone),
@@ -228,6 +244,13 @@ async fn upload(
     let length = call.length;
     let mut came = 0;
     let mut signed = call.body.map(Signed::new);
+    let mut whole_one = match &call.counted {
+        None => None,
+        Some(counted) => match CountedUpload::begin(counted).await {
+            Some(begun) => Some(begun),
+            None => return Ending::ServiceBusy,
+        },
+    };
     loop {
         let frame = match first.take() {
             Some(frame) => Some(frame),
@@ -244,6 +267,15 @@ async fn upload(
                     None => bytes,
                     Some(signed) => signed.push(&bytes),
                 };
+                let ready = match &mut whole_one {
+                    None => ready,
+                    Some(counted) => {
+                        if !counted.push(&ready) {
+                            return Ending::BodyMismatch;
+                        }
+                        Bytes::new()
+                    }
+                };
                 let gone = !ready.is_empty() && pieces.send(Piece::Data(ready)).await.is_err();
                 if too_much || gone {
                     break;
@@ -253,13 +285,22 @@ async fn upload(
                 if length.is_some_and(|length| came != length) {
                     return Ending::Aborted;
                 }
+                let mut rest = Bytes::new();
                 if let Some(signed) = signed.take() {
-                    let Some(rest) = signed.rest() else {
+                    let Some(of_signed) = signed.rest() else {
                         return Ending::BodyMismatch;
                     };
-                    if !rest.is_empty() {
-                        let _ = pieces.send(Piece::Data(rest)).await;
-                    }
+                    rest = of_signed;
+                }
+                if let Some(mut counted) = whole_one.take() {
+                    let good = counted.push(&rest);
+                    let Some(all) = counted.all().filter(|_| good) else {
+                        return Ending::BodyMismatch;
+                    };
+                    rest = all;
+                }
+                if !rest.is_empty() {
+                    let _ = pieces.send(Piece::Data(rest)).await;
                 }
                 whole.store(true, Ordering::Release);
                 let _ = pieces.send(Piece::Last).await;
@@ -278,6 +319,42 @@ async fn upload(
     }
     // The service takes no more of it: what it answers counts.
     std::future::pending().await
+}
+
+/// A body to a model, of which nothing goes before all of it has come, and asks what was decided on.
+struct CountedUpload<'c> {
+    wanted: &'c CountedCall,
+    came: BytesMut,
+    _place: SemaphorePermit<'static>,
+}
+
+impl<'c> CountedUpload<'c> {
+    /// When there is a place for one more in memory; none if there is none in time.
+    async fn begin(wanted: &'c CountedCall) -> Option<Self> {
+        let place = timeout(CONNECT_WITHIN, COUNTED.acquire()).await;
+        Some(Self {
+            wanted,
+            came: BytesMut::new(),
+            _place: place.ok()?.ok()?,
+        })
+    }
+
+    /// Whether it is not too long yet.
+    fn push(&mut self, bytes: &[u8]) -> bool {
+        self.came.extend_from_slice(bytes);
+        self.came.len() <= MAX_PRICED
+    }
+
+    /// All of it, if it asks what it may.
+    fn all(self) -> Option<Bytes> {
+        let asked = Asked::read(self.wanted.form()?, &self.came).ok()?;
+        let asked = CountedBody {
+            model: asked.model,
+            input: asked.most.input,
+            output: asked.most.output,
+        };
+        (asked == self.wanted.body).then(|| self.came.freeze())
+    }
 }
 
 /// A body that was signed or approved: its end is held back until all of it has come, and is that one.
@@ -319,6 +396,7 @@ struct Download<'a> {
     status: &'a mut Option<u16>,
     spki: &'a mut Option<[u8; 32]>,
     received: &'a mut Counted,
+    used: &'a mut Option<Used>,
 }
 
 impl Download<'_> {
@@ -408,6 +486,12 @@ impl Download<'_> {
         let (head, mut body) = answer.into_parts();
         let headers = self.headers(&head)?;
         *self.status = Some(head.status.as_u16());
+        *self.used = self.call.counted.as_ref().and_then(|counted| {
+            let kind = head.headers.get(hyper::header::CONTENT_TYPE);
+            let is_stream =
+                kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+            Some(Used::new(counted.form()?, is_stream))
+        });
         let framed = FramedHead {
             status: head.status.as_u16(),
             headers: headers
@@ -461,6 +545,9 @@ impl Download<'_> {
         for piece in bytes.chunks(self.to.most()) {
             self.to.put(CallKind::Data, piece);
             self.received.add(piece);
+            if let Some(used) = self.used {
+                used.push(piece);
+            }
             if self.to.waiting() >= MAX_BUFFER {
                 self.flush().await?;
             }

@@ -31,4 +31,7 @@ pub use crate::error::Error;
 pub use crate::frames::{FramesFrom, FramesTo, frames};
 pub use crate::lines::{Line, Lines, Stream, opening, runtime};
 pub use crate::process::{Messages, Pipes, serve};
-pub use crate::wire::{Answer, Ask, Call, Ended, Ending, Revoked, Secret, SecretKey, Setup};
+pub use crate::shared::unclaimed;
+pub use crate::wire::{
+    Answer, Ask, Call, CountedCall, Ended, Ending, Revoked, Secret, SecretKey, Setup,
+};

@@ -71,6 +71,11 @@ struct Sought {
     used: Instant,
 }
 
+/// The end of a call whose ticket nobody shows.
+pub fn unclaimed(ticket: Ticket) -> Ended {
+    unsent(ticket, Ending::Unclaimed)
+}
+
 /// The end of a call of which nothing was sent.
 pub(crate) fn unsent(ticket: Ticket, ending: Ending) -> Ended {
     // SHA-256 of nothing.
@@ -84,6 +89,7 @@ pub(crate) fn unsent(ticket: Ticket, ending: Ending) -> Ended {
         received: 0,
         received_digest: nothing,
         spki: None,
+        tokens: None,
     }
 }
 
@@ -278,6 +284,7 @@ mod tests {
             placed: Vec::new(),
             body: None,
             key: None,
+            counted: None,
             secrets: vec![Secret(Zeroizing::new(secret.to_vec()))],
         }
     }

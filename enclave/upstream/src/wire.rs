@@ -5,7 +5,8 @@ use broker::Header;
 use identity::Digest;
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Decoder, Encode, Encoder};
-use protocol::Ticket;
+use policy::Form;
+use protocol::{CountedBody, Ticket};
 use zeroize::Zeroizing;
 
 /// To the process of a service.
@@ -102,6 +103,28 @@ pub struct Call {
     /// Under which its frames are sealed, if they are to pass the parent unread.
     #[n(11)]
     pub key: Option<SecretKey>,
+    /// What its body may ask of a model, where that is counted: else nothing of it is sent.
+    #[n(12)]
+    pub counted: Option<CountedCall>,
+}
+
+/// What a body may ask of a model.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct CountedCall {
+    /// The form of the body, by its place in [`Form::ALL`].
+    #[n(0)]
+    pub form: u8,
+    /// What it asks.
+    #[n(1)]
+    pub body: CountedBody,
+}
+
+impl CountedCall {
+    /// The form of the body.
+    pub fn form(&self) -> Option<Form> {
+        Form::ALL.get(usize::from(self.form)).copied()
+    }
 }
 
 /// Bytes that are wiped when they are dropped.
@@ -189,6 +212,9 @@ pub struct Ended {
     /// SHA-256 of the SubjectPublicKeyInfo that the service showed.
     #[cbor(n(7), with = "minicbor::bytes")]
     pub spki: Option<[u8; 32]>,
+    /// Tokens of prompt and answer that the service says were used.
+    #[n(8)]
+    pub tokens: Option<[u64; 2]>,
 }
 
 /// In which way a call ended.

@@ -26,7 +26,7 @@ pub use crate::admission::{Admission, Operators};
 pub use crate::caller::Caller;
 pub use crate::error::Error;
 pub use crate::fair_queue::{FairQueue, QueueFull, Slot};
-pub use crate::localhost::{Localhost, LocalhostCaller, Shown};
+pub use crate::localhost::{Localhost, LocalhostCaller, Shown, proxy_user};
 pub use crate::one_writer::OneWriter;
 pub use crate::peer::{Connected, Inspector, is_interpreter, sees_other_users, sha256_of};
 pub use crate::quotas::{CallerQuota, CallerQuotas, Limits, TooMuch};

@@ -73,8 +73,7 @@ impl Localhost {
     }
 
     /// A client that takes us for a proxy (RFC 9110 section 11.7.2): with a caller's token as Bearer or as the
-    /// password of Basic, or with one that `other` knows. Gives the user of Basic too. No page can make a browser send such
-    /// a thing.
+    /// password of Basic, or with one that `other` knows. Gives the user of Basic too.
     pub fn proxy_caller<T>(
         &self,
         headers: &HeaderMap,
@@ -164,6 +163,14 @@ fn placeholders(headers: &HeaderMap) -> Vec<Zeroizing<String>> {
 fn key_id(signature: &str) -> Option<&str> {
     let (_, rest) = signature.split_once("Credential=")?;
     rest.split(',').next()?.trim().rsplitn(5, '/').nth(4)
+}
+
+/// The user whom a client names to a proxy, if it names one so.
+pub fn proxy_user(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(PROXY_AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, shown) = value.split_once(' ')?;
+    let (user, _) = pair(shown.trim()).filter(|_| scheme.eq_ignore_ascii_case("basic"))?;
+    Some(user)
 }
 
 fn password(basic: &str) -> Option<String> {

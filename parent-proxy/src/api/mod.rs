@@ -122,6 +122,19 @@ impl App {
         drilled.map(|_| ())
     }
 
+    /// Counts a request that needs no turn, if the account has one left in this time.
+    pub(crate) async fn count_request(&self, quota: &CallerQuota) -> Result<(), AskError> {
+        let Err(much) = self.quotas.take(quota, None) else {
+            return Ok(());
+        };
+        self.metrics
+            .limited
+            .get_or_create(&Limited { limit: "requests" })
+            .inc();
+        tokio::time::sleep(REFUSED_AFTER).await;
+        Err(AskError::TooOften(much))
+    }
+
     /// A turn, if the account has a request left in this time.
     pub(crate) async fn slot(
         &self,

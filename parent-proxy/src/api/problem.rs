@@ -32,6 +32,11 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
+    /// The same with another status.
+    pub(crate) fn with_status(self, status: u16) -> Self {
+        Self { status, ..self }
+    }
+
     pub(crate) fn new(
         status: u16,
         code: impl Into<Cow<'static, str>>,

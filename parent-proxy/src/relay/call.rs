@@ -131,13 +131,18 @@ impl Calls {
         let is_whole = {
             let mut upload = pin!(pass_there(from, &mut there, begun));
             let mut download = pin!(pass_back(lines, ticket, &mut back, to));
-            let mut is_whole = false;
+            let (mut is_whole, mut is_done) = (false, false);
             loop {
                 tokio::select! {
                     biased;
-                    sent = &mut upload, if !is_whole => {
-                        sent?;
-                        is_whole = true;
+                    sent = &mut upload, if !is_done => {
+                        is_done = true;
+                        match sent {
+                            Ok(()) => is_whole = true,
+                            // Nobody takes more of it: what was answered counts.
+                            Err(Unsent::Service) => {}
+                            Err(Unsent::Agent(error)) => return Err(error.into()),
+                        }
                     }
                     answered = &mut download => {
                         answered?;
@@ -153,17 +158,31 @@ impl Calls {
     }
 }
 
+/// Why a body was not passed on whole.
+enum Unsent {
+    /// The ingress process, or the agent, is gone.
+    Agent(io::Error),
+    /// The process of the service takes no more of it.
+    Service,
+}
+
+impl From<io::Error> for Unsent {
+    fn from(error: io::Error) -> Self {
+        Self::Agent(error)
+    }
+}
+
 /// Passes a body on, until its end.
 async fn pass_there(
     from: &mut Frames,
     there: &mut WriteHalf<Line>,
     mut out: BytesMut,
-) -> io::Result<()> {
+) -> Result<(), Unsent> {
     loop {
         let mut is_last = false;
         while let Some((kind, bytes)) = from.ready()? {
             if !matches!(kind, CallKind::Data | CallKind::End) || is_last {
-                return Err(nonsense());
+                return Err(nonsense().into());
             }
             CallFrame::write(kind, &bytes, &mut out);
             is_last = kind == CallKind::End;
@@ -171,12 +190,13 @@ async fn pass_there(
                 break;
             }
         }
-        there.write_all_buf(&mut out).await?;
+        let written = there.write_all_buf(&mut out).await;
+        written.map_err(|_| Unsent::Service)?;
         if is_last {
             return Ok(());
         }
         if from.frames.awaits_more() && from.line.read_buf(from.frames.room()).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
     }
 }

@@ -70,6 +70,11 @@ impl Placeholders {
         held.map(|(holder, _)| holder.clone())
     }
 
+    /// Whether somebody still holds the token of this SHA-256.
+    pub(crate) fn is_held(&self, digest: &Digest<32>) -> bool {
+        self.issued().held.contains_key(digest)
+    }
+
     /// No token is good from here on.
     pub(crate) fn close(&self) {
         let mut issued = self.issued();

@@ -4,6 +4,7 @@
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use enclave_client::{Stream, open};
@@ -11,8 +12,11 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use identity::cbor;
 use protocol::{CallFrame, CallKind, Endpoint, InsideRequest, LineKind, Ticket, Told};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, WriteHalf, copy_buf, split};
+use tokio::io::{
+    AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, WriteHalf, copy_buf, sink, split,
+};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tracing::debug;
 
 use super::call::Frames;
@@ -21,6 +25,10 @@ use super::{Counts, UnderWay};
 /// Of one caller and of all, at a time.
 const MAX_TUNNELS: usize = 64;
 const MAX_TUNNELS_OF_ALL: usize = 512;
+/// For what was answered last.
+const ENDS_WITHIN: Duration = Duration::from_secs(30);
+/// For an agent to read what was said last.
+const LINGER: Duration = Duration::from_secs(2);
 const BUFFER: usize = 32 * 1024;
 
 type Line = Box<dyn Stream>;
@@ -84,7 +92,8 @@ impl Tunnels {
             return Ok(None);
         };
         let mut number = Ticket([0; 16]);
-        getrandom::fill(&mut number.0).map_err(io::Error::other)?;
+        number.0[..8].copy_from_slice(&caller.to_be_bytes());
+        getrandom::fill(&mut number.0[8..]).map_err(io::Error::other)?;
         let mut agent = open(endpoint).await?;
         agent.write_all(&LineKind::Agent.opening(number)).await?;
         let mut calls = open(endpoint).await?;
@@ -102,8 +111,12 @@ impl Tunnels {
     }
 
     /// Each ends with the call that it is at.
-    pub(crate) async fn drained(&self) {
+    pub(crate) fn stop(&self) {
         self.stopping.send_replace(true);
+    }
+
+    /// Waits until the last one has.
+    pub(crate) async fn ended(&self) {
         let _ = self.count.subscribe().wait_for(|count| *count == 0).await;
     }
 }
@@ -131,11 +144,14 @@ impl Tunnel {
             }
         };
         let passing = pass(upgraded, agent);
+        let is_stopping = stopping.clone();
         let asking = Asking { from, to, stopping };
         let serving = async {
             serve(asking).await;
-            // What was answered goes out still: the ingress process ends the connection.
-            std::future::pending::<()>().await;
+            if !*is_stopping.borrow() {
+                // What was answered goes out still: the ingress process ends the connection.
+                tokio::time::sleep(ENDS_WITHIN).await;
+            }
         };
         tokio::select! {
             passed = passing => {
@@ -154,25 +170,27 @@ async fn pass(agent: impl AsyncRead + AsyncWrite, inside: Line) -> io::Result<()
     let (from_inside, mut to_inside) = split(inside);
     let mut from_agent = BufReader::with_capacity(BUFFER, from_agent);
     let mut from_inside = BufReader::with_capacity(BUFFER, from_inside);
-    let there = async {
-        copy_buf(&mut from_agent, &mut to_inside).await?;
-        to_inside.shutdown().await
-    };
-    let back = async {
-        copy_buf(&mut from_inside, &mut to_agent).await?;
-        to_agent.shutdown().await
-    };
-    let (mut there, mut back) = (pin!(there), pin!(back));
-    let mut is_said = false;
-    loop {
-        tokio::select! {
-            passed = &mut back => return passed,
-            passed = &mut there, if !is_said => {
-                passed?;
-                is_said = true;
+    let passed = {
+        let there = async {
+            copy_buf(&mut from_agent, &mut to_inside).await?;
+            to_inside.shutdown().await
+        };
+        let back = async { copy_buf(&mut from_inside, &mut to_agent).await };
+        let (mut there, mut back) = (pin!(there), pin!(back));
+        let mut is_said = false;
+        loop {
+            tokio::select! {
+                passed = &mut back => break passed,
+                // Nobody inside hears it any more: what is answered counts.
+                _ = &mut there, if !is_said => is_said = true,
             }
         }
-    }
+    };
+    let _ = to_agent.shutdown().await;
+    // An agent that is still speaking would lose what it has not read, if it were not heard out.
+    let mut nowhere = sink();
+    let _ = timeout(LINGER, copy_buf(&mut from_agent, &mut nowhere)).await;
+    passed.map(|_| ())
 }
 
 impl Asking {

@@ -40,6 +40,14 @@ pub enum Denied {
         /// Of the rule that came furthest: what it lacks.
         why: &'static str,
     },
+    /// The annex has no price for the model.
+    #[error("no price is known for the model {model:?} of the service {service}")]
+    ModelNotPriced {
+        /// The service.
+        service: String,
+        /// The model.
+        model: String,
+    },
     /// The operator's annex revokes the credential, or the agent that it is for.
     #[error("the credential was revoked")]
     CredentialRevoked,
@@ -196,6 +204,7 @@ impl Denied {
             Self::CallerNotAllowed
             | Self::ActionReserved
             | Self::ServiceRequestNotAllowed { .. }
+            | Self::ModelNotPriced { .. }
             | Self::CredentialRevoked
             | Self::ResourceNotCanonical(_)
             | Self::EnvironmentMismatch { .. }
@@ -271,6 +280,7 @@ impl Denied {
             | Self::BudgetExceeded { .. }
             | Self::AmountMissing { .. }
             | Self::ServiceRequestNotAllowed { .. }
+            | Self::ModelNotPriced { .. }
             | Self::CredentialRevoked
             | Self::UntrustedPrincipal(_)
             | Self::DelegationRevoked

@@ -63,7 +63,7 @@ mod tests;
 pub use crate::denied::Denied;
 pub use crate::exchange::accept_exchange;
 pub use crate::input::{CREDENTIAL_ACTION, ExchangeInput, PolicyInput, ServiceInput};
-pub use crate::limits::{Left, Reservation, Usage};
+pub use crate::limits::{Left, Reservation, Taken, Usage};
 pub use crate::rego::{Rego, RegoError, without_huge_pages};
 pub use crate::rules::{Accepted, accept, admits, among_resources, may_rotate};
 pub use crate::service::{AcceptedRequest, accept_request};

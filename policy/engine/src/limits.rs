@@ -1,7 +1,8 @@
-//! Rates and budgets: how much was used in the last minute, hour or day.
+//! Rates and budgets: how much was used in the last minute, hour, day, week or month.
 
 use std::collections::BTreeMap;
 
+use identity::json::MAX_SAFE_INTEGER;
 use identity::{Payload, UnixSeconds};
 use policy::{IdentityPolicy, Limit, Period, Rule, ServiceRule};
 
@@ -36,20 +37,41 @@ impl Usage {
             .enumerate()
             .map(|(place, limit)| (Some(&rule.name), place, limit));
         let limits: Vec<_> = of_rule.chain(of_identity(policy)).collect();
-        self.reserve_of(now, &limits, payload)
+        self.reserve_of(now, &limits, |limit| wanted(limit, payload))
     }
 
-    /// Counts one request to a service, if the limits of its rule leave room for it.
+    /// Counts one request to a service, and what it takes at most, if the limits of its rule leave room for
+    /// it.
     pub fn reserve_request(
         &mut self,
         now: UnixSeconds,
         rule: &ServiceRule,
+        taken: Taken,
     ) -> Result<Reservation, Denied> {
         let limits = rule.limits.iter().enumerate();
         let limits: Vec<_> = limits
             .map(|(place, limit)| (Some(&rule.name), place, limit))
             .collect();
-        self.reserve_of(now, &limits, &Payload::default())
+        self.reserve_of(now, &limits, |limit| Some(taken.of(limit)))
+    }
+
+    /// What a request took is known: less than was reserved, or, against what it was to be, more. The request
+    /// itself stays counted.
+    pub fn settle_request(&mut self, reservation: Reservation, rule: &ServiceRule, taken: Taken) {
+        for (key, part, reserved) in reservation.0 {
+            let limit = rule
+                .limits
+                .get(key.1)
+                .filter(|limit| limit.amount.is_some());
+            let (Some(limit), Some(window)) = (limit, self.windows.get_mut(&key)) else {
+                continue;
+            };
+            let taken = taken.of(limit);
+            window.subtract(part, reserved.saturating_sub(taken));
+            // Whatever a service says.
+            let room = MAX_SAFE_INTEGER.saturating_sub(window.sum);
+            window.add(taken.saturating_sub(reserved).min(room));
+        }
     }
 
     /// Counts one token exchange, if the identity's limits on the number of requests leave room for
@@ -62,7 +84,7 @@ impl Usage {
         let limits: Vec<_> = of_identity(policy)
             .filter(|(_, _, limit)| limit.amount.is_none())
             .collect();
-        self.reserve_of(now, &limits, &Payload::default())
+        self.reserve_of(now, &limits, |limit| wanted(limit, &Payload::default()))
     }
 
     /// What is left of the limits of a rule, or of the identity's own, in their order. Nothing is
@@ -102,11 +124,11 @@ impl Usage {
         &mut self,
         now: UnixSeconds,
         limits: &[Place<'_>],
-        payload: &Payload,
+        wanted: impl Fn(&Limit) -> Option<u64>,
     ) -> Result<Reservation, Denied> {
         let mut taken = Vec::with_capacity(limits.len());
         for (rule, place, limit) in limits {
-            let wanted = wanted(limit, payload).ok_or_else(|| Denied::AmountMissing {
+            let wanted = wanted(limit).ok_or_else(|| Denied::AmountMissing {
                 rule: rule.cloned(),
                 amount: limit.amount.clone().unwrap_or_default(),
             })?;
@@ -133,6 +155,25 @@ impl Usage {
             }
         }
         Ok(Reservation(reserved))
+    }
+}
+
+/// What a request to a service takes, beside being one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Taken {
+    /// In micro-dollars.
+    pub cost: u64,
+    /// Of prompt and answer together.
+    pub tokens: u64,
+}
+
+impl Taken {
+    fn of(self, limit: &Limit) -> u64 {
+        match limit.amount.as_deref() {
+            None => 1,
+            Some(Limit::COST) => self.cost,
+            Some(_) => self.tokens,
+        }
     }
 }
 
@@ -198,6 +239,8 @@ fn name(period: Period) -> &'static str {
         Period::Minute => "minute",
         Period::Hour => "hour",
         Period::Day => "day",
+        Period::Week => "week",
+        Period::Month => "month",
     }
 }
 

@@ -182,6 +182,8 @@ fn sections() -> Vec<Section> {
                 "Refusal",
                 |variant| match variant {
                     "HostMisdirected" => "421".into(),
+                    "ForeignOrigin" => "403".into(),
+                    "ServiceBusy" => "503".into(),
                     "UnknownService" => "404".into(),
                     "BodyBroken" => "400".into(),
                     "HeadersTooLong" => "431".into(),

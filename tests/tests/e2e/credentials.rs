@@ -9,5 +9,6 @@ mod lasting;
 mod lying;
 mod seaweed;
 pub(crate) mod setting;
+mod spending;
 pub(crate) mod upstream;
 mod using;

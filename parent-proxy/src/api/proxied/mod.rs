@@ -11,19 +11,22 @@ use axum::body::Body;
 use axum::extract::{Request as HttpRequest, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::response::{IntoResponse, Response};
-use broker::{Omni, Shown as InPlace, may_want_approval, take_placeholder};
+use broker::{
+    Omni, Shown as InPlace, counted, may_be_counted, may_want_approval, take_placeholder,
+};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
-use policy::{Bundle, IdentityPolicy, Service};
+use policy::{Bundle, IdentityPolicy, Priced, Service};
 use protocol::{
-    Answer, OpenCredential, PendingApproval, Request, Requester, ServiceRequest, Ticket,
+    Answer, CountedBody, OpenCredential, PendingApproval, Request, Requester, ServiceRequest,
+    Ticket,
 };
 use tokio::time::timeout;
 
 use self::answer::{Shape, proxy_refusal, refusal};
 use super::body::collect;
-use super::{App, Peer, Problem};
+use super::{App, AskError, Peer, Problem};
 use crate::relay::{CallError, Closing, Holder, Kept, NoLine, Relay, StoreError, UnderWay};
 use ::identity::Digest;
 use ::identity::caller::ObservedCaller;
@@ -104,13 +107,19 @@ async fn proxied(app: &Arc<App>, request: HttpRequest) -> Result<Response, Probl
         Some(&identity),
         (parts.method.as_str(), &shown.asked),
     );
+    let priced = may_be_counted(
+        service,
+        Some(&identity),
+        (parts.method.as_str(), &shown.asked),
+    );
     let Whole {
         body,
         digest,
         text,
+        counted,
         _place,
-    } = match signs || may_wait {
-        true => Whole::of(relay, caller.quota.id, body).await?,
+    } = match signs || may_wait || priced.is_some() {
+        true => Whole::of(relay, caller.quota.id, body, priced).await?,
         false => Whole::unread(body),
     };
     let asked = OpenCredential {
@@ -130,10 +139,11 @@ async fn proxied(app: &Arc<App>, request: HttpRequest) -> Result<Response, Probl
             length: body.size_hint().exact(),
             body: digest,
             text: text.filter(|_| may_wait),
+            counted,
         },
     };
     let asked = Request::OpenCredential(asked);
-    let ticket = match app.ask(&caller.quota, asked).await? {
+    let ticket = match app.ask(&caller.quota, asked).await.map_err(of_budget)? {
         Answer::Opened(ticket) => ticket,
         Answer::PendingApproval(waiting) => return Err(waits(&waiting)),
         _ => return Err(RequestError::Nonsense.into()),
@@ -188,8 +198,19 @@ fn waits(waiting: &PendingApproval) -> Problem {
     )
 }
 
+/// Clients of these APIs try 429 again by themselves, and a budget that is used up stays so for long.
+fn of_budget(error: AskError) -> Problem {
+    let problem = Problem::from(error);
+    match problem.code() {
+        "budget_exceeded" => problem.with_status(403),
+        _ => problem,
+    }
+}
+
 /// A body that is all here before anything is asked; or one of which nothing is known.
 struct Whole {
+    /// What it asks of a model, where that is counted.
+    counted: Option<CountedBody>,
     body: Body,
     digest: Option<Digest<32>>,
     /// The body itself, if it is text and short.
@@ -204,11 +225,17 @@ impl Whole {
             body,
             digest: None,
             text: None,
+            counted: None,
             _place: None,
         }
     }
 
-    async fn of(relay: &Relay, caller: u64, body: Body) -> Result<Self, Problem> {
+    async fn of(
+        relay: &Relay,
+        caller: u64,
+        body: Body,
+        priced: Option<&Priced>,
+    ) -> Result<Self, Problem> {
         let until = Instant::now() + WHOLE_WITHIN;
         let (short, rest) = beginning(body, until).await?;
         // Only one that is long takes a place.
@@ -224,9 +251,21 @@ impl Whole {
                 (Bytes::from([short, rest].concat()), Some(place))
             }
         };
+        let (mut bytes, mut asks) = (bytes, None);
+        if let Some(priced) = priced {
+            let (asked, mended) = counted(priced, &bytes)
+                .map_err(|error| Problem::new(422, error.code(), error.to_string()))?;
+            bytes = mended.map_or(bytes, Bytes::from);
+            asks = Some(CountedBody {
+                model: asked.model,
+                input: asked.most.input,
+                output: asked.most.output,
+            });
+        }
         let text = Some(&bytes).filter(|bytes| bytes.len() <= MAX_SHOWN);
         let text = text.and_then(|bytes| String::from_utf8(bytes.to_vec()).ok());
         Ok(Self {
+            counted: asks,
             digest: Some(::identity::sha256(&bytes)),
             body: Body::from(bytes),
             text,

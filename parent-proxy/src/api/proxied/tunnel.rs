@@ -8,16 +8,23 @@ use axum::extract::Request as HttpRequest;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use broker::is_served;
-use callers::{Caller, Shown, TurnedAway};
+use callers::{Caller, Shown, TurnedAway, proxy_user};
 use enclave_client::RequestError;
 use protocol::{Answer, InsideRequest, OpenSealed, OpenedSealed, Request, Requester, Told};
 
+use tracing::info;
+
 use super::answer::{Shape, refused};
-use super::{admitted, begin_call, closing, holder, identity, kept, no_services, unknown, waits};
+use super::{
+    admitted, begin_call, closing, holder, identity, kept, no_services, of_budget, unknown, waits,
+};
 use crate::api::{App, Peer, Problem};
 use crate::relay::{Asking, Relay};
 use ::identity::caller::ObservedCaller;
+use ::identity::{Digest, sha256};
 
+/// As what metrics know calls through a tunnel.
+const ROUTE: &str = "tunnel";
 /// As the user of Basic, where nobody is named.
 const NOBODY: &str = "x";
 
@@ -26,6 +33,8 @@ struct Agent {
     caller: Caller,
     /// The identity that it is for, where one is named.
     identity: Option<String>,
+    /// The placeholder by which it came, if somebody holds it.
+    placeholder: Option<Digest<32>>,
 }
 
 /// Begins a tunnel; the answer to the request is the last that this process says to the agent.
@@ -38,6 +47,8 @@ pub(super) async fn begin(app: &Arc<App>, mut request: HttpRequest) -> Result<Re
     }
     let peer = request.extensions().get();
     let agent = identify(app, relay, peer, request.headers())?;
+    // A handshake is work, and so it counts as a request.
+    app.count_request(&agent.caller.quota).await?;
     let authority = request
         .uri()
         .authority()
@@ -72,19 +83,27 @@ fn identify(
     peer: Option<&Peer>,
     headers: &HeaderMap,
 ) -> Result<Agent, Problem> {
-    let mut identity = None;
+    let mut placeholder = None;
+    let identity;
     let (seen, quota) = match (peer, &relay.localhost) {
-        (Some(Peer::Unix(known)), _) => (known.seen.clone(), Arc::clone(&known.quota)),
+        (Some(Peer::Unix(known)), _) => {
+            identity = user_named(app, proxy_user(headers))?;
+            (known.seen.clone(), Arc::clone(&known.quota))
+        }
         (Some(Peer::Localhost(from)), Some(localhost)) => {
-            let held = |token: &str| relay.placeholders.holder(token);
+            let held = |token: &str| {
+                let holder = relay.placeholders.holder(token)?;
+                Some((sha256(token.as_bytes()), holder))
+            };
             let (shown, user) = localhost.proxy_caller(headers, held)?;
             let seen = match shown {
                 Shown::Token(name) => {
                     identity = user_named(app, user)?;
                     ObservedCaller::named(name)
                 }
-                Shown::Other(held) => {
+                Shown::Other((digest, held)) => {
                     let (seen, held_for) = holder(localhost, *from, held)?;
+                    placeholder = Some(digest);
                     identity = match held_for {
                         Some(held_for) => Some(held_for),
                         None => user_named(app, user)?,
@@ -101,6 +120,7 @@ fn identify(
     Ok(Agent {
         caller: admitted(app, seen, quota)?,
         identity,
+        placeholder,
     })
 }
 
@@ -125,10 +145,21 @@ async fn serve(app: &Arc<App>, agent: &Agent, mut asking: Asking) {
         let (_, service) = app.admission.policy().service(&asked.service).unzip();
         let shape = Shape::of(service);
         match call(app, agent, &mut asking, asked).await {
-            Ok(true) => {}
-            Ok(false) => return,
+            Ok(again) => {
+                app.metrics.handled(ROUTE, 200);
+                if !again {
+                    return;
+                }
+            }
             Err((problem, again)) => {
+                app.metrics.handled(ROUTE, problem.status());
                 app.metrics.refused(problem.code());
+                info!(
+                    route = ROUTE,
+                    status = problem.status(),
+                    code = problem.code(),
+                    "refused"
+                );
                 let told = Told::Refused(refused(&problem, shape));
                 if asking.tell(&told).await.is_err() || !again {
                     return;
@@ -165,6 +196,11 @@ async fn decide(
     agent: &Agent,
     asked: InsideRequest,
 ) -> Result<(usize, OpenedSealed), Problem> {
+    // It is good while somebody holds it, and so is what came by it.
+    let is_held = |digest: Digest<32>| relay.placeholders.is_held(&digest);
+    if !agent.placeholder.is_none_or(is_held) {
+        return Err(TurnedAway::TokenInvalid.into());
+    }
     let policy = app.admission.policy();
     let found = policy.service(&asked.service);
     let (place, service) = found.ok_or_else(|| unknown(&asked.service))?;
@@ -178,10 +214,10 @@ async fn decide(
         envelope: kept.bytes,
         sealed: asked.sealed,
     };
-    match app
+    let asked = app
         .ask(&agent.caller.quota, Request::OpenSealed(open))
-        .await?
-    {
+        .await;
+    match asked.map_err(of_budget)? {
         Answer::OpenedSealed(opened) => Ok((place, opened)),
         Answer::PendingApproval(waiting) => Err(waits(&waiting)),
         _ => Err(RequestError::Nonsense.into()),

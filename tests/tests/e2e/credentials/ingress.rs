@@ -50,7 +50,7 @@ impl Proxied {
         Self::of(setting)
     }
 
-    fn of(setting: Setting) -> Self {
+    pub(super) fn of(setting: Setting) -> Self {
         let authority = setting.running.folder().join("ca.pem");
         let output = ca(&setting, &[]);
         assert!(output.status.success(), "{}", said(&output));
@@ -123,6 +123,15 @@ impl Proxied {
         let (head, stream) = self.connect("api.example:443", &basic("x", PLACEHOLDER));
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
         tls(stream, name, &self.authority, &[b"http/1.1"])
+    }
+
+    /// The answer to one POST in a tunnel of its own.
+    pub(super) fn post(&self, path: &str, body: &str) -> String {
+        let head = "host: api.example\r\nconnection: close\r\ncontent-type: application/json";
+        let length = body.len();
+        self.ask(&format!(
+            "POST {path} HTTP/1.1\r\n{head}\r\ncontent-length: {length}\r\n\r\n{body}"
+        ))
     }
 
     /// The answer to one request in a tunnel of its own.
@@ -672,6 +681,20 @@ fn in_a_tunnel_the_host_is_that_of_its_tls_and_paths_are_those_of_services() {
             "host_misdirected",
         ),
         (
+            format!(
+                "GET /v1/models HTTP/1.1\r\nhost: api.example\r\norigin: https://evil.example\r\n{close}"
+            ),
+            403,
+            "foreign_origin",
+        ),
+        (
+            format!(
+                "GET /v1/models HTTP/1.1\r\nhost: api.example\r\nsec-fetch-site: cross-site\r\n{close}"
+            ),
+            403,
+            "foreign_origin",
+        ),
+        (
             format!("GET /v1/models HTTP/1.1\r\n{close}"),
             421,
             "host_misdirected",
@@ -945,8 +968,13 @@ fn one_callers_tunnels_leave_room_for_those_of_others_and_idle_ones_end() {
         assert_eq!(until_the_end(stream), "");
     }
     assert!(begin.elapsed() >= Duration::from_secs(9));
-    let (head, _) = proxied.connect("api.example:443", &good);
-    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let is_open = || {
+        proxied
+            .connect("api.example:443", &good)
+            .0
+            .starts_with("HTTP/1.1 200")
+    };
+    wait_for(is_open);
 }
 
 /// The key of an authority, as openssl reads it.
@@ -1040,4 +1068,169 @@ fn a_sidecar_that_brings_another_authority_is_noticed() {
         "{told}"
     );
     assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn a_tunnel_is_good_while_its_placeholder_is_held_and_no_longer() {
+    let proxied = Proxied::start(echo());
+    // The command leaves somebody behind with its environment and its tunnel.
+    let script = "import os, socket, ssl, sys, time
+from urllib.parse import urlsplit
+import base64
+proxy = urlsplit(os.environ['HTTPS_PROXY'])
+if os.fork():
+    time.sleep(1)
+    sys.exit(0)
+pair = base64.b64encode(f'{proxy.username}:{proxy.password}'.encode()).decode()
+raw = socket.create_connection((proxy.hostname, proxy.port))
+raw.sendall(f'CONNECT api.example:443 HTTP/1.1\\r\\nhost: api.example:443\\r\\nproxy-authorization: Basic {pair}\\r\\n\\r\\n'.encode())
+raw.recv(4096)
+context = ssl.create_default_context(cafile=os.environ['SSL_CERT_FILE'])
+tls = context.wrap_socket(raw, server_hostname='api.example')
+for name in ('before', 'after'):
+    tls.sendall(b'GET /v1/models HTTP/1.1\\r\\nhost: api.example\\r\\n\\r\\n')
+    answer = tls.recv(4096).decode()
+    with open(sys.argv[1] + name + '.new', 'w') as out:
+        out.write(answer)
+    os.rename(sys.argv[1] + name + '.new', sys.argv[1] + name)
+    time.sleep(2)
+";
+    let folder = harness::private_folder();
+    let output = Command::new(program("anchorhold"))
+        .args(["run", "--endpoint"])
+        .arg(format!(
+            "unix://{}",
+            proxied.setting.running.socket.display()
+        ))
+        .args(["--", "python3", "-c", script])
+        .arg(format!("{}/", folder.path().display()))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let answer = |name: &str| {
+        let file = folder.path().join(name);
+        wait_for(|| file.exists());
+        std::fs::read_to_string(file).unwrap()
+    };
+    assert!(
+        answer("before").starts_with("HTTP/1.1 200"),
+        "{}",
+        answer("before")
+    );
+    assert!(
+        answer("after").contains("token_invalid"),
+        "{}",
+        answer("after")
+    );
+}
+
+#[test]
+fn an_early_answer_through_the_proxy_is_passed_on_whole() {
+    let long = "x".repeat(200_000);
+    let body = long.clone();
+    let proxied = Proxied::start(Upstream::start(move |_, tls| {
+        write!(
+            tls,
+            "HTTP/1.1 413 x\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )?;
+        tls.flush()?;
+        std::thread::sleep(Duration::from_millis(500));
+        Ok(false)
+    }));
+    for _ in 0..5 {
+        let mut tunnel = proxied.tunnel("api.example").unwrap();
+        // This service does not wait for the body.
+        write!(
+            tunnel,
+            "POST /v1/files/early HTTP/1.1\r\nhost: api.example\r\ncontent-length: 3000000\r\n\r\n"
+        )
+        .unwrap();
+        for _ in 0..30 {
+            if tunnel.write_all(&[b'y'; 1000]).is_err() {
+                break;
+            }
+        }
+        let told = until_the_end(&mut tunnel);
+        assert!(
+            told.starts_with("HTTP/1.1 413") && told.contains(&long),
+            "{} {}",
+            told.len(),
+            &told[..told.len().min(300)]
+        );
+    }
+}
+
+#[test]
+fn a_sidecar_that_stops_ends_idle_tunnels_at_once() {
+    let mut proxied = Proxied::start(echo());
+    let tunnel = proxied.tunnel("api.example").unwrap();
+    let begun = std::time::Instant::now();
+    proxied.setting.running.sidecar.stop().unwrap();
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begun.elapsed()
+    );
+    let log = proxied.setting.running.log();
+    assert!(!log.contains("still under way"), "{log}");
+    drop(tunnel);
+}
+
+#[test]
+fn one_callers_long_bodies_through_the_proxy_leave_room_for_those_of_others() {
+    let with = With {
+        inject: "{ sigv4 = { region = \"us-east-1\", service = \"execute-api\" } }",
+        ..with()
+    };
+    let setting = Setting::with(echo(), &with);
+    setting.put_well(
+        "crew",
+        "AKIATOYTOYTOYTOYTOY0:toy/secret+key0123456789abcdefghijklmnop",
+    );
+    let proxied = Proxied::of(setting);
+    let begin = || {
+        let mut tunnel = proxied.tunnel("api.example").unwrap();
+        write!(
+            tunnel,
+            "POST /v1/chat HTTP/1.1\r\nhost: api.example\r\ncontent-type: application/json\r\ncontent-length: 100000\r\n\r\n"
+        )
+        .unwrap();
+        tunnel.write_all(&vec![b'x'; 70_000]).unwrap();
+        tunnel
+    };
+    let held = [begin(), begin()];
+    std::thread::sleep(Duration::from_millis(500));
+    // A third one of the same caller is told so, and at once.
+    let mut third = begin();
+    let begun = std::time::Instant::now();
+    let mut head = [0; 300];
+    let read = third.read(&mut head).unwrap();
+    let head = String::from_utf8_lossy(&head[..read]).into_owned();
+    assert!(
+        head.starts_with("HTTP/1.1 503") && head.contains("service_busy"),
+        "{head}"
+    );
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    // Short ones take none of these places.
+    let told = proxied.ask("POST /v1/chat HTTP/1.1\r\nhost: api.example\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello");
+    assert!(told.starts_with("HTTP/1.1 200"), "{told}");
+    // Somebody else comes by the socket, through the same process.
+    let mut other = std::os::unix::net::UnixStream::connect(&proxied.setting.socket).unwrap();
+    other
+        .write_all(b"CONNECT api.example:443 HTTP/1.1\r\nhost: api.example:443\r\n\r\n")
+        .unwrap();
+    let mut answer = [0; 1024];
+    let read = other.read(&mut answer).unwrap();
+    assert!(answer[..read].starts_with(b"HTTP/1.1 200"));
+    let mut tunnel = tls(other, "api.example", &proxied.authority, &[]).unwrap();
+    write!(tunnel, "POST /v1/chat HTTP/1.1\r\nhost: api.example\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: 100000\r\n\r\n").unwrap();
+    tunnel.write_all(&vec![b'x'; 100_000]).unwrap();
+    let told = until_the_end(&mut tunnel);
+    assert!(
+        told.starts_with("HTTP/1.1 200"),
+        "{}",
+        &told[..told.len().min(300)]
+    );
+    drop(held);
 }

@@ -68,6 +68,7 @@ impl Parent {
                 length,
                 body: Some(body),
                 text: None,
+                counted: None,
             },
         };
         match self.window.ask(Request::OpenCredential(open)).unwrap() {

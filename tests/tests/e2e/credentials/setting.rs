@@ -82,8 +82,13 @@ impl Setting {
 
     /// Has an annex of this version, which revokes this, taken; what is taken is seen a moment later.
     pub(crate) fn revoke(&self, version: u32, entry: &str) {
+        self.annex(version, &format!("revoked = [{entry:?}]\n"));
+    }
+
+    /// Has an annex of this version, with these lines, taken; what is taken is seen a moment later.
+    pub(crate) fn annex(&self, version: u32, lines: &str) {
         let state = &self.running.state;
-        let text = format!("version = {version}\nrevoked = [{entry:?}]\n");
+        let text = format!("version = {version}\n{lines}");
         let annex = policy::Annex::from_toml(&text).unwrap();
         let signed = annex
             .sign(&KeyFile::read(&state.operator_key()).unwrap())
