@@ -12,8 +12,9 @@ ci:
 check:
     tests/check
 
-# What takes too long for every change: the whole of the mutants, an hour of fuzzing, both images anew
+# What takes too long for every change: every test on programs as they are installed, the whole of the mutants, an hour of fuzzing, both images anew
 nightly:
+    tests/run --release
     tests/reproducible --both
     tests/fuzz/run 200
     tests/mutants

@@ -580,8 +580,8 @@ mod tests {
 
     use super::*;
 
-    fn read(form: Form, body: Value) -> Result<Asked, String> {
-        let body = serde_json::to_vec(&body).unwrap();
+    fn read(form: Form, body: &Value) -> Result<Asked, String> {
+        let body = serde_json::to_vec(body).unwrap();
         Asked::read(form, &body).map_err(|error| error.to_string())
     }
 
@@ -589,7 +589,7 @@ mod tests {
     fn a_request_costs_at_most_its_bytes_and_the_answers_that_it_wants() {
         let body = json!({"model": "toy", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 100, "n": 3, "temperature": 0.5});
         let length = body.to_string().len() as u64;
-        let asked = read(Form::OpenaiChat, body).unwrap();
+        let asked = read(Form::OpenaiChat, &body).unwrap();
         let most = Tokens {
             input: length + OVERHEAD,
             output: 300,
@@ -633,7 +633,7 @@ mod tests {
             (Form::AnthropicMessages, messages.clone()),
         ];
         for (form, good) in &forms {
-            read(*form, good.clone()).unwrap();
+            read(*form, good).unwrap();
             for (name, value) in [
                 ("service_tier", json!("priority")),
                 ("background", json!(true)),
@@ -651,12 +651,12 @@ mod tests {
             ] {
                 let mut body = good.clone();
                 body[name] = value;
-                let refused = read(*form, body).unwrap_err();
+                let refused = read(*form, &body).unwrap_err();
                 assert!(refused.contains("no price is known"), "{name}: {refused}");
             }
             let mut body = good.clone();
             body["model"] = json!(null);
-            assert!(read(*form, body).unwrap_err().contains("no model"));
+            assert!(read(*form, &body).unwrap_err().contains("no model"));
         }
         let changed = |base: &Value, pointer: &str, value: Value| {
             let mut body = base.clone();
@@ -743,7 +743,7 @@ mod tests {
                 ),
             ),
         ] {
-            let refused = read(form, body.clone()).unwrap_err();
+            let refused = read(form, &body).unwrap_err();
             assert!(refused.contains("no price is known"), "{body}: {refused}");
         }
     }
