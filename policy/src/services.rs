@@ -555,4 +555,81 @@ mod tests {
             assert!(inject(bad).is_err(), "{bad}");
         }
     }
+
+    #[test]
+    fn what_is_counted_of_a_service_is_said_whole() {
+        let check = |service: &str, rule: &str, limit: &str| {
+            let text = format!(
+                "name = 'api'\nupstream = 'https://api.example'\ninject = {{ basic = 'x' }}\n{service}\n\
+                 rules = [{{ name = 'chat', methods = ['POST'], paths = ['/chat'], identities = ['crew'], limits = [{limit}]{rule} }}]"
+            );
+            let service: Service = toml::from_str(&text).map_err(|error| error.to_string())?;
+            service.check(&[], &|_: &str| true)
+        };
+        let budget = "budget = 'per boot'";
+        let priced = ", priced = { form = 'openai-chat', max_tokens = 100 }";
+        let (cost, tokens) = (
+            "{ per = 'month', max = 1, amount = 'cost' }",
+            "{ per = 'week', max = 1, amount = 'tokens' }",
+        );
+        for (service, rule, limit) in [
+            (budget, priced, cost),
+            ("", priced, tokens),
+            ("", priced, ""),
+            (budget, "", ""),
+        ] {
+            assert_eq!(
+                check(service, rule, limit),
+                Ok(()),
+                "{service} {rule} {limit}"
+            );
+        }
+        for (service, rule, limit, why) in [
+            ("", priced, cost, "per boot"),
+            (budget, "", cost, "needs `priced`"),
+            ("", "", tokens, "needs `priced`"),
+            (
+                budget,
+                priced,
+                "{ per = 'day', max = 1, amount = '/usage' }",
+                "cost or tokens",
+            ),
+            (
+                budget,
+                priced,
+                "{ per = 'day', max = 0, amount = 'cost' }",
+                "max",
+            ),
+            ("budget = 'for ever'", priced, cost, "per boot"),
+            (
+                budget,
+                ", priced = { form = 'other', max_tokens = 100 }",
+                cost,
+                "form",
+            ),
+            (
+                budget,
+                ", priced = { form = 'openai-chat', max_tokens = 0 }",
+                cost,
+                "max_tokens",
+            ),
+            (
+                budget,
+                ", priced = { form = 'openai-chat' }",
+                cost,
+                "max_tokens",
+            ),
+        ] {
+            let refused = check(service, rule, limit).unwrap_err();
+            assert!(refused.contains(why), "{service} {rule} {limit}: {refused}");
+        }
+        let get = "name = 'api'\nupstream = 'https://api.example'\ninject = { basic = 'x' }\n\
+            rules = [{ name = 'chat', methods = ['GET', 'POST'], paths = ['/chat'], identities = ['crew'], priced = { form = 'openai-chat', max_tokens = 1 } }]";
+        let get: Service = toml::from_str(get).unwrap();
+        assert!(
+            get.check(&[], &|_: &str| true)
+                .unwrap_err()
+                .contains("POST")
+        );
+    }
 }

@@ -266,7 +266,7 @@ fn mistakes_in_a_bundle_are_named() {
             "name = \"robot\", enclave = { pcr0 = \"x\" }, ",
             "lowercase hex",
         ),
-        ("per = \"day\"", "per = \"week\"", "unknown variant"),
+        ("per = \"day\"", "per = \"year\"", "unknown variant"),
         ("max = 1000, amount", "max = 0, amount", "1 to 2^53-1"),
         ("amount = \"/amount\"", "amount = \"amount\"", "RFC 6901"),
         ("name = \"robot\"", "name = \"Robot\"", "name has"),
@@ -482,8 +482,15 @@ fn the_first_label_that_matches_a_resource_counts() {
 #[test]
 fn periods_and_names_have_their_lengths() {
     assert_eq!(
-        [Period::Minute, Period::Hour, Period::Day].map(Period::seconds),
-        [60, 3600, 86400]
+        [
+            Period::Minute,
+            Period::Hour,
+            Period::Day,
+            Period::Week,
+            Period::Month,
+        ]
+        .map(Period::seconds),
+        [60, 3600, 86_400, 604_800, 2_592_000]
     );
     let named = |length: usize| {
         changed(|bundle| bundle["identities"][0]["name"] = "a".repeat(length).into()).is_ok()

@@ -11,6 +11,9 @@ use clap::Args;
 use serde_json::Value;
 use tempfile::NamedTempFile;
 
+use pem_rfc7468::LineEnding;
+
+use super::ca::MaybeAttested;
 use super::calls::{Connection, answer};
 use super::{Failure, block_on, in_path, shell_quoted};
 
@@ -49,6 +52,8 @@ pub(super) struct Run {
     /// Name of the identity; may be left out if you may use only one
     #[arg(long, value_name = "NAME")]
     identity: Option<String>,
+    #[command(flatten)]
+    attested: MaybeAttested,
     #[command(flatten)]
     connection: Connection,
     /// The command, and its arguments
@@ -117,17 +122,38 @@ fn proxy_variables(
 
 /// The enclave's authority and this host's own, in a file that anybody may read: most programs take one file in
 /// place of what they trust otherwise.
-fn authority_file(pem: &[u8]) -> Result<NamedTempFile, Failure> {
-    let own = HOST_AUTHORITIES
-        .iter()
-        .find_map(|file| std::fs::read(file).ok());
+fn authority_file(pem: &str) -> Result<NamedTempFile, Failure> {
+    // Who has named a file trusts nobody beside it.
+    let named = std::env::var_os("SSL_CERT_FILE").filter(|file| !file.is_empty());
+    let own = match named {
+        Some(file) => {
+            let why = |error| Failure::Usage(format!("SSL_CERT_FILE: {error}"));
+            std::fs::read(file).map_err(why)?
+        }
+        None => HOST_AUTHORITIES
+            .iter()
+            .find_map(|file| std::fs::read(file).ok())
+            .unwrap_or_default(),
+    };
+    let folder = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty());
+    let folder = folder.map_or_else(std::env::temp_dir, PathBuf::from);
     let mut file = tempfile::Builder::new()
         .prefix("anchorhold-ca-")
         .suffix(".pem")
         .permissions(Permissions::from_mode(0o644))
-        .tempfile()?;
-    file.write_all(&[pem, &own.unwrap_or_default()].concat())?;
+        .tempfile_in(folder)?;
+    file.write_all(&[pem.as_bytes(), &own].concat())?;
     Ok(file)
+}
+
+/// What the sidecar says to be the authority: one certificate, and nothing beside it.
+fn one_certificate(pem: &[u8]) -> Result<String, Failure> {
+    let odd = || Failure::Refused("the sidecar names no certificate authority".into());
+    let (label, der) = pem_rfc7468::decode_vec(pem).map_err(|_| odd())?;
+    if label != "CERTIFICATE" {
+        return Err(odd());
+    }
+    pem_rfc7468::encode_string(label, LineEnding::LF, &der).map_err(|_| odd())
 }
 
 fn address(services: &Value) -> Result<&str, Failure> {
@@ -183,7 +209,11 @@ impl Run {
             // Until the command has ended.
             let mut _authority = None;
             if services["https_proxy"] == true {
-                let pem = self.connection.client()?.call("/ca", None).await?;
+                let client = self.connection.client()?;
+                let pem = match self.attested.wanted() {
+                    Some(attested) => attested.fetch(&client).await?,
+                    None => one_certificate(&client.call("/ca", None).await?)?,
+                };
                 let file = authority_file(&pem)?;
                 variables.extend(proxy_variables(&services, placeholder, file.path())?);
                 _authority = Some(file);

@@ -309,3 +309,70 @@ impl Window {
         usize::try_from(part.rem_euclid(KEPT as i64)).unwrap_or(0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use policy::ServiceRule;
+
+    use super::*;
+
+    fn rule() -> ServiceRule {
+        serde_json::from_value(serde_json::json!({
+            "name": "chat", "methods": ["POST"], "paths": ["/chat"], "identities": ["crew"],
+            "priced": {"form": "openai-chat", "max_tokens": 100},
+            "limits": [
+                {"per": "day", "max": 1000, "amount": "cost"},
+                {"per": "hour", "max": 5000, "amount": "tokens"},
+                {"per": "minute", "max": 4},
+            ],
+        }))
+        .unwrap()
+    }
+
+    fn left(usage: &Usage, rule: &ServiceRule, now: i64) -> Vec<u64> {
+        let left = usage.left(Some(UnixSeconds(now)), Some(&rule.name), &rule.limits);
+        left.map(|left| left.left).collect()
+    }
+
+    #[test]
+    fn what_a_request_took_takes_the_place_of_what_was_reserved() {
+        let (rule, mut usage, now) = (rule(), Usage::default(), UnixSeconds(1_000_000));
+        let taken = |cost, tokens| Taken { cost, tokens };
+        let first = usage.reserve_request(now, &rule, taken(600, 2000)).unwrap();
+        assert_eq!(left(&usage, &rule, now.0), [400, 3000, 3]);
+        // What does not fit touches none of them.
+        assert!(matches!(
+            usage.reserve_request(now, &rule, taken(401, 1)),
+            Err(Denied::BudgetExceeded {
+                left: 400,
+                wanted: 401,
+                per: "day",
+                ..
+            })
+        ));
+        assert!(usage.reserve_request(now, &rule, taken(1, 3001)).is_err());
+        assert_eq!(left(&usage, &rule, now.0), [400, 3000, 3]);
+        usage.settle_request(first, &rule, taken(100, 50));
+        // The request stays one.
+        assert_eq!(left(&usage, &rule, now.0), [900, 4950, 3]);
+        // Another one takes more than it was to, a while later; and one says what no number should be.
+        let later = UnixSeconds(now.0 + 40);
+        let second = usage.reserve_request(later, &rule, taken(1, 1)).unwrap();
+        usage.settle_request(second, &rule, taken(300, 10));
+        assert_eq!(left(&usage, &rule, later.0), [600, 4940, 2]);
+        let third = usage.reserve_request(later, &rule, taken(1, 1)).unwrap();
+        usage.settle_request(third, &rule, taken(u64::MAX, u64::MAX));
+        assert_eq!(left(&usage, &rule, later.0), [0, 0, 1]);
+        assert!(usage.reserve_request(later, &rule, taken(0, 0)).is_err());
+        // A reservation of which its part is forgotten takes nothing back.
+        let mut usage = Usage::default();
+        let old = usage.reserve_request(now, &rule, taken(900, 1)).unwrap();
+        let next = UnixSeconds(now.0 + 3 * 24 * 60 * 60);
+        assert_eq!(left(&usage, &rule, next.0), [1000, 5000, 4]);
+        let held = usage.reserve_request(next, &rule, taken(700, 1)).unwrap();
+        usage.settle_request(old, &rule, taken(0, 0));
+        assert_eq!(left(&usage, &rule, next.0)[0], 300);
+        usage.release(held);
+        assert_eq!(left(&usage, &rule, next.0), [1000, 5000, 4]);
+    }
+}

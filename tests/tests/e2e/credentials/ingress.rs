@@ -348,20 +348,42 @@ fn openai_anthropic_and_node_work_unchanged_through_the_proxy() {
         setGlobalDispatcher(new EnvHttpProxyAgent());
         fetch('https://api.example/v1/messages', {method: 'POST', headers: {'content-type': 'application/json'}, body: '{}'})
             .then(answer => answer.json()).then(answer => console.log(answer.content[0].text))";
-    let run = Command::new(program("anchorhold"))
-        .args(["run", "--endpoint"])
-        .arg(format!(
-            "unix://{}",
-            proxied.setting.running.socket.display()
-        ))
-        .args(["--", "node", "-e", fetch])
-        .arg(interop("oidc"))
-        .output()
-        .unwrap();
+    let state = &proxied.setting.running.state;
+    let run = |measurements: &Path| {
+        Command::new(program("anchorhold"))
+            .args(["run", "--endpoint"])
+            .arg(format!(
+                "unix://{}",
+                proxied.setting.running.socket.display()
+            ))
+            .arg("--bundle")
+            .arg(state.policy())
+            .arg("--mock-root")
+            .arg(state.root())
+            .arg("--measurements")
+            .arg(measurements)
+            .args(["--", "node", "-e", fetch])
+            .arg(interop("oidc"))
+            .output()
+            .unwrap()
+    };
+    let output = run(&state.measurements());
     assert!(
-        run.status.success() && said(&run).contains("hello"),
+        output.status.success() && said(&output).contains("hello"),
         "{}",
-        said(&run)
+        said(&output)
+    );
+    // An authority that nothing attests is given to no command.
+    let other = proxied.setting.running.folder().join("other.json");
+    let text = std::fs::read_to_string(state.measurements()).unwrap();
+    let measured: Value = serde_json::from_str(&text).unwrap();
+    let pcr0 = measured["Measurements"]["PCR0"].as_str().unwrap();
+    std::fs::write(&other, text.replace(pcr0, &"7".repeat(96))).unwrap();
+    let output = run(&other);
+    assert!(
+        output.status.code() == Some(1) && !said(&output).contains("hello"),
+        "{}",
+        said(&output)
     );
 }
 

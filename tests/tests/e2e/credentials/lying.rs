@@ -13,8 +13,8 @@ use identity::caller::ObservedCaller;
 use identity::{Digest, Signer, sha256};
 use parent_proxy::KeyFile;
 use protocol::{
-    Answer, CallFrame, CallFrames, CallKind, LineKind, OpenCredential, Request, Requester,
-    ServiceRequest, Ticket,
+    Answer, CallFrame, CallFrames, CallKind, CountedBody, LineKind, OpenCredential, Request,
+    Requester, ServiceRequest, Ticket,
 };
 
 use super::setting::Setting;
@@ -32,8 +32,12 @@ type Came = Vec<(CallKind, Vec<u8>)>;
 
 impl Parent {
     fn start() -> Self {
+        Self::with(&With::default())
+    }
+
+    fn with(with: &With<'_>) -> Self {
         let upstream = Upstream::start(|_, tls| answer(tls, 200, "", b"paid"));
-        let setting = Setting::with(upstream, &With::default());
+        let setting = Setting::with(upstream, with);
         setting.put_well("crew", "sk-live-0123456789");
         let state = &setting.running.state;
         let key = KeyFile::read(&state.operator_key()).unwrap();
@@ -54,6 +58,16 @@ impl Parent {
 
     /// A ticket for a body of this length and digest.
     fn open(&mut self, length: Option<u64>, body: Digest<32>) -> Ticket {
+        self.open_counted(length, Some(body), None).unwrap()
+    }
+
+    /// A ticket for a body that asks this of a model; or the code of why there is none.
+    fn open_counted(
+        &mut self,
+        length: Option<u64>,
+        body: Option<Digest<32>>,
+        counted: Option<CountedBody>,
+    ) -> Result<Ticket, String> {
         let open = OpenCredential {
             requester: Requester {
                 caller: ObservedCaller::named("crew"),
@@ -66,13 +80,14 @@ impl Parent {
                 target: "/chat".into(),
                 headers: Vec::new(),
                 length,
-                body: Some(body),
+                body,
                 text: None,
-                counted: None,
+                counted,
             },
         };
         match self.window.ask(Request::OpenCredential(open)).unwrap() {
-            Ok(Answer::Opened(ticket)) => ticket,
+            Ok(Answer::Opened(ticket)) => Ok(ticket),
+            Err(refusal) => Err(refusal.code),
             other => panic!("{other:?}"),
         }
     }
@@ -165,4 +180,67 @@ fn a_parent_cannot_have_another_body_sent_than_the_one_that_was_signed_or_approv
     }
     // The length was known of the first.
     assert_eq!(parent.setting.upstream.seen()[0].body, b"pay 5");
+}
+
+#[test]
+fn a_parent_that_says_less_than_is_asked_has_nothing_sent() {
+    use CallKind::{Data, End};
+    let rules = "{ name = \"chat\", methods = [\"POST\"], paths = [\"/chat\"], identities = [\"crew\"], \
+        priced = { form = \"openai-chat\", max_tokens = 100 }, limits = [{ per = \"day\", max = 100000, amount = \"tokens\" }] }";
+    let mut parent = Parent::with(&With {
+        rules,
+        ..With::default()
+    });
+    let body = br#"{"model": "toy", "messages": [], "max_tokens": 50}"#;
+    let (length, said_of) = (
+        Some(body.len() as u64),
+        |model: &str, input: usize, output: u64| {
+            Some(CountedBody {
+                model: model.into(),
+                input: input as u64,
+                output,
+            })
+        },
+    );
+    let input = body.len() + 1024;
+    for (counted, code) in [
+        (None, "body_not_priced"),
+        (said_of("toy", input, 101), "body_not_priced"),
+        (said_of("toy", usize::MAX, 1), "body_not_priced"),
+        (said_of("toy", 200_000, 1), "budget_exceeded"),
+    ] {
+        assert_eq!(parent.open_counted(length, None, counted), Err(code.into()));
+    }
+    assert_eq!(
+        parent.open_counted(None, None, said_of("toy", input, 50)),
+        Err("body_not_priced".into())
+    );
+    for counted in [
+        said_of("toy", input, 49),
+        said_of("toy", input - 1, 50),
+        said_of("toy", 0, 0),
+        said_of("cheap", input, 50),
+    ] {
+        let ticket = parent.open_counted(length, None, counted).unwrap();
+        let came = parent.call(
+            ticket,
+            &[(Data, &body[..20]), (Data, &body[20..]), (End, b"")],
+        );
+        assert!(said(&came).contains("body_mismatch"), "{}", said(&came));
+        assert_eq!(parent.setting.upstream.seen().len(), 0);
+    }
+    // Nor something else of the same length, which is no such body at all.
+    let ticket = parent
+        .open_counted(length, None, said_of("toy", input, 50))
+        .unwrap();
+    let other = vec![b' '; body.len()];
+    assert!(said(&parent.call(ticket, &[(Data, &other), (End, b"")])).contains("body_mismatch"));
+    let ticket = parent
+        .open_counted(length, None, said_of("toy", input, 50))
+        .unwrap();
+    parent.call(
+        ticket,
+        &[(Data, &body[..20]), (Data, &body[20..]), (End, b"")],
+    );
+    assert_eq!(parent.setting.upstream.seen()[0].body, body);
 }
