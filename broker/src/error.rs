@@ -30,6 +30,9 @@ pub enum Error {
     /// under another K3, or with a bit changed.
     #[error("the sealed credential does not open: {0}")]
     EnvelopeUnopened(&'static str),
+    /// A lease is not good.
+    #[error("the lease is not good: {0}")]
+    LeaseInvalid(&'static str),
     /// The body of a request to a model says what no price is known for, or not how long its answer may be.
     #[error("the body cannot be counted: {0}")]
     BodyNotPriced(String),

@@ -42,7 +42,7 @@ impl Tokens {
     /// What they cost, in micro-dollars, rounded up.
     pub fn cost(self, price: &Price) -> u64 {
         let of = |tokens: u64, price: u64| u128::from(tokens) * u128::from(price);
-        let sum = of(self.input, price.input) + of(self.output, price.output);
+        let sum = of(self.input, price.input).saturating_add(of(self.output, price.output));
         u64::try_from(sum.div_ceil(MILLION)).unwrap_or(u64::MAX)
     }
 

@@ -6,12 +6,12 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, RwLock};
 use std::time::{Duration, Instant};
 
-use broker::{Envelope, Epoch, Epochs, IngressKey, Omni, Place, SealingKey, Tokens};
+use broker::{Envelope, Epoch, Epochs, IngressKey, Lease, Omni, Place, SealingKey, Tokens};
 use identity::json::MAX_SAFE_INTEGER;
-use identity::{Digest, PublicKey, sha256};
+use identity::{Digest, PublicKey, UnixSeconds, sha256};
 use minicbor::bytes::ByteVec;
-use policy::{Annex, Bundle, Price, RevokedCredential, Scrub, Service, ServiceRule};
-use policy_engine::{Reservation, Taken, Usage};
+use policy::{Bundle, Price, RevokedCredential, Scrub, Service, ServiceRule};
+use policy_engine::{Denied, Reservation, Taken, Usage};
 use protocol::Ticket;
 use record::Decision;
 use upstream::{Call, Ended, Revoked, Setup, Unavailable};
@@ -102,6 +102,16 @@ pub(crate) struct Credentials {
     /// Revocations of which the processes of services have not been told yet: by place.
     untold: Mutex<Vec<(usize, Revoked)>>,
     entrance: Option<Entrance>,
+    /// The last one that was taken in this boot.
+    lease: Mutex<Leased>,
+}
+
+/// While which lease credentials are used.
+#[derive(Default)]
+struct Leased {
+    lease: Option<Lease>,
+    /// Whether what was under way when it ended has been ended.
+    is_over: bool,
 }
 
 /// What is wiped at the end of the boot.
@@ -178,6 +188,7 @@ impl Credentials {
             calls: Mutex::default(),
             untold: Mutex::default(),
             entrance: None,
+            lease: Mutex::default(),
         })
     }
 
@@ -371,18 +382,79 @@ impl Credentials {
         }
     }
 
-    /// Ends what is under way with credentials that an annex revokes.
-    pub(crate) fn revoke(&self, bundle: &Bundle, annex: &Annex) {
+    /// Takes a lease whose signature was verified; gives when it ends.
+    pub(crate) fn take_lease(&self, bundle: &Bundle, lease: Lease) -> Result<i64, Error> {
+        let (ends, revoked) = (lease.not_after, lease.revoked.clone());
+        {
+            let mut leased = lock(&self.lease);
+            let before = leased.lease.as_ref();
+            // Whoever has an older one does not take back what the newer one revokes.
+            if before.is_some_and(|before| ends < before.not_after) {
+                let why = "it ends before the one that was taken";
+                return Err(broker::Error::LeaseInvalid(why).into());
+            }
+            *leased = Leased {
+                lease: Some(lease),
+                is_over: false,
+            };
+        }
+        self.revoke(bundle, &revoked);
+        Ok(ends)
+    }
+
+    /// Refuses to use a credential without a lease, where the bundle wants one, and one that it revokes.
+    pub(crate) fn check_lease(
+        &self,
+        bundle: &Bundle,
+        now: UnixSeconds,
+        (identity, service, version): (&str, &str, u64),
+    ) -> Result<(), Error> {
+        if bundle.lease.is_none() {
+            return Ok(());
+        }
+        let leased = lock(&self.lease);
+        let lease = leased.lease.as_ref();
+        let lease = lease.filter(|lease| now.0 < lease.not_after);
+        let lease = lease.ok_or(Error::LeaseExpired)?;
+        let last = revoked_until(&lease.revoked, identity, service);
+        if last.is_some_and(|last| version <= last) {
+            return Err(Denied::CredentialRevoked.into());
+        }
+        Ok(())
+    }
+
+    /// Ends what is under way once the lease is over.
+    pub(crate) fn end_lease(&self, bundle: &Bundle, now: UnixSeconds) {
+        {
+            let mut leased = lock(&self.lease);
+            let is_over = leased
+                .lease
+                .as_ref()
+                .is_some_and(|lease| now.0 >= lease.not_after);
+            if !is_over || leased.is_over {
+                return;
+            }
+            leased.is_over = true;
+        }
+        let everybody = bundle.identities.iter();
+        let everybody: Vec<String> = everybody
+            .map(|identity| format!("agent:{}", identity.name))
+            .collect();
+        self.revoke(bundle, &everybody);
+    }
+
+    /// Ends what is under way with credentials that are revoked, by an annex or a lease.
+    pub(crate) fn revoke(&self, bundle: &Bundle, entries: &[String]) {
         let mut revoked = Vec::new();
         for (place, service) in bundle.services.iter().enumerate() {
             for identity in &bundle.identities {
-                if let Some(last) = revoked_until(annex, &identity.name, &service.name) {
+                if let Some(last) = revoked_until(entries, &identity.name, &service.name) {
                     let actor = *self.actor(&identity.name).as_bytes();
                     revoked.push((place, Revoked { actor, last }));
                 }
             }
         }
-        *lock(&self.untold) = revoked;
+        lock(&self.untold).extend(revoked);
         self.tell();
     }
 
@@ -555,9 +627,9 @@ fn how(
     }
 }
 
-/// The last version of an identity's credential for a service that the operator revoked: all, if it
+/// The last version of an identity's credential for a service that these entries revoke: all, if it
 /// is the agent that is revoked; none, if nothing is.
-pub(crate) fn revoked_until(annex: &Annex, identity: &str, service: &str) -> Option<u64> {
+pub(crate) fn revoked_until(entries: &[String], identity: &str, service: &str) -> Option<u64> {
     let last = |entry: &String| {
         if entry.strip_prefix("agent:") == Some(identity) {
             return Some(u64::MAX);
@@ -565,7 +637,7 @@ pub(crate) fn revoked_until(annex: &Annex, identity: &str, service: &str) -> Opt
         let revoked = RevokedCredential::parse(entry)?;
         ((revoked.identity, revoked.service) == (identity, service)).then_some(revoked.last)
     };
-    annex.revoked.iter().filter_map(last).max()
+    entries.iter().filter_map(last).max()
 }
 
 /// How the record calls a call: its ticket is nobody's to know.
@@ -583,6 +655,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use policy::Annex;
     use upstream::Ending;
 
     use super::*;
@@ -622,6 +695,7 @@ mod tests {
             calls: Mutex::default(),
             untold: Mutex::default(),
             entrance: None,
+            lease: Mutex::default(),
         }
     }
 
@@ -684,7 +758,7 @@ mod tests {
     fn a_revocation_is_of_an_agent_a_credential_or_its_versions_up_to_one() {
         let until = |revoked: &[&str]| {
             let annex = format!("version = 1\nrevoked = {revoked:?}");
-            revoked_until(&Annex::from_toml(&annex).unwrap(), "crew", "api")
+            revoked_until(&Annex::from_toml(&annex).unwrap().revoked, "crew", "api")
         };
         for (revoked, last) in [
             (&["agent:crew"][..], Some(u64::MAX)),

@@ -312,6 +312,9 @@ impl<N: Nsm> Enclave<N> {
                 credential::open_sealed(env, &open, trail)
             }),
             Request::Authority { nonce } => unrecorded(self.authority(&nonce)),
+            Request::Lease { signed } => {
+                unrecorded(self.env().and_then(|env| credential::lease(&env, &signed)))
+            }
         }
     }
 
@@ -680,6 +683,9 @@ impl<N: Nsm> Enclave<N> {
             // However much is said meanwhile.
             if tended.elapsed() >= HEARD_WITHIN {
                 tended = Instant::now();
+                if let Ok(now) = env.now() {
+                    credentials.end_lease(&env.provisioned.bundle, now.latest);
+                }
                 let forgotten = credentials.tend().into_iter();
                 let noted = forgotten.map(|end| Outcome::noted(dated(&env, end)));
                 self.release(noted.collect());

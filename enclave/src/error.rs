@@ -54,6 +54,12 @@ pub enum Error {
     /// The authority of the ingress process cannot be made.
     #[error("the certificates of the ingress process cannot be made")]
     AuthorityFailed,
+    /// The bundle has no `[lease]`.
+    #[error("the bundle has no [lease]")]
+    LeaseNotWanted,
+    /// No lease lasts, and the bundle wants one.
+    #[error("no lease lasts just now: the holder of the lease key has said nothing for too long")]
+    LeaseExpired,
     /// The ingress process ended.
     #[error("the enclave's ingress process has ended; it needs another boot")]
     IngressGone,
@@ -368,6 +374,7 @@ impl Error {
             | Self::ApprovalUnknown
             | Self::UnknownService
             | Self::NoAuthority
+            | Self::LeaseNotWanted
             | Self::UnknownCall => Kind::NotFound,
             Self::AlreadyProvisioned
             | Self::RotatedMeanwhile
@@ -392,6 +399,7 @@ impl Error {
             | Self::AnnexRequired(_)
             | Self::ServiceGone
             | Self::IngressGone
+            | Self::LeaseExpired
             | Self::CallUnderWay
             | Self::Busy => Kind::Unavailable,
             Self::SelfCheckFailed

@@ -39,6 +39,8 @@ impl Purpose {
     pub const CREDENTIAL: Self = Self("anchorhold/credential/v1");
     /// The operator orders what keys open credentials.
     pub const CREDENTIAL_EPOCHS: Self = Self("anchorhold/credential-epochs/v1");
+    /// How long credentials may be used.
+    pub const LEASE: Self = Self("anchorhold/lease/v1");
     /// The proxy proves its key to the enclave.
     pub const WINDOW: Self = Self("anchorhold/window/v1");
 }

@@ -58,6 +58,37 @@ pub struct Bundle {
     /// its own. Not, if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub https_proxy: Option<HttpsProxy>,
+    /// Credentials are used while a lease lasts, and no longer. For ever, if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeasePolicy>,
+}
+
+/// While whose word lasts credentials are used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeasePolicy {
+    /// The key that signs leases, which can only narrow what the annex allows.
+    pub key: MultikeyText,
+    /// How long a lease may last, in seconds: 10 to a day.
+    pub seconds: u32,
+}
+
+impl LeasePolicy {
+    fn check(&self, bundle: &Bundle) -> Result<(), Error> {
+        let wrong = |why: &str| Err(malformed(format!("lease: {why}")));
+        if !(10..=86400).contains(&self.seconds) {
+            return wrong("seconds is 10 to 86400");
+        }
+        if self.key == bundle.proxy_key {
+            return wrong(
+                "its key must not be the proxy's: a host would grant itself what it asks for",
+            );
+        }
+        if bundle.services.is_empty() {
+            return wrong("there are no [[services]] for which it could be");
+        }
+        Ok(())
+    }
 }
 
 /// The state in which a bundle's keys outlive a boot, and what holds of it. The operator's
@@ -290,6 +321,7 @@ impl Bundle {
         check_services(&self.services, &self.callers, |name| {
             self.identity(name).is_some()
         })?;
+        self.lease.iter().try_for_each(|lease| lease.check(self))?;
         if self.https_proxy.is_some() && self.services.is_empty() {
             return Err(malformed(
                 "https_proxy: there are no [[services]] to which it could lead",

@@ -38,7 +38,9 @@ mod rule;
 mod services;
 
 pub use crate::annex::{Annex, AssertedCaller, ListedStatus, RevokedCredential};
-pub use crate::bundle::{Bundle, IdentityPolicy, MAX_BYTES, Mode, ResourceLabels, StatePolicy};
+pub use crate::bundle::{
+    Bundle, IdentityPolicy, LeasePolicy, MAX_BYTES, Mode, ResourceLabels, StatePolicy,
+};
 pub use crate::callers::{Approver, Callers, PeerEnclave, ProvenCaller};
 pub use crate::delegation::{Delegation, Delegator, Issuer};
 pub use crate::digest::PolicyDigest;

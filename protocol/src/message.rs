@@ -213,6 +213,13 @@ pub enum Request {
     /// [`Answer::OpenedSealed`].
     #[n(27)]
     OpenSealed(#[n(0)] OpenSealed),
+    /// Take a lease, while which credentials may be used. The answer is [`Answer::Leased`].
+    #[n(29)]
+    Lease {
+        /// As it was signed.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        signed: Vec<u8>,
+    },
     /// Give the authority of the ingress process, and a document that attests it. The answer is
     /// [`Answer::Authority`].
     #[n(28)]
@@ -278,6 +285,9 @@ pub enum Answer {
     /// To [`Request::OpenSealed`].
     #[n(16)]
     OpenedSealed(#[n(0)] OpenedSealed),
+    /// To [`Request::Lease`]: when it ends, in seconds since 1970.
+    #[n(18)]
+    Leased(#[n(0)] i64),
     /// To [`Request::Authority`].
     #[n(17)]
     Authority(#[n(0)] AttestedAuthority),

@@ -9,7 +9,7 @@ pub(crate) fn load(env: &Env<'_>, signed: &[u8], trail: &mut Trail) -> Result<()
     trail.loaded(env.provisioned.load_annex(signed)?);
     let provisioned = env.provisioned;
     if let (Some(credentials), Some(annex)) = (&provisioned.credentials, provisioned.annex()) {
-        credentials.revoke(&provisioned.bundle, &annex.0);
+        credentials.revoke(&provisioned.bundle, &annex.0.revoked);
     }
     Ok(())
 }

@@ -1,12 +1,12 @@
 //! Credentials of others: put by the operator, used by callers that never see them.
 
 use broker::{
-    Body, CallKey, Envelope, Epoch, EpochOrder, Epochs, Header, Omni, Order, RequestHead,
+    Body, CallKey, Envelope, Epoch, EpochOrder, Epochs, Header, Lease, Omni, Order, RequestHead,
     ShownBody, Signing, Target, Tokens, actions, body_of, forwarded, header_digest, inject,
 };
 use identity::json::MAX_SAFE_INTEGER;
 use identity::{ApprovalId, Caller, Digest, Intent, UnixSeconds, cbor, sha256};
-use policy::{ApprovalRule, IdentityPolicy, Limit, Price, Service, ServiceRule};
+use policy::{Annex, ApprovalRule, IdentityPolicy, Limit, Price, Service, ServiceRule};
 use policy_engine::{
     AcceptedRequest, CREDENTIAL_ACTION, Denied, ServiceInput, Taken, accept_request,
 };
@@ -108,6 +108,25 @@ pub(crate) fn rewrap(
         service: service.name.clone(),
         envelope: sealed.as_bytes().to_vec(),
     }))
+}
+
+/// Takes a lease; gives when it ends.
+pub(crate) fn lease(env: &Env<'_>, signed: &[u8]) -> Result<Answer, Error> {
+    let bundle = &env.provisioned.bundle;
+    let wanted = bundle.lease.as_ref().ok_or(Error::LeaseNotWanted)?;
+    env.check_annex()?;
+    let annex = env.annex_id().map(|annex| annex.digest);
+    let lease = Lease::verify(signed, &wanted.key.0, env.boot_id, annex)?;
+    let now = env.now()?;
+    if lease.not_after > now.earliest.0 + i64::from(wanted.seconds) {
+        return Err(broker::Error::LeaseInvalid("it lasts longer than the bundle lets one").into());
+    }
+    if lease.not_after <= now.latest.0 {
+        return Err(broker::Error::LeaseInvalid("it is over").into());
+    }
+    credentials(env)?
+        .take_lease(bundle, lease)
+        .map(Answer::Leased)
 }
 
 /// Which keys K3 there are.
@@ -227,6 +246,12 @@ fn decide(
     let counted = count(env, service, rule, &request)?;
     let envelope = Envelope::parse(envelope)?;
     check_revoked(env, policy, service, envelope.version)?;
+    let which = (
+        policy.name.as_str(),
+        service.name.as_str(),
+        envelope.version,
+    );
+    credentials.check_lease(&provisioned.bundle, now.latest, which)?;
     let secret = credentials.open(&envelope, &policy.name, service)?;
     credentials.see(&policy.name, &service.name, envelope.version)?;
     let wanted = match approval {
@@ -308,6 +333,7 @@ fn decide(
     drop(usage);
     // An annex of now tells the process only of calls that it knows: this one may have come behind it.
     env.check_current()
+        .and_then(|()| credentials.check_lease(&provisioned.bundle, now.latest, which))
         .inspect_err(|_| credentials.give_up(ticket))?;
     Ok(Decided::Open(ticket))
 }
@@ -589,7 +615,7 @@ fn check_revoked(
     service: &Service,
     version: u64,
 ) -> Result<(), Error> {
-    let until = |annex| revoked_until(annex, &policy.name, &service.name);
+    let until = |annex: &Annex| revoked_until(&annex.revoked, &policy.name, &service.name);
     if env
         .annex()
         .and_then(until)

@@ -46,6 +46,21 @@ pub(crate) struct EpochsRequest {
     order: String,
 }
 
+/// A lease.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LeaseRequest {
+    /// COSE_Sign1, base64url; `anchorhold lease` makes it.
+    lease: String,
+}
+
+/// While when credentials are used.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct LeaseResponse {
+    /// Seconds since 1970: from then on none is.
+    not_after: i64,
+}
+
 /// The credentials that are kept.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct CredentialsResponse {
@@ -162,6 +177,27 @@ pub(crate) async fn set_epochs(
         "the keys that open credentials have changed"
     );
     Ok(Json(set))
+}
+
+/// Bring a lease, while which credentials are used
+///
+/// Only of a bundle with `[lease]`; the lease key has signed it.
+#[utoipa::path(post, path = "/credentials/lease", request_body = LeaseRequest, responses(
+    (status = 200, body = LeaseResponse),
+    (status = "default", body = Problem, content_type = "application/problem+json"),
+))]
+pub(crate) async fn lease(
+    State(app): State<Arc<App>>,
+    Anyone(caller): Anyone,
+    Strict(request): Strict<LeaseRequest, { 32 * 1024 }>,
+) -> Result<Json<LeaseResponse>, Problem> {
+    relay(&app, &caller)?;
+    let signed = BASE64URL_NOPAD.decode(request.lease.as_bytes());
+    let signed = signed.map_err(|_| Problem::from(identity::Error::Base64("the lease")))?;
+    match app.ask(&caller.quota, Request::Lease { signed }).await? {
+        Answer::Leased(not_after) => Ok(Json(LeaseResponse { not_after })),
+        _ => Err(RequestError::Nonsense.into()),
+    }
 }
 
 /// Seal what is kept under the enclave's key of now

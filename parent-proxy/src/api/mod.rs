@@ -199,6 +199,7 @@ fn described() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(credentials::sealing_key))
         .routes(routes!(credentials::set_epochs))
         .routes(routes!(credentials::rewrap))
+        .routes(routes!(credentials::lease))
         .routes(routes!(services::services))
         .routes(routes!(services::placeholder))
         .routes(routes!(ca::ca, ca::attested))
@@ -245,7 +246,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 
 /// The name of a path for metrics: one of the API's own, or `other`.
 pub(crate) fn route(path: &str) -> &'static str {
-    const ROUTES: [&str; 24] = [
+    const ROUTES: [&str; 25] = [
         "/sign",
         "/token",
         "/identity",
@@ -260,6 +261,7 @@ pub(crate) fn route(path: &str) -> &'static str {
         "/placeholder",
         "/ca",
         "/credentials/epochs",
+        "/credentials/lease",
         "/credentials/rewrap",
         "/credentials/sealing-key",
         "/state",

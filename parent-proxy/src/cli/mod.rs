@@ -28,6 +28,7 @@ mod diff;
 mod flight;
 mod init;
 mod kms;
+mod lease;
 mod policy;
 mod receipt;
 mod show;
@@ -94,6 +95,7 @@ enum Command {
     #[command(subcommand)]
     Credential(credential::Credential),
     Ca(ca::Ca),
+    Lease(lease::Lease),
     #[command(subcommand)]
     Receipt(receipt::Receipt),
     KmsPolicy(kms::KmsPolicy),
@@ -310,6 +312,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::State(state) => return state.run(&mut out),
         Command::Credential(credential) => credential.run(&mut out)?,
         Command::Ca(ca) => ca.run(&mut out)?,
+        Command::Lease(lease) => lease.run(&mut out)?,
         Command::Receipt(receipt) => return receipt.run(&mut out),
         Command::KmsPolicy(policy) => policy.print(&mut out)?,
         Command::KmsCheck(check) => return check.run(&mut out),

@@ -6,6 +6,7 @@ mod between;
 mod clients;
 pub(crate) mod ingress;
 mod lasting;
+mod leasing;
 mod lying;
 mod seaweed;
 pub(crate) mod setting;
