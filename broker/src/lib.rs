@@ -40,7 +40,7 @@ pub use crate::lease::Lease;
 pub use crate::locate::{is_served, may_be_counted, may_want_approval, service_at};
 pub use crate::names::{Omni, object_path};
 pub use crate::place::{Injected, Shown, check_secret, inject, take_placeholder};
-pub use crate::priced::{Asked, MAX_PRICED, Tokens, Used, counted, with_longest};
+pub use crate::priced::{Asked, MAX_PRICED, Tokens, Used, check_unpriced, counted};
 pub use crate::put::{Order, SealingKey, authority_data, sealing_data};
 pub use crate::request::{RequestHead, ShownBody, header_digest};
 pub use crate::roots::roots;

@@ -4,19 +4,23 @@
 //! A member that is not on the list is refused, wherever it stands: a tier, a tool of the service's own, an
 //! image, or a conversation that it keeps, would cost what nobody has counted.
 
+use std::cell::Cell;
 use std::fmt;
 
 use policy::{Form, Price, Priced};
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use crate::Error;
+use crate::{Error, Header, Target};
 
 /// The longest body that can be counted.
 pub const MAX_PRICED: usize = 2 * 1024 * 1024;
 /// What a service puts before a prompt: the frame of each message is shorter than its JSON, that of tools is
 /// not.
 const OVERHEAD: u64 = 1024;
+/// Values in a body.
+const MAX_VALUES: usize = 20_000;
 const MILLION: u128 = 1_000_000;
 const MAX_ANSWERS: u64 = 128;
 
@@ -46,6 +50,11 @@ impl Tokens {
         u64::try_from(sum.div_ceil(MILLION)).unwrap_or(u64::MAX)
     }
 
+    /// Of a prompt in a body of so many bytes, at most.
+    pub fn prompt(length: u64) -> u64 {
+        length.saturating_add(OVERHEAD)
+    }
+
     /// How many they are.
     pub fn sum(self) -> u64 {
         self.input.saturating_add(self.output)
@@ -73,10 +82,57 @@ impl Asked {
         Ok(Self {
             model: model.to_owned(),
             most: Tokens {
-                input: length + OVERHEAD,
+                input: Tokens::prompt(length),
                 output: output.ok_or_else(|| wrong("it wants too many tokens"))?,
             },
         })
+    }
+}
+
+/// Headers that change nothing of what a request costs.
+const KNOWN_HEADERS: [&str; 13] = [
+    "accept",
+    "accept-language",
+    "anthropic-version",
+    "content-type",
+    "http-referer",
+    "idempotency-key",
+    "sec-fetch-mode",
+    "traceparent",
+    "tracestate",
+    "user-agent",
+    "x-client-request-id",
+    "x-request-id",
+    "x-title",
+];
+
+/// Refuses a query, and headers by which a service may be asked for something that no price is known for, such as
+/// `anthropic-beta`.
+pub fn check_unpriced(target: &Target, headers: &[Header]) -> Result<(), Error> {
+    if target.query().is_some_and(|query| !query.is_empty()) {
+        return Err(wrong("its URL has a query, that no price is known for"));
+    }
+    let is_known = |header: &&Header| {
+        KNOWN_HEADERS.contains(&header.name.as_str()) || header.name.starts_with("x-stainless-")
+    };
+    // In another charset a service would read another text.
+    let is_json = |header: &Header| {
+        let kind = header.value.to_ascii_lowercase();
+        let plain: Vec<u8> = kind.into_iter().filter(|b| *b != b' ').collect();
+        plain == b"application/json" || plain == b"application/json;charset=utf-8"
+    };
+    let mut kinds = headers
+        .iter()
+        .filter(|header| header.name == "content-type");
+    if !kinds.all(is_json) {
+        return Err(wrong("its type is not application/json"));
+    }
+    match headers.iter().find(|header| !is_known(header)) {
+        None => Ok(()),
+        Some(header) => Err(wrong(&format!(
+            "it has a header that no price is known for: {}",
+            header.name
+        ))),
     }
 }
 
@@ -89,13 +145,14 @@ pub fn counted(priced: &Priced, body: &[u8]) -> Result<(Asked, Option<Vec<u8>>),
 }
 
 /// A body that says how long its answer may be: this long, where it does not say so itself. None, if it does.
-pub fn with_longest(form: Form, body: &[u8], tokens: u64) -> Result<Option<Vec<u8>>, Error> {
+fn with_longest(form: Form, body: &[u8], tokens: u64) -> Result<Option<Vec<u8>>, Error> {
     let mut body = parse(body)?;
     if longest(form, &body)?.is_some() {
         return Ok(None);
     }
     let name = match form {
         Form::OpenaiChat => "max_completion_tokens",
+        Form::OpenaiCompatible => "max_tokens",
         Form::OpenaiResponses => "max_output_tokens",
         Form::AnthropicMessages => "max_tokens",
     };
@@ -113,8 +170,12 @@ fn parse(body: &[u8]) -> Result<Map<String, Value>, Error> {
     if body.len() > MAX_PRICED {
         return Err(wrong("longer than 2 MiB"));
     }
-    match serde_json::from_slice(body).map_err(|error| wrong(&error.to_string()))? {
-        Strict(Value::Object(body)) => Ok(body),
+    let left = Cell::new(MAX_VALUES);
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let read = Reader { left: &left }.deserialize(&mut reader);
+    let read = read.and_then(|value| reader.end().map(|()| value));
+    match read.map_err(|error| wrong(&error.to_string()))? {
+        Value::Object(body) => Ok(body),
         _ => Err(wrong("no JSON object")),
     }
 }
@@ -128,7 +189,7 @@ fn longest(form: Form, body: &Map<String, Value>) -> Result<Option<u64>, Error> 
     let names: &[&str] = match form {
         Form::OpenaiChat => &["max_tokens", "max_completion_tokens"],
         Form::OpenaiResponses => &["max_output_tokens"],
-        Form::AnthropicMessages => &["max_tokens"],
+        Form::OpenaiCompatible | Form::AnthropicMessages => &["max_tokens"],
     };
     let mut said = names.iter().filter_map(|name| body.get(*name));
     match (said.next(), said.next()) {
@@ -200,8 +261,49 @@ fn kind(what: &str, value: &Value, kinds: &[(&str, &[&str])]) -> Result<(), Erro
 fn check(form: Form, body: &Map<String, Value>) -> Result<(), Error> {
     match form {
         Form::OpenaiChat => chat(body),
+        // A service that does not know the other name would answer as long as it likes.
+        Form::OpenaiCompatible if body.contains_key("max_completion_tokens") => Err(wrong(
+            "max_completion_tokens, where the length of an answer is max_tokens",
+        )),
+        Form::OpenaiCompatible => chat(body),
         Form::OpenaiResponses => responses(body),
         Form::AnthropicMessages => messages(body),
+    }
+}
+
+/// A member that is an object, if it is there, with these members.
+fn part_of(body: &Map<String, Value>, name: &str, members: &[&str]) -> Result<(), Error> {
+    match body.get(name) {
+        None | Some(Value::Null) => Ok(()),
+        Some(part) => only(name, object(name, part)?, members),
+    }
+}
+
+/// A member that is an object of words.
+fn words(body: &Map<String, Value>, name: &str) -> Result<(), Error> {
+    match body.get(name) {
+        None | Some(Value::Null) => Ok(()),
+        Some(part) if object(name, part)?.values().all(Value::is_string) => Ok(()),
+        Some(_) => Err(wrong(&format!(
+            "{name} has a member that no price is known for"
+        ))),
+    }
+}
+
+/// Which tool: by a word, or one of these types.
+fn tool_choice(body: &Map<String, Value>, kinds: &[&str]) -> Result<(), Error> {
+    match body.get("tool_choice") {
+        None | Some(Value::String(_) | Value::Null) => Ok(()),
+        Some(choice) => {
+            let named = choice
+                .get("type")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
+            if kinds.contains(&named) {
+                return Ok(());
+            }
+            Err(wrong("it chooses a tool that no price is known for"))
+        }
     }
 }
 
@@ -238,6 +340,14 @@ fn chat(body: &Map<String, Value>) -> Result<(), Error> {
             "safety_identifier",
         ],
     )?;
+    tool_choice(body, &["function"])?;
+    part_of(
+        body,
+        "stream_options",
+        &["include_usage", "include_obfuscation"],
+    )?;
+    part_of(body, "response_format", &["type", "json_schema"])?;
+    words(body, "metadata")?;
     for message in each("messages", body.get("messages"))? {
         let message = object("a message", message)?;
         only(
@@ -259,6 +369,18 @@ fn chat(body: &Map<String, Value>) -> Result<(), Error> {
                 ("refusal", &["type", "refusal"]),
             ],
         )?;
+        for call in each("tool_calls", message.get("tool_calls"))? {
+            kind(
+                "a call",
+                call,
+                &[("function", &["id", "type", "function", "index"])],
+            )?;
+            part_of(object("a call", call)?, "function", &["name", "arguments"])?;
+        }
+    }
+    for tool in each("tools", body.get("tools"))? {
+        let members = &["name", "description", "parameters", "strict"];
+        part_of(object("a tool", tool)?, "function", members)?;
     }
     let tools = each("tools", body.get("tools"))?.iter();
     tools
@@ -292,6 +414,14 @@ fn responses(body: &Map<String, Value>) -> Result<(), Error> {
             "top_logprobs",
         ],
     )?;
+    tool_choice(body, &["function"])?;
+    part_of(
+        body,
+        "reasoning",
+        &["effort", "summary", "generate_summary"],
+    )?;
+    part_of(body, "text", &["format", "verbosity"])?;
+    words(body, "metadata")?;
     if !matches!(
         body.get("instructions"),
         None | Some(Value::String(_) | Value::Null)
@@ -308,7 +438,18 @@ fn responses(body: &Map<String, Value>) -> Result<(), Error> {
         input => {
             for item in each("input", input)? {
                 let object = object("an item", item)?;
+                let is_there = |name: &str| object.get(name).is_some_and(|value| !value.is_null());
+                match object.get("type") {
+                    None | Some(Value::String(_)) => {}
+                    Some(_) => return Err(wrong("an item has a type that no price is known for")),
+                }
                 match object.get("type").and_then(Value::as_str) {
+                    // Without them it would be a reference to what the service keeps.
+                    None | Some("message") if !is_there("role") || !is_there("content") => {
+                        return Err(wrong(
+                            "an item that no price is known for: neither role nor content",
+                        ));
+                    }
                     None | Some("message") => {
                         only(
                             "a message",
@@ -317,14 +458,14 @@ fn responses(body: &Map<String, Value>) -> Result<(), Error> {
                         )?;
                         content(object.get("content"), text)?;
                     }
-                    Some("function_call") => {
+                    Some("function_call") if is_there("name") && is_there("arguments") => {
                         only(
                             "a call",
                             object,
                             &["type", "call_id", "id", "name", "arguments", "status"],
                         )?;
                     }
-                    Some("function_call_output") => {
+                    Some("function_call_output") if is_there("output") => {
                         only(
                             "a call's output",
                             object,
@@ -365,6 +506,9 @@ fn messages(body: &Map<String, Value>) -> Result<(), Error> {
             "thinking",
         ],
     )?;
+    tool_choice(body, &["auto", "any", "tool", "none"])?;
+    part_of(body, "thinking", &["type", "budget_tokens"])?;
+    words(body, "metadata")?;
     let text: &[(&str, &[&str])] = &[("text", &["type", "text"])];
     content(body.get("system"), text)?;
     for message in each("messages", body.get("messages"))? {
@@ -417,7 +561,35 @@ pub struct Used {
     came: Vec<u8>,
     /// It was too long to be looked at.
     lost: bool,
-    said: Option<Tokens>,
+    input: Option<u64>,
+    output: Option<u64>,
+}
+
+/// What of an answer, or of an event, is read. The rest takes no memory.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Said {
+    usage: Option<Usage>,
+    response: Option<Nested>,
+    message: Option<Nested>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Nested {
+    usage: Option<Usage>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Usage {
+    prompt_tokens: Option<u64>,
+    completion_tokens: Option<u64>,
+    total_tokens: Option<u64>,
+    input_tokens: Option<u64>,
+    output_tokens: Option<u64>,
+    cache_creation_input_tokens: Option<u64>,
+    cache_read_input_tokens: Option<u64>,
 }
 
 impl Used {
@@ -431,7 +603,8 @@ impl Used {
             is_stream,
             came: Vec::new(),
             lost: false,
-            said: None,
+            input: None,
+            output: None,
         }
     }
 
@@ -466,35 +639,44 @@ impl Used {
         // Most say nothing of it.
         let data = data.filter(|data| memchr::memmem::find(data, b"usage").is_some());
         if let Some(event) = data.and_then(|data| serde_json::from_slice(data).ok()) {
-            self.hear(&event);
+            self.hear(event);
         }
     }
 
-    fn hear(&mut self, said: &Value) {
-        let (input, output) = match self.form {
-            Form::OpenaiChat => ("prompt_tokens", "completion_tokens"),
-            Form::OpenaiResponses | Form::AnthropicMessages => ("input_tokens", "output_tokens"),
-        };
-        let places = [
-            &said["usage"],
-            &said["response"]["usage"],
-            &said["message"]["usage"],
-        ];
-        for usage in places {
-            let of = |name: &str| usage.get(name).and_then(whole);
-            let extra = |name: &str| of(name).unwrap_or(0);
-            let before = self.said.unwrap_or_default();
-            // Anthropic says the prompt's with the beginning of a stream, and the answer's as it grows.
-            let prompt = of(input).map(|tokens| {
-                tokens
-                    .saturating_add(extra("cache_creation_input_tokens"))
-                    .saturating_add(extra("cache_read_input_tokens"))
-            });
-            if prompt.is_some() || of(output).is_some() {
-                self.said = Some(Tokens {
-                    input: prompt.unwrap_or(before.input).max(before.input),
-                    output: of(output).unwrap_or(before.output).max(before.output),
-                });
+    fn hear(&mut self, said: Said) {
+        let nested = [said.response, said.message].into_iter().flatten();
+        let is_begin = |one: &Nested| one.usage.is_some() && self.form == Form::AnthropicMessages;
+        let nested: Vec<Nested> = nested.collect();
+        // Anthropic says the prompt's with the beginning of a stream, and the answer's at its end.
+        let begins = nested.iter().any(is_begin);
+        let all = nested
+            .into_iter()
+            .filter_map(|one| one.usage)
+            .chain(said.usage);
+        for usage in all {
+            let (input, output) = match self.form {
+                Form::OpenaiChat | Form::OpenaiCompatible => {
+                    (usage.prompt_tokens, usage.completion_tokens)
+                }
+                Form::OpenaiResponses | Form::AnthropicMessages => {
+                    (usage.input_tokens, usage.output_tokens)
+                }
+            };
+            let cached = [
+                usage.cache_creation_input_tokens,
+                usage.cache_read_input_tokens,
+            ];
+            let cached = cached.into_iter().flatten().fold(0, u64::saturating_add);
+            let input = input.map(|tokens| tokens.saturating_add(cached));
+            // Some leave out what a model has thought.
+            let thought = usage
+                .total_tokens
+                .zip(input)
+                .map(|(all, prompt)| all.saturating_sub(prompt));
+            let output = output.map(|tokens| tokens.max(thought.unwrap_or(0)));
+            self.input = self.input.max(input);
+            if !begins {
+                self.output = self.output.max(output);
             }
         }
     }
@@ -504,73 +686,86 @@ impl Used {
         if self.is_stream {
             self.event();
         } else if let Ok(answer) = serde_json::from_slice(&self.came) {
-            self.hear(&answer);
+            self.hear(answer);
         }
-        self.said.filter(|said| said.input > 0)
+        let (input, output) = self.input.zip(self.output)?;
+        (input > 0).then_some(Tokens { input, output })
     }
 }
 
-/// A JSON value in which no member has the name of another: readers would choose among them.
-struct Strict(Value);
+/// Reads a JSON value in which no member has the name of another (readers would choose among them), and so many
+/// values at most: each takes more memory than its bytes.
+#[derive(Clone, Copy)]
+struct Reader<'c> {
+    left: &'c Cell<usize>,
+}
 
-impl<'de> Deserialize<'de> for Strict {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Reader)
+impl Reader<'_> {
+    fn count<E: serde::de::Error>(self) -> Result<(), E> {
+        let left = self.left.get().checked_sub(1);
+        self.left
+            .set(left.ok_or_else(|| E::custom("more than 20000 values"))?);
+        Ok(())
     }
 }
 
-struct Reader;
+impl<'de> DeserializeSeed<'de> for Reader<'_> {
+    type Value = Value;
 
-impl<'de> Visitor<'de> for Reader {
-    type Value = Strict;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        self.count()?;
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Reader<'_> {
+    type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JSON")
     }
 
-    fn visit_unit<E>(self) -> Result<Strict, E> {
-        Ok(Strict(Value::Null))
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Strict, E> {
-        Ok(Strict(Value::Bool(value)))
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Strict, E> {
-        Ok(Strict(value.into()))
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Strict, E> {
-        Ok(Strict(value.into()))
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Strict, E> {
-        Ok(Strict(
-            Number::from_f64(value).map_or(Value::Null, Value::Number),
-        ))
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Strict, E> {
-        Ok(Strict(value.into()))
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Strict, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut all = Vec::new();
-        while let Some(Strict(value)) = seq.next_element()? {
+        while let Some(value) = seq.next_element_seed(self)? {
             all.push(value);
         }
-        Ok(Strict(Value::Array(all)))
+        Ok(Value::Array(all))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Strict, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut all = Map::new();
         while let Some(name) = map.next_key::<String>()? {
-            let Strict(value) = map.next_value()?;
+            let value = map.next_value_seed(self)?;
             if all.insert(name, value).is_some() {
                 return Err(A::Error::custom("a member is given twice"));
             }
         }
-        Ok(Strict(Value::Object(all)))
+        Ok(Value::Object(all))
     }
 }
 
@@ -658,6 +853,30 @@ mod tests {
             body["model"] = json!(null);
             assert!(read(*form, &body).unwrap_err().contains("no model"));
         }
+        for item in [
+            json!({"id": "msg_1"}),
+            json!({"type": null, "role": "user", "content": "x"}),
+            json!({"role": "user", "content": null}),
+            json!({"type": "function_call", "id": "1"}),
+            json!({"type": "function_call_output", "call_id": "1"}),
+        ] {
+            let body = json!({"model": "toy", "input": [item], "max_output_tokens": 1});
+            assert!(
+                read(Form::OpenaiResponses, &body)
+                    .unwrap_err()
+                    .contains("no price is known"),
+                "{body}"
+            );
+        }
+        let compatible =
+            json!({"model": "toy", "messages": [], "max_completion_tokens": 1, "max_tokens": 1});
+        assert!(read(Form::OpenaiCompatible, &compatible).is_err());
+        let many = json!({"model": "toy", "messages": [], "max_tokens": 1, "metadata": vec![json!({"": 0}); 20_000]});
+        assert!(
+            read(Form::OpenaiChat, &many)
+                .unwrap_err()
+                .contains("20000 values")
+        );
         let changed = |base: &Value, pointer: &str, value: Value| {
             let mut body = base.clone();
             *body.pointer_mut(pointer).unwrap() = value;
@@ -688,6 +907,14 @@ mod tests {
                     &chat,
                     "/tools/0",
                     json!({"type": "function", "function": {}, "x": 1}),
+                ),
+            ),
+            (
+                Form::OpenaiChat,
+                changed(
+                    &chat,
+                    "/tools/0",
+                    json!({"type": "function", "function": {"name": "f", "cache_control": {}}}),
                 ),
             ),
             (
@@ -745,6 +972,56 @@ mod tests {
         ] {
             let refused = read(form, &body).unwrap_err();
             assert!(refused.contains("no price is known"), "{body}: {refused}");
+        }
+    }
+
+    #[test]
+    fn a_query_or_a_header_may_ask_for_what_no_price_is_known_for() {
+        let upstream = policy::Upstream::try_from("https://api.example".to_owned()).unwrap();
+        let check = |asked: &str, name: &str| {
+            check_unpriced(
+                &Target::new(&upstream, asked).unwrap(),
+                &[Header::new(name, b"application/json")],
+            )
+        };
+        for good in [
+            "Content-Type",
+            "user-agent",
+            "x-stainless-lang",
+            "anthropic-version",
+        ] {
+            assert_eq!(check("/v1/messages", good), Ok(()), "{good}");
+        }
+        for bad in [
+            "anthropic-beta",
+            "openai-beta",
+            "x-stainless",
+            "openai-organization",
+            "x-service-tier",
+            "",
+        ] {
+            assert!(check("/v1/messages", bad).is_err(), "{bad}");
+        }
+        assert!(check("/v1/messages?beta=true", "accept").is_err());
+        for choice in [
+            json!({"type": "web_search"}),
+            json!({}),
+            json!([]),
+            json!({"type": "mcp"}),
+        ] {
+            for (form, name) in [
+                (Form::OpenaiChat, "messages"),
+                (Form::OpenaiResponses, "input"),
+                (Form::AnthropicMessages, "messages"),
+            ] {
+                let length = if form == Form::OpenaiResponses {
+                    "max_output_tokens"
+                } else {
+                    "max_tokens"
+                };
+                let body = json!({"model": "toy", name: [], length: 1, "tool_choice": choice});
+                assert!(read(form, &body).is_err(), "{body}");
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use policy::{Bundle, Price, RevokedCredential, Scrub, Service, ServiceRule};
 use policy_engine::{Denied, Reservation, Taken, Usage};
 use protocol::Ticket;
 use record::Decision;
-use upstream::{Call, Ended, Revoked, Setup, Unavailable};
+use upstream::{Call, Ended, Ending, Revoked, Setup, Unavailable};
 use zeroize::Zeroizing;
 
 use crate::Error;
@@ -147,10 +147,13 @@ impl Reserved {
     fn taken(&self, ended: &Ended) -> Tokens {
         let was_sent = ended.sent > 0 || ended.status.is_some();
         let was_refused = ended.status.is_some_and(|status| status / 100 == 4);
+        let is_whole = ended.ending == Ending::Complete;
         match ended.tokens {
-            Some([input, output]) => Tokens { input, output },
-            None if was_refused || !was_sent => Tokens::default(),
-            None => self.most,
+            // Of an answer that broke off not all was said.
+            Some([input, output]) if is_whole => Tokens { input, output },
+            None if is_whole && was_refused => Tokens::default(),
+            _ if !was_sent => Tokens::default(),
+            _ => self.most,
         }
     }
 }
@@ -348,38 +351,43 @@ impl Credentials {
     }
 
     /// Lets a call be made; `decision` is what the record will learn of its end, but for how it ends.
-    pub(crate) fn begin(&self, place: usize, call: Call, decision: Decision) -> Result<(), Error> {
+    ///
+    /// `reserved` is what it takes of limits, if that is settled at its end; it comes back with an error.
+    pub(crate) fn begin(
+        &self,
+        place: usize,
+        call: Call,
+        decision: Decision,
+        reserved: Option<Reserved>,
+    ) -> Result<(), (Error, Option<Reserved>)> {
         let ticket = call.ticket;
+        let service = match self.service(place) {
+            Ok(service) => service,
+            Err(error) => return Err((error, reserved)),
+        };
         {
             let mut calls = lock(&self.calls);
             if calls.len() >= MAX_CALLS {
-                return Err(Error::Busy);
+                return Err((Error::Busy, reserved));
             }
             let call = OpenCall {
                 place,
-                reserved: None,
+                reserved,
                 decision,
                 ended: None,
             };
             calls.insert(ticket, call);
         }
-        let told = self.service(place)?.courier.call(call);
+        let told = service.courier.call(call);
         told.map_err(|error| {
-            lock(&self.calls).remove(&ticket);
-            match error {
+            let call = lock(&self.calls).remove(&ticket);
+            let error = match error {
                 Unavailable::Busy => Error::Busy,
                 Unavailable::Gone => Error::ServiceGone,
                 Unavailable::TooLong => broker::Error::HeadersTooLong.into(),
-            }
+            };
+            (error, call.and_then(|call| call.reserved))
         })
-    }
-
-    /// What a call that has begun takes of limits: settled once it is known. One that has ended already
-    /// keeps it.
-    pub(crate) fn hold(&self, ticket: Ticket, reserved: Reserved) {
-        if let Some(call) = lock(&self.calls).get_mut(&ticket) {
-            call.reserved = Some(reserved);
-        }
     }
 
     /// Takes a lease whose signature was verified; gives when it ends.
@@ -414,7 +422,8 @@ impl Credentials {
         }
         let leased = lock(&self.lease);
         let lease = leased.lease.as_ref();
-        let lease = lease.filter(|lease| now.0 < lease.not_after);
+        // What was under way when it ended has been ended: nothing begins behind that.
+        let lease = lease.filter(|lease| now.0 < lease.not_after && !leased.is_over);
         let lease = lease.ok_or(Error::LeaseExpired)?;
         let last = revoked_until(&lease.revoked, identity, service);
         if last.is_some_and(|last| version <= last) {
@@ -424,13 +433,12 @@ impl Credentials {
     }
 
     /// Ends what is under way once the lease is over.
-    pub(crate) fn end_lease(&self, bundle: &Bundle, now: UnixSeconds) {
+    pub(crate) fn end_lease(&self, bundle: &Bundle, now: Option<UnixSeconds>) {
         {
             let mut leased = lock(&self.lease);
-            let is_over = leased
-                .lease
-                .as_ref()
-                .is_some_and(|lease| now.0 >= lease.not_after);
+            // Who does not know the time does not know that it lasts.
+            let is_past = |lease: &Lease| now.is_none_or(|now| now.0 >= lease.not_after);
+            let is_over = leased.lease.as_ref().is_some_and(is_past);
             if !is_over || leased.is_over {
                 return;
             }
@@ -656,7 +664,6 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use policy::Annex;
-    use upstream::Ending;
 
     use super::*;
     use crate::audit::Trail;

@@ -683,9 +683,8 @@ impl<N: Nsm> Enclave<N> {
             // However much is said meanwhile.
             if tended.elapsed() >= HEARD_WITHIN {
                 tended = Instant::now();
-                if let Ok(now) = env.now() {
-                    credentials.end_lease(&env.provisioned.bundle, now.latest);
-                }
+                let now = env.now().ok().map(|now| now.latest);
+                credentials.end_lease(&env.provisioned.bundle, now);
                 let forgotten = credentials.tend().into_iter();
                 let noted = forgotten.map(|end| Outcome::noted(dated(&env, end)));
                 self.release(noted.collect());

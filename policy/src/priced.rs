@@ -24,6 +24,8 @@ pub struct Priced {
 pub enum Form {
     /// OpenAI's `/v1/chat/completions`.
     OpenaiChat,
+    /// The same of others, who know the length of an answer as `max_tokens` alone.
+    OpenaiCompatible,
     /// OpenAI's `/v1/responses`.
     OpenaiResponses,
     /// Anthropic's `/v1/messages`.
@@ -32,10 +34,11 @@ pub enum Form {
 
 impl Form {
     /// All of them, in an order that stays.
-    pub const ALL: [Self; 3] = [
+    pub const ALL: [Self; 4] = [
         Self::OpenaiChat,
         Self::OpenaiResponses,
         Self::AnthropicMessages,
+        Self::OpenaiCompatible,
     ];
 
     /// Its place among all.
@@ -44,6 +47,7 @@ impl Form {
             Self::OpenaiChat => 0,
             Self::OpenaiResponses => 1,
             Self::AnthropicMessages => 2,
+            Self::OpenaiCompatible => 3,
         }
     }
 }

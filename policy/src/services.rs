@@ -418,7 +418,7 @@ impl Service {
                 return Err(format!("two rules are called {:?}", rule.name));
             }
         }
-        Ok(())
+        check_counted(&self.rules)
     }
 }
 
@@ -482,6 +482,32 @@ impl ServiceRule {
         }
         Ok(())
     }
+}
+
+/// Rules that could be of one request are counted alike: who sends its body has to know how, before anybody has
+/// decided which rule it is.
+fn check_counted(rules: &[ServiceRule]) -> Result<(), String> {
+    for (index, rule) in rules.iter().enumerate() {
+        let meets = |other: &&ServiceRule| {
+            let paths = |one: &ServiceRule, two: &ServiceRule| {
+                let mut all = one.paths.iter();
+                all.any(|path| two.paths.iter().any(|other| path.matches(other.as_str())))
+            };
+            other
+                .methods
+                .iter()
+                .any(|method| rule.methods.contains(method))
+                && (paths(rule, other) || paths(other, rule))
+        };
+        let differs = |other: &&ServiceRule| other.priced != rule.priced;
+        if let Some(other) = rules[..index].iter().filter(meets).find(differs) {
+            return Err(format!(
+                "the rules {:?} and {:?} could be of one request, and are not `priced` alike",
+                other.name, rule.name
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// A path as it will be sent, or a prefix of one.

@@ -37,11 +37,11 @@ impl Place {
     fn take(caller: u64) -> Option<Self> {
         let mut all = LONG.lock().unwrap_or_else(PoisonError::into_inner);
         let total: usize = all.values().sum();
-        let own = all.entry(caller).or_default();
-        if *own >= MAX_OF_ONE || total >= MAX_LONG {
+        let own = all.get(&caller).copied().unwrap_or_default();
+        if own >= MAX_OF_ONE || total >= MAX_LONG {
             return None;
         }
-        *own += 1;
+        all.insert(caller, own + 1);
         Some(Self(caller))
     }
 }

@@ -1,8 +1,9 @@
 //! Credentials of others: put by the operator, used by callers that never see them.
 
 use broker::{
-    Body, CallKey, Envelope, Epoch, EpochOrder, Epochs, Header, Lease, Omni, Order, RequestHead,
-    ShownBody, Signing, Target, Tokens, actions, body_of, forwarded, header_digest, inject,
+    Body, CallKey, Envelope, Epoch, EpochOrder, Epochs, Header, Lease, MAX_PRICED, Omni, Order,
+    RequestHead, ShownBody, Signing, Target, Tokens, actions, body_of, check_unpriced, forwarded,
+    header_digest, inject,
 };
 use identity::json::MAX_SAFE_INTEGER;
 use identity::{ApprovalId, Caller, Digest, Intent, UnixSeconds, cbor, sha256};
@@ -100,6 +101,12 @@ pub(crate) fn rewrap(
     });
     env.check_annex()?;
     check_revoked(env, policy, service, envelope.version)?;
+    let which = (
+        policy.name.as_str(),
+        service.name.as_str(),
+        envelope.version,
+    );
+    credentials.check_lease(&provisioned.bundle, env.now()?.latest, which)?;
     let sealed = credentials.rewrap(&envelope, &policy.name, service, nonce(env)?)?;
     // Only one that opened is remembered.
     credentials.see(&policy.name, &service.name, envelope.version)?;
@@ -243,7 +250,7 @@ fn decide(
         },
     )?;
     trail.rule(&rule.name);
-    let counted = count(env, service, rule, &request)?;
+    let counted = count(env, (service, rule), &request, &asked)?;
     let envelope = Envelope::parse(envelope)?;
     check_revoked(env, policy, service, envelope.version)?;
     let which = (
@@ -280,7 +287,7 @@ fn decide(
     let priced = counted.as_ref().and_then(|counted| counted.price.as_ref());
     trail.credential(record::Credential {
         call: Some(call_id(ticket)),
-        cost: priced.map(|_| taken.cost),
+        cost: priced.map(|_| taken.cost.min(MAX_SAFE_INTEGER)),
         tokens_in: most.map(|most| most.input),
         tokens_out: most.map(|most| most.output),
         headers: Some(header_digest(&asked.headers)),
@@ -301,36 +308,44 @@ fn decide(
     let call = asked.call((service, rule), request, now.earliest, &secret, whose)?;
     let mut usage = lock(credentials.service(place)?.usage(&policy.name)?);
     let reservation = usage.reserve_request(now.earliest, rule, taken)?;
-    // Nobody else uses this approval meanwhile. Lock order: usage, approvals.
-    let mut approvals = lock(&env.provisioned.approvals);
-    let begun = match &wanted {
-        None => credentials.begin(place, call, end),
-        Some((wanted, given)) => approvals
-            .look(*given, wanted.caller, wanted.request, wanted.now)
-            // Not spent for what would be given up.
-            .and_then(|_| env.check_current())
-            .and_then(|()| credentials.begin(place, call, end))
-            .and_then(|()| wanted.spend(&mut approvals, *given)),
-    };
-    drop(approvals);
-    match (begun, counted) {
-        (Ok(()), None) => usage.settle(reservation),
-        (Ok(()), Some(counted)) => credentials.hold(
-            ticket,
-            Reserved {
+    // What is not settled at the end of the call is settled now.
+    let (reserved, settled) = match counted {
+        None => (None, Some(reservation)),
+        Some(counted) => {
+            let reserved = Reserved {
                 identity: policy.name.clone(),
                 rule: rule.clone(),
                 reservation,
                 price: counted.price,
                 most: counted.most,
-            },
-        ),
-        (Err(error), _) => {
-            usage.release(reservation);
-            return Err(error);
+            };
+            (Some(reserved), None)
         }
+    };
+    // Nobody else uses this approval meanwhile. Lock order: usage, approvals.
+    let mut approvals = lock(&env.provisioned.approvals);
+    let good = wanted.as_ref().map_or(Ok(()), |(wanted, given)| {
+        let looked = approvals.look(*given, wanted.caller, wanted.request, wanted.now);
+        // Not spent for what would be given up.
+        looked.and_then(|_| env.check_current())
+    });
+    let begun = match good {
+        Err(error) => Err((error, reserved)),
+        Ok(()) => credentials.begin(place, call, end, reserved),
+    };
+    let spent = match (&begun, &wanted) {
+        (Ok(()), Some((wanted, given))) => wanted.spend(&mut approvals, *given),
+        _ => Ok(()),
+    };
+    drop(approvals);
+    if let Err((error, reserved)) = begun {
+        let reservation = reserved.map(|reserved| reserved.reservation).or(settled);
+        reservation.into_iter().for_each(|one| usage.release(one));
+        return Err(error);
     }
+    settled.into_iter().for_each(|one| usage.settle(one));
     drop(usage);
+    spent.inspect_err(|_| credentials.give_up(ticket))?;
     // An annex of now tells the process only of calls that it knows: this one may have come behind it.
     env.check_current()
         .and_then(|()| credentials.check_lease(&provisioned.bundle, now.latest, which))
@@ -357,19 +372,23 @@ impl Counted {
 /// What a request takes at most, where its rule counts that.
 fn count(
     env: &Env<'_>,
-    service: &Service,
-    rule: &ServiceRule,
+    (service, rule): (&Service, &ServiceRule),
     request: &ServiceRequest,
+    parsed: &Asked,
 ) -> Result<Option<Counted>, Error> {
     let Some(priced) = &rule.priced else {
         return Ok(None);
     };
+    check_unpriced(&parsed.target, &parsed.headers)?;
     let wrong = |why: &str| Error::from(broker::Error::BodyNotPriced(why.to_owned()));
     let asked = request.counted.as_ref();
     let asked = asked.ok_or_else(|| wrong("nothing is said of what it asks"))?;
-    let known = asked.input.max(asked.output) <= MAX_SAFE_INTEGER && request.length.is_some();
-    if !known {
-        return Err(wrong("its length is not known"));
+    // A prompt is as long as its body.
+    let length = request.length.filter(|length| *length <= MAX_PRICED as u64);
+    if length.map(Tokens::prompt) != Some(asked.input) {
+        return Err(wrong(
+            "its length is not known, too long, or another than what is said of it",
+        ));
     }
     if asked.output > priced.max_tokens {
         let why = format!(

@@ -285,7 +285,7 @@ async fn upload(
                 if length.is_some_and(|length| came != length) {
                     return Ending::Aborted;
                 }
-                let mut rest = Bytes::new();
+                let (mut rest, mut _place) = (Bytes::new(), None);
                 if let Some(signed) = signed.take() {
                     let Some(of_signed) = signed.rest() else {
                         return Ending::BodyMismatch;
@@ -294,10 +294,10 @@ async fn upload(
                 }
                 if let Some(mut counted) = whole_one.take() {
                     let good = counted.push(&rest);
-                    let Some(all) = counted.all().filter(|_| good) else {
+                    let Some((all, place)) = counted.all().filter(|_| good) else {
                         return Ending::BodyMismatch;
                     };
-                    rest = all;
+                    (rest, _place) = (all, Some(place));
                 }
                 if !rest.is_empty() {
                     let _ = pieces.send(Piece::Data(rest)).await;
@@ -325,7 +325,7 @@ async fn upload(
 struct CountedUpload<'c> {
     wanted: &'c CountedCall,
     came: BytesMut,
-    _place: SemaphorePermit<'static>,
+    place: SemaphorePermit<'static>,
 }
 
 impl<'c> CountedUpload<'c> {
@@ -335,7 +335,7 @@ impl<'c> CountedUpload<'c> {
         Some(Self {
             wanted,
             came: BytesMut::new(),
-            _place: place.ok()?.ok()?,
+            place: place.ok()?.ok()?,
         })
     }
 
@@ -345,15 +345,15 @@ impl<'c> CountedUpload<'c> {
         self.came.len() <= MAX_PRICED
     }
 
-    /// All of it, if it asks what it may.
-    fn all(self) -> Option<Bytes> {
+    /// All of it, if it asks what it may; and its place, until it has been taken.
+    fn all(self) -> Option<(Bytes, SemaphorePermit<'static>)> {
         let asked = Asked::read(self.wanted.form()?, &self.came).ok()?;
         let asked = CountedBody {
             model: asked.model,
             input: asked.most.input,
             output: asked.most.output,
         };
-        (asked == self.wanted.body).then(|| self.came.freeze())
+        (asked == self.wanted.body).then(|| (self.came.freeze(), self.place))
     }
 }
 

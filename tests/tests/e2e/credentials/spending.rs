@@ -37,7 +37,17 @@ fn model(request: &Request, tls: &mut Tls) -> std::io::Result<bool> {
         true => json!({"prompt_tokens": 20, "completion_tokens": 10}),
         false => json!({"input_tokens": 20, "output_tokens": 10}),
     };
-    match asked["user"].as_str().unwrap_or_default() {
+    let user = asked["user"]
+        .as_str()
+        .or(asked["metadata"]["user_id"].as_str());
+    match user.unwrap_or_default() {
+        "begins" => {
+            let begin = "data: {\"message\": {\"usage\": {\"input_tokens\": 20, \"output_tokens\": 1}}}\n\n";
+            write!(tls, "HTTP/1.1 200 x\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{begin}\r\n", begin.len())?;
+            tls.flush()?;
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            Ok(false)
+        }
         "fails" => answer(tls, 500, json, b"{}"),
         "refuses" => answer(tls, 400, json, b"{}"),
         "hides" => answer(tls, 200, json, b"{}"),
@@ -157,6 +167,21 @@ fn what_comes_of_nothing_costs_nothing_and_what_breaks_off_stays_reserved() {
         let second = ask(&setting, "/chat/completions", &chat("x"));
         assert_eq!(second.status == 200, left, "{user}: {:?}", code(&second));
     }
+    // What a stream says at its beginning is not what it took.
+    let setting = start(
+        "{ per = \"day\", max = 2000, amount = \"cost\" }",
+        PRICES,
+        "",
+    );
+    let begins = json!({"model": "toy", "messages": [], "max_tokens": 100, "stream": true, "metadata": {"user_id": "begins"}});
+    ask(&setting, "/messages", &begins);
+    let closed = setting.events("credential.close", 1);
+    assert_eq!(closed[0]["credential"]["tokens_out"], 100);
+    let messages = json!({"model": "toy", "messages": [], "max_tokens": 100});
+    assert_eq!(
+        code(&ask(&setting, "/messages", &messages)),
+        (403, "budget_exceeded".into())
+    );
     // Nobody could be reached: nothing was sent.
     let setting = start(
         "{ per = \"week\", max = 2000, amount = \"cost\" }",
@@ -246,6 +271,27 @@ fn what_cannot_be_counted_is_not_sent_and_what_is_not_said_is_said_for_it() {
     for body in bodies {
         let refused = setting.ask("POST /api/chat/completions", "", body.as_bytes());
         assert_eq!(code(&refused), (422, "body_not_priced".into()), "{body}");
+    }
+    for (line, headers) in [
+        (
+            "POST /api/chat/completions?tier=priority",
+            "content-type: application/json\r\n",
+        ),
+        (
+            "POST /api/chat/completions",
+            "content-type: application/json\r\nopenai-beta: dear\r\n",
+        ),
+        (
+            "POST /api/chat/completions",
+            "content-type: application/json; charset=utf-7\r\n",
+        ),
+    ] {
+        let refused = setting.ask(line, headers, chat("x").to_string().as_bytes());
+        assert_eq!(
+            code(&refused),
+            (422, "body_not_priced".into()),
+            "{line} {headers}"
+        );
     }
     assert!(setting.upstream.seen().is_empty());
     let said = |path: &str, body: Value, name: &str| {
