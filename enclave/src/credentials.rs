@@ -162,7 +162,7 @@ impl Reserved {
 struct OpenCall {
     place: usize,
     /// What it takes of limits, if it is counted by more than being one.
-    reserved: Option<Reserved>,
+    reserved: Option<Box<Reserved>>,
     /// What the record will learn of its end; how it ended is in it once it has.
     decision: Decision,
     /// When it ended.
@@ -358,8 +358,8 @@ impl Credentials {
         place: usize,
         call: Call,
         decision: Decision,
-        reserved: Option<Reserved>,
-    ) -> Result<(), (Error, Option<Reserved>)> {
+        reserved: Option<Box<Reserved>>,
+    ) -> Result<(), (Error, Option<Box<Reserved>>)> {
         let ticket = call.ticket;
         let service = match self.service(place) {
             Ok(service) => service,
@@ -481,7 +481,7 @@ impl Credentials {
         let call = lock(&self.calls).remove(&ticket);
         let reserved = call.and_then(|call| Some((call.place, call.reserved?)));
         if let Some((place, reserved)) = reserved {
-            self.settle(place, reserved, &upstream::unclaimed(ticket));
+            self.settle(place, *reserved, &upstream::unclaimed(ticket));
         }
     }
 
@@ -498,7 +498,7 @@ impl Credentials {
                     call.and_then(|call| call.reserved.take())
                 };
                 // Lock order: usage, calls.
-                let taken = reserved.map(|reserved| self.settle(*place, reserved, ended));
+                let taken = reserved.map(|reserved| self.settle(*place, *reserved, ended));
                 let mut calls = lock(&self.calls);
                 let call = calls.get_mut(&ended.ticket);
                 let call = call.filter(|call| call.place == *place);

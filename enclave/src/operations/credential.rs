@@ -319,7 +319,7 @@ fn decide(
                 price: counted.price,
                 most: counted.most,
             };
-            (Some(reserved), None)
+            (Some(Box::new(reserved)), None)
         }
     };
     // Nobody else uses this approval meanwhile. Lock order: usage, approvals.
