@@ -105,6 +105,13 @@ impl Parent {
 
     /// An agent that asks through this parent.
     fn agent(&self) -> (Asking, Agent) {
+        let head = "POST /v1/chat HTTP/1.1\r\nhost: api.example\r\nconnection: close\r\n";
+        let length = PRIVATE.len();
+        let rest = format!("content-length: {length}\r\nx-private: {PRIVATE}\r\n\r\n{PRIVATE}");
+        self.agent_that_says(format!("{head}{rest}"))
+    }
+
+    fn agent_that_says(&self, request: String) -> (Asking, Agent) {
         let number = Ticket([9; 16]);
         let open = |kind: LineKind| {
             let mut line = UnixStream::connect(self.socket("ingress")).unwrap();
@@ -119,13 +126,7 @@ impl Parent {
         let agent = Carried(agent, Arc::clone(&carried));
         let asks = std::thread::spawn(move || {
             let mut tunnel = tls(agent, "api.example", &authority, &[]).unwrap();
-            let head = "POST /v1/chat HTTP/1.1\r\nhost: api.example\r\nconnection: close\r\n";
-            let length = PRIVATE.len();
-            write!(
-                tunnel,
-                "{head}content-length: {length}\r\nx-private: {PRIVATE}\r\n\r\n{PRIVATE}"
-            )
-            .unwrap();
+            tunnel.write_all(request.as_bytes()).unwrap();
             let mut came = Vec::new();
             let _ = tunnel.read_to_end(&mut came);
             String::from_utf8_lossy(&came).into_owned()
@@ -353,6 +354,23 @@ fn whoever_has_the_ticket_of_a_sealed_call_has_nothing_sent_with_it() {
     let (kind, bytes) = line.next().unwrap();
     assert_eq!(kind, CallKind::Failed);
     assert!(String::from_utf8_lossy(&bytes).contains("aborted"));
+    // A request without a body would leave at once.
+    let get = "GET /v1/models HTTP/1.1\r\nhost: api.example\r\nconnection: close\r\n\r\n";
+    for frames in [vec![], vec![CallKind::End]] {
+        let (mut asking, agent) = parent.agent_that_says(get.to_owned());
+        let asked = asking.asked();
+        let opened = parent.open(&asked.sealed).unwrap();
+        let mut line = parent.line(opened.ticket);
+        frames.iter().for_each(|kind| line.say(*kind, b""));
+        while let Ok((kind, _)) = line.next() {
+            if kind == CallKind::LineWanted {
+                parent.lend(opened.ticket);
+            }
+        }
+        drop(asking);
+        assert!(!agent.join().unwrap().contains("200 OK"));
+        assert_eq!(parent.sent(), 0, "{frames:?}");
+    }
     // The key for one request is not the key for another.
     let again = parent.open(&asked.sealed).unwrap();
     let (mut second, other) = parent.agent();
