@@ -1168,7 +1168,7 @@ fn an_early_answer_through_the_proxy_is_passed_on_whole() {
             "POST /v1/files/early HTTP/1.1\r\nhost: api.example\r\ncontent-length: 3000000\r\n\r\n"
         )
         .unwrap();
-        for _ in 0..30 {
+        for _ in 0..3000 {
             if tunnel.write_all(&[b'y'; 1000]).is_err() {
                 break;
             }
