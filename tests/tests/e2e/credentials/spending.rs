@@ -42,7 +42,8 @@ fn model(request: &Request, tls: &mut Tls) -> std::io::Result<bool> {
         .or(asked["metadata"]["user_id"].as_str());
     match user.unwrap_or_default() {
         "begins" => {
-            let begin = "data: {\"message\": {\"usage\": {\"input_tokens\": 20, \"output_tokens\": 1}}}\n\n";
+            let begin = "data: {\"message\": {\"usage\": {\"input_tokens\": 20, \"output_tokens\": 1}}}\n\n\
+                data: {\"usage\": {\"output_tokens\": 5}}\n\n";
             write!(tls, "HTTP/1.1 200 x\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{begin}\r\n", begin.len())?;
             tls.flush()?;
             std::thread::sleep(std::time::Duration::from_millis(300));
