@@ -52,6 +52,8 @@ const fn any(number: i64, reason: &'static str) -> Allowed {
     }
 }
 
+/// Whether a handle waits (ioctl_list(2)).
+const FIONBIO: u64 = libc::FIONBIO;
 /// `_IOWR(0x0A, 0, struct nsm_raw)`, linux/nsm.h.
 const NSM_IOCTL_RAW: u64 = 0xc020_0a00;
 /// Of a thread; without them it would be a process.
@@ -216,6 +218,11 @@ pub const SERVICE: &[Allowed] = &[
         number: SYS_fcntl,
         reason: "a build with debug assertions: whether a handle is open before it is closed",
         only: Only::Is(1, F_GETFD as u64),
+    },
+    Allowed {
+        number: SYS_ioctl,
+        reason: "a line over vsock, not to wait for it; no device",
+        only: Only::Is(1, FIONBIO),
     },
     any(SYS_getrandom, "TLS"),
     any(SYS_clock_gettime, "deadlines, where the vDSO cannot"),

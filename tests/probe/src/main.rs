@@ -68,6 +68,7 @@ fn main() {
                     libc::SYS_mprotect,
                     [0, 4096, i64::from(libc::PROT_EXEC), 0, 0, 0],
                 ),
+                "ioctl" => call(libc::SYS_ioctl, [1, 0x5401, 0, 0, 0, 0]),
                 "fcntl-dup" => call(
                     libc::SYS_fcntl,
                     [0, i64::from(libc::F_DUPFD_CLOEXEC), 0, 0, 0, 0],
