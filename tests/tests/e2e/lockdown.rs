@@ -46,7 +46,9 @@ fn every_system_call_outside_the_list_of_the_process_of_a_service_kills() {
     // shutdown, epoll_ctl, epoll_wait, epoll_pwait, ioctl (that lines do not block).
     assert_eq!(more, [48, 233, 232, 281, 16]);
     assert!(SERVICE.iter().all(|call| call.reason.len() > 2));
-    assert!(SERVICE.iter().all(|call| !NEVER.contains(&call.number)));
+    // Of ioctl it has one, which is about no device.
+    let never = |number: i64| number != 16 && NEVER.contains(&number);
+    assert!(SERVICE.iter().all(|call| !never(call.number)));
 }
 
 #[test]
