@@ -67,6 +67,10 @@ pub(crate) fn endpoint(folder: &Path) -> Endpoint {
 }
 
 const VHOST_TIMEOUT: Duration = Duration::from_secs(10);
+/// What may be on its way from the machine on one connection, in bytes. Linux sends more than 32 KiB in
+/// several pieces of memory, and vhost-device-vsock 0.3.0 drops such a packet without a word: the
+/// connection would wait for ever.
+const TX_BUFFER: usize = 24 * 1024;
 /// Lines of the console that wait for a reader; more are dropped.
 const CONSOLE_LINES: usize = 1024;
 const MAX_LINE: u64 = 1024;
@@ -85,7 +89,7 @@ impl Vm {
         serve_nsm(&sockets[2], setup.nsm)?;
         let mut command = Command::new(&setup.vhost);
         command.arg("--vm").arg(format!(
-            "guest-cid=4,socket={},uds-path={}",
+            "guest-cid=4,socket={},uds-path={},tx-buffer-size={TX_BUFFER}",
             sockets[0].display(),
             sockets[1].display()
         ));

@@ -197,6 +197,8 @@ fn keys_outlive_a_power_cut_of_the_machine() {
 /// A service behind the image, both ways: the processes there have no network, no AF_UNIX and no files.
 #[test]
 fn services_are_reached_through_the_image_as_by_a_path_and_as_by_a_proxy() {
+    // More than any buffer on the way holds.
+    const BODY: usize = 3_000_000;
     let image = image("signer-dev.eif");
     let folder = Arc::new(private_folder());
     let state = State::open_measured(folder.path(), &described(&image)).unwrap();
@@ -217,11 +219,13 @@ fn services_are_reached_through_the_image_as_by_a_path_and_as_by_a_proxy() {
     assert!(printed.status.success(), "{printed:?}");
     std::fs::write(&authority, printed.stdout).unwrap();
     let body = machine.folder().join("body");
-    std::fs::write(&body, vec![b'x'; 20_000]).unwrap();
+    std::fs::write(&body, vec![b'x'; BODY]).unwrap();
     let curl = |arguments: &[&str]| {
         let output = Command::new("curl")
             .args([
                 "-sS",
+                "--max-time",
+                "15",
                 "--data-binary",
                 &format!("@{}", body.display()),
                 "--cacert",
@@ -239,7 +243,7 @@ fn services_are_reached_through_the_image_as_by_a_path_and_as_by_a_proxy() {
                 sidecar.log()
             )
         };
-        assert!(output.stdout.len() == 20_000, "{}", says());
+        assert!(output.stdout.len() == BODY, "{}", says());
     };
     let proxy = format!("http://x:{PLACEHOLDER}@127.0.0.1:{port}");
     for _ in 0..2 {
