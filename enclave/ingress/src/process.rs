@@ -11,18 +11,16 @@ use policy::Bundle;
 use protocol::LineKind;
 use tokio::io::AsyncWriteExt;
 use tokio::runtime::Runtime;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
-use upstream::{Error, Lines, Pipes, frames, opening};
+use upstream::{Error, Lines, Pipes, frames};
 
 use crate::call::{Calls, Shared};
 use crate::pairs::{Pair, Pairs};
 use crate::setup::Setup;
 use crate::tls;
 
-/// Lines at a time: two for each agent.
-const MAX_LINES: usize = 1024;
 const SWEEP_EVERY: Duration = Duration::from_secs(2);
 /// For an agent to shake hands.
 const SHAKE_WITHIN: Duration = Duration::from_secs(10);
@@ -74,34 +72,20 @@ async fn run(mut pipes: Pipes, lines: Lines, confined: u8) -> Result<(), Error> 
     }
 }
 
-async fn accept(server: Arc<Server>, mut lines: Lines) {
-    let places = Arc::new(Semaphore::new(MAX_LINES));
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
-        let line = match lines.accept().await {
-            Ok(Some(line)) => line,
-            Ok(None) => continue,
-            // Out of descriptors: it passes.
-            Err(_) => {
-                sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
+async fn accept(server: Arc<Server>, lines: Lines) {
+    // Two for each agent.
+    let served = lines.serve(move |line, opened, place| {
         let server = Arc::clone(&server);
-        tokio::spawn(async move {
-            let mut line = line;
-            match opening(&mut line).await {
-                None | Some((LineKind::Upstream, _)) => {}
-                Some(opened) => {
-                    if let Some(pair) = server.pairs.meet(opened, line, place) {
-                        agent(&server, pair).await;
-                    }
-                }
+        async move {
+            let (LineKind::Agent | LineKind::Calls, _) = opened else {
+                return;
+            };
+            if let Some(pair) = server.pairs.meet(opened, line, place) {
+                agent(&server, pair).await;
             }
-        });
-    }
+        }
+    });
+    served.await;
 }
 
 /// Serves one agent until its connection ends.

@@ -7,6 +7,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use crate::Error;
+
 /// What such a process says once, before anything else: nothing can be got out of it any more.
 pub(super) const CONFINED: u8 = 0x01;
 
@@ -34,4 +36,13 @@ pub(super) fn confined(mut child: Child) -> io::Result<(File, File)> {
         return Err(io::ErrorKind::InvalidData.into());
     }
     Ok((from, File::from(OwnedFd::from(to))))
+}
+
+/// A step of the boot that failed.
+#[expect(clippy::needless_pass_by_value, reason = "the form map_err wants")]
+pub(super) fn failed(step: &'static str, error: io::Error) -> Error {
+    Error::Boot {
+        step,
+        why: error.to_string(),
+    }
 }

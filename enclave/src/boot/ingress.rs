@@ -6,10 +6,11 @@ use std::path::Path;
 
 use upstream::Lines;
 
-use super::child::{CONFINED, confined, spawn};
-use super::egress::Pipes;
-use super::lockdown::confine_service;
+use super::child::{self, confined, spawn};
+use super::server::be_server;
 use crate::Error;
+
+const STEP: &str = "the ingress process";
 
 /// Starts a program as the ingress process, and waits until it has confined itself. Its standard input
 /// and output are the pipes.
@@ -26,20 +27,9 @@ pub fn be_ingress(
     listen: impl FnOnce(&tokio::runtime::Runtime) -> io::Result<Lines>,
     then: impl FnOnce() -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let runtime = upstream::runtime().map_err(failed)?;
-    let (input, output) = Pipes::take()?.into_files();
-    let pipes = upstream::Pipes::new(&runtime, input, output).map_err(failed)?;
-    let lines = listen(&runtime).map_err(failed)?;
-    then()?;
-    confine_service()?;
-    let served = ingress::serve(&runtime, pipes, lines, CONFINED);
-    served.map_err(|error| failed(io::Error::other(error)))
+    be_server(STEP, listen, then, ingress::serve)
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the form map_err wants")]
 fn failed(error: io::Error) -> Error {
-    Error::Boot {
-        step: "the ingress process",
-        why: error.to_string(),
-    }
+    child::failed(STEP, error)
 }

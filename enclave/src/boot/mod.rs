@@ -14,6 +14,7 @@ mod ingress;
 mod lockdown;
 mod machine;
 mod seccomp;
+mod server;
 mod services;
 mod signals;
 

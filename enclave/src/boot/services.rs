@@ -10,11 +10,12 @@ use std::sync::mpsc::SyncSender;
 
 use upstream::Lines;
 
-use super::child::{CONFINED, confined, spawn};
-use super::egress::Pipes;
-use super::lockdown::confine_service;
+use super::child::{self, confined, spawn};
+use super::server::be_server;
 use crate::credentials::FromService;
 use crate::{Courier, Error};
+
+const STEP: &str = "the process of a service";
 
 /// A started process, seen from the one that holds the keys.
 #[derive(Debug)]
@@ -70,20 +71,9 @@ pub fn be_service(
     listen: impl FnOnce(&tokio::runtime::Runtime) -> io::Result<Lines>,
     then: impl FnOnce() -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let runtime = upstream::runtime().map_err(failed)?;
-    let (input, output) = Pipes::take()?.into_files();
-    let pipes = upstream::Pipes::new(&runtime, input, output).map_err(failed)?;
-    let lines = listen(&runtime).map_err(failed)?;
-    then()?;
-    confine_service()?;
-    let served = upstream::serve(&runtime, pipes, lines, CONFINED);
-    served.map_err(|error| failed(io::Error::other(error)))
+    be_server(STEP, listen, then, upstream::serve)
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the form map_err wants")]
 fn failed(error: io::Error) -> Error {
-    Error::Boot {
-        step: "the process of a service",
-        why: error.to_string(),
-    }
+    child::failed(STEP, error)
 }

@@ -29,7 +29,7 @@ mod wire;
 pub use crate::client::{Client, Unavailable};
 pub use crate::error::Error;
 pub use crate::frames::{FramesFrom, FramesTo, frames};
-pub use crate::lines::{Line, Lines, Stream, opening, runtime};
+pub use crate::lines::{Line, Lines, Stream, runtime};
 pub use crate::process::{Messages, Pipes, serve};
 pub use crate::shared::unclaimed;
 pub use crate::wire::{

@@ -2,15 +2,19 @@
 
 use std::io;
 use std::os::unix::net::UnixListener as StdUnixListener;
+use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::{LineKind, Ticket};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::UnixListener;
 use tokio::runtime::{Builder, Runtime};
-use tokio::time::timeout;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
 use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
 
+/// Lines at a time, of all kinds.
+pub(crate) const MAX_LINES: usize = 1024;
 /// For what a line begins with.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -59,8 +63,33 @@ impl Lines {
         }))
     }
 
+    /// Serves each line once it has said what it is, so many at a time as there are places. A line has its
+    /// place for as long as that is kept.
+    pub async fn serve<F: Future<Output = ()> + Send + 'static>(
+        mut self,
+        serve: impl Fn(Line, (LineKind, Ticket), OwnedSemaphorePermit) -> F + Clone + Send + 'static,
+    ) {
+        let places = Arc::new(Semaphore::new(MAX_LINES));
+        // Nobody closes it.
+        while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+            match self.accept().await {
+                Ok(Some(mut line)) => {
+                    let serve = serve.clone();
+                    tokio::spawn(async move {
+                        if let Some(opened) = opening(&mut line).await {
+                            serve(line, opened, place).await;
+                        }
+                    });
+                }
+                Ok(None) => {}
+                // Out of descriptors: it passes.
+                Err(_) => sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
     /// The next one; none for who is turned away.
-    pub async fn accept(&mut self) -> io::Result<Option<Line>> {
+    async fn accept(&mut self) -> io::Result<Option<Line>> {
         match &mut self.0 {
             Kind::Unix(listener) => Ok(Some(Box::new(listener.accept().await?.0))),
             Kind::Vsock {
@@ -77,7 +106,7 @@ impl Lines {
 }
 
 /// What a line is; none if it does not say so in time.
-pub async fn opening(line: &mut Line) -> Option<(LineKind, Ticket)> {
+async fn opening(line: &mut Line) -> Option<(LineKind, Ticket)> {
     let mut bytes = [0; LineKind::BYTES];
     let read = timeout(OPENING_TIMEOUT, line.read_exact(&mut bytes)).await;
     read.ok()?.ok()?;

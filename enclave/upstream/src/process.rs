@@ -11,17 +11,15 @@ use protocol::{FrameBuffer, LineKind, write_frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::runtime::Runtime;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use crate::Error;
 use crate::call;
-use crate::lines::{Lines, opening};
+use crate::lines::{Lines, MAX_LINES};
 use crate::shared::Shared;
 use crate::wire::{Answer, Ask, Ended};
 
-/// Lines at a time, of both kinds.
-const MAX_LINES: usize = 1024;
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// The two pipes to the process with the keys.
@@ -124,36 +122,23 @@ async fn tell(mut pipe: pipe::Sender, mut endings: mpsc::Receiver<Ended>) -> Res
     Ok(())
 }
 
-async fn accept(shared: Arc<Shared>, mut lines: Lines) {
-    let places = Arc::new(Semaphore::new(MAX_LINES));
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
-        let line = match lines.accept().await {
-            Ok(Some(line)) => line,
-            Ok(None) => continue,
-            // Out of descriptors: it passes.
-            Err(_) => {
-                sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
+async fn accept(shared: Arc<Shared>, lines: Lines) {
+    let served = lines.serve(move |line, (kind, ticket), place| {
         let shared = Arc::clone(&shared);
-        tokio::spawn(async move {
-            let mut line = line;
-            match opening(&mut line).await {
-                Some((LineKind::Calls, ticket)) => {
+        async move {
+            match kind {
+                LineKind::Calls => {
                     call::serve(&shared, line, ticket).await;
                     drop(place);
                 }
                 // It counts as the line of its call, which has a place.
-                Some((LineKind::Upstream, ticket)) => shared.lend(ticket, line),
+                LineKind::Upstream => shared.lend(ticket, line),
                 // Agents' own lines go to the ingress process.
-                Some((LineKind::Agent, _)) | None => {}
+                LineKind::Agent => {}
             }
-        });
-    }
+        }
+    });
+    served.await;
 }
 
 async fn sweep(shared: Arc<Shared>) {
