@@ -114,30 +114,8 @@ impl EpochOrder {
 
 #[cfg(test)]
 mod tests {
-    use identity::{Message, Signature};
-
     use super::*;
-
-    /// A key of repeated bytes.
-    struct Key(ed25519_dalek::SigningKey, PublicKey);
-
-    impl Signer for Key {
-        type Error = identity::Error;
-
-        fn public_key(&self) -> &PublicKey {
-            &self.1
-        }
-
-        fn sign(&self, message: &Message) -> Result<Signature, identity::Error> {
-            Ok(ed25519_dalek::Signer::sign(&self.0, message.as_bytes()).to_bytes())
-        }
-    }
-
-    fn key(byte: u8) -> Key {
-        let key = ed25519_dalek::SigningKey::from_bytes(&[byte; 32]);
-        let public = PublicKey::Ed25519(key.verifying_key());
-        Key(key, public)
-    }
+    use crate::testing::{Key, key};
 
     const fn epochs(lowest: u32, current: u32) -> Epochs {
         Epochs { lowest, current }
@@ -172,13 +150,13 @@ mod tests {
     #[test]
     fn an_order_is_one_operators_for_one_boot() {
         let (operator, other) = (key(1), key(2));
-        let omni = Omni::of_operator(&operator.1);
+        let omni = Omni::of_operator(operator.public_key());
         let change = [epochs(1, 1), epochs(1, 2)];
         let signed = EpochOrder::sign(omni, &[7; 32], change, &operator).unwrap();
-        let read = EpochOrder::verify(&signed, &operator.1, &[7; 32]).unwrap();
+        let read = EpochOrder::verify(&signed, operator.public_key(), &[7; 32]).unwrap();
         assert_eq!([read.now, read.next], change);
         let why = |signed: &[u8], by: &Key, sealing_key: &[u8]| {
-            EpochOrder::verify(signed, &by.1, sealing_key)
+            EpochOrder::verify(signed, by.public_key(), sealing_key)
                 .unwrap_err()
                 .to_string()
         };
@@ -194,7 +172,7 @@ mod tests {
             let mut changed = signed.clone();
             changed[at] ^= 1;
             assert!(
-                EpochOrder::verify(&changed, &operator.1, &[7; 32]).is_err(),
+                EpochOrder::verify(&changed, operator.public_key(), &[7; 32]).is_err(),
                 "byte {at}"
             );
         }

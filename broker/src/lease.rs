@@ -102,30 +102,8 @@ fn check_revoked(revoked: &[String]) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use identity::{Message, Signature};
-
     use super::*;
-
-    /// A key of repeated bytes.
-    struct Key(ed25519_dalek::SigningKey, PublicKey);
-
-    impl Signer for Key {
-        type Error = identity::Error;
-
-        fn public_key(&self) -> &PublicKey {
-            &self.1
-        }
-
-        fn sign(&self, message: &Message) -> Result<Signature, identity::Error> {
-            Ok(ed25519_dalek::Signer::sign(&self.0, message.as_bytes()).to_bytes())
-        }
-    }
-
-    fn key(byte: u8) -> Key {
-        let key = ed25519_dalek::SigningKey::from_bytes(&[byte; 32]);
-        let public = PublicKey::Ed25519(key.verifying_key());
-        Key(key, public)
-    }
+    use crate::testing::key;
 
     #[test]
     fn a_lease_is_of_one_key_boot_and_annex() {

@@ -30,6 +30,8 @@ mod roots;
 mod scrub;
 mod sigv4;
 mod target;
+#[cfg(test)]
+mod testing;
 
 pub use crate::envelope::{Envelope, Epoch, Place};
 pub use crate::epochs::{EpochOrder, Epochs};
