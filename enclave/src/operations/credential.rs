@@ -6,7 +6,7 @@ use broker::{
     header_digest, inject,
 };
 use identity::json::MAX_SAFE_INTEGER;
-use identity::{ApprovalId, Caller, Digest, Intent, UnixSeconds, cbor, sha256};
+use identity::{ApprovalId, Caller, Digest, Intent, SKEW_SECONDS, UnixSeconds, cbor, sha256};
 use policy::{Annex, ApprovalRule, IdentityPolicy, Limit, Price, Service, ServiceRule};
 use policy_engine::{
     AcceptedRequest, CREDENTIAL_ACTION, Denied, ServiceInput, Taken, accept_request,
@@ -125,7 +125,8 @@ pub(crate) fn lease(env: &Env<'_>, signed: &[u8]) -> Result<Answer, Error> {
     let annex = env.annex_id().map(|annex| annex.digest);
     let lease = Lease::verify(signed, &wanted.key.0, env.boot_id, annex)?;
     let now = env.now()?;
-    if lease.not_after > now.earliest.0 + i64::from(wanted.seconds) {
+    // Who signs has another clock.
+    if lease.not_after > now.earliest.0 + i64::from(wanted.seconds) + SKEW_SECONDS {
         return Err(broker::Error::LeaseInvalid("it lasts longer than the bundle lets one").into());
     }
     if lease.not_after <= now.latest.0 {
