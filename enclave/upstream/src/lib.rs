@@ -16,6 +16,7 @@ mod body;
 mod call;
 mod client;
 mod counted;
+mod download;
 mod error;
 mod frames;
 mod lines;
@@ -24,6 +25,7 @@ mod process;
 mod shared;
 mod sync;
 mod tls;
+mod upload;
 mod wire;
 
 pub use crate::client::{Client, Unavailable};

@@ -1,0 +1,210 @@
+//! The body of a call, on its way to the service.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use broker::{Asked, MAX_PRICED};
+use bytes::{Bytes, BytesMut};
+use identity::Digest;
+use protocol::{CallKind, CountedBody};
+use tokio::sync::mpsc::Sender;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
+
+use crate::body::Piece;
+use crate::counted::Counted;
+use crate::frames::FramesFrom;
+use crate::wire::{Call, CountedCall, Ending};
+
+/// Of a body that was signed or approved, the last so many bytes go when all of it has come: one that is
+/// no longer goes whole or not at all.
+const HELD_BACK: usize = 256 * 1024;
+/// Bodies to models at a time that are looked at whole: 2 MiB each.
+static COUNTED: Semaphore = Semaphore::const_new(16);
+/// For a place among them.
+const PLACE_WITHIN: Duration = Duration::from_secs(10);
+
+/// Passes the body on to the request, and then watches whether the caller is still there. Ends only
+/// if it is not.
+pub(crate) async fn upload(
+    from: &mut FramesFrom,
+    mut first: Option<(CallKind, Bytes)>,
+    pieces: Sender<Piece>,
+    call: &Call,
+    whole: &AtomicBool,
+) -> Ending {
+    let length = call.length;
+    let mut came = 0;
+    let mut signed = call.body.map(Signed::new);
+    let mut whole_one = match &call.counted {
+        None => None,
+        Some(counted) => match CountedUpload::begin(counted).await {
+            Some(begun) => Some(begun),
+            None => return Ending::ServiceBusy,
+        },
+    };
+    loop {
+        let frame = match first.take() {
+            Some(frame) => Some(frame),
+            None => from.frame().await,
+        };
+        let Some(frame) = frame else {
+            return Ending::Aborted;
+        };
+        match frame {
+            (CallKind::Data, bytes) => {
+                came += bytes.len() as u64;
+                let too_much = length.is_some_and(|length| came > length);
+                let ready = match &mut signed {
+                    None => bytes,
+                    Some(signed) => signed.push(&bytes),
+                };
+                let ready = match &mut whole_one {
+                    None => ready,
+                    Some(counted) => {
+                        if !counted.push(&ready) {
+                            return Ending::BodyMismatch;
+                        }
+                        Bytes::new()
+                    }
+                };
+                let gone = !ready.is_empty() && pieces.send(Piece::Data(ready)).await.is_err();
+                if too_much || gone {
+                    break;
+                }
+            }
+            (CallKind::End, _) => {
+                if length.is_some_and(|length| came != length) {
+                    return Ending::Aborted;
+                }
+                let (mut rest, mut _place) = (Bytes::new(), None);
+                if let Some(signed) = signed.take() {
+                    let Some(of_signed) = signed.rest() else {
+                        return Ending::BodyMismatch;
+                    };
+                    rest = of_signed;
+                }
+                if let Some(mut counted) = whole_one.take() {
+                    let good = counted.push(&rest);
+                    let Some((all, place)) = counted.all().filter(|_| good) else {
+                        return Ending::BodyMismatch;
+                    };
+                    (rest, _place) = (all, Some(place));
+                }
+                if !rest.is_empty() {
+                    let _ = pieces.send(Piece::Data(rest)).await;
+                }
+                whole.store(true, Ordering::Release);
+                let _ = pieces.send(Piece::Last).await;
+                break;
+            }
+            _ => return Ending::Aborted,
+        }
+    }
+    if whole.load(Ordering::Acquire) {
+        // Nothing comes before the answer is whole, unless the caller goes away.
+        let _ = from.more().await;
+        return Ending::Aborted;
+    }
+    if length.is_some_and(|length| came > length) {
+        return Ending::Aborted;
+    }
+    // The service takes no more of it: what it answers counts.
+    std::future::pending().await
+}
+
+/// A body to a model, of which nothing goes before all of it has come, and asks what was decided on.
+struct CountedUpload<'c> {
+    wanted: &'c CountedCall,
+    came: BytesMut,
+    place: SemaphorePermit<'static>,
+}
+
+impl<'c> CountedUpload<'c> {
+    /// When there is a place for one more in memory; none if there is none in time.
+    async fn begin(wanted: &'c CountedCall) -> Option<Self> {
+        let place = timeout(PLACE_WITHIN, COUNTED.acquire()).await;
+        Some(Self {
+            wanted,
+            came: BytesMut::new(),
+            place: place.ok()?.ok()?,
+        })
+    }
+
+    /// Whether it is not too long yet.
+    fn push(&mut self, bytes: &[u8]) -> bool {
+        self.came.extend_from_slice(bytes);
+        self.came.len() <= MAX_PRICED
+    }
+
+    /// All of it, if it asks what it may; and its place, until it has been taken.
+    fn all(self) -> Option<(Bytes, SemaphorePermit<'static>)> {
+        let asked = Asked::read(self.wanted.form()?, &self.came).ok()?;
+        let asked = CountedBody {
+            model: asked.model,
+            input: asked.most.input,
+            output: asked.most.output,
+        };
+        (asked == self.wanted.body).then(|| (self.came.freeze(), self.place))
+    }
+}
+
+/// A body that was signed or approved: its end is held back until all of it has come, and is that one.
+struct Signed {
+    wanted: Digest<32>,
+    came: Counted,
+    held: BytesMut,
+}
+
+impl Signed {
+    fn new(wanted: Digest<32>) -> Self {
+        Self {
+            wanted,
+            came: Counted::new(),
+            held: BytesMut::new(),
+        }
+    }
+
+    /// What may be sent of all that came so far.
+    fn push(&mut self, bytes: &[u8]) -> Bytes {
+        self.came.add(bytes);
+        self.held.extend_from_slice(bytes);
+        let more = self.held.len().saturating_sub(HELD_BACK);
+        self.held.split_to(more).freeze()
+    }
+
+    /// The rest, if all of it is what was signed.
+    fn rest(self) -> Option<Bytes> {
+        (self.came.digest() == self.wanted.0).then(|| self.held.freeze())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use identity::sha256;
+
+    use super::*;
+
+    /// What is sent of these pieces before the end has come, and at the end.
+    fn sent(wanted: &[u8], pieces: &[&[u8]]) -> (usize, Option<usize>) {
+        let mut signed = Signed::new(sha256(wanted));
+        let before = pieces.iter().map(|piece| signed.push(piece).len()).sum();
+        (before, signed.rest().map(|rest| rest.len()))
+    }
+
+    #[test]
+    fn of_a_body_that_was_signed_the_end_goes_only_when_it_is_that_one() {
+        let long = vec![7; HELD_BACK + 100];
+        let (first, second) = long.split_at(HELD_BACK - 1);
+        assert_eq!(sent(b"hello", &[b"he", b"", b"llo"]), (0, Some(5)));
+        assert_eq!(sent(b"hello", &[b"jello", b""]), (0, None));
+        assert_eq!(sent(b"hello", &[b"hello", b"!"]), (0, None));
+        assert_eq!(sent(&long, &[first, second]), (100, Some(HELD_BACK)));
+        assert_eq!(
+            sent(&long, &[first, second, b"", b""]),
+            (100, Some(HELD_BACK))
+        );
+        assert_eq!(sent(&long, &[first]), (0, None));
+        assert_eq!(sent(b"", &[]), (0, Some(0)));
+    }
+}
