@@ -36,6 +36,12 @@ pub enum Error {
     /// The body of a request to a model says what no price is known for, or not how long its answer may be.
     #[error("the body cannot be counted: {0}")]
     BodyNotPriced(String),
+    /// The credential's place in the body is not there, or not once.
+    #[error("the credential has no place: {0}")]
+    PlaceholderMisplaced(&'static str),
+    /// What asks for a WebSocket is no whole handshake (RFC 6455 section 4.1).
+    #[error("no handshake of a WebSocket: {0}")]
+    WebsocketInvalid(&'static str),
     /// What the ingress process said, or was told, does not open: it was changed on its way, or is of
     /// another boot.
     #[error("what came from the ingress process does not open")]

@@ -10,13 +10,15 @@ const MAX_HEADERS: usize = 96;
 const MAX_BYTES: usize = 16 * 1024;
 
 /// Of one connection alone (RFC 9110 section 7.6.1), or what frames a message: written anew.
-const HOP: [&str; 11] = [
+const HOP: [&str; 12] = [
     "connection",
     "content-length",
     "host",
     "http2-settings",
     "keep-alive",
     "proxy-connection",
+    // None is agreed on: what is said over a WebSocket is looked through as it stands (RFC 6455 section 9).
+    "sec-websocket-extensions",
     "te",
     "trailer",
     "transfer-encoding",

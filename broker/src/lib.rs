@@ -16,6 +16,8 @@
 mod envelope;
 mod epochs;
 mod error;
+mod field;
+mod form;
 mod forms;
 mod headers;
 mod inside;
@@ -32,10 +34,12 @@ mod sigv4;
 mod target;
 #[cfg(test)]
 mod testing;
+pub mod websocket;
 
 pub use crate::envelope::{Envelope, Epoch, Place};
 pub use crate::epochs::{EpochOrder, Epochs};
 pub use crate::error::Error;
+pub use crate::field::{Field, MAX_PLACED, check_field};
 pub use crate::headers::{Header, forwarded, returned};
 pub use crate::inside::{CallKey, FrameKey, IngressKey, Way};
 pub use crate::lease::Lease;

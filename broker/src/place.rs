@@ -1,13 +1,13 @@
 //! Puts a credential where its service wants it.
 
 use data_encoding::BASE64;
-use percent_encoding::percent_encode;
 use policy::Inject;
 use zeroize::Zeroizing;
 
+use crate::field::formatted;
+use crate::form::{encoded, parameter};
 use crate::sigv4::{self, Signing};
-use crate::target::NOT_UNRESERVED;
-use crate::{Error, Target};
+use crate::{Error, Field, Target};
 
 /// Shorter ones are not told from other texts; a search for them would cut off what is innocent.
 const MIN_SECRET: usize = 8;
@@ -19,6 +19,8 @@ pub struct Injected {
     pub headers: Vec<(String, Zeroizing<Vec<u8>>)>,
     /// Path and query.
     pub target: Zeroizing<String>,
+    /// Where it is put in the body or in a message, if that is its place.
+    pub field: Option<Field>,
     /// What is looked for in answers.
     pub secrets: Vec<Zeroizing<Vec<u8>>>,
 }
@@ -82,15 +84,6 @@ pub fn take_placeholder(inject: &Inject, asked: &str) -> Result<Shown, Error> {
     })
 }
 
-/// Name and value of what stands between two `&`, as the service reads it (the WHATWG URL standard,
-/// application/x-www-form-urlencoded).
-fn parameter(part: &str) -> (String, String) {
-    form_urlencoded::parse(part.as_bytes())
-        .next()
-        .map(|(name, value)| (name.into_owned(), value.into_owned()))
-        .unwrap_or_default()
-}
-
 /// Puts this credential where the bundle says, in a request for this target; or signs with it.
 pub fn inject(
     inject: &Inject,
@@ -103,6 +96,7 @@ pub fn inject(
         let signed = sigv4::sign(sigv4, target, signing, secret)?;
         return Ok(Injected {
             headers: signed.headers,
+            field: None,
             target: Zeroizing::new(signed.target),
             secrets: sigv4::secrets(secret)?,
         });
@@ -110,6 +104,7 @@ pub fn inject(
     let mut injected = Injected {
         headers: Vec::new(),
         target: target.origin_form("", ""),
+        field: Field::of(inject, secret),
         secrets: vec![Zeroizing::new(secret.to_vec())],
     };
     let authorization = || "authorization".to_owned();
@@ -130,21 +125,11 @@ pub fn inject(
     } else if let Some((before, after)) = inject.path_parts() {
         let segment = Zeroizing::new(format!("{before}{}{after}", *encoded(secret)));
         injected.target = target.origin_form(&segment, "");
-    } else {
+    } else if injected.field.is_none() {
         let header = inject.header.clone().unwrap_or_else(authorization);
-        let format = inject.format.as_deref().unwrap_or("{}");
-        let (before, after) = format.split_once("{}").unwrap_or_default();
-        let value = Zeroizing::new([before.as_bytes(), secret, after.as_bytes()].concat());
-        injected.headers.push((header, value));
+        injected.headers.push((header, formatted(inject, secret)));
     }
     Ok(injected)
-}
-
-/// Percent-encoded but for what stands everywhere as it is (RFC 3986 section 2.3).
-fn encoded(secret: &[u8]) -> Zeroizing<String> {
-    let mut text = Zeroizing::new(String::with_capacity(secret.len() * 3));
-    percent_encode(secret, &NOT_UNRESERVED).for_each(|part| text.push_str(part));
-    text
 }
 
 #[cfg(test)]
@@ -161,7 +146,7 @@ mod tests {
             basic: place_is("basic"),
             query: place_is("query"),
             path: place_is("path"),
-            sigv4: None,
+            ..Inject::default()
         }
     }
 

@@ -91,14 +91,15 @@ pub struct Upstream {
 #[serde(try_from = "String", into = "String")]
 pub struct Pin(pub Digest<32>);
 
-/// Where a credential is put. Exactly one of `header`, `basic`, `query`, `path` and `sigv4` is given.
+/// Where a credential is put. Exactly one of `header`, `basic`, `query`, `path`, `field`, `message` and `sigv4` is
+/// given.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Inject {
     /// In this header, its name in lower case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header: Option<String>,
-    /// What stands there: `{}` is the credential. It alone, if left out.
+    /// What stands there, in a field or in a message: `{}` is the credential. It alone, if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
     /// As the password of this user (RFC 7617).
@@ -110,6 +111,13 @@ pub struct Inject {
     /// In the path, behind the service's own and before what is asked for: `{}` is the credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// In the body, in place of what the agent has there: in JSON at this pointer (RFC 6901) to a member of objects,
+    /// which begins with `/`; or else as the value of the field of this name, in a form.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// In the first text of a WebSocket that has a string at this pointer, in its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
     /// Nowhere: it signs the request for AWS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sigv4: Option<SigV4>,
@@ -177,6 +185,10 @@ pub struct ServiceRule {
     pub methods: Vec<String>,
     /// Accepted paths, without the service's name before them and without a query.
     pub paths: Vec<Pattern>,
+    /// That its requests are for WebSockets (RFC 6455), and for nothing else; what is said over one is not looked
+    /// at, but for the credential.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub websocket: bool,
     /// What may be done beyond what method and path say, of a service that is signed for: values of
     /// `X-Amz-Target` and of the parameter `Action`; of S3, names of parameters (`acl`, `delete`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -289,38 +301,38 @@ impl fmt::Display for Pin {
 
 impl Inject {
     fn check(&self, upstream: &Upstream) -> Result<(), String> {
-        let format = self.format.as_deref();
-        if let Some(sigv4) = &self.sigv4 {
-            let others = [
-                &self.header,
-                &self.basic,
-                &self.query,
-                &self.path,
-                &self.format,
-            ];
-            return match others.iter().all(|other| other.is_none()) {
-                true => sigv4.check(),
-                false => Err("inject has sigv4, or something else".into()),
-            };
+        let places = [
+            self.header.is_some(),
+            self.basic.is_some(),
+            self.query.is_some(),
+            self.path.is_some(),
+            self.field.is_some(),
+            self.message.is_some(),
+            self.sigv4.is_some(),
+        ];
+        if places.into_iter().filter(|given| *given).count() != 1 {
+            return Err(
+                "inject has one of header, basic, query, path, field, message and sigv4".into(),
+            );
         }
-        match (&self.header, &self.basic, &self.query, &self.path) {
-            (Some(header), None, None, None) => {
-                check_header(header)?;
-                let format = format.unwrap_or("{}");
-                let good = |b: u8| b == b' ' || b.is_ascii_graphic();
-                if format.matches("{}").count() != 1 || !format.bytes().all(good) {
-                    return Err("format has {} once, where the credential stands".into());
-                }
-                Ok(())
+        let formatted = self.header.is_some() || self.field.is_some() || self.message.is_some();
+        if let Some(format) = &self.format {
+            let good = |b: u8| b == b' ' || b.is_ascii_graphic();
+            if format.matches("{}").count() != 1 || !format.bytes().all(good) {
+                return Err("format has {} once, where the credential stands".into());
             }
-            (None, Some(user), None, None) if format.is_none() => check_user(user),
-            (None, None, Some(name), None) if format.is_none() => check_parameter(name),
-            (None, None, None, Some(path)) if format.is_none() => check_segment(upstream, path),
-            _ => Err(
-                "inject has one of header (perhaps with format), basic, query, path and sigv4"
-                    .into(),
-            ),
+            if !formatted {
+                return Err("format is of header, field and message".into());
+            }
         }
+        self.header.as_deref().map_or(Ok(()), check_header)?;
+        self.basic.as_deref().map_or(Ok(()), check_user)?;
+        self.query.as_deref().map_or(Ok(()), check_parameter)?;
+        let path = self.path.as_deref();
+        path.map_or(Ok(()), |path| check_segment(upstream, path))?;
+        self.field.as_deref().map_or(Ok(()), check_field)?;
+        self.message.as_deref().map_or(Ok(()), check_pointer)?;
+        self.sigv4.as_ref().map_or(Ok(()), SigV4::check)
     }
 
     /// What of a path stands before and behind the credential, if it stands there.
@@ -342,6 +354,33 @@ fn check_parameter(name: &str) -> Result<(), String> {
     let good = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     if name.is_empty() || name.len() > 64 || !name.bytes().all(good) {
         return Err("query is a name of 1 to 64 letters, digits, -, ., _ and ~".into());
+    }
+    Ok(())
+}
+
+/// A pointer into JSON, or the name of a field of a form.
+fn check_field(field: &str) -> Result<(), String> {
+    if field.starts_with('/') {
+        return check_pointer(field);
+    }
+    check_parameter(field).map_err(|_| {
+        "field is a JSON Pointer, or a name of 1 to 64 letters, digits, -, ., _ and ~".into()
+    })
+}
+
+/// RFC 6901, of plain names.
+fn check_pointer(pointer: &str) -> Result<(), String> {
+    let wrong = || {
+        Err("a place in JSON is a pointer to a member of objects: \"/d/token\", for example".into())
+    };
+    let good = |b: u8| b.is_ascii_alphanumeric() || b"-._$@:/".contains(&b);
+    let Some(names) = pointer.strip_prefix('/') else {
+        return wrong();
+    };
+    let mut names = names.split('/');
+    let is_long = pointer.len() > 128 || names.clone().count() > 8;
+    if is_long || names.any(str::is_empty) || !pointer.bytes().all(good) {
+        return wrong();
     }
     Ok(())
 }
@@ -466,6 +505,7 @@ impl ServiceRule {
                 );
             }
         }
+        self.check_place(service)?;
         self.approval.iter().try_for_each(ApprovalRule::check)?;
         self.priced.iter().try_for_each(Priced::check)?;
         if self.priced.is_some() && self.methods != ["POST"] {
@@ -479,6 +519,35 @@ impl ServiceRule {
             return Err(
                 "limits: money is counted anew in each boot; say so of the service: budget = \"per boot\"".into(),
             );
+        }
+        Ok(())
+    }
+}
+
+impl ServiceRule {
+    /// What goes over a WebSocket is nobody's to decide on beforehand, and a credential has one place.
+    fn check_place(&self, service: &Service) -> Result<(), String> {
+        let inject = &service.inject;
+        if self.websocket {
+            let wrong = |why: &str| Err(format!("websocket: {why}"));
+            if self.methods != ["GET"] {
+                return wrong("one is asked for by GET, and nothing else");
+            }
+            if self.approval.is_some() || self.priced.is_some() {
+                return wrong("what is still to come cannot be approved, and has no price");
+            }
+            if inject.field.is_some() || inject.sigv4.is_some() {
+                return wrong("the credential stands in a header, basic, query, path or message");
+            }
+        } else if inject.message.is_some() {
+            return Err("message: every rule of the service has websocket = true".into());
+        }
+        let has_body = |method: &String| ["POST", "PUT", "PATCH"].contains(&method.as_str());
+        if inject.field.is_some() && !self.methods.iter().all(has_body) {
+            return Err("field: only POST, PUT and PATCH have a body".into());
+        }
+        if inject.field.is_some() && self.priced.is_some() {
+            return Err("priced: no body to a model has the credential in it".into());
         }
         Ok(())
     }

@@ -4,7 +4,8 @@
 //! A line begins with one byte that says what it is ([`LineKind`]), and a [`Ticket`]. A line to
 //! the service then carries TLS. A line for calls carries [`CallFrame`](crate::CallFrame)s, one call after the other: to
 //! the process `Ticket` (of each call after the first), `Data`, `End`; from it `LineWanted`, `Head`, `Data`, `End`, or
-//! `Failed`, which is the last one of its line.
+//! `Failed`, which is the last one of its line. Of a WebSocket `Data` are its bytes, both ways behind a `Head` of 101, and the
+//! caller's side has no `End`: its call is the last one of its line.
 //!
 //! Where the agent's TLS ends in the enclave, its ingress process has two lines of each agent, with the same number in place of
 //! a ticket: one of the agent's bytes, and one for calls that carries `Ask`, `Data` and `End` from the process, and `Told`, `Head`, `Data`, `End`
@@ -73,6 +74,9 @@ pub struct ServiceRequest {
     /// What its body asks of a model, where that is counted. Whoever sends the body holds it against that.
     #[n(7)]
     pub counted: Option<CountedBody>,
+    /// Whether a WebSocket is asked for.
+    #[n(8)]
+    pub websocket: bool,
 }
 
 /// What a body asks of a model.

@@ -219,6 +219,9 @@ pub struct Credential {
     /// Version of the credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
+    /// Whether a WebSocket was asked for: `true`, or not said. What was sent and received are the payloads of its messages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub websocket: Option<bool>,
 }
 
 /// Who approved.

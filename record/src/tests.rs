@@ -49,6 +49,7 @@ fn credential() -> Credential {
         tokens_in: Some(11),
         tokens_out: Some(22),
         version: Some(7),
+        websocket: Some(true),
     }
 }
 

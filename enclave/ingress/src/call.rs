@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use broker::websocket::asks_for_websocket;
 use broker::{
     CallKey, FrameKey, IngressKey, Way, may_be_counted, may_want_approval, service_at,
     take_placeholder,
@@ -11,20 +12,23 @@ use broker::{
 use bytes::Bytes;
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN, UPGRADE};
 use hyper::http::request::Parts;
+use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response, StatusCode};
 use identity::cbor;
 use policy::{Bundle, Service};
 use protocol::{CallFrame, CallKind, FramedHead, InsideRequest, Refused, ServiceRequest, Told};
-use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
+use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use upstream::{FramesFrom, FramesTo};
 use zeroize::Zeroizing;
 
 use crate::answer::{AnswerBody, BrokenOff, Streamed, whole};
+use crate::heard::next;
 use crate::refusal::{self, Refusal};
+use crate::websocket;
 use crate::whole::Whole;
 
 /// By which clients of S3 say what they sign.
@@ -48,8 +52,6 @@ const MEDIA: [&str; 3] = [
 const DECIDED_WITHIN: Duration = Duration::from_secs(60);
 /// For the end of an answer of which nobody wants more.
 const END_WITHIN: Duration = Duration::from_millis(100);
-/// For the next piece of an answer: the process of a service gives up after ten minutes.
-const SILENCE: Duration = Duration::from_secs(630);
 
 /// What the calls of every agent need.
 pub(crate) struct Shared {
@@ -66,6 +68,8 @@ pub(crate) struct Calls {
     caller: u64,
     from: Arc<Mutex<FramesFrom>>,
     to: Arc<Mutex<FramesTo>>,
+    /// Held as long as the connection is, and what became of it.
+    _places: [OwnedSemaphorePermit; 2],
 }
 
 type Answered = Result<Response<AnswerBody>, io::Error>;
@@ -81,6 +85,7 @@ impl Calls {
         (named, caller): (Option<String>, u64),
         from: FramesFrom,
         to: FramesTo,
+        places: [OwnedSemaphorePermit; 2],
     ) -> Self {
         Self {
             shared,
@@ -88,14 +93,21 @@ impl Calls {
             caller,
             from: Arc::new(Mutex::new(from)),
             to: Arc::new(Mutex::new(to)),
+            _places: places,
         }
     }
 
     /// One request, and its answer; an error ends the connection.
-    pub(crate) async fn handle(&self, request: Request<Incoming>) -> Answered {
+    pub(crate) async fn handle(self: &Arc<Self>, mut request: Request<Incoming>) -> Answered {
+        let headers = request.headers().iter();
+        let headers = headers.map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let upgrading = match asks_for_websocket(headers) {
+            true => Some(hyper::upgrade::on(&mut request)),
+            false => None,
+        };
         let (parts, mut body) = request.into_parts();
-        match self.asked(&parts, &mut body).await {
-            Ok((asked, came)) => self.call(&asked, came, body).await,
+        match self.asked(&parts, &mut body, upgrading.is_some()).await {
+            Ok((asked, came)) => self.call(&asked, came, body, upgrading).await,
             Err(refused) => Ok(refused.response()),
         }
     }
@@ -105,6 +117,7 @@ impl Calls {
         &self,
         parts: &Parts,
         body: &mut Incoming,
+        websocket: bool,
     ) -> Result<(ServiceRequest, Whole), refusal::Refused> {
         let (service, asked) = self.service(parts)?;
         let length = body.size_hint().exact();
@@ -113,7 +126,8 @@ impl Calls {
         let bundle = &self.shared.bundle;
         let may_wait = may_want_approval(bundle, service, None, (method, &asked));
         let priced = may_be_counted(service, None, (method, &asked));
-        let came = match signs || may_wait || priced.is_some() {
+        let placed = service.inject.field.is_some();
+        let came = match !websocket && (signs || may_wait || placed || priced.is_some()) {
             true => Whole::take(body, priced, self.caller).await?,
             false => Whole::default(),
         };
@@ -130,6 +144,7 @@ impl Calls {
             body: came.digest,
             text: came.text.clone().filter(|_| may_wait),
             counted: came.counted.clone(),
+            websocket,
         };
         Ok((request, came))
     }
@@ -166,7 +181,13 @@ impl Calls {
         Ok((service, shown.asked))
     }
 
-    async fn call(&self, asked: &ServiceRequest, came: Whole, body: Incoming) -> Answered {
+    async fn call(
+        self: &Arc<Self>,
+        asked: &ServiceRequest,
+        came: Whole,
+        body: Incoming,
+        upgrading: Option<OnUpgrade>,
+    ) -> Answered {
         let mut from = Arc::clone(&self.from).lock_owned().await;
         let mut to = Arc::clone(&self.to).lock_owned().await;
         let text = Zeroizing::new(cbor::to_vec(asked));
@@ -195,6 +216,38 @@ impl Calls {
         };
         from.unseal(Some(FrameKey::new(&key, Way::Back)));
         to.seal(Some(FrameKey::new(&key, Way::There)));
+        let call = HeaderValue::from_str(&call.to_string()).ok();
+        let named = |mut response: Response<AnswerBody>| {
+            let headers = response.headers_mut();
+            call.into_iter().for_each(|call| {
+                headers.insert(CALL, call);
+            });
+            response
+        };
+        if let Some(upgrading) = upgrading {
+            // Whoever has no more than the ticket cannot say this.
+            to.write(CallKind::Data, &[]).await?;
+            let mut response = match answered(next(&mut from).await)? {
+                Ok(head) => head_of(&head)?,
+                Err(refused) => return refused,
+            };
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                let agreed = response.headers_mut();
+                agreed.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+                agreed.insert(UPGRADE, HeaderValue::from_static("websocket"));
+                let socket = Arc::clone(self);
+                tokio::spawn(async move {
+                    websocket::pass(upgrading, from, to).await;
+                    drop(socket);
+                });
+                return Ok(named(response.map(|()| whole(Full::default()))));
+            }
+            let (pieces, streamed) = mpsc::channel(1);
+            tokio::spawn(download(from, pieces, None));
+            return last(Ok(named(
+                response.map(|()| Either::Right(Streamed { pieces: streamed })),
+            )));
+        }
         let mut uploading = AbortOnDrop(tokio::spawn(upload(to, came, body)));
         let mut is_sent = false;
         let first = loop {
@@ -208,22 +261,27 @@ impl Calls {
                 },
             }
         };
-        let mut response = match first {
-            Some((CallKind::Head, head)) => head_of(&head)?,
-            Some((CallKind::Told, bytes)) => {
-                return match cbor::from_slice(&bytes) {
-                    Ok(Told::Refused(refused)) => last(parents_refusal(refused)),
-                    _ => Err(broken()),
-                };
-            }
-            _ => return Err(broken()),
+        let response = match answered(first)? {
+            Ok(head) => head_of(&head)?,
+            Err(refused) => return refused,
         };
         let (pieces, streamed) = mpsc::channel(1);
-        tokio::spawn(download(from, pieces, uploading));
-        if let Ok(call) = HeaderValue::from_str(&call.to_string()) {
-            response.headers_mut().insert(CALL, call);
-        }
-        Ok(response.map(|()| Either::Right(Streamed { pieces: streamed })))
+        tokio::spawn(download(from, pieces, Some(uploading)));
+        Ok(named(
+            response.map(|()| Either::Right(Streamed { pieces: streamed })),
+        ))
+    }
+}
+
+/// The head of an answer; or the parent's refusal, which is the last answer of its connection.
+fn answered(first: Option<(CallKind, Bytes)>) -> Result<Result<Bytes, Answered>, io::Error> {
+    match first {
+        Some((CallKind::Head, head)) => Ok(Ok(head)),
+        Some((CallKind::Told, bytes)) => match cbor::from_slice(&bytes) {
+            Ok(Told::Refused(refused)) => Ok(Err(last(parents_refusal(refused)))),
+            _ => Err(broken()),
+        },
+        _ => Err(broken()),
     }
 }
 
@@ -290,10 +348,6 @@ fn add_headers<T>(
     Ok(())
 }
 
-async fn next(from: &mut FramesFrom) -> Option<(CallKind, Bytes)> {
-    timeout(SILENCE, from.frame()).await.ok().flatten()
-}
-
 /// The way to the service is out of step behind this answer.
 fn last(answered: Answered) -> Answered {
     let mut answer = answered?;
@@ -355,7 +409,7 @@ async fn send(to: &mut FramesTo, bytes: &[u8]) -> Option<()> {
 async fn download(
     mut from: OwnedMutexGuard<FramesFrom>,
     pieces: mpsc::Sender<Result<Bytes, BrokenOff>>,
-    _uploading: AbortOnDrop,
+    _uploading: Option<AbortOnDrop>,
 ) {
     loop {
         let frame = tokio::select! {

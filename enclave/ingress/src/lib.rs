@@ -15,11 +15,13 @@
 
 mod answer;
 mod call;
+mod heard;
 mod pairs;
 mod process;
 mod refusal;
 mod setup;
 mod tls;
+mod websocket;
 mod whole;
 
 pub use crate::process::serve;

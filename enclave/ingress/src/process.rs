@@ -94,7 +94,7 @@ async fn agent(server: &Server, pair: Pair<OwnedSemaphorePermit>) {
         caller,
         agent,
         calls,
-        places: _places,
+        places,
     } = pair;
     let shaken = timeout(SHAKE_WITHIN, server.tls.accept(agent)).await;
     let Ok(Ok(stream)) = shaken else {
@@ -107,6 +107,7 @@ async fn agent(server: &Server, pair: Pair<OwnedSemaphorePermit>) {
         (named, caller),
         from,
         to,
+        places,
     ));
     let service = service_fn(|request| {
         let calls = Arc::clone(&calls);
@@ -120,5 +121,6 @@ async fn agent(server: &Server, pair: Pair<OwnedSemaphorePermit>) {
     // Whatever ended it, the agent sees that it ended.
     let _ = builder
         .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
         .await;
 }

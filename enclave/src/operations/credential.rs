@@ -1,9 +1,10 @@
 //! Credentials of others: put by the operator, used by callers that never see them.
 
+use broker::websocket::Handshake;
 use broker::{
     Body, CallKey, Envelope, Epoch, EpochOrder, Epochs, Header, Lease, MAX_PRICED, Omni, Order,
-    RequestHead, ShownBody, Signing, Target, Tokens, actions, body_of, check_unpriced, forwarded,
-    header_digest, inject,
+    RequestHead, ShownBody, Signing, Target, Tokens, actions, body_of, check_field, check_unpriced,
+    forwarded, header_digest, inject,
 };
 use identity::json::MAX_SAFE_INTEGER;
 use identity::{ApprovalId, Caller, Digest, Intent, SKEW_SECONDS, UnixSeconds, cbor, sha256};
@@ -15,7 +16,7 @@ use protocol::{
     Answer, CredentialEpochs, KeptCredential, OpenCredential, OpenSealed, OpenedSealed,
     PendingApproval, Requester, SealedCredential, ServiceRequest, Ticket,
 };
-use upstream::{Call, CountedCall, Secret, SecretKey};
+use upstream::{Call, CountedCall, PlacedField, Secret, SecretKey};
 use zeroize::Zeroizing;
 
 use crate::Error;
@@ -248,6 +249,7 @@ fn decide(
             path: asked.target.rule_path(),
             resource: asked.target.resource(),
             actions: &asked.actions,
+            websocket: request.websocket,
         },
     )?;
     trail.rule(&rule.name);
@@ -297,6 +299,7 @@ fn decide(
         method: Some(request.method.clone()),
         service: service.name.clone(),
         version: Some(envelope.version),
+        websocket: request.websocket.then_some(true),
         ..record::Credential::default()
     });
     let end = trail.follow("credential.close", env.annex_id());
@@ -515,6 +518,10 @@ impl Asked {
             .map(|(name, value)| Header::new(name, value))
             .collect();
         let headers = forwarded(&came, &service.inject)?;
+        if request.websocket {
+            Handshake::of(&headers)?;
+        }
+        check_field(&service.inject, &headers)?;
         let (mut body, mut all) = (request.body.map(Body::Digest), Vec::new());
         if let Some(sigv4) = &service.inject.sigv4 {
             body = Some(body_of(&came, request.body)?);
@@ -559,6 +566,11 @@ impl Asked {
             headers: self.headers,
             length: request.length,
             placed: headers.map(|(name, value)| (name, Secret(value))).collect(),
+            field: placed.field.map(|field| PlacedField {
+                name: field.name,
+                value: Secret(field.value),
+            }),
+            websocket: request.websocket,
             secrets: placed.secrets.into_iter().map(Secret).collect(),
             body: match self.body {
                 Some(Body::Digest(digest)) => Some(digest),
@@ -584,6 +596,13 @@ impl Asked {
         identity: &str,
         by_ingress: bool,
     ) -> Result<String, Error> {
+        if request.websocket {
+            return Err(Denied::ServiceRequestNotAllowed {
+                service: service.name.clone(),
+                why: "is for a WebSocket, of which an approver could not see what is still to come",
+            }
+            .into());
+        }
         let differs = |text: &String| {
             request
                 .length

@@ -15,6 +15,13 @@ use crate::sync::lock;
 pub(crate) enum Piece {
     /// Bytes of it.
     Data(Bytes),
+    /// All of it, with the credential in it; and as it came.
+    Placed {
+        /// What is sent.
+        sent: Bytes,
+        /// What is counted.
+        came: Bytes,
+    },
     /// It is whole. Without this one it was cut off.
     Last,
 }
@@ -63,6 +70,10 @@ impl Body for CallBody {
             Some(Piece::Data(bytes)) => {
                 lock(&self.taken).add(&bytes);
                 Some(Ok(Frame::data(bytes)))
+            }
+            Some(Piece::Placed { sent, came }) => {
+                lock(&self.taken).add(&came);
+                Some(Ok(Frame::data(sent)))
             }
             Some(Piece::Last) => {
                 self.ended = true;

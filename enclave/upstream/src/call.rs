@@ -1,26 +1,29 @@
 //! One call after the other, over one line.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use broker::{FrameKey, Used, Way};
-use identity::json::MAX_SAFE_INTEGER;
+use broker::websocket::closing;
+use broker::{FrameKey, Way};
+use futures_util::future::Either;
 use identity::{cbor, sha256};
 use protocol::{CallKind, Failed, Ticket};
 use tokio::time::timeout;
 
 use crate::body::CallBody;
-use crate::counted::Counted;
 use crate::download::Download;
 use crate::frames::{FramesFrom, FramesTo, frames};
 use crate::lines::Line;
 use crate::pool::{Connection, Owner};
-use crate::shared::{Offered, Shared, revocation, unsent};
+use crate::progress::Progress;
+use crate::shared::{Offered, Shared, revocation};
 use crate::sync::lock;
-use crate::upload::upload;
-use crate::wire::{Call, Ended, Ending, SecretKey};
+use crate::upload::{upload, upload_whole};
+use crate::websocket;
+use crate::whole;
+use crate::wire::{Call, Ending, SecretKey};
 
 /// For the first frame of a sealed call, without which nothing is sent.
 const FIRST_WITHIN: Duration = Duration::from_secs(60);
@@ -67,8 +70,13 @@ pub(crate) async fn serve(shared: &Arc<Shared>, line: Line, first: Ticket) {
             Ok(again) => (Ending::Complete, again),
             Err(ending) => (ending, false),
         };
+        let speaks_on = call.websocket && progress.status == Some(101);
         // The line is told last: whoever has its answer finds its end recorded.
         shared.end(progress.ended(ticket, ending)).await;
+        if speaks_on && ending != Ending::Complete {
+            line.to
+                .put(CallKind::Data, &closing(ending.code(), ending.is_refusal()));
+        }
         let told = match ending {
             Ending::Complete => line.to.write(CallKind::End, &[]).await,
             ending => line.fail(ending.code(), says(ending)).await,
@@ -95,46 +103,10 @@ fn says(ending: Ending) -> &'static str {
         }
         Ending::CredentialRevoked => "the credential was revoked",
         Ending::BodyMismatch => "the body was not the one that was signed or approved",
+        Ending::PlaceholderMisplaced => {
+            "the credential has no place in the body or message, or more than one"
+        }
         Ending::ServiceEncoded => "the service encoded its answer, though nobody asked it to",
-    }
-}
-
-/// How far a call has come.
-struct Progress {
-    status: Option<u16>,
-    spki: Option<[u8; 32]>,
-    /// What was taken of the body, to be sent.
-    sent: Arc<Mutex<Counted>>,
-    received: Counted,
-    /// What the service says was used, where that is counted.
-    used: Option<Used>,
-}
-
-impl Progress {
-    fn new() -> Self {
-        Self {
-            status: None,
-            spki: None,
-            sent: Arc::new(Mutex::new(Counted::new())),
-            received: Counted::new(),
-            used: None,
-        }
-    }
-
-    fn ended(self, ticket: Ticket, ending: Ending) -> Ended {
-        let sent = lock(&self.sent);
-        let said = self.used.and_then(Used::said);
-        let known = |tokens: u64| tokens.min(MAX_SAFE_INTEGER);
-        Ended {
-            tokens: said.map(|said| [known(said.input), known(said.output)]),
-            status: self.status,
-            spki: self.spki,
-            sent: sent.bytes,
-            sent_digest: sent.digest(),
-            received: self.received.bytes,
-            received_digest: self.received.digest(),
-            ..unsent(ticket, ending)
-        }
     }
 }
 
@@ -150,18 +122,31 @@ async fn make(
     if call.length == Some(0) && call.body.is_some_and(|wanted| wanted != sha256(&[])) {
         return Err(Ending::BodyMismatch);
     }
-    let (pieces, body) = CallBody::new(call.length, Arc::clone(&progress.sent));
-    let whole = AtomicBool::new(false);
     let CallLine { from, to } = line;
     // Whoever has no more than the ticket of a sealed call sends no frame of it, and so nothing at all.
-    let first = match call.key {
+    let mut first = match call.key {
         None => None,
         Some(_) => {
             let first = timeout(FIRST_WITHIN, from.frame()).await;
             Some(first.ok().flatten().ok_or(Ending::Aborted)?)
         }
     };
-    let uploading = upload(from, first, pieces, call, &whole);
+    if call.websocket {
+        return websocket::make(shared, (from, to), call, progress)
+            .await
+            .map(|()| false);
+    }
+    let body = match whole::is_wanted(call) {
+        true => Some(whole::gather(from, first.take(), call).await?),
+        false => None,
+    };
+    let whole = AtomicBool::new(body.is_some());
+    let length = body.as_ref().map(|body| body.length).or(call.length);
+    let (pieces, sent) = CallBody::new(length, Arc::clone(&progress.sent));
+    let uploading = match body {
+        Some(body) => Either::Left(upload_whole(from, body, pieces)),
+        None => Either::Right(upload(from, first, pieces, call, &whole)),
+    };
     let download = Download {
         shared,
         call,
@@ -174,7 +159,7 @@ async fn make(
     };
     let connection = tokio::select! {
         gone = uploading => return Err(gone),
-        got = download.run(body) => got?,
+        got = download.run(sent) => got?,
     };
     // An answer that came before the request was whole: the rest of that is nobody's, and what it
     // went over is out of step.

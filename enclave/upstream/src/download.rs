@@ -31,12 +31,12 @@ use crate::wire::{Call, Ending};
 /// For a line to be lent, and for the service to shake hands.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// For the next piece of an answer: models think for minutes.
-const ANSWER_WITHIN: Duration = Duration::from_secs(600);
+pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(600);
 /// How clients of S3 say that a body goes up in chunks. Some stores keep the word with the object, and say it of
 /// answers that are not so.
 const UPLOADED_AS: &str = "aws-chunked";
 /// Of what is read at once.
-const MAX_BUFFER: usize = 64 * 1024;
+pub(crate) const MAX_BUFFER: usize = 64 * 1024;
 
 /// The way to the service, and what comes back.
 pub(crate) struct Download<'a> {
@@ -79,7 +79,7 @@ impl Download<'_> {
         }
     }
 
-    fn request(&self, body: CallBody) -> Result<Request<CallBody>, Ending> {
+    pub(crate) fn request(&self, body: CallBody) -> Result<Request<CallBody>, Ending> {
         // The process with the keys has checked all of it.
         let odd = Ending::Aborted;
         let call = self.call;
@@ -105,7 +105,7 @@ impl Download<'_> {
     }
 
     /// A new connection, over a line that is asked for.
-    async fn connect(&mut self) -> Result<Connection, Ending> {
+    pub(crate) async fn connect(&mut self) -> Result<Connection, Ending> {
         let ticket = self.call.ticket;
         let line = self.shared.want(ticket);
         let wanted = self.to.write(CallKind::LineWanted, &[]).await;
@@ -129,11 +129,15 @@ impl Download<'_> {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|_| Ending::ServiceFailed)?;
-        tokio::spawn(driving);
+        if self.call.websocket {
+            tokio::spawn(driving.with_upgrades());
+        } else {
+            tokio::spawn(driving);
+        }
         Ok(Connection { sender, spki })
     }
 
-    async fn pass_on(&mut self, answer: Response<Incoming>) -> Result<(), Ending> {
+    pub(crate) async fn pass_on(&mut self, answer: Response<Incoming>) -> Result<(), Ending> {
         let (head, mut body) = answer.into_parts();
         let headers = self.headers(&head)?;
         *self.status = Some(head.status.as_u16());
@@ -237,7 +241,12 @@ impl Download<'_> {
             .filter(|(name, value)| *name != CONTENT_ENCODING || *value != UPLOADED_AS)
             .map(|(name, value)| Header::new(name.as_str(), value.as_bytes()))
             .collect();
-        let mut passed = returned(&all);
+        self.passed(&all)
+    }
+
+    /// Of these headers of an answer those that are passed on, without the credential.
+    pub(crate) fn passed(&self, came: &[Header]) -> Result<Vec<Header>, Ending> {
+        let mut passed = returned(came);
         for header in &mut passed {
             let stands = self.needles.stand_in(&header.value)
                 || self.needles.stand_in(header.name.as_bytes());

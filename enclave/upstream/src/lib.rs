@@ -22,10 +22,13 @@ mod frames;
 mod lines;
 mod pool;
 mod process;
+mod progress;
 mod shared;
 mod sync;
 mod tls;
 mod upload;
+mod websocket;
+mod whole;
 mod wire;
 
 pub use crate::client::{Client, Unavailable};
@@ -35,5 +38,5 @@ pub use crate::lines::{Line, Lines, Stream, runtime};
 pub use crate::process::{Messages, Pipes, serve};
 pub use crate::shared::unclaimed;
 pub use crate::wire::{
-    Answer, Ask, Call, CountedCall, Ended, Ending, Revoked, Secret, SecretKey, Setup,
+    Answer, Ask, Call, CountedCall, Ended, Ending, PlacedField, Revoked, Secret, SecretKey, Setup,
 };

@@ -285,6 +285,8 @@ mod tests {
             body: None,
             key: None,
             counted: None,
+            field: None,
+            websocket: false,
             secrets: vec![Secret(Zeroizing::new(secret.to_vec()))],
         }
     }

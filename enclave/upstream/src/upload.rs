@@ -1,28 +1,21 @@
 //! The body of a call, on its way to the service.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use broker::{Asked, MAX_PRICED};
 use bytes::{Bytes, BytesMut};
 use identity::Digest;
-use protocol::{CallKind, CountedBody};
+use protocol::CallKind;
 use tokio::sync::mpsc::Sender;
-use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::timeout;
 
 use crate::body::Piece;
 use crate::counted::Counted;
 use crate::frames::FramesFrom;
-use crate::wire::{Call, CountedCall, Ending};
+use crate::whole::Whole;
+use crate::wire::{Call, Ending};
 
 /// Of a body that was signed or approved, the last so many bytes go when all of it has come: one that is
 /// no longer goes whole or not at all.
 const HELD_BACK: usize = 256 * 1024;
-/// Bodies to models at a time that are looked at whole: 2 MiB each.
-static COUNTED: Semaphore = Semaphore::const_new(16);
-/// For a place among them.
-const PLACE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Passes the body on to the request, and then watches whether the caller is still there. Ends only
 /// if it is not.
@@ -36,13 +29,6 @@ pub(crate) async fn upload(
     let length = call.length;
     let mut came = 0;
     let mut signed = call.body.map(Signed::new);
-    let mut whole_one = match &call.counted {
-        None => None,
-        Some(counted) => match CountedUpload::begin(counted).await {
-            Some(begun) => Some(begun),
-            None => return Ending::ServiceBusy,
-        },
-    };
     loop {
         let frame = match first.take() {
             Some(frame) => Some(frame),
@@ -59,15 +45,6 @@ pub(crate) async fn upload(
                     None => bytes,
                     Some(signed) => signed.push(&bytes),
                 };
-                let ready = match &mut whole_one {
-                    None => ready,
-                    Some(counted) => {
-                        if !counted.push(&ready) {
-                            return Ending::BodyMismatch;
-                        }
-                        Bytes::new()
-                    }
-                };
                 let gone = !ready.is_empty() && pieces.send(Piece::Data(ready)).await.is_err();
                 if too_much || gone {
                     break;
@@ -77,22 +54,13 @@ pub(crate) async fn upload(
                 if length.is_some_and(|length| came != length) {
                     return Ending::Aborted;
                 }
-                let (mut rest, mut _place) = (Bytes::new(), None);
                 if let Some(signed) = signed.take() {
-                    let Some(of_signed) = signed.rest() else {
+                    let Some(rest) = signed.rest() else {
                         return Ending::BodyMismatch;
                     };
-                    rest = of_signed;
-                }
-                if let Some(mut counted) = whole_one.take() {
-                    let good = counted.push(&rest);
-                    let Some((all, place)) = counted.all().filter(|_| good) else {
-                        return Ending::BodyMismatch;
-                    };
-                    (rest, _place) = (all, Some(place));
-                }
-                if !rest.is_empty() {
-                    let _ = pieces.send(Piece::Data(rest)).await;
+                    if !rest.is_empty() {
+                        let _ = pieces.send(Piece::Data(rest)).await;
+                    }
                 }
                 whole.store(true, Ordering::Release);
                 let _ = pieces.send(Piece::Last).await;
@@ -102,9 +70,7 @@ pub(crate) async fn upload(
         }
     }
     if whole.load(Ordering::Acquire) {
-        // Nothing comes before the answer is whole, unless the caller goes away.
-        let _ = from.more().await;
-        return Ending::Aborted;
+        return until_gone(from).await;
     }
     if length.is_some_and(|length| came > length) {
         return Ending::Aborted;
@@ -113,40 +79,25 @@ pub(crate) async fn upload(
     std::future::pending().await
 }
 
-/// A body to a model, of which nothing goes before all of it has come, and asks what was decided on.
-struct CountedUpload<'c> {
-    wanted: &'c CountedCall,
-    came: BytesMut,
-    place: SemaphorePermit<'static>,
+/// The same with a body that has come already.
+pub(crate) async fn upload_whole(
+    from: &mut FramesFrom,
+    body: Whole,
+    pieces: Sender<Piece>,
+) -> Ending {
+    if body.length > 0 {
+        let _ = pieces.send(body.piece).await;
+    }
+    // There is room for this one when that was taken.
+    let _ = pieces.send(Piece::Last).await;
+    drop(body._place);
+    until_gone(from).await
 }
 
-impl<'c> CountedUpload<'c> {
-    /// When there is a place for one more in memory; none if there is none in time.
-    async fn begin(wanted: &'c CountedCall) -> Option<Self> {
-        let place = timeout(PLACE_WITHIN, COUNTED.acquire()).await;
-        Some(Self {
-            wanted,
-            came: BytesMut::new(),
-            place: place.ok()?.ok()?,
-        })
-    }
-
-    /// Whether it is not too long yet.
-    fn push(&mut self, bytes: &[u8]) -> bool {
-        self.came.extend_from_slice(bytes);
-        self.came.len() <= MAX_PRICED
-    }
-
-    /// All of it, if it asks what it may; and its place, until it has been taken.
-    fn all(self) -> Option<(Bytes, SemaphorePermit<'static>)> {
-        let asked = Asked::read(self.wanted.form()?, &self.came).ok()?;
-        let asked = CountedBody {
-            model: asked.model,
-            input: asked.most.input,
-            output: asked.most.output,
-        };
-        (asked == self.wanted.body).then(|| (self.came.freeze(), self.place))
-    }
+/// Nothing comes before the answer is whole, unless the caller goes away.
+async fn until_gone(from: &mut FramesFrom) -> Ending {
+    let _ = from.more().await;
+    Ending::Aborted
 }
 
 /// A body that was signed or approved: its end is held back until all of it has come, and is that one.

@@ -1,7 +1,7 @@
 //! What passes over the two pipes between the process that holds the keys and this one: frames of
 //! deterministic CBOR ([`protocol::write_frame`]).
 
-use broker::Header;
+use broker::{Field, Header};
 use identity::Digest;
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Decoder, Encode, Encoder};
@@ -106,6 +106,33 @@ pub struct Call {
     /// What its body may ask of a model, where that is counted: else nothing of it is sent.
     #[n(12)]
     pub counted: Option<CountedCall>,
+    /// Where the credential stands in its body, or in a message.
+    #[n(13)]
+    pub field: Option<PlacedField>,
+    /// Whether it is for a WebSocket.
+    #[n(14)]
+    pub websocket: bool,
+}
+
+/// Where in a body or a message a credential stands ([`broker::Field`]).
+#[derive(Encode, Decode)]
+#[cbor(array)]
+pub struct PlacedField {
+    /// A JSON Pointer, or the name of a field of a form.
+    #[n(0)]
+    pub name: String,
+    /// What is put there.
+    #[n(1)]
+    pub value: Secret,
+}
+
+impl PlacedField {
+    pub(crate) fn to_field(&self) -> Field {
+        Field {
+            name: self.name.clone(),
+            value: self.value.0.clone(),
+        }
+    }
 }
 
 /// What a body may ask of a model.
@@ -197,7 +224,7 @@ pub struct Ended {
     /// Status of the answer, if there was one.
     #[n(2)]
     pub status: Option<u16>,
-    /// Bytes of the body that were sent.
+    /// Bytes of the body that were sent; without the credential, where it has its place there.
     #[n(3)]
     pub sent: u64,
     /// SHA-256 of them.
@@ -260,9 +287,18 @@ pub enum Ending {
     /// The body was not the one that was signed or approved; its end was not sent.
     #[n(11)]
     BodyMismatch,
+    /// The credential has no place in the body or message, or more than one.
+    #[n(12)]
+    PlaceholderMisplaced,
 }
 
 impl Ending {
+    /// Whether it was a decision here, and no failure.
+    pub(crate) fn is_refusal(self) -> bool {
+        use Ending::{CredentialReflected, CredentialRevoked, PlaceholderMisplaced};
+        [CredentialReflected, CredentialRevoked, PlaceholderMisplaced].contains(&self)
+    }
+
     /// Its stable name.
     pub fn code(self) -> &'static str {
         self.into()

@@ -244,7 +244,10 @@ fn answer(call: Call, head: &[u8]) -> Result<Response<AnswerBody>, CallError> {
     let head: FramedHead = cbor::from_slice(head).map_err(|_| nonsense())?;
     let (pieces, body) = mpsc::channel(1);
     tokio::spawn(call.pass_on(pieces));
-    let mut response = Response::new(AnswerBody { pieces: body });
+    let mut response = Response::new(AnswerBody {
+        pieces: body,
+        _held: None,
+    });
     *response.status_mut() = StatusCode::from_u16(head.status).map_err(|_| nonsense())?;
     for (name, value) in &head.headers {
         let name = hyper::header::HeaderName::from_bytes(name.as_bytes());
@@ -466,6 +469,22 @@ impl Call {
 #[derive(Debug)]
 pub(crate) struct AnswerBody {
     pieces: mpsc::Receiver<Result<Bytes, CallError>>,
+    /// What a call needs as long as its answer is under way.
+    _held: Option<mpsc::Sender<Bytes>>,
+}
+
+impl AnswerBody {
+    pub(super) fn holding(self, held: mpsc::Sender<Bytes>) -> Self {
+        Self {
+            _held: Some(held),
+            ..self
+        }
+    }
+
+    /// The next piece; none at the end, or where it broke off.
+    pub(super) async fn piece(&mut self) -> Option<Bytes> {
+        self.pieces.recv().await?.ok()
+    }
 }
 
 impl Body for AnswerBody {

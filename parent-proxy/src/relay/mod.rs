@@ -17,6 +17,7 @@ mod dial;
 mod placeholders;
 mod store;
 mod tunnels;
+mod websocket;
 
 pub(crate) use self::call::{CallError, Calls, Closing};
 pub(crate) use self::dial::{Addresses, NoLine};
@@ -24,6 +25,7 @@ pub(crate) use self::placeholders::{Held, Holder, Placeholders};
 pub(crate) use self::store::{BucketPlace, CredentialPlace};
 pub(crate) use self::store::{Kept, Store, StoreError};
 pub(crate) use self::tunnels::{Asking, Tunnels};
+pub(crate) use self::websocket::Socket;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -28,7 +28,7 @@ const MAX_TUNNELS_OF_ALL: usize = 512;
 /// For what was answered last.
 const ENDS_WITHIN: Duration = Duration::from_secs(30);
 /// For an agent to read what was said last.
-const LINGER: Duration = Duration::from_secs(2);
+pub(super) const LINGER: Duration = Duration::from_secs(2);
 const BUFFER: usize = 32 * 1024;
 
 type Line = Box<dyn Stream>;
@@ -58,6 +58,21 @@ pub(crate) struct Asking {
     pub(crate) from: Frames,
     pub(crate) to: WriteHalf<Line>,
     stopping: watch::Receiver<bool>,
+}
+
+/// One that is waited for at the end, and hears of it.
+pub(crate) struct Place {
+    stopping: watch::Receiver<bool>,
+    _counted: Counted,
+}
+
+impl Place {
+    /// Waits for the end.
+    pub(crate) async fn until_stopped(&mut self) {
+        // A sender that is gone is the end as well.
+        let stopped = self.stopping.wait_for(|stopping| *stopping);
+        let _ = stopped.await.map(drop);
+    }
 }
 
 /// One of those that are waited for at the end.
@@ -99,18 +114,32 @@ impl Tunnels {
         let mut calls = open(endpoint).await?;
         calls.write_all(&LineKind::Calls.opening(number)).await?;
         let (from, to) = split(calls);
-        self.count.send_modify(|count| *count += 1);
+        let counted = self.counted();
         Ok(Some(Tunnel {
             agent,
             from: Frames::new(from),
             to,
             stopping: self.stopping.subscribe(),
             _place: place,
-            _counted: Counted(self.count.clone()),
+            _counted: counted,
         }))
     }
 
-    /// Each ends with the call that it is at.
+    /// One more that is waited for at the end.
+    fn counted(&self) -> Counted {
+        self.count.send_modify(|count| *count += 1);
+        Counted(self.count.clone())
+    }
+
+    /// For something else that ends then.
+    pub(crate) fn place(&self) -> Place {
+        Place {
+            stopping: self.stopping.subscribe(),
+            _counted: self.counted(),
+        }
+    }
+
+    /// Each ends with the call that it is at, and a WebSocket at once.
     pub(crate) fn stop(&self) {
         self.stopping.send_replace(true);
     }

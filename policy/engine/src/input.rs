@@ -17,6 +17,8 @@ pub struct ServiceInput<'a> {
     pub resource: &'a str,
     /// What it does beyond what these say: each must be named.
     pub actions: &'a [String],
+    /// Whether a WebSocket is asked for.
+    pub websocket: bool,
 }
 
 /// What is asked.

@@ -49,6 +49,9 @@ pub fn accept_request<'a>(
     if !asked.actions.is_empty() {
         facts["actions"] = asked.actions.into();
     }
+    if asked.websocket {
+        facts["websocket"] = true.into();
+    }
     let payload = Payload::parse(facts.to_string().as_bytes());
     let payload = payload.map_err(|_| Denied::PolicyInputTooLarge)?;
     let input = PolicyInput {
@@ -88,6 +91,11 @@ fn rule_of<'a>(
         "is for this caller",
         "allows this method",
         "allows this path",
+        if asked.websocket {
+            "is for WebSockets"
+        } else {
+            "is for what is no WebSocket"
+        },
         "names this action",
     ];
     let mut furthest = 0;
@@ -99,6 +107,7 @@ fn rule_of<'a>(
                 .is_none_or(|callers| among(callers, annex, caller)),
             rule.methods.iter().any(|method| method == asked.method),
             any(&rule.paths, asked.path),
+            rule.websocket == asked.websocket,
             names_actions(service, rule, asked.actions),
         ];
         match holds.iter().position(|holds| !holds) {
@@ -171,6 +180,7 @@ rules = [
             path: &path,
             resource: &resource,
             actions: &actions,
+            websocket: false,
         };
         accept_request(bundle, rego, (service, policy), None, &caller, asked).map(|accepted| {
             match accepted.approval {

@@ -10,6 +10,7 @@ mod leasing;
 mod lying;
 mod seaweed;
 pub(crate) mod setting;
+mod sockets;
 mod spending;
 pub(crate) mod upstream;
 mod using;

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::extract::{Request as HttpRequest, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
+use broker::websocket::asks_for_websocket;
 use broker::{
     Omni, Shown as InPlace, counted, may_be_counted, may_want_approval, take_placeholder,
 };
@@ -27,7 +28,7 @@ use tokio::time::timeout;
 use self::answer::{Shape, proxy_refusal, refusal};
 use super::body::collect;
 use super::{App, AskError, Peer, Problem};
-use crate::relay::{CallError, Closing, Holder, Kept, NoLine, Relay, StoreError, UnderWay};
+use crate::relay::{CallError, Closing, Holder, Kept, NoLine, Relay, Socket, StoreError, UnderWay};
 use ::identity::Digest;
 use ::identity::caller::ObservedCaller;
 use callers::{Caller, CallerQuota, Localhost, Shown, TurnedAway, uid_of};
@@ -64,8 +65,14 @@ pub(crate) async fn handle(State(app): State<Arc<App>>, request: HttpRequest) ->
     }
 }
 
-async fn proxied(app: &Arc<App>, request: HttpRequest) -> Result<Response, Problem> {
+async fn proxied(app: &Arc<App>, mut request: HttpRequest) -> Result<Response, Problem> {
     let relay = app.relay.as_ref().ok_or_else(no_services)?;
+    let headers = request.headers().iter();
+    let headers = headers.map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let upgrading = match asks_for_websocket(headers) {
+        true => Some(hyper::upgrade::on(&mut request)),
+        false => None,
+    };
     let (parts, body) = request.into_parts();
     let target = parts
         .uri
@@ -101,6 +108,7 @@ async fn proxied(app: &Arc<App>, request: HttpRequest) -> Result<Response, Probl
     let under_way = begin_call(relay, &caller)?;
     let kept = kept(app, relay, &identity, service).await?;
     let signs = service.inject.sigv4.is_some() && !headers.contains_key(PAYLOAD);
+    let placed = service.inject.field.is_some();
     let may_wait = may_want_approval(
         policy,
         service,
@@ -118,7 +126,7 @@ async fn proxied(app: &Arc<App>, request: HttpRequest) -> Result<Response, Probl
         text,
         counted,
         _place,
-    } = match signs || may_wait || priced.is_some() {
+    } = match upgrading.is_none() && (signs || may_wait || placed || priced.is_some()) {
         true => Whole::of(relay, caller.quota.id, body, priced).await?,
         false => Whole::unread(body),
     };
@@ -140,6 +148,7 @@ async fn proxied(app: &Arc<App>, request: HttpRequest) -> Result<Response, Probl
             body: digest,
             text: text.filter(|_| may_wait),
             counted,
+            websocket: upgrading.is_some(),
         },
     };
     let asked = Request::OpenCredential(asked);
@@ -148,11 +157,20 @@ async fn proxied(app: &Arc<App>, request: HttpRequest) -> Result<Response, Probl
         Answer::PendingApproval(waiting) => return Err(waits(&waiting)),
         _ => return Err(RequestError::Nonsense.into()),
     };
-    let answer = relay
-        .calls
-        .make(place, ticket, body, under_way, closing(app, ticket))
-        .await?;
-    let mut response = answer.map(Body::new).into_response();
+    let (socket, body) = match upgrading {
+        None => (None, body),
+        Some(upgrading) => {
+            let (socket, said) = Socket::new(upgrading, relay.tunnels.place());
+            (Some(socket), Body::new(said))
+        }
+    };
+    let closing = closing(app, ticket);
+    let answer = relay.calls.make(place, ticket, body, under_way, closing);
+    let answer = answer.await?;
+    let mut response = match socket {
+        None => answer.map(Body::new),
+        Some(socket) => socket.answer(answer),
+    };
     let call = ::identity::sha256(&ticket.0).to_string();
     if let Ok(call) = HeaderValue::from_str(&call) {
         response.headers_mut().insert(CALL, call);
@@ -502,7 +520,7 @@ impl From<CallError> for Problem {
                     "service_busy" => 503,
                     // As if it had come a moment later.
                     "credential_revoked" => 403,
-                    "body_mismatch" => 422,
+                    "body_mismatch" | "placeholder_misplaced" => 422,
                     _ => 502,
                 };
                 Self::new(status, failed.code, failed.message)

@@ -63,7 +63,7 @@ impl Proxied {
     }
 
     /// A program that knows of a proxy and of an authority only, as `anchorhold run` would start it.
-    fn command(&self, program: &str) -> Command {
+    pub(super) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         for name in ["HTTPS_PROXY", "https_proxy"] {
             command.env(name, self.proxy());

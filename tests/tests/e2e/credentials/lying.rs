@@ -83,6 +83,7 @@ impl Parent {
                 body,
                 text: None,
                 counted,
+                websocket: false,
             },
         };
         match self.window.ask(Request::OpenCredential(open)).unwrap() {

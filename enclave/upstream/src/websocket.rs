@@ -1,0 +1,197 @@
+//! A WebSocket: once the service has agreed, what its sides say passes both ways.
+
+use std::future::pending;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use broker::websocket::{FromAgent, FromService, Gone, Handshake};
+use broker::{Header, Needles};
+use bytes::BytesMut;
+use hyper::StatusCode;
+use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
+use hyper_util::rt::TokioIo;
+use identity::cbor;
+use protocol::{CallKind, FramedHead};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
+use tokio::time::timeout;
+
+use crate::body::CallBody;
+use crate::counted::Counted;
+use crate::download::{ANSWER_WITHIN, Download, MAX_BUFFER};
+use crate::frames::{FramesFrom, FramesTo};
+use crate::progress::Progress;
+use crate::shared::Shared;
+use crate::sync::lock;
+use crate::wire::{Call, Ending};
+
+/// For the other side to close too.
+const CLOSE_WITHIN: Duration = Duration::from_secs(10);
+
+impl From<Gone> for Ending {
+    /// Of what a service said.
+    fn from(gone: Gone) -> Self {
+        match gone {
+            Gone::Malformed => Self::ServiceMalformed,
+            Gone::Reflected => Self::CredentialReflected,
+            Gone::Misplaced(_) => Self::PlaceholderMisplaced,
+        }
+    }
+}
+
+/// Asks for one, and passes on what is said over it; or the answer, if the service does not agree.
+pub(crate) async fn make(
+    shared: &Arc<Shared>,
+    (from, to): (&mut FramesFrom, &mut FramesTo),
+    call: &Call,
+    progress: &mut Progress,
+) -> Result<(), Ending> {
+    let handshake = Handshake::of(&call.headers).map_err(|_| Ending::Aborted)?;
+    let needles = shared.needles(call);
+    let sent = Arc::clone(&progress.sent);
+    let mut download = Download {
+        shared,
+        call,
+        needles: Arc::clone(&needles),
+        to,
+        status: &mut progress.status,
+        spki: &mut progress.spki,
+        received: &mut progress.received,
+        used: &mut progress.used,
+    };
+    let asking = async {
+        let (_, body) = CallBody::new(Some(0), Arc::clone(&sent));
+        let mut request = download.request(body)?;
+        let headers = request.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        let mut connection = download.connect().await?;
+        *download.spki = connection.spki;
+        let answered = timeout(ANSWER_WITHIN, connection.sender.send_request(request)).await;
+        let answer = answered.map_err(|_| Ending::ServiceFailed)?;
+        let answer = answer.map_err(|_| Ending::ServiceFailed)?;
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return download.pass_on(answer).await.map(|()| None);
+        }
+        let came: Vec<Header> = answer
+            .headers()
+            .iter()
+            .map(|(name, value)| Header::new(name.as_str(), value.as_bytes()))
+            .collect();
+        if !handshake.is_answered(&came) {
+            return Err(Ending::ServiceMalformed);
+        }
+        let headers = download.passed(&came)?;
+        let service = hyper::upgrade::on(answer).await;
+        Ok(Some((headers, service.map_err(|_| Ending::ServiceFailed)?)))
+    };
+    let agreed = tokio::select! {
+        agreed = asking => agreed?,
+        () = gone(from) => return Err(Ending::Aborted),
+    };
+    let Some((headers, service)) = agreed else {
+        return Ok(());
+    };
+    let head = FramedHead {
+        status: StatusCode::SWITCHING_PROTOCOLS.as_u16(),
+        headers: headers
+            .into_iter()
+            .map(|header| (header.name, header.value.into()))
+            .collect(),
+    };
+    let head = cbor::to_vec(&head);
+    if head.len() > to.most() {
+        return Err(Ending::ServiceMalformed);
+    }
+    to.put(CallKind::Head, &head);
+    flush(to).await?;
+    progress.status = Some(StatusCode::SWITCHING_PROTOCOLS.as_u16());
+    let (read, write) = split(TokioIo::new(service));
+    let field = call.field.as_ref().map(|field| field.to_field());
+    let mut there = pin!(there(from, write, FromAgent::new(field), |bytes| lock(
+        &sent
+    )
+    .add(bytes)));
+    let way = FromService::new(needles, shared.scrub);
+    let mut back = pin!(back(read, to, way, &mut progress.received));
+    // Each ends when its side has said that it closes.
+    tokio::select! {
+        closed = &mut there => {
+            closed?;
+            timeout(CLOSE_WITHIN, back).await.unwrap_or(Err(Ending::ServiceFailed))
+        }
+        closed = &mut back => {
+            closed?;
+            let _ = timeout(CLOSE_WITHIN, there).await;
+            Ok(())
+        }
+    }
+}
+
+/// Waits until the caller is not there any more. Once it has begun to speak, which it should not yet, nobody looks.
+async fn gone(from: &mut FramesFrom) {
+    if from.more().await.is_ok() {
+        pending::<()>().await;
+    }
+}
+
+async fn there(
+    from: &mut FramesFrom,
+    mut service: impl AsyncWrite + Unpin,
+    mut way: FromAgent,
+    mut seen: impl FnMut(&[u8]),
+) -> Result<(), Ending> {
+    while !way.is_closed() {
+        let Some((CallKind::Data, bytes)) = from.frame().await else {
+            return Err(Ending::Aborted);
+        };
+        let said = way.push(&bytes, mask, &mut seen);
+        let mut said = said.map_err(|gone| match gone {
+            Gone::Malformed => Ending::Aborted,
+            other => other.into(),
+        })?;
+        let failed = |_: io::Error| Ending::ServiceFailed;
+        service.write_all_buf(&mut said).await.map_err(failed)?;
+        service.flush().await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+async fn back(
+    mut service: impl AsyncRead + Unpin,
+    to: &mut FramesTo,
+    mut way: FromService<Arc<Needles>>,
+    received: &mut Counted,
+) -> Result<(), Ending> {
+    let mut came = BytesMut::with_capacity(MAX_BUFFER);
+    while !way.is_closed() {
+        came.clear();
+        let read = timeout(ANSWER_WITHIN, service.read_buf(&mut came)).await;
+        match read {
+            Ok(Ok(read)) if read > 0 => {}
+            _ => return Err(Ending::ServiceFailed),
+        }
+        let mut said = BytesMut::new();
+        let passed = way.push(&came, &mut said, |bytes| received.add(bytes));
+        // What came before is passed on still.
+        for piece in said.chunks(to.most()) {
+            to.put(CallKind::Data, piece);
+        }
+        flush(to).await?;
+        passed?;
+    }
+    Ok(())
+}
+
+async fn flush(to: &mut FramesTo) -> Result<(), Ending> {
+    to.flush().await.map_err(|_| Ending::Aborted)
+}
+
+/// Nobody between here and the service can choose what stands on the wire (RFC 6455 section 10.3).
+fn mask() -> [u8; 4] {
+    let mut mask = [0; 4];
+    // Without random numbers there would be no TLS either.
+    let _ = aws_lc_rs::rand::fill(&mut mask);
+    mask
+}

@@ -1,0 +1,317 @@
+//! WebSockets to services: the handshake, what is said, and what becomes of the credential.
+
+use std::io::{self, Write};
+use std::process::Command;
+use std::time::Duration;
+
+use harness::services::{PLACEHOLDER, SECRET, With};
+use harness::wait_for;
+use serde_json::{Value, json};
+use tungstenite::handshake::derive_accept_key;
+use tungstenite::protocol::{CloseFrame, Role};
+use tungstenite::{Message, WebSocket};
+
+use super::clients::{interop, said};
+use super::ingress::{HTTPS_PROXY, Proxied};
+use super::setting::Setting;
+use super::upstream::{Request, Tls, Upstream, answer};
+
+const RULES: &str = "{ name = \"talk\", methods = [\"GET\"], paths = [\"/socket\", \"/odd/*\"], identities = [\"crew\"], websocket = true },
+    { name = \"read\", methods = [\"GET\"], paths = [\"/page\", \"/socket/page\"], identities = [\"crew\"] }";
+
+/// Agrees, with these further header lines.
+fn agree(request: &Request, tls: &mut Tls, headers: &str) -> io::Result<()> {
+    let accept = derive_accept_key(request.header("sec-websocket-key").unwrap().as_bytes());
+    write!(
+        tls,
+        "HTTP/1.1 101 x\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: {accept}\r\n{headers}\r\n"
+    )?;
+    tls.flush()
+}
+
+/// A server of tungstenite's: it says what it hears, and some words make it say more.
+fn talk(tls: &mut Tls, heard: impl Fn(&str)) -> tungstenite::Result<()> {
+    let mut socket = WebSocket::from_raw_socket(tls, Role::Server, None);
+    loop {
+        match socket.read()? {
+            Message::Text(text) => {
+                heard(&text);
+                match text.as_str() {
+                    "leak" => socket.send(Message::text(format!("your token: {SECRET}")))?,
+                    "leak, and close" => socket.close(Some(CloseFrame {
+                        code: 4001.into(),
+                        reason: format!("bad {SECRET}").into(),
+                    }))?,
+                    "close" => socket.close(Some(CloseFrame {
+                        code: 4002.into(),
+                        reason: "as you wish".into(),
+                    }))?,
+                    "break off" => return Ok(()),
+                    text => socket.send(Message::text(text.to_uppercase()))?,
+                }
+            }
+            Message::Binary(bytes) => socket.send(Message::Binary(bytes))?,
+            _ => {}
+        }
+    }
+}
+
+/// The usual service: it agrees at `/socket`, and answers otherwise.
+fn service(request: &Request, tls: &mut Tls) -> io::Result<bool> {
+    let path = request.line.split(' ').nth(1).unwrap();
+    match path {
+        "/v1/socket" => {
+            let chosen = request.header("sec-websocket-protocol");
+            let chosen = chosen.map_or(String::new(), |_| "sec-websocket-protocol: v2\r\n".into());
+            agree(request, tls, &chosen)?;
+            let _ = talk(tls, |_| {});
+            Ok(false)
+        }
+        "/v1/odd/extension" => {
+            agree(
+                request,
+                tls,
+                "sec-websocket-extensions: permessage-deflate\r\n",
+            )?;
+            Ok(false)
+        }
+        "/v1/odd/protocol" => {
+            agree(request, tls, "sec-websocket-protocol: v9\r\n")?;
+            Ok(false)
+        }
+        "/v1/odd/accept" => {
+            let accept = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n";
+            write!(tls, "HTTP/1.1 101 x\r\n{accept}\r\n")?;
+            Ok(false)
+        }
+        "/v1/odd/refused" => answer(tls, 403, "x-why: no\r\n", b"no WebSocket for you"),
+        "/v1/odd/masked" => {
+            agree(request, tls, "")?;
+            tls.write_all(&[0x81, 0x81, 1, 2, 3, 4, b'x'])?;
+            tls.flush()?;
+            std::thread::sleep(Duration::from_secs(2));
+            Ok(false)
+        }
+        _ => answer(tls, 200, "", b"a page"),
+    }
+}
+
+fn with() -> With<'static> {
+    With {
+        rules: RULES,
+        bundle: HTTPS_PROXY,
+        ..With::default()
+    }
+}
+
+fn start() -> Setting {
+    let setting = Setting::with(Upstream::start(service), &with());
+    setting.put_well("crew", SECRET);
+    setting
+}
+
+fn run(mut command: Command, given: &Value) -> Value {
+    let output = command
+        .arg(interop("websocket_client.py"))
+        .arg(given.to_string())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn python() -> Command {
+    Command::new(interop(".venv-clients/bin/python"))
+}
+
+impl Setting {
+    /// What the client gets over the Unix socket, of a path and with more.
+    fn talk(&self, path: &str, more: &Value) -> Value {
+        let mut given = json!({"unix": self.socket, "url": format!("ws://localhost/api{path}")});
+        let members = more.as_object().unwrap().clone();
+        given.as_object_mut().unwrap().extend(members);
+        run(python(), &given)
+    }
+}
+
+#[test]
+fn a_websocket_passes_to_a_service_by_every_way_in() {
+    let proxied = Proxied::of(start());
+    let setting = &proxied.setting;
+    let port = setting.port;
+    let bearer = json!({"authorization": format!("Bearer {PLACEHOLDER}")});
+    let talk = json!({
+        "say": ["hello", {"pieces": ["in ", "", "pieces"]}, {"long": 3_000_000}, ""],
+        "subprotocols": ["v1", "v2"],
+        "ping": true,
+    });
+    let ways = [
+        json!({"url": format!("ws://127.0.0.1:{port}/api/socket"), "headers": bearer}),
+        json!({"unix": setting.socket, "url": "ws://localhost/api/socket"}),
+        json!({"url": "wss://api.example/v1/socket"}),
+    ];
+    for (count, way) in (1..).zip(ways) {
+        let mut given = talk.clone();
+        given
+            .as_object_mut()
+            .unwrap()
+            .extend(way.as_object().unwrap().clone());
+        let command = match count {
+            3 => proxied.command(interop(".venv-clients/bin/python").to_str().unwrap()),
+            _ => python(),
+        };
+        let told = run(command, &given);
+        assert_eq!(
+            told["heard"],
+            json!(["HELLO", "IN PIECES", 3_000_000, ""]),
+            "{told}"
+        );
+        assert_eq!(
+            (&told["subprotocol"], &told["pong"]),
+            (&json!("v2"), &json!(true))
+        );
+        assert_eq!(told["closed"], json!([4000, "enough"]));
+        assert!(told["headers"]["sec-websocket-extensions"].is_null());
+        let asked = setting.upstream.seen().pop().unwrap();
+        assert_eq!(
+            asked.header("authorization"),
+            Some(format!("Bearer {SECRET}").as_str())
+        );
+        assert_eq!(asked.header("sec-websocket-extensions"), None);
+        let (opened, closed) = (
+            setting.events("credential.open", count),
+            setting.events("credential.close", count),
+        );
+        let (opened, closed) = (
+            &opened[count - 1]["credential"],
+            &closed[count - 1]["credential"],
+        );
+        assert_eq!(opened["websocket"], true);
+        assert_eq!(
+            (&closed["status"], &closed["ending"]),
+            (&json!(101), &json!("complete"))
+        );
+        let call = told["headers"]["x-anchorhold-call"].as_str();
+        assert_eq!(call, opened["call"].as_str());
+        // Payloads of messages: the digest of what was said, and of what was answered.
+        let sent = [b"helloin pieces", &vec![0; 3_000_000][..]].concat();
+        let back = [b"HELLOIN PIECES", &vec![0; 3_000_000][..]].concat();
+        for (name, bytes) in [("sent", sent), ("received", back)] {
+            assert_eq!(closed[name], bytes.len());
+            assert_eq!(
+                closed[format!("{name}_digest")],
+                identity::sha256(&bytes).to_string()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_rule_for_websockets_is_for_nothing_else_and_no_other_rule_is_for_them() {
+    let setting = start();
+    let upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+        sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let code = |line: &str, headers: &str| {
+        let got = setting.ask(line, headers, b"");
+        (
+            got.status,
+            got.header("x-anchorhold-error").unwrap_or_default(),
+        )
+    };
+    let refused = |code: &str| (403, code.to_owned());
+    let not_allowed = refused("service_request_not_allowed");
+    // Asked without an upgrade, or where only pages are allowed.
+    assert_eq!(code("GET /api/socket", ""), not_allowed);
+    assert_eq!(code("GET /api/page", upgrade), not_allowed);
+    assert_eq!(code("GET /api/socket/page", upgrade), not_allowed);
+    assert_eq!(code("GET /api/page", ""), (200, String::new()));
+    let invalid = (422, "websocket_invalid".to_owned());
+    for (from, to) in [
+        ("version: 13", "version: 12"),
+        ("key: dGhl", "key: "),
+        ("sec-websocket-version: 13\r\n", ""),
+    ] {
+        assert_eq!(code("GET /api/socket", &upgrade.replace(from, to)), invalid);
+    }
+    for (line, body) in [("POST /api/socket", &b""[..]), ("GET /api/socket", b"body")] {
+        let got = setting.ask(line, upgrade, body);
+        assert!([403, 422].contains(&got.status), "{line}: {}", got.status);
+    }
+    assert_eq!(setting.upstream.seen().len(), 1, "only the page");
+    // What else an upgrade could be to is not asked for, and not agreed on.
+    let other = upgrade.replace("upgrade: websocket", "upgrade: h2c");
+    assert_eq!(code("GET /api/page", &other), (200, String::new()));
+    assert_eq!(
+        setting.upstream.seen().pop().unwrap().header("upgrade"),
+        None
+    );
+}
+
+#[test]
+fn a_service_agrees_to_what_was_asked_or_its_answer_is_passed_on() {
+    let proxied = Proxied::of(start());
+    let setting = &proxied.setting;
+    let odd = ["extension", "protocol", "accept"];
+    for name in odd {
+        let told = setting.talk(&format!("/odd/{name}"), &json!({}));
+        assert_eq!(
+            (&told["status"], &told["code"]),
+            (&json!(502), &json!("service_malformed")),
+            "{name}: {told}"
+        );
+    }
+    let told = setting.talk("/odd/refused", &json!({}));
+    assert_eq!(
+        (&told["status"], &told["body"]),
+        (&json!(403), &json!("no WebSocket for you"))
+    );
+    let command = proxied.command(interop(".venv-clients/bin/python").to_str().unwrap());
+    let told = run(command, &json!({"url": "wss://api.example/v1/odd/refused"}));
+    assert_eq!(
+        (&told["status"], &told["body"]),
+        (&json!(403), &json!("no WebSocket for you"))
+    );
+    // A frame that no service sends.
+    let told = setting.talk("/odd/masked", &json!({"wait": true}));
+    assert_eq!(told["closed"], json!([1011, "service_malformed"]));
+}
+
+#[test]
+fn a_websocket_ends_with_the_credential_in_it_and_with_what_ends_the_credential() {
+    let setting = start();
+    let told = setting.talk("/socket", &json!({"say": ["hello", "leak"]}));
+    assert_eq!(told["heard"], json!(["HELLO"]));
+    assert_eq!(told["closed"], json!([1008, "credential_reflected"]));
+    let told = setting.talk("/socket", &json!({"say": ["leak, and close"]}));
+    assert_eq!(told["closed"], json!([1008, "credential_reflected"]));
+    let told = setting.talk("/socket", &json!({"say": ["close"]}));
+    assert_eq!(told["closed"], json!([4002, "as you wish"]));
+    let told = setting.talk("/socket", &json!({"say": ["break off"]}));
+    assert_eq!(told["closed"], json!([1011, "service_failed"]));
+    let waiting = std::thread::scope(|scope| {
+        let told = scope.spawn(|| setting.talk("/socket", &json!({"say": ["a"], "wait": true})));
+        wait_for(|| setting.upstream.seen().len() == 5);
+        std::thread::sleep(Duration::from_millis(500));
+        setting.revoke(2, "credential:crew/api");
+        told.join().unwrap()
+    });
+    assert_eq!(waiting["heard"], json!(["A"]));
+    assert_eq!(waiting["closed"], json!([1008, "credential_revoked"]));
+    let endings: Vec<Value> = setting
+        .events("credential.close", 5)
+        .iter()
+        .map(|event| event["credential"]["ending"].clone())
+        .collect();
+    let reflected = "credential_reflected";
+    let failed = "service_failed";
+    assert_eq!(
+        endings,
+        [
+            reflected,
+            reflected,
+            "complete",
+            failed,
+            "credential_revoked"
+        ]
+    );
+}
