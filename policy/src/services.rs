@@ -652,6 +652,101 @@ mod tests {
     }
 
     #[test]
+    fn a_credential_has_one_place_in_its_form() {
+        for good in [
+            "header = 'x-key'",
+            "header = 'x-key'\nformat = 'Key {}'",
+            "basic = 'x'",
+            "query = 'key'",
+            "path = '/bot{}'",
+            "field = 'client_secret'",
+            "field = '/auth/api_key'\nformat = 'Key {}'",
+            "message = '/d/token'\nformat = 'Bot {}'",
+        ] {
+            assert_eq!(inject(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            "format = '{}'",
+            "field = 'a'\nmessage = '/a'",
+            "header = 'x-key'\nfield = 'a'",
+            "basic = 'x'\nformat = '{}'",
+            "path = '/bot{}'\nformat = '{}'",
+            "field = ''",
+            "field = '/'",
+            "field = '/a//b'",
+            "field = '/a/'",
+            "field = '/a~1b'",
+            "field = 'a b'",
+            "field = '/1/2/3/4/5/6/7/8/9'",
+            "field = 'a'\nformat = 'Key'",
+            "field = 'a'\nformat = '{}{}'",
+            "message = 'token'",
+            "message = '/d/tök'",
+        ] {
+            assert!(inject(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_rule_is_for_websockets_or_for_bodies_as_the_credential_wants() {
+        let check = |inject: &str, methods: &str, rule: &str| {
+            let text = format!(
+                "name = 'api'\nupstream = 'https://api.example'\ninject = {{ {inject} }}\n\
+                 rules = [{{ name = 'r', methods = [{methods}], paths = ['/x'], identities = ['crew']{rule} }}]"
+            );
+            let service: Service = toml::from_str(&text).map_err(|error| error.to_string())?;
+            service.check(&[], &|_: &str| true)
+        };
+        let (header, message, field) = (
+            "header = 'x-key'",
+            "message = '/d/token'",
+            "field = 'token'",
+        );
+        let websocket = ", websocket = true";
+        for (inject, methods, rule) in [
+            (header, "'GET'", websocket),
+            (message, "'GET'", websocket),
+            ("query = 'key'", "'GET'", websocket),
+            (field, "'POST', 'PUT', 'PATCH'", ""),
+            (header, "'GET'", ", websocket = false"),
+        ] {
+            assert_eq!(check(inject, methods, rule), Ok(()), "{inject} {methods}");
+        }
+        let priced = ", websocket = true, priced = { form = 'openai-chat', max_tokens = 1 }";
+        let approved = ", websocket = true, approval = { by = ['alice'], seconds = 60 }";
+        for (inject, methods, rule, why) in [
+            (header, "'GET', 'POST'", websocket, "by GET"),
+            (header, "'POST'", websocket, "by GET"),
+            (header, "'GET'", approved, "cannot be approved"),
+            (header, "'GET'", priced, "has no price"),
+            (field, "'GET'", websocket, "stands in a header"),
+            (message, "'GET'", "", "websocket = true"),
+            (message, "'POST'", "", "websocket = true"),
+            (field, "'GET'", "", "have a body"),
+            (field, "'POST', 'DELETE'", "", "have a body"),
+            (
+                field,
+                "'POST'",
+                ", priced = { form = 'openai-chat', max_tokens = 1 }",
+                "no body to a model",
+            ),
+            (
+                "sigv4 = { region = 'us-east-1', service = 's3' }",
+                "'GET'",
+                websocket,
+                "stands in a header",
+            ),
+        ] {
+            let refused = check(inject, methods, rule).unwrap_err();
+            assert!(
+                refused.contains(why),
+                "{inject} {methods} {rule}: {refused}"
+            );
+        }
+    }
+
+    #[test]
     fn what_is_counted_of_a_service_is_said_whole() {
         let check = |service: &str, rule: &str, limit: &str| {
             let text = format!(

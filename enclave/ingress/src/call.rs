@@ -15,7 +15,7 @@ use hyper::body::{Body, Incoming};
 use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN, UPGRADE};
 use hyper::http::request::Parts;
 use hyper::upgrade::OnUpgrade;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode, Version};
 use identity::cbor;
 use policy::{Bundle, Service};
 use protocol::{CallFrame, CallKind, FramedHead, InsideRequest, Refused, ServiceRequest, Told};
@@ -101,7 +101,7 @@ impl Calls {
     pub(crate) async fn handle(self: &Arc<Self>, mut request: Request<Incoming>) -> Answered {
         let headers = request.headers().iter();
         let headers = headers.map(|(name, value)| (name.as_str(), value.as_bytes()));
-        let upgrading = match asks_for_websocket(headers) {
+        let upgrading = match request.version() == Version::HTTP_11 && asks_for_websocket(headers) {
             true => Some(hyper::upgrade::on(&mut request)),
             false => None,
         };

@@ -4,6 +4,7 @@ mod approving;
 mod attacks;
 mod between;
 mod clients;
+mod fields;
 pub(crate) mod ingress;
 mod lasting;
 mod leasing;

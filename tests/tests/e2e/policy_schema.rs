@@ -61,7 +61,32 @@ fn full() -> Value {
                 "name": "bots", "upstream": "https://bots.example", "inject": {"path": "/a/bot{}/v1"},
                 "rules": [{"name": "read", "methods": ["GET"], "paths": ["/getMe"], "identities": ["agent"]}],
             },
+            {
+                "name": "s3", "upstream": "https://s3.example", "inject": {"sigv4": {"region": "us-east-1", "service": "s3"}},
+                "rules": [{"name": "share", "methods": ["PUT"], "paths": ["/b/*"], "identities": ["agent"], "actions": ["acl"], "approval": approval}],
+            },
+            {
+                "name": "forms", "upstream": "https://forms.example", "inject": {"field": "/auth/api_key", "format": "Key {}"},
+                "rules": [{"name": "post", "methods": ["POST"], "paths": ["/post"], "identities": ["agent"]}],
+            },
+            {
+                "name": "gateway", "upstream": "https://gateway.example", "inject": {"message": "/d/token"},
+                "rules": [{"name": "talk", "methods": ["GET"], "paths": ["/socket"], "identities": ["agent"], "websocket": true}],
+            },
+            {
+                "name": "model", "upstream": "https://model.example", "inject": {"header": "x-api-key"}, "budget": "per boot",
+                "rules": [{
+                    "name": "chat", "methods": ["POST"], "paths": ["/chat"], "identities": ["agent"], "priced": {"form": "openai-chat", "max_tokens": 100},
+                    "limits": [{"per": "month", "max": 7, "amount": "cost"}],
+                }],
+            },
         ],
+        "lease": {"key": key(5), "seconds": 60},
+        "https_proxy": {"unmatched": "refuse"},
+        "state": {
+            "name": "agents", "custody": "kms", "rollback": "accepted", "operator_key": key(6),
+            "kms_key": "arn:aws:kms:eu-central-1:111122223333:key/0123-abc",
+        },
     })
 }
 
@@ -161,6 +186,24 @@ fn the_schema_of_a_policy_accepts_what_the_program_accepts() {
         ("/services/3/inject/path", json!("/bot{}/{}")),
         ("/services/3/inject/path", json!("/b?t={}")),
         ("/services/3/inject/path", json!("/b%6ft{}")),
+        ("/services/4/inject/sigv4/service", json!("s3express")),
+        ("/services/4/inject/sigv4/region", json!("US")),
+        ("/services/4/inject/format", json!("{}")),
+        ("/services/4/rules/0/actions/0", json!("a b")),
+        ("/services/5/inject/field", json!("token")),
+        ("/services/5/inject/field", json!("a b")),
+        ("/services/5/inject/field", json!("/a//b")),
+        ("/services/5/inject/field", json!("/1/2/3/4/5/6/7/8/9")),
+        ("/services/5/inject/format", json!("Key")),
+        ("/services/6/inject/message", json!("token")),
+        ("/services/6/inject/message", json!("/d/a~1b")),
+        (
+            "/services/6/inject",
+            json!({"message": "/a", "field": "/a"}),
+        ),
+        ("/services/6/rules/0/websocket", json!(false)),
+        ("/services/7/budget", json!("for ever")),
+        ("/services/7/rules/0/priced/form", json!("other")),
         ("/services/0/roots/0", json!("roots.pem")),
         ("/services/0/pins/0", json!("0".repeat(64))),
         ("/services/0/rules/0/methods/0", json!("TRACE")),
@@ -176,7 +219,11 @@ fn the_schema_of_a_policy_accepts_what_the_program_accepts() {
         ),
     ] {
         let mut other = full.clone();
-        *other.pointer_mut(place).unwrap() = value.clone();
+        let (parent, name) = place.rsplit_once('/').unwrap();
+        match other.pointer_mut(parent).unwrap() {
+            Value::Object(object) => drop(object.insert(name.to_owned(), value.clone())),
+            list => list[name.parse::<usize>().unwrap()] = value.clone(),
+        }
         bundles.push((format!("{place} = {value}"), other));
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -203,6 +250,13 @@ fn the_schema_of_a_policy_accepts_what_the_program_accepts() {
             "nobody",
             "operator's key",
             "min is above max",
+            "actions are of services",
+            "websocket = true",
+            "websocket: ",
+            "needs `priced`",
+            "per boot",
+            "have a body",
+            "there are no [[services]]",
             "null",
         ]
         .iter()

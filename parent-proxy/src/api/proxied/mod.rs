@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{Request as HttpRequest, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use axum::response::Response;
 use broker::websocket::asks_for_websocket;
 use broker::{
-    Omni, Shown as InPlace, counted, may_be_counted, may_want_approval, take_placeholder,
+    MAX_PLACED, Omni, Shown as InPlace, counted, may_be_counted, may_want_approval,
+    take_placeholder,
 };
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -69,7 +70,7 @@ async fn proxied(app: &Arc<App>, mut request: HttpRequest) -> Result<Response, P
     let relay = app.relay.as_ref().ok_or_else(no_services)?;
     let headers = request.headers().iter();
     let headers = headers.map(|(name, value)| (name.as_str(), value.as_bytes()));
-    let upgrading = match asks_for_websocket(headers) {
+    let upgrading = match request.version() == Version::HTTP_11 && asks_for_websocket(headers) {
         true => Some(hyper::upgrade::on(&mut request)),
         false => None,
     };
@@ -127,7 +128,10 @@ async fn proxied(app: &Arc<App>, mut request: HttpRequest) -> Result<Response, P
         counted,
         _place,
     } = match upgrading.is_none() && (signs || may_wait || placed || priced.is_some()) {
-        true => Whole::of(relay, caller.quota.id, body, priced).await?,
+        true => {
+            let most = if placed { MAX_PLACED } else { MAX_WHOLE };
+            Whole::of(relay, (caller.quota.id, most), body, priced).await?
+        }
         false => Whole::unread(body),
     };
     let asked = OpenCredential {
@@ -250,7 +254,7 @@ impl Whole {
 
     async fn of(
         relay: &Relay,
-        caller: u64,
+        (caller, most): (u64, usize),
         body: Body,
         priced: Option<&Priced>,
     ) -> Result<Self, Problem> {
@@ -265,7 +269,7 @@ impl Whole {
                     Problem::new(503, "service_busy", says)
                 })?;
                 let left = until.saturating_duration_since(Instant::now());
-                let rest = collect(rest, MAX_WHOLE - short.len(), left).await?;
+                let rest = collect(rest, most - short.len(), left).await?;
                 (Bytes::from([short, rest].concat()), Some(place))
             }
         };

@@ -22,6 +22,11 @@ struct Desk {
 
 impl Desk {
     fn start(more: &str) -> Self {
+        Self::placing(more, With::default().inject)
+    }
+
+    /// With the credential in this place.
+    fn placing(more: &str, inject: &str) -> Self {
         let folder = harness::private_folder();
         let key = KeyFile::create(&folder.path().join("alice.key")).unwrap();
         let bundle = format!(
@@ -34,13 +39,19 @@ impl Desk {
             }
             _ => "",
         };
+        let ask = if inject.contains("field") {
+            ""
+        } else {
+            ", \"GET\""
+        };
         let rules = format!(
             "{{ name = \"pay\", methods = [\"POST\"], paths = [\"/pay\"], {approval}identities = [\"crew\"] }},
-             {{ name = \"ask\", methods = [\"POST\", \"GET\"], paths = [\"/ask\"], identities = [\"crew\"] }}"
+             {{ name = \"ask\", methods = [\"POST\"{ask}], paths = [\"/ask\"], identities = [\"crew\"] }}"
         );
         let with = With {
             rules: &rules,
             bundle: &bundle,
+            inject,
             ..With::default()
         };
         let upstream = Upstream::start(|_, tls| answer(tls, 200, "", b"paid"));
@@ -244,4 +255,21 @@ fn one_callers_long_bodies_leave_room_for_those_of_others() {
     }
     assert_eq!(answered, 2);
     desk.waits("", &long);
+}
+
+#[test]
+fn who_approves_sees_a_body_without_the_credential_that_goes_in_it() {
+    let desk = Desk::placing("", "{ field = \"/to\" }");
+    let json = "content-type: application/json\r\n";
+    let id = desk.waits(json, BODY);
+    let shown = desk.shown(&id);
+    let text = shown["request"]["body"]["text"].as_str();
+    assert_eq!(text, str::from_utf8(BODY).ok());
+    assert!(desk.approve(&id));
+    assert_eq!(desk.pay(json, BODY).status, 200);
+    let sent = desk.setting.upstream.seen().pop().unwrap().body;
+    let placed = br#"{"amount": 100, "to": "sk-live-0123456789"}"#;
+    assert_eq!(sent, placed);
+    // Once.
+    assert_ne!(desk.waits(json, BODY), id);
 }

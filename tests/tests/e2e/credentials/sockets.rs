@@ -1,11 +1,14 @@
 //! WebSockets to services: the handshake, what is said, and what becomes of the credential.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use harness::services::{PLACEHOLDER, SECRET, With};
 use harness::wait_for;
+use identity::Signer;
+use parent_proxy::KeyFile;
 use serde_json::{Value, json};
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::{CloseFrame, Role};
@@ -237,6 +240,12 @@ fn a_rule_for_websockets_is_for_nothing_else_and_no_other_rule_is_for_them() {
         let got = setting.ask(line, upgrade, body);
         assert!([403, 422].contains(&got.status), "{line}: {}", got.status);
     }
+    // HTTP/1.0 has no upgrades (RFC 9110 section 7.8).
+    let mut old = std::os::unix::net::UnixStream::connect(&setting.socket).unwrap();
+    write!(old, "GET /api/socket HTTP/1.0\r\nhost: x\r\n{upgrade}\r\n").unwrap();
+    let mut came = String::new();
+    old.read_to_string(&mut came).unwrap();
+    assert!(came.contains("service_request_not_allowed"), "{came}");
     assert_eq!(setting.upstream.seen().len(), 1, "only the page");
     // What else an upgrade could be to is not asked for, and not agreed on.
     let other = upgrade.replace("upgrade: websocket", "upgrade: h2c");
@@ -314,4 +323,161 @@ fn a_websocket_ends_with_the_credential_in_it_and_with_what_ends_the_credential(
             "credential_revoked"
         ]
     );
+}
+
+/// A service that wants the credential in its first message, says what it wants to hear, and tells of all that it heard.
+fn gateway(
+    heard: &Heard,
+) -> impl Fn(&Request, &mut Tls) -> io::Result<bool> + Send + Sync + 'static {
+    let heard = Arc::clone(heard);
+    move |request, tls| {
+        agree(request, tls, "")?;
+        let mut socket = WebSocket::from_raw_socket(tls, Role::Server, None);
+        while let Ok(message) = socket.read() {
+            match message {
+                Message::Text(text) => {
+                    heard.lock().unwrap().push(text.to_string());
+                    let _ = socket.send(Message::text("{\"op\":0}"));
+                }
+                Message::Binary(_) => {
+                    let _ = socket.send(Message::text("{}"));
+                }
+                _ => {}
+            }
+        }
+        Ok(false)
+    }
+}
+
+type Heard = Arc<Mutex<Vec<String>>>;
+
+#[test]
+fn a_credential_stands_in_the_first_message_that_has_its_place() {
+    let heard = Heard::default();
+    let with = With {
+        rules: "{ name = \"talk\", methods = [\"GET\"], paths = [\"/socket\"], identities = [\"crew\"], websocket = true }",
+        inject: "{ message = \"/d/token\", format = \"Bot {}\" }",
+        bundle: HTTPS_PROXY,
+        ..With::default()
+    };
+    let setting = Setting::with(Upstream::start(gateway(&heard)), &with);
+    setting.put_well("crew", SECRET);
+    let proxied = Proxied::of(setting);
+    let setting = &proxied.setting;
+    let identify = r#"{"op": 2, "d": {"token": "mine", "n": 1.50}}"#;
+    let say = json!([r#"{"op":1,"d":null}"#, {"long": 100_000}, identify, identify]);
+    let placed = identify.replace("mine", &format!("Bot {SECRET}"));
+    for (count, by_proxy) in [(1, false), (2, true)] {
+        let told = match by_proxy {
+            false => setting.talk("/socket", &json!({"say": say})),
+            true => run(
+                proxied.command(interop(".venv-clients/bin/python").to_str().unwrap()),
+                &json!({"url": "wss://api.example/v1/socket", "say": say}),
+            ),
+        };
+        assert_eq!(told["closed"], json!([4000, "enough"]), "{told}");
+        let heard = std::mem::take(&mut *heard.lock().unwrap());
+        assert_eq!(heard, [r#"{"op":1,"d":null}"#, &placed, identify]);
+        // It is no header, and the record knows what the agent said, and nothing of the credential.
+        let asked = setting.upstream.seen().pop().unwrap();
+        assert!(
+            !asked
+                .headers
+                .iter()
+                .any(|(_, value)| value.contains(SECRET))
+        );
+        let closed = setting.events("credential.close", count);
+        let said = [
+            r#"{"op":1,"d":null}"#.as_bytes(),
+            &vec![0; 100_000],
+            identify.as_bytes(),
+            identify.as_bytes(),
+        ]
+        .concat();
+        assert_eq!(
+            closed[count - 1]["credential"]["sent_digest"],
+            identity::sha256(&said).to_string()
+        );
+    }
+    let long = format!(
+        "{{\"d\":{{\"token\":\"x\"}},\"y\":\"{}\"}}",
+        "z".repeat(65_536)
+    );
+    for misplaced in [r#"{"d":{"token":"x"},"d":{"token":"y"}}"#, &long] {
+        let told = setting.talk("/socket", &json!({"say": [misplaced]}));
+        assert_eq!(told["closed"], json!([1008, "placeholder_misplaced"]));
+    }
+    assert!(heard.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_caller_has_so_many_websockets_and_each_is_one_request_of_a_limit() {
+    let limited = RULES.replacen(
+        "websocket = true",
+        "websocket = true, limits = [{ per = \"hour\", max = 66 }]",
+        1,
+    );
+    let with = With {
+        rules: &limited,
+        ..With::default()
+    };
+    let setting = Setting::with(Upstream::start(service), &with);
+    setting.put_well("crew", SECRET);
+    let open = || {
+        let mut stream = std::os::unix::net::UnixStream::connect(&setting.socket).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        let head = "GET /api/socket HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+            sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut came = vec![0; 4096];
+        let read = stream.read(&mut came).unwrap();
+        (String::from_utf8_lossy(&came[..read]).into_owned(), stream)
+    };
+    let mut all: Vec<_> = (0..64).map(|_| open()).collect();
+    for (head, _) in &all {
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    }
+    let (head, _) = open();
+    assert!(head.starts_with("HTTP/1.1 503") && head.contains("service_busy"));
+    // A place is given back by one that goes away, however it does.
+    all.truncate(60);
+    setting.events("credential.close", 4);
+    for _ in 0..2 {
+        let (head, _stream) = open();
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    }
+    let (head, _) = open();
+    assert!(
+        head.starts_with("HTTP/1.1 429") && head.contains("rate_limit_exceeded"),
+        "{head}"
+    );
+}
+
+#[test]
+fn nobody_approves_a_websocket_of_which_nothing_can_be_shown() {
+    let module = "package a\nallow if not input.payload.path == \"/odd/never\"\n\
+        require_approval if input.payload.websocket";
+    let key = KeyFile::create(&harness::private_folder().path().join("alice.key")).unwrap();
+    let bundle = format!(
+        "rego = {{ entrypoint = 'data.a', module = '''{module}''', approval = {{ by = ['alice'], seconds = 60 }} }}\n\
+         [[approvers]]\nname = \"alice\"\nkey = \"{}\"\n",
+        key.public_key().to_multikey()
+    );
+    let with = With {
+        rules: RULES,
+        bundle: &bundle,
+        ..With::default()
+    };
+    let setting = Setting::with(Upstream::start(service), &with);
+    setting.put_well("crew", SECRET);
+    let told = setting.talk("/socket", &json!({}));
+    assert_eq!(told["code"], "service_request_not_allowed", "{told}");
+    assert!(
+        told["body"].as_str().unwrap().contains("approver"),
+        "{told}"
+    );
+    assert_eq!(setting.ask("GET /api/page", "", b"").status, 200);
+    assert_eq!(setting.upstream.seen().len(), 1);
 }
