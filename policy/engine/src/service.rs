@@ -191,6 +191,66 @@ rules = [
     }
 
     #[test]
+    fn a_rule_says_whether_it_is_for_websockets() {
+        let socket = "{ name = 'talk', methods = ['GET'], paths = ['/models/*'], identities = ['crew'], websocket = true },";
+        let text = BUNDLE.replace(
+            "rules = [\n    { name = 'chat'",
+            &format!("rules = [\n    {socket}\n    {{ name = 'chat'"),
+        );
+        let mut bundle = Bundle::from_toml(&text).unwrap();
+        let rule = |bundle: &Bundle, rego: Option<&Rego>, uid, path: &str, websocket| {
+            let (service, policy) = (
+                bundle.service("api").unwrap().1,
+                bundle.identity("crew").unwrap(),
+            );
+            let caller = Caller::Asserted(ObservedCaller::ids(uid, 7));
+            let resource = format!("https://api.example/v1{path}");
+            let asked = ServiceInput {
+                method: "GET",
+                path,
+                resource: &resource,
+                actions: &[],
+                websocket,
+            };
+            accept_request(bundle, rego, (service, policy), None, &caller, asked)
+                .map(|accepted| accepted.rule.name.clone())
+        };
+        let lacks = |why| {
+            Err(Denied::ServiceRequestNotAllowed {
+                service: "api".into(),
+                why,
+            })
+        };
+        assert_eq!(
+            rule(&bundle, None, 1000, "/models/x", true),
+            Ok("talk".into())
+        );
+        assert_eq!(
+            rule(&bundle, None, 1001, "/models/x", false),
+            Ok("read".into())
+        );
+        assert_eq!(
+            rule(&bundle, None, 1000, "/models/x", false),
+            lacks("is for what is no WebSocket")
+        );
+        bundle.services[0].rules.remove(0);
+        assert_eq!(
+            rule(&bundle, None, 1001, "/models/x", true),
+            lacks("is for WebSockets")
+        );
+        // Rego knows of it.
+        let module = "package a\nallow if input.payload.websocket";
+        let rego = format!("{text}\n[rego]\nentrypoint = 'data.a'\nmodule = '''{module}'''\n");
+        let bundle = Bundle::from_toml(&rego).unwrap();
+        let rego = Rego::load(&bundle).unwrap();
+        assert_eq!(
+            rule(&bundle, rego.as_ref(), 1000, "/models/x", true),
+            Ok("talk".into())
+        );
+        assert!(rule(&bundle, rego.as_ref(), 1001, "/models/x", false).is_err());
+    }
+
+    #[test]
     fn a_request_passes_by_a_rule_for_its_identity_caller_method_and_path() {
         let bundle = Bundle::from_toml(BUNDLE).unwrap();
         let decide = |identity, uid, line| decide(&bundle, None, identity, uid, line);
