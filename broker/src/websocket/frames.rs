@@ -8,6 +8,8 @@ use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 /// Of a frame that is longer, this much is passed on at once.
 pub(super) const MAX_PIECE: usize = 32 * 1024;
+// Each piece begins with the mask's first byte.
+const _: () = assert!(MAX_PIECE.is_multiple_of(4));
 /// Section 5.5.
 const MAX_CONTROL: u64 = 125;
 
@@ -89,9 +91,8 @@ impl Frames {
             return Ok(None);
         }
         let mut bytes = self.came.split_to(now);
-        if let Some(mask) = &mut payload.mask {
-            apply(*mask, &mut bytes);
-            mask.rotate_left(now % 4);
+        if let Some(mask) = payload.mask {
+            apply(mask, &mut bytes);
         }
         payload.left -= most;
         let is_whole = payload.left == 0;

@@ -25,6 +25,8 @@ struct Parent {
     window: Window,
     envelope: Vec<u8>,
     line: PathBuf,
+    /// Of each request that it asks for.
+    headers: Vec<(String, minicbor::bytes::ByteVec)>,
 }
 
 /// What came over a line for calls before it ended, or nothing more came.
@@ -53,6 +55,7 @@ impl Parent {
             window,
             envelope,
             line,
+            headers: Vec::new(),
         }
     }
 
@@ -78,7 +81,7 @@ impl Parent {
                 service: "api".into(),
                 method: "POST".into(),
                 target: "/chat".into(),
-                headers: Vec::new(),
+                headers: self.headers.clone(),
                 length,
                 body,
                 text: None,
@@ -181,6 +184,43 @@ fn a_parent_cannot_have_another_body_sent_than_the_one_that_was_signed_or_approv
     }
     // The length was known of the first.
     assert_eq!(parent.setting.upstream.seen()[0].body, b"pay 5");
+}
+
+#[test]
+fn a_parent_cannot_have_a_credential_put_into_another_body_than_the_one_that_was_approved() {
+    use CallKind::{Data, End};
+    let mut parent = Parent::with(&With {
+        inject: "{ field = \"token\" }",
+        rules: "{ name = \"chat\", methods = [\"POST\"], paths = [\"/chat\"], identities = [\"crew\"] }",
+        ..With::default()
+    });
+    let form = b"application/x-www-form-urlencoded".to_vec();
+    parent.headers = vec![("content-type".into(), form.into())];
+    let (wanted, other) = (&b"pay=5&token="[..], &b"pay=9&token="[..]);
+    let length = Some(wanted.len() as u64);
+    for (length, frames, says) in [
+        (length, vec![(Data, other), (End, b"")], "body_mismatch"),
+        (None, vec![(Data, other), (End, b"")], "body_mismatch"),
+        (
+            length,
+            vec![(Data, wanted), (Data, b"x"), (End, b"")],
+            "aborted",
+        ),
+        (length, vec![(Data, &wanted[1..]), (End, b"")], "aborted"),
+        (length, vec![(Data, wanted)], "nothing"),
+    ] {
+        let ticket = parent.open(length, sha256(wanted));
+        let came = parent.call(ticket, &frames);
+        assert!(said(&came).contains(says), "{length:?}: {}", said(&came));
+        assert_eq!(parent.setting.upstream.seen().len(), 0, "{length:?}");
+    }
+    let ticket = parent.open(length, sha256(wanted));
+    parent.call(
+        ticket,
+        &[(Data, &wanted[..7]), (Data, &wanted[7..]), (End, b"")],
+    );
+    let placed = [wanted, b"sk-live-0123456789"].concat();
+    assert_eq!(parent.setting.upstream.seen()[0].body, placed);
 }
 
 #[test]

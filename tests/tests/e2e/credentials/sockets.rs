@@ -87,7 +87,14 @@ fn service(request: &Request, tls: &mut Tls) -> io::Result<bool> {
             write!(tls, "HTTP/1.1 101 x\r\n{accept}\r\n")?;
             Ok(false)
         }
-        "/v1/odd/refused" => answer(tls, 403, "x-why: no\r\n", b"no WebSocket for you"),
+        "/v1/odd/refused" => {
+            let head = "HTTP/1.1 403 x\r\ntransfer-encoding: chunked\r\n\r\n";
+            write!(tls, "{head}3\r\nno \r\n")?;
+            tls.flush()?;
+            std::thread::sleep(Duration::from_millis(500));
+            write!(tls, "11\r\nWebSocket for you\r\n0\r\n\r\n")?;
+            Ok(true)
+        }
         "/v1/odd/masked" => {
             agree(request, tls, "")?;
             tls.write_all(&[0x81, 0x81, 1, 2, 3, 4, b'x'])?;
@@ -475,7 +482,7 @@ fn nobody_approves_a_websocket_of_which_nothing_can_be_shown() {
     let told = setting.talk("/socket", &json!({}));
     assert_eq!(told["code"], "service_request_not_allowed", "{told}");
     assert!(
-        told["body"].as_str().unwrap().contains("approver"),
+        told["body"].as_str().unwrap().contains("still to come"),
         "{told}"
     );
     assert_eq!(setting.ask("GET /api/page", "", b"").status, 200);
