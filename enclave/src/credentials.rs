@@ -90,14 +90,31 @@ impl FromService {
     }
 }
 
+/// The highest versions of one credential in this boot.
+#[derive(Debug, Clone, Copy, Default)]
+struct Versions {
+    /// That the operator ordered to be kept.
+    ordered: u64,
+    /// That was opened: an older one is not used any more.
+    seen: u64,
+}
+
+impl Versions {
+    fn refuse_below(self, known: u64, version: u64) -> Result<(), Error> {
+        if version < known {
+            return Err(Error::CredentialOutdated { version, known });
+        }
+        Ok(())
+    }
+}
+
 /// What an enclave has to do with credentials, if its bundle names services.
 pub(crate) struct Credentials {
     operator: Omni,
     secrets: RwLock<Option<Secrets>>,
     services: Vec<ServiceState>,
-    /// The highest version that was seen in this boot, of each identity's credential for a service:
-    /// an older one is not used any more.
-    versions: Mutex<BTreeMap<(String, String), u64>>,
+    /// Of each identity's credential for a service.
+    versions: Mutex<BTreeMap<(String, String), Versions>>,
     calls: Mutex<BTreeMap<Ticket, OpenCall>>,
     /// Revocations of which the processes of services have not been told yet: by place.
     untold: Mutex<Vec<(usize, Revoked)>>,
@@ -331,18 +348,35 @@ impl Credentials {
         Ok(envelope.open(epoch.ok_or(unknown)?, place)?)
     }
 
-    /// Remembers a version; refuses one that is below the highest that was seen.
+    /// Remembers a version that was opened; refuses one that is older than another that was.
     pub(crate) fn see(&self, identity: &str, service: &str, version: u64) -> Result<(), Error> {
-        let mut versions = lock(&self.versions);
-        // As many as there are identities and services: what is remembered was opened.
-        let known = versions.entry((identity.to_owned(), service.to_owned()));
-        let known = known.or_insert(version);
-        if version < *known {
-            let known = *known;
-            return Err(Error::CredentialOutdated { version, known });
-        }
-        *known = version;
-        Ok(())
+        self.versions(identity, service, |versions| {
+            versions.refuse_below(versions.seen, version)?;
+            versions.seen = version;
+            Ok(())
+        })
+    }
+
+    /// Remembers a version that is to be kept; refuses one that is older than what was ordered or opened. Older ones are
+    /// used until it is kept: whoever is to keep it may be cut off.
+    pub(crate) fn order(&self, identity: &str, service: &str, version: u64) -> Result<(), Error> {
+        self.versions(identity, service, |versions| {
+            versions.refuse_below(versions.ordered.max(versions.seen), version)?;
+            versions.ordered = version;
+            Ok(())
+        })
+    }
+
+    fn versions(
+        &self,
+        identity: &str,
+        service: &str,
+        change: impl FnOnce(&mut Versions) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut all = lock(&self.versions);
+        // As many as there are identities and services: what is remembered was ordered, or opened.
+        let versions = all.entry((identity.to_owned(), service.to_owned()));
+        change(versions.or_default())
     }
 
     /// The service of a place.

@@ -304,6 +304,9 @@ impl<N: Nsm> Enclave<N> {
             Request::RewrapCredential(kept) => self.recorded(event, "proxy_key", |env, trail| {
                 credential::rewrap(env, &kept, trail)
             }),
+            Request::CredentialKept(kept) => {
+                unrecorded(self.env().and_then(|env| credential::kept(&env, &kept)))
+            }
             Request::CloseCredential { ticket } => self.close(ticket),
             Request::OpenCredential(open) => self.recorded(event, "default", |env, trail| {
                 credential::open(env, open, trail)

@@ -220,6 +220,9 @@ pub enum Request {
         #[cbor(n(0), with = "minicbor::bytes")]
         signed: Vec<u8>,
     },
+    /// A credential that was put is kept: no older one is used any more. The answer is [`Answer::Kept`].
+    #[n(30)]
+    CredentialKept(#[n(0)] KeptCredential),
     /// Give the authority of the ingress process, and a document that attests it. The answer is
     /// [`Answer::Authority`].
     #[n(28)]
@@ -288,6 +291,9 @@ pub enum Answer {
     /// To [`Request::Lease`]: when it ends, in seconds since 1970.
     #[n(18)]
     Leased(#[n(0)] i64),
+    /// To [`Request::CredentialKept`].
+    #[n(19)]
+    Kept,
     /// To [`Request::Authority`].
     #[n(17)]
     Authority(#[n(0)] AttestedAuthority),

@@ -19,7 +19,7 @@ pub use running::{
 };
 pub use tap::{Moment, Step, Tap};
 pub use terminal::{Screen, on_terminal};
-pub use traced::Traced;
+pub use traced::{Traced, strace};
 
 use std::io::Write;
 

@@ -1,5 +1,6 @@
 //! A sidecar whose system calls are written down.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -86,4 +87,30 @@ impl Drop for Traced {
         }
         let _ = self.strace.wait();
     }
+}
+
+/// strace at a process that runs already, from when it is attached; `None` if it is not installed.
+///
+/// # Panics
+/// If what it says cannot be read.
+pub fn strace(pid: u32, arguments: &[&str]) -> Option<Child> {
+    let mut strace = Command::new("strace")
+        .args(["-f", "-p", &pid.to_string()])
+        .args(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .ok()?;
+    let mut says = BufReader::new(strace.stderr.take()?);
+    let mut line = String::new();
+    while !line.contains("attached") {
+        line.clear();
+        assert!(
+            says.read_line(&mut line).expect("a line") > 0,
+            "strace ended"
+        );
+    }
+    // It says more later, and ends if nobody listens.
+    std::thread::spawn(move || std::io::copy(&mut says, &mut std::io::sink()));
+    Some(strace)
 }

@@ -52,7 +52,7 @@ pub(crate) fn put(env: &Env<'_>, signed: &[u8], trail: &mut Trail) -> Result<Ans
         ..record::Credential::default()
     });
     let sealed = credentials.seal(&order, service, nonce(env)?)?;
-    credentials.see(&policy.name, &service.name, order.version)?;
+    credentials.order(&policy.name, &service.name, order.version)?;
     Ok(Answer::Credential(SealedCredential {
         actor: *order.actor.as_bytes(),
         service: order.service,
@@ -79,6 +79,21 @@ pub(crate) fn next_epochs(
         return Err(broker::Error::EpochOrderInvalid(why).into());
     }
     credentials.next_epochs(order.next, new_key)
+}
+
+/// A credential that was put is kept: from now on no older one is used.
+pub(crate) fn kept(env: &Env<'_>, kept: &KeptCredential) -> Result<Answer, Error> {
+    let (provisioned, credentials) = (env.provisioned, credentials(env)?);
+    let (_, service) = provisioned
+        .bundle
+        .service(&kept.service)
+        .ok_or(Error::UnknownService)?;
+    let identity = provisioned.identity(&kept.identity)?;
+    let envelope = Envelope::parse(&kept.envelope)?;
+    // Only one that opens is remembered.
+    credentials.open(&envelope, &identity.policy.name, service)?;
+    credentials.see(&identity.policy.name, &service.name, envelope.version)?;
+    Ok(Answer::Kept)
 }
 
 /// Makes the envelope of a credential anew, under the key K3 of now. Its version stays, and so does

@@ -375,6 +375,14 @@ pub(crate) async fn put(
         .await?;
     let kept = relay.store.get(actor_name, &service).await?;
     let kept = kept.ok_or(RequestError::Nonsense)?;
+    let is_kept = Request::CredentialKept(KeptCredential {
+        identity: identity.clone(),
+        service: service.clone(),
+        envelope: kept.bytes.clone(),
+    });
+    let Answer::Kept = app.ask(&caller.quota, is_kept).await? else {
+        return Err(RequestError::Nonsense.into());
+    };
     tracing::info!(
         identity,
         service,

@@ -81,7 +81,7 @@ impl Proxied {
     }
 
     /// curl, with these arguments.
-    fn curl(&self, arguments: &[&str]) -> Output {
+    pub(super) fn curl(&self, arguments: &[&str]) -> Output {
         self.command("curl")
             .args([
                 "--silent",

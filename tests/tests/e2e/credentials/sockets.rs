@@ -114,7 +114,7 @@ fn with() -> With<'static> {
     }
 }
 
-fn start() -> Setting {
+pub(super) fn start() -> Setting {
     let setting = Setting::with(Upstream::start(service), &with());
     setting.put_well("crew", SECRET);
     setting
@@ -136,7 +136,7 @@ fn python() -> Command {
 
 impl Setting {
     /// What the client gets over the Unix socket, of a path and with more.
-    fn talk(&self, path: &str, more: &Value) -> Value {
+    pub(super) fn talk(&self, path: &str, more: &Value) -> Value {
         let mut given = json!({"unix": self.socket, "url": format!("ws://localhost/api{path}")});
         let members = more.as_object().unwrap().clone();
         given.as_object_mut().unwrap().extend(members);

@@ -1,0 +1,98 @@
+//! What the host has of a credential: nothing, in its memory and in the bytes between.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use broker::Needles;
+use harness::services::{PLACEHOLDER, SECRET};
+use harness::wait_for;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+
+use super::ingress::Proxied;
+use super::sockets;
+
+/// Whether one of these, in any of the forms in which answers are looked through, stands in what a process has in its
+/// memory now.
+fn has_in_memory(pid: u32, needles: &Needles) -> bool {
+    const CHUNK: usize = 4 << 20;
+    const OVERLAP: u64 = 4096;
+    let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let mut chunk = vec![0; CHUNK];
+    for line in maps.lines() {
+        let mut words = line.split(' ');
+        let (range, rights) = (words.next().unwrap(), words.next().unwrap());
+        let (from, to) = range.split_once('-').unwrap();
+        let at = |hex| u64::from_str_radix(hex, 16).unwrap();
+        let (mut from, to) = (at(from), at(to));
+        while rights.starts_with('r') && from < to {
+            let most = CHUNK.min(usize::try_from(to - from).unwrap());
+            // Some pages are nobody's to read.
+            let Ok(read) = memory.read_at(&mut chunk[..most], from) else {
+                break;
+            };
+            if needles.stand_in(&chunk[..read]) {
+                return true;
+            }
+            let read = read as u64;
+            from += if from + read >= to {
+                read
+            } else {
+                read.saturating_sub(OVERLAP).max(1)
+            };
+        }
+    }
+    false
+}
+
+#[test]
+fn neither_the_memory_of_the_sidecar_nor_what_passes_it_has_the_credential() {
+    let proxied = Proxied::of(sockets::start());
+    let setting = &proxied.setting;
+    let (sidecar, enclave) = (setting.running.sidecar.pid(), setting.running.enclave.pid());
+    let trace = setting.running.folder().join("trace");
+    let calls = "trace=read,readv,recvfrom,recvmsg,write,writev,sendto,sendmsg,sendmmsg";
+    let file = trace.to_str().unwrap();
+    let arguments = ["-s", "1000000", "-o", file, "-e", calls];
+    let Some(mut strace) = harness::strace(sidecar, &arguments) else {
+        return harness::skipped("strace is not installed");
+    };
+    // It is put once more, used by every way in, and shown by the service in vain.
+    setting.put_well("crew", SECRET);
+    let bearer = format!("authorization: Bearer {PLACEHOLDER}\r\n");
+    assert!(
+        setting
+            .ask_tcp("GET /api/page", &bearer, b"")
+            .contains("a page")
+    );
+    let through = proxied.curl(&["https://api.example/v1/page"]);
+    assert!(through.stdout.ends_with(b"a page"));
+    let told = setting.talk("/socket", &json!({"say": ["hello", "leak"]}));
+    assert_eq!(told["closed"], json!([1008, "credential_reflected"]));
+    setting.events("credential.close", 3);
+    let needles = Needles::new(&[SECRET]);
+    assert!(!has_in_memory(sidecar, &needles));
+    kill_process(
+        Pid::from_raw(strace.id().cast_signed()).unwrap(),
+        Signal::INT,
+    )
+    .unwrap();
+    strace.wait().unwrap();
+    let heard = std::fs::read(&trace).unwrap();
+    assert!(!needles.stand_in(&heard));
+    // Whoever looks so finds what is there.
+    assert!(Needles::new(&[PLACEHOLDER]).stand_in(&heard));
+    assert!(has_in_memory(
+        sidecar,
+        &Needles::new(&["agentkeys-proxy.sock"])
+    ));
+    assert!(has_in_memory(std::process::id(), &needles));
+    // And where it should be, it is: in the process that asks the service, which is the enclave's.
+    let children = format!("/proc/{enclave}/task/{enclave}/children");
+    wait_for(|| {
+        let children = std::fs::read_to_string(&children).unwrap();
+        let mut children = children.split_whitespace().map(|pid| pid.parse().unwrap());
+        children.any(|child| has_in_memory(child, &needles))
+    });
+}
