@@ -10,6 +10,7 @@ mod killed;
 mod lasting;
 mod leasing;
 mod lying;
+mod many;
 mod searched;
 mod seaweed;
 pub(crate) mod setting;
