@@ -286,3 +286,21 @@ fn a_parent_that_says_less_than_is_asked_has_nothing_sent() {
     );
     assert_eq!(parent.setting.upstream.seen()[0].body, body);
 }
+
+#[test]
+fn what_one_enclave_sealed_or_let_be_made_is_nothing_to_another() {
+    let (mut first, mut second) = (Parent::start(), Parent::start());
+    let body = sha256(b"");
+    // A ticket of the one, shown to the other.
+    let ticket = first.open(Some(0), body);
+    let came = second.call(ticket, &[(CallKind::End, b"")]);
+    assert!(!came.iter().any(|(kind, _)| *kind == CallKind::Head));
+    assert!(second.setting.upstream.seen().is_empty());
+    // It is the first one's still.
+    let came = first.call(ticket, &[(CallKind::End, b"")]);
+    assert!(came.iter().any(|(kind, _)| *kind == CallKind::Head));
+    // A credential of the one, brought to the other.
+    second.envelope.clone_from(&first.envelope);
+    let refused = second.open_counted(Some(0), Some(body), None);
+    assert_eq!(refused, Err("envelope_unopened".into()));
+}

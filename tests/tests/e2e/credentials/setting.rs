@@ -36,6 +36,12 @@ impl Setting {
     pub(crate) fn with(upstream: Upstream, with: &With<'_>) -> Self {
         let port = free_port();
         let config = config(upstream.address, port, with.proxy);
+        // A second service of this name is at the same place.
+        let other = format!("addresses = {{ other = \"{}\", api", upstream.address);
+        let config = match with.bundle.contains("name = \"other\"") {
+            true => config.replacen("addresses = { api", &other, 1),
+            false => config,
+        };
         let config = config.replacen("[proxy]", &format!("{}[proxy]", with.sidecar), 1);
         let running = Running::prepared(
             |state| bundle(state, &upstream.root, with),
@@ -59,7 +65,18 @@ impl Setting {
 
     /// Puts a credential, with more arguments.
     pub(crate) fn put(&self, identity: &str, secret: &str, more: &[&str]) -> Output {
-        let which = ["put", "--identity", identity, "--service", "api"];
+        self.put_for("api", identity, secret, more)
+    }
+
+    /// The same for another service.
+    pub(crate) fn put_for(
+        &self,
+        service: &str,
+        identity: &str,
+        secret: &str,
+        more: &[&str],
+    ) -> Output {
+        let which = ["put", "--identity", identity, "--service", service];
         let desk = desk(&self.running.state);
         let desk: Vec<&str> = desk.iter().map(String::as_str).collect();
         self.command(&[&which[..], &desk, more].concat(), secret)
