@@ -14,7 +14,7 @@ use policy::{Bundle, Price, RevokedCredential, Scrub, Service, ServiceRule};
 use policy_engine::{Denied, Reservation, Taken, Usage};
 use protocol::Ticket;
 use record::Decision;
-use upstream::{Call, Ended, Ending, Revoked, Setup, Unavailable};
+use upstream::{Call, Ended, Ending, Revoked, Setup, TokenSetup, Unavailable};
 use zeroize::Zeroizing;
 
 use crate::Error;
@@ -617,6 +617,11 @@ impl ServiceState {
             roots: roots.into_iter().map(ByteVec::from).collect(),
             pins: pins.collect(),
             replace: service.scrub == Scrub::Replace,
+            token: service.token.as_ref().map(|source| TokenSetup {
+                source: serde_json::json!(source).to_string(),
+                header: service.inject.header.clone().unwrap_or_default(),
+                format: service.inject.format.clone().unwrap_or("{}".into()),
+            }),
         };
         courier.begin(setup).map_err(|_| Error::ServiceGone)?;
         let identities = bundle.identities.iter();
@@ -664,6 +669,7 @@ fn how(
         sent: Some(ended.sent),
         sent_digest: Some(Digest(ended.sent_digest)),
         spki: ended.spki.map(Digest),
+        minted: ended.minted.then_some(true),
         status: ended.status,
         ..credential
     }
@@ -751,6 +757,7 @@ mod tests {
             received_digest: [0; 32],
             spki: None,
             tokens: None,
+            minted: false,
         }
     }
 

@@ -100,13 +100,22 @@ pub struct ProxyConfig {
     pub(crate) addresses: Addresses,
 }
 
+/// Whether this is a service, or `NAME.token` of one that has tokens.
+fn is_dialled(policy: &Bundle, name: &str) -> bool {
+    let with_tokens = || {
+        let (_, service) = policy.service(name.strip_suffix(".token")?)?;
+        service.token.as_ref()
+    };
+    policy.service(name).is_some() || with_tokens().is_some()
+}
+
 impl ProxyFile {
     fn finish(self, policy: &Bundle, aws: Option<&PathBuf>) -> Result<Option<ProxyConfig>, Error> {
         if policy.services.is_empty() {
             return Ok(None);
         }
         let mut named = self.addresses.keys();
-        if let Some(unknown) = named.find(|name| policy.service(name).is_none()) {
+        if let Some(unknown) = named.find(|name| !is_dialled(policy, name)) {
             return Err(Error::Config(format!(
                 "proxy.addresses names {unknown:?}, and the bundle has no such service"
             )));

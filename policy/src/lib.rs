@@ -36,6 +36,8 @@ mod priced;
 mod rego;
 mod rule;
 mod services;
+mod token_source;
+mod upstream;
 
 pub use crate::annex::{Annex, AssertedCaller, ListedStatus, RevokedCredential};
 pub use crate::bundle::{
@@ -51,8 +53,10 @@ pub use crate::priced::{Budget, Form, Price, Priced};
 pub use crate::rego::Rego;
 pub use crate::rule::{ApprovalRule, Constraint, Limit, Period, Rule, Scalar};
 pub use crate::services::{
-    HttpsProxy, Inject, MAX_SERVICES, Pin, Scrub, Service, ServiceRule, SigV4, Unmatched, Upstream,
+    HttpsProxy, Inject, MAX_SERVICES, Pin, Scrub, Service, ServiceRule, SigV4, Unmatched,
 };
+pub use crate::token_source::{ClientAuth, Grant, TokenSource};
+pub use crate::upstream::Upstream;
 
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,10 @@ use identity::{Digest, resource};
 use serde::{Deserialize, Serialize};
 
 use crate::names::{check_name, malformed};
-use crate::{ApprovalRule, Budget, Callers, Error, Limit, Pattern, Priced, ProvenCaller};
+use crate::{
+    ApprovalRule, Budget, Callers, Error, Limit, Pattern, Priced, ProvenCaller, TokenSource,
+    Upstream,
+};
 
 /// Each service has a process of its own in the enclave, of which there are so many.
 pub const MAX_SERVICES: usize = 16;
@@ -50,6 +53,9 @@ pub struct Service {
     pub pins: Vec<Pin>,
     /// Where its credential is put.
     pub inject: Inject,
+    /// If given, the credential gets short tokens, and these are put there in its stead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<TokenSource>,
     /// For how long money is counted, if a rule has a limit of cost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
@@ -74,16 +80,6 @@ pub struct HttpsProxy {
 pub enum Unmatched {
     /// They are refused.
     Refuse,
-}
-
-/// An `https:` URL: a host, perhaps a port, and a path that stands before all that is asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Upstream {
-    url: String,
-    /// How long scheme and authority are together.
-    origin: usize,
-    port: u16,
 }
 
 /// SHA-256 of a SubjectPublicKeyInfo: `sha256:` and 64 hex digits.
@@ -209,70 +205,6 @@ pub struct ServiceRule {
     /// If given, a request waits until somebody approves it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<ApprovalRule>,
-}
-
-impl Upstream {
-    /// The URL, without a `/` at its end.
-    pub fn as_str(&self) -> &str {
-        &self.url
-    }
-
-    /// Host and, where it is not 443, port, as `Host` names them.
-    pub fn authority(&self) -> &str {
-        &self.url["https://".len()..self.origin]
-    }
-
-    /// The host alone.
-    pub fn host(&self) -> &str {
-        let authority = self.authority();
-        authority.split(':').next().unwrap_or(authority)
-    }
-
-    /// The port.
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// The path before all that is asked for; empty, or it begins with `/`.
-    pub fn path(&self) -> &str {
-        &self.url[self.origin..]
-    }
-}
-
-impl TryFrom<String> for Upstream {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let rest = text
-            .strip_prefix("https://")
-            .ok_or("upstream is an https: URL: a credential does not travel in the clear")?;
-        let with_path = resource::with_path(&text);
-        resource::check(&with_path).map_err(|error| format!("upstream {text:?}: {error}"))?;
-        if text.ends_with('/') {
-            return Err("upstream has no / at its end: what is asked for begins with one".into());
-        }
-        let authority = rest.split('/').next().unwrap_or_default();
-        let (host, port) = match authority.split_once(':') {
-            Some((host, port)) => (host, port.parse().map_err(|_| "no port")?),
-            None => (authority, 443),
-        };
-        // A name is what a certificate is held against.
-        if host.parse::<std::net::Ipv4Addr>().is_ok() || host.starts_with('[') {
-            return Err("the host of upstream is a name, and no address".into());
-        }
-        let origin = "https://".len() + authority.len();
-        Ok(Self {
-            origin,
-            port,
-            url: text,
-        })
-    }
-}
-
-impl From<Upstream> for String {
-    fn from(upstream: Upstream) -> Self {
-        upstream.url
-    }
 }
 
 impl TryFrom<String> for Pin {
@@ -444,6 +376,12 @@ impl Service {
             }
         }
         self.inject.check(&self.upstream)?;
+        if let Some(token) = &self.token {
+            token.check()?;
+            if self.inject.header.is_none() {
+                return Err("token: it stands in a header: inject = { header = ... }".into());
+            }
+        }
         if self.rules.is_empty() || self.rules.len() > 64 {
             return Err("1 to 64 rules".into());
         }

@@ -17,7 +17,7 @@ pub enum CallKind {
     Data = 2,
     /// The end of a body.
     End = 3,
-    /// A line to the service is wanted for this call.
+    /// A line is wanted for this call: [`LineTo`].
     LineWanted = 4,
     /// The head of the answer: a [`FramedHead`].
     Head = 5,
@@ -27,6 +27,31 @@ pub enum CallKind {
     Ask = 7,
     /// What came of that, or of the call: [`Told`](crate::Told).
     Told = 8,
+}
+
+/// Whom a line that is wanted is to: what [`CallKind::LineWanted`] says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LineTo {
+    /// The service.
+    Service,
+    /// Who gives tokens for it.
+    Tokens,
+}
+
+impl LineTo {
+    /// As it is said.
+    pub fn bytes(self) -> &'static [u8] {
+        match self {
+            Self::Service => &[],
+            Self::Tokens => &[1],
+        }
+    }
+
+    /// As it was said; none if that means nothing.
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        let both = [Self::Service, Self::Tokens];
+        both.into_iter().find(|to| to.bytes() == bytes)
+    }
 }
 
 /// The head of a frame on a line for calls: its kind, and the length of what follows, big-endian.

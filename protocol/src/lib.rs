@@ -28,7 +28,7 @@ mod refusal;
 mod requester;
 mod traits;
 
-pub use call_frames::{CallFrame, CallFrames, CallKind};
+pub use call_frames::{CallFrame, CallFrames, CallKind, LineTo};
 pub use credentials::{
     AttestedAuthority, CountedBody, CredentialEpochs, Failed, FramedHead, InsideRequest,
     KeptCredential, LineKind, OpenCredential, OpenSealed, OpenedSealed, Refused, SealedCredential,

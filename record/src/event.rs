@@ -190,6 +190,9 @@ pub struct Credential {
     /// Method of the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
+    /// Whether a token was asked for with the credential, for this call: `true`, or not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minted: Option<bool>,
     /// Bytes of the answer's body that were passed on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub received: Option<u64>,

@@ -39,6 +39,7 @@ fn credential() -> Credential {
         ingress: Some(true),
         length: Some(5),
         method: Some("POST".into()),
+        minted: Some(true),
         received: Some(6),
         received_digest: Some(sha256(b"answer")),
         sent: Some(5),

@@ -37,6 +37,8 @@ pub struct With<'a> {
     pub proxy: &'a str,
     /// Lines of the sidecar's configuration before `[proxy]`.
     pub sidecar: &'a str,
+    /// More of the sidecar's `addresses`, each with a comma behind it.
+    pub addresses: &'a str,
     /// More arguments of the enclave.
     pub enclave: &'a [&'a str],
 }
@@ -53,6 +55,7 @@ impl Default for With<'_> {
             bundle: "",
             proxy: "",
             sidecar: "",
+            addresses: "",
             enclave: &[],
         }
     }

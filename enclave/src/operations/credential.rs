@@ -2,9 +2,9 @@
 
 use broker::websocket::Handshake;
 use broker::{
-    Body, CallKey, Envelope, Epoch, EpochOrder, Epochs, Header, Lease, MAX_PRICED, Omni, Order,
-    RequestHead, ShownBody, Signing, Target, Tokens, actions, body_of, check_field, check_unpriced,
-    forwarded, header_digest, inject,
+    Body, CallKey, Envelope, Epoch, EpochOrder, Epochs, Header, Lease, MAX_PRICED, Minting, Omni,
+    Order, RequestHead, ShownBody, Signing, Target, Tokens, actions, body_of, check_field,
+    check_unpriced, forwarded, header_digest, inject, unplaced,
 };
 use identity::json::MAX_SAFE_INTEGER;
 use identity::{ApprovalId, Caller, Digest, Intent, SKEW_SECONDS, UnixSeconds, cbor, sha256};
@@ -16,7 +16,7 @@ use protocol::{
     Answer, CredentialEpochs, KeptCredential, OpenCredential, OpenSealed, OpenedSealed,
     PendingApproval, Requester, SealedCredential, ServiceRequest, Ticket,
 };
-use upstream::{Call, CountedCall, PlacedField, Secret, SecretKey};
+use upstream::{Call, CountedCall, MintingSecret, PlacedField, Secret, SecretKey};
 use zeroize::Zeroizing;
 
 use crate::Error;
@@ -569,7 +569,14 @@ impl Asked {
                 body,
                 time,
             });
-        let placed = inject(&service.inject, &self.target, signing, secret)?;
+        let minting = match &service.token {
+            None => None,
+            Some(source) => Some(Minting::new(source, secret, time)?),
+        };
+        let placed = match &minting {
+            None => inject(&service.inject, &self.target, signing, secret)?,
+            Some(minting) => unplaced(&self.target, minting),
+        };
         let headers = placed.headers.into_iter();
         Ok(Call {
             ticket: whose.ticket,
@@ -586,6 +593,7 @@ impl Asked {
                 value: Secret(field.value),
             }),
             websocket: request.websocket,
+            minting: minting.as_ref().map(MintingSecret::new),
             secrets: placed.secrets.into_iter().map(Secret).collect(),
             body: match self.body {
                 Some(Body::Digest(digest)) => Some(digest),

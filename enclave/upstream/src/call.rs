@@ -16,6 +16,7 @@ use crate::body::CallBody;
 use crate::download::Download;
 use crate::frames::{FramesFrom, FramesTo, frames};
 use crate::lines::Line;
+use crate::mint;
 use crate::pool::{Connection, Owner};
 use crate::progress::Progress;
 use crate::shared::{Offered, Shared, revocation};
@@ -106,6 +107,7 @@ fn says(ending: Ending) -> &'static str {
         Ending::PlaceholderMisplaced => {
             "the credential has no place in the body or message, or more than one"
         }
+        Ending::TokenRefused => "no token was given for the credential",
         Ending::ServiceEncoded => "the service encoded its answer, though nobody asked it to",
     }
 }
@@ -131,8 +133,10 @@ async fn make(
             Some(first.ok().flatten().ok_or(Ending::Aborted)?)
         }
     };
+    let token = mint::token(shared, to, call, &mut progress.minted).await?;
+    let token = token.as_ref();
     if call.websocket {
-        return websocket::make(shared, (from, to), call, progress)
+        return websocket::make(shared, (from, to), call, token, progress)
             .await
             .map(|()| false);
     }
@@ -150,7 +154,8 @@ async fn make(
     let download = Download {
         shared,
         call,
-        needles: shared.needles(call),
+        token,
+        needles: shared.needles(call, token),
         to,
         status: &mut progress.status,
         spki: &mut progress.spki,
@@ -161,6 +166,11 @@ async fn make(
         gone = uploading => return Err(gone),
         got = download.run(sent) => got?,
     };
+    if let Some(token) = token.filter(|_| progress.status == Some(401)) {
+        // The next call asks for another one.
+        let held = lock(&shared.tokens).of((call.actor, call.version));
+        held.lock().await.drop_token(token);
+    }
     // An answer that came before the request was whole: the rest of that is nobody's, and what it
     // went over is out of step.
     let whole = whole.load(Ordering::Acquire);

@@ -1,6 +1,5 @@
 //! The way to the service, and what comes back.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,16 +19,16 @@ use protocol::{CallKind, FramedHead};
 use tokio::time::timeout;
 
 use crate::body::CallBody;
+use crate::connect::{Whom, connect};
 use crate::counted::Counted;
 use crate::frames::FramesTo;
 use crate::pool::Connection;
 use crate::shared::Shared;
 use crate::sync::lock;
 use crate::tls;
+use crate::tokens::Token;
 use crate::wire::{Call, Ending};
 
-/// For a line to be lent, and for the service to shake hands.
-const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// For the next piece of an answer: models think for minutes.
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(600);
 /// How clients of S3 say that a body goes up in chunks. Some stores keep the word with the object, and say it of
@@ -42,6 +41,8 @@ pub(crate) const MAX_BUFFER: usize = 64 * 1024;
 pub(crate) struct Download<'a> {
     pub(crate) shared: &'a Arc<Shared>,
     pub(crate) call: &'a Call,
+    /// What is put in the credential's place, if it is a token.
+    pub(crate) token: Option<&'a Token>,
     pub(crate) needles: Arc<Needles>,
     pub(crate) to: &'a mut FramesTo,
     pub(crate) status: &'a mut Option<u16>,
@@ -101,27 +102,18 @@ impl Download<'_> {
             value.set_sensitive(true);
             headers.append(name, value);
         }
+        if let Some((host, token)) = self.shared.token_host.as_ref().zip(self.token) {
+            let name = HeaderName::from_bytes(host.header.as_bytes()).map_err(|_| odd)?;
+            let mut value = HeaderValue::from_bytes(&host.value(token)).map_err(|_| odd)?;
+            value.set_sensitive(true);
+            headers.append(name, value);
+        }
         Ok(request)
     }
 
     /// A new connection, over a line that is asked for.
     pub(crate) async fn connect(&mut self) -> Result<Connection, Ending> {
-        let ticket = self.call.ticket;
-        let line = self.shared.want(ticket);
-        let wanted = self.to.write(CallKind::LineWanted, &[]).await;
-        wanted.map_err(|_| Ending::Aborted)?;
-        let lent = timeout(CONNECT_WITHIN, line).await;
-        self.shared.unwant(ticket);
-        let Ok(Ok(line)) = lent else {
-            return Err(Ending::ServiceUnreachable);
-        };
-        let (connector, name) = (self.shared.tls.clone(), self.shared.name.clone());
-        let shaken = timeout(CONNECT_WITHIN, connector.connect(name, line)).await;
-        let stream = match shaken {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) if is_untrusted(&error) => return Err(Ending::ServiceUntrusted),
-            _ => return Err(Ending::ServiceUnreachable),
-        };
+        let stream = connect(self.shared, self.to, self.call.ticket, Whom::Service).await?;
         let shown = stream.get_ref().1.peer_certificates();
         let spki = shown.and_then(|shown| tls::key_of(shown.first()?));
         let (sender, driving) = Builder::new()
@@ -275,12 +267,6 @@ async fn next_piece(body: &mut Incoming) -> Result<Option<Bytes>, Ending> {
             return Ok(Some(piece));
         }
     }
-}
-
-/// Whether it was the certificate.
-fn is_untrusted(error: &io::Error) -> bool {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
-    matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
 }
 
 fn ending_of(error: &TrySendError<Request<CallBody>>) -> Ending {

@@ -15,17 +15,20 @@
 mod body;
 mod call;
 mod client;
+mod connect;
 mod counted;
 mod download;
 mod error;
 mod frames;
 mod lines;
+mod mint;
 mod pool;
 mod process;
 mod progress;
 mod shared;
 mod sync;
 mod tls;
+mod tokens;
 mod upload;
 mod websocket;
 mod whole;
@@ -38,5 +41,6 @@ pub use crate::lines::{Line, Lines, Stream, runtime};
 pub use crate::process::{Messages, Pipes, serve};
 pub use crate::shared::unclaimed;
 pub use crate::wire::{
-    Answer, Ask, Call, CountedCall, Ended, Ending, PlacedField, Revoked, Secret, SecretKey, Setup,
+    Answer, Ask, Call, CountedCall, Ended, Ending, MintingSecret, PlacedField, Revoked, Secret,
+    SecretKey, Setup, TokenSetup,
 };

@@ -20,6 +20,8 @@ pub(crate) struct Progress {
     pub(crate) received: Counted,
     /// What the service says was used, where that is counted.
     pub(crate) used: Option<Used>,
+    /// Whether a token was asked for.
+    pub(crate) minted: bool,
 }
 
 impl Progress {
@@ -30,6 +32,7 @@ impl Progress {
             sent: Arc::new(Mutex::new(Counted::new())),
             received: Counted::new(),
             used: None,
+            minted: false,
         }
     }
 
@@ -40,6 +43,7 @@ impl Progress {
         Ended {
             tokens: said.map(|said| [known(said.input), known(said.output)]),
             status: self.status,
+            minted: self.minted,
             spki: self.spki,
             sent: sent.bytes,
             sent_digest: sent.digest(),

@@ -20,6 +20,7 @@ use crate::lines::Line;
 use crate::pool::Pool;
 use crate::sync::lock;
 use crate::tls::{self, Clock};
+use crate::tokens::{Token, TokenHost, Tokens};
 use crate::wire::{Call, Ended, Ending, Revoked, Setup};
 
 /// Calls that wait for their lines.
@@ -39,6 +40,9 @@ pub(crate) struct Shared {
     pub(crate) tls: TlsConnector,
     pub(crate) name: ServerName<'static>,
     pub(crate) pool: Mutex<Pool>,
+    /// How tokens are asked for, if credentials get some.
+    pub(crate) token_host: Option<TokenHost>,
+    pub(crate) tokens: Mutex<Tokens>,
     clock: Arc<Clock>,
     tickets: Mutex<BTreeMap<Ticket, Claim>>,
     /// Lines to the service that a call waits for.
@@ -90,6 +94,7 @@ pub(crate) fn unsent(ticket: Ticket, ending: Ending) -> Ended {
         received_digest: nothing,
         spki: None,
         tokens: None,
+        minted: false,
     }
 }
 
@@ -97,6 +102,8 @@ impl Shared {
     pub(crate) fn new(setup: &Setup, ended: mpsc::Sender<Ended>) -> Result<Self, Error> {
         let clock = Arc::new(Clock::new());
         let (config, name) = tls::config(setup, Arc::clone(&clock))?;
+        let token = setup.token.as_ref();
+        let token_host = token.map(|token| TokenHost::new(setup, token, &clock));
         Ok(Self {
             authority: setup.authority.clone(),
             scrub: if setup.replace {
@@ -107,6 +114,8 @@ impl Shared {
             tls: TlsConnector::from(config),
             name,
             pool: Mutex::default(),
+            token_host: token_host.transpose()?,
+            tokens: Mutex::default(),
             clock,
             tickets: Mutex::default(),
             wanted: Mutex::default(),
@@ -171,8 +180,9 @@ impl Shared {
 
     /// What must not come back in the answer to a call. It is made once for a credential: that takes
     /// longer than many a call, and memory.
-    pub(crate) fn needles(&self, call: &Call) -> Arc<Needles> {
-        let secrets: Vec<&[u8]> = call.secrets.iter().map(AsRef::as_ref).collect();
+    pub(crate) fn needles(&self, call: &Call, token: Option<&Token>) -> Arc<Needles> {
+        let mut secrets: Vec<&[u8]> = call.secrets.iter().map(AsRef::as_ref).collect();
+        secrets.extend(token.map(|token| token.as_slice()));
         // By what they are: a version is what somebody says.
         let lengths = secrets.iter().map(|secret| secret.len().to_be_bytes());
         let digest = sha256(&Zeroizing::new(
@@ -211,6 +221,7 @@ impl Shared {
     /// which is told why.
     pub(crate) fn revoke(&self, revoked: Revoked) {
         lock(&self.pool).close(&revoked);
+        lock(&self.tokens).forget(|(actor, version)| revoked.is(actor, version));
         lock(&self.needles).retain(|_, sought| !revoked.is(&sought.actor, sought.version));
         // Nobody listens if no call is under way.
         let _ = self.revoked.send(revoked);
@@ -265,6 +276,7 @@ mod tests {
             roots: Vec::new(),
             pins: Vec::new(),
             replace: false,
+            token: None,
         };
         let (ended, mut endings) = mpsc::channel(64);
         tokio::spawn(async move { while endings.recv().await.is_some() {} });
@@ -287,6 +299,7 @@ mod tests {
             counted: None,
             field: None,
             websocket: false,
+            minting: None,
             secrets: vec![Secret(Zeroizing::new(secret.to_vec()))],
         }
     }
@@ -364,13 +377,13 @@ mod tests {
     fn what_is_looked_for_is_made_once_for_a_credential_and_by_what_it_is() {
         run(async {
             let shared = shared();
-            let first = shared.needles(&call(1, 1, b"12345678"));
+            let first = shared.needles(&call(1, 1, b"12345678"), None);
             assert!(Arc::ptr_eq(
                 &first,
-                &shared.needles(&call(2, 1, b"12345678"))
+                &shared.needles(&call(2, 1, b"12345678"), None)
             ));
             // Whoever says the same version of another one does not have the other one passed.
-            let other = shared.needles(&call(3, 1, b"abcdefgh"));
+            let other = shared.needles(&call(3, 1, b"abcdefgh"), None);
             assert!(other.stand_in(b"x abcdefgh") && !other.stand_in(b"12345678"));
             shared.revoke(until(1));
             assert!(lock(&shared.needles).is_empty());

@@ -136,15 +136,33 @@ pub(crate) fn config(
     setup: &Setup,
     clock: Arc<Clock>,
 ) -> Result<(Arc<ClientConfig>, ServerName<'static>), Error> {
+    config_for(&setup.host, setup, pins(setup)?, clock)
+}
+
+/// How to meet another host under the service's roots: pins are not for it.
+pub(crate) fn config_of_other(
+    host: &str,
+    setup: &Setup,
+    clock: Arc<Clock>,
+) -> Result<(Arc<ClientConfig>, ServerName<'static>), Error> {
+    config_for(host, setup, Vec::new(), clock)
+}
+
+fn config_for(
+    host: &str,
+    setup: &Setup,
+    pins: Vec<[u8; 32]>,
+    clock: Arc<Clock>,
+) -> Result<(Arc<ClientConfig>, ServerName<'static>), Error> {
     let wrong = |error: &dyn std::fmt::Display| Error::Tls(error.to_string());
-    let name = match ServerName::try_from(setup.host.clone()) {
+    let name = match ServerName::try_from(host.to_owned()) {
         Ok(name @ ServerName::DnsName(_)) => name,
         _ => return Err(wrong(&"the host is no name")),
     };
     let provider: CryptoProvider = egress::provider();
     let verifier = Verifier {
         roots: roots(setup)?,
-        pins: pins(setup)?,
+        pins,
         algorithms: provider.signature_verification_algorithms,
     };
     let mut config = ClientConfig::builder_with_details(Arc::new(provider), clock)

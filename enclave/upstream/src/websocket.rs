@@ -24,6 +24,7 @@ use crate::frames::{FramesFrom, FramesTo};
 use crate::progress::Progress;
 use crate::shared::Shared;
 use crate::sync::lock;
+use crate::tokens::Token;
 use crate::wire::{Call, Ending};
 
 /// For the other side to close too.
@@ -45,14 +46,16 @@ pub(crate) async fn make(
     shared: &Arc<Shared>,
     (from, to): (&mut FramesFrom, &mut FramesTo),
     call: &Call,
+    token: Option<&Token>,
     progress: &mut Progress,
 ) -> Result<(), Ending> {
     let handshake = Handshake::of(&call.headers).map_err(|_| Ending::Aborted)?;
-    let needles = shared.needles(call);
+    let needles = shared.needles(call, token);
     let sent = Arc::clone(&progress.sent);
     let mut download = Download {
         shared,
         call,
+        token,
         needles: Arc::clone(&needles),
         to,
         status: &mut progress.status,

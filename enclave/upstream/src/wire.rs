@@ -1,7 +1,7 @@
 //! What passes over the two pipes between the process that holds the keys and this one: frames of
 //! deterministic CBOR ([`protocol::write_frame`]).
 
-use broker::{Field, Header};
+use broker::{Field, Header, Minting};
 use identity::Digest;
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Decoder, Encode, Encoder};
@@ -42,6 +42,24 @@ pub struct Setup {
     /// Whether a credential that comes back is replaced, and the answer not cut off.
     #[n(4)]
     pub replace: bool,
+    /// Where its credentials get tokens, if that is what is put in their place.
+    #[n(5)]
+    pub token: Option<TokenSetup>,
+}
+
+/// Where credentials get tokens, and where these are put.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct TokenSetup {
+    /// JSON of a [`policy::TokenSource`].
+    #[n(0)]
+    pub source: String,
+    /// The header in which a token stands.
+    #[n(1)]
+    pub header: String,
+    /// What stands there: `{}` is the token.
+    #[n(2)]
+    pub format: String,
 }
 
 /// A credential that is not used any more.
@@ -112,6 +130,47 @@ pub struct Call {
     /// Whether it is for a WebSocket.
     #[n(14)]
     pub websocket: bool,
+    /// With what a token is asked for, if one is put in the credential's place.
+    #[n(15)]
+    pub minting: Option<MintingSecret>,
+}
+
+/// With what a token is asked for ([`broker::Minting`]).
+#[derive(Encode, Decode)]
+#[cbor(array)]
+pub struct MintingSecret {
+    /// What is shown.
+    #[n(0)]
+    pub shown: Secret,
+    /// The client's secret, where another thing is shown.
+    #[n(1)]
+    pub client_secret: Option<Secret>,
+}
+
+impl MintingSecret {
+    /// Of what shall get tokens.
+    pub fn new(minting: &Minting) -> Self {
+        let secret = |text: &Zeroizing<String>| Secret(Zeroizing::new(text.as_bytes().to_vec()));
+        Self {
+            shown: secret(&minting.shown),
+            client_secret: minting.client_secret.as_ref().map(secret),
+        }
+    }
+
+    /// None, if it is no text.
+    pub(crate) fn to_minting(&self) -> Option<Minting> {
+        let text = |secret: &Secret| {
+            let text = str::from_utf8(secret.as_ref()).ok()?;
+            Some(Zeroizing::new(text.to_owned()))
+        };
+        Some(Minting {
+            shown: text(&self.shown)?,
+            client_secret: match &self.client_secret {
+                None => None,
+                Some(secret) => Some(text(secret)?),
+            },
+        })
+    }
 }
 
 /// Where in a body or a message a credential stands ([`broker::Field`]).
@@ -242,6 +301,9 @@ pub struct Ended {
     /// Tokens of prompt and answer that the service says were used.
     #[n(8)]
     pub tokens: Option<[u64; 2]>,
+    /// Whether a token was asked for with the credential, for this call.
+    #[n(9)]
+    pub minted: bool,
 }
 
 /// In which way a call ended.
@@ -290,6 +352,9 @@ pub enum Ending {
     /// The credential has no place in the body or message, or more than one.
     #[n(12)]
     PlaceholderMisplaced,
+    /// No token was given for the credential; nothing was sent to the service.
+    #[n(13)]
+    TokenRefused,
 }
 
 impl Ending {

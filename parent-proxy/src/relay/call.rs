@@ -15,7 +15,9 @@ use hyper::body::{Body, Bytes, Frame};
 use hyper::{Response, StatusCode};
 use identity::cbor;
 use policy::Bundle;
-use protocol::{CallFrame, CallFrames, CallKind, Endpoint, Failed, FramedHead, LineKind, Ticket};
+use protocol::{
+    CallFrame, CallFrames, CallKind, Endpoint, Failed, FramedHead, LineKind, LineTo, Ticket,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -101,10 +103,7 @@ impl Calls {
         };
         loop {
             match call.from.next().await? {
-                (CallKind::LineWanted, _) => {
-                    let (addresses, service) = (&lines.addresses, &lines.service);
-                    addresses.lend(service, &lines.endpoint, ticket).await?;
-                }
+                (CallKind::LineWanted, to) => lines.lend(&to, ticket).await?,
                 (CallKind::Head, bytes) => return answer(call, &bytes),
                 (CallKind::Failed, bytes) => return Err(CallError::Failed(failed(&bytes))),
                 _ => return Err(nonsense().into()),
@@ -222,10 +221,7 @@ async fn pass_back(
             }
         };
         match frame {
-            (CallKind::LineWanted, _) => {
-                let (addresses, service) = (&lines.addresses, &lines.service);
-                addresses.lend(service, &lines.endpoint, ticket).await?;
-            }
+            (CallKind::LineWanted, line_to) => lines.lend(&line_to, ticket).await?,
             (kind @ (CallKind::Head | CallKind::Data), bytes) => {
                 CallFrame::write(kind, &bytes, &mut out);
             }
@@ -281,6 +277,15 @@ impl ServiceLines {
         }
         begun.extend_from_slice(&LineKind::Calls.opening(ticket));
         Ok((open(&self.endpoint).await?, begun))
+    }
+
+    /// Lends a line to whom it is wanted.
+    async fn lend(&self, to: &[u8], ticket: Ticket) -> Result<(), CallError> {
+        let to = LineTo::of(to).ok_or_else(nonsense)?;
+        let lent = self
+            .addresses
+            .lend((&self.service, to), &self.endpoint, ticket);
+        Ok(lent.await?)
     }
 
     /// The newest line that is still open.

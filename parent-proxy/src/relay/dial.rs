@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use policy::Service;
-use protocol::{Endpoint, LineKind, Ticket};
+use protocol::{Endpoint, LineKind, LineTo, Ticket};
 use tokio::io::{AsyncWriteExt, copy_bidirectional_with_sizes};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
@@ -49,11 +49,11 @@ impl Addresses {
     /// Dials a service, and lends the line to the enclave's process for it.
     pub(crate) async fn lend(
         &self,
-        service: &Service,
+        (service, to): (&Service, LineTo),
         inside: &Endpoint,
         ticket: Ticket,
     ) -> Result<(), NoLine> {
-        let mut outside = self.dial(service).await?;
+        let mut outside = self.dial(service, to).await?;
         let mut inside = open(inside).await.map_err(NoLine::Enclave)?;
         let opening = LineKind::Upstream.opening(ticket);
         inside.write_all(&opening).await.map_err(NoLine::Enclave)?;
@@ -66,9 +66,16 @@ impl Addresses {
         Ok(())
     }
 
-    async fn dial(&self, service: &Service) -> Result<TcpStream, NoLine> {
-        let (host, port) = (service.upstream.host(), service.upstream.port());
-        let fixed = self.fixed.get(&service.name);
+    async fn dial(&self, service: &Service, to: LineTo) -> Result<TcpStream, NoLine> {
+        let (place, name) = match (to, &service.token) {
+            (LineTo::Service, _) => (&service.upstream, service.name.clone()),
+            (LineTo::Tokens, Some(token)) => (&token.url, format!("{}.token", service.name)),
+            (LineTo::Tokens, None) => {
+                return Err(NoLine::Unreachable("the service has no tokens".into()));
+            }
+        };
+        let (host, port) = (place.host(), place.port());
+        let fixed = self.fixed.get(&name);
         let target = fixed.cloned().unwrap_or_else(|| format!("{host}:{port}"));
         let unreachable =
             |why: &dyn std::fmt::Display| NoLine::Unreachable(format!("{target}: {why}"));
@@ -230,7 +237,7 @@ mod tests {
                 .enable_all()
                 .build()
                 .unwrap();
-            let dialled = runtime.block_on(named.dial(&service.unwrap()));
+            let dialled = runtime.block_on(named.dial(&service.unwrap(), LineTo::Service));
             assert!(matches!(dialled, Err(NoLine::Denied(..))), "{address}");
         }
     }

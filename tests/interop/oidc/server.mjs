@@ -8,6 +8,7 @@ const key = { ...privateKey.export({ format: "jwk" }), kid: "one", alg: "RS256",
 const provider = new Provider(`http://127.0.0.1:${port}`, {
   clients: [
     { client_id: "agent", client_secret: "the secret of an agent", grant_types: ["client_credentials"], redirect_uris: [], response_types: [] },
+    { client_id: "service", client_secret: "a+secret/of:a=service", grant_types: ["client_credentials"], redirect_uris: [], response_types: [] },
     { client_id: "gateway", client_secret: "the secret: of a gateway", grant_types: [], redirect_uris: [], response_types: [] },
   ],
   jwks: { keys: [key] },

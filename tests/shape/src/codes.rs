@@ -167,7 +167,7 @@ fn sections() -> Vec<Section> {
                     "Complete" | "Unclaimed" | "Aborted" => String::new(),
                     "ServiceBusy" => "503".into(),
                     "CredentialRevoked" => "403".into(),
-                    "BodyMismatch" => "422".into(),
+                    "BodyMismatch" | "PlaceholderMisplaced" => "422".into(),
                     _ => "502".into(),
                 },
             ),

@@ -108,8 +108,10 @@ fn no_process_of_a_service_has_the_credential_of_another_and_ingress_has_none() 
          rules = [{{ name = \"read\", methods = [\"GET\"], paths = [\"/models\"], identities = [\"crew\"] }}]\n",
         upstream.root
     );
+    let addresses = format!("other = \"{}\", ", upstream.address);
     let with = With {
         bundle: &bundle,
+        addresses: &addresses,
         ..With::default()
     };
     let setting = Setting::with(upstream, &with);

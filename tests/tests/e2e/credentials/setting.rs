@@ -36,12 +36,8 @@ impl Setting {
     pub(crate) fn with(upstream: Upstream, with: &With<'_>) -> Self {
         let port = free_port();
         let config = config(upstream.address, port, with.proxy);
-        // A second service of this name is at the same place.
-        let other = format!("addresses = {{ other = \"{}\", api", upstream.address);
-        let config = match with.bundle.contains("name = \"other\"") {
-            true => config.replacen("addresses = { api", &other, 1),
-            false => config,
-        };
+        let addresses = format!("addresses = {{ {}api", with.addresses);
+        let config = config.replacen("addresses = { api", &addresses, 1);
         let config = config.replacen("[proxy]", &format!("{}[proxy]", with.sidecar), 1);
         let running = Running::prepared(
             |state| bundle(state, &upstream.root, with),
