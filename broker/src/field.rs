@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
 use crate::form::{encoded, parameter};
+use crate::headers::read_as;
 use crate::{Error, Header};
 
 /// Bodies and messages in which a credential is put have so many bytes at most.
@@ -29,12 +30,17 @@ fn misplaced(why: &'static str) -> Error {
 }
 
 /// Refuses a body of which it is not sure that its service reads the same as what is done here.
-pub fn check_field(inject: &Inject, headers: &[Header]) -> Result<(), Error> {
+pub fn check_field(inject: &Inject, headers: &[Header], length: Option<u64>) -> Result<(), Error> {
     let Some(name) = &inject.field else {
         return Ok(());
     };
+    if length.is_none_or(|length| length > MAX_PLACED as u64) {
+        return Err(misplaced("the body is longer than 2 MiB"));
+    }
     let value_of = |name: &str| {
-        let mut all = headers.iter().filter(|header| header.name == name);
+        let mut all = headers
+            .iter()
+            .filter(|header| read_as(&header.name) == name);
         all.next().map(|header| header.value.to_ascii_lowercase())
     };
     if value_of("content-encoding").is_some_and(|coding| coding != b"identity") {
@@ -100,10 +106,16 @@ impl Field {
         let Ok(form) = str::from_utf8(form) else {
             return Err(misplaced("the form is no UTF-8"));
         };
+        // Some read it for `&`.
+        if form.contains(';') {
+            return Err(misplaced("a ; stands in the form"));
+        }
         let (mut at, mut found) = (0, None);
         for part in form.split('&') {
-            if parameter(part).0 == self.name {
-                if found.is_some() {
+            let name = parameter(part).0;
+            let is_it = name == self.name;
+            if is_it || folded(&name) == folded(&self.name) {
+                if !is_it || found.is_some() {
                     return Err(misplaced("its field stands in the form twice"));
                 }
                 found = Some(at..at + part.len());
@@ -120,6 +132,12 @@ pub(crate) fn formatted(inject: &Inject, secret: &[u8]) -> Zeroizing<Vec<u8>> {
     let format = inject.format.as_deref().unwrap_or("{}");
     let (before, after) = format.split_once("{}").unwrap_or_default();
     Zeroizing::new([before.as_bytes(), secret, after.as_bytes()].concat())
+}
+
+/// A name of a form as some read it: PHP takes what stands before a bracket, and `_` for `.` and space.
+fn folded(name: &str) -> String {
+    let name = name.split('[').next().unwrap_or(name);
+    name.to_ascii_lowercase().replace(['.', ' ', '-'], "_")
 }
 
 /// Of the length that it will have, so that no copy of it is left behind.
@@ -177,6 +195,10 @@ impl<'t> Visitor<'t> for Member<'_> {
         while let Some(name) = map.next_key::<String>()? {
             if name != self.name {
                 map.next_value::<IgnoredAny>()?;
+                // Some read names in any case.
+                if name.eq_ignore_ascii_case(self.name) {
+                    found = Found::Twice;
+                }
                 continue;
             }
             let value = map.next_value()?;
@@ -213,7 +235,7 @@ mod tests {
                 "\n{ \"d\" :\t{\"\\u0074oken\": ",
                 " } , \"d2\":{\"token\":\"y\"}}\n",
             ),
-            (r#"{"d":{"token2":"","Token":{},"token":"#, "}}"),
+            (r#"{"d":{"token2":"","Tokens":{},"token":"#, "}}"),
             (
                 r#"{"é":"d","d":{"token":"#,
                 r#","z":[[{"d":1}],"\u00e9"]}}"#,
@@ -252,6 +274,8 @@ mod tests {
             r#"{"d":{"token":"x"},"d":{"token":"y"}}"#,
             r#"{"d":{"token":"x"},"d":1}"#,
             r#"{"d":{"token":"x","\u0074oken":"y"}}"#,
+            r#"{"d":{"token":"x","TOKEN":"y"}}"#,
+            r#"{"D":{},"d":{"token":"x"}}"#,
         ] {
             let why = placed("/d/token", twice).unwrap_err();
             assert!(why.contains("twice"), "{twice}: {why}");
@@ -273,7 +297,11 @@ mod tests {
         }
         for (form, why) in [
             ("", "nothing stands"),
-            ("tokens=x&Token=y", "nothing stands"),
+            ("tokens=x&my_token=y", "nothing stands"),
+            ("token=x&Token=y", "twice"),
+            ("token=x&token[]=y", "twice"),
+            ("token%5B%5D=y", "twice"),
+            ("token=x;a=b", "a ;"),
             ("token=x&token=y", "twice"),
             ("token=x&t%6fken=y", "twice"),
         ] {
@@ -290,7 +318,10 @@ mod tests {
                 ..Inject::default()
             };
             let header = |(name, value): &(&str, &str)| Header::new(name, value.as_bytes());
-            check_field(&inject, &headers.iter().map(header).collect::<Vec<_>>()).is_ok()
+            let headers: Vec<Header> = headers.iter().map(header).collect();
+            let good = |length| check_field(&inject, &headers, length).is_ok();
+            assert!(!good(None) && !good(Some((2 << 20) + 1)));
+            good(Some(2 << 20))
         };
         let json = ("content-type", "Application/JSON; charset=UTF-8");
         let form = ("content-type", "application/x-www-form-urlencoded");

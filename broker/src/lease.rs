@@ -84,6 +84,18 @@ impl Lease {
     }
 }
 
+impl Lease {
+    /// Revokes this, too.
+    pub fn narrow(&mut self, revoked: &[String]) -> Result<(), Error> {
+        for entry in revoked {
+            if !self.revoked.contains(entry) {
+                self.revoked.push(entry.clone());
+            }
+        }
+        check_revoked(&self.revoked)
+    }
+}
+
 /// What is not understood would revoke nothing.
 fn check_revoked(revoked: &[String]) -> Result<(), Error> {
     let is_known = |entry: &String| {
@@ -129,6 +141,18 @@ mod tests {
                 "{at}"
             );
         }
+        // One of the same end narrows, and takes nothing back.
+        let mut narrowed = lease.clone();
+        narrowed
+            .narrow(&["agent:other".into(), "agent:crew".into()])
+            .unwrap();
+        assert_eq!(
+            narrowed.revoked,
+            [&revoked[..], &["agent:other".to_owned()]].concat()
+        );
+        narrowed.narrow(&[]).unwrap();
+        assert_eq!(narrowed.revoked.len(), 3);
+        assert!(narrowed.narrow(&["crew".into()]).is_err());
         // Another word by the same key is none.
         let order = cose::sign(Purpose::CREDENTIAL_EPOCHS, &cbor::to_vec(&lease), &key(1)).unwrap();
         assert!(Lease::verify(&order, key(1).public_key(), boot, annex).is_err());

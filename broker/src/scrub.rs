@@ -104,12 +104,13 @@ impl Needles {
         self.matcher.find(&text.to_ascii_lowercase()).is_some()
     }
 
-    /// How many of the last bytes could be the beginning of one.
-    fn begun(&self, lower: &[u8]) -> usize {
+    /// How many of the last bytes are at least the first half of one.
+    fn half_begun(&self, lower: &[u8]) -> usize {
         let from = lower.len().saturating_sub(self.longest.saturating_sub(1));
         let open = |at: &usize| {
             let tail = &lower[*at..];
-            self.forms.iter().any(|form| form.starts_with(tail))
+            let mut forms = self.forms.iter();
+            forms.any(|form| form.starts_with(tail) && tail.len() * 2 >= form.len())
         };
         (from..lower.len())
             .find(open)
@@ -117,13 +118,17 @@ impl Needles {
     }
 }
 
-/// Passes an answer on, piece by piece. What could be the beginning of a secret is held back until
-/// more is known, and nothing else is.
+/// Passes an answer on, piece by piece. While more comes, as many of the last bytes are held back as the longest
+/// secret has, whatever they are: how much is passed tells nothing of a secret to whoever chooses what stands in an
+/// answer. Where it stops, all of it is passed but for what is half of a secret already.
 #[derive(Debug)]
 pub struct Scrubber<N> {
     needles: N,
     mode: Scrub,
-    held: Bytes,
+    /// The last bytes that came.
+    tail: Bytes,
+    /// How many of them were passed on.
+    passed: usize,
     /// What came, in lower case: kept, so that it is not allocated for each piece.
     lower: Vec<u8>,
 }
@@ -134,7 +139,8 @@ impl<N: std::ops::Deref<Target = Needles>> Scrubber<N> {
         Self {
             needles,
             mode,
-            held: Bytes::new(),
+            tail: Bytes::new(),
+            passed: 0,
             lower: Vec::new(),
         }
     }
@@ -142,29 +148,48 @@ impl<N: std::ops::Deref<Target = Needles>> Scrubber<N> {
     /// What may be passed on of all that came so far.
     pub fn push(&mut self, piece: Bytes) -> Result<Bytes, Reflected> {
         let mut text = piece;
-        if !self.held.is_empty() {
-            text = [&self.held[..], &text].concat().into();
+        if !self.tail.is_empty() {
+            text = [&self.tail[..], &text].concat().into();
         }
-        self.lower.clear();
-        self.lower.extend_from_slice(&text);
-        self.lower.make_ascii_lowercase();
+        self.look_at(&text);
         let found = self.find()?;
         if !found.is_empty() {
             let mut masked = text.to_vec();
             for range in found {
-                masked[range.clone()].fill(b'*');
-                self.lower[range].fill(b'*');
+                masked[range].fill(b'*');
             }
             text = masked.into();
         }
-        let begun = self.needles.begun(&self.lower);
-        self.held = text.split_off(text.len() - begun);
-        Ok(text)
+        let held = self.needles.longest.saturating_sub(1).min(text.len());
+        let end = text.len() - held;
+        let out = text.slice(self.passed.min(end)..end);
+        self.passed = self.passed.saturating_sub(end);
+        // It would keep all of the piece in memory.
+        self.tail = Bytes::copy_from_slice(&text[end..]);
+        Ok(out)
+    }
+
+    /// What may be passed on where nothing more has come yet.
+    pub fn pause(&mut self) -> Bytes {
+        let tail = self.tail.clone();
+        self.look_at(&tail);
+        let end = tail.len() - self.needles.half_begun(&self.lower);
+        let out = tail.slice(self.passed.min(end)..end);
+        self.passed = self.passed.max(end);
+        out
     }
 
     /// The rest, at the end of the answer.
     pub fn finish(&mut self) -> Bytes {
-        std::mem::take(&mut self.held)
+        let rest = self.tail.split_off(self.passed);
+        (self.tail, self.passed) = (Bytes::new(), 0);
+        rest
+    }
+
+    fn look_at(&mut self, text: &[u8]) {
+        self.lower.clear();
+        self.lower.extend_from_slice(text);
+        self.lower.make_ascii_lowercase();
     }
 
     /// Where secrets stand in what came.
@@ -183,6 +208,8 @@ impl<N: std::ops::Deref<Target = Needles>> Scrubber<N> {
 
 #[cfg(test)]
 mod tests {
+    use data_encoding::HEXLOWER;
+
     use super::*;
 
     const SECRET: &[u8] = b"sk-live-0123456789abcdef";
@@ -224,8 +251,9 @@ mod tests {
                     assert!(needles.stand_in(&before));
                     assert!(!needles.stand_in(&before[..before.len() - 1]));
                     let mut scrubber = Scrubber::new(&needles, Scrub::Replace);
-                    let masked = scrubber.push(before.into()).unwrap();
-                    assert!(masked.ends_with(b"***") && scrubber.finish().is_empty());
+                    let now = scrubber.push(before.into()).unwrap();
+                    let masked = [&now[..], &scrubber.finish()].concat();
+                    assert!(masked.ends_with(b"***"));
                 }
             }
         }
@@ -245,22 +273,83 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_passes_as_it_is_and_only_a_beginning_waits() {
+    fn everything_else_passes_as_it_is_and_what_is_half_of_a_secret_waits() {
         let text = b"data: sk-live-0123456789abcde\n\ndata: sk-live-sk-live-0123\n\n";
         for cut in 1..text.len() {
             assert_eq!(passed(text, cut, Scrub::Refuse).as_deref(), Ok(&text[..]));
         }
         let needles = Needles::new(&[SECRET]);
         let mut scrubber = Scrubber::new(&needles, Scrub::Refuse);
+        // Where an event ends, all of it is there.
         for (piece, wanted) in [
             ("data: hello\n\n", "data: hello\n\n"),
-            ("x sk-li", "x "),
-            ("ne", "sk-line"),
-            ("s", ""),
+            ("x sk-li", "x sk-li"),
+            ("ne", "ne"),
+            ("y sk-live-0123", "y "),
+            ("x", "sk-live-0123x"),
         ] {
-            assert_eq!(scrubber.push(piece.into()), Ok(Bytes::from(wanted)));
+            let now = scrubber.push(piece.into()).unwrap();
+            let rest = scrubber.pause();
+            assert_eq!([&now[..], &rest].concat(), wanted.as_bytes());
         }
-        assert_eq!(&scrubber.finish()[..], b"s");
+        assert!(scrubber.finish().is_empty());
+    }
+
+    #[test]
+    fn how_much_is_passed_tells_nothing_of_a_secret() {
+        let needles = Needles::new(&[SECRET]);
+        // What somebody tries at the end of a piece: right, and wrong.
+        for guessed in 1..SECRET.len() {
+            for form in [SECRET.to_vec(), HEXLOWER.encode(SECRET).into_bytes()] {
+                let right = [&[b'~'; 300], &form[..guessed]].concat();
+                let mut wrong = right.clone();
+                *wrong.last_mut().unwrap() = b'~';
+                let lengths = |text: Vec<u8>| {
+                    let mut scrubber = Scrubber::new(&needles, Scrub::Refuse);
+                    let now = scrubber.push(text.into()).unwrap().len();
+                    let more = scrubber.push("~".into()).unwrap().len();
+                    (now, more, scrubber.finish().len())
+                };
+                assert_eq!(lengths(right.clone()), lengths(wrong.clone()), "{guessed}");
+                // And where it stops, nothing that is less than half of one.
+                let stopped = |text: Vec<u8>| {
+                    let mut scrubber = Scrubber::new(&needles, Scrub::Refuse);
+                    let now = scrubber.push(text.into()).unwrap().len();
+                    (now, scrubber.pause().len())
+                };
+                if guessed * 2 < SECRET.len() {
+                    assert_eq!(stopped(right), stopped(wrong), "{guessed}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_secret_is_found_wherever_an_answer_stops_meanwhile() {
+        for form in forms(SECRET) {
+            for first in 1..form.len() {
+                for mode in [Scrub::Refuse, Scrub::Replace] {
+                    let needles = Needles::new(&[SECRET]);
+                    let mut scrubber = Scrubber::new(&needles, mode);
+                    let mut out = scrubber
+                        .push(form[..first].to_vec().into())
+                        .unwrap()
+                        .to_vec();
+                    out.extend(scrubber.pause());
+                    // Less than half of it.
+                    assert!(out.len() * 2 <= form.len());
+                    let second = scrubber.push(form[first..].to_vec().into());
+                    if mode == Scrub::Refuse {
+                        assert_eq!(second, Err(Reflected));
+                        continue;
+                    }
+                    out.extend(second.unwrap());
+                    out.extend(scrubber.finish());
+                    assert_eq!(out.len(), form.len());
+                    assert!(!needles.stand_in(&out) && out.ends_with(b"***"));
+                }
+            }
+        }
     }
 
     proptest::proptest! {

@@ -367,6 +367,16 @@ impl Credentials {
         })
     }
 
+    /// What was ordered is kept: it counts as if it had been opened.
+    pub(crate) fn keep(&self, identity: &str, service: &str, version: u64) -> Result<(), Error> {
+        self.versions(identity, service, |versions| {
+            if version == versions.ordered {
+                versions.seen = versions.seen.max(version);
+            }
+            Ok(())
+        })
+    }
+
     fn versions(
         &self,
         identity: &str,
@@ -426,20 +436,28 @@ impl Credentials {
 
     /// Takes a lease whose signature was verified; gives when it ends.
     pub(crate) fn take_lease(&self, bundle: &Bundle, lease: Lease) -> Result<i64, Error> {
-        let (ends, revoked) = (lease.not_after, lease.revoked.clone());
-        {
+        let revoked = lease.revoked.clone();
+        let ends = {
             let mut leased = lock(&self.lease);
-            let before = leased.lease.as_ref();
-            // Whoever has an older one does not take back what the newer one revokes.
-            if before.is_some_and(|before| ends < before.not_after) {
-                let why = "it ends before the one that was taken";
-                return Err(broker::Error::LeaseInvalid(why).into());
+            match &mut leased.lease {
+                Some(before) if lease.not_after < before.not_after && revoked.is_empty() => {
+                    let why = "it ends before the one that was taken";
+                    return Err(broker::Error::LeaseInvalid(why).into());
+                }
+                // Whoever has an older one does not take back what the newer one revokes. What it revokes itself counts: it
+                // may be of somebody whose clock is behind.
+                Some(before) if lease.not_after <= before.not_after => {
+                    before.narrow(&revoked)?;
+                    before.not_after
+                }
+                before => {
+                    let ends = lease.not_after;
+                    *before = Some(lease);
+                    leased.is_over = false;
+                    ends
+                }
             }
-            *leased = Leased {
-                lease: Some(lease),
-                is_over: false,
-            };
-        }
+        };
         self.revoke(bundle, &revoked);
         Ok(ends)
     }

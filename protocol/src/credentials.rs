@@ -131,6 +131,9 @@ pub struct InsideRequest {
     /// A [`ServiceRequest`], sealed.
     #[cbor(n(1), with = "minicbor::bytes")]
     pub sealed: Vec<u8>,
+    /// Whether it is for a WebSocket, which a parent that stops does not wait for.
+    #[n(2)]
+    pub websocket: bool,
 }
 
 /// What the parent tells the ingress process.

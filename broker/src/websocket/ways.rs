@@ -5,6 +5,7 @@ use std::ops::Deref;
 use bytes::{Bytes, BytesMut};
 use policy::Scrub;
 use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
+use zeroize::Zeroizing;
 
 use super::frames::{Frames, Malformed, Part, Piece, write};
 use crate::{Error, Field, MAX_PLACED, Needles, Reflected, Scrubber};
@@ -58,71 +59,64 @@ impl FromAgent {
         self.is_closed
     }
 
-    /// What is sent of all that came so far, with these masks; each piece of a message is given to `seen` as the agent
-    /// sent it.
+    /// What is sent of all that came so far, with these masks; what of messages goes is given to `seen` as the agent
+    /// sent it. What was good goes before an error.
     pub fn push(
         &mut self,
         bytes: &[u8],
+        out: &mut BytesMut,
         mut mask: impl FnMut() -> [u8; 4],
         mut seen: impl FnMut(&[u8]),
-    ) -> Result<BytesMut, Gone> {
-        let mut out = BytesMut::new();
+    ) -> Result<(), Gone> {
         self.frames.push(bytes);
         while !self.is_closed
             && let Some(part) = self.frames.next_part()?
         {
             let piece = match part {
                 Part::Control(control, bytes) => {
-                    let opcode = OpCode::Control(control);
-                    write(opcode, true, Some(mask()), &bytes, &mut out);
+                    write(OpCode::Control(control), true, Some(mask()), &bytes, out);
                     self.is_closed = control == Control::Close;
                     continue;
                 }
                 Part::Piece(piece) => piece,
             };
-            seen(&piece.bytes);
-            match self.field.take() {
-                Some(field) if piece.kind == Data::Text => {
-                    self.place(field, &piece, Some(mask()), &mut out)?;
-                }
-                field => {
-                    self.field = field;
-                    let opcode = opcode(&piece, piece.begins);
-                    write(opcode, piece.ends, Some(mask()), &piece.bytes, &mut out);
-                }
+            if self.field.is_none() || piece.kind != Data::Text {
+                seen(&piece.bytes);
+                let opcode = opcode(piece.kind, piece.begins);
+                write(opcode, piece.ends, Some(mask()), &piece.bytes, out);
+                continue;
             }
-        }
-        Ok(out)
-    }
-
-    /// A text that may have a place for the credential is passed on when all of it has come.
-    fn place(
-        &mut self,
-        field: Field,
-        piece: &Piece,
-        mask: Option<[u8; 4]>,
-        out: &mut BytesMut,
-    ) -> Result<(), Gone> {
-        if self.text.len() + piece.bytes.len() > MAX_MESSAGE {
-            let why = "a text before the one that has its place is too long";
-            return Err(Gone::Misplaced(Error::PlaceholderMisplaced(why)));
-        }
-        self.text.extend_from_slice(&piece.bytes);
-        if !piece.ends {
-            self.field = Some(field);
-            return Ok(());
-        }
-        let text = std::mem::take(&mut self.text);
-        let placed = field.place_in_json(&text).map_err(Gone::Misplaced)?;
-        let opcode = OpCode::Data(Data::Text);
-        match placed {
-            Some(placed) => write(opcode, true, mask, &placed, out),
-            None => {
-                write(opcode, true, mask, &text, out);
-                self.field = Some(field);
+            if self.text.len() + piece.bytes.len() > MAX_MESSAGE {
+                let why = "a text before the one that has its place is too long";
+                return Err(Gone::Misplaced(Error::PlaceholderMisplaced(why)));
+            }
+            self.text.extend_from_slice(&piece.bytes);
+            if piece.ends {
+                let text = std::mem::take(&mut self.text);
+                let placed = self.place(&text)?;
+                seen(&text);
+                let sent = placed.as_deref().map_or(&text[..], Vec::as_slice);
+                write(OpCode::Data(Data::Text), true, Some(mask()), sent, out);
             }
         }
         Ok(())
+    }
+
+    /// A text that may have a place for the credential, with it in there; none if it has no place.
+    fn place(&mut self, text: &[u8]) -> Result<Option<Zeroizing<Vec<u8>>>, Gone> {
+        let Some(field) = &self.field else {
+            return Ok(None);
+        };
+        let placed = field.place_in_json(text).map_err(Gone::Misplaced)?;
+        if placed.is_some() {
+            self.field = None;
+        }
+        Ok(placed)
+    }
+
+    /// Whether the credential has its place still before it.
+    pub fn is_unplaced(&self) -> bool {
+        self.field.is_some()
     }
 }
 
@@ -135,8 +129,8 @@ pub struct FromService<N> {
     frames: Frames,
     needles: N,
     mode: Scrub,
-    /// Of the message that is under way, and whether any of it was passed on.
-    message: Option<(Scrubber<N>, bool)>,
+    /// Of the message that is under way: its kind, and whether any of it was passed on.
+    message: Option<(Scrubber<N>, Data, bool)>,
     is_closed: bool,
 }
 
@@ -177,6 +171,15 @@ impl<N: Deref<Target = Needles> + Clone> FromService<N> {
                 Part::Piece(piece) => self.piece(piece, out, &mut seen)?,
             }
         }
+        // Nothing more has come yet.
+        if let Some((scrubber, kind, begun)) = &mut self.message {
+            let rest = scrubber.pause();
+            if !rest.is_empty() {
+                seen(&rest);
+                write(opcode(*kind, !*begun), false, None, &rest, out);
+                *begun = true;
+            }
+        }
         Ok(())
     }
 
@@ -198,11 +201,14 @@ impl<N: Deref<Target = Needles> + Clone> FromService<N> {
         out: &mut BytesMut,
         seen: &mut impl FnMut(&[u8]),
     ) -> Result<(), Gone> {
-        let (mut scrubber, begun) = match self.message.take() {
+        let (mut scrubber, kind, begun) = match self.message.take() {
             Some(under_way) => under_way,
-            None => (Scrubber::new(self.needles.clone(), self.mode), false),
+            None => {
+                let scrubber = Scrubber::new(self.needles.clone(), self.mode);
+                (scrubber, piece.kind, false)
+            }
         };
-        let opcode = opcode(&piece, !begun);
+        let opcode = opcode(kind, !begun);
         let ends = piece.ends;
         let mut clean = scrubber.push(piece.bytes)?;
         if ends {
@@ -218,15 +224,15 @@ impl<N: Deref<Target = Needles> + Clone> FromService<N> {
             write(opcode, ends, None, &clean, out);
         }
         if !ends {
-            self.message = Some((scrubber, begun || passes));
+            self.message = Some((scrubber, kind, begun || passes));
         }
         Ok(())
     }
 }
 
-/// Of a piece that is the first one of its message, or not.
-fn opcode(piece: &Piece, is_first: bool) -> OpCode {
-    OpCode::Data(if is_first { piece.kind } else { Data::Continue })
+/// Of the first piece of a message of this kind, or of another one.
+fn opcode(kind: Data, is_first: bool) -> OpCode {
+    OpCode::Data(if is_first { kind } else { Data::Continue })
 }
 
 /// A frame that tells an agent why nothing comes any more (section 5.5.1), as a service would: 1008, or 1011.

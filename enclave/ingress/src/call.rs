@@ -119,7 +119,7 @@ impl Calls {
         body: &mut Incoming,
         websocket: bool,
     ) -> Result<(ServiceRequest, Whole), refusal::Refused> {
-        let (service, asked) = self.service(parts)?;
+        let (service, asked) = self.service(parts, websocket)?;
         let length = body.size_hint().exact();
         let method = parts.method.as_str();
         let signs = service.inject.sigv4.is_some() && !parts.headers.contains_key(PAYLOAD);
@@ -151,7 +151,7 @@ impl Calls {
 
     /// The service that is meant, and what is asked of it: the host of TLS, of `Host`, and of the bundle are
     /// the same.
-    fn service(&self, parts: &Parts) -> Result<(&Service, String), Refusal> {
+    fn service(&self, parts: &Parts, websocket: bool) -> Result<(&Service, String), Refusal> {
         let mut hosts = parts.headers.get_all(HOST).iter();
         let host = match (hosts.next(), hosts.next()) {
             (Some(host), None) => host.to_str().map_err(|_| Refusal::HostMisdirected)?,
@@ -160,7 +160,11 @@ impl Calls {
         // A page in a browser that comes through here asks for itself, and not for its agent.
         let is_foreign = |site: &HeaderValue| site != "same-origin" && site != "none";
         let site = parts.headers.get("sec-fetch-site");
-        if parts.headers.contains_key(ORIGIN) || site.is_some_and(is_foreign) {
+        // Some clients of WebSockets say that they come from the service itself.
+        let own = format!("https://{host}");
+        let mut origins = parts.headers.get_all(ORIGIN).iter();
+        let is_own = |origin: &HeaderValue| websocket && origin == own.as_str();
+        if !origins.all(is_own) || site.is_some_and(is_foreign) {
             return Err(Refusal::ForeignOrigin);
         }
         let name = host.split(':').next().unwrap_or(host);
@@ -196,6 +200,7 @@ impl Calls {
         let asked = InsideRequest {
             service: asked.service.clone(),
             sealed: self.shared.key.seal_request(&text, nonce),
+            websocket: upgrading.is_some(),
         };
         let frame = cbor::to_vec(&asked);
         if frame.len() > CallFrame::MAX_BYTES {

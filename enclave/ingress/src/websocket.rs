@@ -1,5 +1,6 @@
 //! A WebSocket of an agent: its bytes pass as they are. The process of the service reads them.
 
+use std::future::pending;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -37,7 +38,8 @@ pub(crate) async fn pass(
             }
             for piece in said.chunks(to.most()) {
                 if to.write(CallKind::Data, piece).await.is_err() {
-                    return;
+                    // Nobody takes it any more: what is answered counts.
+                    return pending().await;
                 }
             }
             said.clear();

@@ -81,7 +81,8 @@ pub(crate) fn next_epochs(
     credentials.next_epochs(order.next, new_key)
 }
 
-/// A credential that was put is kept: from now on no older one is used.
+/// A credential that was put is kept: from now on no older one is used. Nothing is opened: it is the one that was sealed
+/// here, or it does not count before it is used.
 pub(crate) fn kept(env: &Env<'_>, kept: &KeptCredential) -> Result<Answer, Error> {
     let (provisioned, credentials) = (env.provisioned, credentials(env)?);
     let (_, service) = provisioned
@@ -90,9 +91,7 @@ pub(crate) fn kept(env: &Env<'_>, kept: &KeptCredential) -> Result<Answer, Error
         .ok_or(Error::UnknownService)?;
     let identity = provisioned.identity(&kept.identity)?;
     let envelope = Envelope::parse(&kept.envelope)?;
-    // Only one that opens is remembered.
-    credentials.open(&envelope, &identity.policy.name, service)?;
-    credentials.see(&identity.policy.name, &service.name, envelope.version)?;
+    credentials.keep(&identity.policy.name, &service.name, envelope.version)?;
     Ok(Answer::Kept)
 }
 
@@ -536,7 +535,7 @@ impl Asked {
         if request.websocket {
             Handshake::of(&headers)?;
         }
-        check_field(&service.inject, &headers)?;
+        check_field(&service.inject, &headers, request.length)?;
         let (mut body, mut all) = (request.body.map(Body::Digest), Vec::new());
         if let Some(sigv4) = &service.inject.sigv4 {
             body = Some(body_of(&came, request.body)?);

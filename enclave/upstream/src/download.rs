@@ -171,21 +171,28 @@ impl Download<'_> {
         if let Some(Some(clean)) = first {
             self.pass(&clean).await?;
         }
-        while !ended && let Some(piece) = self.next_piece(&mut body).await? {
+        loop {
+            if ended {
+                break;
+            }
+            let piece = match next_piece(&mut body).now_or_never() {
+                Some(piece) => piece?,
+                None => {
+                    // What was passed on before goes while the next one is awaited.
+                    let rest = scrubber.pause();
+                    self.pass(&rest).await?;
+                    self.flush().await?;
+                    next_piece(&mut body).await?
+                }
+            };
+            let Some(piece) = piece else {
+                break;
+            };
             let clean = scrub(&mut scrubber, piece)?;
             self.pass(&clean).await?;
         }
         let rest = scrubber.finish();
         self.pass(&rest).await
-    }
-
-    /// The next piece of an answer. What was passed on before goes while that is awaited.
-    async fn next_piece(&mut self, body: &mut Incoming) -> Result<Option<Bytes>, Ending> {
-        if let Some(piece) = next_piece(body).now_or_never() {
-            return piece;
-        }
-        self.flush().await?;
-        next_piece(body).await
     }
 
     async fn pass(&mut self, bytes: &[u8]) -> Result<(), Ending> {

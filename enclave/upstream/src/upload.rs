@@ -88,9 +88,7 @@ pub(crate) async fn upload_whole(
     if body.length > 0 {
         let _ = pieces.send(body.piece).await;
     }
-    // There is room for this one when that was taken.
     let _ = pieces.send(Piece::Last).await;
-    drop(body._place);
     until_gone(from).await
 }
 

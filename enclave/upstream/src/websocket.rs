@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use identity::cbor;
 use protocol::{CallKind, FramedHead};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::body::CallBody;
 use crate::counted::Counted;
@@ -27,6 +27,8 @@ use crate::sync::lock;
 use crate::tokens::Token;
 use crate::wire::{Call, Ending};
 
+/// For the text in which the credential is put.
+const PLACE_WITHIN: Duration = Duration::from_secs(60);
 /// For the other side to close too.
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 
@@ -74,8 +76,13 @@ pub(crate) async fn make(
         let answered = timeout(ANSWER_WITHIN, connection.sender.send_request(request)).await;
         let answer = answered.map_err(|_| Ending::ServiceFailed)?;
         let answer = answer.map_err(|_| Ending::ServiceFailed)?;
-        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let status = answer.status();
+        if status.is_client_error() || status.is_server_error() {
             return download.pass_on(answer).await.map(|()| None);
+        }
+        // Anything else would be an answer to a request that nobody has decided on.
+        if status != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Ending::ServiceMalformed);
         }
         let came: Vec<Header> = answer
             .headers()
@@ -145,18 +152,26 @@ async fn there(
     mut way: FromAgent,
     mut seen: impl FnMut(&[u8]),
 ) -> Result<(), Ending> {
+    let begun = Instant::now();
     while !way.is_closed() {
-        let Some((CallKind::Data, bytes)) = from.frame().await else {
+        // A newer credential may be in use long since.
+        let frame = match way.is_unplaced() {
+            true => timeout_at(begun + PLACE_WITHIN, from.frame()).await,
+            false => Ok(from.frame().await),
+        };
+        let frame = frame.map_err(|_| Ending::PlaceholderMisplaced)?;
+        let Some((CallKind::Data, bytes)) = frame else {
             return Err(Ending::Aborted);
         };
-        let said = way.push(&bytes, mask, &mut seen);
-        let mut said = said.map_err(|gone| match gone {
-            Gone::Malformed => Ending::Aborted,
-            other => other.into(),
-        })?;
+        let mut said = BytesMut::new();
+        let passed = way.push(&bytes, &mut said, mask, &mut seen);
         let failed = |_: io::Error| Ending::ServiceFailed;
         service.write_all_buf(&mut said).await.map_err(failed)?;
         service.flush().await.map_err(failed)?;
+        passed.map_err(|gone| match gone {
+            Gone::Malformed => Ending::Aborted,
+            other => other.into(),
+        })?;
     }
     Ok(())
 }

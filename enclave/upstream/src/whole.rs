@@ -27,8 +27,18 @@ pub(crate) struct Whole {
     pub(crate) piece: Piece,
     /// How long that is.
     pub(crate) length: u64,
-    /// Until it has been taken.
-    pub(crate) _place: SemaphorePermit<'static>,
+}
+
+/// Bytes whose place is given back when nobody holds them any more.
+struct InPlace<B>(
+    B,
+    #[expect(dead_code, reason = "it is held")] SemaphorePermit<'static>,
+);
+
+impl<B: AsRef<[u8]>> AsRef<[u8]> for InPlace<B> {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_ref()
+    }
 }
 
 /// Whether the body of a call is such a one.
@@ -60,8 +70,7 @@ pub(crate) async fn gather(
     let Some(field) = &call.field else {
         return Ok(Whole {
             length: came.len() as u64,
-            piece: Piece::Data(came),
-            _place: place,
+            piece: Piece::Data(Bytes::from_owner(InPlace(came, place))),
         });
     };
     let placed = field.to_field().place_in_body(&came);
@@ -69,10 +78,9 @@ pub(crate) async fn gather(
     Ok(Whole {
         length: placed.len() as u64,
         piece: Piece::Placed {
-            sent: Bytes::from_owner(placed),
+            sent: Bytes::from_owner(InPlace(placed, place)),
             came,
         },
-        _place: place,
     })
 }
 

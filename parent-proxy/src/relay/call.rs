@@ -208,14 +208,17 @@ async fn pass_back(
     to: &mut WriteHalf<Line>,
 ) -> Result<(), CallError> {
     let mut out = BytesMut::new();
+    let mut is_begun = false;
     loop {
         let frame = match back.ready()? {
             Some(frame) if out.len() < CallFrame::MAX_BYTES => frame,
             Some(frame) => {
+                is_begun |= !out.is_empty();
                 to.write_all_buf(&mut out).await?;
                 frame
             }
             None => {
+                is_begun |= !out.is_empty();
                 to.write_all_buf(&mut out).await?;
                 back.next().await?
             }
@@ -230,7 +233,14 @@ async fn pass_back(
                 to.write_all_buf(&mut out).await?;
                 return Ok(());
             }
-            (CallKind::Failed, bytes) => return Err(CallError::Failed(failed(&bytes))),
+            (CallKind::Failed, bytes) => {
+                // What came before is the agent's still: why a WebSocket is closed, for one. But an answer that has not begun
+                // is a refusal.
+                if is_begun {
+                    to.write_all_buf(&mut out).await?;
+                }
+                return Err(CallError::Failed(failed(&bytes)));
+            }
             _ => return Err(nonsense().into()),
         }
     }

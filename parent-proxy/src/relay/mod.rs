@@ -21,7 +21,7 @@ mod websocket;
 
 pub(crate) use self::call::{CallError, Calls, Closing};
 pub(crate) use self::dial::{Addresses, NoLine};
-pub(crate) use self::placeholders::{Held, Holder, Placeholders};
+pub(crate) use self::placeholders::{Held, Holder, Placeholders, WhileHeld, not_held};
 pub(crate) use self::store::{BucketPlace, CredentialPlace};
 pub(crate) use self::store::{Kept, Store, StoreError};
 pub(crate) use self::tunnels::{Asking, Tunnels};

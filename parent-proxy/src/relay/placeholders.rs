@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use data_encoding::BASE64URL_NOPAD;
 use identity::caller::ObservedCaller;
 use identity::{Digest, sha256};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use zeroize::Zeroizing;
 
 /// Tokens at a time; each holds a connection too.
@@ -21,6 +21,18 @@ pub(crate) struct Holder {
     pub(crate) identity: Option<String>,
 }
 
+/// Ends when a token is not good any more.
+#[derive(Debug, Clone)]
+pub(crate) struct WhileHeld(watch::Receiver<()>);
+
+impl WhileHeld {
+    /// Waits until nobody holds it.
+    pub(crate) async fn ended(&mut self) {
+        // Nothing is ever said.
+        while self.0.changed().await.is_ok() {}
+    }
+}
+
 /// Tokens that are held.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Placeholders(Arc<Mutex<Issued>>);
@@ -28,8 +40,15 @@ pub(crate) struct Placeholders(Arc<Mutex<Issued>>);
 #[derive(Debug, Default)]
 struct Issued {
     /// By the SHA-256 of the token: looking one up tells nothing of others.
-    held: BTreeMap<Digest<32>, (Holder, oneshot::Sender<()>)>,
+    held: BTreeMap<Digest<32>, Issue>,
     closed: bool,
+}
+
+#[derive(Debug)]
+struct Issue {
+    holder: Holder,
+    _ended: oneshot::Sender<()>,
+    held: watch::Sender<()>,
 }
 
 /// A token, until it is dropped.
@@ -42,6 +61,14 @@ pub(crate) struct Held {
     all: Placeholders,
 }
 
+/// Waits until a placeholder is not held any more, if there is one.
+pub(crate) async fn not_held(placeholder: &mut Option<WhileHeld>) {
+    match placeholder {
+        Some(held) => held.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Placeholders {
     /// Gives a token to a caller; none if too many are held.
     pub(crate) fn issue(&self, holder: Holder) -> Option<Held> {
@@ -49,13 +76,16 @@ impl Placeholders {
         getrandom::fill(&mut *bytes).ok()?;
         let token = Zeroizing::new(BASE64URL_NOPAD.encode(&*bytes));
         let (sender, ended) = oneshot::channel();
+        let issue = Issue {
+            holder,
+            _ended: sender,
+            held: watch::Sender::new(()),
+        };
         let mut issued = self.issued();
         if issued.closed || issued.held.len() >= MAX_ISSUED {
             return None;
         }
-        issued
-            .held
-            .insert(sha256(token.as_bytes()), (holder, sender));
+        issued.held.insert(sha256(token.as_bytes()), issue);
         Some(Held {
             token,
             ended,
@@ -67,7 +97,14 @@ impl Placeholders {
     pub(crate) fn holder(&self, token: &str) -> Option<Holder> {
         let issued = self.issued();
         let held = issued.held.get(&sha256(token.as_bytes()));
-        held.map(|(holder, _)| holder.clone())
+        held.map(|issue| issue.holder.clone())
+    }
+
+    /// What ends with the token of this SHA-256; none if nobody holds it.
+    pub(crate) fn while_held(&self, digest: &Digest<32>) -> Option<WhileHeld> {
+        let issued = self.issued();
+        let issue = issued.held.get(digest)?;
+        Some(WhileHeld(issue.held.subscribe()))
     }
 
     /// Whether somebody still holds the token of this SHA-256.

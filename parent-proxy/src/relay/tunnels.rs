@@ -57,7 +57,7 @@ pub(crate) struct Tunnel {
 pub(crate) struct Asking {
     pub(crate) from: Frames,
     pub(crate) to: WriteHalf<Line>,
-    stopping: watch::Receiver<bool>,
+    pub(crate) stopping: watch::Receiver<bool>,
 }
 
 /// One that is waited for at the end, and hears of it.

@@ -1,6 +1,7 @@
 //! A WebSocket of an agent by base URL: once the enclave's process says that the service has agreed, its bytes pass as they
 //! are. That process reads them.
 
+use std::future::pending;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -16,6 +17,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::call::AnswerBody;
+use super::placeholders::{WhileHeld, not_held};
 use super::tunnels::{LINGER, Place};
 
 const BUFFER: usize = 32 * 1024;
@@ -47,16 +49,23 @@ pub(crate) struct Socket {
     upgrading: OnUpgrade,
     said: mpsc::Sender<Bytes>,
     place: Place,
+    /// It ends with the placeholder by which it was asked for.
+    while_held: Option<WhileHeld>,
 }
 
 impl Socket {
     /// And what the agent will say.
-    pub(crate) fn new(upgrading: OnUpgrade, place: Place) -> (Self, Said) {
+    pub(crate) fn new(
+        upgrading: OnUpgrade,
+        place: Place,
+        while_held: Option<WhileHeld>,
+    ) -> (Self, Said) {
         let (said, pieces) = mpsc::channel(1);
         let socket = Self {
             upgrading,
             said,
             place,
+            while_held,
         };
         (socket, Said { pieces })
     }
@@ -94,7 +103,8 @@ impl Socket {
                     _ => return,
                 }
                 if self.said.send(came.split().freeze()).await.is_err() {
-                    return;
+                    // Nobody takes it any more: what is answered counts.
+                    return pending().await;
                 }
             }
         };
@@ -109,6 +119,7 @@ impl Socket {
             () = there => return,
             () = back => {}
             () = self.place.until_stopped() => {}
+            () = not_held(&mut self.while_held) => {}
         }
         // An agent that is still speaking would lose what it has not read, if it were not heard out.
         let _ = to.shutdown().await;

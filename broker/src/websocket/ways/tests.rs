@@ -48,7 +48,12 @@ fn sent(field: Option<Field>, said: &[u8], cut: usize) -> Result<(Read, Vec<u8>)
     let mut way = FromAgent::new(field);
     let (mut out, mut seen) = (BytesMut::new(), Vec::new());
     for piece in said.chunks(cut) {
-        out.extend(way.push(piece, || MASK, |bytes| seen.extend_from_slice(bytes))?);
+        way.push(
+            piece,
+            &mut out,
+            || MASK,
+            |bytes| seen.extend_from_slice(bytes),
+        )?;
     }
     Ok((read(&out, true), seen))
 }
@@ -158,7 +163,9 @@ fn a_credential_does_not_come_back_in_a_message_or_in_what_controls_one() {
             let masked = back(Scrub::Replace, &said, cut).unwrap();
             let whole = masked.iter().flat_map(|(_, bytes)| bytes.clone());
             let whole: Vec<u8> = whole.collect();
-            assert!(whole.ends_with(&[b'*'; 24]) && !whole.windows(4).any(|four| four == b"live"));
+            // Less than half of it, where it stopped in the middle.
+            let needles = Needles::new(&[SECRET]);
+            assert!(whole.ends_with(&[b'*'; 12]) && !needles.stand_in(&whole));
         }
     }
     let close = [b"\x03\xf0no such ", SECRET].concat();
@@ -171,7 +178,7 @@ fn a_credential_does_not_come_back_in_a_message_or_in_what_controls_one() {
 }
 
 #[test]
-fn only_a_beginning_of_a_credential_waits_and_not_beyond_its_message() {
+fn half_of_a_credential_waits_and_not_beyond_its_message() {
     let needles = Needles::new(&[SECRET]);
     let mut way = FromService::new(&needles, Scrub::Refuse);
     let mut said = |frames: &[Frame<'_>]| {
@@ -179,23 +186,71 @@ fn only_a_beginning_of_a_credential_waits_and_not_beyond_its_message() {
         way.push(&bytes(frames, None), &mut out, |_| {}).unwrap();
         out
     };
+    let half = &b"sk-live-0123"[..];
     assert_eq!(
         said(&[(TEXT, false, b"x sk-")]),
-        bytes(&[(TEXT, false, b"x ")], None)
+        bytes(&[(TEXT, false, b"x sk-")], None)
     );
     assert_eq!(
         said(&[(MORE, true, b"")]),
-        bytes(&[(MORE, true, b"sk-")], None)
+        bytes(&[(MORE, true, b"")], None)
     );
-    assert!(said(&[(TEXT, false, b"sk-")]).is_empty());
+    assert!(said(&[(TEXT, false, half)]).is_empty());
     assert_eq!(
         said(&[(MORE, true, b"y")]),
-        bytes(&[(TEXT, true, b"sk-y")], None)
+        bytes(&[(TEXT, true, b"sk-live-0123y")], None)
     );
     assert_eq!(
-        said(&[(TEXT, true, b"sk-")]),
-        bytes(&[(TEXT, true, b"sk-")], None)
+        said(&[(TEXT, true, half)]),
+        bytes(&[(TEXT, true, half)], None)
     );
+}
+
+#[test]
+fn how_a_message_is_cut_tells_nothing_of_a_credential() {
+    let needles = Needles::new(&[SECRET]);
+    let lengths = |guess: &[u8]| {
+        // A long frame, whose first piece ends with what somebody tries.
+        let mut payload = vec![b'~'; 80_000];
+        let end = super::super::frames::MAX_PIECE;
+        payload[end - guess.len()..end].copy_from_slice(guess);
+        let mut way = FromService::new(&needles, Scrub::Refuse);
+        let (mut out, mut lengths) = (BytesMut::new(), Vec::new());
+        let said = bytes(&[(TEXT, true, &payload)], None);
+        way.push(&said, &mut out, |piece| lengths.push(piece.len()))
+            .unwrap();
+        lengths
+    };
+    let wrong = lengths(b"");
+    assert!(wrong.len() > 2);
+    for guessed in 1..SECRET.len() {
+        assert_eq!(lengths(&SECRET[..guessed]), wrong, "{guessed}");
+    }
+}
+
+#[test]
+fn what_was_good_goes_before_an_error_and_what_goes_is_counted() {
+    let good = bytes(&[(TEXT, true, b"delete x")], Some(MASK));
+    let bad = bytes(&[(MORE, true, b"y")], Some(MASK));
+    let mut way = FromAgent::new(None);
+    let (mut out, mut seen) = (BytesMut::new(), Vec::new());
+    let gone = way.push(
+        &[&good[..], &bad].concat(),
+        &mut out,
+        || MASK,
+        |bytes| seen.extend_from_slice(bytes),
+    );
+    assert_eq!(gone, Err(Gone::Malformed));
+    assert_eq!((&out[..], &seen[..]), (&good[..], &b"delete x"[..]));
+    // What has no place does not go, and is not counted.
+    let twice = br#"{"d":{"token":"x"},"d":{"token":"y"}}"#;
+    let mut way = FromAgent::new(Some(field()));
+    let (mut out, mut count) = (BytesMut::new(), 0);
+    let said = bytes(&[(TEXT, true, twice)], Some(MASK));
+    let gone = way.push(&said, &mut out, || MASK, |bytes| count += bytes.len());
+    assert!(matches!(gone, Err(Gone::Misplaced(_))));
+    assert_eq!((out.len(), count), (0, 0));
+    assert!(way.is_unplaced());
 }
 
 #[test]

@@ -29,7 +29,9 @@ use tokio::time::timeout;
 use self::answer::{Shape, proxy_refusal, refusal};
 use super::body::collect;
 use super::{App, AskError, Peer, Problem};
-use crate::relay::{CallError, Closing, Holder, Kept, NoLine, Relay, Socket, StoreError, UnderWay};
+use crate::relay::{
+    CallError, Closing, Holder, Kept, NoLine, Relay, Socket, StoreError, UnderWay, WhileHeld,
+};
 use ::identity::Digest;
 use ::identity::caller::ObservedCaller;
 use callers::{Caller, CallerQuota, Localhost, Shown, TurnedAway, uid_of};
@@ -90,6 +92,7 @@ async fn proxied(app: &Arc<App>, mut request: HttpRequest) -> Result<Response, P
         caller,
         headers,
         identity: held_for,
+        while_held,
     } = identify(
         app,
         relay,
@@ -164,7 +167,7 @@ async fn proxied(app: &Arc<App>, mut request: HttpRequest) -> Result<Response, P
     let (socket, body) = match upgrading {
         None => (None, body),
         Some(upgrading) => {
-            let (socket, said) = Socket::new(upgrading, relay.tunnels.place());
+            let (socket, said) = Socket::new(upgrading, relay.tunnels.place(), while_held);
             (Some(socket), Body::new(said))
         }
     };
@@ -346,6 +349,8 @@ struct Agent {
     headers: HeaderMap,
     /// The identity that its placeholder is for.
     identity: Option<String>,
+    /// Until when its placeholder is good, if somebody holds it.
+    while_held: Option<WhileHeld>,
 }
 
 fn identify(
@@ -355,14 +360,19 @@ fn identify(
     mut headers: HeaderMap,
     placeholder: Option<&str>,
 ) -> Result<Agent, Problem> {
-    let mut identity = None;
+    let (mut identity, mut while_held) = (None, None);
     let (seen, quota) = match (peer, &relay.localhost) {
         (Some(Peer::Unix(known)), _) => (known.seen.clone(), Arc::clone(&known.quota)),
         (Some(Peer::Localhost(from)), Some(localhost)) => {
-            let held = |token: &str| relay.placeholders.holder(token);
+            let held = |token: &str| {
+                let digest = ::identity::sha256(token.as_bytes());
+                let holder = relay.placeholders.holder(token)?;
+                Some((relay.placeholders.while_held(&digest)?, holder))
+            };
             let seen = match localhost.take_placeholder(&mut headers, placeholder, held)? {
                 Shown::Token(name) => ObservedCaller::named(name),
-                Shown::Other(held) => {
+                Shown::Other((until, held)) => {
+                    while_held = Some(until);
                     let (seen, held_for) = holder(localhost, *from, held)?;
                     identity = held_for;
                     seen
@@ -378,6 +388,7 @@ fn identify(
         caller: admitted(app, seen, quota)?,
         headers,
         identity,
+        while_held,
     })
 }
 

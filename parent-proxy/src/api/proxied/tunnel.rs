@@ -19,7 +19,7 @@ use super::{
     admitted, begin_call, closing, holder, identity, kept, no_services, of_budget, unknown, waits,
 };
 use crate::api::{App, Peer, Problem};
-use crate::relay::{Asking, Relay};
+use crate::relay::{Asking, Relay, not_held};
 use ::identity::caller::ObservedCaller;
 use ::identity::{Digest, sha256};
 
@@ -179,6 +179,9 @@ async fn call(
     let before = |problem| (problem, true);
     let relay = app.relay.as_ref().ok_or_else(no_services).map_err(before)?;
     let _under_way = begin_call(relay, &agent.caller).map_err(before)?;
+    let websocket = asked.websocket;
+    let digest = agent.placeholder.as_ref();
+    let mut while_held = digest.and_then(|digest| relay.placeholders.while_held(digest));
     let (place, opened) = decide(app, relay, agent, asked).await.map_err(before)?;
     let OpenedSealed { ticket, sealed } = opened;
     let closing = closing(app, ticket);
@@ -186,8 +189,13 @@ async fn call(
         return Ok(false);
     }
     let lines = (&mut asking.from, &mut asking.to);
-    let carried = relay.calls.carry(place, ticket, lines, closing).await;
-    carried.map_err(|error| (error.into(), false))
+    let carried = relay.calls.carry(place, ticket, lines, closing);
+    tokio::select! {
+        biased;
+        _ = asking.stopping.wait_for(|stopping| *stopping), if websocket => Ok(false),
+        () = not_held(&mut while_held), if websocket => Ok(false),
+        carried = carried => carried.map_err(|error| (error.into(), false)),
+    }
 }
 
 async fn decide(

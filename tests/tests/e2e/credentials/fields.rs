@@ -160,5 +160,16 @@ fn a_credential_stands_in_a_field_of_a_form_for_curl_by_both_ways() {
             "{body}"
         );
     }
+    // What is longer is refused before anything is decided, also where nobody outside can see it.
+    let long = format!("text={}&token=a", "x".repeat(2 << 20));
+    let file = setting.running.folder().join("long");
+    std::fs::write(&file, long).unwrap();
+    let data = format!("@{}", file.display());
+    let through = proxied.curl(&["--data", &data, "https://api.example/v1/ask"]);
+    assert!(
+        said(&through).contains("placeholder_misplaced"),
+        "{}",
+        said(&through)
+    );
     assert_eq!(setting.upstream.seen().len(), 2);
 }

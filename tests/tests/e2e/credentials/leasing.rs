@@ -191,6 +191,11 @@ fn a_lease_narrows_and_a_host_that_withholds_an_annex_has_none() {
     assert_eq!(leased.code(), "credential_revoked");
     leased.lease(&["--seconds", "50"]);
     assert_eq!(leased.code(), "200");
+    // Of somebody whose clock is behind: it revokes, and shortens nothing.
+    leased.lease(&["--seconds", "20", "--revoke", "credential:crew/api"]);
+    assert_eq!(leased.code(), "credential_revoked");
+    leased.lease(&["--seconds", "60"]);
+    assert_eq!(leased.code(), "200");
     let odd = leased.run("lease.key", Some(&leased.annex()), &["--revoke", "crew"]);
     assert_eq!(odd.status.code(), Some(64), "{odd:?}");
 }

@@ -95,6 +95,8 @@ fn service(request: &Request, tls: &mut Tls) -> io::Result<bool> {
             write!(tls, "11\r\nWebSocket for you\r\n0\r\n\r\n")?;
             Ok(true)
         }
+        "/v1/odd/page" => answer(tls, 200, "", b"a page that nobody decided on"),
+        "/v1/odd/elsewhere" => answer(tls, 302, "location: /v1/page\r\n", b"look there"),
         "/v1/odd/masked" => {
             agree(request, tls, "")?;
             tls.write_all(&[0x81, 0x81, 1, 2, 3, 4, b'x'])?;
@@ -132,6 +134,13 @@ fn run(mut command: Command, given: &Value) -> Value {
 
 fn python() -> Command {
     Command::new(interop(".venv-clients/bin/python"))
+}
+
+impl Proxied {
+    fn python(&self, given: &Value) -> Value {
+        let python = interop(".venv-clients/bin/python");
+        run(self.command(python.to_str().unwrap()), given)
+    }
 }
 
 impl Setting {
@@ -267,7 +276,8 @@ fn a_rule_for_websockets_is_for_nothing_else_and_no_other_rule_is_for_them() {
 fn a_service_agrees_to_what_was_asked_or_its_answer_is_passed_on() {
     let proxied = Proxied::of(start());
     let setting = &proxied.setting;
-    let odd = ["extension", "protocol", "accept"];
+    // A page would be one that no rule is for.
+    let odd = ["extension", "protocol", "accept", "page", "elsewhere"];
     for name in odd {
         let told = setting.talk(&format!("/odd/{name}"), &json!({}));
         assert_eq!(
@@ -276,6 +286,10 @@ fn a_service_agrees_to_what_was_asked_or_its_answer_is_passed_on() {
             "{name}: {told}"
         );
     }
+    let upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+        sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let page = setting.ask("GET /api/odd/page", upgrade, b"");
+    assert!(page.status == 502 && !String::from_utf8_lossy(&page.body).contains("nobody decided"));
     let told = setting.talk("/odd/refused", &json!({}));
     assert_eq!(
         (&told["status"], &told["body"]),
@@ -290,6 +304,97 @@ fn a_service_agrees_to_what_was_asked_or_its_answer_is_passed_on() {
     // A frame that no service sends.
     let told = setting.talk("/odd/masked", &json!({"wait": true}));
     assert_eq!(told["closed"], json!([1011, "service_malformed"]));
+    // Some clients say that they come from the service itself; nobody else may say where it comes from.
+    for (origin, status) in [
+        ("https://api.example", Value::Null),
+        ("https://other.example", json!(403)),
+        ("null", json!(403)),
+    ] {
+        let url = "wss://api.example/v1/socket";
+        let told = proxied.python(&json!({"url": url, "headers": {"origin": origin}}));
+        assert_eq!(told["status"], status, "{origin}: {told}");
+    }
+}
+
+#[test]
+fn through_the_proxy_a_websocket_says_why_it_ends_as_well() {
+    let proxied = Proxied::of(start());
+    let url = "wss://api.example/v1/socket";
+    for _ in 0..5 {
+        let told = proxied.python(&json!({"url": url, "say": ["hello", "leak"]}));
+        assert_eq!(told["heard"], json!(["HELLO"]));
+        assert_eq!(told["closed"], json!([1008, "credential_reflected"]));
+        let told = proxied.python(&json!({"url": url, "say": ["break off"]}));
+        assert_eq!(told["closed"], json!([1011, "service_failed"]));
+    }
+}
+
+#[test]
+fn a_websocket_ends_with_its_placeholder_and_with_the_sidecar() {
+    let mut proxied = Proxied::of(start());
+    let python = interop(".venv-clients/bin/python");
+    let folder = harness::private_folder();
+    // The command leaves two behind, each with a WebSocket of its own.
+    let given = |url: &str| json!({"url": url, "headers": {"authorization": "Bearer TOKEN"}, "say": ["a"], "wait": true});
+    let script = format!(
+        "import json, os, subprocess, sys\n\
+         for name, given in [('base', {}), ('proxy', {})]:\n\
+         \x20   given['url'] = given['url'].replace('BASE', os.environ['API_BASE_URL'].replace('http', 'ws'))\n\
+         \x20   given['headers']['authorization'] = 'Bearer ' + os.environ['API_API_KEY']\n\
+         \x20   out = open(sys.argv[1] + '/' + name, 'w')\n\
+         \x20   subprocess.Popen([sys.executable, sys.argv[2], json.dumps(given)], stdout=out, start_new_session=True)\n\
+         import time\ntime.sleep(3)\n",
+        given("BASE/socket").to_string().replace("true", "True"),
+        given("wss://api.example/v1/socket")
+            .to_string()
+            .replace("true", "True"),
+    );
+    let output = Command::new(harness::program("anchorhold"))
+        .args(["run", "--endpoint"])
+        .arg(format!(
+            "unix://{}",
+            proxied.setting.running.socket.display()
+        ))
+        .arg("--")
+        .arg(&python)
+        .args(["-c", &script])
+        .arg(folder.path())
+        .arg(interop("websocket_client.py"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    for name in ["base", "proxy"] {
+        let file = folder.path().join(name);
+        wait_for(|| std::fs::read_to_string(&file).unwrap().ends_with("}\n"));
+        let told: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        // Long before anybody would have said something.
+        assert_eq!(told["heard"], json!(["A"]), "{name}: {told}");
+        assert_eq!(told["closed"][0], 1006, "{name}: {told}");
+    }
+    proxied.setting.events("credential.close", 2);
+    // Two more, and the sidecar stops.
+    let begun = std::thread::scope(|scope| {
+        let told = scope.spawn(|| {
+            let url = "wss://api.example/v1/socket";
+            proxied.python(&json!({"url": url, "say": ["a"], "wait": true}))
+        });
+        wait_for(|| proxied.setting.upstream.seen().len() == 3);
+        std::thread::sleep(Duration::from_millis(500));
+        let begun = std::time::Instant::now();
+        proxied
+            .setting
+            .running
+            .sidecar
+            .signal(rustix::process::Signal::TERM);
+        told.join().unwrap();
+        begun
+    });
+    proxied.setting.running.sidecar.stop().unwrap();
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begun.elapsed()
+    );
 }
 
 #[test]
