@@ -685,6 +685,31 @@ mod tests {
     }
 
     #[test]
+    fn a_token_stands_in_a_header() {
+        let check = |inject: &str| {
+            let text = format!(
+                "name = 'api'\nupstream = 'https://api.example'\ninject = {{ {inject} }}\n\
+                 token = {{ url = 'https://auth.example/token', grant = 'client_credentials', client_id = 'a' }}\n\
+                 rules = [{{ name = 'r', methods = ['POST'], paths = ['/x'], identities = ['crew'] }}]"
+            );
+            let service: Service = toml::from_str(&text).map_err(|error| error.to_string())?;
+            service.check(&[], &|_: &str| true)
+        };
+        assert_eq!(
+            check("header = 'authorization', format = 'Bearer {}'"),
+            Ok(())
+        );
+        for other in [
+            "basic = 'x'",
+            "query = 'key'",
+            "path = '/bot{}'",
+            "field = 'token'",
+        ] {
+            assert!(check(other).unwrap_err().contains("in a header"), "{other}");
+        }
+    }
+
+    #[test]
     fn what_is_counted_of_a_service_is_said_whole() {
         let check = |service: &str, rule: &str, limit: &str| {
             let text = format!(

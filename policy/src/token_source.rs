@@ -73,3 +73,49 @@ impl TokenSource {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str) -> Result<(), String> {
+        let source: TokenSource = toml::from_str(text).map_err(|error| error.to_string())?;
+        source.check()
+    }
+
+    #[test]
+    fn a_source_of_tokens_is_said_whole() {
+        let url = "url = 'https://auth.example/token'\n";
+        for good in [
+            "grant = 'client_credentials'\nclient_id = 'a'",
+            "grant = 'client_credentials'\nclient_id = 'a'\nclient_auth = 'body'\nscope = 'a b'",
+            "grant = 'refresh_token'\nclient_id = 'a'\nclient_auth = 'basic'",
+            "grant = 'github_app'\nclient_id = 'Iv1.1'",
+        ] {
+            assert_eq!(check(&format!("{url}{good}")), Ok(()), "{good}");
+        }
+        for bad in [
+            "grant = 'client_credentials'",
+            "client_id = 'a'",
+            "grant = 'password'\nclient_id = 'a'",
+            "grant = 'client_credentials'\nclient_id = ''",
+            "grant = 'client_credentials'\nclient_id = 'a b'",
+            "grant = 'client_credentials'\nclient_id = 'a'\nscope = ''",
+            "grant = 'client_credentials'\nclient_id = 'a'\nscope = 'a\"b'",
+            "grant = 'client_credentials'\nclient_id = 'a'\nclient_auth = 'jwt'",
+            "grant = 'github_app'\nclient_id = 'a'\nscope = 'repo'",
+            "grant = 'github_app'\nclient_id = 'a'\nclient_auth = 'body'",
+            "grant = 'github_app'\nclient_id = 'a'\nkey = 'b'",
+        ] {
+            assert!(check(&format!("{url}{bad}")).is_err(), "{bad}");
+        }
+        let rest = "grant = 'client_credentials'\nclient_id = 'a'";
+        for url in [
+            "http://auth.example/token",
+            "https://auth.example/token?x=1",
+            "https://10.0.0.1/token",
+        ] {
+            assert!(check(&format!("url = '{url}'\n{rest}")).is_err(), "{url}");
+        }
+    }
+}

@@ -11,6 +11,7 @@ mod lasting;
 mod leasing;
 mod lying;
 mod many;
+mod minting;
 mod searched;
 mod seaweed;
 pub(crate) mod setting;
