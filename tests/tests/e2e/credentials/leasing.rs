@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use harness::services::{SECRET, With};
 use harness::{program, wait_for};
-use identity::Signer;
+use identity::{BootId, Signer, UnixSeconds};
 use parent_proxy::KeyFile;
 use serde_json::Value;
 
@@ -70,6 +70,26 @@ impl Leased {
         assert!(output.status.success(), "{output:?}");
         let told: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert!(told["not_after"].as_i64().unwrap() > harness::now().0);
+    }
+
+    /// Until when credentials are used, once a lease of this end is brought that revokes this; none, if it is refused.
+    fn brought(&self, ends: i64, revokes: &[String]) -> Option<i64> {
+        let socket = &self.setting.running.socket;
+        let status = harness::get(socket, "/status").unwrap().json();
+        let boot = status["enclave"]["boot_id"].as_str().unwrap();
+        let annex = std::fs::read(self.annex()).unwrap();
+        let annex = policy::Annex::unverified_canonical(&annex).unwrap();
+        let signed = broker::Lease::sign(
+            BootId::from_hex(boot).unwrap(),
+            Some(identity::sha256(annex)),
+            UnixSeconds(ends),
+            revokes.to_vec(),
+            &KeyFile::read(&self.folder.path().join("lease.key")).unwrap(),
+        );
+        let lease = data_encoding::BASE64URL_NOPAD.encode(&signed.unwrap());
+        let body = serde_json::json!({"lease": lease});
+        let answer = harness::post(socket, "/credentials/lease", &body).unwrap();
+        answer.json()["not_after"].as_i64()
     }
 
     fn refused(&self, key: &str, annex: Option<&PathBuf>, more: &[&str]) -> String {
@@ -192,9 +212,16 @@ fn a_lease_narrows_and_a_host_that_withholds_an_annex_has_none() {
     leased.lease(&["--seconds", "50"]);
     assert_eq!(leased.code(), "200");
     // Of somebody whose clock is behind: it revokes, and shortens nothing.
-    leased.lease(&["--seconds", "20", "--revoke", "credential:crew/api"]);
+    let ends = harness::now().0 + 55;
+    let revokes = vec!["credential:crew/api".to_owned()];
+    assert_eq!(leased.brought(ends, &[]), Some(ends));
+    assert_eq!(leased.brought(ends - 30, &revokes), Some(ends));
     assert_eq!(leased.code(), "credential_revoked");
-    leased.lease(&["--seconds", "60"]);
+    // One of the same end takes nothing back; a later one does.
+    assert_eq!(leased.brought(ends, &[]), Some(ends));
+    assert_eq!(leased.code(), "credential_revoked");
+    assert_eq!(leased.brought(ends - 30, &[]), None);
+    assert_eq!(leased.brought(ends + 1, &[]), Some(ends + 1));
     assert_eq!(leased.code(), "200");
     let odd = leased.run("lease.key", Some(&leased.annex()), &["--revoke", "crew"]);
     assert_eq!(odd.status.code(), Some(64), "{odd:?}");
