@@ -114,7 +114,7 @@ impl Field {
         for part in form.split('&') {
             let name = parameter(part).0;
             let is_it = name == self.name;
-            if is_it || folded(&name) == folded(&self.name) {
+            if is_it || folded(&name).contains(&in_no_case(&self.name.replace(['.', '-'], "_"))) {
                 if !is_it || found.is_some() {
                     return Err(misplaced("its field stands in the form twice"));
                 }
@@ -134,10 +134,22 @@ pub(crate) fn formatted(inject: &Inject, secret: &[u8]) -> Zeroizing<Vec<u8>> {
     Zeroizing::new([before.as_bytes(), secret, after.as_bytes()].concat())
 }
 
-/// A name of a form as some read it: PHP takes what stands before a bracket, and `_` for `.` and space.
-fn folded(name: &str) -> String {
-    let name = name.split('[').next().unwrap_or(name);
-    name.to_ascii_lowercase().replace(['.', ' ', '-'], "_")
+/// The names as which some read one of a form: PHP takes what stands before a bracket, or `_` for one that is not closed, and for
+/// `.` and blanks, none of which it leaves at the beginning; it stops at NUL.
+fn folded(name: &str) -> [String; 2] {
+    let name = name
+        .trim_start_matches(' ')
+        .split('\0')
+        .next()
+        .unwrap_or(name);
+    let plain = |name: &str| in_no_case(&name.replace(['.', ' ', '-', '['], "_"));
+    let before = name.split('[').next().unwrap_or(name);
+    [plain(before), plain(name)]
+}
+
+/// As readers compare that take no heed of case, Go's with those of Unicode too.
+fn in_no_case(name: &str) -> String {
+    name.to_lowercase().to_uppercase()
 }
 
 /// Of the length that it will have, so that no copy of it is left behind.
@@ -196,7 +208,7 @@ impl<'t> Visitor<'t> for Member<'_> {
             if name != self.name {
                 map.next_value::<IgnoredAny>()?;
                 // Some read names in any case.
-                if name.eq_ignore_ascii_case(self.name) {
+                if in_no_case(&name) == in_no_case(self.name) {
                     found = Found::Twice;
                 }
                 continue;
@@ -276,6 +288,7 @@ mod tests {
             r#"{"d":{"token":"x","\u0074oken":"y"}}"#,
             r#"{"d":{"token":"x","TOKEN":"y"}}"#,
             r#"{"D":{},"d":{"token":"x"}}"#,
+            "{\"d\":{\"token\":\"x\",\"to\u{212a}en\":\"y\"}}",
         ] {
             let why = placed("/d/token", twice).unwrap_err();
             assert!(why.contains("twice"), "{twice}: {why}");
@@ -301,6 +314,8 @@ mod tests {
             ("token=x&Token=y", "twice"),
             ("token=x&token[]=y", "twice"),
             ("token%5B%5D=y", "twice"),
+            ("token=x&+token=y", "twice"),
+            ("token=x&token%00z=y", "twice"),
             ("token=x;a=b", "a ;"),
             ("token=x&token=y", "twice"),
             ("token=x&t%6fken=y", "twice"),

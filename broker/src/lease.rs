@@ -87,12 +87,12 @@ impl Lease {
 impl Lease {
     /// Revokes this, too.
     pub fn narrow(&mut self, revoked: &[String]) -> Result<(), Error> {
-        for entry in revoked {
-            if !self.revoked.contains(entry) {
-                self.revoked.push(entry.clone());
-            }
-        }
-        check_revoked(&self.revoked)
+        let mut all = self.revoked.clone();
+        let more = revoked.iter().filter(|entry| !self.revoked.contains(entry));
+        all.extend(more.cloned());
+        check_revoked(&all)?;
+        self.revoked = all;
+        Ok(())
     }
 }
 

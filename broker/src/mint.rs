@@ -29,6 +29,7 @@ pub struct Minting {
     pub shown: Zeroizing<String>,
     /// The secret of a client that shows a refresh token.
     pub client_secret: Option<Zeroizing<String>>,
+    is_app: bool,
 }
 
 /// A request for a token.
@@ -62,8 +63,17 @@ struct Answer {
     access_token: Option<String>,
     token: Option<String>,
     token_type: Option<String>,
-    expires_in: Option<u64>,
+    #[zeroize(skip)]
+    expires_in: Option<Seconds>,
     refresh_token: Option<String>,
+}
+
+/// A number, as some servers say it in a string.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Seconds {
+    Number(u64),
+    Text(String),
 }
 
 impl Minting {
@@ -72,21 +82,34 @@ impl Minting {
         check_secret(secret)?;
         let wrong = || Error::CredentialInvalid("it is none that gets tokens as its service says");
         let text = str::from_utf8(secret).map_err(|_| wrong())?;
-        let alone = |shown| Self {
-            shown,
-            client_secret: None,
-        };
+        let alone = |shown| Self::of(source, shown, None);
         match source.grant {
             Grant::ClientCredentials => Ok(alone(Zeroizing::new(text.to_owned()))),
             Grant::GithubApp => app_jwt(&source.client_id, secret, now).map(alone),
             Grant::RefreshToken if text.starts_with('{') => {
                 let mut read: Refresh = serde_json::from_str(text).map_err(|_| wrong())?;
-                Ok(Self {
-                    shown: Zeroizing::new(std::mem::take(&mut read.refresh_token)),
-                    client_secret: read.client_secret.take().map(Zeroizing::new),
-                })
+                check_secret(read.refresh_token.as_bytes())?;
+                if let Some(secret) = &read.client_secret {
+                    check_secret(secret.as_bytes())?;
+                }
+                let shown = Zeroizing::new(std::mem::take(&mut read.refresh_token));
+                let client_secret = read.client_secret.take().map(Zeroizing::new);
+                Ok(Self::of(source, shown, client_secret))
             }
             Grant::RefreshToken => Ok(alone(Zeroizing::new(text.to_owned()))),
+        }
+    }
+
+    /// Of what it is made of.
+    pub fn of(
+        source: &TokenSource,
+        shown: Zeroizing<String>,
+        client_secret: Option<Zeroizing<String>>,
+    ) -> Self {
+        Self {
+            shown,
+            client_secret,
+            is_app: source.grant == Grant::GithubApp,
         }
     }
 
@@ -139,7 +162,11 @@ impl Minting {
 
     /// What must not come back in an answer to what is done with it.
     pub fn secrets(&self) -> impl Iterator<Item = Zeroizing<Vec<u8>>> {
-        let all = [Some(&self.shown), self.client_secret.as_ref()];
+        // A JWT is looked for where it was shown.
+        let all = [
+            Some(&self.shown).filter(|_| !self.is_app),
+            self.client_secret.as_ref(),
+        ];
         let all = all.into_iter().flatten();
         all.map(|secret| Zeroizing::new(secret.as_bytes().to_vec()))
     }
@@ -173,10 +200,16 @@ pub fn minted(source: &TokenSource, body: &[u8]) -> Option<Minted> {
     } else {
         UNSAID_SECONDS
     };
+    let seconds = match &answer.expires_in {
+        None => None,
+        Some(Seconds::Number(seconds)) => Some(*seconds),
+        Some(Seconds::Text(text)) => Some(text.parse().ok()?),
+    };
+    let refresh = answer.refresh_token.take().map(Zeroizing::new);
     Some(Minted {
         token,
-        seconds: answer.expires_in.unwrap_or(unsaid),
-        refresh: answer.refresh_token.take().map(Zeroizing::new),
+        seconds: seconds.unwrap_or(unsaid),
+        refresh: refresh.filter(|refresh| check_secret(refresh.as_bytes()).is_ok()),
     })
 }
 
@@ -294,6 +327,7 @@ mod tests {
         assert_eq!(asked(&odd, "c:defghi").0, Some(format!("Basic {wanted}")));
         for bad in [
             "{\"refresh_token\":1}",
+            "{\"refresh_token\":\"12345678\",\"client_secret\":\"\"}",
             "{\"client_secret\":\"12345678\"}",
             "{\"refresh_token\":\"12345678\",\"x\":1}",
             "short",
@@ -359,15 +393,19 @@ mod tests {
             ))
         };
         let token = "2YotnFZFEjr1zCsicMWpAA".to_owned();
-        let whole = r#"{"access_token":"2YotnFZFEjr1zCsicMWpAA","token_type":"Bearer","expires_in":3600,"refresh_token":"tGzv3J","example":1}"#;
+        let whole = r#"{"access_token":"2YotnFZFEjr1zCsicMWpAA","token_type":"Bearer","expires_in":3600,"refresh_token":"tGzv3JOkF0XG5Qx2TlKWIA","example":1}"#;
         assert_eq!(
             read(&oauth, whole),
-            Some((token.clone(), 3600, Some("tGzv3J".into())))
+            Some((token.clone(), 3600, Some("tGzv3JOkF0XG5Qx2TlKWIA".into())))
         );
         assert_eq!(
             read(&oauth, r#"{"access_token":"2YotnFZFEjr1zCsicMWpAA"}"#),
             Some((token.clone(), 600, None))
         );
+        // One that cannot be shown takes no other's place.
+        let odd =
+            r#"{"access_token":"2YotnFZFEjr1zCsicMWpAA","expires_in":"60","refresh_token":""}"#;
+        assert_eq!(read(&oauth, odd), Some((token.clone(), 60, None)));
         assert_eq!(
             read(
                 &app,

@@ -6,11 +6,13 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, RwLock};
 use std::time::{Duration, Instant};
 
-use broker::{Envelope, Epoch, Epochs, IngressKey, Lease, Omni, Place, SealingKey, Tokens};
+use broker::{
+    Envelope, Epoch, Epochs, IngressKey, Lease, Minting, Omni, Place, SealingKey, Tokens,
+};
 use identity::json::MAX_SAFE_INTEGER;
 use identity::{Digest, PublicKey, UnixSeconds, sha256};
 use minicbor::bytes::ByteVec;
-use policy::{Bundle, Price, RevokedCredential, Scrub, Service, ServiceRule};
+use policy::{Bundle, Grant, Price, RevokedCredential, Scrub, Service, ServiceRule};
 use policy_engine::{Denied, Reservation, Taken, Usage};
 use protocol::Ticket;
 use record::Decision;
@@ -90,6 +92,16 @@ impl FromService {
     }
 }
 
+/// A JWT of a GitHub App.
+struct AppProof {
+    version: u64,
+    signed: UnixSeconds,
+    jwt: Zeroizing<String>,
+}
+
+/// A JWT of an App is shown so long, of the nine minutes for which it is good.
+const SHOWN_FOR: i64 = 180;
+
 /// The highest versions of one credential in this boot.
 #[derive(Debug, Clone, Copy, Default)]
 struct Versions {
@@ -115,6 +127,8 @@ pub(crate) struct Credentials {
     services: Vec<ServiceState>,
     /// Of each identity's credential for a service.
     versions: Mutex<BTreeMap<(String, String), Versions>>,
+    /// What GitHub Apps show for themselves, by identity and service: signed once in a while.
+    apps: Mutex<BTreeMap<(String, String), AppProof>>,
     calls: Mutex<BTreeMap<Ticket, OpenCall>>,
     /// Revocations of which the processes of services have not been told yet: by place.
     untold: Mutex<Vec<(usize, Revoked)>>,
@@ -205,6 +219,7 @@ impl Credentials {
             })),
             services: services.collect::<Result<_, _>>()?,
             versions: Mutex::default(),
+            apps: Mutex::default(),
             calls: Mutex::default(),
             untold: Mutex::default(),
             entrance: None,
@@ -300,18 +315,19 @@ impl Credentials {
         let secrets = secrets.as_ref().ok_or(Error::Halted)?;
         let epoch = secrets.epochs.last().ok_or(Error::Halted)?;
         let actor = self.actor(identity);
-        let place = self.place(&actor, service);
+        let upstream = bound_to(service);
+        let place = self.place(&actor, service, &upstream);
         let version = envelope.version;
         Ok(Envelope::seal(epoch, version, place, &secret, nonce)?)
     }
 
     /// Where the credential of an actor belongs.
-    fn place<'a>(&'a self, actor: &'a Omni, service: &'a Service) -> Place<'a> {
+    fn place<'a>(&'a self, actor: &'a Omni, service: &'a Service, upstream: &'a str) -> Place<'a> {
         Place {
             operator: &self.operator,
             actor,
             service: &service.name,
-            upstream: service.upstream.as_str(),
+            upstream,
         }
     }
 
@@ -325,7 +341,8 @@ impl Credentials {
         let secrets = read(&self.secrets);
         let secrets = secrets.as_ref().ok_or(Error::Halted)?;
         let secret = order.open(&secrets.sealing)?;
-        let place = self.place(&order.actor, service);
+        let upstream = bound_to(service);
+        let place = self.place(&order.actor, service, &upstream);
         let epoch = secrets.epochs.last().ok_or(Error::Halted)?;
         let sealed = Envelope::seal(epoch, order.version, place, &secret, nonce)?;
         Ok(sealed)
@@ -341,11 +358,44 @@ impl Credentials {
         let secrets = read(&self.secrets);
         let secrets = secrets.as_ref().ok_or(Error::Halted)?;
         let actor = self.actor(identity);
-        let place = self.place(&actor, service);
+        let upstream = bound_to(service);
+        let place = self.place(&actor, service, &upstream);
         let mut epochs = secrets.epochs.iter();
         let epoch = epochs.find(|epoch| epoch.number == envelope.epoch);
         let unknown = broker::Error::EnvelopeUnopened("it is of an epoch that is not known");
         Ok(envelope.open(epoch.ok_or(unknown)?, place)?)
+    }
+
+    /// With what a token is asked for, where one is put in the place of this credential.
+    pub(crate) fn minting(
+        &self,
+        service: &Service,
+        (identity, version): (&str, u64),
+        secret: &[u8],
+        now: UnixSeconds,
+    ) -> Result<Option<Minting>, Error> {
+        let Some(source) = &service.token else {
+            return Ok(None);
+        };
+        if source.grant != Grant::GithubApp {
+            return Ok(Some(Minting::new(source, secret, now)?));
+        }
+        let mut apps = lock(&self.apps);
+        let place = (identity.to_owned(), service.name.clone());
+        let is_good = |proof: &AppProof| {
+            proof.version == version && (0..SHOWN_FOR).contains(&(now.0 - proof.signed.0))
+        };
+        if let Some(proof) = apps.get(&place).filter(|proof| is_good(proof)) {
+            return Ok(Some(Minting::of(source, proof.jwt.clone(), None)));
+        }
+        let minting = Minting::new(source, secret, now)?;
+        let proof = AppProof {
+            version,
+            signed: now,
+            jwt: minting.shown.clone(),
+        };
+        apps.insert(place, proof);
+        Ok(Some(minting))
     }
 
     /// Remembers a version that was opened; refuses one that is older than another that was.
@@ -370,7 +420,8 @@ impl Credentials {
     /// What was ordered is kept: it counts as if it had been opened.
     pub(crate) fn keep(&self, identity: &str, service: &str, version: u64) -> Result<(), Error> {
         self.versions(identity, service, |versions| {
-            if version == versions.ordered {
+            // One that was sealed elsewhere counts when it is used.
+            if version <= versions.ordered {
                 versions.seen = versions.seen.max(version);
             }
             Ok(())
@@ -619,6 +670,16 @@ impl Credentials {
     /// Wipes every key.
     pub(crate) fn wipe(&self) {
         *write(&self.secrets) = None;
+        lock(&self.apps).clear();
+    }
+}
+
+/// For what a credential was put: where the service is, and who gives tokens for it, if somebody does.
+fn bound_to(service: &Service) -> String {
+    let upstream = service.upstream.as_str();
+    match &service.token {
+        None => upstream.to_owned(),
+        Some(source) => format!("{upstream} {}", serde_json::json!(source)),
     }
 }
 
@@ -757,6 +818,7 @@ mod tests {
             secrets: RwLock::new(None),
             services: vec![service(), service()],
             versions: Mutex::default(),
+            apps: Mutex::default(),
             calls: Mutex::default(),
             untold: Mutex::default(),
             entrance: None,
@@ -777,6 +839,27 @@ mod tests {
             tokens: None,
             minted: false,
         }
+    }
+
+    #[test]
+    fn a_credential_is_put_for_whom_it_is_shown_to() {
+        let service = |token: serde_json::Value| -> Service {
+            let mut service = serde_json::json!({"name": "api", "upstream": "https://api.example", "inject": {"header": "x-key"}, "rules": []});
+            if !token.is_null() {
+                service["token"] = token;
+            }
+            serde_json::from_value(service).unwrap()
+        };
+        let source = |url: &str, id: &str| serde_json::json!({"url": url, "grant": "refresh_token", "client_id": id});
+        let all = [
+            service(serde_json::Value::Null),
+            service(source("https://auth.example/token", "a")),
+            service(source("https://other.example/token", "a")),
+            service(source("https://auth.example/token", "b")),
+        ];
+        let bound: std::collections::BTreeSet<String> = all.iter().map(bound_to).collect();
+        assert_eq!(bound.len(), all.len());
+        assert_eq!(bound_to(&all[0]), "https://api.example");
     }
 
     #[test]

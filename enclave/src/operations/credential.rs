@@ -322,6 +322,12 @@ fn decide(
         actor: credentials.actor(&policy.name),
         version: envelope.version,
         key: key.map(|key| SecretKey(key.clone())),
+        minting: credentials.minting(
+            service,
+            (&policy.name, envelope.version),
+            &secret,
+            now.earliest,
+        )?,
     };
     let call = asked.call((service, rule), request, now.earliest, &secret, whose)?;
     let mut usage = lock(credentials.service(place)?.usage(&policy.name)?);
@@ -500,6 +506,8 @@ struct Whose {
     actor: Omni,
     version: u64,
     key: Option<SecretKey>,
+    /// With what it gets a token, if it does.
+    minting: Option<Minting>,
 }
 
 /// A request in the one form.
@@ -568,10 +576,7 @@ impl Asked {
                 body,
                 time,
             });
-        let minting = match &service.token {
-            None => None,
-            Some(source) => Some(Minting::new(source, secret, time)?),
-        };
+        let minting = whose.minting;
         let placed = match &minting {
             None => inject(&service.inject, &self.target, signing, secret)?,
             Some(minting) => unplaced(&self.target, minting),

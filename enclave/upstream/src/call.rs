@@ -67,6 +67,10 @@ pub(crate) async fn serve(shared: &Arc<Shared>, line: Line, first: Ticket) {
             () = revocation(revoked, &call) => Err(Ending::CredentialRevoked),
             made = make(shared, &mut line, &call, &mut progress) => made,
         };
+        if let Some(token) = progress.token.take_if(|_| progress.status == Some(401)) {
+            // The next call asks for another one.
+            lock(&shared.tokens).give_up((call.actor, call.version), &token);
+        }
         let (ending, again) = match made {
             Ok(again) => (Ending::Complete, again),
             Err(ending) => (ending, false),
@@ -133,7 +137,12 @@ async fn make(
             Some(first.ok().flatten().ok_or(Ending::Aborted)?)
         }
     };
-    let token = mint::token(shared, to, call, &mut progress.minted).await?;
+    let minting = mint::token(shared, to, call, &mut progress.minted);
+    progress.token = tokio::select! {
+        token = minting => token?,
+        () = from.gone() => return Err(Ending::Aborted),
+    };
+    let token = progress.token.clone();
     let token = token.as_ref();
     if call.websocket {
         return websocket::make(shared, (from, to), call, token, progress)
@@ -166,11 +175,6 @@ async fn make(
         gone = uploading => return Err(gone),
         got = download.run(sent) => got?,
     };
-    if let Some(token) = token.filter(|_| progress.status == Some(401)) {
-        // The next call asks for another one.
-        let held = lock(&shared.tokens).of((call.actor, call.version));
-        held.lock().await.drop_token(token);
-    }
     // An answer that came before the request was whole: the rest of that is nobody's, and what it
     // went over is out of step.
     let whole = whole.load(Ordering::Acquire);

@@ -131,8 +131,8 @@ impl Download<'_> {
 
     pub(crate) async fn pass_on(&mut self, answer: Response<Incoming>) -> Result<(), Ending> {
         let (head, mut body) = answer.into_parts();
-        let headers = self.headers(&head)?;
         *self.status = Some(head.status.as_u16());
+        let headers = self.headers(&head)?;
         *self.used = self.call.counted.as_ref().and_then(|counted| {
             let kind = head.headers.get(hyper::header::CONTENT_TYPE);
             let is_stream =

@@ -67,6 +67,13 @@ impl FramesFrom {
         }
     }
 
+    /// Waits until the line has ended. Once something has come behind the frames that were taken, nobody looks.
+    pub(crate) async fn gone(&mut self) {
+        if self.more().await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Waits until something has come behind the frames that were taken.
     pub async fn more(&mut self) -> io::Result<()> {
         match self.line.read_buf(self.frames.room()).await? {

@@ -11,14 +11,18 @@ use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, USER
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
 
 use crate::connect::{Whom, connect};
 use crate::frames::FramesTo;
+use crate::lines::Line;
 use crate::shared::Shared;
 use crate::sync::lock;
 use crate::tokens::{Token, TokenHost};
 use crate::wire::{Call, Ending};
 
+/// For those who ask before.
+const TURN_WITHIN: Duration = Duration::from_secs(45);
 /// For the answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
@@ -34,32 +38,52 @@ pub(crate) async fn token(
         (Some(host), Some(minting)) => (host, minting),
         _ => return Err(Ending::Aborted),
     };
-    let held = lock(&shared.tokens).of((call.actor, call.version));
-    let mut held = held.lock().await;
-    if let Some(token) = held.token() {
+    let owner = (call.actor, call.version);
+    if let Some(token) = lock(&shared.tokens).good(owner) {
         return Ok(Some(token));
     }
-    let mut minting = minting.to_minting().ok_or(Ending::Aborted)?;
-    if let Some(refresh) = &held.refresh {
-        minting.shown = refresh.clone();
+    let turn = lock(&shared.tokens).turn(owner);
+    let turn = timeout(TURN_WITHIN, turn.lock_owned()).await;
+    let turn = turn.map_err(|_| Ending::TokenRefused)?;
+    if let Some(token) = lock(&shared.tokens).good(owner) {
+        return Ok(Some(token));
     }
-    let request = minting.request(&host.source);
+    if lock(&shared.tokens).has_failed(owner) {
+        return Err(Ending::TokenRefused);
+    }
+    let mut minting = minting.to_minting(&host.source).ok_or(Ending::Aborted)?;
+    if let Some(refresh) = lock(&shared.tokens).refresh(owner) {
+        minting.shown = refresh;
+    }
+    let request = request(host, minting.request(&host.source))?;
+    let connected = connect(shared, to, call.ticket, Whom::Tokens(host)).await;
+    let Ok(stream) = connected else {
+        lock(&shared.tokens).fail(owner);
+        return Err(Ending::TokenRefused);
+    };
     *is_minted = true;
-    let answered = timeout(ANSWER_WITHIN, ask(shared, to, call, host, request)).await;
-    let body = answered.unwrap_or(Err(Ending::TokenRefused))?;
-    let minted = minted(&host.source, &body).ok_or(Ending::TokenRefused)?;
-    Ok(Some(held.take(minted)))
+    // Whatever becomes of the call: what is given may take the place of what was shown.
+    let shared = Arc::clone(shared);
+    let source = host.source.clone();
+    let asking = tokio::spawn(async move {
+        let _turn = turn;
+        let answered = timeout(ANSWER_WITHIN, ask(stream, request)).await;
+        let body = answered.ok().flatten();
+        let minted = body.and_then(|body| minted(&source, &body));
+        let mut tokens = lock(&shared.tokens);
+        match minted {
+            Some(minted) => Ok(tokens.take(owner, minted, minting.shown)),
+            None => {
+                tokens.fail(owner);
+                Err(Ending::TokenRefused)
+            }
+        }
+    });
+    let asked = asking.await.map_err(|_| Ending::TokenRefused)?;
+    asked.map(Some)
 }
 
-/// The body of the answer to a request for a token.
-async fn ask(
-    shared: &Shared,
-    to: &mut FramesTo,
-    call: &Call,
-    host: &TokenHost,
-    asked: MintRequest,
-) -> Result<Bytes, Ending> {
-    let refused = |_| Ending::TokenRefused;
+fn request(host: &TokenHost, asked: MintRequest) -> Result<Request<Full<Bytes>>, Ending> {
     let url = &host.source.url;
     let form = Bytes::from_owner(asked.form);
     let is_form = !form.is_empty();
@@ -85,14 +109,18 @@ async fn ask(
         value.set_sensitive(true);
         headers.insert(AUTHORIZATION, value);
     }
-    let stream = connect(shared, to, call.ticket, Whom::Tokens(host)).await?;
+    Ok(request)
+}
+
+/// The body of the answer to a request for a token; none, if it gives none.
+async fn ask(stream: TlsStream<Line>, request: Request<Full<Bytes>>) -> Option<Bytes> {
     let handshake = Builder::new().handshake(TokioIo::new(stream)).await;
-    let (mut sender, driving) = handshake.map_err(refused)?;
+    let (mut sender, driving) = handshake.ok()?;
     tokio::spawn(driving);
-    let answer = sender.send_request(request).await.map_err(refused)?;
+    let answer = sender.send_request(request).await.ok()?;
     if ![StatusCode::OK, StatusCode::CREATED].contains(&answer.status()) {
-        return Err(Ending::TokenRefused);
+        return None;
     }
     let body = Limited::new(answer.into_body(), MAX_MINTED).collect().await;
-    Ok(body.map_err(|_| Ending::TokenRefused)?.to_bytes())
+    Some(body.ok()?.to_bytes())
 }

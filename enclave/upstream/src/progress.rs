@@ -9,6 +9,7 @@ use protocol::Ticket;
 use crate::counted::Counted;
 use crate::shared::unsent;
 use crate::sync::lock;
+use crate::tokens::Token;
 use crate::wire::{Ended, Ending};
 
 /// How far a call has come.
@@ -20,6 +21,8 @@ pub(crate) struct Progress {
     pub(crate) received: Counted,
     /// What the service says was used, where that is counted.
     pub(crate) used: Option<Used>,
+    /// What was put in the credential's place, if it was a token.
+    pub(crate) token: Option<Token>,
     /// Whether a token was asked for.
     pub(crate) minted: bool,
 }
@@ -32,6 +35,7 @@ impl Progress {
             sent: Arc::new(Mutex::new(Counted::new())),
             received: Counted::new(),
             used: None,
+            token: None,
             minted: false,
         }
     }

@@ -182,7 +182,12 @@ impl Shared {
     /// longer than many a call, and memory.
     pub(crate) fn needles(&self, call: &Call, token: Option<&Token>) -> Arc<Needles> {
         let mut secrets: Vec<&[u8]> = call.secrets.iter().map(AsRef::as_ref).collect();
+        let beside = match token {
+            Some(_) => lock(&self.tokens).secrets((call.actor, call.version)),
+            None => Vec::new(),
+        };
         secrets.extend(token.map(|token| token.as_slice()));
+        secrets.extend(beside.iter().map(|secret| secret.as_bytes()));
         // By what they are: a version is what somebody says.
         let lengths = secrets.iter().map(|secret| secret.len().to_be_bytes());
         let digest = sha256(&Zeroizing::new(
@@ -221,7 +226,7 @@ impl Shared {
     /// which is told why.
     pub(crate) fn revoke(&self, revoked: Revoked) {
         lock(&self.pool).close(&revoked);
-        lock(&self.tokens).forget(|(actor, version)| revoked.is(actor, version));
+        lock(&self.tokens).revoke(&revoked);
         lock(&self.needles).retain(|_, sought| !revoked.is(&sought.actor, sought.version));
         // Nobody listens if no call is under way.
         let _ = self.revoked.send(revoked);

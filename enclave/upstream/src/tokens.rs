@@ -15,10 +15,14 @@ use zeroize::Zeroizing;
 use crate::Error;
 use crate::pool::Owner;
 use crate::tls::{self, Clock};
-use crate::wire::{Setup, TokenSetup};
+use crate::wire::{Revoked, Setup, TokenSetup};
 
 /// A token is not used in its last minutes, or its second half.
 const SPARE: Duration = Duration::from_secs(300);
+/// Nobody asks again so soon after none was given.
+const FAILED_FOR: Duration = Duration::from_secs(1);
+/// How often a service is believed that it does not take a token.
+const BELIEVED_EVERY: Duration = Duration::from_secs(10);
 /// However long it is said to be good.
 const MAX_GOOD: Duration = Duration::from_secs(86_400);
 
@@ -61,52 +65,102 @@ impl TokenHost {
 
 /// What a credential has got.
 #[derive(Default)]
-pub(crate) struct Held {
+struct Held {
     token: Option<(Token, Instant)>,
+    /// With what the token was asked for.
+    shown: Option<Zeroizing<String>>,
     /// The refresh token that took the place of the credential's: in this boot only.
-    pub(crate) refresh: Option<Zeroizing<String>>,
+    refresh: Option<Zeroizing<String>>,
+    /// When none was given.
+    failed: Option<Instant>,
+    /// When one that a service had refused was given up.
+    given_up: Option<Instant>,
+    /// Whose turn it is to ask.
+    turn: Arc<Mutex<()>>,
 }
 
-impl Held {
-    /// The token, if it is still good.
-    pub(crate) fn token(&self) -> Option<Token> {
-        let (token, until) = self.token.as_ref()?;
-        (Instant::now() < *until).then(|| Arc::clone(token))
-    }
-
-    /// Takes what was given.
-    pub(crate) fn take(&mut self, minted: Minted) -> Token {
-        let good = Duration::from_secs(minted.seconds).min(MAX_GOOD);
-        let token = Arc::new(minted.token);
-        let until = Instant::now() + good.saturating_sub(SPARE).max(good / 2);
-        self.token = Some((Arc::clone(&token), until));
-        self.refresh = minted.refresh.or(self.refresh.take());
-        token
-    }
-
-    /// The service does not take this one.
-    pub(crate) fn drop_token(&mut self, refused: &Token) {
-        let is_it = |(token, _): &(Token, Instant)| Arc::ptr_eq(token, refused);
-        if self.token.as_ref().is_some_and(is_it) {
-            self.token = None;
-        }
-    }
-}
-
-/// What each credential has got. Whoever asks for a token holds its lock meanwhile, so that one does.
+/// What each credential has got.
 #[derive(Default)]
-pub(crate) struct Tokens(BTreeMap<Owner, Arc<Mutex<Held>>>);
+pub(crate) struct Tokens(BTreeMap<Owner, Held>);
 
 impl Tokens {
     /// Of a credential; what an older version of it has got is not used any more.
-    pub(crate) fn of(&mut self, owner: Owner) -> Arc<Mutex<Held>> {
+    fn of(&mut self, owner: Owner) -> &mut Held {
         let (actor, version) = owner;
-        self.forget(|(other, older)| *other == actor && older < version);
-        Arc::clone(self.0.entry(owner).or_default())
+        let is_older = |(other, older): &Owner| *other == actor && *older < version;
+        self.0.retain(|other, _| !is_older(other));
+        self.0.entry(owner).or_default()
     }
 
-    pub(crate) fn forget(&mut self, is_gone: impl Fn((&[u8; 32], u64)) -> bool) {
-        self.0
-            .retain(|(actor, version), _| !is_gone((actor, *version)));
+    /// The token of a credential, if it is still good.
+    pub(crate) fn good(&mut self, owner: Owner) -> Option<Token> {
+        let (token, until) = self.of(owner).token.as_ref()?;
+        (Instant::now() < *until).then(|| Arc::clone(token))
+    }
+
+    /// Whoever asks for a token holds this meanwhile, so that one does.
+    pub(crate) fn turn(&mut self, owner: Owner) -> Arc<Mutex<()>> {
+        Arc::clone(&self.of(owner).turn)
+    }
+
+    /// Whether none was given a moment ago.
+    pub(crate) fn has_failed(&mut self, owner: Owner) -> bool {
+        let failed = self.of(owner).failed;
+        failed.is_some_and(|since| since.elapsed() < FAILED_FOR)
+    }
+
+    /// None was given.
+    pub(crate) fn fail(&mut self, owner: Owner) {
+        self.of(owner).failed = Some(Instant::now());
+    }
+
+    /// The refresh token that took the place of the credential's.
+    pub(crate) fn refresh(&mut self, owner: Owner) -> Option<Zeroizing<String>> {
+        self.of(owner).refresh.clone()
+    }
+
+    /// Takes what was given for what was shown.
+    pub(crate) fn take(&mut self, owner: Owner, minted: Minted, shown: Zeroizing<String>) -> Token {
+        let good = Duration::from_secs(minted.seconds).min(MAX_GOOD);
+        let token = Arc::new(minted.token);
+        let until = Instant::now() + good.saturating_sub(SPARE).max(good / 2);
+        let held = self.of(owner);
+        held.token = Some((Arc::clone(&token), until));
+        held.shown = Some(shown);
+        held.refresh = minted.refresh.or(held.refresh.take());
+        held.failed = None;
+        token
+    }
+
+    /// The service does not take this one. Some say so whatever the token is: it is believed once in a while.
+    pub(crate) fn give_up(&mut self, owner: Owner, refused: &Token) {
+        let held = self.of(owner);
+        let is_it = |(token, _): &(Token, Instant)| Arc::ptr_eq(token, refused);
+        let is_late = held
+            .given_up
+            .is_none_or(|since| since.elapsed() > BELIEVED_EVERY);
+        if is_late && held.token.as_ref().is_some_and(is_it) {
+            held.token = None;
+            held.given_up = Some(Instant::now());
+        }
+    }
+
+    /// What must not come back, beside the token.
+    pub(crate) fn secrets(&mut self, owner: Owner) -> Vec<Zeroizing<String>> {
+        let held = self.of(owner);
+        [&held.shown, &held.refresh]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect()
+    }
+
+    /// Tokens of what is not used any more. A refresh token stays: it may be used again, and the one before it is gone.
+    pub(crate) fn revoke(&mut self, revoked: &Revoked) {
+        for ((actor, version), held) in &mut self.0 {
+            if revoked.is(actor, *version) {
+                held.token = None;
+            }
+        }
     }
 }

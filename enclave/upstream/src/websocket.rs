@@ -1,6 +1,5 @@
 //! A WebSocket: once the service has agreed, what its sides say passes both ways.
 
-use std::future::pending;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -77,6 +76,8 @@ pub(crate) async fn make(
         let answer = answered.map_err(|_| Ending::ServiceFailed)?;
         let answer = answer.map_err(|_| Ending::ServiceFailed)?;
         let status = answer.status();
+        *download.status =
+            Some(status.as_u16()).filter(|_| status != StatusCode::SWITCHING_PROTOCOLS);
         if status.is_client_error() || status.is_server_error() {
             return download.pass_on(answer).await.map(|()| None);
         }
@@ -98,7 +99,7 @@ pub(crate) async fn make(
     };
     let agreed = tokio::select! {
         agreed = asking => agreed?,
-        () = gone(from) => return Err(Ending::Aborted),
+        () = from.gone() => return Err(Ending::Aborted),
     };
     let Some((headers, service)) = agreed else {
         return Ok(());
@@ -136,13 +137,6 @@ pub(crate) async fn make(
             let _ = timeout(CLOSE_WITHIN, there).await;
             Ok(())
         }
-    }
-}
-
-/// Waits until the caller is not there any more. Once it has begun to speak, which it should not yet, nobody looks.
-async fn gone(from: &mut FramesFrom) {
-    if from.more().await.is_ok() {
-        pending::<()>().await;
     }
 }
 

@@ -5,7 +5,7 @@ use broker::{Field, Header, Minting};
 use identity::Digest;
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Decoder, Encode, Encoder};
-use policy::Form;
+use policy::{Form, TokenSource};
 use protocol::{CountedBody, Ticket};
 use zeroize::Zeroizing;
 
@@ -158,18 +158,16 @@ impl MintingSecret {
     }
 
     /// None, if it is no text.
-    pub(crate) fn to_minting(&self) -> Option<Minting> {
+    pub(crate) fn to_minting(&self, source: &TokenSource) -> Option<Minting> {
         let text = |secret: &Secret| {
             let text = str::from_utf8(secret.as_ref()).ok()?;
             Some(Zeroizing::new(text.to_owned()))
         };
-        Some(Minting {
-            shown: text(&self.shown)?,
-            client_secret: match &self.client_secret {
-                None => None,
-                Some(secret) => Some(text(secret)?),
-            },
-        })
+        let client_secret = match &self.client_secret {
+            None => None,
+            Some(secret) => Some(text(secret)?),
+        };
+        Some(Minting::of(source, text(&self.shown)?, client_secret))
     }
 }
 

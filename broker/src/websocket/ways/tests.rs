@@ -163,9 +163,7 @@ fn a_credential_does_not_come_back_in_a_message_or_in_what_controls_one() {
             let masked = back(Scrub::Replace, &said, cut).unwrap();
             let whole = masked.iter().flat_map(|(_, bytes)| bytes.clone());
             let whole: Vec<u8> = whole.collect();
-            // Less than half of it, where it stopped in the middle.
-            let needles = Needles::new(&[SECRET]);
-            assert!(whole.ends_with(&[b'*'; 12]) && !needles.stand_in(&whole));
+            assert!(whole.ends_with(&[b'*'; 24]) && !whole.windows(4).any(|four| four == b"live"));
         }
     }
     let close = [b"\x03\xf0no such ", SECRET].concat();
@@ -178,7 +176,7 @@ fn a_credential_does_not_come_back_in_a_message_or_in_what_controls_one() {
 }
 
 #[test]
-fn half_of_a_credential_waits_and_not_beyond_its_message() {
+fn only_a_word_waits_and_not_beyond_its_message() {
     let needles = Needles::new(&[SECRET]);
     let mut way = FromService::new(&needles, Scrub::Refuse);
     let mut said = |frames: &[Frame<'_>]| {
@@ -186,23 +184,18 @@ fn half_of_a_credential_waits_and_not_beyond_its_message() {
         way.push(&bytes(frames, None), &mut out, |_| {}).unwrap();
         out
     };
-    let half = &b"sk-live-0123"[..];
     assert_eq!(
-        said(&[(TEXT, false, b"x sk-")]),
-        bytes(&[(TEXT, false, b"x sk-")], None)
+        said(&[(TEXT, false, b"x any")]),
+        bytes(&[(TEXT, false, b"x ")], None)
     );
     assert_eq!(
         said(&[(MORE, true, b"")]),
-        bytes(&[(MORE, true, b"")], None)
+        bytes(&[(MORE, true, b"any")], None)
     );
-    assert!(said(&[(TEXT, false, half)]).is_empty());
+    assert!(said(&[(TEXT, false, b"word")]).is_empty());
     assert_eq!(
-        said(&[(MORE, true, b"y")]),
-        bytes(&[(TEXT, true, b"sk-live-0123y")], None)
-    );
-    assert_eq!(
-        said(&[(TEXT, true, half)]),
-        bytes(&[(TEXT, true, half)], None)
+        said(&[(MORE, true, b"s")]),
+        bytes(&[(TEXT, true, b"words")], None)
     );
 }
 

@@ -86,7 +86,27 @@ impl Minting {
         Self::before(tokens, desk, source, secret)
     }
 
+    /// Where credentials are used while a lease lasts.
+    fn leased(source: &str, secret: &str, lease: &str) -> Self {
+        let desk = Desk::default();
+        let at = desk.clone();
+        let tokens = Upstream::start_for("auth.example", None, move |_, tls| {
+            let (status, text) = at.next();
+            answer(tls, status, "", text.as_bytes())
+        });
+        Self::with(
+            tokens,
+            desk,
+            (source, secret),
+            &format!("{HTTPS_PROXY}{lease}"),
+        )
+    }
+
     fn before(tokens: Upstream, desk: Desk, source: &str, secret: &str) -> Self {
+        Self::with(tokens, desk, (source, secret), HTTPS_PROXY)
+    }
+
+    fn with(tokens: Upstream, desk: Desk, (source, secret): (&str, &str), bundle: &str) -> Self {
         let mut upstream = Upstream::start(service);
         upstream.root = format!("{}''', '''{}", upstream.root, tokens.root);
         let lines = format!("token = {{ url = \"https://auth.example/oauth/token\", {source} }}\n");
@@ -94,7 +114,7 @@ impl Minting {
         let with = With {
             rules: RULES,
             service: &lines,
-            bundle: HTTPS_PROXY,
+            bundle,
             addresses: &addresses,
             ..With::default()
         };
@@ -182,6 +202,9 @@ fn a_token_is_asked_for_anew_when_it_is_over_or_refused() {
     assert_eq!(minting.get("/odd/refused").0, 401);
     assert_eq!(minting.get("/models"), shows("token-2-of-the-desk"));
     assert_eq!(minting.tokens.seen().len(), 3);
+    // A service that refuses whatever is shown is believed once in a while.
+    assert_eq!(minting.get("/odd/refused").0, 401);
+    assert_eq!(minting.get("/models"), shows("token-2-of-the-desk"));
     // A newer credential gets another one; a revoked one none.
     minting
         .setting()
@@ -216,15 +239,22 @@ fn who_gives_no_token_has_nothing_sent_to_the_service_and_it_heals() {
     ] {
         minting.desk.says(status, &says);
         assert_eq!(minting.get("/models"), refused, "{status} {says}");
+        // And for a second nobody is asked again.
+        let asked = minting.tokens.seen().len();
+        assert_eq!(minting.get("/models"), refused);
+        assert_eq!(minting.tokens.seen().len(), asked);
+        std::thread::sleep(Duration::from_millis(1100));
     }
     assert!(minting.setting().upstream.seen().is_empty());
     assert_eq!(minting.get("/models"), shows("token-1-of-the-desk"));
-    let closed = minting.setting().events("credential.close", 9);
+    let closed = minting.setting().events("credential.close", 17);
     assert_eq!(closed[0]["credential"]["ending"], "token_refused");
+    let asked = |event: &&Value| event["credential"]["minted"] == true;
+    assert_eq!(closed.iter().filter(asked).count(), 9);
     assert_eq!(closed[0]["credential"]["status"], Value::Null);
     // Whoever else answers at its address is not asked.
     let other = Minting::start("other.example", CLIENT, SECRET);
-    assert_eq!(other.get("/models"), (502, "service_untrusted".into()));
+    assert_eq!(other.get("/models"), (502, "token_refused".into()));
     assert!(other.tokens.seen().is_empty() && other.setting().upstream.seen().is_empty());
 }
 
@@ -363,7 +393,7 @@ fn an_authorization_server_of_others_gives_tokens() {
             tls,
             status,
             "content-type: application/json\r\n",
-            text[from..=to].as_bytes(),
+            &text.as_bytes()[from..=to],
         )
     });
     let source = "grant = \"client_credentials\", client_id = \"service\"";
@@ -379,4 +409,47 @@ fn an_authorization_server_of_others_gives_tokens() {
         .setting()
         .put_well("crew", "another+secret/of:a=service");
     assert_eq!(minting.get("/models"), (502, "token_refused".into()));
+}
+
+#[test]
+fn a_refresh_token_outlives_a_lease_that_was_over() {
+    let folder = harness::private_folder();
+    let key = parent_proxy::KeyFile::create(&folder.path().join("lease.key")).unwrap();
+    let lease = format!(
+        "[lease]\nkey = \"{}\"\nseconds = 60\n",
+        identity::Signer::public_key(&key).to_multikey()
+    );
+    let source = "grant = \"refresh_token\", client_id = \"agent\"";
+    let minting = Minting::leased(source, "refresh-number-0", &lease);
+    let bring = |seconds: &str| {
+        let output = Command::new(harness::program("anchorhold"))
+            .args(["lease", "--endpoint"])
+            .arg(format!(
+                "unix://{}",
+                minting.setting().running.socket.display()
+            ))
+            .arg("--lease-key")
+            .arg(folder.path().join("lease.key"))
+            .arg("--annex")
+            .arg(minting.setting().running.state.folder().join("annex.cose"))
+            .args(["--seconds", seconds])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    let next = |n: u32| json!({"access_token": format!("token-number-{n}"), "expires_in": 3600, "refresh_token": format!("refresh-number-{n}")});
+    bring("3");
+    minting.desk.says(200, &next(1));
+    assert_eq!(minting.get("/models"), shows("token-number-1"));
+    harness::wait_for(|| minting.get("/models") == (503, "lease_expired".into()));
+    std::thread::sleep(Duration::from_millis(1500));
+    bring("50");
+    minting.desk.says(200, &next(2));
+    assert_eq!(minting.get("/models"), shows("token-number-2"));
+    let asked = minting.tokens.seen();
+    assert!(
+        asked[1]
+            .body
+            .ends_with(b"refresh_token=refresh-number-1&client_id=agent")
+    );
 }
