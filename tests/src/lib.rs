@@ -4,6 +4,7 @@
 mod http;
 mod lasting;
 pub mod machine;
+mod oidc;
 mod running;
 pub mod services;
 mod tap;
@@ -13,6 +14,7 @@ pub mod window;
 
 pub use http::{Answer, Connection, get, post, raw};
 pub use lasting::{Lasting, serve_aws};
+pub use oidc::Oidc;
 pub use running::{
     Running, VerifierFiles, copy_program, now, peak, private_folder, program, wait_for,
     write_script,

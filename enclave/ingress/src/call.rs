@@ -230,28 +230,7 @@ impl Calls {
             response
         };
         if let Some(upgrading) = upgrading {
-            // Whoever has no more than the ticket cannot say this.
-            to.write(CallKind::Data, &[]).await?;
-            let mut response = match answered(next(&mut from).await)? {
-                Ok(head) => head_of(&head)?,
-                Err(refused) => return refused,
-            };
-            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                let agreed = response.headers_mut();
-                agreed.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-                agreed.insert(UPGRADE, HeaderValue::from_static("websocket"));
-                let socket = Arc::clone(self);
-                tokio::spawn(async move {
-                    websocket::pass(upgrading, from, to).await;
-                    drop(socket);
-                });
-                return Ok(named(response.map(|()| whole(Full::default()))));
-            }
-            let (pieces, streamed) = mpsc::channel(1);
-            tokio::spawn(download(from, pieces, None));
-            return last(Ok(named(
-                response.map(|()| Either::Right(Streamed { pieces: streamed })),
-            )));
+            return Ok(named(self.socket(upgrading, from, to).await?));
         }
         let mut uploading = AbortOnDrop(tokio::spawn(upload(to, came, body)));
         let mut is_sent = false;
@@ -275,6 +254,40 @@ impl Calls {
         Ok(named(
             response.map(|()| Either::Right(Streamed { pieces: streamed })),
         ))
+    }
+}
+
+impl Calls {
+    /// The answer to who asks for a WebSocket, the last of its connection; what is said passes behind it.
+    async fn socket(
+        self: &Arc<Self>,
+        upgrading: OnUpgrade,
+        mut from: OwnedMutexGuard<FramesFrom>,
+        mut to: OwnedMutexGuard<FramesTo>,
+    ) -> Answered {
+        // Whoever has no more than the ticket cannot say this.
+        to.write(CallKind::Data, &[]).await?;
+        let mut response = match answered(next(&mut from).await)? {
+            Ok(head) => head_of(&head)?,
+            Err(refused) => return refused,
+        };
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let (pieces, streamed) = mpsc::channel(1);
+            tokio::spawn(download(from, pieces, None));
+            return last(Ok(
+                response.map(|()| Either::Right(Streamed { pieces: streamed }))
+            ));
+        }
+        let agreed = response.headers_mut();
+        agreed.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        agreed.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        // The connection's places are held as long.
+        let socket = Arc::clone(self);
+        tokio::spawn(async move {
+            websocket::pass(upgrading, from, to).await;
+            drop(socket);
+        });
+        Ok(response.map(|()| whole(Full::default())))
     }
 }
 

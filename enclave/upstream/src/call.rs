@@ -139,6 +139,8 @@ async fn make(
     };
     let minting = mint::token(shared, to, call, &mut progress.minted);
     progress.token = tokio::select! {
+        // A call without one looks at nothing here.
+        biased;
         token = minting => token?,
         () = from.gone() => return Err(Ending::Aborted),
     };

@@ -171,28 +171,27 @@ impl Download<'_> {
         if let Some(Some(clean)) = first {
             self.pass(&clean).await?;
         }
-        loop {
-            if ended {
-                break;
-            }
-            let piece = match next_piece(&mut body).now_or_never() {
-                Some(piece) => piece?,
-                None => {
-                    // What was passed on before goes while the next one is awaited.
-                    let rest = scrubber.pause();
-                    self.pass(&rest).await?;
-                    self.flush().await?;
-                    next_piece(&mut body).await?
-                }
-            };
-            let Some(piece) = piece else {
-                break;
-            };
+        while !ended && let Some(piece) = self.next_piece(&mut body, &mut scrubber).await? {
             let clean = scrub(&mut scrubber, piece)?;
             self.pass(&clean).await?;
         }
         let rest = scrubber.finish();
         self.pass(&rest).await
+    }
+
+    /// The next piece of an answer. What may be passed on before it goes while that is awaited.
+    async fn next_piece(
+        &mut self,
+        body: &mut Incoming,
+        scrubber: &mut Scrubber<Arc<Needles>>,
+    ) -> Result<Option<Bytes>, Ending> {
+        if let Some(piece) = next_piece(body).now_or_never() {
+            return piece;
+        }
+        let rest = scrubber.pause();
+        self.pass(&rest).await?;
+        self.flush().await?;
+        next_piece(body).await
     }
 
     async fn pass(&mut self, bytes: &[u8]) -> Result<(), Ending> {

@@ -1,15 +1,14 @@
 //! Credentials that get short tokens, which are put in their place.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use harness::services::With;
 use serde_json::{Value, json};
 
-use super::clients::interop;
 use super::ingress::{HTTPS_PROXY, Proxied};
 use super::setting::Setting;
 use super::upstream::{Request, Tls, Upstream, answer};
@@ -342,36 +341,13 @@ fn a_github_app_signs_for_itself_inside() {
     assert_eq!(minting.get("/models"), (422, "credential_invalid".into()));
 }
 
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// `oidc-provider` of npm's gives the tokens, behind TLS.
 #[test]
 fn an_authorization_server_of_others_gives_tokens() {
-    let folder = interop("oidc");
-    if !folder.join("node_modules").exists() {
-        return harness::skipped("npm's oidc-provider is not there; tests/run installs it");
-    }
-    let port = harness::services::free_port();
-    let mut server = Command::new("node")
-        .arg(folder.join("server.mjs"))
-        .arg(port.to_string())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(server.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    let _server = Server(server);
-    assert_eq!(line, "ready\n");
+    let Some(server) = harness::Oidc::start() else {
+        return;
+    };
+    let port = server.port;
     let given = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&given);
     let tokens = Upstream::start_for("auth.example", None, move |request, tls| {

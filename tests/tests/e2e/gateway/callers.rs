@@ -410,41 +410,13 @@ fn a_token_counts_if_its_issuer_signed_it_for_this_gateway_and_now() {
     assert_eq!(gateway.post("X-API-Key: the-key-of-ci\r\n", "{}").0, 200);
 }
 
-/// A process that ends with its test.
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// `oidc-provider` of npm's: JWTs, and tokens that only it can tell.
 #[test]
 fn an_authorization_server_of_others_says_who_calls() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/oidc");
-    if !folder.join("node_modules").exists() {
-        harness::skipped("npm's oidc-provider is not there; tests/run installs it");
+    let Some(server) = harness::Oidc::start() else {
         return;
-    }
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let mut command = Command::new("node");
-    command.arg(folder.join("server.mjs")).arg(port.to_string());
-    let mut server = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    let mut out = BufReader::new(server.stdout.take().unwrap());
-    out.read_line(&mut line).unwrap();
-    assert_eq!(line, "ready\n");
-    let server = Server(server);
+    };
+    let port = server.port;
     let address = format!("127.0.0.1:{port}");
     let form = |path: &str, client: &str, form: &str| {
         let basic = BASE64.encode(client.as_bytes());
