@@ -111,13 +111,12 @@ struct Versions {
     seen: u64,
 }
 
-impl Versions {
-    fn refuse_below(self, known: u64, version: u64) -> Result<(), Error> {
-        if version < known {
-            return Err(Error::CredentialOutdated { version, known });
-        }
-        Ok(())
+/// Refuses a version that is older than one that is known.
+fn refuse_older(known: u64, version: u64) -> Result<(), Error> {
+    if version < known {
+        return Err(Error::CredentialOutdated { version, known });
     }
+    Ok(())
 }
 
 /// What an enclave has to do with credentials, if its bundle names services.
@@ -401,7 +400,7 @@ impl Credentials {
     /// Remembers a version that was opened; refuses one that is older than another that was.
     pub(crate) fn see(&self, identity: &str, service: &str, version: u64) -> Result<(), Error> {
         self.versions(identity, service, |versions| {
-            versions.refuse_below(versions.seen, version)?;
+            refuse_older(versions.seen, version)?;
             versions.seen = version;
             Ok(())
         })
@@ -411,7 +410,7 @@ impl Credentials {
     /// used until it is kept: whoever is to keep it may be cut off.
     pub(crate) fn order(&self, identity: &str, service: &str, version: u64) -> Result<(), Error> {
         self.versions(identity, service, |versions| {
-            versions.refuse_below(versions.ordered.max(versions.seen), version)?;
+            refuse_older(versions.ordered.max(versions.seen), version)?;
             versions.ordered = version;
             Ok(())
         })
