@@ -12,8 +12,8 @@ use broker::{
 use identity::json::MAX_SAFE_INTEGER;
 use identity::{Digest, PublicKey, UnixSeconds, sha256};
 use minicbor::bytes::ByteVec;
-use policy::{Bundle, Grant, Price, RevokedCredential, Scrub, Service, ServiceRule};
-use policy_engine::{Denied, Reservation, Taken, Usage};
+use policy::{Budget, Bundle, Grant, Price, RevokedCredential, Scrub, Service, ServiceRule};
+use policy_engine::{Denied, KeptBudget, Reservation, Taken, Usage};
 use protocol::Ticket;
 use record::Decision;
 use upstream::{Call, Ended, Ending, Revoked, Setup, TokenSetup, Unavailable};
@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::Error;
 use crate::authority::Authority;
+use crate::budgets::SealedBudget;
 use crate::sync::{lock, read, write};
 
 /// Calls that are under way, or whose end is not known.
@@ -224,6 +225,50 @@ impl Credentials {
             entrance: None,
             lease: Mutex::default(),
         })
+    }
+
+    /// What was used of budgets before this boot counts in it.
+    pub(crate) fn restore(&mut self, bundle: &Bundle, kept: &[SealedBudget], now: UnixSeconds) {
+        for (service, state) in bundle.services.iter().zip(&mut self.services) {
+            if service.budget != Some(Budget::AcrossBoots) {
+                continue;
+            }
+            for (identity, usage) in &mut state.usage {
+                let of_it = kept
+                    .iter()
+                    .filter_map(|one| one.of(identity, &service.name));
+                let of_it: Vec<KeptBudget> = of_it.collect();
+                *usage = Mutex::new(Usage::restored(&service.rules, &of_it, now));
+            }
+        }
+    }
+
+    /// What a seal says of budgets that outlive the boot.
+    pub(crate) fn budgets(&self, bundle: &Bundle, now: UnixSeconds) -> Vec<SealedBudget> {
+        let mut all = Vec::new();
+        for (service, state) in bundle.services.iter().zip(&self.services) {
+            if service.budget != Some(Budget::AcrossBoots) {
+                continue;
+            }
+            for (identity, usage) in &state.usage {
+                let kept = lock(usage).keep(now, &service.rules);
+                let kept = kept.into_iter();
+                all.extend(kept.map(|kept| SealedBudget::new(identity, &service.name, kept)));
+            }
+        }
+        all
+    }
+
+    /// Whether a budget has room that is to be sealed before it is used.
+    pub(crate) fn want_slices(&self) -> bool {
+        let mut usages = self.services.iter().flat_map(|state| state.usage.values());
+        usages.any(|usage| lock(usage).wants_slices())
+    }
+
+    /// The last seal is stored.
+    pub(crate) fn budgets_stored(&self) {
+        let usages = self.services.iter().flat_map(|state| state.usage.values());
+        usages.for_each(|usage| lock(usage).stored());
     }
 
     /// The same, with an ingress process.

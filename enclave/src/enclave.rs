@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 
 use crate::audit::{Trail, dated};
 use crate::authority;
+use crate::budgets::SealedBudget;
 use crate::clock::{Bounds, Clock};
 use crate::credentials::{Courier, Credentials, Entrance, FromService, Ingress};
 use crate::durable::{Change, Durable, Life, Platform, Then};
@@ -314,6 +315,7 @@ impl<N: Nsm> Enclave<N> {
             Request::OpenSealed(open) => self.recorded(event, "default", |env, trail| {
                 credential::open_sealed(env, &open, trail)
             }),
+            Request::KeepBudgets => unrecorded(self.keep_budgets()),
             Request::Authority { nonce } => unrecorded(self.authority(&nonce)),
             Request::Lease { signed } => {
                 unrecorded(self.env().and_then(|env| credential::lease(&env, &signed)))
@@ -394,9 +396,29 @@ impl<N: Nsm> Enclave<N> {
         Ok(Answer::State(self.state_status()))
     }
 
+    /// Seals how much of budgets may be used, if more is wanted.
+    fn keep_budgets(&self) -> Result<Answer, Error> {
+        let env = self.env()?;
+        let credentials = env.provisioned.credentials.as_ref();
+        if !credentials.ok_or(Error::UnknownService)?.want_slices() {
+            return Ok(Answer::Kept);
+        }
+        let committed = self.committed()?;
+        self.durable
+            .seal_change(committed, self, env.provisioned, Change::Budgets)?;
+        Ok(Answer::State(self.state_status()))
+    }
+
     /// The seal that waited is stored: what it holds may be used.
     fn stored(&self) -> Result<Answer, Error> {
-        match self.durable.stored()? {
+        let then = self.durable.stored()?;
+        // Whatever it was sealed for, it has the budgets.
+        if let Some(provisioned) = self.provisioned.get() {
+            let credentials = provisioned.credentials.iter();
+            credentials.for_each(Credentials::budgets_stored);
+        }
+        match then {
+            Then::Budgets => Ok(Answer::Kept),
             Then::Live(life) => {
                 let committed = self.committed()?;
                 self.live(committed, *life)
@@ -576,13 +598,14 @@ impl<N: Nsm> Enclave<N> {
                 key: self.new_secret("k3")?,
             }],
             authority: self.new_secret("ingress-authority")?,
+            budgets: Vec::new(),
         })
     }
 
     /// From here on there are keys, and a record whose first line says so.
     fn live(&self, committed: &Committed, life: Life) -> Result<(), Error> {
         let record = Record::new(life.record_key, self.boot_id);
-        let credentials = self.credentials(committed, life.k3, &life.authority)?;
+        let credentials = self.credentials(committed, life.k3, &life.authority, &life.budgets)?;
         let provisioned = Provisioned::new(
             committed.bundle.clone(),
             committed.canonical.clone(),
@@ -625,13 +648,17 @@ impl<N: Nsm> Enclave<N> {
         committed: &Committed,
         k3: Vec<Epoch>,
         authority: &[u8; 32],
+        budgets: &[SealedBudget],
     ) -> Result<Option<Credentials>, Error> {
         let bundle = &committed.bundle;
         if bundle.services.is_empty() {
             return Ok(None);
         }
         let couriers = std::mem::take(&mut *lock(&self.couriers));
-        let credentials = Credentials::new(bundle, couriers, k3)?;
+        let mut credentials = Credentials::new(bundle, couriers, k3)?;
+        if !budgets.is_empty() {
+            credentials.restore(bundle, budgets, self.now()?.earliest);
+        }
         let entrance = bundle
             .https_proxy
             .map(|_| self.entrance(committed, authority));

@@ -360,6 +360,7 @@ impl Error {
             | Self::Denied(Denied::RateLimitExceeded { .. } | Denied::BudgetExceeded { .. }) => {
                 Kind::Limited
             }
+            Self::Denied(Denied::BudgetNotKept { .. }) => Kind::Unavailable,
             Self::Denied(_)
             | Self::ProofInvalid(_)
             | Self::ApprovalInvalid(_)

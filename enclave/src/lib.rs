@@ -26,6 +26,7 @@
 mod audit;
 mod authority;
 pub mod boot;
+mod budgets;
 mod clock;
 mod credentials;
 mod durable;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use identity::delegation::AGENT;
 use identity::token::APPROVER;
-use identity::{AnnexId, Did, Digest};
+use identity::{AnnexId, Did, Digest, UnixSeconds};
 use minicbor::{Decode, Encode};
 use policy::{Annex, Bundle, IdentityPolicy, Issuer, PolicyDigest, Service};
 use policy_engine::{Denied, Rego};
@@ -14,6 +14,7 @@ use record::End;
 use state::Pair;
 
 use crate::Error;
+use crate::budgets::SealedBudget;
 use crate::credentials::Credentials;
 use crate::identities::{BoundTo, Identity};
 use crate::record::Record;
@@ -134,6 +135,14 @@ impl Provisioned {
             digest: annex.digest,
         };
         self.annex_id().map(floor).or(self.annex_floor)
+    }
+
+    /// What a seal says of budgets that outlive the boot.
+    pub(crate) fn budgets(&self, now: UnixSeconds) -> Vec<SealedBudget> {
+        let credentials = self.credentials.as_ref();
+        credentials.map_or_else(Vec::new, |credentials| {
+            credentials.budgets(&self.bundle, now)
+        })
     }
 
     /// Takes an annex of the operator, unless it is older than the one in force or than the bundle

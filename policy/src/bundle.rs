@@ -11,13 +11,16 @@ use crate::names::{MultikeyText, check_name, check_validity, malformed};
 use crate::services::check_services;
 use crate::{Annex, Error, RevokedCredential};
 use crate::{
-    Approver, Callers, Delegation, HttpsProxy, Limit, Match, Pattern, PolicyDigest, ProvenCaller,
-    Rego, Rule, Service,
+    Approver, Budget, Callers, Delegation, HttpsProxy, Limit, Match, Pattern, PolicyDigest,
+    ProvenCaller, Rego, Rule, Service, ServiceRule,
 };
 
 /// A bundle's canonical form is at most this long, so that it fits through the window with a
 /// document beside it.
 pub const MAX_BYTES: usize = 32 * 1024;
+
+/// Of every identity and rule, in all. A sealed state has room for them beside 64 identities.
+const MAX_KEPT_BUDGETS: usize = 256;
 
 /// What the enclave is told once per boot, and commits to. Everything in it is public.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -321,6 +324,7 @@ impl Bundle {
         check_services(&self.services, &self.callers, |name| {
             self.identity(name).is_some()
         })?;
+        self.check_budgets()?;
         self.lease.iter().try_for_each(|lease| lease.check(self))?;
         if self.https_proxy.is_some() && self.services.is_empty() {
             return Err(malformed(
@@ -329,6 +333,31 @@ impl Bundle {
         }
         if json::canonical(self)?.len() > MAX_BYTES {
             return Err(malformed("longer than 32 KiB"));
+        }
+        Ok(())
+    }
+
+    /// Refuses budgets that outlive a boot where nothing does, and more than a sealed state has room for.
+    fn check_budgets(&self) -> Result<(), Error> {
+        let outlives = |service: &&Service| service.budget == Some(Budget::AcrossBoots);
+        let mut count = 0;
+        for service in self.services.iter().filter(outlives) {
+            if self.state.is_none() {
+                return Err(malformed(format!(
+                    "service {:?}: budget = \"across boots\" is kept with a [state], and there is none",
+                    service.name
+                )));
+            }
+            let of_rule = |rule: &ServiceRule| {
+                let costs = rule.limits.iter().filter(|limit| limit.is_cost());
+                costs.count() * rule.identities.len()
+            };
+            count += service.rules.iter().map(of_rule).sum::<usize>();
+        }
+        if count > MAX_KEPT_BUDGETS {
+            return Err(malformed(format!(
+                "services: {count} budgets of identities outlive a boot, and {MAX_KEPT_BUDGETS} can"
+            )));
         }
         Ok(())
     }

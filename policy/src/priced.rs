@@ -58,6 +58,9 @@ pub enum Budget {
     /// Each boot begins anew.
     #[serde(rename = "per boot")]
     PerBoot,
+    /// What was used is kept with the bundle's state.
+    #[serde(rename = "across boots")]
+    AcrossBoots,
 }
 
 /// What a model of a service costs, in micro-dollars for a million tokens.

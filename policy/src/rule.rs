@@ -123,6 +123,11 @@ impl Limit {
     /// How many tokens a request takes.
     pub const TOKENS: &'static str = "tokens";
 
+    /// Whether it is a budget in money.
+    pub fn is_cost(&self) -> bool {
+        self.amount.as_deref() == Some(Self::COST)
+    }
+
     fn check_max(&self) -> Result<(), String> {
         if self.max == 0 || self.max > json::MAX_SAFE_INTEGER {
             return Err("the max of a limit is 1 to 2^53-1".into());

@@ -452,10 +452,9 @@ impl ServiceRule {
         let is_priced = self.priced.is_some();
         let mut limits = self.limits.iter();
         limits.try_for_each(|limit| limit.check_of_service(is_priced))?;
-        let costs = |limit: &Limit| limit.amount.as_deref() == Some(Limit::COST);
-        if service.budget.is_none() && self.limits.iter().any(costs) {
+        if service.budget.is_none() && self.limits.iter().any(Limit::is_cost) {
             return Err(
-                "limits: money is counted anew in each boot; say so of the service: budget = \"per boot\"".into(),
+                "limits: for how long is money counted? Say of the service: budget = \"per boot\", or \"across boots\"".into(),
             );
         }
         Ok(())

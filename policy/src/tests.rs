@@ -330,6 +330,51 @@ fn a_state_is_kept_under_a_key_of_the_operators_and_of_nobody_else() {
 }
 
 #[test]
+fn budgets_outlive_a_boot_where_there_is_a_state_for_them() {
+    let bundle = |services: usize, limits: usize, state: bool| {
+        let limit = "{ per = 'day', max = 9, amount = 'cost' }, ".repeat(limits);
+        let service = |number| {
+            format!(
+                "[[services]]\nname = 's{number}'\nupstream = 'https://api.example'\ninject = {{ basic = 'x' }}\nbudget = 'across boots'\n\
+                 rules = [{{ name = 'chat', methods = ['POST'], paths = ['/chat'], identities = ['payer'], \
+                 priced = {{ form = 'openai-chat', max_tokens = 100 }}, limits = [{limit}] }}]\n"
+            )
+        };
+        let services: String = (0..services).map(service).collect();
+        let state = match state {
+            true => {
+                "[state]\nname = 's'\ncustody = 'kms'\nrollback = 'accepted'\nkms_key = 'arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab'\n"
+            }
+            false => "",
+        };
+        Bundle::from_toml(&format!("{}\n{state}{services}", toml()))
+    };
+    assert_eq!(
+        bundle(1, 1, true).map(|_| ()).map_err(|e| e.to_string()),
+        Ok(())
+    );
+    assert_eq!(
+        bundle(16, 16, true).map(|_| ()).map_err(|e| e.to_string()),
+        Ok(())
+    );
+    for (bundle, says) in [
+        (
+            bundle(1, 1, false),
+            "kept with a [state], and there is none",
+        ),
+        (
+            bundle(13, 20, true),
+            "260 budgets of identities outlive a boot, and 256 can",
+        ),
+    ] {
+        let Err(Error::Malformed(why)) = bundle else {
+            panic!("{says}")
+        };
+        assert!(why.contains(says), "{why}");
+    }
+}
+
+#[test]
 fn a_callers_key_is_its_own_and_of_one_environment() {
     for (from, to) in [(key(60), key(1)), (key(60), key(100))] {
         let Err(Error::Malformed(why)) = Bundle::from_toml(&toml().replace(&from, &to)) else {

@@ -223,6 +223,10 @@ pub enum Request {
     /// A credential that was put is kept: no older one is used any more. The answer is [`Answer::Kept`].
     #[n(30)]
     CredentialKept(#[n(0)] KeptCredential),
+    /// Seal how much may be used of budgets that outlive the boot. The answer is [`Answer::State`], or
+    /// [`Answer::Kept`] if no more is wanted.
+    #[n(31)]
+    KeepBudgets,
     /// Give the authority of the ingress process, and a document that attests it. The answer is
     /// [`Answer::Authority`].
     #[n(28)]

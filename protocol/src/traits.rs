@@ -111,6 +111,11 @@ impl Request {
             Self::Epochs | Self::CredentialKept(_) => plain,
             // It grants nothing, and comes every few minutes; a refusal for want of one is recorded.
             Self::Lease { .. } => plain,
+            // It decides nothing: what is left was decided by the policy.
+            Self::KeepBudgets => Traits {
+                lane: Lane::Control,
+                ..plain
+            },
             // A new key needs the NSM, and a state a seal.
             Self::SetEpochs { .. } => Traits {
                 lane: Lane::Control,

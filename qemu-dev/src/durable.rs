@@ -15,6 +15,10 @@ use state::{Certificate, GenesisRecord};
 use crate::aws::{ADMIN, DEFAULT_REGION, MockAws, SIDECAR};
 use crate::{Child, Error, Program, State};
 
+/// As long as any.
+const SOME_KEY: &str =
+    "arn:aws:kms:eu-central-1:000000000000:key/00000000-0000-0000-0000-000000000000";
+
 /// How long an order of birth may be obeyed, in seconds.
 const ORDER_SECONDS: i64 = 300;
 
@@ -30,8 +34,14 @@ impl DurableState {
     /// policy for this program under this bundle.
     pub fn prepare(state: &State) -> Result<Self, Error> {
         let aws = MockAws::open(&state.aws(), DEFAULT_REGION)?;
-        let arn = kms_key(state, &aws)?;
-        add_state(state, &arn)?;
+        let arn = match kept_key(state)? {
+            Some(arn) => arn,
+            None => {
+                let arn = new_key(&aws)?;
+                state.set_policy(&(policy_text(state)? + &state_table(&arn)))?;
+                arn
+            }
+        };
         let (_, measurements, bundle) = state.verifier_files()?;
         let policy = key_policy(&[(measurements, bundle)], SIDECAR, ADMIN);
         aws.put_key_policy(&arn, &policy.map_err(operator)?.to_string())?;
@@ -140,12 +150,24 @@ impl DurableState {
     }
 }
 
-/// The key that keeps the state: the one that the bundle names, or a new one.
-fn kms_key(state: &State, aws: &MockAws) -> Result<String, Error> {
-    let (_, _, bundle) = state.verifier_files()?;
-    if let Some(kept) = &bundle.state {
-        return Ok(kept.kms_key.to_string());
+/// The key that keeps the state, if the bundle names one.
+fn kept_key(state: &State) -> Result<Option<String>, Error> {
+    let text = policy_text(state)?;
+    // What it says of budgets may want a state, which is added first.
+    let with_state = || Bundle::from_toml(&(text.clone() + &state_table(SOME_KEY)));
+    match Bundle::from_either(text.as_bytes()) {
+        Ok(bundle) => Ok(bundle.state.map(|kept| kept.kms_key.to_string())),
+        Err(_) if with_state().is_ok() => Ok(None),
+        Err(_) => Err(state
+            .verifier_files()
+            .map(drop)
+            .err()
+            .unwrap_or_else(|| Error::State("the bundle cannot be read".into()))),
     }
+}
+
+/// A new key.
+fn new_key(aws: &MockAws) -> Result<String, Error> {
     // Nobody may use it before the bundle is known.
     let nobody = serde_json::json!({"Version": "2012-10-17", "Statement": [{
         "Sid": "Administration", "Effect": "Allow", "Principal": {"AWS": ADMIN},
@@ -154,18 +176,17 @@ fn kms_key(state: &State, aws: &MockAws) -> Result<String, Error> {
     aws.create_key(&nobody.to_string())
 }
 
-/// Says in the bundle that its keys are kept.
-fn add_state(state: &State, arn: &str) -> Result<(), Error> {
+fn policy_text(state: &State) -> Result<String, Error> {
     let file = state.policy();
-    let text = fs::read_to_string(&file).map_err(io(&file))?;
-    if Bundle::from_either(text.as_bytes()).is_ok_and(|bundle| bundle.state.is_some()) {
-        return Ok(());
-    }
-    let table = format!(
+    fs::read_to_string(&file).map_err(io(&file))
+}
+
+/// What a bundle says whose keys are kept.
+fn state_table(arn: &str) -> String {
+    format!(
         "\n# Keys outlive the enclave's boot. Both are a mock's here; docs/durability.md has it in earnest.\n\
          [state]\nname = \"laptop\"\ncustody = \"kms\"\nkms_key = \"{arn}\"\nrollback = \"accepted\"\n"
-    );
-    state.set_policy(&(text + &table))
+    )
 }
 
 /// A port that is free now, and which no connection takes by chance while its mock does not run: they

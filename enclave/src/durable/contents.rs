@@ -6,9 +6,12 @@ use minicbor::{Decode, Decoder, Encode, Encoder};
 use protocol::VersionFacts;
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::budgets::SealedBudget;
 use crate::identities::PastDids;
 use crate::provisioned::AnnexFloor;
 
+/// With budgets that outlive the boot.
+const TAG_BUDGETS: &str = "anchorhold/sealed-contents/v3";
 const TAG: &str = "anchorhold/sealed-contents/v2";
 /// Before there were credentials of others.
 const TAG_BEFORE: &str = "anchorhold/sealed-contents/v1";
@@ -56,8 +59,9 @@ impl<'b, C> Decode<'b, C> for Secret {
 }
 
 /// The plaintext: `[tag, SHA-256 of the wraps, state key, annex floor or null, [[name,
-/// secret, [versions], [first halves of the SHA-256 of DIDs]], ...], [[number, K3], ...]]`; of version 1
-/// without the last member.
+/// secret, [versions], [first halves of the SHA-256 of DIDs]], ...], [[number, K3], ...], [budgets]]`; of
+/// version 2, which is written where there are no budgets, without the last member, of version 1 without the
+/// last two.
 #[derive(Encode, Decode)]
 #[cbor(array)]
 pub(crate) struct Contents {
@@ -78,6 +82,9 @@ pub(crate) struct Contents {
     /// The keys that open credentials of others, oldest first; none of version 1.
     #[n(5)]
     pub(crate) k3: Option<Vec<SealedEpoch>>,
+    /// Budgets that outlive the boot; none where there are none.
+    #[n(6)]
+    pub(crate) budgets: Option<Vec<SealedBudget>>,
 }
 
 /// A key K3 and its number.
@@ -137,15 +144,25 @@ impl Contents {
         annex: Option<AnnexFloor>,
         identities: Vec<SecretIdentity>,
         k3: Vec<SealedEpoch>,
+        budgets: Vec<SealedBudget>,
     ) -> Self {
+        let tag = if budgets.is_empty() { TAG } else { TAG_BUDGETS };
         Self {
-            tag: TAG.into(),
+            tag: tag.into(),
             wraps,
             state_key,
             annex,
             identities,
             k3: Some(k3),
+            budgets: Some(budgets).filter(|budgets| !budgets.is_empty()),
         }
+    }
+
+    /// The same with these budgets.
+    #[cfg(test)]
+    pub(crate) fn set_budgets(&mut self, budgets: Vec<SealedBudget>) {
+        self.tag = TAG_BUDGETS.into();
+        self.budgets = Some(budgets);
     }
 
     /// As it was before there were credentials of others.
@@ -171,11 +188,14 @@ impl Contents {
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let contents: Self = minicbor::decode(bytes).ok()?;
         let mut again = contents.to_vec();
-        let tag = match contents.k3 {
-            Some(_) => TAG,
-            None => TAG_BEFORE,
+        let tag = match (&contents.k3, &contents.budgets) {
+            (Some(_), Some(_)) => TAG_BUDGETS,
+            (_, None) if contents.k3.is_some() => TAG,
+            _ => TAG_BEFORE,
         };
-        let same = contents.tag == tag && *again == bytes;
+        // None are none, and not an empty list.
+        let is_empty = contents.budgets.as_ref().is_some_and(Vec::is_empty);
+        let same = contents.tag == tag && *again == bytes && !is_empty;
         again.zeroize();
         same.then_some(contents)
     }

@@ -118,6 +118,8 @@ pub(crate) enum Change {
     Key(Box<NextKey>),
     /// What opens credentials of others from then on, oldest first.
     Epochs(Vec<SealedEpoch>),
+    /// How much of budgets that outlive the boot may be used. Each seal has them.
+    Budgets,
 }
 
 impl Change {
@@ -139,6 +141,8 @@ pub(crate) enum Then {
     Replace(Box<NextKey>),
     /// These open credentials of others.
     Epochs(Vec<Epoch>),
+    /// More of budgets may be used.
+    Budgets,
 }
 
 impl Durable {
@@ -445,9 +449,12 @@ impl Durable {
         if waiting.is_some() {
             return Err(Error::SealPending);
         }
-        let annex = provisioned.annex_floor();
+        let with = (
+            provisioned.annex_floor(),
+            provisioned.budgets(platform.now()?.earliest),
+        );
         let identities = provisioned.identities();
-        let pending = open.seal(committed, platform, identities, Some(&change), annex)?;
+        let pending = open.seal(committed, platform, identities, Some(&change), with)?;
         *waiting = Some((pending, change));
         Ok(())
     }

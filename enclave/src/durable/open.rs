@@ -17,6 +17,7 @@ use super::recipient::DataKey;
 use super::seal::{open, seal};
 use super::uploads::Uploads;
 use super::{Change, Platform, Then};
+use crate::budgets::SealedBudget;
 use crate::identities::{BoundTo, Identity, IdentityCard, Kept, PastDids};
 use crate::keys::KeyPair;
 use crate::provisioned::{AnnexFloor, Committed};
@@ -82,6 +83,8 @@ pub(crate) struct Life {
     pub(crate) k3: Vec<Epoch>,
     /// What the authority of the ingress process follows from.
     pub(crate) authority: Zeroizing<[u8; 32]>,
+    /// What was used of budgets that outlive the boot.
+    pub(crate) budgets: Vec<SealedBudget>,
 }
 
 /// A seal that waits to be stored, and what must be stored with it.
@@ -166,6 +169,7 @@ impl Open {
                 self.k3 = k3;
                 Then::Epochs(self.epochs())
             }
+            Change::Budgets => Then::Budgets,
         }
     }
 
@@ -224,7 +228,13 @@ impl Open {
             stored: None,
             dormant: Vec::new(),
         };
-        let mut pending = state.seal(committed, platform, identities.iter(), None, None)?;
+        let mut pending = state.seal(
+            committed,
+            platform,
+            identities.iter(),
+            None,
+            (None, Vec::new()),
+        )?;
         pending.genesis = Some(birth.record.to_vec());
         pending.document = Some(birth.document);
         pending.authority = Some(birth.order);
@@ -235,6 +245,7 @@ impl Open {
             annex: None,
             k3: state.epochs(),
             authority: state.state_key.derived(authority::CONTEXT)?,
+            budgets: Vec::new(),
         };
         Ok((state, Some(pending), life))
     }
@@ -297,8 +308,12 @@ impl Open {
             stored: Some(sha256(&sealed.to_vec())),
             dormant,
         };
+        let budgets = contents.budgets.unwrap_or_default();
         let mut pending = must_seal
-            .then(|| state.seal(committed, platform, identities.iter(), None, contents.annex))
+            .then(|| {
+                let with = (contents.annex, budgets.clone());
+                state.seal(committed, platform, identities.iter(), None, with)
+            })
             .transpose()?;
         // The seal names the word; without it nothing would open the seal.
         if let Some(pending) = &mut pending {
@@ -311,6 +326,7 @@ impl Open {
             annex: contents.annex,
             k3: state.epochs(),
             authority: state.state_key.derived(authority::CONTEXT)?,
+            budgets,
         };
         Ok((state, pending, life))
     }
@@ -322,12 +338,12 @@ impl Open {
         platform: &dyn Platform,
         identities: impl Iterator<Item = &'i Identity>,
         change: Option<&Change>,
-        annex: Option<AnnexFloor>,
+        (annex, budgets): (Option<AnnexFloor>, Vec<SealedBudget>),
     ) -> Result<Pending, Error> {
         let (next, k3) = match change {
             Some(Change::Key(next)) => (Some(&**next), &self.k3),
             Some(Change::Epochs(k3)) => (None, k3),
-            None => (None, &self.k3),
+            Some(Change::Budgets) | None => (None, &self.k3),
         };
         let mut all: Vec<_> = self
             .dormant
@@ -358,6 +374,7 @@ impl Open {
             annex,
             secret,
             k3.iter().map(SealedEpoch::copy).collect(),
+            budgets,
         );
         let mut nonce = [0; 12];
         platform.fill(&mut nonce)?;

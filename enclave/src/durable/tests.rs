@@ -15,6 +15,7 @@ use state::Pair;
 
 use super::contents::{Contents, SealedEpoch, Secret};
 use super::*;
+use crate::budgets::SealedBudget;
 
 const ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
 const BOOT: [u8; 16] = [3; 16];
@@ -546,11 +547,16 @@ fn made_up(boot: &Boot, order: Vec<u8>) -> Kept {
         number: 1,
         key: Secret::new(Zeroizing::new([0x33; 32])),
     };
-    made_up_with(boot, order, Some(vec![k3]))
+    made_up_with(boot, order, Some(vec![k3]), Vec::new())
 }
 
 /// The same, with these keys K3, or as it was before there were any.
-fn made_up_with(boot: &Boot, order: Vec<u8>, k3: Option<Vec<SealedEpoch>>) -> Kept {
+fn made_up_with(
+    boot: &Boot,
+    order: Vec<u8>,
+    k3: Option<Vec<SealedEpoch>>,
+    budgets: Vec<SealedBudget>,
+) -> Kept {
     let key = |byte: u8, algorithm| KeyPair::generate(algorithm, &[byte; 32], &[0; 32], b"forged");
     let state_key = key(40, Algorithm::EdDSA);
     let born = |name: &str, byte, algorithm| {
@@ -617,6 +623,7 @@ fn made_up_with(boot: &Boot, order: Vec<u8>, k3: Option<Vec<SealedEpoch>>) -> Ke
         None,
         vec![one.2, other.2],
         k3.unwrap_or_default(),
+        budgets,
     );
     let contents = if is_before {
         contents.into_before()
@@ -650,13 +657,13 @@ fn what_opens_credentials_outlives_the_boot_and_a_state_of_before_gets_it_sealed
         number,
         key: Secret::new(Zeroizing::new([number.to_be_bytes()[3]; 32])),
     };
-    let made = made_up_with(&boot, boot.order(), Some(vec![k3(1), k3(2)]));
+    let made = made_up_with(&boot, boot.order(), Some(vec![k3(1), k3(2)]), Vec::new());
     let life = boot.open(&made).unwrap().unwrap();
     assert_eq!(epochs(&life), [(1, [1; 32]), (2, [2; 32])]);
     // One of before has none: a new one is sealed and stored before it opens anything.
     for k3 in [None, Some(Vec::new())] {
         let boot = Boot::new();
-        let made = made_up_with(&boot, boot.order(), k3);
+        let made = made_up_with(&boot, boot.order(), k3, Vec::new());
         assert!(boot.open(&made).unwrap().is_none());
         assert_eq!(boot.durable.status().phase, Phase::Sealed);
         let sealed = Kept {
@@ -752,6 +759,80 @@ fn a_drill_wants_the_seal_that_was_stored_last_and_ends_nothing() {
     assert!(boot.durable.status().refused.is_none());
 }
 
+/// One as long as they get.
+fn full_budget(index: u64) -> SealedBudget {
+    SealedBudget {
+        identity: "i".repeat(64),
+        service: "s".repeat(63),
+        rule: format!("{index:064}"),
+        seconds: 2_592_000,
+        at: i64::MAX,
+        parts: vec![identity::json::MAX_SAFE_INTEGER; 61],
+        slice: identity::json::MAX_SAFE_INTEGER,
+    }
+}
+
+#[test]
+fn contents_have_one_form_with_budgets_and_another_without() {
+    let contents = |budgets: Vec<SealedBudget>| {
+        let k3 = SealedEpoch {
+            number: 1,
+            key: Secret::new(Zeroizing::new([3; 32])),
+        };
+        let key = Secret::new(Zeroizing::new([1; 32]));
+        Contents::new(Digest([0; 32]), key, None, Vec::new(), vec![k3], budgets)
+    };
+    let budgets: Vec<_> = (0..2).map(full_budget).collect();
+    let with = contents(budgets.clone()).to_vec();
+    assert_eq!(Contents::parse(&with).unwrap().budgets, Some(budgets));
+    let without = contents(Vec::new()).to_vec();
+    assert_eq!(Contents::parse(&without).unwrap().budgets, None);
+    // An image of before budgets reads that, and not the other.
+    let tag = |text: &[u8]| String::from_utf8_lossy(&text[..40]).into_owned();
+    assert!(tag(&with).contains("contents/v3") && tag(&without).contains("contents/v2"));
+    let mut empty = contents(Vec::new());
+    empty.budgets = Some(Vec::new());
+    for (from, to) in [("v2", "v2"), ("v2", "v3")] {
+        let mut bytes = empty.to_vec().to_vec();
+        let at = bytes
+            .windows(2)
+            .position(|two| two == from.as_bytes())
+            .unwrap();
+        bytes[at..at + 2].copy_from_slice(to.as_bytes());
+        assert!(Contents::parse(&bytes).is_none(), "{to}");
+    }
+    let mut renamed = with.to_vec();
+    let at = renamed.windows(2).position(|two| two == b"v3").unwrap();
+    renamed[at + 1] = b'2';
+    assert!(Contents::parse(&renamed).is_none());
+}
+
+#[test]
+fn budgets_outlive_the_boot_and_what_is_sealed_before_it_begins() {
+    let budgets = || vec![full_budget(7), full_budget(8)];
+    let kept = forged(&Boot::new().kept(), |contents| {
+        contents.set_budgets(budgets())
+    });
+    let life = Boot::new().open(&kept).unwrap().unwrap();
+    assert_eq!(life.budgets, budgets());
+    // A state that must be sealed anew before anything lives, as under another certificate, has them still.
+    let boot = Boot::new();
+    let made = made_up_with(&boot, boot.order(), Some(Vec::new()), budgets());
+    assert!(boot.open(&made).unwrap().is_none());
+    let sealed = Kept {
+        sealed: boot.get(Part::Sealed),
+        authority: boot.get(Part::Authority),
+        ..made
+    };
+    boot.show(&sealed);
+    let Ok(Then::Live(life)) = boot.durable.stored() else {
+        panic!("it is stored");
+    };
+    assert_eq!(life.budgets, budgets());
+    let again = Boot::new().open(&sealed).unwrap().unwrap();
+    assert_eq!(again.budgets, budgets());
+}
+
 #[test]
 fn sixty_four_identities_with_all_that_is_remembered_of_them_can_be_sealed() {
     let boot = Boot::new();
@@ -803,6 +884,7 @@ fn sixty_four_identities_with_all_that_is_remembered_of_them_can_be_sealed() {
         None,
         (0..64).map(secret).collect(),
         Vec::new(),
+        (0..256).map(full_budget).collect(),
     );
     let mut header = header;
     header.identities = (0..64).map(public).collect();

@@ -331,7 +331,7 @@ fn decide(
     };
     let call = asked.call((service, rule), request, now.earliest, &secret, whose)?;
     let mut usage = lock(credentials.service(place)?.usage(&policy.name)?);
-    let reservation = usage.reserve_request(now.earliest, rule, taken)?;
+    let reservation = usage.reserve_request(now.earliest, (rule, service.budget), taken)?;
     // What is not settled at the end of the call is settled now.
     let (reserved, settled) = match counted {
         None => (None, Some(reservation)),
@@ -424,8 +424,7 @@ fn count(
     let price = env
         .annex()
         .and_then(|annex| annex.price(&service.name, &asked.model));
-    let is_money = |limit: &Limit| limit.amount.as_deref() == Some(Limit::COST);
-    if price.is_none() && rule.limits.iter().any(is_money) {
+    if price.is_none() && rule.limits.iter().any(Limit::is_cost) {
         return Err(Denied::ModelNotPriced {
             service: service.name.clone(),
             model: asked.model.clone(),

@@ -294,7 +294,10 @@ impl EnclaveClient {
             .shared
             .gathering()
             .unwrap_or_else(|| self.next.fetch_add(1, Ordering::Relaxed));
-        if matches!(request, Request::Rotate(_) | Request::SetEpochs { .. }) {
+        if matches!(
+            request,
+            Request::Rotate(_) | Request::SetEpochs { .. } | Request::KeepBudgets
+        ) {
             return self.change(request, first).await;
         }
         self.shared.request(request, first).await

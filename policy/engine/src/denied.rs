@@ -48,6 +48,14 @@ pub enum Denied {
         /// The model.
         model: String,
     },
+    /// A budget that outlives the boot has more left, and it is not written down yet that it may be used.
+    #[error(
+        "what is left of the budget of rule {rule} must be sealed and stored before it is used"
+    )]
+    BudgetNotKept {
+        /// The rule.
+        rule: String,
+    },
     /// The operator's annex revokes the credential, or the agent that it is for.
     #[error("the credential was revoked")]
     CredentialRevoked,
@@ -229,6 +237,7 @@ impl Denied {
             | Self::EnvelopeNotAllowed(rule)
             | Self::AudienceNotAllowed { rule, .. }
             | Self::ValidityExceedsPolicy { rule, .. } => Some(rule),
+            Self::BudgetNotKept { rule } => Some(rule),
             Self::RateLimitExceeded { rule, .. }
             | Self::BudgetExceeded { rule, .. }
             | Self::AmountMissing { rule, .. } => rule.as_deref(),
@@ -278,6 +287,7 @@ impl Denied {
             Self::ValidityExceedsPolicy { .. } => 7,
             Self::RateLimitExceeded { .. }
             | Self::BudgetExceeded { .. }
+            | Self::BudgetNotKept { .. }
             | Self::AmountMissing { .. }
             | Self::ServiceRequestNotAllowed { .. }
             | Self::ModelNotPriced { .. }

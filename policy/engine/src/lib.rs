@@ -52,6 +52,7 @@
 mod denied;
 mod exchange;
 mod input;
+mod kept;
 mod limits;
 mod recursion;
 mod rego;
@@ -63,6 +64,7 @@ mod tests;
 pub use crate::denied::Denied;
 pub use crate::exchange::accept_exchange;
 pub use crate::input::{CREDENTIAL_ACTION, ExchangeInput, PolicyInput, ServiceInput};
+pub use crate::kept::KeptBudget;
 pub use crate::limits::{Left, Reservation, Taken, Usage};
 pub use crate::rego::{Rego, RegoError, without_huge_pages};
 pub use crate::rules::{Accepted, accept, admits, among_resources, may_rotate};

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use identity::json::MAX_SAFE_INTEGER;
 use identity::{Payload, UnixSeconds};
-use policy::{IdentityPolicy, Limit, Period, Rule, ServiceRule};
+use policy::{Budget, IdentityPolicy, Limit, Period, Rule, ServiceRule};
 
 use crate::Denied;
+use crate::kept::{KeptBudget, Ledger};
 
 /// A period is counted in so many parts. One more is kept: of the oldest, nobody knows which end of
 /// it was used.
@@ -18,6 +19,10 @@ const KEPT: usize = 61;
 pub struct Usage {
     /// By rule, `None` for the identity's own limits; and by the limit's place there.
     windows: BTreeMap<Key, Window>,
+    /// Of budgets that outlive the boot.
+    ledgers: BTreeMap<Key, Ledger>,
+    /// Of the last seal.
+    seals: u64,
 }
 
 impl Usage {
@@ -41,24 +46,45 @@ impl Usage {
     }
 
     /// Counts one request to a service, and what it takes at most, if the limits of its rule leave room for
-    /// it.
+    /// it. Of a budget that outlives the boot that room must be written down, too.
     pub fn reserve_request(
         &mut self,
         now: UnixSeconds,
-        rule: &ServiceRule,
+        (rule, budget): (&ServiceRule, Option<Budget>),
         taken: Taken,
     ) -> Result<Reservation, Denied> {
         let limits = rule.limits.iter().enumerate();
         let limits: Vec<_> = limits
             .map(|(place, limit)| (Some(&rule.name), place, limit))
             .collect();
-        self.reserve_of(now, &limits, |limit| Some(taken.of(limit)))
+        let wanted = self.wanted_of(now, &limits, |limit| Some(taken.of(limit)))?;
+        if budget == Some(Budget::AcrossBoots) {
+            let of_cost = || {
+                wanted
+                    .iter()
+                    .filter(|(key, _)| rule.limits[key.1].is_cost())
+            };
+            let mut has_all = true;
+            for (key, amount) in of_cost() {
+                // Each is asked: what did not fit is wanted of all of them.
+                has_all &= self.ledgers.entry(key.clone()).or_default().has(*amount);
+            }
+            if !has_all {
+                let rule = rule.name.clone();
+                return Err(Denied::BudgetNotKept { rule });
+            }
+            for (key, amount) in of_cost() {
+                self.ledgers.entry(key.clone()).or_default().take(*amount);
+            }
+        }
+        Ok(self.take(wanted))
     }
 
     /// What a request took is known: less than was reserved, or, against what it was to be, more. The request
     /// itself stays counted.
     pub fn settle_request(&mut self, reservation: Reservation, rule: &ServiceRule, taken: Taken) {
-        for (key, part, reserved) in reservation.0 {
+        let Reservation { taken: of, seals } = reservation;
+        for (key, part, reserved) in of {
             let limit = rule
                 .limits
                 .get(key.1)
@@ -67,10 +93,16 @@ impl Usage {
                 continue;
             };
             let taken = taken.of(limit);
-            window.subtract(part, reserved.saturating_sub(taken));
+            let less = reserved.saturating_sub(taken);
+            window.subtract(part, less);
             // Whatever a service says.
             let room = MAX_SAFE_INTEGER.saturating_sub(window.sum);
-            window.add(taken.saturating_sub(reserved).min(room));
+            let more = taken.saturating_sub(reserved).min(room);
+            window.add(more);
+            if let Some(ledger) = self.ledgers.get_mut(&key) {
+                ledger.give_back(seals, less);
+                ledger.take(more);
+            }
         }
     }
 
@@ -113,9 +145,12 @@ impl Usage {
 
     /// What was reserved was not used: it is counted no more.
     pub fn release(&mut self, reservation: Reservation) {
-        for (key, part, amount) in reservation.0 {
+        for (key, part, amount) in reservation.taken {
             if let Some(window) = self.windows.get_mut(&key) {
                 window.subtract(part, amount);
+            }
+            if let Some(ledger) = self.ledgers.get_mut(&key) {
+                ledger.give_back(reservation.seals, amount);
             }
         }
     }
@@ -126,15 +161,27 @@ impl Usage {
         limits: &[Place<'_>],
         wanted: impl Fn(&Limit) -> Option<u64>,
     ) -> Result<Reservation, Denied> {
-        let mut taken = Vec::with_capacity(limits.len());
+        let wanted = self.wanted_of(now, limits, wanted)?;
+        Ok(self.take(wanted))
+    }
+
+    /// What is wanted of each limit, if all of them have room for it; nothing is counted.
+    fn wanted_of(
+        &mut self,
+        now: UnixSeconds,
+        limits: &[Place<'_>],
+        wanted: impl Fn(&Limit) -> Option<u64>,
+    ) -> Result<Vec<(Key, u64)>, Denied> {
+        let mut all = Vec::with_capacity(limits.len());
         for (rule, place, limit) in limits {
             let wanted = wanted(limit).ok_or_else(|| Denied::AmountMissing {
                 rule: rule.cloned(),
                 amount: limit.amount.clone().unwrap_or_default(),
             })?;
+            let key = (rule.cloned(), *place);
             let window = self
                 .windows
-                .entry((rule.cloned(), *place))
+                .entry(key.clone())
                 .or_insert_with(|| Window::new(limit.per, now));
             window.advance(now);
             if window
@@ -144,17 +191,82 @@ impl Usage {
             {
                 return Err(exceeded(limit, rule.cloned(), wanted, window));
             }
-            taken.push(wanted);
+            all.push((key, wanted));
         }
-        let mut reserved = Vec::with_capacity(limits.len());
-        for ((rule, place, _), wanted) in limits.iter().zip(taken) {
-            let key = (rule.cloned(), *place);
+        Ok(all)
+    }
+
+    fn take(&mut self, wanted: Vec<(Key, u64)>) -> Reservation {
+        let mut taken = Vec::with_capacity(wanted.len());
+        for (key, wanted) in wanted {
             if let Some(window) = self.windows.get_mut(&key) {
                 window.add(wanted);
-                reserved.push((key, window.at, wanted));
+                taken.push((key, window.at, wanted));
             }
         }
-        Ok(Reservation(reserved))
+        Reservation {
+            taken,
+            seals: self.seals,
+        }
+    }
+
+    /// Whether a budget has room that is to be written down before it is used.
+    pub fn wants_slices(&self) -> bool {
+        self.ledgers.values().any(Ledger::wants)
+    }
+
+    /// What a seal says of the budgets of these rules, which outlive the boot.
+    pub fn keep(&mut self, now: UnixSeconds, rules: &[ServiceRule]) -> Vec<KeptBudget> {
+        self.seals += 1;
+        let mut all: Vec<KeptBudget> = Vec::new();
+        for (key, limit) in budgets(rules) {
+            let Some(window) = self.windows.get_mut(&key) else {
+                continue;
+            };
+            window.advance(now);
+            let ledger = self.ledgers.entry(key.clone()).or_default();
+            let room = limit.max.saturating_sub(window.sum);
+            let slice = ledger.seal(self.seals, limit.max, room);
+            let (Some(rule), true) = (key.0, window.sum > 0 || slice > 0) else {
+                continue;
+            };
+            let seconds = limit.per.seconds();
+            // Two of the same period count the same.
+            let is_same = |kept: &&mut KeptBudget| kept.rule == rule && kept.seconds == seconds;
+            if let Some(same) = all.iter_mut().find(is_same) {
+                same.slice = same.slice.max(slice);
+                continue;
+            }
+            all.push(KeptBudget {
+                rule,
+                seconds,
+                at: window.at,
+                parts: window.used(),
+                slice,
+            });
+        }
+        all
+    }
+
+    /// The last seal is stored: what it says may be used.
+    pub fn stored(&mut self) {
+        self.ledgers.values_mut().for_each(Ledger::stored);
+    }
+
+    /// What was kept of the budgets of these rules: what may have been used was.
+    pub fn restored(rules: &[ServiceRule], kept: &[KeptBudget], now: UnixSeconds) -> Self {
+        let mut usage = Self::default();
+        for (key, limit) in budgets(rules) {
+            let is_its = |kept: &&KeptBudget| {
+                Some(&kept.rule) == key.0.as_ref() && kept.seconds == limit.per.seconds()
+            };
+            if let Some(kept) = kept.iter().find(is_its) {
+                let mut window = Window::new(limit.per, now);
+                window.restore(kept, now);
+                usage.windows.insert(key, window);
+            }
+        }
+        usage
     }
 }
 
@@ -189,13 +301,32 @@ pub struct Left<'a> {
 /// What a request takes of limits, until it is settled or released.
 #[derive(Debug)]
 #[must_use = "it stays counted unless it is released"]
-pub struct Reservation(Vec<(Key, i64, u64)>);
+pub struct Reservation {
+    /// Of which limit, in which part of time, how much.
+    taken: Vec<(Key, i64, u64)>,
+    /// How many seals there were before.
+    seals: u64,
+}
 
 /// Of which rule, or of the identity; the limit's place there.
 type Key = (Option<String>, usize);
 
 /// A limit: of which rule, or of the identity; its place there.
 type Place<'a> = (Option<&'a String>, usize, &'a Limit);
+
+/// The budgets in money of these rules.
+fn budgets(rules: &[ServiceRule]) -> impl Iterator<Item = (Key, &Limit)> {
+    let of_rule = |rule: &ServiceRule| {
+        let name = rule.name.clone();
+        move |(place, limit)| ((Some(name.clone()), place), limit)
+    };
+    rules.iter().flat_map(move |rule| {
+        let limits = rule.limits.iter().enumerate();
+        limits
+            .filter(|(_, limit)| limit.is_cost())
+            .map(of_rule(rule))
+    })
+}
 
 fn of_identity(policy: &IdentityPolicy) -> impl Iterator<Item = Place<'_>> {
     policy
@@ -292,6 +423,35 @@ impl Window {
         }
     }
 
+    /// What was used, oldest first, without the parts before anything was.
+    fn used(&self) -> Vec<u64> {
+        let kept = KEPT as i64;
+        let parts = (1..=kept).map(|back| self.parts[self.place(self.at + back)]);
+        parts.skip_while(|used| *used == 0).collect()
+    }
+
+    /// Counts what was kept in its own parts of time, and what may have been used since as if it was now.
+    fn restore(&mut self, kept: &KeptBudget, now: UnixSeconds) {
+        self.at = self.at.max(kept.at);
+        for (back, used) in kept.parts.iter().rev().enumerate() {
+            let part = kept
+                .at
+                .saturating_sub(i64::try_from(back).unwrap_or(i64::MAX));
+            if part > self.at - KEPT as i64 {
+                self.add_at(part, *used);
+            }
+        }
+        self.advance(now);
+        self.add_at(self.at, kept.slice);
+    }
+
+    fn add_at(&mut self, part: i64, amount: u64) {
+        let amount = amount.min(MAX_SAFE_INTEGER.saturating_sub(self.sum));
+        let place = self.place(part);
+        self.parts[place] += amount;
+        self.sum += amount;
+    }
+
     /// Seconds until so much of what was used is forgotten that `wanted` fits.
     fn retry_after(&self, wanted: u64, max: u64) -> Option<u32> {
         let room = max.checked_sub(wanted)?;
@@ -338,11 +498,13 @@ mod tests {
     fn what_a_request_took_takes_the_place_of_what_was_reserved() {
         let (rule, mut usage, now) = (rule(), Usage::default(), UnixSeconds(1_000_000));
         let taken = |cost, tokens| Taken { cost, tokens };
-        let first = usage.reserve_request(now, &rule, taken(600, 2000)).unwrap();
+        let first = usage
+            .reserve_request(now, (&rule, None), taken(600, 2000))
+            .unwrap();
         assert_eq!(left(&usage, &rule, now.0), [400, 3000, 3]);
         // What does not fit touches none of them.
         assert!(matches!(
-            usage.reserve_request(now, &rule, taken(401, 1)),
+            usage.reserve_request(now, (&rule, None), taken(401, 1)),
             Err(Denied::BudgetExceeded {
                 left: 400,
                 wanted: 401,
@@ -350,29 +512,211 @@ mod tests {
                 ..
             })
         ));
-        assert!(usage.reserve_request(now, &rule, taken(1, 3001)).is_err());
+        assert!(
+            usage
+                .reserve_request(now, (&rule, None), taken(1, 3001))
+                .is_err()
+        );
         assert_eq!(left(&usage, &rule, now.0), [400, 3000, 3]);
         usage.settle_request(first, &rule, taken(100, 50));
         // The request stays one.
         assert_eq!(left(&usage, &rule, now.0), [900, 4950, 3]);
         // Another one takes more than it was to, a while later; and one says what no number should be.
         let later = UnixSeconds(now.0 + 40);
-        let second = usage.reserve_request(later, &rule, taken(1, 1)).unwrap();
+        let second = usage
+            .reserve_request(later, (&rule, None), taken(1, 1))
+            .unwrap();
         usage.settle_request(second, &rule, taken(300, 10));
         assert_eq!(left(&usage, &rule, later.0), [600, 4940, 2]);
-        let third = usage.reserve_request(later, &rule, taken(1, 1)).unwrap();
+        let third = usage
+            .reserve_request(later, (&rule, None), taken(1, 1))
+            .unwrap();
         usage.settle_request(third, &rule, taken(u64::MAX, u64::MAX));
         assert_eq!(left(&usage, &rule, later.0), [0, 0, 1]);
-        assert!(usage.reserve_request(later, &rule, taken(0, 0)).is_err());
+        assert!(
+            usage
+                .reserve_request(later, (&rule, None), taken(0, 0))
+                .is_err()
+        );
         // A reservation of which its part is forgotten takes nothing back.
         let mut usage = Usage::default();
-        let old = usage.reserve_request(now, &rule, taken(900, 1)).unwrap();
+        let old = usage
+            .reserve_request(now, (&rule, None), taken(900, 1))
+            .unwrap();
         let next = UnixSeconds(now.0 + 3 * 24 * 60 * 60);
         assert_eq!(left(&usage, &rule, next.0), [1000, 5000, 4]);
-        let held = usage.reserve_request(next, &rule, taken(700, 1)).unwrap();
+        let held = usage
+            .reserve_request(next, (&rule, None), taken(700, 1))
+            .unwrap();
         usage.settle_request(old, &rule, taken(0, 0));
         assert_eq!(left(&usage, &rule, next.0)[0], 300);
         usage.release(held);
         assert_eq!(left(&usage, &rule, next.0), [1000, 5000, 4]);
+    }
+
+    fn across(
+        usage: &mut Usage,
+        rule: &ServiceRule,
+        now: i64,
+        cost: u64,
+    ) -> Result<Reservation, Denied> {
+        let taken = Taken { cost, tokens: 0 };
+        usage.reserve_request(UnixSeconds(now), (rule, Some(Budget::AcrossBoots)), taken)
+    }
+
+    /// With a budget of money alone.
+    fn money() -> ServiceRule {
+        let mut rule = rule();
+        rule.limits.truncate(1);
+        rule
+    }
+
+    /// Refused first, and then sealed, stored and reserved.
+    fn sealed(
+        usage: &mut Usage,
+        rule: &ServiceRule,
+        now: i64,
+        cost: u64,
+    ) -> (Reservation, Vec<KeptBudget>) {
+        let refused = across(usage, rule, now, cost).unwrap_err();
+        assert_eq!(refused.code(), "budget_not_kept");
+        assert!(usage.wants_slices());
+        let kept = usage.keep(UnixSeconds(now), std::slice::from_ref(rule));
+        assert!(!usage.wants_slices() && across(usage, rule, now, cost).is_err());
+        usage.stored();
+        (across(usage, rule, now, cost).unwrap(), kept)
+    }
+
+    #[test]
+    fn a_boot_counts_what_was_used_before_it_or_more() {
+        let (mut rule, now) = (money(), 1_000_000_i64);
+        rule.limits[0].max = 10_000;
+        let rules = std::slice::from_ref(&rule);
+        let mut usage = Usage::default();
+        let (first, kept) = sealed(&mut usage, &rule, now, 300);
+        // What it has not been used for counts all the same: it might have been.
+        let next = Usage::restored(rules, &kept, UnixSeconds(now + 60));
+        assert_eq!(left(&next, &rule, now + 60), [9400]);
+        usage.settle_request(
+            first,
+            &rule,
+            Taken {
+                cost: 100,
+                tokens: 0,
+            },
+        );
+        // 200 went back to the slice of 600.
+        let second = across(&mut usage, &rule, now, 200).unwrap();
+        assert_eq!(left(&usage, &rule, now), [9700]);
+        let (_third, kept) = sealed(&mut usage, &rule, now, 350);
+        usage.settle_request(second, &rule, Taken { cost: 0, tokens: 0 });
+        assert_eq!(left(&usage, &rule, now), [9550]);
+        // It had been reserved when that was sealed; 300 were left of the slice, 300 wanted once more, and 350.
+        let next = Usage::restored(rules, &kept, UnixSeconds(now + 60));
+        assert_eq!(left(&next, &rule, now + 60), [8750]);
+        // What a boot may have used counts from its end on, and not from when it was sealed.
+        let day = 24 * 60 * 60;
+        let later = now + day / 2;
+        let next = Usage::restored(rules, &kept, UnixSeconds(later));
+        assert_eq!(left(&next, &rule, later), [8750]);
+        let after = now + day + day / 30;
+        assert_eq!(left(&next, &rule, after), [9050]);
+        // A clock that is behind takes nothing back.
+        let next = Usage::restored(rules, &kept, UnixSeconds(now - 3 * day));
+        assert_eq!(left(&next, &rule, now - 3 * day), [8750]);
+        // Days later nothing is left of it but the slice, which that boot may have used a moment ago.
+        let far = now + 3 * day;
+        let next = Usage::restored(rules, &kept, UnixSeconds(far));
+        assert_eq!(left(&next, &rule, far), [9050]);
+    }
+
+    #[test]
+    fn boot_after_boot_no_more_is_used_than_the_budget_has() {
+        let (rule, mut now) = (money(), 1_000_000_i64);
+        let rules = std::slice::from_ref(&rule);
+        let (mut kept, mut used) = (Vec::new(), 0);
+        let mut state = 7_u64;
+        for _ in 0..200 {
+            let mut usage = Usage::restored(rules, &kept, UnixSeconds(now));
+            for _ in 0..5 {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                let (cost, choice) = ((state >> 33) % 90, (state >> 20) % 4);
+                let went = across(&mut usage, &rule, now, cost);
+                let went = match went {
+                    Err(Denied::BudgetNotKept { .. }) => {
+                        let sealed = usage.keep(UnixSeconds(now), rules);
+                        // Some are sealed and never stored; what was stored before counts then.
+                        if choice == 0 {
+                            break;
+                        }
+                        kept = sealed;
+                        usage.stored();
+                        across(&mut usage, &rule, now, cost)
+                    }
+                    other => other,
+                };
+                let Ok(reservation) = went else { continue };
+                let took = match choice {
+                    1 => cost / 2,
+                    2 => 0,
+                    _ => cost,
+                };
+                let taken = Taken {
+                    cost: took,
+                    tokens: 0,
+                };
+                usage.settle_request(reservation, &rule, taken);
+                used += took;
+                now += 1;
+            }
+        }
+        assert!(used <= 1000 && used > 500, "{used}");
+    }
+
+    #[test]
+    fn every_limit_of_a_rule_keeps_its_own_and_requests_are_counted_within_a_boot() {
+        let mut rule = rule();
+        let week = serde_json::json!({"per": "week", "max": 5000, "amount": "cost"});
+        rule.limits
+            .push(serde_json::from_value(week.clone()).unwrap());
+        rule.limits.push(serde_json::from_value(week).unwrap());
+        let now = 1_000_000;
+        let rules = std::slice::from_ref(&rule);
+        let (mut usage, taken) = (
+            Usage::default(),
+            Taken {
+                cost: 10,
+                tokens: 10,
+            },
+        );
+        let budget = Some(Budget::AcrossBoots);
+        let asked = usage.reserve_request(UnixSeconds(now), (&rule, budget), taken);
+        assert!(matches!(asked, Err(Denied::BudgetNotKept { .. })));
+        let kept = usage.keep(UnixSeconds(now), rules);
+        let said: Vec<_> = kept.iter().map(|kept| (kept.seconds, kept.slice)).collect();
+        assert_eq!(said, [(86_400, 31), (604_800, 156)]);
+        usage.stored();
+        let asked = usage.reserve_request(UnixSeconds(now), (&rule, budget), taken);
+        usage.settle(asked.unwrap());
+        // What exceeds a budget is refused as that, and wants no slice.
+        let much = Taken {
+            cost: 995,
+            tokens: 10,
+        };
+        let asked = usage.reserve_request(UnixSeconds(now), (&rule, budget), much);
+        assert!(matches!(asked, Err(Denied::BudgetExceeded { .. })));
+        assert!(!usage.wants_slices());
+        let kept = usage.keep(UnixSeconds(now), rules);
+        let next = Usage::restored(rules, &kept, UnixSeconds(now));
+        assert_eq!(left(&next, &rule, now), [969, 5000, 4, 4844, 4844]);
+        // Another rule has nothing of it.
+        let other = ServiceRule {
+            name: "other".into(),
+            ..rule
+        };
+        let next = Usage::restored(std::slice::from_ref(&other), &kept, UnixSeconds(now));
+        assert_eq!(left(&next, &other, now), [1000, 5000, 4, 5000, 5000]);
     }
 }

@@ -269,6 +269,8 @@ fn the_schema_of_a_policy_accepts_what_the_program_accepts() {
             "websocket: ",
             "needs `priced`",
             "per boot",
+            "outlive a boot",
+            "kept with a [state]",
             "have a body",
             "it stands in a header",
             "there are no [[services]]",
