@@ -77,6 +77,8 @@ pub(crate) struct ProxyFile {
     private: Vec<IpNet>,
     #[serde(default)]
     addresses: BTreeMap<String, String>,
+    #[serde(default)]
+    wait_seconds: u64,
 }
 
 /// Where a bucket is.
@@ -98,7 +100,12 @@ pub struct ProxyConfig {
     pub(crate) credentials: CredentialPlace,
     /// Where services are dialled.
     pub(crate) addresses: Addresses,
+    /// How long a call is held while somebody is asked to approve it; not at all, if that is nothing.
+    pub(crate) wait: Duration,
 }
+
+/// Clients wait no longer by themselves, most of them.
+const MAX_WAIT: u64 = 600;
 
 /// Whether this is a service, or `NAME.token` of one that has tokens.
 fn is_dialled(policy: &Bundle, name: &str) -> bool {
@@ -118,6 +125,12 @@ impl ProxyFile {
         if let Some(unknown) = named.find(|name| !is_dialled(policy, name)) {
             return Err(Error::Config(format!(
                 "proxy.addresses names {unknown:?}, and the bundle has no such service"
+            )));
+        }
+        if self.wait_seconds > MAX_WAIT {
+            return Err(Error::Config(format!(
+                "proxy.wait_seconds is {}; a call is held for {MAX_WAIT} at most",
+                self.wait_seconds
             )));
         }
         let localhost = match self.listen {
@@ -143,6 +156,7 @@ impl ProxyFile {
                 private: self.private,
                 fixed: self.addresses,
             },
+            wait: Duration::from_secs(self.wait_seconds),
         }))
     }
 }
@@ -926,6 +940,37 @@ record = 'record'
                 None => assert!(folder.with("").is_ok(), "{text}"),
                 Some(words) => refused(folder.with(""), words, &text),
             }
+        }
+    }
+
+    #[test]
+    fn a_call_is_held_for_ten_minutes_at_most() {
+        let folder = Folder::new();
+        let services = "[[services]]\nname = 'api'\nupstream = 'https://api.example'\ninject = { basic = 'x' }\n\
+            rules = [{ name = 'read', methods = ['GET'], paths = ['/x'], identities = ['agent'] }]\n";
+        folder.write(
+            "policy.toml",
+            format!("{POLICY}\n{services}").as_bytes(),
+            0o644,
+        );
+        let with = |line: &str| {
+            let proxy = format!("[proxy]\nsocket = 'proxy.sock'\ncredentials = 'kept'\n{line}");
+            folder.with(&proxy).map(|config| config.proxy.unwrap().wait)
+        };
+        for (line, wait) in [
+            ("", 0),
+            ("wait_seconds = 1", 1),
+            ("wait_seconds = 600", 600),
+        ] {
+            assert_eq!(with(line).unwrap(), Duration::from_secs(wait));
+        }
+        for (line, says) in [
+            ("wait_seconds = 601", "is held for 600 at most"),
+            ("wait_seconds = -1", "invalid value"),
+            ("wait_seconds = '1'", "invalid type"),
+        ] {
+            let error = with(line).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
         }
     }
 

@@ -32,7 +32,7 @@ use crate::config::ProxyConfig;
 use crate::evidence_store::EvidenceStore;
 use crate::exit_reasons::ExitReasons;
 use crate::metrics::{Handled, Limited, Metrics};
-use crate::relay::{Calls, Relay, Store, Tunnels};
+use crate::relay::{Calls, HeldCalls, Relay, Store, Tunnels};
 use crate::{Config, Error, KeyFile};
 use callers::{
     Admission, CallerQuotas, Connected, FairQueue, Inspector, Localhost, OneWriter, Operators,
@@ -336,7 +336,15 @@ impl Listeners {
         let store = Store::open(&proxy.credentials)?;
         let ingress = config.policy.https_proxy.map(|_| config.enclave.ingress());
         let tunnels = Tunnels::new(ingress);
-        Ok(Relay::new(store, calls, localhost, proxy.socket, tunnels))
+        let held = HeldCalls::within(proxy.wait);
+        Ok(Relay::new(
+            store,
+            calls,
+            localhost,
+            proxy.socket,
+            tunnels,
+            held,
+        ))
     }
 
     fn announce(&self, policy: &Bundle) {

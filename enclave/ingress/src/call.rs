@@ -48,8 +48,8 @@ const MEDIA: [&str; 3] = [
     "application/xml",
     "application/x-amz-json-1.0",
 ];
-/// For the decision.
-const DECIDED_WITHIN: Duration = Duration::from_secs(60);
+/// For the decision: the parent may hold a call for 600 s while somebody is asked to approve it.
+const DECIDED_WITHIN: Duration = Duration::from_secs(660);
 /// For the end of an answer of which nobody wants more.
 const END_WITHIN: Duration = Duration::from_millis(100);
 

@@ -45,9 +45,16 @@ pub(crate) struct WaitingFacts {
     expires_at: UnixSeconds,
 }
 
-impl From<PendingApproval> for WaitingResponse {
+/// What calls are held for.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct HeldResponse {
+    /// Each once, however many calls wait for it.
+    approvals: Vec<WaitingFacts>,
+}
+
+impl From<PendingApproval> for WaitingFacts {
     fn from(waiting: PendingApproval) -> Self {
-        let approval = WaitingFacts {
+        Self {
             id: waiting.id,
             boot_id: waiting.boot_id,
             request_digest: Digest(waiting.request),
@@ -55,8 +62,15 @@ impl From<PendingApproval> for WaitingResponse {
             approvers: waiting.by,
             approved: waiting.approved,
             expires_at: UnixSeconds(waiting.expires_at),
-        };
-        Self { approval }
+        }
+    }
+}
+
+impl From<PendingApproval> for WaitingResponse {
+    fn from(waiting: PendingApproval) -> Self {
+        Self {
+            approval: waiting.into(),
+        }
     }
 }
 
@@ -91,6 +105,29 @@ pub(crate) async fn show(
     }
 }
 
+/// What calls to services are held for, while somebody is asked to approve them
+#[utoipa::path(get, path = "/approvals", responses(
+    (status = 200, body = HeldResponse),
+    (status = "default", body = Problem, content_type = "application/problem+json"),
+))]
+pub(crate) async fn held(
+    State(app): State<Arc<App>>,
+    Anyone(caller): Anyone,
+) -> Result<Json<HeldResponse>, Problem> {
+    if !caller.operator {
+        return Err(Problem::new(
+            403,
+            "caller_not_allowed",
+            "what all wait for is for those who run the sidecar",
+        ));
+    }
+    let held = app.relay.as_ref().map(|relay| relay.held.all());
+    let approvals = held.into_iter().flatten().map(WaitingFacts::from);
+    Ok(Json(HeldResponse {
+        approvals: approvals.collect(),
+    }))
+}
+
 /// Approve a request that waits
 #[utoipa::path(post, path = "/approvals/{id}", request_body = ApprovalRequest, params(("id" = String, Path, description = "Hex")), responses(
     (status = 200, body = WaitingResponse),
@@ -119,7 +156,12 @@ pub(crate) async fn approve(
         )
         .await?
     {
-        Answer::PendingApproval(waiting) => Ok(Json(waiting.into())),
+        Answer::PendingApproval(waiting) => {
+            if let Some(relay) = &app.relay {
+                relay.held.approved(waiting.id);
+            }
+            Ok(Json(waiting.into()))
+        }
         _ => Err(RequestError::Nonsense.into()),
     }
 }

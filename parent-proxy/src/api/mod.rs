@@ -42,7 +42,7 @@ pub(crate) use problem::Problem;
 pub(crate) use proxied::handle as proxied_request;
 pub(crate) use sign::presented;
 pub(crate) use token::JWT;
-pub(crate) use verify::MAX_VERIFYING;
+pub(crate) use verify::{MAX_VERIFYING, now};
 
 /// Before a caller hears that it asks too often.
 const REFUSED_AFTER: Duration = Duration::from_millis(100);
@@ -188,6 +188,7 @@ fn described() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(sign::sign))
         .routes(routes!(token::token))
         .routes(routes!(approvals::show, approvals::approve))
+        .routes(routes!(approvals::held))
         .routes(routes!(identity::identity))
         .routes(routes!(identity::did_document))
         .routes(routes!(identity::jwks))
@@ -246,7 +247,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 
 /// The name of a path for metrics: one of the API's own, or `other`.
 pub(crate) fn route(path: &str) -> &'static str {
-    const ROUTES: [&str; 25] = [
+    const ROUTES: [&str; 26] = [
         "/sign",
         "/token",
         "/identity",
@@ -256,6 +257,7 @@ pub(crate) fn route(path: &str) -> &'static str {
         "/rotate",
         "/verify",
         "/status",
+        "/approvals",
         "/credentials",
         "/services",
         "/placeholder",

@@ -14,10 +14,11 @@ use crate::KeyFile;
 
 #[derive(Debug, Args)]
 pub(super) struct Approve {
-    /// Id of the request that waits
-    id: String,
+    /// Id of the request that waits. Left out: what calls to services are held for is shown, to those
+    /// who run the sidecar
+    id: Option<String>,
     /// The approver's key; without it, the request is only shown
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "id")]
     key: Option<PathBuf>,
     /// The digest of the request that you looked at before: only that one is approved, without a
     /// question. Needed where there is no terminal to ask on
@@ -38,8 +39,12 @@ impl Approve {
     /// Shows what waits; approves it, if it is what was seen before, or if somebody at the terminal
     /// says so after seeing it.
     pub(super) async fn send(&self) -> Result<Value, Failure> {
-        let id = ApprovalId::from_hex(&self.id)
-            .map_err(|error| Failure::Usage(format!("ID: {error}")))?;
+        let client = self.connection.client()?;
+        let Some(id) = &self.id else {
+            return answer(&client.call("/approvals", None).await?);
+        };
+        let id =
+            ApprovalId::from_hex(id).map_err(|error| Failure::Usage(format!("ID: {error}")))?;
         let seen = self
             .digest
             .as_deref()
@@ -47,7 +52,7 @@ impl Approve {
             .transpose();
         let seen = seen.map_err(|error| Failure::Usage(format!("--digest: {error}")))?;
         let key = self.key.as_deref().map(KeyFile::read).transpose()?;
-        let (client, path) = (self.connection.client()?, format!("/approvals/{id}"));
+        let path = format!("/approvals/{id}");
         let waiting = Waiting::of(answer(&client.call(&path, None).await?)?)?;
         let Some(key) = key else {
             return Ok(waiting.answer);

@@ -62,7 +62,7 @@ enum Command {
     Sign(Sign),
     /// Take up what somebody delegated (RFC 8693); prints the token
     Exchange(ExchangeToken),
-    /// Look at a request that waits for an approval, and approve it
+    /// Look at a request that waits for an approval, and approve it; or see for what calls are held
     Approve(Approve),
     /// Say how things stand: enclave, bundle, identities, limits left. Exit code 1: nothing can be
     /// signed now

@@ -14,6 +14,7 @@
 
 mod call;
 mod dial;
+mod held;
 mod placeholders;
 mod store;
 mod tunnels;
@@ -21,6 +22,7 @@ mod websocket;
 
 pub(crate) use self::call::{CallError, Calls, Closing};
 pub(crate) use self::dial::{Addresses, NoLine};
+pub(crate) use self::held::HeldCalls;
 pub(crate) use self::placeholders::{Held, Holder, Placeholders, WhileHeld, not_held};
 pub(crate) use self::store::{BucketPlace, CredentialPlace};
 pub(crate) use self::store::{Kept, Store, StoreError};
@@ -50,6 +52,8 @@ pub(crate) struct Relay {
     pub(crate) placeholders: Placeholders,
     /// Of agents that come as to a proxy.
     pub(crate) tunnels: Tunnels,
+    /// While somebody is asked to approve them.
+    pub(crate) held: HeldCalls,
     under_way: Arc<Counts>,
     large: Arc<Counts>,
 }
@@ -88,6 +92,7 @@ impl Relay {
         localhost: Option<Localhost>,
         socket: PathBuf,
         tunnels: Tunnels,
+        held: HeldCalls,
     ) -> Self {
         Self {
             store,
@@ -96,6 +101,7 @@ impl Relay {
             socket,
             placeholders: Placeholders::default(),
             tunnels,
+            held,
             under_way: Arc::default(),
             large: Arc::default(),
         }

@@ -1,6 +1,7 @@
 //! Proxied routes: from an agent's request to a call.
 
 mod answer;
+mod held;
 mod tunnel;
 
 use std::net::SocketAddr;
@@ -19,7 +20,7 @@ use broker::{
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
-use policy::{Bundle, IdentityPolicy, Priced, Service};
+use policy::{Budget, Bundle, IdentityPolicy, Priced, Service};
 use protocol::{
     Answer, CountedBody, OpenCredential, PendingApproval, Request, Requester, ServiceRequest,
     Ticket,
@@ -92,7 +93,7 @@ async fn proxied(app: &Arc<App>, mut request: HttpRequest) -> Result<Response, P
         caller,
         headers,
         identity: held_for,
-        while_held,
+        mut while_held,
     } = identify(
         app,
         relay,
@@ -110,7 +111,7 @@ async fn proxied(app: &Arc<App>, mut request: HttpRequest) -> Result<Response, P
         None => identity(app, &caller, service, named(&headers)?)?,
     };
     let under_way = begin_call(relay, &caller)?;
-    let kept = kept(app, relay, &identity, service).await?;
+    let sealed = kept(app, relay, &identity, service).await?;
     let signs = service.inject.sigv4.is_some() && !headers.contains_key(PAYLOAD);
     let placed = service.inject.field.is_some();
     let may_wait = may_want_approval(
@@ -142,7 +143,7 @@ async fn proxied(app: &Arc<App>, mut request: HttpRequest) -> Result<Response, P
             caller: caller.claim.clone(),
             identity: Some(identity),
         },
-        envelope: kept.bytes,
+        envelope: sealed.bytes,
         request: ServiceRequest {
             service: service.name.clone(),
             method: parts.method.as_str().to_owned(),
@@ -158,11 +159,20 @@ async fn proxied(app: &Arc<App>, mut request: HttpRequest) -> Result<Response, P
             websocket: upgrading.is_some(),
         },
     };
-    let asked = Request::OpenCredential(asked);
-    let ticket = match app.ask(&caller.quota, asked).await.map_err(of_budget)? {
-        Answer::Opened(ticket) => ticket,
-        Answer::PendingApproval(waiting) => return Err(waits(&waiting)),
-        _ => return Err(RequestError::Nonsense.into()),
+    let again = (may_wait && relay.held.longest().is_some()).then(|| asked.clone());
+    let ticket = match open(app, &caller, service, asked).await? {
+        Opened::Open(ticket) => ticket,
+        Opened::Waits(waiting) => {
+            let asked = again.ok_or_else(|| waits(&waiting))?;
+            held::until_approved(app, (relay, &caller), &waiting, &mut while_held).await?;
+            let identity = asked.requester.identity.as_deref().unwrap_or_default();
+            // Another one may have been put meanwhile.
+            let envelope = kept(app, relay, identity, service).await?.bytes;
+            match open(app, &caller, service, OpenCredential { envelope, ..asked }).await? {
+                Opened::Open(ticket) => ticket,
+                Opened::Waits(waiting) => return Err(waits(&waiting)),
+            }
+        }
     };
     let (socket, body) = match upgrading {
         None => (None, body),
@@ -183,6 +193,53 @@ async fn proxied(app: &Arc<App>, mut request: HttpRequest) -> Result<Response, P
         response.headers_mut().insert(CALL, call);
     }
     Ok(response)
+}
+
+/// What came of asking for a call.
+enum Opened<T> {
+    /// It may be made.
+    Open(T),
+    /// Somebody must approve it.
+    Waits(PendingApproval),
+}
+
+async fn open(
+    app: &Arc<App>,
+    caller: &Caller,
+    service: &Service,
+    asked: OpenCredential,
+) -> Result<Opened<Ticket>, Problem> {
+    let asked = Request::OpenCredential(asked);
+    match ask(app, caller, service, asked).await? {
+        Answer::Opened(ticket) => Ok(Opened::Open(ticket)),
+        Answer::PendingApproval(waiting) => Ok(Opened::Waits(waiting)),
+        _ => Err(RequestError::Nonsense.into()),
+    }
+}
+
+/// Requests that come at once may each want more of a budget than is sealed.
+const SEALED_FOR_ONE: usize = 4;
+
+/// Asks for a call; where more of a budget must be sealed first, that is done, and it is asked again.
+async fn ask(
+    app: &Arc<App>,
+    caller: &Caller,
+    service: &Service,
+    asked: Request,
+) -> Result<Answer, Problem> {
+    let quota = &caller.quota;
+    if service.budget != Some(Budget::AcrossBoots) {
+        return app.ask(quota, asked).await.map_err(of_budget);
+    }
+    for _ in 0..SEALED_FOR_ONE {
+        match app.ask(quota, asked.clone()).await {
+            Err(AskError::Enclave(RequestError::Refused(refusal)))
+                if refusal.code == "budget_not_kept" => {}
+            answer => return answer.map_err(of_budget),
+        }
+        app.enclave.request(Request::KeepBudgets).await?;
+    }
+    app.ask(quota, asked).await.map_err(of_budget)
 }
 
 /// A call of this caller, if it may have one more.

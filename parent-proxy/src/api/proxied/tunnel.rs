@@ -16,10 +16,11 @@ use tracing::info;
 
 use super::answer::{Shape, refused};
 use super::{
-    admitted, begin_call, closing, holder, identity, kept, no_services, of_budget, unknown, waits,
+    Opened, admitted, ask, begin_call, closing, held, holder, identity, kept, no_services, unknown,
+    waits,
 };
 use crate::api::{App, Peer, Problem};
-use crate::relay::{Asking, Relay, not_held};
+use crate::relay::{Asking, Relay, WhileHeld, not_held};
 use ::identity::caller::ObservedCaller;
 use ::identity::{Digest, sha256};
 
@@ -182,8 +183,8 @@ async fn call(
     let websocket = asked.websocket;
     let digest = agent.placeholder.as_ref();
     let mut while_held = digest.and_then(|digest| relay.placeholders.while_held(digest));
-    let (place, opened) = decide(app, relay, agent, asked).await.map_err(before)?;
-    let OpenedSealed { ticket, sealed } = opened;
+    let decided = opened(app, relay, agent, asked, &mut while_held).await;
+    let (place, OpenedSealed { ticket, sealed }) = decided.map_err(before)?;
     let closing = closing(app, ticket);
     if asking.tell(&Told::Opened(sealed)).await.is_err() {
         return Ok(false);
@@ -198,12 +199,33 @@ async fn call(
     }
 }
 
+/// Has it decided; of what must be approved perhaps once more, when it is.
+async fn opened(
+    app: &Arc<App>,
+    relay: &Relay,
+    agent: &Agent,
+    asked: InsideRequest,
+    while_held: &mut Option<WhileHeld>,
+) -> Result<(usize, OpenedSealed), Problem> {
+    let again = relay.held.longest().map(|_| asked.clone());
+    let waiting = match decide(app, relay, agent, asked).await? {
+        (place, Opened::Open(opened)) => return Ok((place, opened)),
+        (_, Opened::Waits(waiting)) => waiting,
+    };
+    let asked = again.ok_or_else(|| waits(&waiting))?;
+    held::until_approved(app, (relay, &agent.caller), &waiting, while_held).await?;
+    match decide(app, relay, agent, asked).await? {
+        (place, Opened::Open(opened)) => Ok((place, opened)),
+        (_, Opened::Waits(waiting)) => Err(waits(&waiting)),
+    }
+}
+
 async fn decide(
     app: &Arc<App>,
     relay: &Relay,
     agent: &Agent,
     asked: InsideRequest,
-) -> Result<(usize, OpenedSealed), Problem> {
+) -> Result<(usize, Opened<OpenedSealed>), Problem> {
     // It is good while somebody holds it, and so is what came by it.
     let is_held = |digest: Digest<32>| relay.placeholders.is_held(&digest);
     if !agent.placeholder.is_none_or(is_held) {
@@ -222,12 +244,10 @@ async fn decide(
         envelope: kept.bytes,
         sealed: asked.sealed,
     };
-    let asked = app
-        .ask(&agent.caller.quota, Request::OpenSealed(open))
-        .await;
-    match asked.map_err(of_budget)? {
-        Answer::OpenedSealed(opened) => Ok((place, opened)),
-        Answer::PendingApproval(waiting) => Err(waits(&waiting)),
+    let asked = Request::OpenSealed(open);
+    match ask(app, &agent.caller, service, asked).await? {
+        Answer::OpenedSealed(opened) => Ok((place, Opened::Open(opened))),
+        Answer::PendingApproval(waiting) => Ok((place, Opened::Waits(waiting))),
         _ => Err(RequestError::Nonsense.into()),
     }
 }

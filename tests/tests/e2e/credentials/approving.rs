@@ -1,6 +1,7 @@
 //! Requests to services that wait for an approval.
 
 use std::cell::RefCell;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use harness::services::{PLACEHOLDER, With};
@@ -15,9 +16,9 @@ use super::upstream::{Upstream, answer};
 const BODY: &[u8] = br#"{"amount": 100, "to": "acme"}"#;
 
 /// Payments wait for alice; everything else goes at once.
-struct Desk {
-    setting: Setting,
-    folder: tempfile::TempDir,
+pub(super) struct Desk {
+    pub(super) setting: Setting,
+    pub(super) folder: tempfile::TempDir,
 }
 
 impl Desk {
@@ -27,10 +28,23 @@ impl Desk {
 
     /// With the credential in this place.
     fn placing(more: &str, inject: &str) -> Self {
+        Self::with(
+            more,
+            &With {
+                inject,
+                ..With::default()
+            },
+        )
+    }
+
+    /// The same, and more lines of bundle and configuration.
+    pub(super) fn with(more: &str, with: &With<'_>) -> Self {
+        let inject = with.inject;
         let folder = harness::private_folder();
         let key = KeyFile::create(&folder.path().join("alice.key")).unwrap();
         let bundle = format!(
-            "{more}\n[[approvers]]\nname = \"alice\"\nkey = \"{}\"\n",
+            "{}{more}\n[[approvers]]\nname = \"alice\"\nkey = \"{}\"\n",
+            with.bundle,
             key.public_key().to_multikey()
         );
         let approval = match more {
@@ -51,8 +65,7 @@ impl Desk {
         let with = With {
             rules: &rules,
             bundle: &bundle,
-            inject,
-            ..With::default()
+            ..*with
         };
         let upstream = Upstream::start(|_, tls| answer(tls, 200, "", b"paid"));
         let setting = Setting::with(upstream, &with);
@@ -60,7 +73,7 @@ impl Desk {
         Self { setting, folder }
     }
 
-    fn pay(&self, headers: &str, body: &[u8]) -> Answer {
+    pub(super) fn pay(&self, headers: &str, body: &[u8]) -> Answer {
         self.setting.ask("POST /api/pay", headers, body)
     }
 
@@ -73,32 +86,51 @@ impl Desk {
             (403, Some("approval_required"))
         );
         assert_eq!(got.header("x-should-retry").as_deref(), Some("false"));
-        let says = got.json()["error"]["message"].as_str().unwrap().to_owned();
-        let id = says.split("anchorhold approve ").nth(1).unwrap();
-        id.split(';').next().unwrap().to_owned()
+        waiting_id(&got.json()["error"]["message"])
     }
 
     fn shown(&self, id: &str) -> Value {
-        let path = format!("/approvals/{id}");
-        get(&self.setting.running.socket, &path).unwrap().json()["approval"].clone()
+        shown(&self.setting, id)
     }
 
     /// As alice, who has looked.
-    fn approve(&self, id: &str) -> bool {
-        let digest = self.shown(id)["request_digest"].clone();
-        let approved = Command::new(program("anchorhold"))
-            .args(["approve", id, "--digest", digest.as_str().unwrap(), "--key"])
-            .arg(self.folder.path().join("alice.key"))
-            .arg("--endpoint")
-            .arg(format!("unix://{}", self.setting.running.socket.display()))
-            .output()
-            .unwrap();
-        approved.status.success()
+    pub(super) fn approve(&self, id: &str) -> bool {
+        approve(&self.setting, &self.key(), id)
     }
 
-    fn sent(&self) -> usize {
+    /// Alice's.
+    pub(super) fn key(&self) -> PathBuf {
+        self.folder.path().join("alice.key")
+    }
+
+    pub(super) fn sent(&self) -> usize {
         self.setting.upstream.seen().len()
     }
+}
+
+fn shown(setting: &Setting, id: &str) -> Value {
+    let path = format!("/approvals/{id}");
+    get(&setting.running.socket, &path).unwrap().json()["approval"].clone()
+}
+
+/// Approves what waits, with this key.
+pub(super) fn approve(setting: &Setting, key: &Path, id: &str) -> bool {
+    let digest = shown(setting, id)["request_digest"].clone();
+    let approved = Command::new(program("anchorhold"))
+        .args(["approve", id, "--digest", digest.as_str().unwrap(), "--key"])
+        .arg(key)
+        .arg("--endpoint")
+        .arg(format!("unix://{}", setting.running.socket.display()))
+        .output()
+        .unwrap();
+    approved.status.success()
+}
+
+/// The id that a refusal names.
+pub(super) fn waiting_id(says: &Value) -> String {
+    let says = says.as_str().unwrap();
+    let id = says.split("anchorhold approve ").nth(1).unwrap();
+    id.split(';').next().unwrap().to_owned()
 }
 
 #[test]

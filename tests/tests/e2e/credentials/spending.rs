@@ -11,10 +11,10 @@ use super::setting::Setting;
 use super::upstream::{Request, Tls, Upstream, answer};
 
 /// A million tokens of a prompt, and of an answer, in micro-dollars.
-const PRICES: &str =
+pub(super) const PRICES: &str =
     "[[prices]]\nservice = \"api\"\nmodel = \"toy\"\ninput = 1000000\noutput = 2000000\n";
 
-fn rules(limits: &str) -> String {
+pub(super) fn rules(limits: &str) -> String {
     let rule = |name: &str, form: &str, path: &str| {
         format!(
             "{{ name = \"{name}\", methods = [\"POST\"], paths = [\"{path}\"], identities = [\"crew\"], \
@@ -30,7 +30,7 @@ fn rules(limits: &str) -> String {
 }
 
 /// A model whose answers are of 10 tokens, to prompts of 20, unless its prompt asks for something else.
-fn model(request: &Request, tls: &mut Tls) -> std::io::Result<bool> {
+pub(super) fn model(request: &Request, tls: &mut Tls) -> std::io::Result<bool> {
     let asked: Value = serde_json::from_slice(&request.body).unwrap_or_default();
     let json = "content-type: application/json\r\n";
     let usage = match request.line.contains("chat") {
@@ -90,14 +90,14 @@ fn ask(setting: &Setting, path: &str, body: &Value) -> Answer {
     )
 }
 
-fn code(answer: &Answer) -> (u16, String) {
+pub(super) fn code(answer: &Answer) -> (u16, String) {
     (
         answer.status,
         answer.header("x-anchorhold-error").unwrap_or_default(),
     )
 }
 
-fn chat(user: &str) -> Value {
+pub(super) fn chat(user: &str) -> Value {
     json!({"model": "toy", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 100, "user": user})
 }
 
