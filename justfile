@@ -12,8 +12,10 @@ ci:
 check:
     tests/check
 
-# What takes too long for every change: every test on programs as they are installed, the whole of the mutants, an hour of fuzzing, both images anew
+# What takes too long for every change: README's first command as it is written, every test on programs as they are installed, the whole of the
+# mutants, an hour of fuzzing, both images anew
 nightly:
+    cargo run --locked --bin anchorhold-dev -- demo
     tests/run --release
     tests/reproducible --both
     tests/fuzz/run 200

@@ -26,6 +26,9 @@ pub struct DevEnclave {
     /// The mock hypervisor's time at the start, in milliseconds since 1970; the host's if not
     /// given. From then on CLOCK_BOOTTIME counts, whatever the host's clock does.
     pub nsm_time_ms: Option<u64>,
+    /// A program that is the process of the first service in place of this one: for tests of what such a
+    /// process can do that somebody owns.
+    pub liar: Option<PathBuf>,
 }
 
 impl DevEnclave {
@@ -107,7 +110,14 @@ impl DevEnclave {
         let listen = |place| format!("{}.service-{place}", self.listen.display());
         let arguments = |place| vec!["service".into(), "--listen".into(), listen(place)];
         let count = bundle.services.len();
-        Ok(ServiceProcess::start(&program, count, arguments)?)
+        let Some(liar) = self.liar.as_ref().filter(|_| count > 0) else {
+            return Ok(ServiceProcess::start(&program, count, arguments)?);
+        };
+        say("the process of the first service is a liar");
+        let mut all = ServiceProcess::start(liar, 1, arguments)?;
+        let others = ServiceProcess::start(&program, count - 1, |place| arguments(place + 1))?;
+        all.extend(others);
+        Ok(all)
     }
 
     /// The ingress process, if the bundle of the state directory has agents come through one; an image has

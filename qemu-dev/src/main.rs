@@ -110,6 +110,9 @@ enum Command {
         /// The mock hypervisor's time at the start, milliseconds since 1970
         #[arg(long, hide = true)]
         nsm_time_ms: Option<u64>,
+        /// A program that lies, in place of the process of the first service
+        #[arg(long, hide = true)]
+        liar: Option<PathBuf>,
         /// End when the parent process ends
         #[arg(long, hide = true)]
         with_parent: bool,
@@ -235,6 +238,7 @@ fn run(command: Command) -> ExitCode {
             state,
             listen,
             nsm_time_ms,
+            liar,
             with_parent,
         } => {
             end_with_parent(with_parent);
@@ -243,6 +247,7 @@ fn run(command: Command) -> ExitCode {
                     state,
                     listen,
                     nsm_time_ms,
+                    liar,
                 }
                 .run(),
                 qemu_dev::Error::exit_code,

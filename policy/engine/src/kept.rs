@@ -157,6 +157,18 @@ mod tests {
     }
 
     #[test]
+    fn what_many_wanted_at_once_is_not_kept_for_ever() {
+        let mut ledger = Ledger::default();
+        (0..10).for_each(|_| drop(ledger.has(100)));
+        assert_eq!(ledger.seal(1, 3200, 3200), 1000);
+        ledger.stored();
+        // Nobody came back for it. What is given up is so at once: the next seal does not have it.
+        assert!(ledger.has(1000));
+        assert_eq!(ledger.seal(2, 3200, 3200), 200);
+        assert!(ledger.has(200) && !ledger.has(201));
+    }
+
+    #[test]
     fn a_slice_that_nobody_uses_grows_no_further() {
         let mut ledger = Ledger::default();
         for number in 0..50 {

@@ -624,10 +624,33 @@ mod tests {
         // A clock that is behind takes nothing back.
         let next = Usage::restored(rules, &kept, UnixSeconds(now - 3 * day));
         assert_eq!(left(&next, &rule, now - 3 * day), [8750]);
+        // Nor when it is set right: what was used then counts for its day.
+        assert_eq!(left(&next, &rule, now + day / 2), [8750]);
         // Days later nothing is left of it but the slice, which that boot may have used a moment ago.
         let far = now + 3 * day;
         let next = Usage::restored(rules, &kept, UnixSeconds(far));
         assert_eq!(left(&next, &rule, far), [9050]);
+    }
+
+    #[test]
+    fn what_a_service_took_beyond_what_was_reserved_is_of_the_slice_too() {
+        let mut rule = money();
+        rule.limits[0].max = 10_000;
+        let (mut usage, now) = (Usage::default(), 1_000_000);
+        let (asked, _) = sealed(&mut usage, &rule, now, 100);
+        // A slice of 312.
+        usage.settle_request(
+            asked,
+            &rule,
+            Taken {
+                cost: 300,
+                tokens: 0,
+            },
+        );
+        let refused = across(&mut usage, &rule, now, 13).unwrap_err();
+        assert_eq!(refused.code(), "budget_not_kept");
+        let fits = across(&mut usage, &rule, now, 12).unwrap();
+        usage.settle(fits);
     }
 
     #[test]

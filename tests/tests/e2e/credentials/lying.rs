@@ -1,5 +1,6 @@
 //! A parent that lies: it speaks to the enclave, and to the process of a service, by itself.
 
+use std::cell::RefCell;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
@@ -22,7 +23,7 @@ use super::upstream::{Upstream, answer};
 
 struct Parent {
     setting: Setting,
-    window: Window,
+    window: RefCell<Window>,
     envelope: Vec<u8>,
     line: PathBuf,
     /// Of each request that it asks for.
@@ -52,7 +53,7 @@ impl Parent {
         let line = format!("{}.service-0", state.enclave_socket().display()).into();
         Self {
             setting,
-            window,
+            window: RefCell::new(window),
             envelope,
             line,
             headers: Vec::new(),
@@ -89,7 +90,12 @@ impl Parent {
                 websocket: false,
             },
         };
-        match self.window.ask(Request::OpenCredential(open)).unwrap() {
+        match self
+            .window
+            .borrow_mut()
+            .ask(Request::OpenCredential(open))
+            .unwrap()
+        {
             Ok(Answer::Opened(ticket)) => Ok(ticket),
             Err(refusal) => Err(refusal.code),
             other => panic!("{other:?}"),
@@ -305,4 +311,96 @@ fn what_one_enclave_sealed_or_let_be_made_is_nothing_to_another() {
     second.envelope.clone_from(&first.envelope);
     let refused = second.open_counted(Some(0), Some(body), None);
     assert_eq!(refused, Err("envelope_unopened".into()));
+}
+
+#[test]
+fn the_process_of_a_service_that_lies_harms_the_calls_of_its_own_service_alone() {
+    let liar = harness::program("examples/lying-service");
+    // It stands first in the bundle.
+    let other = "[[services]]\nname = \"other\"\nupstream = \"https://other.example\"\ninject = { header = \"x-api-key\" }\n\
+        rules = [{ name = \"read\", methods = [\"GET\"], paths = [\"/*\"], identities = [\"crew\"] }]\n";
+    let mut parent = Parent::with(&With {
+        bundle: other,
+        addresses: "other = \"127.0.0.1:9\", ",
+        enclave: &["--liar", liar.to_str().unwrap()],
+        ..With::default()
+    });
+    let enclave = parent.setting.running.state.enclave_socket();
+    parent.line = format!("{}.service-1", enclave.display()).into();
+    let another = "another-credential-5d41402abc4b";
+    assert!(
+        parent
+            .setting
+            .put_for("other", "crew", another, &[])
+            .status
+            .success()
+    );
+    let mut count = 0;
+    let mut closed = |parent: &Parent, more: usize| {
+        count += more;
+        let mut all = parent.setting.events("credential.close", count);
+        let last = all.split_off(count - more);
+        last.into_iter()
+            .map(|line| line["credential"].clone())
+            .collect::<Vec<_>>()
+    };
+    let lie = |parent: &Parent, path: &str| {
+        let got = parent.setting.ask(&format!("GET /other/{path}"), "", b"");
+        got.header("x-anchorhold-error").unwrap_or_default()
+    };
+    // Nobody listens there: whoever owns the process could answer what it likes.
+    assert_eq!(lie(&parent, "twice"), "enclave_unavailable");
+    assert_eq!(closed(&parent, 1)[0]["status"], 200);
+    // A call of another service, of which whoever owns the host told it.
+    let ticket = parent.open(Some(0), sha256(b""));
+    let told = format!("{}.service-0.ticket", enclave.display());
+    std::fs::write(told, ticket.0).unwrap();
+    lie(&parent, "others");
+    assert_eq!(closed(&parent, 1)[0]["status"], 204);
+    let came = parent.call(ticket, &[(CallKind::End, b"")]);
+    assert!(came.iter().any(|(kind, _)| *kind == CallKind::Head));
+    harness::wait_for(|| {
+        let close = parent
+            .window
+            .borrow_mut()
+            .ask(Request::CloseCredential { ticket });
+        close.unwrap().is_ok()
+    });
+    assert_eq!(parent.setting.ask("GET /api/models", "", b"").status, 200);
+    for own in closed(&parent, 2) {
+        assert_eq!(
+            (&own["status"], &own["service"]),
+            (&200.into(), &"api".into())
+        );
+    }
+    // Ends of which nobody asks any more the enclave writes down by itself, and other calls bring them along.
+    let until = |parent: &Parent, wanted: usize, is: &dyn Fn(&serde_json::Value) -> bool| {
+        harness::wait_for(|| {
+            std::thread::sleep(Duration::from_millis(200));
+            assert_eq!(parent.setting.ask("GET /api/models", "", b"").status, 200);
+            let all = parent.setting.events_so_far("credential.close");
+            all.iter().filter(|line| is(&line["credential"])).count() == wanted
+        });
+    };
+    // Much about calls that are none: others go on meanwhile.
+    lie(&parent, "floods");
+    until(&parent, 1, &|close| {
+        close["service"] == "other" && close["status"] == 206
+    });
+    // Nonsense: the end of it, and of what was under way there; the rest goes on.
+    lie(&parent, "silent");
+    assert_eq!(lie(&parent, "nonsense"), "enclave_unavailable");
+    harness::wait_for(|| lie(&parent, "twice") == "service_gone");
+    until(&parent, 2, &|close| close["ending"] == "service_gone");
+    let body = serde_json::json!({"payload": {}, "intent": "a"});
+    let signed = harness::post(&parent.setting.running.socket, "/sign", &body).unwrap();
+    assert_eq!(signed.status, 200);
+    // It had the credentials of its own service, and no other's.
+    let heard = std::fs::read(format!("{}.service-0.heard", enclave.display())).unwrap();
+    let has = |needle: &str| {
+        heard
+            .windows(needle.len())
+            .any(|some| some == needle.as_bytes())
+    };
+    assert!(has(another) && !has("sk-live-0123456789"));
 }

@@ -135,28 +135,30 @@ impl Setting {
 
     /// Lines of the record that are of this type, oldest first; waits until there are as many.
     pub(crate) fn events(&self, kind: &str, count: usize) -> Vec<Value> {
-        let of_kind = || {
-            let mut all: Vec<PathBuf> = std::fs::read_dir(self.running.state.record())
-                .unwrap()
-                .map(|entry| entry.unwrap().path())
-                .filter(|path| path.extension().is_some_and(|end| end == "jsonl"))
-                .collect();
-            all.sort();
-            let text: String = all
-                .iter()
-                .map(|file| std::fs::read_to_string(file).unwrap())
-                .collect();
-            let lines = text
-                .lines()
-                .filter_map(|line| serde_json::from_str(line).ok());
-            lines
-                .filter(|line: &Value| line["event_type"] == kind)
-                .collect::<Vec<_>>()
-        };
-        wait_for(|| of_kind().len() >= count);
-        let found = of_kind();
+        wait_for(|| self.events_so_far(kind).len() >= count);
+        let found = self.events_so_far(kind);
         assert_eq!(found.len(), count, "{found:?}");
         found
+    }
+
+    /// Those that there are now.
+    pub(crate) fn events_so_far(&self, kind: &str) -> Vec<Value> {
+        let mut all: Vec<PathBuf> = std::fs::read_dir(self.running.state.record())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|end| end == "jsonl"))
+            .collect();
+        all.sort();
+        let text: String = all
+            .iter()
+            .map(|file| std::fs::read_to_string(file).unwrap())
+            .collect();
+        let lines = text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        lines
+            .filter(|line: &Value| line["event_type"] == kind)
+            .collect()
     }
 }
 
