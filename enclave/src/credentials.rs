@@ -913,15 +913,35 @@ mod tests {
         let trail = Trail::new(Digest([0; 48]), "credential.open", "rule");
         let mut decision = trail.follow("credential.close", None);
         decision.credential = Some(record::Credential::default());
+        let rule: ServiceRule = serde_json::from_value(serde_json::json!({
+            "name": "chat", "methods": ["POST"], "paths": ["/chat"], "identities": ["crew"],
+            "limits": [{"per": "day", "max": 1000, "amount": "cost"}],
+        }))
+        .unwrap();
+        let taken = Taken {
+            cost: 600,
+            tokens: 0,
+        };
+        let mut usage = Usage::default();
+        let reservation = usage.reserve_request(UnixSeconds(1), (&rule, None), taken);
+        let reserved = Reserved {
+            identity: "crew".into(),
+            rule,
+            reservation: reservation.unwrap(),
+            price: None,
+            most: Tokens::default(),
+        };
         let call = OpenCall {
             place: 1,
-            reserved: None,
+            reserved: Some(Box::new(reserved)),
             decision,
             ended: None,
         };
         lock(&credentials.calls).insert(ticket, call);
         credentials.hear(&FromService::Ended(0, ended(ticket, 500)));
         credentials.hear(&FromService::Gone(0));
+        // Nor says what it took.
+        assert!(lock(&credentials.calls)[&ticket].reserved.is_some());
         assert_eq!(credentials.close(ticket).unwrap_err(), Error::CallUnderWay);
         credentials.hear(&FromService::Ended(1, ended(ticket, 200)));
         // It ends once.

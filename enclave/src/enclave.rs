@@ -412,7 +412,8 @@ impl<N: Nsm> Enclave<N> {
     /// The seal that waited is stored: what it holds may be used.
     fn stored(&self) -> Result<Answer, Error> {
         let then = self.durable.stored()?;
-        // Whatever it was sealed for, it has the budgets.
+        // Whatever it was sealed for, it has the budgets. Nothing is sealed meanwhile: what seals and this come one after the
+        // other (`Lane::Control`).
         if let Some(provisioned) = self.provisioned.get() {
             let credentials = provisioned.credentials.iter();
             credentials.for_each(Credentials::budgets_stored);

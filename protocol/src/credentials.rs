@@ -134,6 +134,9 @@ pub struct InsideRequest {
     /// Whether it is for a WebSocket, which a parent that stops does not wait for.
     #[n(2)]
     pub websocket: bool,
+    /// Whether its body is in one of the few places for long ones, so that it is not to be held.
+    #[n(3)]
+    pub long: bool,
 }
 
 /// What the parent tells the ingress process.

@@ -13,7 +13,7 @@ const CONFINED: u8 = 0x01;
 const FLOOD: u32 = 20_000;
 
 fn main() -> io::Result<()> {
-    let listen = std::env::args().last().unwrap_or_default();
+    let listen = std::env::args().next_back().unwrap_or_default();
     let mut out = io::stdout().lock();
     out.write_all(&[CONFINED])?;
     out.flush()?;

@@ -201,6 +201,7 @@ impl Calls {
             service: asked.service.clone(),
             sealed: self.shared.key.seal_request(&text, nonce),
             websocket: upgrading.is_some(),
+            long: came.is_long(),
         };
         let frame = cbor::to_vec(&asked);
         if frame.len() > CallFrame::MAX_BYTES {

@@ -68,10 +68,15 @@ pub(crate) struct Whole {
     /// What it asks of a model, where that is counted.
     pub(crate) counted: Option<CountedBody>,
     /// Until it has been sent.
-    _place: Option<Place>,
+    place: Option<Place>,
 }
 
 impl Whole {
+    /// Whether it has one of the places for long ones.
+    pub(crate) fn is_long(&self) -> bool {
+        self.place.is_some()
+    }
+
     /// Takes a body, as far as it is one that can be kept.
     pub(crate) async fn take(
         body: &mut Incoming,
@@ -113,7 +118,7 @@ impl Whole {
             text: text.and_then(|bytes| String::from_utf8(bytes.to_vec()).ok()),
             begun,
             counted: asks,
-            _place: place,
+            place,
         })
     }
 }

@@ -18,6 +18,8 @@ pub(crate) struct HeldCalls {
 #[derive(Debug)]
 struct Waiting {
     what: PendingApproval,
+    /// Calls that wait for it.
+    count: usize,
     approved: watch::Sender<bool>,
 }
 
@@ -48,8 +50,10 @@ impl HeldCalls {
         let mut waiting = self.waiting();
         let waiting = waiting.entry(what.id).or_insert_with(|| Waiting {
             what: what.clone(),
+            count: 0,
             approved: watch::Sender::new(false),
         });
+        waiting.count += 1;
         HeldCall {
             id: what.id,
             approved: waiting.approved.subscribe(),
@@ -87,10 +91,11 @@ impl HeldCall {
 impl Drop for HeldCall {
     fn drop(&mut self) {
         let mut waiting = self.all.waiting();
-        // This one and perhaps others of the same request.
-        let is_last = |one: &Waiting| one.approved.receiver_count() <= 1;
-        if waiting.get(&self.id).is_some_and(is_last) {
-            waiting.remove(&self.id);
+        if let Some(one) = waiting.get_mut(&self.id) {
+            one.count -= 1;
+            if one.count == 0 {
+                waiting.remove(&self.id);
+            }
         }
     }
 }

@@ -177,10 +177,12 @@ impl Tunnel {
         let asking = Asking { from, to, stopping };
         let serving = async {
             serve(asking).await;
-            if !*is_stopping.borrow() {
-                // What was answered goes out still: the ingress process ends the connection.
-                tokio::time::sleep(ENDS_WITHIN).await;
-            }
+            // What was answered goes out still: the ingress process ends the connection.
+            let within = match *is_stopping.borrow() {
+                true => LINGER,
+                false => ENDS_WITHIN,
+            };
+            tokio::time::sleep(within).await;
         };
         tokio::select! {
             passed = passing => {

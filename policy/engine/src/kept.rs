@@ -7,7 +7,8 @@
 //! a boot:    the slice counts as used, all of it, at the moment at which it begins
 //! ```
 //!
-//! So whatever was used at the end of a boot, the next one counts that or more.
+//! So whatever was reserved at the end of a boot, the next one counts that or more. What a service took beyond
+//! what was reserved counts from the next seal on.
 
 /// What a seal has of one budget.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub struct KeptBudget {
 const SLICES: u64 = 32;
 /// So many of the longest requests fit into one.
 const REQUESTS: u64 = 2;
+/// So many times as much is in one at most, however much was wanted: who asks again and again wants the same.
+const AT_ONCE: u64 = 4;
 
 /// What of a budget may be used, as far as that is written down.
 #[derive(Debug, Clone, Default)]
@@ -38,7 +41,7 @@ pub(crate) struct Ledger {
     sealing: Option<Slice>,
     /// What requests wanted that did not fit.
     wanted: u64,
-    /// The most that one of them did.
+    /// The most that one of them did; less with each seal.
     most: u64,
 }
 
@@ -84,11 +87,18 @@ impl Ledger {
     pub(crate) fn seal(&mut self, since: u64, max: u64, room: u64) -> u64 {
         let step = (max / SLICES).max(self.most.saturating_mul(REQUESTS));
         let left = self.stored.size.saturating_sub(self.stored.used).min(step);
-        self.stored.size = self.stored.used.saturating_add(left);
+        // Never more than is written down, whatever was used beyond it.
+        let kept = self.stored.used.saturating_add(left);
+        self.stored.size = self.stored.size.min(kept);
         let size = match std::mem::take(&mut self.wanted) {
             0 => left,
-            wanted => left.saturating_add(wanted).max(step).min(room).max(left),
+            wanted => {
+                let most = step.saturating_mul(AT_ONCE);
+                let wanted = left.saturating_add(wanted).min(most);
+                wanted.max(step).min(room).max(left)
+            }
         };
+        self.most /= 2;
         self.sealing = Some(Slice {
             size,
             used: 0,
@@ -133,6 +143,7 @@ mod tests {
         assert!(ledger.has(142) && !ledger.has(143));
         // Never more than the budget has, but always what is used until it is stored.
         assert_eq!(ledger.seal(3, 3200, 150), 150);
+        assert!(!ledger.has(150));
         assert_eq!(ledger.seal(4, 3200, 5), 142);
     }
 
@@ -160,12 +171,32 @@ mod tests {
     fn what_many_wanted_at_once_is_not_kept_for_ever() {
         let mut ledger = Ledger::default();
         (0..10).for_each(|_| drop(ledger.has(100)));
-        assert_eq!(ledger.seal(1, 3200, 3200), 1000);
+        assert_eq!(ledger.seal(1, 3200, 3200), 800);
         ledger.stored();
         // Nobody came back for it. What is given up is so at once: the next seal does not have it.
-        assert!(ledger.has(1000));
-        assert_eq!(ledger.seal(2, 3200, 3200), 200);
-        assert!(ledger.has(200) && !ledger.has(201));
+        assert!(ledger.has(800));
+        assert_eq!(ledger.seal(2, 3200, 3200), 100);
+        assert!(ledger.has(100) && !ledger.has(101));
+        // Nor is it all that is left, however often somebody asked.
+        (0..1000).for_each(|_| drop(ledger.has(101)));
+        assert_eq!(ledger.seal(3, 3200, 3200), 808);
+    }
+
+    #[test]
+    fn no_more_is_used_than_is_written_down_whatever_was_taken_beyond_it() {
+        let mut ledger = Ledger::default();
+        ledger.has(50);
+        ledger.seal(1, 3200, 3200);
+        ledger.stored();
+        // Two of 50, of which one takes 300.
+        ledger.take(50);
+        ledger.take(50);
+        ledger.take(250);
+        assert!(!ledger.has(50));
+        // Sealed, and not stored yet.
+        ledger.seal(2, 3200, 2800);
+        ledger.give_back(1, 50);
+        assert!(!ledger.has(1));
     }
 
     #[test]
@@ -176,6 +207,6 @@ mod tests {
             assert!(ledger.seal(number, 3200, 3200) <= 3200);
         }
         ledger.stored();
-        assert_eq!(ledger.seal(51, 3200, 3200), 3200);
+        assert_eq!(ledger.seal(51, 3200, 3200), 2000);
     }
 }

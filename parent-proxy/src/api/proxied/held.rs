@@ -25,11 +25,12 @@ pub(super) async fn until_approved(
     let mut stopped = relay.tunnels.place();
     let (id, by) = (waiting.id, waiting.by.join(", "));
     info!(approval = %id, by, "a call is held until it is approved");
+    let is_approved = async || {
+        let looked = app.ask(&caller.quota, Request::GetApproval { id });
+        matches!(looked.await, Ok(Answer::PendingApproval(now)) if now.approved)
+    };
     // Who approved it a moment ago is not heard any more.
-    let looked = app.ask(&caller.quota, Request::GetApproval { id });
-    if let Answer::PendingApproval(now) = looked.await?
-        && now.approved
-    {
+    if is_approved().await {
         return Ok(());
     }
     tokio::select! {
@@ -37,7 +38,11 @@ pub(super) async fn until_approved(
         () = stopped.until_stopped() => Err(waits(waiting)),
         () = not_held(while_held) => Err(TurnedAway::TokenInvalid.into()),
         () = held.approved() => Ok(()),
-        () = sleep(longest.min(lasts(waiting))) => Err(waits(waiting)),
+        // Nor is an approval that came another way, or of which the answer was lost.
+        () = sleep(longest.min(lasts(waiting))) => match is_approved().await {
+            true => Ok(()),
+            false => Err(waits(waiting)),
+        },
     }
 }
 

@@ -159,7 +159,9 @@ async fn proxied(app: &Arc<App>, mut request: HttpRequest) -> Result<Response, P
             websocket: upgrading.is_some(),
         },
     };
-    let again = (may_wait && relay.held.longest().is_some()).then(|| asked.clone());
+    // The few places for long bodies are not held.
+    let holds = may_wait && _place.is_none() && relay.held.longest().is_some();
+    let again = holds.then(|| asked.clone());
     let ticket = match open(app, &caller, service, asked).await? {
         Opened::Open(ticket) => ticket,
         Opened::Waits(waiting) => {
@@ -237,7 +239,10 @@ async fn ask(
                 if refusal.code == "budget_not_kept" => {}
             answer => return answer.map_err(of_budget),
         }
-        app.enclave.request(Request::KeepBudgets).await?;
+        // A caller that goes away leaves no seal behind that nobody stores.
+        let this = Arc::clone(app);
+        let kept = tokio::spawn(async move { this.enclave.request(Request::KeepBudgets).await });
+        kept.await.unwrap_or(Err(RequestError::Unavailable))?;
     }
     app.ask(quota, asked).await.map_err(of_budget)
 }

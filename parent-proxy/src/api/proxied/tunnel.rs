@@ -207,7 +207,8 @@ async fn opened(
     asked: InsideRequest,
     while_held: &mut Option<WhileHeld>,
 ) -> Result<(usize, OpenedSealed), Problem> {
-    let again = relay.held.longest().map(|_| asked.clone());
+    let again = relay.held.longest().filter(|_| !asked.long);
+    let again = again.map(|_| asked.clone());
     let waiting = match decide(app, relay, agent, asked).await? {
         (place, Opened::Open(opened)) => return Ok((place, opened)),
         (_, Opened::Waits(waiting)) => waiting,

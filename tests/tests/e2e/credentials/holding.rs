@@ -145,22 +145,47 @@ fn a_call_that_nobody_approves_in_time_is_refused_and_one_whose_agent_goes_is_he
 
 #[test]
 fn a_sidecar_that_ends_holds_no_call() {
-    let mut desk = desk("wait_seconds = 600\n");
+    let desk = desk("wait_seconds = 600\n");
+    let Desk { setting, folder } = desk;
+    let mut proxied = Proxied::of(setting);
     let begun = thread::scope(|scope| {
-        let asked = scope.spawn(|| desk.pay("", BODY));
-        until_held(&desk);
+        let body = str::from_utf8(BODY).unwrap();
+        let through = scope.spawn(|| proxied.post("/v1/pay", body));
+        wait_for(|| held(&proxied.setting).len() == 1);
+        let asked = scope.spawn(|| proxied.setting.ask("POST /api/pay", "", BODY));
+        wait_for(|| held(&proxied.setting).len() == 2);
         let begun = Instant::now();
-        desk.setting.running.sidecar.signal(Signal::TERM);
-        let got = asked.join().unwrap();
-        assert_eq!(got.status, 403);
+        proxied.setting.running.sidecar.signal(Signal::TERM);
+        assert_eq!(asked.join().unwrap().status, 403);
+        let through = through.join().unwrap();
+        assert!(through.starts_with("HTTP/1.1 403 "), "{through}");
+        assert!(through.contains("approval_required"), "{through}");
         begun
     });
-    desk.setting.running.sidecar.stop().unwrap();
+    proxied.setting.running.sidecar.stop().unwrap();
     assert!(
         begun.elapsed() < Duration::from_secs(10),
         "{:?}",
         begun.elapsed()
     );
+    drop(folder);
+}
+
+#[test]
+fn long_bodies_are_not_held() {
+    let desk = desk("wait_seconds = 60\n");
+    let long = "x".repeat(100_000);
+    let begun = Instant::now();
+    let got = desk.pay("", long.as_bytes());
+    assert_eq!(
+        got.header("x-anchorhold-error").as_deref(),
+        Some("approval_required")
+    );
+    let proxied = Proxied::of(desk.setting);
+    let through = proxied.post("/v1/pay", &long);
+    assert!(through.contains("approval_required"), "{through}");
+    assert!(begun.elapsed() < Duration::from_secs(30));
+    drop(desk.folder);
 }
 
 #[test]
