@@ -227,5 +227,5 @@ fn the_committed_description_of_the_api_is_the_one_served() {
     assert_eq!(served, committed, "write it anew: just openapi");
     let description: Value = serde_json::from_str(&served).unwrap();
     assert!(description["openapi"].as_str().unwrap().starts_with("3.1"));
-    assert_eq!(description["paths"].as_object().unwrap().len(), 27);
+    assert_eq!(description["paths"].as_object().unwrap().len(), 28);
 }

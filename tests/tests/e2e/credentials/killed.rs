@@ -105,6 +105,7 @@ fn wherever_sealing_anew_is_cut_off_both_are_kept_and_work_and_it_can_be_run_aga
         ("fsync", 2),
         ("rename", 2),
         ("fsync", 3),
+        ("fsync", 4),
     ]) {
         let rotated = setting.command(&[&["rotate"][..], &desk].concat(), "");
         assert!(rotated.status.success(), "{rotated:?}");
