@@ -390,6 +390,7 @@ fn use_every_route(state: &State, socket: &Path) {
         "/.well-known/jwks.json",
         "/metrics",
         "/status",
+        "/approvals",
     ] {
         ok(get(socket, path), 200);
     }
