@@ -15,7 +15,7 @@ use state::{Certificate, GenesisRecord};
 use crate::aws::{ADMIN, DEFAULT_REGION, MockAws, SIDECAR};
 use crate::{Child, Error, Program, State};
 
-/// As long as any.
+/// A key in its form, of nobody: with it a bundle is looked at before its own key is made.
 const SOME_KEY: &str =
     "arn:aws:kms:eu-central-1:000000000000:key/00000000-0000-0000-0000-000000000000";
 
@@ -155,15 +155,11 @@ fn kept_key(state: &State) -> Result<Option<String>, Error> {
     let text = policy_text(state)?;
     // What it says of budgets may want a state, which is added first.
     let with_state = || Bundle::from_toml(&(text.clone() + &state_table(SOME_KEY)));
-    match Bundle::from_either(text.as_bytes()) {
-        Ok(bundle) => Ok(bundle.state.map(|kept| kept.kms_key.to_string())),
-        Err(_) if with_state().is_ok() => Ok(None),
-        Err(_) => Err(state
-            .verifier_files()
-            .map(drop)
-            .err()
-            .unwrap_or_else(|| Error::State("the bundle cannot be read".into()))),
+    if Bundle::from_either(text.as_bytes()).is_err() && with_state().is_ok() {
+        return Ok(None);
     }
+    let (_, _, bundle) = state.verifier_files()?;
+    Ok(bundle.state.map(|kept| kept.kms_key.to_string()))
 }
 
 /// A new key.
