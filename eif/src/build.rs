@@ -78,9 +78,13 @@ impl Plan {
     fn source(&self) -> Result<PathBuf, Error> {
         let named = || self.source.display().to_string();
         let source = fs::canonicalize(&self.source).map_err(|_| Error::SourceTree(named()))?;
-        let ours = ["Cargo.lock", "enclave/Cargo.toml", "qemu-dev/Cargo.toml"]
-            .iter()
-            .all(|file| source.join(file).is_file());
+        let ours = [
+            "Cargo.lock",
+            "enclave/Cargo.toml",
+            "qemu-dev/guest/Cargo.toml",
+        ]
+        .iter()
+        .all(|file| source.join(file).is_file());
         if ours {
             Ok(source)
         } else {

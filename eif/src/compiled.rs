@@ -33,7 +33,7 @@ impl Which {
     fn package(self) -> &'static str {
         match self {
             Self::Production => "anchorhold-enclave",
-            Self::Development => "anchorhold-qemu-dev",
+            Self::Development => "anchorhold-dev-guest",
         }
     }
 }

@@ -7,7 +7,7 @@
 //!                  |
 //!              nsm: the mock ──> authority: a root of its own, new for each state directory
 //!
-//! qemu ──> vm: QEMU with the image ──vsock── nsm over wire
+//! qemu ──> vm: QEMU with the image (dev_guest) ──vsock── host: the mock answers
 //! ```
 //!
 //! ```
@@ -26,7 +26,7 @@ pub mod draft;
 mod durable;
 mod error;
 mod files;
-pub mod guest;
+mod host;
 mod measure;
 pub mod nsm;
 mod process;
@@ -36,7 +36,6 @@ mod tls;
 mod up;
 pub mod vectors;
 mod vm;
-mod wire;
 
 pub use dev_enclave::{DevEgress, DevEnclave, DevIngress, DevService};
 pub use durable::DurableState;
@@ -47,4 +46,3 @@ pub use qemu::{Qemu, qemu};
 pub use state::State;
 pub use up::{Up, up};
 pub use vm::VmMachine;
-pub use wire::MARKER;

@@ -10,13 +10,13 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use dev_guest::wire::MOCK_NSM_PORT;
 use eif::Image;
 use protocol::{Endpoint, WINDOW_PORT};
 use rustix::process::Signal;
 
 use crate::nsm::MockNsm;
-use crate::wire::{self, MOCK_NSM_PORT};
-use crate::{Child, Error, Program};
+use crate::{Child, Error, Program, host};
 
 /// How the image is booted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -298,7 +298,7 @@ fn serve_nsm(socket: &Path, nsm: MockNsm) -> Result<(), Error> {
         for stream in listener.incoming().flatten() {
             let (nsm, mut stream) = (Arc::clone(&nsm), stream);
             // The end of the guest is the end of its channel, and nobody's concern.
-            std::thread::spawn(move || wire::answer(&mut stream, &nsm));
+            std::thread::spawn(move || host::answer(&mut stream, &nsm));
         }
     });
     Ok(())

@@ -295,8 +295,14 @@ fn a_power_cut_between_two_steps_leaves_the_old_state_or_the_new_one() {
     ] {
         tap.end_at(Step::Named(step), moment);
         tap.set_victim(machine.pid());
-        let order = runtime.block_on(durable.birth_if_needed(&client));
-        assert!(order.is_err(), "{step}");
+        // An order may still fail on a connection that the last machine left; the next one does not.
+        let mut failures = Vec::new();
+        while tap.ended_at().is_none() {
+            let order = runtime.block_on(durable.birth_if_needed(&client));
+            failures.push(order.expect_err(step).to_string());
+            assert!(failures.len() < 50, "{step}: {failures:?}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
         assert_eq!(tap.ended_at().as_deref(), Some(step));
         assert_eq!(is_born(), is_done, "{step}");
         machine = machine.reboot();

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use dev_guest::wire::MARKER;
 use eif::{Image, Measurements, Parts, SigningKey, describe};
 use harness::machine::image;
 use harness::{private_folder, program};
@@ -514,18 +515,14 @@ fn the_production_program_holds_no_mock_code_and_the_check_finds_it_where_it_is(
         unstripped("anchorhold-enclave"),
         unstripped("anchorhold-dev-enclave"),
     );
-    for sign in [
-        qemu_dev::MARKER.as_bytes(),
-        b"anchorhold_qemu_dev",
-        b"qemu_dev",
-    ] {
+    for sign in [MARKER.as_bytes(), b"qemu_dev", b"dev_guest"] {
         assert!(
             !holds(&production, sign),
             "{}",
             String::from_utf8_lossy(sign)
         );
     }
-    assert!(holds(&development, qemu_dev::MARKER.as_bytes()) && holds(&development, b"qemu_dev"));
+    assert!(holds(&development, MARKER.as_bytes()) && holds(&development, b"dev_guest"));
     // Symbols are there to be searched.
     assert!(holds(&production, b"attest_to_itself"));
 }

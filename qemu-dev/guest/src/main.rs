@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     if enclave::boot::is_pid_1() {
-        qemu_dev::guest::boot();
+        dev_guest::boot();
     }
     let about = "anchorhold-dev-enclave runs as PID 1 of a development image (MOCK), and takes no arguments.\n\
         Build the image with: anchorhold-eif build --dev -o signer-dev.eif\nBoot it with: anchorhold-dev qemu signer-dev.eif\n";
-    qemu_dev::guest::elsewhere(about)
+    dev_guest::elsewhere(about)
 }

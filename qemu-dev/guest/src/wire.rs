@@ -5,18 +5,15 @@
 //! one at a time.
 
 use std::io::{Read, Write};
-use std::sync::{Mutex, PoisonError};
 
-use enclave::{Nsm, NsmError};
+use enclave::NsmError;
 use identity::Pcr;
 use identity::{Digest, cbor};
 use minicbor::{Decode, Encode};
 use protocol::{FrameBuffer, write_frame};
 
-use crate::nsm::MockNsm;
-
 /// The port of the host at which the mock NSM answers.
-pub(crate) const MOCK_NSM_PORT: u32 = 5007;
+pub const MOCK_NSM_PORT: u32 = 5007;
 
 /// Stands in every program that holds the mock NSM's code, and in no other: `anchorhold-eif build`
 /// looks for it. The host greets with it, and the guest takes no other greeting, so it cannot be
@@ -26,72 +23,87 @@ pub const MARKER: &str = "anchorhold: this program holds the mock NSM";
 /// The host's first frame.
 #[derive(Debug, Encode, Decode)]
 #[cbor(array)]
-pub(crate) struct Greeting {
+pub struct Greeting {
+    /// [`MARKER`].
     #[n(0)]
-    pub(crate) marker: String,
+    pub marker: String,
+    /// The certificate that the mock's documents chain to, in DER.
     #[cbor(n(1), with = "minicbor::bytes")]
-    pub(crate) root: Vec<u8>,
+    pub root: Vec<u8>,
     /// Whom TLS of the guest trusts.
     #[n(2)]
-    pub(crate) tls_roots: Vec<egress::Anchor>,
+    pub tls_roots: Vec<egress::Anchor>,
 }
 
+/// What the guest wants of the mock: what [`enclave::Nsm`] asks.
 #[derive(Debug, Encode, Decode)]
-pub(crate) enum Ask {
+pub enum Ask {
+    /// A document, with these fields.
     #[n(0)]
     Attest {
+        /// Its `public_key`.
         #[cbor(n(0), with = "minicbor::bytes")]
         public_key: Option<Vec<u8>>,
+        /// Its `user_data`.
         #[cbor(n(1), with = "minicbor::bytes")]
         user_data: Option<Vec<u8>>,
+        /// Its `nonce`.
         #[cbor(n(2), with = "minicbor::bytes")]
         nonce: Option<Vec<u8>>,
     },
+    /// A register extended; its new value.
     #[n(1)]
     Extend {
+        /// Which one.
         #[n(0)]
         index: u16,
+        /// What it is extended by.
         #[cbor(n(1), with = "minicbor::bytes")]
         data: Vec<u8>,
     },
+    /// The registers below this one locked.
     #[n(2)]
     Lock {
+        /// The first that stays open.
         #[n(0)]
         range: u16,
     },
+    /// So many random bytes.
     #[n(3)]
     Random {
+        /// How many, in bytes.
         #[n(0)]
         length: u16,
     },
     /// Signs again what a device without keys has made.
     #[n(4)]
     Sign {
+        /// The document of a device without keys.
         #[cbor(n(0), with = "minicbor::bytes")]
         unsigned: Vec<u8>,
     },
 }
 
+/// What the mock answers.
 #[derive(Debug, Encode, Decode)]
-pub(crate) enum Told {
+pub enum Told {
+    /// Bytes; none where there is nothing to tell.
     #[n(0)]
     Bytes(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
+    /// Why not.
     #[n(1)]
     Failed(#[n(0)] String),
 }
 
 /// Sends one frame.
-pub(crate) fn send<T: Encode<()>>(stream: &mut impl Write, message: &T) -> std::io::Result<()> {
+pub fn send<T: Encode<()>>(stream: &mut impl Write, message: &T) -> std::io::Result<()> {
     let mut frame = Vec::new();
     write_frame(message, &mut frame).map_err(std::io::Error::other)?;
     stream.write_all(&frame)
 }
 
 /// Reads one frame.
-pub(crate) fn receive(
-    stream: &mut impl Read,
-    buffer: &mut FrameBuffer,
-) -> std::io::Result<Vec<u8>> {
+pub fn receive(stream: &mut impl Read, buffer: &mut FrameBuffer) -> std::io::Result<Vec<u8>> {
     loop {
         if let Some(frame) = buffer.next_frame().map_err(std::io::Error::other)? {
             return Ok(frame.to_vec());
@@ -104,62 +116,16 @@ pub(crate) fn receive(
     }
 }
 
-/// The host's side: answers until the guest is gone.
-pub(crate) fn answer(
-    stream: &mut (impl Read + Write),
-    nsm: &Mutex<MockNsm>,
-) -> std::io::Result<()> {
-    let greeting = {
-        let nsm = nsm.lock().unwrap_or_else(PoisonError::into_inner);
-        Greeting {
-            marker: MARKER.into(),
-            root: nsm.root().as_der().to_vec(),
-            tls_roots: nsm.tls_roots(),
-        }
-    };
-    send(stream, &greeting)?;
-    let mut buffer = FrameBuffer::default();
-    loop {
-        let ask =
-            cbor::from_slice(&receive(stream, &mut buffer)?).map_err(std::io::Error::other)?;
-        let answer = match one(&mut nsm.lock().unwrap_or_else(PoisonError::into_inner), ask) {
-            Ok(bytes) => Told::Bytes(bytes),
-            Err(error) => Told::Failed(error.to_string()),
-        };
-        send(stream, &answer)?;
-    }
-}
-
-fn one(nsm: &mut MockNsm, ask: Ask) -> Result<Vec<u8>, NsmError> {
-    match ask {
-        Ask::Attest {
-            public_key,
-            user_data,
-            nonce,
-        } => nsm.attest(
-            public_key.as_deref(),
-            user_data.as_deref(),
-            nonce.as_deref(),
-        ),
-        Ask::Extend { index, data } => nsm.extend_pcr(index, &data).map(|pcr| pcr.0.to_vec()),
-        Ask::Lock { range } => nsm.lock_pcrs(range).map(|()| Vec::new()),
-        Ask::Random { length } => {
-            let mut bytes = vec![0; usize::from(length)];
-            nsm.random(&mut bytes).map(|()| bytes)
-        }
-        Ask::Sign { unsigned } => nsm.sign_again(&unsigned),
-    }
-}
-
-/// The guest's side.
-pub(crate) struct Channel<S> {
+/// The guest's side: one question at a time.
+#[derive(Debug)]
+pub struct Channel<S> {
     stream: S,
     buffer: FrameBuffer,
 }
 
 impl<S: Read + Write> Channel<S> {
     /// Takes the greeting, and gives it with the channel.
-    pub(crate) fn open(mut stream: S) -> std::io::Result<(Self, Greeting)> {
+    pub fn open(mut stream: S) -> std::io::Result<(Self, Greeting)> {
         let mut buffer = FrameBuffer::default();
         let greeting: Greeting =
             cbor::from_slice(&receive(&mut stream, &mut buffer)?).map_err(std::io::Error::other)?;
@@ -169,7 +135,8 @@ impl<S: Read + Write> Channel<S> {
         Ok((Self { stream, buffer }, greeting))
     }
 
-    pub(crate) fn ask(&mut self, ask: &Ask) -> Result<Vec<u8>, NsmError> {
+    /// Asks, and waits for the answer.
+    pub fn ask(&mut self, ask: &Ask) -> Result<Vec<u8>, NsmError> {
         let mut round = || {
             send(&mut self.stream, ask)?;
             cbor::from_slice(&receive(&mut self.stream, &mut self.buffer)?)
@@ -182,7 +149,8 @@ impl<S: Read + Write> Channel<S> {
         }
     }
 
-    pub(crate) fn ask_for_pcr(&mut self, ask: &Ask) -> Result<Pcr, NsmError> {
+    /// Asks for the value of a register.
+    pub fn ask_for_pcr(&mut self, ask: &Ask) -> Result<Pcr, NsmError> {
         self.ask(ask)?
             .try_into()
             .map(Digest)
