@@ -382,7 +382,11 @@ fn nobody_but_root_and_who_builds_can_choose_the_compiler() {
     let (above, home) = (base.join("above"), base.join("home"));
     let source = above.join("source");
     let plant = |source: &Path| {
-        for file in ["Cargo.lock", "enclave/Cargo.toml", "qemu-dev/Cargo.toml"] {
+        for file in [
+            "Cargo.lock",
+            "enclave/Cargo.toml",
+            "qemu-dev/guest/Cargo.toml",
+        ] {
             create_dir_all(source.join(file).parent().unwrap()).unwrap();
             write(source.join(file), "").unwrap();
         }
