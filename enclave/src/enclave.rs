@@ -31,7 +31,7 @@ use crate::identities::{BoundTo, Identity, IdentityCard, NextKey};
 use crate::keys::{KeyPair, SEED_BYTES, UncheckedSignature, check_all, secret};
 use crate::nsm::PeerVerifier;
 use crate::operations::{
-    annex, approve, attest, credential, describe, exchange, overview, rotate, sign,
+    annex, approve, attest, call, credential, describe, exchange, overview, rotate, sign,
 };
 use crate::provisioned::{Committed, Provisioned};
 use crate::record::Record;
@@ -309,11 +309,11 @@ impl<N: Nsm> Enclave<N> {
                 unrecorded(self.env().and_then(|env| credential::kept(&env, &kept)))
             }
             Request::CloseCredential { ticket } => self.close(ticket),
-            Request::OpenCredential(open) => self.recorded(event, "default", |env, trail| {
-                credential::open(env, open, trail)
-            }),
+            Request::OpenCredential(open) => {
+                self.recorded(event, "default", |env, trail| call::open(env, open, trail))
+            }
             Request::OpenSealed(open) => self.recorded(event, "default", |env, trail| {
-                credential::open_sealed(env, &open, trail)
+                call::open_sealed(env, &open, trail)
             }),
             Request::KeepBudgets => unrecorded(self.keep_budgets()),
             Request::Authority { nonce } => unrecorded(self.authority(&nonce)),

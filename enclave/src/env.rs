@@ -6,8 +6,10 @@ use identity::{AnnexId, BootId, Caller, Tee};
 use policy::Annex;
 use policy_engine::Denied;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use crate::clock::Bounds;
+use crate::credentials::{Credentials, revoked_until};
 use crate::nsm::PeerVerifier;
 use crate::provisioned::Provisioned;
 use crate::{Entropy, Error};
@@ -97,11 +99,47 @@ impl<'e> Env<'e> {
         }
     }
 
+    /// What there is of credentials, if the bundle names services.
+    pub(crate) fn credentials(&self) -> Result<&'e Credentials, Error> {
+        let credentials = self.provisioned.credentials.as_ref();
+        credentials.ok_or(Error::UnknownService)
+    }
+
+    /// Refuses what the operator revoked: the agent, all its credentials, or this version of this one.
+    /// Which version it is that is shown, is known for sure once it has been opened.
+    pub(crate) fn check_revoked(
+        &self,
+        policy: &policy::IdentityPolicy,
+        service: &policy::Service,
+        version: u64,
+    ) -> Result<(), Error> {
+        let until = |annex: &Annex| revoked_until(&annex.revoked, &policy.name, &service.name);
+        match self.annex().and_then(until) {
+            Some(last) if version <= last => Err(Denied::CredentialRevoked.into()),
+            _ => Ok(()),
+        }
+    }
+
     /// 16 random bytes.
     pub(crate) fn random(&self) -> Result<[u8; 16], Error> {
         let mut bytes = [0; 16];
         self.entropy.fill(&mut bytes)?;
         Ok(bytes)
+    }
+
+    /// A nonce of AES-GCM.
+    pub(crate) fn nonce(&self) -> Result<[u8; 12], Error> {
+        let mut nonce = [0; 12];
+        nonce.copy_from_slice(&self.random()?[..12]);
+        Ok(nonce)
+    }
+
+    /// 32 random bytes, of a key.
+    pub(crate) fn key(&self) -> Result<Zeroizing<[u8; 32]>, Error> {
+        let mut key = Zeroizing::new([0; 32]);
+        self.entropy.fill(&mut key[..16])?;
+        self.entropy.fill(&mut key[16..])?;
+        Ok(key)
     }
 
     /// A random UUID (RFC 9562 section 5.4).

@@ -3,6 +3,7 @@
 pub(crate) mod annex;
 pub(crate) mod approve;
 pub(crate) mod attest;
+pub(crate) mod call;
 pub(crate) mod credential;
 pub(crate) mod describe;
 pub(crate) mod exchange;
