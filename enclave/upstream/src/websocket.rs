@@ -207,3 +207,61 @@ fn mask() -> [u8; 4] {
     let _ = aws_lc_rs::rand::fill(&mut mask);
     mask
 }
+
+#[cfg(test)]
+mod tests {
+    use broker::Field;
+    use tokio::io::duplex;
+    use tokio::time::sleep;
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::frames::frames;
+
+    /// A short text as an agent sends it: masked, by zeros.
+    fn said(text: &str) -> Vec<u8> {
+        let length = u8::try_from(text.len()).unwrap();
+        let head = [0x81, 0x80 | length, 0, 0, 0, 0];
+        [&head[..], text.as_bytes()].concat()
+    }
+
+    /// How it ends and after how many seconds, for an agent that says each of these so many seconds after the one before, and
+    /// then nothing.
+    async fn ended(says: &[(u64, &str)]) -> (Ending, u64) {
+        let (agent, line) = duplex(1 << 16);
+        let (service, _server) = duplex(1 << 16);
+        let (mut from, _to) = frames(Box::new(line));
+        let (_from, mut agent) = frames(Box::new(agent));
+        let field = Field {
+            name: "/token".into(),
+            value: Zeroizing::new(b"secret".to_vec()),
+        };
+        let begun = Instant::now();
+        let there = there(&mut from, service, FromAgent::new(Some(field)), |_| {});
+        let says = async {
+            for (after, text) in says {
+                sleep(Duration::from_secs(*after)).await;
+                agent.write(CallKind::Data, &said(text)).await.unwrap();
+            }
+            // Much longer than anybody waits for a credential's message.
+            sleep(10 * PLACE_WITHIN).await;
+        };
+        let ending = tokio::select! {
+            ending = there => ending.unwrap_err(),
+            () = says => Ending::Complete,
+        };
+        (ending, begun.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_message_for_a_credential_is_waited_for_a_minute_from_the_beginning() {
+        let (late, with_place) = (Ending::PlaceholderMisplaced, r#"{"token": ""}"#);
+        assert_eq!(ended(&[]).await, (late, 60));
+        // Whatever is said before it.
+        let others: Vec<(u64, &str)> = (0..9).map(|_| (11, "{}")).collect();
+        assert_eq!(ended(&others).await, (late, 60));
+        assert_eq!(ended(&[(61, with_place)]).await, (late, 60));
+        // Once it has its place, silence ends nothing.
+        assert_eq!(ended(&[(59, with_place)]).await, (Ending::Complete, 659));
+    }
+}
