@@ -649,6 +649,7 @@ impl Server {
         let _ = self.open.subscribe().wait_for(|open| *open == 0).await;
         if let Some(relay) = relay {
             relay.tunnels.ended().await;
+            relay.ends.none().await;
         }
     }
 

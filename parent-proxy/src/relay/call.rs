@@ -1,6 +1,7 @@
 //! One call over a line to the enclave's process for its service: the body goes there, the answer
 //! comes back.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -93,12 +94,12 @@ impl Calls {
         let lines = self.services.get(place).ok_or_else(nonsense)?;
         let (line, begun) = lines.begin(ticket).await?;
         let (from, to) = tokio::io::split(line);
-        let upload = AbortOnDrop(tokio::spawn(upload(to, begun, body)));
+        let upload = Upload::begin(upload(to, begun, body));
         let mut call = Call {
             lines: Arc::clone(lines),
             from: Frames::new(from),
             upload,
-            _under_way: under_way,
+            under_way,
             _closing: closing,
         };
         loop {
@@ -246,14 +247,9 @@ async fn pass_back(
     }
 }
 
-fn answer(call: Call, head: &[u8]) -> Result<Response<AnswerBody>, CallError> {
+fn answer(mut call: Call, head: &[u8]) -> Result<Response<AnswerBody>, CallError> {
     let head: FramedHead = cbor::from_slice(head).map_err(|_| nonsense())?;
-    let (pieces, body) = mpsc::channel(1);
-    tokio::spawn(call.pass_on(pieces));
-    let mut response = Response::new(AnswerBody {
-        pieces: body,
-        _held: None,
-    });
+    let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(head.status).map_err(|_| nonsense())?;
     for (name, value) in &head.headers {
         let name = hyper::header::HeaderName::from_bytes(name.as_bytes());
@@ -263,7 +259,22 @@ fn answer(call: Call, head: &[u8]) -> Result<Response<AnswerBody>, CallError> {
         };
         response.headers_mut().append(name, value);
     }
-    Ok(response)
+    let (here, is_whole) = call.here();
+    let pieces = if is_whole {
+        let here = here.into_iter().map(|(_, bytes)| bytes);
+        Pieces::Here {
+            pieces: here.collect(),
+            _under_way: call.end(),
+        }
+    } else {
+        let (pieces, coming) = mpsc::channel(1);
+        tokio::spawn(call.pass_on(here, pieces));
+        Pieces::Coming(coming)
+    };
+    Ok(response.map(|()| AnswerBody {
+        pieces,
+        _held: None,
+    }))
 }
 
 fn nonsense() -> io::Error {
@@ -342,18 +353,43 @@ struct Call {
     lines: Arc<ServiceLines>,
     from: Frames,
     /// Gives its half back when the body was whole.
-    upload: AbortOnDrop,
-    _under_way: UnderWay,
+    upload: Upload,
+    under_way: UnderWay,
     /// Dropped last, when the enclave has heard of the end.
     _closing: Closing,
 }
 
-/// An upload that nobody needs any more ends, and the line with it.
+/// A body that is sent.
+enum Upload {
+    /// It was all here, and is on its way.
+    Done(Option<WriteHalf<Line>>),
+    /// If nobody needs it any more it ends, and the line with it.
+    UnderWay(AbortOnDrop),
+}
+
 struct AbortOnDrop(JoinHandle<Option<WriteHalf<Line>>>);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+impl Upload {
+    fn begin(sending: impl Future<Output = Option<WriteHalf<Line>>> + Send + 'static) -> Self {
+        let mut sending = Box::pin(sending);
+        match sending.as_mut().now_or_never() {
+            Some(done) => Self::Done(done),
+            None => Self::UnderWay(AbortOnDrop(tokio::spawn(sending))),
+        }
+    }
+
+    /// The half of the line, if the body was sent whole.
+    fn done(mut self) -> Option<WriteHalf<Line>> {
+        match &mut self {
+            Self::Done(to) => to.take(),
+            Self::UnderWay(sending) => (&mut sending.0).now_or_never()?.ok()?,
+        }
     }
 }
 
@@ -438,20 +474,44 @@ impl Frames {
 }
 
 impl Call {
-    /// Passes on what comes, and keeps the line if it ended in order.
-    async fn pass_on(mut self, pieces: mpsc::Sender<Result<Bytes, CallError>>) {
+    /// What of an answer is here already, behind its head; and whether that is all of it.
+    fn here(&mut self) -> (VecDeque<(CallKind, Bytes)>, bool) {
+        let mut here = VecDeque::new();
+        // What makes no sense is found by whoever looks at it in its turn.
+        while let Ok(Some((kind, bytes))) = self.from.ready() {
+            if kind == CallKind::End {
+                return (here, true);
+            }
+            let goes_on = kind == CallKind::Data;
+            here.push_back((kind, bytes));
+            if !goes_on {
+                break;
+            }
+        }
+        (here, false)
+    }
+
+    /// Passes on what is here and what comes, and keeps the line if it ended in order.
+    async fn pass_on(
+        mut self,
+        mut here: VecDeque<(CallKind, Bytes)>,
+        pieces: mpsc::Sender<Result<Bytes, CallError>>,
+    ) {
         loop {
-            let next = tokio::select! {
-                biased;
-                next = self.from.next() => next,
-                () = pieces.closed() => {
-                    // Whoever knows the length has all of it before its end has come. Else the agent went
-                    // away: the line ends, and so the enclave hears of it.
-                    match timeout(END_WITHIN, self.from.next()).await {
-                        Ok(Ok((CallKind::End, _))) => break,
-                        _ => return,
+            let next = match here.pop_front() {
+                Some(frame) => Ok(frame),
+                None => tokio::select! {
+                    biased;
+                    next = self.from.next() => next,
+                    () = pieces.closed() => {
+                        // Whoever knows the length has all of it before its end has come. Else the agent went
+                        // away: the line ends, and so the enclave hears of it.
+                        match timeout(END_WITHIN, self.from.next()).await {
+                            Ok(Ok((CallKind::End, _))) => break,
+                            _ => return,
+                        }
                     }
-                }
+                },
             };
             let piece = match next {
                 Ok((CallKind::Data, bytes)) => Ok(bytes),
@@ -465,27 +525,44 @@ impl Call {
                 return;
             }
         }
+        drop(self.end());
+    }
+
+    /// Its end has come: the line is kept if it is in step. An answer that came before the body was whole ends it. It counts
+    /// until its answer has gone.
+    fn end(self) -> UnderWay {
         let Self {
             lines,
             from,
-            mut upload,
+            upload,
+            under_way,
             ..
         } = self;
-        // An answer that came before the body was whole ends the line.
-        if let Some(Ok(Some(to))) = (&mut upload.0).now_or_never()
+        if let Some(to) = upload.done()
             && from.frames.is_empty()
         {
             lines.keep(from.line.unsplit(to));
         }
+        under_way
     }
 }
 
 /// The body of an answer.
 #[derive(Debug)]
 pub(crate) struct AnswerBody {
-    pieces: mpsc::Receiver<Result<Bytes, CallError>>,
+    pieces: Pieces,
     /// What a call needs as long as its answer is under way.
     _held: Option<mpsc::Sender<Bytes>>,
+}
+
+#[derive(Debug)]
+enum Pieces {
+    /// All of them; their call counts as long.
+    Here {
+        pieces: VecDeque<Bytes>,
+        _under_way: UnderWay,
+    },
+    Coming(mpsc::Receiver<Result<Bytes, CallError>>),
 }
 
 impl AnswerBody {
@@ -498,7 +575,10 @@ impl AnswerBody {
 
     /// The next piece; none at the end, or where it broke off.
     pub(super) async fn piece(&mut self) -> Option<Bytes> {
-        self.pieces.recv().await?.ok()
+        match &mut self.pieces {
+            Pieces::Here { pieces, .. } => pieces.pop_front(),
+            Pieces::Coming(pieces) => pieces.recv().await?.ok(),
+        }
     }
 }
 
@@ -510,7 +590,13 @@ impl Body for AnswerBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, CallError>>> {
-        let piece = self.pieces.poll_recv(context);
-        piece.map(|piece| piece.map(|piece| piece.map(Frame::data)))
+        match &mut self.pieces {
+            Pieces::Here { pieces, .. } => {
+                Poll::Ready(pieces.pop_front().map(|piece| Ok(Frame::data(piece))))
+            }
+            Pieces::Coming(pieces) => pieces
+                .poll_recv(context)
+                .map(|piece| piece.map(|piece| piece.map(Frame::data))),
+        }
     }
 }

@@ -34,6 +34,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use callers::Localhost;
+use tokio::sync::watch;
 
 /// Calls of one caller at a time.
 const MAX_CALLS: usize = 64;
@@ -54,15 +55,44 @@ pub(crate) struct Relay {
     pub(crate) tunnels: Tunnels,
     /// While somebody is asked to approve them.
     pub(crate) held: HeldCalls,
+    /// Ends of calls that are to be recorded still.
+    pub(crate) ends: Ends,
     under_way: Arc<Counts>,
     large: Arc<Counts>,
 }
 
+/// What is counted until it is done.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ends(Arc<watch::Sender<usize>>);
+
+/// One that is to be done.
+#[derive(Debug)]
+pub(crate) struct End(Ends);
+
+impl Ends {
+    pub(crate) fn begin(&self) -> End {
+        self.0.send_modify(|open| *open += 1);
+        End(self.clone())
+    }
+
+    /// Waits until there is none.
+    pub(crate) async fn none(&self) {
+        let _ = self.0.subscribe().wait_for(|open| *open == 0).await;
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|open| *open -= 1);
+    }
+}
+
 /// How many there are, of each caller.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Counts(Mutex<BTreeMap<u64, usize>>);
 
 /// One that is counted, until it is dropped.
+#[derive(Debug)]
 pub(crate) struct UnderWay {
     of: u64,
     all: Arc<Counts>,
@@ -102,6 +132,7 @@ impl Relay {
             placeholders: Placeholders::default(),
             tunnels,
             held,
+            ends: Ends::default(),
             under_way: Arc::default(),
             large: Arc::default(),
         }

@@ -5,7 +5,7 @@ mod held;
 mod tunnel;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -50,6 +50,9 @@ const WHOLE_WITHIN: Duration = Duration::from_secs(60);
 const MAX_SHORT: usize = 64 * 1024;
 /// What an approver is shown of a body; of a longer one its digest.
 const MAX_SHOWN: usize = 8 * 1024;
+
+/// The moments at which ends of calls are recorded, of which a second has a whole number.
+const BETWEEN_ENDS: Duration = Duration::from_millis(4);
 
 /// By which the record knows the call.
 const CALL: HeaderName = HeaderName::from_static("x-anchorhold-call");
@@ -112,32 +115,31 @@ async fn proxied(app: &Arc<App>, mut request: HttpRequest) -> Result<Response, P
     };
     let under_way = begin_call(relay, &caller)?;
     let sealed = kept(app, relay, &identity, service).await?;
-    let signs = service.inject.sigv4.is_some() && !headers.contains_key(PAYLOAD);
-    let placed = service.inject.field.is_some();
     let may_wait = may_want_approval(
         policy,
         service,
         Some(&identity),
         (parts.method.as_str(), &shown.asked),
     );
-    let priced = may_be_counted(
-        service,
-        Some(&identity),
-        (parts.method.as_str(), &shown.asked),
-    );
+    let is_signed = service.inject.sigv4.is_some() && !headers.contains_key(PAYLOAD);
+    let wants = Wants {
+        // Of a WebSocket nothing is known before.
+        nothing: upgrading.is_some(),
+        digest: may_wait || is_signed,
+        placed: service.inject.field.is_some(),
+        priced: may_be_counted(
+            service,
+            Some(&identity),
+            (parts.method.as_str(), &shown.asked),
+        ),
+    };
     let Whole {
         body,
         digest,
         text,
         counted,
         _place,
-    } = match upgrading.is_none() && (signs || may_wait || placed || priced.is_some()) {
-        true => {
-            let most = if placed { MAX_PLACED } else { MAX_WHOLE };
-            Whole::of(relay, (caller.quota.id, most), body, priced).await?
-        }
-        false => Whole::unread(body),
-    };
+    } = wants.of(relay, caller.quota.id, body).await?;
     let asked = OpenCredential {
         requester: Requester {
             caller: caller.claim.clone(),
@@ -160,22 +162,16 @@ async fn proxied(app: &Arc<App>, mut request: HttpRequest) -> Result<Response, P
         },
     };
     // The few places for long bodies are not held.
-    let holds = may_wait && _place.is_none() && relay.held.longest().is_some();
-    let again = holds.then(|| asked.clone());
-    let ticket = match open(app, &caller, service, asked).await? {
-        Opened::Open(ticket) => ticket,
-        Opened::Waits(waiting) => {
-            let asked = again.ok_or_else(|| waits(&waiting))?;
-            held::until_approved(app, (relay, &caller), &waiting, &mut while_held).await?;
-            let identity = asked.requester.identity.as_deref().unwrap_or_default();
-            // Another one may have been put meanwhile.
-            let envelope = kept(app, relay, identity, service).await?.bytes;
-            match open(app, &caller, service, OpenCredential { envelope, ..asked }).await? {
-                Opened::Open(ticket) => ticket,
-                Opened::Waits(waiting) => return Err(waits(&waiting)),
-            }
-        }
-    };
+    let holds = may_wait && _place.is_none();
+    let ticket = ticket(
+        app,
+        (relay, &caller),
+        service,
+        asked,
+        holds,
+        &mut while_held,
+    )
+    .await?;
     let (socket, body) = match upgrading {
         None => (None, body),
         Some(upgrading) => {
@@ -183,7 +179,7 @@ async fn proxied(app: &Arc<App>, mut request: HttpRequest) -> Result<Response, P
             (Some(socket), Body::new(said))
         }
     };
-    let closing = closing(app, ticket);
+    let closing = closing(app, relay, ticket);
     let answer = relay.calls.make(place, ticket, body, under_way, closing);
     let answer = answer.await?;
     let mut response = match socket {
@@ -195,6 +191,32 @@ async fn proxied(app: &Arc<App>, mut request: HttpRequest) -> Result<Response, P
         response.headers_mut().insert(CALL, call);
     }
     Ok(response)
+}
+
+/// Asks for a call; one that must be approved is held until it is, if it may be.
+async fn ticket(
+    app: &Arc<App>,
+    (relay, caller): (&Relay, &Caller),
+    service: &Service,
+    asked: OpenCredential,
+    holds: bool,
+    while_held: &mut Option<WhileHeld>,
+) -> Result<Ticket, Problem> {
+    let holds = holds && relay.held.longest().is_some();
+    let again = holds.then(|| asked.clone());
+    let waiting = match open(app, caller, service, asked).await? {
+        Opened::Open(ticket) => return Ok(ticket),
+        Opened::Waits(waiting) => waiting,
+    };
+    let asked = again.ok_or_else(|| waits(&waiting))?;
+    held::until_approved(app, (relay, caller), &waiting, while_held).await?;
+    let identity = asked.requester.identity.as_deref().unwrap_or_default();
+    // Another one may have been put meanwhile.
+    let envelope = kept(app, relay, identity, service).await?.bytes;
+    match open(app, caller, service, OpenCredential { envelope, ..asked }).await? {
+        Opened::Open(ticket) => Ok(ticket),
+        Opened::Waits(waiting) => Err(waits(&waiting)),
+    }
 }
 
 /// What came of asking for a call.
@@ -268,9 +290,15 @@ async fn kept(
 }
 
 /// Has the end of a call recorded, whatever comes of it.
-fn closing(app: &Arc<App>, ticket: Ticket) -> Closing {
+fn closing(app: &Arc<App>, relay: &Relay, ticket: Ticket) -> Closing {
     let (closer, runtime) = (Arc::clone(app), tokio::runtime::Handle::current());
-    Closing::new(move || drop(runtime.spawn(close(closer, ticket))))
+    let end = relay.ends.begin();
+    Closing::new(move || {
+        runtime.spawn(async move {
+            close(closer, ticket).await;
+            drop(end);
+        });
+    })
 }
 
 /// Clients of these APIs take 202 for success, and try 409 and 429 again by themselves.
@@ -291,6 +319,28 @@ fn of_budget(error: AskError) -> Problem {
     match problem.code() {
         "budget_exceeded" => problem.with_status(403),
         _ => problem,
+    }
+}
+
+/// For what a body must be here before anything is asked.
+struct Wants<'a> {
+    /// Nothing is ever known of it.
+    nothing: bool,
+    /// It is signed for the agent, or somebody may have to approve it.
+    digest: bool,
+    /// The credential is put into it.
+    placed: bool,
+    /// It is counted what it asks of a model.
+    priced: Option<&'a Priced>,
+}
+
+impl Wants<'_> {
+    async fn of(self, relay: &Relay, caller: u64, body: Body) -> Result<Whole, Problem> {
+        if self.nothing || !(self.digest || self.placed || self.priced.is_some()) {
+            return Ok(Whole::unread(body));
+        }
+        let most = if self.placed { MAX_PLACED } else { MAX_WHOLE };
+        Whole::of(relay, (caller, most), body, self.priced).await
     }
 }
 
@@ -390,6 +440,7 @@ async fn beginning(mut body: Body, until: Instant) -> Result<(Bytes, Option<Body
 /// Has the end of a call recorded. The enclave may hear of it a moment later than this process, and
 /// records it by itself if nobody asks.
 async fn close(app: Arc<App>, ticket: Ticket) {
+    moment_for_ends().await;
     for wait in [0, 2, 10, 50, 250] {
         tokio::time::sleep(Duration::from_millis(wait)).await;
         let closed = app
@@ -402,6 +453,13 @@ async fn close(app: Arc<App>, ticket: Ticket) {
             _ => return,
         }
     }
+}
+
+/// Waits for the next of the moments at which ends are recorded, all at once: so they share frames and signatures.
+async fn moment_for_ends() {
+    static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let past = BEGUN.elapsed().subsec_nanos() % BETWEEN_ENDS.subsec_nanos();
+    tokio::time::sleep(BETWEEN_ENDS - Duration::from_nanos(past.into())).await;
 }
 
 /// Who asks.

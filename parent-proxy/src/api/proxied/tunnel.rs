@@ -185,7 +185,7 @@ async fn call(
     let mut while_held = digest.and_then(|digest| relay.placeholders.while_held(digest));
     let decided = opened(app, relay, agent, asked, &mut while_held).await;
     let (place, OpenedSealed { ticket, sealed }) = decided.map_err(before)?;
-    let closing = closing(app, ticket);
+    let closing = closing(app, relay, ticket);
     if asking.tell(&Told::Opened(sealed)).await.is_err() {
         return Ok(false);
     }
