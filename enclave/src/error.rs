@@ -100,7 +100,9 @@ pub enum Error {
     #[error("the payload is too large to be signed")]
     PayloadTooLarge,
     /// This caller may not rotate this identity's key, and brought no order of the operator.
-    #[error("rotation needs an order of the operator, or a caller that the policy lets rotate")]
+    #[error(
+        "rotation needs an order of the operator, or a caller that the policy lets rotate, by what is seen of it or by a proof"
+    )]
     RotationNotAllowed,
     /// The order is not the operator's, or for another identity, boot or version, or too old.
     #[error("the rotation order is not good: {0}")]

@@ -7,7 +7,7 @@ use identity::delegation::AGENT;
 use identity::token::APPROVER;
 use identity::{AnnexId, Did, Digest, UnixSeconds};
 use minicbor::{Decode, Encode};
-use policy::{Annex, Bundle, IdentityPolicy, Issuer, PolicyDigest, Service};
+use policy::{Annex, Bundle, Callers, IdentityPolicy, Issuer, PolicyDigest, Service};
 use policy_engine::{Denied, Rego};
 use protocol::Requester;
 use record::End;
@@ -218,14 +218,17 @@ impl Provisioned {
         self.find_for(requester.identity.as_deref(), usable)
     }
 
-    /// The same, for a caller of this name that says it can prove itself.
+    /// The same, for a caller of this name that says it can prove itself, among those who may: `callers` of a policy.
     pub(crate) fn find_proven(
         &self,
         identity: Option<&str>,
         caller: &str,
+        callers: impl Fn(&IdentityPolicy) -> Option<&Callers>,
     ) -> Result<&Identity, Error> {
-        let usable =
-            |policy: &&IdentityPolicy| policy.callers.proven.iter().any(|name| name == caller);
+        let usable = |policy: &&IdentityPolicy| {
+            let callers = callers(policy);
+            callers.is_some_and(|callers| callers.proven.iter().any(|name| name == caller))
+        };
         // Nothing is spent on an identity that is not for it.
         if identity
             .and_then(|name| self.bundle.identity(name))

@@ -105,6 +105,32 @@ impl Exchange<'_> {
     }
 }
 
+/// A rotation as its caller wrote it; its digest is made in the same way. No digest is that of a [`Request`] or an [`Exchange`]
+/// too: those have a payload, or a `grant_type`.
+#[derive(Debug, Clone, Copy)]
+pub struct Rotation<'a> {
+    /// Name of the identity whose key is to be replaced.
+    pub identity: &'a str,
+}
+
+/// `action` of a [`Rotation`].
+pub const ROTATION: &str = "key.rotate";
+
+impl Rotation<'_> {
+    /// SHA-256 of the RFC 8785 form.
+    pub fn digest(&self) -> Result<Digest<32>, Error> {
+        #[derive(Serialize)]
+        struct Digested<'a> {
+            action: &'static str,
+            identity: &'a str,
+        }
+        Ok(sha256(&json::canonical(&Digested {
+            action: ROTATION,
+            identity: self.identity,
+        })?))
+    }
+}
+
 /// What a caller with a key of its own signs for each request: a compact JWS of type [`TYPE`],
 /// `kid` being the RFC 7638 thumbprint of its key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,9 +142,9 @@ pub struct CallerProof {
     pub exp: i64,
     /// Unique for each request; a proof works once.
     pub jti: uuid::Uuid,
-    /// The version of the identity's key that shall sign.
+    /// The version of the identity's key that shall sign, or end.
     pub key_version: u32,
-    /// [`Request::digest`], or [`Exchange::digest`].
+    /// [`Request::digest`], [`Exchange::digest`], or [`Rotation::digest`].
     pub request: Digest<32>,
 }
 
@@ -280,6 +306,9 @@ mod tests {
         for (index, digest) in digests.iter().enumerate() {
             assert!(!digests[..index].contains(digest));
         }
+        let rotation = Rotation { identity: "agent" };
+        let text = br#"{"action":"key.rotate","identity":"agent"}"#;
+        assert_eq!(rotation.digest(), Ok(sha256(text)));
     }
 
     #[test]

@@ -410,7 +410,7 @@ impl Bundle {
             let mut environments = self
                 .identities
                 .iter()
-                .filter(|i| i.callers.proven.contains(&caller.name))
+                .filter(|identity| identity.proven_callers().any(|name| *name == caller.name))
                 .map(|i| &i.environment);
             if let Some(one) = environments.next()
                 && let Some(other) = environments.find(|other| *other != one)
@@ -501,6 +501,15 @@ impl Bundle {
 }
 
 impl IdentityPolicy {
+    /// Names of the callers that prove themselves to do anything with it.
+    pub fn proven_callers(&self) -> impl Iterator<Item = &String> {
+        let rotating = self.rotation_callers.iter();
+        [&self.callers]
+            .into_iter()
+            .chain(rotating)
+            .flat_map(|callers| &callers.proven)
+    }
+
     /// Whether an attested DID and algorithm are what this policy says.
     pub fn describes(&self, did: &Did, algorithm: Algorithm) -> bool {
         self.algorithm == algorithm
@@ -526,10 +535,9 @@ impl IdentityPolicy {
             return Err("callers name nobody, so nobody could use it".into());
         }
         if let Some(callers) = &self.rotation_callers {
-            callers.check(&bundle.callers)?;
-            if !callers.proven.is_empty() {
-                return Err("rotation_callers: a rotation takes no proof of a caller, so `proven` could never apply; the operator's order does it".into());
-            }
+            callers
+                .check(&bundle.callers)
+                .map_err(|why| format!("rotation_callers: {why}"))?;
         }
         self.limits.iter().try_for_each(Limit::check)?;
         if let Some(delegation) = &self.delegation {

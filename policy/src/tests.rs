@@ -277,8 +277,8 @@ fn mistakes_in_a_bundle_are_named() {
         ),
         (
             "rotation_callers = { uids = [1001] }",
-            "rotation_callers = { proven = [\"robot\"] }",
-            "takes no proof",
+            "rotation_callers = { proven = [\"nobody\"] }",
+            "rotation_callers: proven names \"nobody\"",
         ),
         // Which kind of delegator is meant must be said.
         (

@@ -7,7 +7,7 @@ use minicbor::{Decode, Encode};
 use crate::{Error, Refusal};
 
 /// The one version that is spoken.
-pub const VERSION: u32 = 9;
+pub const VERSION: u32 = 10;
 
 /// The enclave's first frame on a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]

@@ -487,6 +487,9 @@ pub struct Rotate {
     /// The operator's order, a COSE_Sign1; not needed by callers whom the policy lets rotate.
     #[cbor(n(1), with = "minicbor::bytes")]
     pub order: Option<Vec<u8>>,
+    /// The caller's own signature, if it has a key and no order.
+    #[n(2)]
+    pub proof: Option<PresentedProof>,
 }
 
 /// A key was replaced.

@@ -24,7 +24,7 @@ pub enum Lane {
     Connection,
     /// One after the other, with others that ask the NSM for a document.
     Evidence,
-    /// One after the other, with others of the operator that need the NSM. A flood of challenges
+    /// One after the other, with others that need the NSM, of the operator or for a new key. A flood of challenges
     /// does not hold them up.
     Control,
 }
@@ -219,6 +219,7 @@ mod tests {
                 Request::Rotate(Rotate {
                     requester: of,
                     order: None,
+                    proof: None,
                 }),
                 (Lane::Control, Some("key.rotate"), false, true),
             ),

@@ -11,7 +11,7 @@ pub(crate) fn describe(env: &Env<'_>, requester: &Requester) -> Result<Descripti
     let identity = env.provisioned.find(requester, env.annex())?;
     // A caller that proves itself may be anybody, and must know for which boot and which version it
     // signs.
-    if identity.policy.callers.proven.is_empty() {
+    if identity.policy.proven_callers().next().is_none() {
         env.admit(
             &identity.policy,
             &Caller::Asserted(requester.caller.clone()),

@@ -1,8 +1,11 @@
 //! Rotation of a key.
 
+use identity::request::Rotation;
 use identity::succession::Order;
-use identity::{Algorithm, Caller, UnixSeconds};
-use protocol::{Rotate, Rotated};
+use identity::{Algorithm, Caller, Digest, UnixSeconds};
+use policy::{Callers, IdentityPolicy};
+use policy_engine::Denied;
+use protocol::{PresentedProof, Requester, Rotate, Rotated};
 
 use crate::Error;
 use crate::audit::Trail;
@@ -10,6 +13,7 @@ use crate::env::Env;
 use crate::identities::{IdentityCard, NextKey};
 use crate::keys::KeyPair;
 use crate::operations::describe::description;
+use crate::stages::authenticate::{Request, authenticate};
 
 /// Prepares the key that follows an identity's key. `new_key` asks the NSM for randomness and may be slow: the old key
 /// goes on signing meanwhile. `now` is asked after that.
@@ -23,23 +27,62 @@ pub(crate) fn rotate(
     let caller = Caller::Asserted(rotate.requester.caller.clone());
     trail.caller(&caller);
     let provisioned = env.provisioned;
-    let identity = provisioned.find(&rotate.requester, env.annex())?;
-    let (policy, card) = (&identity.policy, identity.card()?);
-    trail.identity(&card);
-    match &rotate.order {
-        Some(order) => {
-            trail.rule("operator");
-            check_order(env, order, &card)?;
+    let (identity, card) = match (&rotate.order, &rotate.proof) {
+        (None, Some(_)) => {
+            let asked = authenticate(env, rotate, trail).map_err(not_allowed)?;
+            let card = asked.identity.card()?;
+            asked.check_card(&card)?;
+            (asked.identity, card)
         }
-        None if policy_engine::may_rotate(policy, env.annex(), &caller) => {}
-        None => return Err(Error::RotationNotAllowed),
-    }
+        (order, None) => {
+            let identity = provisioned.find(&rotate.requester, env.annex())?;
+            let card = identity.card()?;
+            trail.identity(&card);
+            if let Some(order) = order {
+                trail.rule("operator");
+                check_order(env, order, &card)?;
+            } else if !policy_engine::may_rotate(&identity.policy, env.annex(), &caller) {
+                return Err(Error::RotationNotAllowed);
+            }
+            (identity, card)
+        }
+        (Some(_), Some(_)) => {
+            return Err(Error::OrderInvalid("there is a caller's proof beside it"));
+        }
+    };
+    let policy = &identity.policy;
     let next = card
         .version()
         .checked_add(1)
         .ok_or(Error::OrderInvalid("no version is left"))?;
     let key = new_key(policy.algorithm, &policy.name, next)?;
     identity.prepare(card.version(), &provisioned.bound, key, now)
+}
+
+impl Request for &Rotate {
+    fn requester(&self) -> &Requester {
+        &self.requester
+    }
+
+    fn proof(&self) -> Option<&PresentedProof> {
+        self.proof.as_ref()
+    }
+
+    fn digest(&self, identity: &str) -> Result<Digest<32>, Error> {
+        Ok(Rotation { identity }.digest()?)
+    }
+
+    fn callers(policy: &IdentityPolicy) -> Option<&Callers> {
+        policy.rotation_callers.as_ref()
+    }
+}
+
+/// Who may not rotate the key is told so, whatever else it may do.
+fn not_allowed(error: Error) -> Error {
+    match error {
+        Error::Denied(Denied::CallerNotAllowed) => Error::RotationNotAllowed,
+        other => other,
+    }
 }
 
 /// Puts a key that was prepared into its place.

@@ -5,7 +5,8 @@ use attestation::Document;
 use identity::caller::Proven;
 use identity::request::CallerProof;
 use identity::{Caller, Digest, PublicKey, UnixSeconds, sha256};
-use policy::{PeerEnclave, ProvenCaller};
+use policy::{Callers, IdentityPolicy, PeerEnclave, ProvenCaller};
+use policy_engine::{Denied, among};
 use protocol::{PresentedProof, Requester};
 
 use crate::Error;
@@ -27,6 +28,10 @@ pub(crate) trait Request {
     fn proof(&self) -> Option<&PresentedProof>;
     /// Digest of its canonical form, for the identity of this name.
     fn digest(&self, identity: &str) -> Result<Digest<32>, Error>;
+    /// Who may ask for it, as an identity's policy says.
+    fn callers(policy: &IdentityPolicy) -> Option<&Callers> {
+        Some(&policy.callers)
+    }
 }
 
 /// A request whose caller is known, and may use the identity.
@@ -61,9 +66,10 @@ pub(crate) fn authenticate<'e, R: Request>(
         .map(|proof| unverified(env, proof).map(|caller| (caller, proof)))
         .transpose()?;
     let identity = match &claimed {
-        Some((caller, _)) => env
-            .provisioned
-            .find_proven(requester.identity.as_deref(), &caller.name)?,
+        Some((caller, _)) => {
+            env.provisioned
+                .find_proven(requester.identity.as_deref(), &caller.name, R::callers)?
+        }
         None => env.provisioned.find(requester, env.annex())?,
     };
     let card = identity.card()?;
@@ -79,7 +85,9 @@ pub(crate) fn authenticate<'e, R: Request>(
             (Caller::Proven(claimed.proven()), Some(proof))
         }
     };
-    env.admit(&identity.policy, &caller)?;
+    if !R::callers(&identity.policy).is_some_and(|callers| among(callers, env.annex(), &caller)) {
+        return Err(Denied::CallerNotAllowed.into());
+    }
     // From here on it works no second time, whatever is found of what it presents, and whatever the
     // policy says. Only now is it said that the caller proved itself: a proof that is shown again
     // may be anybody's.

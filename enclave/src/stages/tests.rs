@@ -2,11 +2,13 @@ use std::sync::Arc;
 
 use data_encoding::BASE64URL_NOPAD;
 use identity::caller::{ObservedCaller, Proven};
-use identity::request::{Approval, CallerProof};
+use identity::request::{Approval, CallerProof, Rotation};
 use identity::token;
 use identity::{Algorithm, AnnexId, ApprovalId, BootId, Caller, Format, Signer, Tee, UnixSeconds};
 use policy::{Annex, Bundle};
-use protocol::{Answer, Exchange, PendingApproval, PresentedProof, Requester, Sign, Signed};
+use protocol::{
+    Answer, Exchange, PendingApproval, PresentedProof, Requester, Rotate, Sign, Signed,
+};
 use record::{Decision, Verdict};
 
 use crate::audit::Trail;
@@ -15,7 +17,7 @@ use crate::env::Env;
 use crate::identities::{BoundTo, Identity};
 use crate::keys::KeyPair;
 use crate::nsm::PeerVerifier;
-use crate::operations::{annex, approve, exchange, sign};
+use crate::operations::{annex, approve, exchange, rotate, sign};
 use crate::provisioned::Provisioned;
 use crate::record::Record;
 use crate::service::Unreleased;
@@ -44,6 +46,7 @@ did = "did:key"
 algorithm = "EdDSA"
 max_validity_seconds = 600
 callers = { uids = [1000], proven = ["robot"] }
+rotation_callers = { proven = ["robot"] }
 limits = [{ per = "hour", max = 3 }]
 delegation = { from = ["issuer:idp", "agent:granter"], scopes = ["read", "write"], resources = ["urn:*"] }
 rules = [
@@ -912,6 +915,39 @@ fn an_exchange_spends_a_proof_too() {
     assert_eq!(proven(1), Ok(()));
     assert_eq!(proven(1), Err("proof_invalid"));
     assert_eq!(proven(2), Ok(()));
+}
+
+#[test]
+fn a_rotation_that_comes_to_nothing_spends_a_proof_too() {
+    let setting = Setting::new();
+    let proven = |jti| {
+        let proof = CallerProof {
+            boot_id: BootId::new(BOOT),
+            exp: NOW + 30,
+            jti: uuid::Uuid::from_u128(jti),
+            key_version: 1,
+            request: Rotation { identity: "agent" }.digest().unwrap(),
+        };
+        let asked = Rotate {
+            requester: Requester {
+                caller: ObservedCaller::ids(4711, 1),
+                identity: Some("agent".into()),
+            },
+            order: None,
+            proof: Some(PresentedProof {
+                jws: proof.sign(&key(3)).unwrap(),
+                document: None,
+            }),
+        };
+        // The NSM is silent.
+        let new_key = |_, _: &str, _| Err(Error::NoRandomness);
+        let (env, mut trail) = (setting.env(), trail());
+        let next = rotate::rotate(&env, &asked, new_key, || Ok(UnixSeconds(NOW)), &mut trail);
+        next.map(|_| ()).map_err(|error| error.code())
+    };
+    assert_eq!(proven(1), Err(Error::NoRandomness.code()));
+    assert_eq!(proven(1), Err("proof_invalid"));
+    assert_eq!(proven(2), Err(Error::NoRandomness.code()));
 }
 
 #[test]

@@ -128,6 +128,25 @@ impl Admission {
         }
     }
 
+    /// The same, of a proof for a rotation: of those callers alone that may rotate some key.
+    pub fn expects_rotation(&self, proof: &PresentedProof) -> bool {
+        let rotating = |name: &String| {
+            let identities = self.policy.identities.iter();
+            let mut callers = identities.filter_map(|identity| identity.rotation_callers.as_ref());
+            callers.any(|callers| callers.proven.contains(name))
+        };
+        let mut callers = self.policy.callers.iter();
+        match &proof.document {
+            Some(_) => callers.any(|caller| caller.enclave.is_some() && rotating(&caller.name)),
+            None => CallerProof::unverified_kid(&proof.jws).is_ok_and(|kid| {
+                callers.any(|caller| {
+                    let key = caller.key.as_ref();
+                    key.is_some_and(|key| key.0.thumbprint() == kid) && rotating(&caller.name)
+                })
+            }),
+        }
+    }
+
     /// Whether an approval names the key of an approver. Nothing is verified.
     pub fn expects_approval(&self, jws: &str) -> bool {
         CallerProof::unverified_kid(jws).is_ok_and(|kid| self.approver_keys.contains(&kid))

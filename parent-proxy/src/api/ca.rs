@@ -25,6 +25,7 @@ const MAX_BODY: usize = 1024;
 #[serde(deny_unknown_fields)]
 pub(crate) struct CaRequest {
     /// 16 to 64 bytes that the caller chose at random, hex.
+    #[schema(pattern = "^([0-9a-fA-F]{2}){16,64}$")]
     nonce: String,
 }
 

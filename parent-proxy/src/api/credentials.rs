@@ -27,6 +27,7 @@ const MAX_BODY: usize = 16 * 1024;
 #[serde(deny_unknown_fields)]
 pub(crate) struct SealingKeyRequest {
     /// 16 to 64 bytes that the operator chose at random, hex.
+    #[schema(pattern = "^([0-9a-fA-F]{2}){16,64}$")]
     nonce: String,
 }
 

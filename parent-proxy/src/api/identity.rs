@@ -14,12 +14,13 @@ use axum::response::{IntoResponse, Response};
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use identity::did::Document;
 use identity::{Did, Digest, PublicKey, Tee};
-use protocol::{Answer, Description, Request, Requester, Rotate, VersionFacts};
+use protocol::{Answer, Description, PresentedProof, Request, Requester, Rotate, VersionFacts};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
 use super::body::Strict;
+use super::sign::{Proof, shown};
 use super::{Admitted, Anyone, App, Problem};
 use callers::Caller;
 use enclave_client::RequestError;
@@ -153,6 +154,7 @@ pub(crate) async fn jwks(
 #[serde(deny_unknown_fields)]
 pub(crate) struct AttestationRequest {
     /// 16 to 64 bytes that the verifier chose at random, hex.
+    #[schema(pattern = "^([0-9a-fA-F]{2}){16,64}$")]
     nonce: String,
     /// Name of the identity. May be left out by a caller that may use only one.
     #[serde(default)]
@@ -202,6 +204,9 @@ pub(crate) struct RotateRequest {
     /// The operator's order: COSE_Sign1, base64url. Not needed by callers whom the policy lets rotate.
     #[serde(default)]
     order: Option<String>,
+    /// The caller's own signature over this request, if the policy lets it rotate by a key of its own.
+    #[serde(default)]
+    proof: Option<Proof>,
 }
 
 /// A key was replaced.
@@ -223,9 +228,11 @@ pub(crate) struct RotateResponse {
 ))]
 pub(crate) async fn rotate(
     State(app): State<Arc<App>>,
-    Admitted(caller): Admitted,
+    Anyone(caller): Anyone,
     Strict(request): Strict<RotateRequest, MAX_BODY>,
 ) -> Result<Json<RotateResponse>, Problem> {
+    let expects = |proof: &PresentedProof| app.admission.expects_rotation(proof);
+    let proof = shown(&caller, request.proof, expects)?;
     let order = request
         .order
         .map(|text| BASE64URL_NOPAD.decode(text.as_bytes()))
@@ -236,7 +243,14 @@ pub(crate) async fn rotate(
         identity: request.identity,
     };
     let Answer::Rotated(rotated) = app
-        .ask(&caller.quota, Request::Rotate(Rotate { requester, order }))
+        .ask(
+            &caller.quota,
+            Request::Rotate(Rotate {
+                requester,
+                order,
+                proof,
+            }),
+        )
         .await?
     else {
         return Err(RequestError::Nonsense.into());

@@ -19,6 +19,7 @@ use super::approvals::{self, WaitingResponse};
 use super::body::Strict;
 use super::{Anyone, App, Problem};
 use crate::metrics::{Signed, fingerprint};
+use callers::Caller;
 use enclave_client::RequestError;
 
 /// Of a proof that cannot be one.
@@ -78,6 +79,21 @@ pub(crate) struct Proof {
 impl Proof {
     fn decode(self) -> Result<PresentedProof, identity::Error> {
         decode_proof(self.jws, self.attestation.as_deref())
+    }
+}
+
+/// What a caller shows for itself. One that proves itself to the enclave need not be one whom this side knows; any
+/// other must be. `expects` tells whether anybody could be named by a proof; the enclave does not learn of others.
+pub(super) fn shown(
+    caller: &Caller,
+    proof: Option<Proof>,
+    expects: impl FnOnce(&PresentedProof) -> bool,
+) -> Result<Option<PresentedProof>, Problem> {
+    let proof = proof.map(Proof::decode).transpose()?;
+    match &proof {
+        Some(proof) if !expects(proof) => Err(Problem::new(403, "proof_invalid", UNEXPECTED_PROOF)),
+        None if !caller.admitted => Err(super::not_admitted()),
+        _ => Ok(proof),
     }
 }
 
@@ -203,17 +219,8 @@ pub(crate) async fn sign(
     Strict(mut request): Strict<SignRequest, MAX_BODY>,
 ) -> Result<Response, Problem> {
     let begin = Instant::now();
-    // A caller that proves itself to the enclave need not be one whom this side knows.
-    let proof = request.proof.take().map(Proof::decode).transpose()?;
-    let may_prove = proof
-        .as_ref()
-        .map(|proof| app.admission.expects_proof(proof));
-    if may_prove == Some(false) {
-        return Err(Problem::new(403, "proof_invalid", UNEXPECTED_PROOF));
-    }
-    if !caller.admitted && may_prove.is_none() {
-        return Err(super::not_admitted());
-    }
+    let expects = |proof: &PresentedProof| app.admission.expects_proof(proof);
+    let proof = shown(&caller, request.proof.take(), expects)?;
     let format = request.format;
     let sign = request.into_message(caller.claim, proof)?;
     let resource = fingerprint(&sign.resource);

@@ -65,6 +65,7 @@ struct Hindrance {
 #[serde(deny_unknown_fields)]
 pub(crate) struct BirthDocumentRequest {
     /// 16 to 64 bytes that the operator chose at random, hex.
+    #[schema(pattern = "^([0-9a-fA-F]{2}){16,64}$")]
     nonce: String,
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
-use identity::request::{CallerProof, EXCHANGE, Exchange, MAX_PROOF_SECONDS, Request};
+use identity::request::{CallerProof, EXCHANGE, Exchange, MAX_PROOF_SECONDS, Request, Rotation};
 use identity::succession::Order;
 use identity::{BootId, Digest, Intent, Payload};
 use serde_json::{Map, Value, json};
@@ -111,6 +111,15 @@ pub(super) struct Rotate {
     /// --identity
     #[arg(long, value_name = "FILE")]
     operator_key: Option<PathBuf>,
+    /// This caller's own key: signs the request, so that the enclave itself knows who asks. The
+    /// policy must let it rotate. Needs --identity
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "identity",
+        conflicts_with = "operator_key"
+    )]
+    caller_key: Option<PathBuf>,
     #[command(flatten)]
     named: Named,
 }
@@ -364,6 +373,11 @@ impl Rotate {
         if let Some(file) = &self.operator_key {
             let order = self.order(&KeyFile::read(file)?).await?;
             body.insert("order".into(), json!(BASE64URL_NOPAD.encode(&order)));
+        }
+        if let Some(file) = &self.caller_key {
+            let digest = |identity: &str| Rotation { identity }.digest();
+            let jws = self.named.proof(&KeyFile::read(file)?, digest).await?;
+            body.insert("proof".into(), json!({ "jws": jws }));
         }
         answer(
             &self

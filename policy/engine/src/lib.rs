@@ -67,5 +67,5 @@ pub use crate::input::{CREDENTIAL_ACTION, ExchangeInput, PolicyInput, ServiceInp
 pub use crate::kept::KeptBudget;
 pub use crate::limits::{Left, Reservation, Taken, Usage};
 pub use crate::rego::{Rego, RegoError, without_huge_pages};
-pub use crate::rules::{Accepted, accept, admits, among_resources, may_rotate};
+pub use crate::rules::{Accepted, accept, admits, among, among_resources, may_rotate};
 pub use crate::service::{AcceptedRequest, accept_request};

@@ -38,7 +38,8 @@ pub fn may_rotate(policy: &IdentityPolicy, annex: Option<&Annex>, caller: &Calle
         .is_some_and(|callers| among(callers, annex, caller))
 }
 
-pub(crate) fn among(callers: &Callers, annex: Option<&Annex>, caller: &Caller) -> bool {
+/// Whether this caller is one of these.
+pub fn among(callers: &Callers, annex: Option<&Annex>, caller: &Caller) -> bool {
     match caller {
         Caller::Asserted(seen) => callers.admit(seen, annex),
         Caller::Proven(proven) => callers.proven.contains(&proven.name),
@@ -127,7 +128,6 @@ pub(crate) fn check_environment(
     }
 }
 
-/// The one whose approvers the other accepts too.
 /// Who must approve, where a rule says so, or Rego, or both.
 pub(crate) fn approval<'a>(
     of_rule: Option<&'a ApprovalRule>,
@@ -141,6 +141,7 @@ pub(crate) fn approval<'a>(
     }
 }
 
+/// The one whose approvers the other accepts too.
 fn stricter<'a>(one: &'a ApprovalRule, other: &'a ApprovalRule) -> Option<&'a ApprovalRule> {
     let within = |a: &ApprovalRule, b: &ApprovalRule| a.by.iter().all(|name| b.by.contains(name));
     if within(one, other) {

@@ -169,6 +169,7 @@ fn pinned(pin: &str, uid: u32, programs: &Programs) -> Running {
                 "callers = { names = [\"agent\"], proven = [\"agent\"] }",
                 1,
             )
+            .replacen(&own, "callers = { proven = [\"agent\"] }", 1)
             .replacen(
                 "\n[[identities]]",
                 &format!("\n[[callers]]\nname = \"agent\"\nkey = \"{key}\"\n\n[[identities]]"),
@@ -586,6 +587,27 @@ fn a_caller_with_a_key_proves_itself_whoever_it_is() {
     KeyFile::create(&stranger).unwrap();
     let refused = sign(&["--caller-key", stranger.to_str().unwrap()]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("proof_invalid"));
+    // So it is with a rotation.
+    let rotate = |more: &[&str]| {
+        let endpoint = format!("unix://{}", running.socket.display());
+        let mut command = Command::new(program("anchorhold"));
+        command.args(["rotate", "--identity", "agent", "--endpoint", &endpoint]);
+        command.args(more).output().unwrap()
+    };
+    assert_eq!(rotate(&[]).status.code(), Some(1));
+    let refused = rotate(&["--caller-key", stranger.to_str().unwrap()]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("proof_invalid"));
+    for version in [2, 3] {
+        let rotated = rotate(&["--caller-key", key.to_str().unwrap()]);
+        assert_eq!(rotated.status.code(), Some(0), "{rotated:?}");
+        let answer: serde_json::Value = serde_json::from_slice(&rotated.stdout).unwrap();
+        assert_eq!(answer["identity"]["key_version"], version);
+    }
+    assert!(
+        sign(&["--caller-key", key.to_str().unwrap()])
+            .status
+            .success()
+    );
 }
 
 #[test]

@@ -369,6 +369,7 @@ fn what_was_signed_hands_nothing_on_and_a_rotated_actor_exchanges_again() {
         .ask(Request::Rotate(protocol::Rotate {
             requester: of,
             order,
+            proof: None,
         }))
         .unwrap()
         .unwrap();
@@ -870,6 +871,7 @@ fn an_issuer_outside_gives_nobody_a_name_or_a_did_of_ours() {
             .ask(Request::Rotate(protocol::Rotate {
                 requester: of("third"),
                 order,
+                proof: None,
             }))
             .unwrap()
             .unwrap();

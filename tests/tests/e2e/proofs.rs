@@ -4,7 +4,7 @@ use enclave::Nsm;
 use enclave::Service;
 use harness::window::{InProcess, PROXY, TestKey, Window, bundle, of};
 use identity::caller::ObservedCaller;
-use identity::request::{CallerProof, Request};
+use identity::request::{CallerProof, Request, Rotation};
 use identity::{Caller, Digest, Format, Intent, Payload, PublicKey, Signer};
 use policy::Bundle;
 use protocol::{Answer, PresentedProof, Sign};
@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 const ROBOT: u8 = 30;
+/// May rotate the key of `p256`, and do nothing else.
+const KEEPER: u8 = 31;
 const PEER: [Digest<48>; 3] = [Digest([4; 48]), Digest([5; 48]), Digest([6; 48])];
 
 fn nsm(authority: Authority, measured: &[Digest<48>]) -> MockNsm {
@@ -39,10 +41,14 @@ fn proving() -> Bundle {
     let robot = TestKey::new(ROBOT).public_key().to_multikey();
     bundle["callers"] = json!([
         {"name": "robot", "key": robot},
+        {"name": "keeper", "key": TestKey::new(KEEPER).public_key().to_multikey()},
         {"name": "peer", "enclave": {"pcr0": PEER[0], "pcr1": PEER[1], "pcr2": PEER[2]}}
     ]);
     bundle["identities"][0]["callers"]["proven"] = json!(["robot", "peer"]);
     bundle["identities"][0]["rules"][0]["proven"] = json!(true);
+    let rotating = |name: &str| json!({"gids": [], "names": [], "proven": [name], "uids": []});
+    bundle["identities"][0]["rotation_callers"] = rotating("robot");
+    bundle["identities"][2]["rotation_callers"] = rotating("keeper");
     Bundle::from_canonical(&identity::json::canonical(&bundle).unwrap()).unwrap()
 }
 
@@ -119,6 +125,55 @@ impl Setting {
             jti: Uuid::from_bytes(jti),
             key_version: self.version,
             request: digest("agent", "a"),
+        }
+    }
+
+    /// A proof for a rotation of `agent`'s key.
+    fn proof_to_rotate(&self) -> CallerProof {
+        CallerProof {
+            request: Rotation { identity: "agent" }.digest().unwrap(),
+            ..self.proof()
+        }
+    }
+
+    /// Asks for `agent`'s key to be replaced; gives the version of the new one, or why there is none.
+    fn rotate(
+        &mut self,
+        jws: &str,
+        document: Option<Vec<u8>>,
+        order: Option<Vec<u8>>,
+    ) -> Result<u32, String> {
+        let rotate = protocol::Rotate {
+            requester: protocol::Requester {
+                caller: ObservedCaller::ids(4711, 4711),
+                identity: Some("agent".into()),
+            },
+            order,
+            proof: Some(PresentedProof {
+                jws: jws.into(),
+                document,
+            }),
+        };
+        let asked = protocol::Request::Rotate(rotate);
+        let (answer, event) = self.window.ask_recorded(asked).unwrap();
+        let mut reader = Reader::new(vec![self.record.clone()]);
+        let event = event.map(|event| reader.next(&event).unwrap().decision);
+        match answer {
+            Ok(Answer::Rotated(rotated)) => {
+                let event = event.unwrap();
+                assert!(
+                    matches!(event.caller, Some(Caller::Proven(proven)) if proven.name == "robot")
+                );
+                let digest = Rotation { identity: "agent" }.digest().unwrap();
+                assert_eq!(event.request_digest, Some(digest));
+                Ok(rotated.description.versions.last().unwrap().version)
+            }
+            Ok(other) => panic!("{other:?}"),
+            Err(refusal) => {
+                let caller = event.and_then(|event| event.caller);
+                assert!(!matches!(caller, Some(Caller::Proven(_))));
+                Err(format!("{}: {}", refusal.code, refusal.message))
+            }
         }
     }
 
@@ -308,6 +363,128 @@ fn a_proof_is_for_one_boot_one_version_one_request_and_once() {
         setting.window.ask(other).unwrap().unwrap_err().code,
         "caller_not_allowed"
     );
+}
+
+#[test]
+fn a_caller_with_a_key_rotates_by_a_proof_for_that_and_by_no_other() {
+    let mut setting = setting();
+    let robot = TestKey::new(ROBOT);
+    let good = setting.proof_to_rotate();
+    let refused = [
+        (setting.proof(), "another request"),
+        (
+            CallerProof {
+                request: Rotation { identity: "web" }.digest().unwrap(),
+                ..good.clone()
+            },
+            "another request",
+        ),
+        (
+            CallerProof {
+                key_version: 2,
+                ..good.clone()
+            },
+            "another version",
+        ),
+        (
+            CallerProof {
+                boot_id: identity::BootId::new([9; 16]),
+                ..good.clone()
+            },
+            "another boot",
+        ),
+    ];
+    for (proof, says) in refused {
+        let said = setting.rotate(&proof.sign(&robot).unwrap(), None, None);
+        let said = said.unwrap_err();
+        assert!(
+            said.starts_with("proof_invalid") && said.contains(says),
+            "{said}"
+        );
+    }
+    let by_stranger = good.sign(&TestKey::new(77)).unwrap();
+    let said = setting.rotate(&by_stranger, None, None).unwrap_err();
+    assert!(said.contains("no caller with this key"), "{said}");
+    // Who may sign with it may not rotate it.
+    let (key, boot) = (
+        TestKey::new(40),
+        *setting.enclave.enclave.boot_id().as_bytes(),
+    );
+    let own = Authority::from_pem(&setting.authority.0, &setting.authority.1).unwrap();
+    let document = nsm(own, &PEER).attest(Some(&key.public_key().to_spki()), None, Some(&boot));
+    let (document, by_peer) = (document.unwrap(), good.sign(&key).unwrap());
+    let said = setting.rotate(&by_peer, Some(document), None).unwrap_err();
+    assert!(said.starts_with("rotation_not_allowed"), "{said}");
+    // Nobody needs both.
+    let jws = good.sign(&robot).unwrap();
+    let said = setting.rotate(&jws, None, Some(vec![0])).unwrap_err();
+    assert!(said.starts_with("order_invalid"), "{said}");
+    // Nor does it sign.
+    assert!(
+        setting
+            .ask(jws.clone(), None)
+            .unwrap_err()
+            .contains("another request")
+    );
+    assert_eq!(setting.rotate(&jws, None, None), Ok(2));
+    let said = setting.rotate(&jws, None, None).unwrap_err();
+    assert!(said.contains("another version"), "{said}");
+    setting.version = 2;
+    let next = setting.proof_to_rotate().sign(&robot).unwrap();
+    assert_eq!(setting.rotate(&next, None, None), Ok(3));
+}
+
+#[test]
+fn who_may_only_rotate_learns_for_which_boot_and_version_and_does_nothing_else() {
+    let mut setting = setting();
+    let nobody = |identity: &str| protocol::Requester {
+        caller: ObservedCaller::ids(4711, 4711),
+        identity: Some(identity.into()),
+    };
+    let asked = protocol::Request::Describe(nobody("p256"));
+    let Answer::Description(described) = setting.window.ask(asked).unwrap().unwrap() else {
+        panic!("not described")
+    };
+    assert_eq!(described.versions.last().unwrap().version, 1);
+    // Of one for which nobody proves itself strangers learn nothing.
+    let asked = protocol::Request::Describe(nobody("web"));
+    let refused = setting.window.ask(asked).unwrap().unwrap_err();
+    assert_eq!(refused.code, "caller_not_allowed");
+    let keeper = TestKey::new(KEEPER);
+    let mut asked = harness::window::sign("p256");
+    if let protocol::Request::Sign(sign) = &mut asked {
+        let request = digest("p256", "a");
+        let jws = CallerProof {
+            request,
+            ..setting.proof()
+        }
+        .sign(&keeper)
+        .unwrap();
+        sign.payload = "{\"n\":1}".into();
+        sign.proof = Some(PresentedProof {
+            jws,
+            document: None,
+        });
+    }
+    let refused = setting.window.ask(asked).unwrap().unwrap_err();
+    assert_eq!(refused.code, "caller_not_allowed");
+    let request = Rotation { identity: "p256" }.digest().unwrap();
+    let jws = CallerProof {
+        request,
+        ..setting.proof()
+    }
+    .sign(&keeper)
+    .unwrap();
+    let asked = protocol::Request::Rotate(protocol::Rotate {
+        requester: nobody("p256"),
+        order: None,
+        proof: Some(PresentedProof {
+            jws,
+            document: None,
+        }),
+    });
+    let answer = setting.window.ask(asked).unwrap();
+    assert!(matches!(answer, Ok(Answer::Rotated(_))), "{answer:?}");
 }
 
 #[test]

@@ -707,6 +707,7 @@ fn rotate(name: &str, order: Option<Vec<u8>>) -> protocol::Rotate {
     protocol::Rotate {
         requester: of(name),
         order,
+        proof: None,
     }
 }
 
