@@ -13,13 +13,14 @@ check:
     tests/check
 
 # What takes too long for every change: README's first command as it is written, every test on programs as they are installed, the whole of the
-# mutants, an hour of fuzzing, both images anew
+# mutants, broken promises, an hour of fuzzing, both images anew
 nightly:
     cargo run --locked --bin anchorhold-dev -- demo
     tests/run --release
     tests/reproducible --both
     tests/fuzz/run 200
     tests/mutants
+    tests/promises/run
     tests/large
 
 # Build the production image twice, differently, and compare every byte
@@ -48,6 +49,10 @@ production:
     cargo build --release --locked -p anchorhold-enclave
     cargo build --release --locked -p anchorhold-parent-proxy
     cargo build --release --locked -p anchorhold-attestation
+
+# Break promises, one at a time, each of which a test must notice; or those of a number, or one part: just promises 20.66, just promises --shard 0/8
+promises *which:
+    tests/promises/run {{which}}
 
 # Write docs/openapi.json anew
 openapi:
