@@ -17,7 +17,7 @@ pub use lasting::{Lasting, serve_aws};
 pub use oidc::Oidc;
 pub use running::{
     Running, VerifierFiles, copy_program, now, peak, private_folder, program, wait_for,
-    write_script,
+    wait_or_say, write_script,
 };
 pub use tap::{Moment, Step, Tap};
 pub use terminal::{Screen, on_terminal};

@@ -1,17 +1,18 @@
 //! A virtual machine that boots an image, and a sidecar for it.
 
+use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use protocol::{Endpoint, WINDOW_PORT};
 use qemu_dev::{Program, State};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{get, private_folder, program, wait_for};
+use crate::{get, private_folder, program, wait_for, wait_or_say};
 
 /// An image that `tests/run` has built: `signer-dev.eif` or `signer.eif`.
 pub fn image(name: &str) -> PathBuf {
@@ -40,12 +41,47 @@ pub fn nitro_qemu() -> Option<String> {
         .then_some(named)
 }
 
+/// So many tests have machines at a time: each of their instructions is emulated, and what waits for them gives up some time.
+const TURNS: usize = 2;
+static TAKEN: Mutex<usize> = Mutex::new(0);
+static GIVEN_BACK: Condvar = Condvar::new();
+thread_local! {
+    /// Of the test that runs in this thread, while it has a machine.
+    static OWN: RefCell<Weak<Turn>> = const { RefCell::new(Weak::new()) };
+}
+
+/// That a test may have machines, however many.
+struct Turn;
+
+impl Turn {
+    fn take() -> Arc<Self> {
+        OWN.with_borrow_mut(|own| {
+            own.upgrade().unwrap_or_else(|| {
+                let taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+                let taken = GIVEN_BACK.wait_while(taken, |taken| *taken >= TURNS);
+                *taken.unwrap_or_else(PoisonError::into_inner) += 1;
+                let turn = Arc::new(Self);
+                *own = Arc::downgrade(&turn);
+                turn
+            })
+        })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *TAKEN.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        GIVEN_BACK.notify_one();
+    }
+}
+
 /// `anchorhold-dev qemu` on an image, in a state directory of its own.
 pub struct Machine {
     process: Child,
     console: Arc<Mutex<String>>,
     folder: Arc<tempfile::TempDir>,
     image: PathBuf,
+    _turn: Arc<Turn>,
 }
 
 impl Machine {
@@ -56,6 +92,7 @@ impl Machine {
 
     /// With more arguments, in this folder.
     pub fn boot_with(image: &Path, folder: Arc<tempfile::TempDir>, more: &[&str]) -> Self {
+        let turn = Turn::take();
         let mut process = command(image, folder.path())
             .args(more)
             .stdin(Stdio::null())
@@ -83,6 +120,7 @@ impl Machine {
             console,
             folder,
             image: image.to_owned(),
+            _turn: turn,
         };
         wait_for(|| {
             machine.console().contains("--allow-mock")
@@ -95,6 +133,8 @@ impl Machine {
     /// of the host.
     pub fn reboot(self) -> Self {
         let (folder, image) = (Arc::clone(&self.folder), self.image.clone());
+        // Nobody else has it meanwhile.
+        let _turn = Turn::take();
         self.stop(Signal::KILL);
         // What the killed one started dies with it, in its own time; it holds the directory's lock
         // no longer.
@@ -251,10 +291,11 @@ impl Sidecar {
     /// Waits until a signature could be made; how long that took.
     pub fn wait_until_ready(&self) -> Duration {
         let begun = Instant::now();
-        wait_for(|| {
+        let is_ready = || {
             self.socket.exists()
                 && get(&self.socket, "/ready").is_ok_and(|answer| answer.status == 200)
-        });
+        };
+        wait_or_say(is_ready, || self.log());
         begun.elapsed()
     }
 

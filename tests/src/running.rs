@@ -248,15 +248,24 @@ pub fn private_folder() -> tempfile::TempDir {
         .expect("a temporary folder")
 }
 
-/// Waits at most a minute: four machines may be booting at once, each of which has every instruction
+/// Waits at most two minutes: four machines may be booting at once, each of which has every instruction
 /// emulated.
 ///
 /// # Panics
 /// When they are over.
 pub fn wait_for(condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    wait_or_say(condition, String::new);
+}
+
+/// The same, and says this when they are over.
+///
+/// # Panics
+/// Then.
+pub fn wait_or_say(condition: impl Fn() -> bool, says: impl Fn() -> String) {
+    let deadline = Instant::now() + Duration::from_secs(120);
     while !condition() {
-        assert!(Instant::now() < deadline, "waited for 60 s in vain");
+        let is_over = Instant::now() >= deadline;
+        assert!(!is_over, "waited for two minutes in vain\n{}", says());
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -225,7 +225,7 @@ fn services_are_reached_through_the_image_as_by_a_path_and_as_by_a_proxy() {
             .args([
                 "-sS",
                 "--max-time",
-                "15",
+                "90",
                 "--data-binary",
                 &format!("@{}", body.display()),
                 "--cacert",

@@ -36,31 +36,26 @@ impl Victim {
 }
 
 /// Each victim at each moment of each step, until a step is beyond the last one: `at` does it, and
-/// says the step's name if it was reached.
+/// says the step's name if it was reached. What a sidecar asks by itself beside that moves the others by a place, now and
+/// then: those that matter most are tried by their names, if they were not by their numbers.
 fn at_each_step(lasting: &mut Lasting, mut at: impl FnMut(&mut Lasting, At) -> Option<String>) {
     for victim in [Victim::Enclave, Victim::Sidecar] {
         for moment in [Moment::Asked, Moment::Answered] {
+            let of = |step| At {
+                victim,
+                moment,
+                step,
+            };
             let mut names = Vec::new();
-            while let Some(name) = at(
-                lasting,
-                At {
-                    victim,
-                    moment,
-                    step: names.len(),
-                },
-            ) {
+            while let Some(name) = at(lasting, of(Step::Number(names.len()))) {
                 names.push(name);
             }
-            // The last steps of each: whatever else there is, these were reached.
-            assert!(
-                names.iter().any(|name| name == "PutPiece Sealed"),
-                "{names:?}"
-            );
-            assert_eq!(
-                names.iter().filter(|name| *name == "Stored").count(),
-                1,
-                "{names:?}"
-            );
+            for step in ["PutPiece Sealed", "Stored"] {
+                if !names.iter().any(|name| name == step) {
+                    let reached = at(lasting, of(Step::Named(step)));
+                    assert_eq!(reached.as_deref(), Some(step), "{names:?}");
+                }
+            }
         }
     }
 }
@@ -69,12 +64,12 @@ fn at_each_step(lasting: &mut Lasting, mut at: impl FnMut(&mut Lasting, At) -> O
 struct At {
     victim: Victim,
     moment: Moment,
-    step: usize,
+    step: Step,
 }
 
 impl At {
     fn arm(self, lasting: &Lasting) {
-        lasting.tap().end_at(Step::Number(self.step), self.moment);
+        lasting.tap().end_at(self.step, self.moment);
         lasting.tap().set_victim(self.victim.pid(lasting));
     }
 }
@@ -228,7 +223,7 @@ fn an_upgrade_that_a_crash_interrupts_is_done_or_undone() {
         lasting.reboot();
         assert!(lasting.certify());
         qemu_dev::DurableState::prepare(&lasting.state).unwrap();
-        lasting.tap().end_at(Step::Number(at.step), at.moment);
+        lasting.tap().end_at(at.step, at.moment);
         lasting.start_sidecar();
         lasting.tap().set_victim(at.victim.pid(lasting));
         wait_for(|| lasting.tap().ended_at().is_some() || lasting.is_ready());
