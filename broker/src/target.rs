@@ -35,7 +35,7 @@ impl Target {
     ///
     /// The path is decoded once: what is percent-encoded and could stand there as it is, stands there;
     /// the rest is percent-encoded in upper case. What several readers would read in several ways is
-    /// refused: `//`, `.` and `..`, backslashes, and `/ \ % ? #` or control characters that are
+    /// refused: `//`, `.` and `..`, backslashes, and `. / \ % ? #` or control characters that are
     /// percent-encoded. A query is sent as it came.
     pub fn new(upstream: &Upstream, asked: &str) -> Result<Self, Error> {
         let wrong = |why: &str| Error::PathNotCanonical(why.to_owned());
@@ -224,6 +224,7 @@ mod tests {
             "/a/./b",
             "/%2e%2e/b",
             "/.%2E/b",
+            "/a%2eb",
             "/a%2fb",
             "/a%2Fb",
             "/a%5cb",
