@@ -471,6 +471,33 @@ operator_key = 'z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp'
     }
 
     #[test]
+    fn of_proofs_for_a_rotation_only_those_of_callers_that_may_rotate_go_on() {
+        let zeros = "0".repeat(96);
+        let pcrs = format!("pcr0 = '{zeros}', pcr1 = '{zeros}', pcr2 = '{zeros}'");
+        let callers = format!(
+            "callers = [{{ name = 'robot', key = '{ROBOT}' }}, {{ name = 'peer', enclave = {{ {pcrs} }} }}]"
+        );
+        for (rotating, by_key, by_document) in [
+            ("", false, false),
+            ("rotation_callers = { uids = [2] }", false, false),
+            ("rotation_callers = { proven = ['robot'] }", true, false),
+            ("rotation_callers = { proven = ['peer'] }", false, true),
+        ] {
+            let identities = [("{ uids = [1], proven = ['robot', 'peer'] }", rotating)];
+            let admission = Admission::new(policy(&callers, &identities));
+            let expects = |key, document: Option<&[u8]>| {
+                admission.expects_rotation(&PresentedProof {
+                    jws: jws(key),
+                    document: document.map(Into::into),
+                })
+            };
+            assert_eq!(expects(ROBOT, None), by_key, "{rotating}");
+            assert!(!expects(OTHER, None), "{rotating}");
+            assert_eq!(expects(OTHER, Some(b"any")), by_document, "{rotating}");
+        }
+    }
+
+    #[test]
     fn only_proofs_and_approvals_that_name_what_the_policy_names_go_on_to_the_enclave() {
         let robot = format!("{{ name = 'robot', key = '{ROBOT}' }}");
         let zeros = "0".repeat(96);
