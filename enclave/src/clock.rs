@@ -1,11 +1,11 @@
 //! Time from the NSM, never from the host. Between two of its answers CLOCK_BOOTTIME counts.
 
-use std::sync::{MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use identity::UnixSeconds;
 
 use crate::Error;
+use crate::sync::{MutexGuard, RwLock, read, write};
 
 /// An anchor older than this is not trusted any more.
 const MAX_ANCHOR_AGE: Duration = Duration::from_secs(600);
@@ -82,7 +82,7 @@ impl Clock {
             asked,
             answered,
         };
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = write(&self.state);
         match *state {
             State::Anchored(last) | State::Regressed(last) if new.nsm < last.nsm => {
                 *state = State::Regressed(last);
@@ -98,7 +98,7 @@ impl Clock {
     /// Bounds of the time at `now` of the boot clock, which is read after the anchor, so that it
     /// cannot lie before it.
     pub(crate) fn bounds(&self, now: impl FnOnce() -> Duration) -> Result<Bounds, Error> {
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let state = read(&self.state);
         match *state {
             State::Unknown => Err(Error::ClockNotAnchored),
             State::Regressed(_) => Err(Error::ClockRegressed),
@@ -126,7 +126,7 @@ impl Anchor {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use crate::sync::Mutex;
 
     use super::*;
 

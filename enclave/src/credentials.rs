@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use broker::{
@@ -22,7 +21,7 @@ use zeroize::Zeroizing;
 use crate::Error;
 use crate::authority::Authority;
 use crate::budgets::SealedBudget;
-use crate::sync::{lock, read, write};
+use crate::sync::{Mutex, RwLock, lock, read, write};
 
 /// Calls that are under way, or whose end is not known.
 const MAX_CALLS: usize = 16 * 1024;

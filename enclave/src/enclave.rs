@@ -1,9 +1,9 @@
 //! The life of one boot: at first without a policy, then with one, for good. The only file that
 //! knows which NSM there is.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use attestation::Document;
@@ -36,7 +36,7 @@ use crate::operations::{
 use crate::provisioned::{Committed, Provisioned};
 use crate::record::Record;
 use crate::service::{self, Outcome, Released, Service, Unreleased};
-use crate::sync::lock;
+use crate::sync::{AtomicBool, Mutex, lock};
 use crate::{BootClock, Entropy, Error, Kms, Nsm, NsmError};
 
 /// How often the NSM is asked for the time.

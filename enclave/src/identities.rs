@@ -1,6 +1,6 @@
 //! Identities: a policy, a key of now, and the public history of the keys before it.
 
-use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
+use std::sync::Arc;
 
 use attestation::{Binding, KeyDescription};
 use identity::succession::{self, Statement};
@@ -13,7 +13,7 @@ use state::StateFacts;
 
 use crate::Error;
 use crate::keys::KeyPair;
-use crate::sync::{read, write};
+use crate::sync::{Mutex, RwLock, RwLockReadGuard, read, write};
 
 /// How many versions an identity remembers; their public halves only.
 const MAX_HISTORY: usize = 16;

@@ -1,7 +1,7 @@
 //! What a policy brings to life: identities, the annex, the record.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::Arc;
 
 use identity::delegation::AGENT;
 use identity::token::APPROVER;
@@ -22,7 +22,7 @@ use crate::stores::approvals::Approvals;
 use crate::stores::peers::Peers;
 use crate::stores::refusals::Refusals;
 use crate::stores::replay::ReplayCache;
-use crate::sync::{read, write};
+use crate::sync::{Mutex, RwLock, read, write};
 
 /// An annex below which none is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]

@@ -2,7 +2,6 @@
 //! lines for a proxy that missed them.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, RwLock};
 
 use identity::BootId;
 use protocol::Records;
@@ -11,7 +10,7 @@ use record::{Batch, Decision, MAX_BATCH, Tail};
 use crate::Error;
 use crate::keys::{Deferred, KeyPair};
 use crate::service::Unreleased;
-use crate::sync::{lock, read, write};
+use crate::sync::{Mutex, RwLock, lock, read, write};
 
 /// Lines that are remembered: more than can be under way to a proxy that is gone.
 const MAX_REMEMBERED: usize = 1024;

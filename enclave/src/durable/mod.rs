@@ -19,7 +19,7 @@ mod seal;
 mod tests;
 mod uploads;
 
-use std::sync::{Mutex, OnceLock};
+use std::sync::OnceLock;
 
 use broker::Epoch;
 use egress::Envelope;
@@ -42,7 +42,7 @@ use crate::error::KmsError;
 use crate::identities::NextKey;
 use crate::keys::KeyPair;
 use crate::provisioned::{Committed, Provisioned};
-use crate::sync::lock;
+use crate::sync::{Mutex, lock};
 
 /// What a state needs of the enclave around it.
 pub(crate) trait Platform {

@@ -26,6 +26,7 @@ mod keeper;
 mod key_file;
 mod record;
 mod session;
+mod sync;
 
 pub use crate::awaiting::StateView;
 pub use crate::client::{EnclaveClient, GATHERED, RequestError};

@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use identity::BootId;
@@ -21,6 +21,7 @@ use tracing::{error, info, warn};
 use self::files::{Folder, OnDisk, Opened, RecordFile};
 use crate::Error;
 use crate::counters::Counters;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 mod files;
 #[cfg(test)]
