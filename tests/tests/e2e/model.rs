@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -76,6 +77,8 @@ enum Step {
         connection: usize,
         is_lost: bool,
     },
+    /// It is to leave while there is no randomness, without which no signature is checked: then nothing of it leaves, nor anything after.
+    Halt(usize),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -315,6 +318,20 @@ impl Setting {
         self.enclave.enclave.release(outcomes)
     }
 
+    /// Releases without any randomness.
+    fn release_blindly(&self, outcomes: Vec<Outcome>) -> Vec<Released> {
+        let without = &self.enclave.without_randomness;
+        without.store(true, Ordering::SeqCst);
+        let released = self.release(outcomes);
+        without.store(false, Ordering::SeqCst);
+        released
+    }
+
+    /// Why it powered off, as often as it did.
+    fn powered_off(&self) -> Vec<String> {
+        self.enclave.powered_off.lock().unwrap().clone()
+    }
+
     fn ask(&self, request: Request) -> Released {
         self.release(vec![self.handle(request)]).remove(0)
     }
@@ -375,7 +392,20 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (0..2usize, prop::bool::weighted(0.2))
             .prop_map(|(connection, is_lost)| Step::Release { connection, is_lost }),
     ];
-    prop::collection::vec(step, 1..120)
+    let halt = prop_oneof![2 => Just(None), 1 => (0..2usize).prop_map(|at| Some(Step::Halt(at)))];
+    let few = || prop::collection::vec(step.clone(), 1..80);
+    (few(), halt, few()).prop_map(|(mut steps, halt, after)| {
+        steps.extend(halt);
+        steps.extend(after);
+        steps
+    })
+}
+
+/// Nothing was let out of it.
+fn check_halted(released: &[Released]) {
+    for one in released {
+        assert!(one.answer.is_err() && one.event.is_none(), "{one:?}");
+    }
 }
 
 proptest! {
@@ -389,12 +419,33 @@ proptest! {
         let (mut model, mut lines, mut signed) = (Model::default(), Vec::new(), Vec::new());
         let mut waiting: [Vec<(Ask, Expected, Outcome)>; 2] = [Vec::new(), Vec::new()];
         let last = [0, 1].map(|connection| Step::Release { connection, is_lost: false });
+        let mut halted = None;
         for step in steps.into_iter().chain(last) {
             match step {
                 Step::Ask(connection, ask) => {
                     if let Some((expected, request)) = model.take(ask, boot_id) {
                         waiting[connection].push((ask, expected, setting.handle(request)));
                     }
+                }
+                // Nothing leaves any more, neither what was decided before nor what is asked now.
+                Step::Release { connection, .. } if halted.is_some() => {
+                    let batch = std::mem::take(&mut waiting[connection]);
+                    let outcomes = batch.into_iter().map(|(_, _, outcome)| outcome).collect();
+                    check_halted(&setting.release(outcomes));
+                }
+                Step::Halt(connection) => {
+                    let whole = setting.decisions().split_off(before);
+                    let batch = std::mem::take(&mut waiting[connection]);
+                    // A single signature is checked without.
+                    let is_signed = batch.iter().any(|(_, expected, _)| *expected == Expected::Signed);
+                    if !is_signed {
+                        waiting[connection] = batch;
+                        continue;
+                    }
+                    let outcomes = batch.into_iter().map(|(_, _, outcome)| outcome).collect();
+                    check_halted(&setting.release_blindly(outcomes));
+                    prop_assert_eq!(setting.powered_off(), ["no_randomness"]);
+                    halted = Some(whole);
                 }
                 Step::Release { connection, is_lost } => {
                     let batch = std::mem::take(&mut waiting[connection]);
@@ -423,7 +474,15 @@ proptest! {
                 }
             }
         }
-        let decisions = setting.decisions().split_off(before);
+        let is_halted = halted.is_some();
+        let decisions = halted.unwrap_or_else(|| setting.decisions().split_off(before));
+        prop_assert_eq!(setting.powered_off().len(), usize::from(is_halted));
+        if is_halted {
+            let Err(error) = setting.ask(Request::Records { from: 0 }).answer else {
+                panic!("it goes on")
+            };
+            prop_assert_eq!(error.code(), "halted");
+        }
         // In the order in which they were released, each once.
         let came: Vec<_> = decisions.iter().map(|decision| (line(decision), decision.policy_decision)).collect();
         prop_assert_eq!(came, lines);
