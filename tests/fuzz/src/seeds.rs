@@ -6,15 +6,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use attestation::{Evidence, KeyDescription, POSSESSION_TAG, Possession};
+use data_encoding::BASE64URL_NOPAD;
 use eif::Parts;
 use fuzzing::{AT, DID, KEY, KID, claims, documents, expected, intent, sign_parts};
 use identity::caller::ObservedCaller;
 use identity::cose::{self, Purpose};
 use identity::credential::{self, Content};
+use identity::request::{Approval, CallerProof};
 use identity::succession::{self, Order, Statement, Version};
-use identity::{BootId, Digest, Format, Payload, PublicKey, Tee, cbor, did, sha256, token};
+use identity::{
+    ApprovalId, BootId, Digest, Format, Payload, PublicKey, Tee, cbor, did, sha256, token,
+};
 use minicbor::Encode;
-use policy::Bundle;
+use policy::{Annex, Bundle};
 use protocol::{
     ChannelProof, ExitReason, Hello, Outcome, Refusal, Request, RequestFrame, Requester,
     ResponseFrame, Sign, Welcome, write_frame,
@@ -48,6 +52,145 @@ fn main() -> Result<(), Box<dyn Error>> {
     kept(&corpus)?;
     gateway(&corpus)?;
     services(&corpus)?;
+    asked(&corpus)?;
+    others(&corpus)?;
+    Ok(())
+}
+
+/// What agents and operators send to the sidecar.
+fn asked(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
+    let json = "application/json";
+    let requests = [
+        (
+            "POST /sign",
+            json,
+            r#"{"intent": "pay", "payload": {"amount": 1, "note": ["\u00e4", null, true]}, "identity": "agent"}"#,
+        ),
+        (
+            "POST /sign",
+            json,
+            r#"{"intent": {"action": "pay", "target": "bob", "resource": "https://bank.example/a"}, "payload": {"amount": 1}, "identity": "asks", "audience": "https://bank.example", "validity_seconds": 60, "format": "vouch-jwt"}"#,
+        ),
+        (
+            "POST /sign",
+            json,
+            r#"{"intent": {"action": "read", "target": "logs", "resource": "https://x/logs", "delegatee": "did:key:z6MktwupdmLXVVqTzCw4i46r4uGyosGXRnR3XjN4Zq7oMMsw"}, "payload": {}, "identity": "agent", "format": "vouch-credential"}"#,
+        ),
+        (
+            "POST /sign",
+            json,
+            r#"{"intent": {"action": "read"}, "payload": {}, "identity": "agent", "format": "envelope", "delegation": [], "approval": "00000000000000000000000000000000", "proof": {"jws": "a.b.c", "attestation": "AA"}}"#,
+        ),
+        (
+            "POST /token",
+            "application/x-www-form-urlencoded",
+            "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Atoken-exchange&subject_token=a.b.c&subject_token_type=urn:ietf:params:oauth:token-type:jwt&scope=a+b&resource=https://x/&identity=agent&audience=x&actor_token=a.b.c&actor_token_type=urn:ietf:params:oauth:token-type:jwt",
+        ),
+        (
+            "POST /verify",
+            json,
+            r#"{"token": "a.b.c", "evidence": "AA", "nonce": "00", "form": "ear"}"#,
+        ),
+        (
+            "POST /attestation",
+            json,
+            r#"{"nonce": "000102030405060708090a0b0c0d0e0f", "identity": "agent"}"#,
+        ),
+        (
+            "POST /rotate",
+            json,
+            r#"{"identity": "agent", "order": "AA"}"#,
+        ),
+        (
+            "POST /approvals/00000000000000000000000000000000",
+            json,
+            r#"{"approval": "a.b.c"}"#,
+        ),
+        ("GET /approvals", "", ""),
+        ("GET /identity?identity=agent", "", ""),
+        ("GET /.well-known/did.json?identity=%61sks", "", ""),
+        ("GET /.well-known/jwks.json", "", ""),
+        ("GET /status", "", ""),
+        ("GET /metrics", "", ""),
+        ("GET /services", "", ""),
+        ("PUT /credentials/agent/github", json, r#"{"order": "AA"}"#),
+        ("DELETE /credentials/agent/github", "", ""),
+        ("POST /credentials/lease", json, r#"{"lease": "AA"}"#),
+        ("POST /state/birth", json, r#"{"order": "AA"}"#),
+    ];
+    for (number, (line, kind, body)) in requests.iter().enumerate() {
+        let request = format!("{line}\n{kind}\n{body}");
+        corpus.add("http_request", &number.to_string(), request.as_bytes())?;
+    }
+    let written = json!({
+        "audience": "https://bank.example", "delegation": "a.b.c", "format": "vouch-jwt", "identity": "agent",
+        "intent": {"action": "pay", "target": "bob", "resource": "account", "delegatee": DID.as_str()},
+        "payload": {"b": [1, null, "x"], "a": {"\u{e4}": -1}}, "validity_seconds": 60,
+    });
+    corpus.add("approval", "request", written.to_string().as_bytes())?;
+    let approval = Approval {
+        approval: ApprovalId::new([1; 16]),
+        boot_id: BootId::new([2; 16]),
+        exp: AT.0 + 60,
+        request: Digest([3; 32]),
+    };
+    let proof = CallerProof {
+        boot_id: BootId::new([2; 16]),
+        exp: AT.0 + 60,
+        jti: uuid::Uuid::from_bytes([1; 16]),
+        key_version: 1,
+        request: Digest([3; 32]),
+    };
+    for (name, jws) in [
+        ("approval", approval.sign(&*KEY)?),
+        ("proof", proof.sign(&*KEY)?),
+    ] {
+        corpus.add("approval", name, &lines_of(&jws)?)?;
+    }
+    Ok(())
+}
+
+/// Header and claims of a token, one per line.
+fn lines_of(jws: &str) -> Result<Vec<u8>, Box<dyn Error>> {
+    let mut parts = jws.split('.');
+    let mut next = || BASE64URL_NOPAD.decode(parts.next().unwrap_or_default().as_bytes());
+    Ok([next()?, next()?].join(&b'\n'))
+}
+
+/// What issuers outside sign, and what the operator changes.
+fn others(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
+    let header = json!({"alg": "EdDSA", "kid": KEY.public().thumbprint(), "typ": "at+jwt"});
+    let link = json!({"iss": "did:web:b.example", "sub": "https://idp.example", "intent": "{}", "iat": AT.0 - 60, "sig": "s"});
+    let claims = json!({
+        "iss": "https://idp.example", "sub": "user:a", "exp": AT.0 + 60, "nbf": AT.0 - 5, "iat": AT.0 - 5, "jti": "j", "scope": "b a b",
+        "resource": "https://x/a", "aud": ["agent", "two"], "may_act": {"sub": "agent"}, "act": {"sub": "s2", "act": {"sub": "s1"}},
+        "vouch": {"intent": {"action": "read", "target": "t", "resource": "https://x/a"}, "delegation_chain": [link]},
+    });
+    let token = format!("{header}\n{claims}\na\nhttps://x/a/b");
+    corpus.add("foreign_token", "token", token.as_bytes())?;
+    let plain = json!({"iss": "https://idp.example", "sub": "user:a", "exp": AT.0 + 60, "scope": "read", "aud": "agent"});
+    corpus.add(
+        "foreign_token",
+        "plain",
+        format!("{header}\n{plain}\nread\n").as_bytes(),
+    )?;
+
+    let annex = format!(
+        "version = 3\nrevoked = [\"credential:agent/github@7\", \"agent:x\", \"{}\"]\n\
+         [[callers]]\nname = \"crew\"\nuid = 1000\nexecutables = [\"{}\"]\nunit = \"a.service\"\nsocket = \"s\"\n\
+         [[issuers]]\nname = \"corp\"\niss = \"https://idp.example\"\nkeys = [\"{}\"]\n\
+         [[status_lists]]\nid = \"https://x/1\"\nencoded = \"uH4sIAAAAAAAAA-3BMQEAAADCoPVPbQwfoAAAAAAAAAAAAAAAAAAAAIC3AYbSVKsAQAAA\"\n",
+        "a1".repeat(32),
+        "b2".repeat(32),
+        KEY.public().to_multikey(),
+    );
+    corpus.add("annex", "toml", annex.as_bytes())?;
+    corpus.add(
+        "annex",
+        "canonical",
+        &identity::json::canonical(&Annex::from_toml(&annex)?)?,
+    )?;
+    corpus.add("annex", "signed", &Annex::from_toml(&annex)?.sign(&*KEY)?)?;
     Ok(())
 }
 
