@@ -530,6 +530,11 @@ fn a_key_signs_what_was_permitted_with_its_own_card_only() {
     };
     assert!(settled.key(&agent).is_ok());
     assert!(matches!(settled.key(&other), Err(Error::SelfCheckFailed)));
+    // Nor does the key of the same name that has followed meanwhile.
+    drop((agent, other));
+    setting.rotate(1, 40);
+    let next = setting.identity("agent").hold().unwrap();
+    assert!(matches!(settled.key(&next), Err(Error::SelfCheckFailed)));
 }
 
 #[test]

@@ -106,7 +106,7 @@ fn operator_only() -> Running {
 }
 
 #[test]
-fn a_caller_that_may_only_sign_cannot_rotate_and_the_operators_order_works_once() {
+fn a_caller_that_may_only_sign_cannot_rotate_and_the_operator_can() {
     let running = operator_only();
     let refused = post(&running.socket, "/rotate", &json!({})).unwrap();
     assert_eq!(
