@@ -135,6 +135,11 @@ mod tests {
             cache.use_once(&holder(1), (&did(1), id(2)), end, now),
             Ok(())
         );
+        // Nor is it the same because the same one shows it.
+        assert_eq!(
+            cache.use_once(&holder(1), (&did(2), id(2)), end, now),
+            Ok(())
+        );
     }
 
     #[test]

@@ -49,6 +49,22 @@ actions = ["large"]
 targets = ["*"]
 resources = ["", "https://bank.example/*"]
 proven = true
+max_validity_seconds = 86400
+
+[[identities.rules]]
+name = "handed-on"
+actions = ["hand"]
+targets = ["*"]
+resources = ["https://bank.example/*"]
+delegated = true
+envelope = true
+
+[[identities.rules]]
+name = "grants"
+actions = ["grant"]
+targets = ["*"]
+resources = ["https://bank.example/*"]
+delegatees = ["did:web:bob.example"]
 "#;
 
 fn key(byte: u8) -> String {
@@ -74,6 +90,9 @@ struct Ask {
     audience: Option<&'static str>,
     validity: Option<u32>,
     caller: Caller,
+    delegated: bool,
+    envelope: bool,
+    delegatee: Option<&'static str>,
 }
 
 fn transfer() -> Ask {
@@ -85,6 +104,9 @@ fn transfer() -> Ask {
         audience: Some("https://bank.example"),
         validity: None,
         caller: unix(1000, 1),
+        delegated: false,
+        envelope: false,
+        delegatee: None,
     }
 }
 
@@ -102,15 +124,18 @@ fn robot() -> Caller {
 
 fn with<T>(ask: &Ask, decide: impl FnOnce(&Bundle, &PolicyInput<'_>) -> T) -> T {
     let bundle = Bundle::from_toml(&toml()).unwrap();
-    let intent = Intent::new(ask.action.into(), ask.target.into(), ask.resource.into()).unwrap();
+    let delegatee = ask.delegatee.map(|did| identity::Did::parse(did).unwrap());
+    let intent = Intent::new(ask.action.into(), ask.target.into(), ask.resource.into())
+        .unwrap()
+        .granted_to(delegatee);
     let payload = Payload::parse(ask.payload.as_bytes()).unwrap();
     let asked = PolicyInput {
         intent: &intent,
         payload: &payload,
         audience: ask.audience,
         validity_seconds: ask.validity,
-        delegated: false,
-        envelope: false,
+        delegated: ask.delegated,
+        envelope: ask.envelope,
     };
     decide(&bundle, &asked)
 }
@@ -262,6 +287,25 @@ fn every_part_of_a_rule_decides() {
         }),
         Ok(("reports".to_owned(), 300))
     );
+    for envelope in [false, true] {
+        assert_eq!(
+            decide(&Ask {
+                action: "hand",
+                delegated: true,
+                envelope,
+                ..transfer()
+            }),
+            Ok(("handed-on".to_owned(), 300))
+        );
+    }
+    assert_eq!(
+        decide(&Ask {
+            action: "grant",
+            delegatee: Some("did:web:bob.example"),
+            ..transfer()
+        }),
+        Ok(("grants".to_owned(), 300))
+    );
 
     for (ask, code) in [
         (
@@ -391,6 +435,54 @@ fn every_part_of_a_rule_decides() {
                 ..transfer()
             },
             "caller_not_proven",
+        ),
+        // A rule makes nothing valid for longer than its identity may.
+        (
+            Ask {
+                action: "large",
+                caller: robot(),
+                validity: Some(3601),
+                ..transfer()
+            },
+            "validity_exceeds_policy",
+        ),
+        (
+            Ask {
+                action: "hand",
+                ..transfer()
+            },
+            "not_delegated",
+        ),
+        (
+            Ask {
+                action: "report",
+                envelope: true,
+                ..transfer()
+            },
+            "envelope_not_allowed",
+        ),
+        (
+            Ask {
+                action: "report",
+                delegatee: Some("did:web:bob.example"),
+                ..transfer()
+            },
+            "delegatee_not_allowed",
+        ),
+        (
+            Ask {
+                action: "grant",
+                ..transfer()
+            },
+            "delegatee_not_allowed",
+        ),
+        (
+            Ask {
+                action: "grant",
+                delegatee: Some("did:web:bob.example.org"),
+                ..transfer()
+            },
+            "delegatee_not_allowed",
         ),
     ] {
         assert_eq!(decide(&ask), Err(code));
