@@ -13,11 +13,12 @@ check:
     tests/check
 
 # What takes too long for every change: README's first command as it is written, every test on programs as they are installed, the whole of the
-# mutants, broken promises, an hour of fuzzing, both images anew
+# mutants, broken promises, an hour and a half of fuzzing, both images anew, threads in thousands of orders
 nightly:
     cargo run --locked --bin anchorhold-dev -- demo
     tests/run --release
     tests/reproducible --both
+    ANCHORHOLD_ORDERS=2000 cargo test --locked -p anchorhold-interleavings --features shuttle
     tests/fuzz/run 200
     tests/mutants
     tests/promises/run

@@ -627,12 +627,21 @@ fn every_fault_of_a_subject_token_is_refused_with_its_code() {
 
 #[test]
 fn a_chain_has_no_loop_and_ends_at_five_and_a_revoked_link_breaks_it() {
-    let mut setting = setting();
+    // One that would be trusted again.
+    let mut setting = setting_with(|policy| {
+        let from = &mut policy["identities"][1]["delegation"]["from"];
+        from.as_array_mut().unwrap().push(json!("agent:third"));
+    });
+    setting.load(&annex(1, &[]), OPERATOR).unwrap();
     let key = TestKey::new(IDP);
     let user = jwt(&key, &header(), &claims());
     let first = setting.exchange("incident-coordinator", &user).unwrap();
     let second = setting.exchange("code-reviewer", &first).unwrap();
     let third = setting.exchange("third", &second).unwrap();
+    assert_eq!(
+        setting.exchange("code-reviewer", &third).unwrap_err(),
+        "delegation_invalid"
+    );
     let fourth = setting.exchange("incident-coordinator-2", &third).unwrap();
     assert_eq!(unverified_claims(&fourth).unwrap().act.unwrap().depth(), 4);
     assert_eq!(
