@@ -24,6 +24,7 @@ const POLICY: &str = r#"
 version = 1
 mode = "development"
 proxy_key = "PROXY"
+operator_key = "OPERATOR"
 [[approvers]]
 name = "alice"
 key = "z6MktwupdmLXVVqTzCw4i46r4uGyosGXRnR3XjN4Zq7oMMsw"
@@ -95,6 +96,7 @@ static RUNNING: LazyLock<Running> = LazyLock::new(|| {
     let key = KeyFile::create(&folder.join("proxy.pem")).expect("a key");
     let policy = POLICY
         .replace("PROXY", &key.public_key().to_multikey())
+        .replace("OPERATOR", &fuzzing::KEY.public().to_multikey())
         .replace(
             "UID",
             &fs::metadata(&folder).expect("a folder").uid().to_string(),
