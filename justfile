@@ -12,15 +12,15 @@ ci:
 check:
     tests/check
 
-# What takes too long for every change: README's first command as it is written, every test on programs as they are installed, the whole of the
-# mutants, broken promises, an hour and a half of fuzzing, both images anew, threads in thousands of orders
+# What takes too long for every change: README's first command as it is written, every test on programs as they are installed, an eighth of
+# the mutants, broken promises, an hour and a half of fuzzing, both images anew, threads in thousands of orders
 nightly:
     cargo run --locked --bin anchorhold-dev -- demo
     tests/run --release
     tests/reproducible --both
     ANCHORHOLD_ORDERS=2000 cargo test --locked -p anchorhold-interleavings --features shuttle
     tests/fuzz/run 200
-    tests/mutants
+    tests/mutants "$(expr "$(date +%j)" % 8)/8"
     tests/promises/run
     tests/large
 
@@ -76,6 +76,6 @@ help:
 fuzz seconds="600" *targets:
     tests/fuzz/run {{seconds}} {{targets}}
 
-# Mutation testing of what strangers run, all of it or one part: just mutants 0/8
-mutants shard="":
-    tests/mutants {{shard}}
+# Mutation testing of what strangers run and of what decides, counts and records; all of it, or one part: just mutants 0/8
+mutants *which:
+    tests/mutants {{which}}
