@@ -240,20 +240,34 @@ mod tests {
     }
 
     #[test]
+    fn once_its_key_is_wiped_nothing_more_is_sealed_and_what_was_is_remembered() {
+        let record = record();
+        let before = sealed(&record, 1);
+        record.publish(before);
+        record.wipe();
+        let decision = Trail::new(Digest([0; 48]), "token.sign", "default").compose(None);
+        assert_eq!(record.seal(vec![decision]).err(), Some(Error::Halted));
+        assert_eq!(since(&record, 0), (vec![0], 1));
+    }
+
+    #[test]
     fn what_is_remembered_is_given_in_pieces_that_fit() {
         let record = record();
         for _ in 0..4 {
             let sealed = sealed(&record, MAX_BATCH);
             record.publish(sealed);
         }
-        let (mut from, mut pieces) = (0, 0);
+        let (mut from, mut pieces, mut before) = (0, 0, MAX_ANSWER);
         while from < 4 * MAX_BATCH as u64 {
             let (lines, next) = since(&record, from);
             assert_eq!((lines[0], next), (from, 4 * MAX_BATCH as u64));
             assert!(lines.is_sorted_by(|one, next| one + 1 == *next));
             let answered = record.since(from).lines;
-            let bytes: usize = answered.iter().map(|line| line.len()).sum();
+            // What stands before a line in the frame counts, and where one more would fit, it is there.
+            let bytes: usize = answered.iter().map(|line| line.len() + 8).sum();
             assert!(bytes <= MAX_ANSWER, "{bytes}");
+            assert!(before + answered[0].len() + 8 > MAX_ANSWER, "{before}");
+            before = bytes;
             (from, pieces) = (lines[lines.len() - 1] + 1, pieces + 1);
         }
         assert!(pieces > 2, "{pieces}");
