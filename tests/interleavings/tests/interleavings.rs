@@ -3,8 +3,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -130,6 +130,10 @@ struct Setting {
     boot_id: BootId,
     recorder: Arc<Recorder>,
     folder: tempfile::TempDir,
+    /// Lines with which the record began.
+    began_with: usize,
+    /// How often each who waits for a line was told that it is written.
+    told: Mutex<Vec<Arc<AtomicUsize>>>,
     blind: Arc<AtomicBool>,
     powered_off: Arc<AtomicUsize>,
 }
@@ -168,12 +172,14 @@ impl Setting {
             .replace("PROXY", &multikey(PROXY))
             .replace("OPERATOR", &multikey(OPERATOR))
             .replace("ALICE", &multikey(ALICE));
-        let setting = Self {
+        let mut setting = Self {
             boot_id: enclave.boot_id(),
             enclave,
             proxy: key(PROXY).public_key().clone(),
             recorder,
             folder,
+            began_with: 0,
+            told: Mutex::default(),
             blind,
             powered_off,
         };
@@ -187,6 +193,7 @@ impl Setting {
             .expect("its policy");
         // What began the record.
         let records = setting.remembered(0);
+        setting.began_with = records.lines.len();
         setting.recorder.take_again(0, records);
         Arc::new(setting)
     }
@@ -223,14 +230,14 @@ impl Setting {
     /// Each is told once, and of good when its line is in a file.
     fn keep(&self, released: &[Released]) {
         for line in released.iter().filter_map(|one| one.event.clone()) {
-            let (told, folder) = (
-                Arc::new(AtomicUsize::new(0)),
-                self.folder.path().join("record"),
-            );
-            let (noted, wanted) = (Arc::clone(&told), line.clone());
+            let folder = self.folder.path().join("record");
+            let (noted, wanted) = (Arc::new(AtomicUsize::new(0)), line.clone());
+            let mut told = self.told.lock().expect("not poisoned");
+            told.push(Arc::clone(&noted));
+            drop(told);
             let release = move |is_written: bool| {
                 assert!(is_written && is_in(&folder, &wanted));
-                assert_eq!(noted.fetch_add(1, Ordering::SeqCst), 0, "told twice");
+                noted.fetch_add(1, Ordering::SeqCst);
             };
             self.recorder.take([(
                 line,
@@ -384,6 +391,9 @@ fn whatever_the_order_nothing_is_signed_twice_or_without_its_line() {
         syncing.join().expect("an end");
         assert_eq!(signed(&released), 1 + MOST + 1);
         let decisions = setting.decisions();
+        let told = setting.told.lock().expect("not poisoned");
+        assert_eq!(told.len(), decisions.len() - setting.began_with);
+        assert!(told.iter().all(|told| told.load(Ordering::SeqCst) == 1));
         let allowed = |action: &str| {
             let of_it = |one: &&Value| one["action"] == action && one["policy_decision"] == "allow";
             decisions.iter().filter(of_it).count()
