@@ -184,11 +184,10 @@ fuzz_target!(|data: &[u8]| {
 fn ask(request: &[u8]) -> Answer {
     let mut kept = RUNNING.connection.lock().expect("not poisoned");
     for _ in 0..2 {
-        let connection = match kept.take() {
+        let mut connection = match kept.take() {
             Some(connection) => connection,
             None => Connection::open(&RUNNING.socket).expect("a connection"),
         };
-        let mut connection = connection;
         if let Ok(answer) = connection.request(request) {
             let closes = answer
                 .header("connection")
