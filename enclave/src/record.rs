@@ -81,8 +81,9 @@ impl Record {
         let skip = usize::try_from(from.saturating_sub(oldest)).unwrap_or(usize::MAX);
         let mut room = MAX_ANSWER;
         let fits = |line: &&Vec<u8>| {
-            let fits = line.len() + 8 <= room;
-            room = room.saturating_sub(line.len() + 8);
+            let wants = line.len() + 8;
+            let fits = wants <= room;
+            room = room.saturating_sub(wants);
             fits
         };
         let lines = published()
