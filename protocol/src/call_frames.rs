@@ -187,7 +187,14 @@ mod tests {
             let (mut frames, mut came) = (CallFrames::default(), Vec::new());
             for piece in wire.chunks(size) {
                 frames.room().extend_from_slice(piece);
-                while let Some(frame) = frames.next_frame().unwrap() {
+                assert!(!frames.is_empty());
+                loop {
+                    let awaits_more = frames.awaits_more();
+                    let Some(frame) = frames.next_frame().unwrap() else {
+                        assert!(awaits_more);
+                        break;
+                    };
+                    assert!(!awaits_more);
                     came.push(frame);
                 }
             }
@@ -196,6 +203,33 @@ mod tests {
                 .map(|(kind, bytes)| (*kind, &bytes[..]))
                 .collect();
             assert!(came == sent && frames.is_empty(), "{size}");
+        }
+    }
+
+    #[test]
+    fn there_is_room_for_the_whole_frame_whose_head_has_come() {
+        for length in [1, ROOM, CallFrame::MAX_BYTES] {
+            let mut wire = Vec::new();
+            CallFrame::write(CallKind::Data, &vec![b'x'; length], &mut wire);
+            let mut frames = CallFrames::default();
+            let room = frames.room();
+            room.extend_from_slice(&wire[..CallFrame::HEAD]);
+            *room = BytesMut::from(&room[..]);
+            let room = frames.room();
+            assert!(room.capacity() >= wire.len(), "{length}");
+            // And not for more than that, if it is more than what is read at once.
+            assert!(room.capacity() < 2 * (wire.len() + ROOM), "{length}");
+        }
+    }
+
+    #[test]
+    fn whom_a_line_is_to_is_read_as_it_was_said() {
+        let said = [(LineTo::Service, &[][..]), (LineTo::Tokens, &[1])];
+        for (to, bytes) in said {
+            assert_eq!((to.bytes(), LineTo::of(bytes)), (bytes, Some(to)));
+        }
+        for other in [&[0][..], &[2], &[1, 1]] {
+            assert_eq!(LineTo::of(other), None);
         }
     }
 }

@@ -289,6 +289,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_ticket_is_not_shown() {
+        assert_eq!(format!("{:?}", Ticket([7; 16])), "Ticket(..)");
+    }
+
+    #[test]
     fn lines_are_read_as_they_were_written() {
         let ticket = Ticket([7; 16]);
         for kind in [LineKind::Calls, LineKind::Upstream, LineKind::Agent] {

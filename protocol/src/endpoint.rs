@@ -139,7 +139,10 @@ mod tests {
         ] {
             assert_eq!(good.parse::<Endpoint>().unwrap().to_string(), good);
         }
-        let long = format!("unix:///{}", "a".repeat(107));
+        let path = format!("/{}", "a".repeat(106));
+        let longest = format!("unix://{path}");
+        assert_eq!(longest.parse(), Ok(Endpoint::Unix(path.into())));
+        let long = format!("{longest}a");
         for bad in [
             "",
             "unix://",

@@ -34,3 +34,14 @@ impl Error {
         self.into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_has_its_name() {
+        assert_eq!(Error::FrameEmpty.code(), "frame_empty");
+        assert_eq!(Error::VersionUnknown(1).code(), "version_unknown");
+    }
+}

@@ -43,10 +43,8 @@ pub struct FrameBuffer {
 impl FrameBuffer {
     /// Takes bytes that arrived.
     pub fn push(&mut self, bytes: &[u8]) {
-        if self.start > 0 {
-            self.bytes.drain(..self.start);
-            self.start = 0;
-        }
+        self.bytes.drain(..self.start);
+        self.start = 0;
         self.bytes.extend_from_slice(bytes);
     }
 
@@ -99,6 +97,23 @@ mod tests {
             }
             assert_eq!(seen, 50);
             assert!(!buffer.is_partial());
+            // What was handed out is not kept.
+            assert!(buffer.bytes.len() <= chunk + 500, "{chunk}");
+        }
+    }
+
+    #[test]
+    fn a_frame_is_as_long_as_is_said_before_it_is_written() {
+        for length in [0, 30, 300, MAX_FRAME] {
+            let message = "x".repeat(length);
+            let mut out = Vec::new();
+            match write_frame(&message, &mut out) {
+                Ok(()) => assert_eq!(frame_length(&message), out.len()),
+                Err(error) => {
+                    let beyond = frame_length(&message) - HEAD;
+                    assert!(beyond > MAX_FRAME && error == Error::FrameTooLong(beyond));
+                }
+            }
         }
     }
 

@@ -96,3 +96,87 @@ fn check_version(frame: &[u8]) -> Result<(), Error> {
         version => Err(Error::VersionUnknown(version)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use identity::{Message, Signature};
+
+    use super::*;
+
+    struct Key(ed25519_dalek::SigningKey, PublicKey);
+
+    impl Key {
+        fn new(byte: u8) -> Self {
+            let key = ed25519_dalek::SigningKey::from_bytes(&[byte; 32]);
+            let public = PublicKey::Ed25519(key.verifying_key());
+            Self(key, public)
+        }
+    }
+
+    impl Signer for Key {
+        type Error = identity::Error;
+
+        fn public_key(&self) -> &PublicKey {
+            &self.1
+        }
+
+        fn sign(&self, message: &Message) -> Result<Signature, identity::Error> {
+            Ok(ed25519_dalek::Signer::sign(&self.0, message.as_bytes()).to_bytes())
+        }
+    }
+
+    fn hello() -> Hello {
+        Hello {
+            version: VERSION,
+            boot_id: BootId::new([1; 16]),
+            challenge: [2; 32],
+        }
+    }
+
+    #[test]
+    fn a_proof_is_of_one_key_for_one_challenge_of_one_boot() {
+        let (key, hello) = (Key::new(3), hello());
+        let proof = ChannelProof::new(&hello, &key).unwrap();
+        assert_eq!(proof.verify(&hello), Ok(key.1));
+        let others = [
+            Hello {
+                boot_id: BootId::new([9; 16]),
+                ..hello.clone()
+            },
+            Hello {
+                challenge: [9; 32],
+                ..hello.clone()
+            },
+        ];
+        for other in &others {
+            assert_eq!(proof.verify(other), Err(Error::ProofInvalid));
+        }
+        let stolen = ChannelProof {
+            key: Key::new(4).1.to_spki(),
+            ..proof.clone()
+        };
+        assert_eq!(stolen.verify(&hello), Err(Error::ProofInvalid));
+        let no_key = ChannelProof {
+            key: vec![0],
+            ..proof
+        };
+        assert_eq!(no_key.verify(&hello), Err(Error::ProofInvalid));
+    }
+
+    #[test]
+    fn a_version_that_is_not_spoken_is_named_whatever_follows_it() {
+        let (key, hello) = (Key::new(3), hello());
+        let proof = ChannelProof::new(&hello, &key).unwrap();
+        assert_eq!(Hello::decode(&cbor::to_vec(&hello)), Ok(hello.clone()));
+        assert_eq!(ChannelProof::decode(&cbor::to_vec(&proof)), Ok(proof));
+        for version in [0, VERSION - 1, VERSION + 1] {
+            let other = cbor::to_vec(&Hello { version, ..hello });
+            let refused = Error::VersionUnknown(version.into());
+            assert_eq!(Hello::decode(&other).err(), Some(refused.clone()));
+            // An array of another length, of something else.
+            let other = cbor::to_vec(&(version, "new"));
+            assert_eq!(Hello::decode(&other).err(), Some(refused.clone()));
+            assert_eq!(ChannelProof::decode(&other).err(), Some(refused));
+        }
+    }
+}

@@ -167,3 +167,46 @@ impl StateStatus {
         self.facts.map(|facts| facts.state)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_have_their_lengths_and_phases_their_words() {
+        let parts = [Part::Sealed, Part::Genesis, Part::Authority, Part::Document];
+        let longest = [3 << 20, 128 << 10, 16 << 10, 16 << 10];
+        assert_eq!(parts.map(Part::max), longest);
+        let phases = [
+            Phase::None,
+            Phase::Awaited,
+            Phase::Asking,
+            Phase::Sealed,
+            Phase::Open,
+        ];
+        let words = ["none", "awaited", "asking", "sealed", "open"];
+        assert_eq!(phases.map(Phase::as_str), words);
+    }
+
+    #[test]
+    fn the_id_is_that_of_the_state_that_is_known() {
+        let facts = StateFacts {
+            state: StateId::new([7; 32]),
+            epoch: 1,
+            custody: state::Custody::Kms,
+            rollback: state::Rollback::Accepted,
+        };
+        let mut status = StateStatus {
+            phase: Phase::Open,
+            facts: Some(facts),
+            sequence: None,
+            certificate: None,
+            pending: None,
+            refused: None,
+            kept: Vec::new(),
+        };
+        assert_eq!(status.id(), Some(facts.state));
+        status.facts = None;
+        assert_eq!(status.id(), None);
+    }
+}

@@ -814,6 +814,27 @@ mod tests {
     }
 
     #[test]
+    fn both_kinds_of_tee_are_read_as_they_were_written_and_no_other() {
+        let status = |tee| {
+            cbor::to_vec(&Status {
+                boot_id: BootId::new([1; 16]),
+                policy: None,
+                cannot_sign: None,
+                tee,
+                annex: None,
+            })
+        };
+        for tee in [Tee::AwsNitro, Tee::Mock] {
+            let read: Status = cbor::from_slice(&status(tee)).unwrap();
+            assert_eq!(read.tee, tee);
+        }
+        let [nitro, mut other] = [status(Tee::AwsNitro), status(Tee::Mock)];
+        let at = nitro.iter().zip(&other).position(|(a, b)| a != b).unwrap();
+        other[at] = 2;
+        assert!(cbor::from_slice::<Status>(&other).is_err());
+    }
+
+    #[test]
     fn a_message_has_one_encoding_and_every_cut_or_longer_one_is_refused() {
         let bytes = cbor::to_vec(&sign());
         assert_eq!(cbor::from_slice::<RequestFrame>(&bytes).unwrap(), sign());
