@@ -305,3 +305,40 @@ impl Denied {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_the_rule_that_refused() {
+        let of_rule = [
+            Denied::CallerNotProven("r".into()),
+            Denied::BudgetNotKept { rule: "r".into() },
+            Denied::AmountMissing {
+                rule: Some("r".into()),
+                amount: "/a".into(),
+            },
+        ];
+        for denied in of_rule {
+            assert_eq!(denied.rule(), Some("r"));
+        }
+        assert_eq!(Denied::PolicyInputTooLarge.rule(), Some("rego"));
+        assert_eq!(Denied::CallerNotAllowed.rule(), None);
+    }
+
+    #[test]
+    fn what_rules_want_is_said_up_to_a_thousand_bytes() {
+        let of = |length| Denied::PayloadFieldOutOfBounds {
+            rule: "r".into(),
+            pointer: "/a".into(),
+            wants: "x".repeat(length),
+            has: "null",
+        };
+        for (length, is_said) in [(MAX_WANTS - 1, true), (MAX_WANTS, false)] {
+            let (mut first, before) = (of(length), of(length));
+            first.join(of(1));
+            assert_eq!(first != before, is_said, "{length}");
+        }
+    }
+}

@@ -749,4 +749,57 @@ mod tests {
         let next = Usage::restored(std::slice::from_ref(&other), &kept, UnixSeconds(now));
         assert_eq!(left(&next, &other, now), [1000, 5000, 4, 5000, 5000]);
     }
+
+    #[test]
+    fn what_goes_back_of_a_reservation_that_was_sealed_does_not_go_to_the_next_slice() {
+        let mut rule = money();
+        rule.limits[0].max = 10_000;
+        let (mut usage, now) = (Usage::default(), 1_000_000);
+        let (first, _) = sealed(&mut usage, &rule, now, 300);
+        // It was asked for once more while that was sealed.
+        let kept = usage.keep(UnixSeconds(now), std::slice::from_ref(&rule));
+        assert_eq!(kept[0].slice, 600);
+        usage.stored();
+        let second = across(&mut usage, &rule, now, 100).unwrap();
+        usage.settle_request(first, &rule, Taken::default());
+        let refused = across(&mut usage, &rule, now, 501).unwrap_err();
+        assert_eq!(refused.code(), "budget_not_kept");
+        let third = across(&mut usage, &rule, now, 500).unwrap();
+        usage.settle(second);
+        usage.settle(third);
+    }
+
+    #[test]
+    fn a_seal_says_in_which_parts_of_time_a_budget_was_used() {
+        let (rule, taken) = (money(), |cost| Taken { cost, tokens: 0 });
+        let rules = std::slice::from_ref(&rule);
+        let (part, day) = (24 * 60, 24 * 60 * 60);
+        let first = 1000 * day;
+        let mut usage = Usage::default();
+        // Nothing was used of it, and nothing may be.
+        let asked = usage.reserve_request(UnixSeconds(first), (&rule, None), taken(2000));
+        assert!(asked.is_err());
+        assert_eq!(usage.keep(UnixSeconds(first), rules), []);
+        for (after, cost) in [(0, 3), (2 * part, 5)] {
+            let now = UnixSeconds(first + after);
+            let asked = usage.reserve_request(now, (&rule, None), taken(cost));
+            usage.settle(asked.unwrap());
+        }
+        let kept = usage.keep(UnixSeconds(first + 2 * part), rules);
+        let wanted = KeptBudget {
+            rule: rule.name.clone(),
+            seconds: day,
+            at: first / part + 2,
+            parts: vec![3, 0, 5],
+            slice: 0,
+        };
+        assert_eq!(kept, [wanted]);
+        // Each is forgotten after its own period, and not before.
+        for (after, is_left) in [(60, 992), (61, 995), (62, 995), (63, 1000)] {
+            let now = first + after * part;
+            let next = Usage::restored(rules, &kept, UnixSeconds(now));
+            assert_eq!(left(&next, &rule, now), [is_left], "{after}");
+            assert_eq!(left(&usage, &rule, now), [is_left], "{after}");
+        }
+    }
 }

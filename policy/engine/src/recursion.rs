@@ -112,3 +112,24 @@ fn with<'a>(value: &'a Value, found: &mut BTreeSet<&'a str>) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_text_is_a_name_wherever_it_is_part_of_a_reference() {
+        let text = json!({"Array": [{"String": {"value": "f"}}]});
+        for (value, is_name) in [
+            (json!({"RefBrack": {"index": text}}), true),
+            (json!({"Call": {"fcn": text}}), true),
+            (json!({"Call": {"params": text}}), false),
+        ] {
+            let mut found = BTreeSet::new();
+            names(&value, false, &mut found);
+            assert_eq!(found.contains("f"), is_name, "{value}");
+        }
+    }
+}

@@ -480,3 +480,31 @@ fn limit_memory() {
     };
     set_global_memory_limit(Some(used + MEMORY));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_what_regorus_would_read() {
+        for text in [
+            "null",
+            "true",
+            "-9223372036854775808",
+            "18446744073709551615",
+            "9007199254740993",
+            "[1, \"x\", {\"a\": {\"b\": [false]}}]",
+        ] {
+            let read = Value::from_json_str(text).unwrap();
+            let ours = value(&serde_json::from_str(text).unwrap());
+            assert_eq!(ours, read);
+            assert_eq!(ours.to_string(), read.to_string());
+        }
+    }
+
+    #[test]
+    fn this_process_wants_no_large_pages() {
+        without_huge_pages();
+        assert!(rustix::thread::transparent_huge_pages_are_disabled().unwrap());
+    }
+}

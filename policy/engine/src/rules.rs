@@ -358,3 +358,93 @@ fn first_segment(pointer: &str) -> String {
         .replace("~1", "/")
         .replace("~0", "~")
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn of_two_that_want_an_approval_the_stricter_is_heard() {
+        let by = |names: &[&str]| ApprovalRule {
+            by: names.iter().map(|name| (*name).to_owned()).collect(),
+            seconds: 60,
+        };
+        let (alice, both, bob) = (by(&["alice"]), by(&["alice", "bob"]), by(&["bob"]));
+        let of = |one, other| approval(one, other).map(|rule| rule.map(|rule| rule.by.clone()));
+        let only = |rule: &ApprovalRule| Ok(Some(rule.by.clone()));
+        assert_eq!(of(Some(&alice), Some(&both)), only(&alice));
+        assert_eq!(of(Some(&both), Some(&alice)), only(&alice));
+        assert_eq!(of(Some(&alice), Some(&bob)), Err(Denied::ApproversDiffer));
+        assert_eq!(of(None, Some(&bob)), only(&bob));
+        assert_eq!(of(Some(&bob), None), only(&bob));
+        assert_eq!(of(None, None), Ok(None));
+    }
+
+    /// What a rule wants and what is there, if it does not hold.
+    fn refused(constraint: Value, value: Value) -> Option<(String, &'static str)> {
+        let constraint: Constraint = serde_json::from_value(constraint).unwrap();
+        let refused = || (wants(&constraint), has(&value, &constraint));
+        (!holds(&constraint, &value)).then(refused)
+    }
+
+    #[test]
+    fn a_listed_value_is_one_of_its_own_type_and_no_other() {
+        let list = json!({"one_of": [true, 7, "x"]});
+        for good in [json!(true), json!(7), json!("x")] {
+            assert_eq!(refused(list.clone(), good), None);
+        }
+        for (bad, has) in [
+            (json!(false), "a boolean"),
+            (json!(8), "another integer"),
+            (json!("y"), "another string"),
+            (json!("7"), "another string"),
+            (json!(null), "null"),
+            (json!([7]), "an array"),
+            (json!({}), "an object"),
+        ] {
+            let wants = "one of true, 7, \"x\"".to_owned();
+            assert_eq!(refused(list.clone(), bad), Some((wants, has)));
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_what_is_wanted_and_the_type_of_what_is_there() {
+        let (more, less) = ("an integer of 1 or more", "an integer of 1 or less");
+        let (outside, pattern) = ("an integer outside of that", "a string like \"a*\"");
+        for (constraint, value, wants, has) in [
+            (json!({"min": 1}), json!(0), more, outside),
+            (json!({"max": 1}), json!(2), less, outside),
+            (json!({"max": 1}), json!("2"), less, "a string"),
+            (
+                json!({"pattern": "a*"}),
+                json!("b"),
+                pattern,
+                "another string",
+            ),
+            (
+                json!({"pattern": "a*"}),
+                json!(7),
+                pattern,
+                "another integer",
+            ),
+        ] {
+            let refused = refused(constraint, value);
+            assert_eq!(refused, Some((wants.to_owned(), has)));
+        }
+        // Of what is long, the beginning.
+        let listed = |count: usize| {
+            let list: Vec<_> = (0..count).collect();
+            refused(json!({"one_of": list}), json!(-1)).unwrap().0
+        };
+        assert_eq!(listed(8), "one of 0, 1, 2, 3, 4, 5, 6, 7");
+        assert_eq!(listed(9), "one of 0, 1, 2, 3, 4, 5, 6, 7, ...");
+        let text = |length| {
+            let list = json!({"one_of": ["\u{e9}".repeat(length)]});
+            refused(list, json!(0)).unwrap().0
+        };
+        assert_eq!(text(64), format!("one of \"{}\"", "\u{e9}".repeat(64)));
+        assert_eq!(text(65), format!("one of \"{}\"...", "\u{e9}".repeat(64)));
+    }
+}

@@ -345,4 +345,30 @@ rules = [
         let refused = with("package a\nallow if input.action == \"something.else\"");
         assert_eq!(refused.unwrap_err().code(), "policy_denied");
     }
+
+    #[test]
+    fn rego_sees_the_actions_of_a_request() {
+        let text = BUNDLE
+            .replace(
+                "{ header = 'authorization', format = 'Bearer {}' }",
+                "{ sigv4 = { region = 'us-east-1', service = 's3' } }",
+            )
+            .replace(
+                "paths = ['/chat',",
+                "actions = ['acl', 'tagging'], paths = ['/chat',",
+            );
+        let decide = |module: &str, line| {
+            let text = format!("{text}\n[rego]\nentrypoint = 'data.a'\nmodule = '''{module}'''\n");
+            let bundle = Bundle::from_toml(&text).unwrap();
+            let rego = Rego::load(&bundle).unwrap();
+            decide(&bundle, rego.as_ref(), "crew", 1000, line)
+        };
+        let named = "package a\nallow if input.payload.actions == [\"acl\"]";
+        assert_eq!(decide(named, "POST /chat acl"), Ok("chat".into()));
+        assert!(decide(named, "POST /chat tagging").is_err());
+        // Where there are none, it sees no member for them.
+        let none = "package a\nallow if not input.payload.actions";
+        assert_eq!(decide(none, "POST /chat"), Ok("chat".into()));
+        assert!(decide(none, "POST /chat acl").is_err());
+    }
 }
