@@ -7,6 +7,7 @@ use identity::caller::ObservedCaller;
 use identity::request::CallerProof;
 use policy::{Annex, Bundle, Callers, IdentityPolicy};
 use protocol::PresentedProof;
+use rustix::process::geteuid;
 
 /// Who may see how the sidecar does.
 #[derive(Debug, Default)]
@@ -24,15 +25,17 @@ impl Operators {
         if seen.socket.is_some() {
             return false;
         }
-        let own = |uid| {
-            uid == 0 || uid == rustix::process::geteuid().as_raw() || self.uids.contains(&uid)
-        };
-        seen.uid.is_some_and(own)
+        let may = |uid| is_root_or(geteuid().as_raw(), uid) || self.uids.contains(&uid);
+        seen.uid.is_some_and(may)
             || seen
                 .name
                 .as_ref()
                 .is_some_and(|name| self.names.contains(name))
     }
+}
+
+fn is_root_or(own: u32, uid: u32) -> bool {
+    uid == 0 || uid == own
 }
 
 /// Whom the policy, and the annex of the moment, name at all. The enclave decides for itself; this
@@ -105,8 +108,9 @@ impl Admission {
                 .iter()
                 .any(|caller| fits(caller.uid, uid) && fits(caller.gid, gid))
         };
-        let own = uid == 0 || uid == rustix::process::geteuid().as_raw();
-        own || self.admits(&ObservedCaller::ids(uid, gid)) || self.annex().is_some_and(described)
+        is_root_or(geteuid().as_raw(), uid)
+            || self.admits(&ObservedCaller::ids(uid, gid))
+            || self.annex().is_some_and(described)
     }
 
     /// Whether callers of some identity prove themselves.
@@ -216,7 +220,7 @@ operator_key = 'z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp'
     }
 
     fn own() -> u32 {
-        rustix::process::geteuid().as_raw()
+        geteuid().as_raw()
     }
 
     /// A user who is neither root nor ourselves.
@@ -568,5 +572,38 @@ operator_key = 'z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp'
             let admission = admission("{ names = ['crew'] }", annex.as_deref());
             assert_eq!(admission.measures(), measures, "{annex:?}");
         }
+    }
+
+    #[test]
+    fn root_and_ourselves_are_no_strangers_whoever_we_are() {
+        for (own, uid, is) in [
+            (0, 0, true),
+            (0, 7, false),
+            (7, 0, true),
+            (7, 7, true),
+            (7, 8, false),
+        ] {
+            assert_eq!(is_root_or(own, uid), is, "{own} {uid}");
+        }
+    }
+
+    #[test]
+    fn the_identities_that_somebody_may_use_are_those_that_name_them() {
+        let identities = [
+            ("{ uids = [1, 2] }", ""),
+            ("{ uids = [2] }", "rotation_callers = { uids = [1] }"),
+            ("{ names = ['crew'] }", ""),
+        ];
+        let admission = Admission::new(policy("", &identities));
+        let usable = |uid| {
+            let usable = admission.usable(&ObservedCaller::ids(uid, 9));
+            let names = usable.iter().map(|identity| identity.name.clone());
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(usable(1), ["agent0"]);
+        assert_eq!(usable(2), ["agent0", "agent1"]);
+        assert_eq!(usable(3), [""; 0]);
+        admission.set_annex(described("{ name = 'crew', uid = 3 }"));
+        assert_eq!(usable(3), ["agent2"]);
     }
 }

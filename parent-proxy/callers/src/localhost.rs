@@ -334,4 +334,162 @@ mod tests {
         let told = who(&[GOOD_HOST, ("cookie", &cookie), ("x-token", CREW)]);
         assert_eq!(told, Err(TurnedAway::TokenInvalid));
     }
+
+    /// Base64 of a user and a password.
+    fn basic(user: &str, password: &str) -> String {
+        BASE64.encode(format!("{user}:{password}").as_bytes())
+    }
+
+    fn headers(shown: &[(&'static str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in shown {
+            map.append(*name, value.parse().unwrap());
+        }
+        map
+    }
+
+    #[test]
+    fn a_placeholder_is_found_wherever_clients_show_a_credential_and_taken_away() {
+        let (basic, other) = (basic("user", CREW), basic("user", "placeholder"));
+        let signed = |id: &str| {
+            format!(
+                "AWS4-HMAC-SHA256 Credential={id}/20261201/eu-west-1/s3/aws4_request, SignedHeaders=host, Signature=0"
+            )
+        };
+        let take = |shown: &[(&'static str, &str)], elsewhere| {
+            let mut headers = headers(&[&[GOOD_HOST, ("x-kept", "1")], shown].concat());
+            let known =
+                |text: &str| (text == "placeholder" || text == "A/B").then(|| text.to_owned());
+            let taken =
+                listening("127.0.0.1:8080").take_placeholder(&mut headers, elsewhere, known);
+            assert!(headers.contains_key("x-kept"));
+            if taken.is_ok() {
+                assert!(SHOWN_IN.iter().all(|name| !headers.contains_key(*name)));
+            }
+            taken
+        };
+        let crew = || Ok(Shown::Token("crew".to_owned()));
+        let placeholder = || Ok(Shown::Other("placeholder".to_owned()));
+        for (name, value, expected) in [
+            ("authorization", format!("Bearer {CREW}"), crew()),
+            ("authorization", format!("bEARER {CREW}"), crew()),
+            ("authorization", format!("Basic {basic}"), crew()),
+            ("authorization", format!("bASIC {other}"), placeholder()),
+            ("authorization", CREW.to_owned(), crew()),
+            ("authorization", signed("placeholder"), placeholder()),
+            // What stands in the id may have slashes itself.
+            (
+                "authorization",
+                signed("A/B"),
+                Ok(Shown::Other("A/B".to_owned())),
+            ),
+            ("x-api-key", CREW.to_owned(), crew()),
+            ("api-key", "placeholder".to_owned(), placeholder()),
+            ("x-goog-api-key", CREW.to_owned(), crew()),
+        ] {
+            assert_eq!(take(&[(name, &value)], None), expected, "{name}: {value}");
+        }
+        let invalid = Err(TurnedAway::TokenInvalid);
+        for (name, value) in [
+            ("authorization", format!("Bearer {CREW}0")),
+            ("authorization", format!("Token {CREW}")),
+            ("authorization", format!("Token {basic}")),
+            ("authorization", format!("Basic {CREW}")),
+            ("authorization", "Basic =".to_owned()),
+            ("authorization", format!("Bearer {basic}")),
+            (
+                "authorization",
+                "AWS4-HMAC-SHA256 Credential=placeholder".to_owned(),
+            ),
+            ("authorization", "AWS4-HMAC-SHA256 placeholder".to_owned()),
+            (
+                "authorization",
+                format!("aws4 {}", &signed("placeholder")[5..]),
+            ),
+            ("cookie", CREW.to_owned()),
+            ("x-api-key", "unknown".to_owned()),
+        ] {
+            assert_eq!(take(&[(name, &value)], None), invalid, "{name}: {value}");
+        }
+        // The same twice is one word; two are two.
+        let bearer = format!("Bearer {CREW}");
+        assert_eq!(
+            take(
+                &[("authorization", &bearer), ("x-api-key", CREW)],
+                Some(CREW)
+            ),
+            crew()
+        );
+        assert_eq!(take(&[], Some("placeholder")), placeholder());
+        for (name, elsewhere) in [("x-api-key", None), ("cookie", Some(PROMETHEUS))] {
+            let shown = [("authorization", bearer.as_str()), (name, PROMETHEUS)];
+            assert_eq!(take(&shown, elsewhere), invalid, "{name}");
+        }
+        assert_eq!(take(&[], None), invalid);
+        let origin = [("origin", "null"), ("x-api-key", CREW)];
+        assert_eq!(take(&origin, None), Err(TurnedAway::ForeignOrigin));
+        let mut foreign = headers(&[("host", "evil.example"), ("x-api-key", CREW)]);
+        let taken = listening("127.0.0.1:8080").take_placeholder(&mut foreign, None, |_| Some(()));
+        assert_eq!(taken, Err(TurnedAway::ForeignHost));
+    }
+
+    #[test]
+    fn a_client_of_a_proxy_shows_a_token_and_may_name_a_user() {
+        let come = |shown: &[(&'static str, &str)]| {
+            let headers = headers(shown);
+            let known = |text: &str| (text == "placeholder").then(|| text.to_owned());
+            let came = listening("127.0.0.1:8080").proxy_caller(&headers, known);
+            let user = proxy_user(&headers);
+            if let Ok((_, named)) = &came {
+                assert_eq!(*named, user);
+            }
+            came
+        };
+        let (crew, other) = (basic("agent", CREW), basic("", "placeholder"));
+        let token = || Shown::Token("crew".to_owned());
+        let placeholder = || Shown::Other("placeholder".to_owned());
+        for (value, expected) in [
+            (format!("Bearer {CREW}"), (token(), None)),
+            (format!("bEARER {CREW}"), (token(), None)),
+            (format!("Basic {crew}"), (token(), Some("agent".to_owned()))),
+            (
+                format!("bASIC {other}"),
+                (placeholder(), Some(String::new())),
+            ),
+            ("Bearer placeholder".to_owned(), (placeholder(), None)),
+        ] {
+            assert_eq!(
+                come(&[("proxy-authorization", &value)]),
+                Ok(expected),
+                "{value}"
+            );
+        }
+        let invalid = Err(TurnedAway::TokenInvalid);
+        let bearer = format!("Bearer {CREW}");
+        let wrong = basic("agent", "wrong");
+        for shown in [
+            &[][..],
+            &[("authorization", bearer.as_str())],
+            &[
+                ("proxy-authorization", bearer.as_str()),
+                ("proxy-authorization", bearer.as_str()),
+            ],
+            &[("proxy-authorization", CREW)],
+            &[("proxy-authorization", &format!("Token {CREW}"))],
+            &[("proxy-authorization", &format!("Basic {CREW}"))],
+            &[("proxy-authorization", &format!("Basic {wrong}"))],
+            &[("proxy-authorization", "Bearer unknown")],
+        ] {
+            assert_eq!(come(shown), invalid, "{shown:?}");
+        }
+        let page = [("origin", "null"), ("proxy-authorization", bearer.as_str())];
+        assert_eq!(come(&page), Err(TurnedAway::ForeignOrigin));
+        // Somebody is named by Basic alone.
+        for value in [&bearer, "Basic", "Basic =", &format!("Token {crew}")] {
+            assert_eq!(
+                proxy_user(&headers(&[("proxy-authorization", value)])),
+                None
+            );
+        }
+    }
 }

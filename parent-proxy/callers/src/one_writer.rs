@@ -98,3 +98,62 @@ impl AsyncWrite for OneWriter {
         self.stream.is_write_vectored()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// One end of a connection, and the other, of which the writer is taken for this process.
+    fn pair(pid: u32) -> (OneWriter, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        rustix::net::sockopt::set_socket_passcred(&ours, true).unwrap();
+        (OneWriter::new(ours, pid.cast_signed()), theirs)
+    }
+
+    #[tokio::test]
+    async fn what_the_process_writes_that_connected_is_read_as_it_comes() {
+        let (mut ours, mut theirs) = pair(std::process::id());
+        let mut read = [0; 8];
+        for _ in 0..3 {
+            theirs.write_all(b"hello").await.unwrap();
+            assert_eq!(ours.read(&mut read).await.unwrap(), 5);
+            assert_eq!(&read[..5], b"hello");
+            // Nothing is there, and then something is.
+            let writes = async {
+                tokio::task::yield_now().await;
+                theirs.write_all(b"you").await.unwrap();
+            };
+            let (length, ()) = tokio::join!(ours.read(&mut read), writes);
+            assert_eq!(&read[..length.unwrap()], b"you");
+        }
+        drop(theirs);
+        assert_eq!(ours.read(&mut read).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_another_process_writes_is_an_error_and_the_end_is_nobodys() {
+        let (mut ours, mut theirs) = pair(std::process::id() + 1);
+        theirs.write_all(b"hello").await.unwrap();
+        drop(theirs);
+        let mut read = [0; 8];
+        let error = ours.read(&mut read).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(ours.read(&mut read).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_written_arrives_and_so_does_its_end() {
+        let (mut ours, mut theirs) = pair(std::process::id());
+        assert!(ours.is_write_vectored());
+        let parts = [io::IoSlice::new(b"one"), io::IoSlice::new(b"two")];
+        assert_eq!(ours.write_vectored(&parts).await.unwrap(), 6);
+        ours.write_all(b"three").await.unwrap();
+        ours.shutdown().await.unwrap();
+        let mut read = Vec::new();
+        theirs.read_to_end(&mut read).await.unwrap();
+        assert_eq!(read, b"onetwothree");
+        drop(ours);
+    }
+}

@@ -19,6 +19,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, Mode, OFlags, openat, readlinkat, statat};
 use rustix::process::geteuid;
+use rustix::thread::{CapabilitySet, capabilities};
 use sha2::{Digest as _, Sha256};
 use tokio::net::UnixStream;
 use tracing::debug;
@@ -62,20 +63,14 @@ impl Connected {
     /// SO_PEERCRED: the process that called connect(2), with its effective ids of that moment.
     pub fn of(stream: &UnixStream) -> Result<Self, TurnedAway> {
         let peer = stream.peer_cred().map_err(|_| TurnedAway::CallerUnknown)?;
-        // The overflow ids stand for "cannot be named here"; a pid of 0 is one that cannot be seen
-        // from here.
-        let pid = peer
-            .pid()
-            .filter(|pid| *pid > 0)
-            .ok_or(TurnedAway::CallerUnknown)?;
-        if [peer.uid(), peer.gid()].contains(&OVERFLOW_ID) {
-            return Err(TurnedAway::CallerUnknown);
-        }
-        Ok(Self {
-            pid,
-            uid: peer.uid(),
-            gid: peer.gid(),
-        })
+        Self::seen(peer.pid(), peer.uid(), peer.gid()).ok_or(TurnedAway::CallerUnknown)
+    }
+
+    /// The overflow ids stand for "cannot be named here"; a pid of 0 is one that cannot be seen from
+    /// here.
+    fn seen(pid: Option<i32>, uid: u32, gid: u32) -> Option<Self> {
+        let pid = pid.filter(|pid| *pid > 0)?;
+        (![uid, gid].contains(&OVERFLOW_ID)).then_some(Self { pid, uid, gid })
     }
 }
 
@@ -331,13 +326,8 @@ impl Process {
 
 /// A short file of `/proc`.
 fn read_at(folder: BorrowedFd<'_>, name: &str, most: u64) -> Option<Vec<u8>> {
-    let opened = openat(
-        folder,
-        name,
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .ok()?;
+    // To read, which is no flag.
+    let opened = openat(folder, name, OFlags::CLOEXEC, Mode::empty()).ok()?;
     let mut bytes = Vec::new();
     File::from(opened).take(most).read_to_end(&mut bytes).ok()?;
     Some(bytes)
@@ -363,7 +353,8 @@ pub fn sha256_of(file: &mut File, length: u64) -> Result<Digest<32>, &'static st
     let mut hash = Sha256::new();
     let mut chunk = vec![0; 256 * 1024];
     let mut left = length + 1;
-    while left > 0 {
+    loop {
+        // Of what is longer, one byte more; then nothing.
         let read = file
             .by_ref()
             .take(left)
@@ -516,17 +507,22 @@ pub fn is_interpreter(path: &[u8]) -> bool {
 /// Whether the process can look at callers of other users: CAP_SYS_PTRACE (capabilities(7)), or it
 /// is root.
 pub fn sees_other_users() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .map(str::trim);
-    let bits = effective.and_then(|hex| u64::from_str_radix(hex, 16).ok());
-    bits.map_or(geteuid().is_root(), |bits| bits & (1 << 19) != 0)
+    capabilities(None).map_or(geteuid().is_root(), |sets| {
+        sets.effective.contains(CapabilitySet::SYS_PTRACE)
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+    use std::process::{Child, Command, Stdio};
+
+    use rustix::fs::fcntl_getfl;
+    use rustix::io::{FdFlags, fcntl_getfd};
+    use rustix::process::{PidfdFlags, pidfd_open};
+    use rustix::thread::set_capabilities;
+
     use super::*;
 
     #[test]
@@ -820,5 +816,309 @@ mod tests {
         ] {
             assert!(!is_interpreter(name.as_bytes()), "{name}");
         }
+    }
+
+    #[test]
+    fn a_peer_has_a_pid_a_user_and_a_group_that_can_be_named_here() {
+        let seen = Connected {
+            pid: 1,
+            uid: 2,
+            gid: 3,
+        };
+        assert_eq!(Connected::seen(Some(1), 2, 3), Some(seen));
+        for (pid, uid, gid) in [
+            (None, 2, 3),
+            (Some(0), 2, 3),
+            (Some(-1), 2, 3),
+            (Some(1), OVERFLOW_ID, 3),
+            (Some(1), 2, OVERFLOW_ID),
+        ] {
+            assert_eq!(Connected::seen(pid, uid, gid), None, "{pid:?} {uid} {gid}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_is_whom_the_kernel_names() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let peer = Connected::of(&ours).unwrap();
+        let pid = std::process::id().cast_signed();
+        assert_eq!((peer.pid, peer.uid), (pid, geteuid().as_raw()));
+    }
+
+    /// A process that waits in a file of ours: no interpreter, and not root's.
+    struct Agent {
+        running: Started,
+        path: PathBuf,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Agent {
+        fn start(name: &str, change: impl FnOnce(&Path)) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join(name);
+            std::fs::copy("/usr/bin/sleep", &path).unwrap();
+            change(&path);
+            Self {
+                running: waiting(&path),
+                path,
+                _folder: folder,
+            }
+        }
+
+        fn measured(&self, uid: u32) -> Result<Digest<32>, &'static str> {
+            let inspector = Inspector::<KernelLabels>::default();
+            measured(&inspector, &self.running.process(), uid)
+        }
+    }
+
+    /// A process that is ended when this is.
+    struct Started(Child);
+
+    impl Started {
+        fn pid(&self) -> i32 {
+            self.0.id().cast_signed()
+        }
+
+        fn process(&self) -> Process {
+            Process::open(self.pid()).unwrap()
+        }
+    }
+
+    impl Drop for Started {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    /// A process that waits for a minute, or until it is ended.
+    fn waiting(path: &Path) -> Started {
+        let mut command = Command::new(path);
+        let mut start = || command.arg("60").stdin(Stdio::null()).spawn().map(Started);
+        // Another test may have forked while this file was open for writing.
+        (0..100)
+            .find_map(|_| {
+                let child = start().ok();
+                if child.is_none() {
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                }
+                child
+            })
+            .expect("it starts")
+    }
+
+    fn measured(
+        inspector: &Inspector<KernelLabels>,
+        process: &Process,
+        uid: u32,
+    ) -> Result<Digest<32>, &'static str> {
+        let peer = Connected {
+            pid: 1,
+            uid,
+            gid: 1,
+        };
+        inspector.measured(process, peer)
+    }
+
+    fn mode(mode: u32) -> impl FnOnce(&Path) {
+        move |path| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+    }
+
+    /// A user who is neither root nor ourselves.
+    fn stranger() -> u32 {
+        geteuid().as_raw() + 7
+    }
+
+    #[test]
+    fn what_a_caller_runs_is_measured_if_nobody_else_could_change_it() {
+        let agent = Agent::start("agent", mode(0o755));
+        let mut file = File::open(&agent.path).unwrap();
+        let length = file.metadata().unwrap().len();
+        let digest = sha256_of(&mut file, length).unwrap();
+        assert_eq!(
+            digest,
+            identity::sha256(&std::fs::read(&agent.path).unwrap())
+        );
+        for uid in [0, stranger()] {
+            assert_eq!(agent.measured(uid), Ok(digest));
+        }
+        let writable = Err("the caller could write to it");
+        for bits in [0o775, 0o757] {
+            assert_eq!(Agent::start("agent", mode(bits)).measured(0), writable);
+        }
+        // Of the caller itself. Only root gives files away.
+        let (owner, own) = (stranger(), geteuid());
+        let owner = if own.is_root() { owner } else { own.as_raw() };
+        let owned = Agent::start("agent", |path| {
+            mode(0o755)(path);
+            std::os::unix::fs::chown(path, Some(owner), None).unwrap();
+        });
+        assert_eq!(owned.measured(owner), writable);
+        assert_eq!(owned.measured(owner + 1), Ok(digest));
+
+        let too_large = Agent::start("agent", |path| {
+            let file = File::options().write(true).open(path).unwrap();
+            file.set_len(MAX_EXECUTABLE + 1).unwrap();
+            mode(0o755)(path);
+        });
+        assert_eq!(too_large.measured(0), Err("no file, or too large a one"));
+        let interpreter = Agent::start("python3.11", mode(0o755));
+        assert!(interpreter.measured(0).unwrap_err().contains("interpreter"));
+    }
+
+    #[test]
+    fn a_caller_is_measured_where_that_was_asked_for() {
+        let agent = Agent::start("agent", mode(0o755));
+        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let peer = Connected {
+            pid: agent.running.pid(),
+            uid: 0,
+            gid: 0,
+        };
+        let see = |measure| {
+            let inspector = Inspector::<KernelLabels>::default();
+            let seen = inspector.see(&ours, peer, Some("a"), measure).unwrap();
+            assert_eq!(seen.socket.as_deref(), Some("a"));
+            seen.executable
+        };
+        assert_eq!(see(true), Some(agent.measured(0).unwrap()));
+        assert_eq!(see(false), None);
+    }
+
+    #[test]
+    fn a_digest_is_remembered_of_what_only_root_could_change() {
+        let [tail, sleep] = ["/usr/bin/tail", "/usr/bin/sleep"].map(Path::new);
+        if [tail, sleep]
+            .iter()
+            .any(|path| path.metadata().unwrap().uid() != 0)
+        {
+            return;
+        }
+        let inspector = Inspector::<KernelLabels>::default();
+        let mut follows = Command::new(tail);
+        follows.args(["-f", "/dev/null"]).stdin(Stdio::null());
+        let follows = Started(follows.spawn().unwrap());
+        let waits = waiting(sleep);
+        let processes = [follows.process(), waits.process()];
+        let both = processes
+            .each_ref()
+            .map(|process| measured(&inspector, process, 0).unwrap());
+        let read = [tail, sleep].map(|path| identity::sha256(&std::fs::read(path).unwrap()));
+        assert_eq!(both, read);
+        assert_eq!(inspector.digests().len(), 2);
+        // It is not read again.
+        let other = Digest([7; 32]);
+        inspector
+            .digests()
+            .values_mut()
+            .for_each(|digest| *digest = other);
+        assert_eq!(measured(&inspector, &processes[0], 0), Ok(other));
+        // There is an end of what is remembered.
+        let known = inspector.digests().len();
+        for number in known..MAX_CACHED {
+            let version = (0, number as u64, 0, 0, 0);
+            inspector.digests().insert(version, other);
+        }
+        assert_eq!(measured(&inspector, &processes[1], 0), Ok(other));
+        assert_eq!(inspector.digests().len(), 1);
+
+        if geteuid().is_root() {
+            let owner = stranger();
+            let agent = Agent::start("agent", |path| {
+                mode(0o755)(path);
+                std::os::unix::fs::chown(path, Some(owner), None).unwrap();
+            });
+            let inspector = Inspector::<KernelLabels>::default();
+            measured(&inspector, &agent.running.process(), 0).unwrap();
+            assert!(inspector.digests().is_empty());
+        }
+    }
+
+    /// A directory in the place of a process' own, with these files.
+    fn pretended(files: &[(&str, &str)]) -> (Process, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let process = Process {
+            folder: File::open(folder.path()).unwrap().into(),
+        };
+        (process, folder)
+    }
+
+    #[test]
+    fn a_process_says_by_whom_it_is_traced_where_it_is_and_of_which_unit() {
+        for (status, is_traced) in [
+            ("Name:\tx\nTracerPid:\t0\nUid:\t0\n", false),
+            ("Name:\tx\nTracerPid:\t17\nUid:\t0\n", true),
+            ("Name:\tx\n", true),
+        ] {
+            let (process, _folder) = pretended(&[("status", status)]);
+            assert_eq!(process.is_traced(), is_traced, "{status}");
+        }
+        let (process, _folder) = pretended(&[
+            ("ns/user", ""),
+            ("cgroup", "0::/system.slice/crew.service\n"),
+            ("mountinfo", "21 1 254:0 / / rw - ext4 /dev/vda rw\n"),
+        ]);
+        assert!(process.is_traced(), "nobody says that it is not");
+        assert!(!process.is_in_our_user_namespace());
+        assert_eq!(process.cgroup(), (Some("crew.service".into()), None, None));
+        assert_eq!(process.file_system(21).as_deref(), Some("ext4"));
+        let own = Process::open(std::process::id().cast_signed()).unwrap();
+        assert!(own.is_in_our_user_namespace());
+    }
+
+    #[test]
+    fn no_child_inherits_what_is_opened_of_a_process() {
+        let own = Process::open(std::process::id().cast_signed()).unwrap();
+        let running = own.running().unwrap().file;
+        for opened in [&own.folder, &running] {
+            assert!(fcntl_getfd(opened).unwrap().contains(FdFlags::CLOEXEC));
+            assert!(fcntl_getfl(opened).unwrap().contains(OFlags::PATH));
+        }
+    }
+
+    #[test]
+    fn a_process_lives_until_it_ends() {
+        let waits = waiting(Path::new("/usr/bin/sleep"));
+        let pid = rustix::process::Pid::from_child(&waits.0);
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        assert!(lives(pidfd.as_fd()));
+        drop(waits);
+        assert!(!lives(pidfd.as_fd()));
+    }
+
+    #[test]
+    fn a_file_is_digested_if_it_is_as_long_as_was_said() {
+        let mut file = tempfile::tempfile().unwrap();
+        let bytes: Vec<u8> = (0..600_000_u32).flat_map(u32::to_be_bytes).collect();
+        let length = bytes.len() as u64;
+        std::io::Write::write_all(&mut file, &bytes).unwrap();
+        for (said, is_it) in [
+            (length, true),
+            (length - 1, false),
+            (length + 1, false),
+            (0, false),
+        ] {
+            std::io::Seek::rewind(&mut file).unwrap();
+            let digest = sha256_of(&mut file, said).ok();
+            assert_eq!(digest, is_it.then(|| identity::sha256(&bytes)), "{said}");
+        }
+    }
+
+    #[test]
+    fn who_may_trace_sees_other_users() {
+        let mut sets = capabilities(None).unwrap();
+        let may = sets.effective.contains(CapabilitySet::SYS_PTRACE);
+        assert_eq!(sees_other_users(), may);
+        // In this thread alone.
+        sets.effective.remove(CapabilitySet::SYS_PTRACE);
+        set_capabilities(None, sets).unwrap();
+        assert!(!sees_other_users());
     }
 }

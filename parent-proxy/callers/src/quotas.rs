@@ -243,3 +243,211 @@ fn is_full(bucket: &Buckets, limits: &Limits) -> bool {
         .as_ref()
         .is_none_or(|bucket| matches!(bucket.check_n(burst), Ok(Ok(()))))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// So many requests at once, and then one in an hour.
+    fn hourly(burst: u32) -> Option<Quota> {
+        let burst = NonZeroU32::new(burst).unwrap();
+        Some(Quota::per_hour(NonZeroU32::MIN).allow_burst(burst))
+    }
+
+    fn quotas(quota: Option<Quota>, identities: &[&str]) -> CallerQuotas {
+        let limits = Limits {
+            quota,
+            connections: 2,
+        };
+        let identities = identities.iter().map(|name| (*name).to_owned());
+        CallerQuotas::new(limits, identities.collect())
+    }
+
+    fn user(uid: u32) -> ObservedCaller {
+        ObservedCaller::ids(uid, 1)
+    }
+
+    #[test]
+    fn callers_are_told_apart_by_what_they_cannot_choose() {
+        let quotas = quotas(None, &["a"]);
+        let one = user(1);
+        let first = quotas.of(&one).id;
+        let some = || Some("x".to_owned());
+        let others = [
+            user(2),
+            ObservedCaller {
+                name: some(),
+                ..one.clone()
+            },
+            ObservedCaller {
+                socket: some(),
+                ..one.clone()
+            },
+            ObservedCaller {
+                unit: some(),
+                ..one.clone()
+            },
+            ObservedCaller {
+                pod: some(),
+                ..one.clone()
+            },
+            ObservedCaller {
+                container: some(),
+                ..one.clone()
+            },
+        ];
+        let mut ids: Vec<u64> = others.iter().map(|seen| quotas.of(seen).id).collect();
+        // Their own, each time.
+        assert!(
+            others
+                .iter()
+                .zip(&ids)
+                .all(|(seen, id)| quotas.of(seen).id == *id)
+        );
+        ids.push(first);
+        ids.sort_unstable();
+        ids.dedup();
+        assert!(ids.len() == 7 && !ids.contains(&0), "{ids:?}");
+        let chosen = ObservedCaller {
+            gid: Some(7),
+            executable: Some(identity::sha256(b"x")),
+            ..one
+        };
+        let quota = quotas.of(&chosen);
+        assert_eq!(quota.id, first);
+        assert_eq!(
+            format!("{quota:?}"),
+            format!("CallerQuota {{ id: {first}, .. }}")
+        );
+    }
+
+    #[test]
+    fn a_caller_has_only_so_many_connections_at_a_time() {
+        let quotas = quotas(None, &[]);
+        let (one, other) = (quotas.of(&user(1)), quotas.of(&user(2)));
+        let held = [quotas.acquire(&one).unwrap(), quotas.acquire(&one).unwrap()];
+        for _ in 0..3 {
+            assert!(quotas.acquire(&one).is_none());
+        }
+        assert!(quotas.acquire(&other).is_some());
+        drop(held);
+        let _again = [quotas.acquire(&one).unwrap(), quotas.acquire(&one).unwrap()];
+        assert!(quotas.acquire(&one).is_none());
+    }
+
+    #[test]
+    fn requests_are_counted_for_each_caller_and_identity() {
+        let both = quotas(hourly(2), &["a", "b"]);
+        let (one, other) = (both.of(&user(1)), both.of(&user(2)));
+        for identity in [Some("a"), Some("b"), None] {
+            for _ in 0..2 {
+                assert_eq!(both.take(&one, identity), Ok(()), "{identity:?}");
+            }
+            let wait = both.take(&one, identity).unwrap_err().retry_after;
+            assert!((3500..=3601).contains(&wait), "{wait}");
+        }
+        // What is unknown counts as what names none.
+        assert!(both.take(&one, Some("c")).is_err());
+        assert_eq!(both.take(&other, Some("a")), Ok(()));
+        // Where there is one identity, it is the one that is not named.
+        let sole = quotas(hourly(2), &["a"]);
+        let one = sole.of(&user(1));
+        assert_eq!(sole.take(&one, Some("a")), Ok(()));
+        assert_eq!(sole.take(&one, None), Ok(()));
+        assert!(sole.take(&one, Some("a")).is_err());
+        let none = quotas(None, &["a"]);
+        let one = none.of(&user(1));
+        assert!((0..1000).all(|_| none.take(&one, None).is_ok() && none.connects(1, None).is_ok()));
+    }
+
+    #[test]
+    fn a_metric_calls_identities_by_names_that_the_policy_knows() {
+        let (both, sole) = (quotas(None, &["a", "b"]), quotas(None, &["a"]));
+        for (quotas, identity, label) in [
+            (&both, Some("b"), "b"),
+            (&both, Some("c"), "unknown"),
+            (&both, None, "unnamed"),
+            (&sole, Some("a"), "a"),
+            (&sole, Some("c"), "unknown"),
+            (&sole, None, "a"),
+        ] {
+            assert_eq!(quotas.label(identity), label);
+        }
+    }
+
+    #[test]
+    fn callers_that_are_too_many_share_a_quota_but_who_is_there_keeps_its_own() {
+        let quotas = quotas(hourly(2), &["a"]);
+        let (connected, asked, idle) = (
+            quotas.of(&user(1)),
+            quotas.of(&user(2)),
+            quotas.of(&user(3)),
+        );
+        let _held = quotas.acquire(&connected).unwrap();
+        quotas.take(&asked, None).unwrap();
+        let rest: Vec<_> = (4..)
+            .take(MAX_QUOTAS - 3)
+            .map(|uid| quotas.of(&user(uid)))
+            .collect();
+        // Who has nothing open and asked for nothing makes room.
+        let next = u32::try_from(MAX_QUOTAS).unwrap() + 1;
+        let new = quotas.of(&user(next));
+        let least = rest.last().unwrap().id;
+        assert!(new.id > least);
+        assert_eq!(quotas.of(&user(1)).id, connected.id);
+        assert_eq!(quotas.of(&user(2)).id, asked.id);
+        assert!(quotas.of(&user(3)).id > idle.id);
+        // Nobody does.
+        for uid in next + 1.. {
+            let quota = quotas.of(&user(uid));
+            if quota.id == 0 {
+                break;
+            }
+            quotas.take(&quota, None).unwrap();
+            assert!(uid < 3 * next);
+        }
+        for uid in [3 * next, 3 * next + 1] {
+            assert_eq!(quotas.of(&user(uid)).id, 0);
+        }
+        assert_eq!(quotas.of(&user(1)).id, connected.id);
+    }
+
+    #[test]
+    fn a_user_connects_only_so_often_to_a_socket() {
+        let quotas = quotas(hourly(2), &[]);
+        for (uid, socket) in [(1, None), (2, None), (1, Some("a")), (1, Some("b"))] {
+            for _ in 0..2 {
+                assert_eq!(quotas.connects(uid, socket), Ok(()));
+            }
+            assert!(quotas.connects(uid, socket).is_err(), "{uid} {socket:?}");
+        }
+        // When there are too many, those that are known have their own, and all others one.
+        for uid in (10..).take(MAX_QUOTAS - 4) {
+            assert_eq!(quotas.connects(uid, None), Ok(()));
+        }
+        let new = [7001, 7002, 7003].map(|uid| quotas.connects(uid, None).is_ok());
+        assert_eq!(new, [true, true, false]);
+        assert_eq!(quotas.connects(10, None), Ok(()));
+        assert!(quotas.connects(10, None).is_err());
+        assert!(quotas.connects(1, Some("a")).is_err());
+    }
+
+    #[test]
+    fn who_has_not_connected_for_a_while_makes_room() {
+        let period = Duration::from_millis(50);
+        let burst = NonZeroU32::new(2).unwrap();
+        let quota = Quota::with_period(period).unwrap().allow_burst(burst);
+        let quotas = quotas(Some(quota), &[]);
+        for uid in (10..).take(MAX_QUOTAS) {
+            assert_eq!(quotas.connects(uid, None), Ok(()));
+        }
+        std::thread::sleep(3 * period);
+        for uid in 7001..7005 {
+            for _ in 0..2 {
+                assert_eq!(quotas.connects(uid, None), Ok(()), "{uid}");
+            }
+        }
+    }
+}
