@@ -584,3 +584,275 @@ fn a_record_whose_last_file_has_just_begun_ends_with_the_file_before() {
     assert_eq!(next.begin(boot(7)), 3);
     assert_eq!(next.end_before(boot(8)).map(|end| end.last), Some(2));
 }
+
+#[test]
+fn what_the_enclave_gives_again_takes_the_place_of_nothing_that_is_written_or_still_to_come() {
+    let (disk, answers) = (Disk::default(), Answers::default());
+    let recorder = recorder(&disk, LATER, u64::MAX);
+    let again = |from, sequences: &[u64], next| {
+        let lines = sequences
+            .iter()
+            .map(|sequence| line(*sequence).into_bytes().into());
+        let lines = lines.collect();
+        recorder.take_again(from, Records { lines, next });
+    };
+    recorder.take_numbers(0..2, &answers);
+    // Nothing is lost between what is wanted and what comes.
+    again(2, &[2], 3);
+    recorder.take_numbers([1], &answers);
+    assert_eq!(
+        answers.counts(),
+        (3, 0),
+        "what stands there twice is written"
+    );
+    // More than was wanted.
+    again(3, &[1, 2, 3], 4);
+    assert_eq!(recorder.state().next, 4);
+    // An answer to a question of before, when more has come: 4 is not given up for it.
+    again(3, &[5], 6);
+    assert_eq!(recorder.state().next, 4);
+    recorder.take_numbers([4], &answers);
+    assert_eq!(answers.counts(), (4, 0));
+    recorder.maintain(true);
+    assert_eq!(disk.after_a_crash(), lines(0..6));
+}
+
+#[test]
+fn a_line_that_is_missing_for_a_while_is_asked_for_and_each_line_that_comes_renews_it() {
+    let (disk, answers) = (Disk::default(), Answers::default());
+    let recorder = recorder(&disk, LATER, u64::MAX);
+    let since = |since: Instant| recorder.state().missing_since = Some(since);
+    let is_since = || recorder.state().missing_since;
+    assert_eq!(recorder.missing(), None);
+    recorder.take_numbers([2, 4], &answers);
+    assert!(is_since().is_some());
+    since(Instant::now() + LATER);
+    assert_eq!(recorder.missing(), None, "not yet");
+    let before = Instant::now() - LATER;
+    since(before);
+    assert_eq!(recorder.missing(), Some(0));
+    // Others come behind it, which is no progress.
+    recorder.take_numbers([5], &answers);
+    assert_eq!(is_since(), Some(before));
+    // It comes, and the next one is missing from now on.
+    recorder.take_numbers([0], &answers);
+    assert!(is_since().is_some_and(|since| since > before));
+    since(before);
+    assert_eq!(recorder.missing(), Some(1));
+    recorder.take_numbers([1, 3], &answers);
+    assert_eq!((is_since(), recorder.missing()), (None, None));
+    // While nothing can be written nothing is asked for, and then it is.
+    recorder.take_numbers([6], &answers);
+    recorder.take_numbers([8], &answers);
+    disk.inner().failing_syncs = 1;
+    recorder.maintain(true);
+    assert_eq!(is_since(), None);
+    recorder.maintain(true);
+    assert!(recorder.is_good() && is_since().is_some());
+}
+
+#[test]
+fn only_a_sync_that_is_due_syncs() {
+    let (disk, answers) = (Disk::default(), Answers::default());
+    let recorder = recorder(&disk, LATER, u64::MAX);
+    recorder.take_numbers(0..2, &answers);
+    recorder.maintain(false);
+    assert_eq!(disk.after_a_crash(), "");
+    recorder.maintain(true);
+    assert_eq!(disk.after_a_crash(), lines(0..2));
+}
+
+#[tokio::test]
+async fn what_is_written_is_synced_without_anybody_asking() {
+    let (disk, answers) = (Disk::default(), Answers::default());
+    let recorder = recorder(&disk, Duration::from_millis(5), u64::MAX);
+    let tends = tokio::spawn(Arc::clone(&recorder).tend());
+    recorder.take_numbers(0..2, &answers);
+    let is_there = || disk.after_a_crash() == lines(0..2);
+    for _ in 0..2000 {
+        if is_there() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tends.abort();
+    assert!(is_there());
+}
+
+#[test]
+fn each_file_is_followed_by_the_next() {
+    let (disk, answers) = (Disk::default(), Answers::default());
+    let recorder = recorder(&disk, Duration::ZERO, 1);
+    for sequence in 0..4 {
+        recorder.take_numbers([sequence], &answers);
+        assert!(recorder.state().unsynced.is_empty(), "it is on the disk");
+    }
+    let numbers: Vec<u32> = disk.inner().files.keys().copied().collect();
+    assert_eq!(numbers, [1, 2, 3, 4]);
+    assert_eq!(disk.after_a_crash(), lines(0..4));
+}
+
+#[test]
+fn what_is_written_at_once_and_kept_and_in_one_file_has_its_bounds() {
+    let disk = Disk::default();
+    let config = |rotate_bytes| RecordConfig {
+        folder: PathBuf::new(),
+        sync: LATER,
+        rotate_bytes,
+    };
+    // A mebibyte, with the end of each line, and no line more.
+    let mut half = State::open(&disk, 1).unwrap();
+    for sequence in 0..3 {
+        half.take(sequence, vec![b'x'; MAX_BATCH / 2 - 1], None);
+    }
+    let (batch, count) = half.batch();
+    assert_eq!((batch.len(), count), (MAX_BATCH, 2));
+
+    let kept = |length| State {
+        unsynced: vec![b'x'; length],
+        ..State::open(&Disk::default(), 1).unwrap()
+    };
+    let most = config(u64::MAX);
+    assert!(!kept(MAX_UNSYNCED - 10).must_sync(&most, 10));
+    assert!(kept(MAX_UNSYNCED - 10).must_sync(&most, 11));
+    for (more, is_kept) in [(10, MAX_UNSYNCED), (11, 11)] {
+        let mut state = kept(MAX_UNSYNCED - 10);
+        state.append(&disk, &most, &vec![b'x'; more]).unwrap();
+        assert_eq!(state.unsynced.len(), is_kept);
+    }
+
+    let file = config(20);
+    for (length, more, is_full) in [
+        (0, 21, false),
+        (1, 19, false),
+        (1, 20, true),
+        (5, 15, false),
+        (5, 16, true),
+    ] {
+        assert_eq!(
+            kept(length).is_full(&file, more),
+            is_full,
+            "{length} {more}"
+        );
+        assert_eq!(kept(length).must_sync(&file, more), is_full);
+    }
+}
+
+mod on_disk {
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    use super::*;
+
+    fn config(folder: &Path) -> RecordConfig {
+        RecordConfig {
+            folder: folder.into(),
+            sync: LATER,
+            rotate_bytes: u64::MAX,
+        }
+    }
+
+    fn open(folder: &Path) -> Result<Arc<Recorder>, Error> {
+        Recorder::open(config(folder), Counters::default())
+    }
+
+    fn file(folder: &Path, number: u32) -> PathBuf {
+        folder.join(format!("record-{number:06}.jsonl"))
+    }
+
+    fn mode(path: &Path) -> u32 {
+        path.metadata().unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn a_record_is_made_with_all_above_it_and_goes_on_where_it_ended() {
+        let above = tempfile::tempdir().unwrap();
+        let folder = above.path().join("a/b/record");
+        let answers = Answers::default();
+        let first = open(&folder).unwrap();
+        assert_eq!((mode(&folder), mode(&file(&folder, 1))), (0o700, 0o600));
+        assert_eq!(first.begin(boot(7)), 0);
+        first.take_numbers(0..3, &answers);
+        first.close();
+        assert_eq!(fs::read_to_string(file(&folder, 1)).unwrap(), lines(0..3));
+        // One at a time.
+        let refused = open(&folder).err().unwrap().to_string();
+        assert!(refused.contains("another sidecar"), "{refused}");
+        drop(first);
+        let next = open(&folder).unwrap();
+        assert_eq!(next.begin(boot(7)), 3);
+        drop(next);
+        // In the last of its files, whatever else lies there.
+        fs::write(file(&folder, 3), lines(3..5)).unwrap();
+        fs::write(folder.join("record-x.jsonl"), "").unwrap();
+        fs::write(folder.join("record-000009.json"), "").unwrap();
+        let next = open(&folder).unwrap();
+        assert_eq!((next.begin(boot(7)), next.state().number), (5, 3));
+    }
+
+    #[test]
+    fn the_folder_of_a_record_is_ours_and_closed() {
+        let folder = tempfile::tempdir().unwrap();
+        let refused = || {
+            let refused = open(folder.path()).err().map(|error| error.to_string());
+            refused.is_some_and(|why| why.contains("it must be ours and closed"))
+        };
+        for (bits, is_refused) in [(0o700, false), (0o701, true), (0o750, true), (0o500, false)] {
+            let bits = fs::Permissions::from_mode(bits);
+            fs::set_permissions(folder.path(), bits).unwrap();
+            assert_eq!(refused(), is_refused);
+        }
+        let own = rustix::process::geteuid();
+        if own.is_root() {
+            std::os::unix::fs::chown(folder.path(), Some(7), None).unwrap();
+            assert!(refused());
+        }
+    }
+
+    #[test]
+    fn a_line_that_was_cut_is_taken_away_however_long_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let long = |length: usize| {
+            let start = line(0);
+            let filler = "x".repeat(length - start.len() - "\"a\":\"\",".len());
+            start.replace('{', &format!("{{\"a\":\"{filler}\","))
+        };
+        let longest = long(record::MAX_LINE);
+        assert_eq!(longest.len(), record::MAX_LINE);
+        let cut = &longest[..record::MAX_LINE - 1];
+        let small = lines(0..2);
+        for (before, cut, last) in [
+            (String::new(), "", ""),
+            (String::new(), "{\"a", ""),
+            (small.clone(), "", &*line(1)),
+            (small.clone(), "{", &line(1)),
+            (format!("{small}{longest}\n"), "", &longest),
+            (format!("{small}{longest}\n"), cut, &longest),
+        ] {
+            let path = file(folder.path(), 1);
+            fs::write(&path, format!("{before}{cut}")).unwrap();
+            let opened = OnDisk(folder.path().into()).open(1).unwrap();
+            assert_eq!(opened.last, last.as_bytes());
+            assert_eq!(opened.length, before.len() as u64);
+            assert_eq!(fs::read_to_string(&path).unwrap(), before);
+        }
+    }
+
+    #[test]
+    fn what_is_asked_of_the_disk_is_done_and_errors_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = OnDisk(folder.path().into());
+        let opened = disk.open(7).unwrap();
+        opened.file.write_all_at(b"three", 2).unwrap();
+        let read = || fs::read(file(folder.path(), 7));
+        assert_eq!(read().unwrap(), b"\0\0three");
+        opened.file.set_len(4).unwrap();
+        assert_eq!(read().unwrap(), b"\0\0th");
+        disk.remove(7).unwrap();
+        assert!(read().is_err() && disk.remove(7).is_err());
+        assert!(OnDisk(folder.path().join("none")).sync().is_err());
+        // What cannot be synced.
+        let null = File::open("/dev/null").unwrap();
+        assert!(RecordFile::sync_data(&null).is_err());
+    }
+}
