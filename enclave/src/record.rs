@@ -273,4 +273,29 @@ mod tests {
         }
         assert!(pieces > 2, "{pieces}");
     }
+
+    #[test]
+    fn as_much_is_remembered_as_there_is_room_for() {
+        let record = record();
+        for number in 0..=MAX_REMEMBERED as u64 {
+            let line = sealed(&record, 1);
+            record.publish(line);
+            let oldest = lock(&record.state).oldest();
+            assert_eq!(oldest, u64::from(number == MAX_REMEMBERED as u64));
+        }
+
+        let record = self::record();
+        let mut state = lock(&record.state);
+        let mut remember = |length: usize| {
+            let first = state.next;
+            state.next += 1;
+            state.remembered.push_back(None);
+            let lines = vec![vec![b'x'; length]];
+            state.remember(&Sealed { first, lines });
+            (state.oldest(), state.bytes)
+        };
+        assert_eq!(remember(MAX_BYTES - 10), (0, MAX_BYTES - 10));
+        assert_eq!(remember(10), (0, MAX_BYTES));
+        assert_eq!(remember(1), (1, 11));
+    }
 }

@@ -258,4 +258,10 @@ mod tests {
             assert_eq!((left.count(), published), (wanted, faulty.is_none()));
         }
     }
+
+    #[test]
+    fn what_is_not_released_is_not_shown() {
+        let answer = Unreleased::from(answer(7));
+        assert_eq!(format!("{answer:?}"), "Unreleased { unchecked: 0 }");
+    }
 }

@@ -444,3 +444,14 @@ pub(crate) fn any(patterns: &[Pattern], text: &str) -> bool {
 fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(128).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_of_strangers_is_shown_without_what_is_no_letter_and_not_at_length() {
+        assert_eq!(printable("https://idp\u{1b}[31m\n"), "https://idp[31m");
+        assert_eq!(printable(&"x".repeat(200)), "x".repeat(128));
+    }
+}

@@ -28,6 +28,9 @@ use crate::stages::settle::Settling;
 use crate::stages::{authorize, settle};
 use crate::{Error, OsEntropy};
 
+mod handed_on;
+mod peers;
+
 const BOOT: [u8; 16] = [7; 16];
 const NOW: i64 = 1_800_000_000;
 
@@ -780,9 +783,12 @@ fn idp() -> ed25519_dalek::SigningKey {
 
 /// What the user signed over to the agent, as an identity provider writes it.
 fn subject_token(scope: &str) -> String {
+    subject_token_until(scope, NOW + 200)
+}
+
+fn subject_token_until(scope: &str, exp: i64) -> String {
     let claims = format!(
-        "{{\"iss\":\"https://idp\",\"sub\":\"user:u\",\"aud\":\"agent:agent\",\"iat\":{NOW},\"exp\":{},\"jti\":\"g1\",\"scope\":\"{scope}\",\"resource\":\"urn:x\",\"may_act\":{{\"sub\":\"agent:agent\"}}}}",
-        NOW + 200
+        "{{\"iss\":\"https://idp\",\"sub\":\"user:u\",\"aud\":\"agent:agent\",\"iat\":{NOW},\"exp\":{exp},\"jti\":\"g1\",\"scope\":\"{scope}\",\"resource\":\"urn:x\",\"may_act\":{{\"sub\":\"agent:agent\"}}}}"
     );
     let signed = format!(
         "{}.{}",

@@ -429,4 +429,40 @@ mod tests {
         );
         assert_eq!(approvals.0.len(), 1);
     }
+
+    #[test]
+    fn an_approval_is_found_by_exactly_what_it_is_of_while_it_holds() {
+        let (alice, mut approvals) = (approver("alice"), Approvals::default());
+        for n in [1, 2] {
+            let wait = approvals.wait("agent", &uid(1), waiting(n), UnixSeconds(50));
+            wait.unwrap();
+        }
+        let request = |n| Digest(waiting(n).request);
+        let found = |approvals: &Approvals, caller: u32, n, at| {
+            let found = approvals.approved(&uid(caller), request(n), UnixSeconds(at));
+            found.map(|(id, by)| (id, by.name))
+        };
+        assert_eq!(found(&approvals, 1, 1, 60), None, "nobody has given it");
+        let signed = Signed {
+            approval: Approval {
+                approval: waiting(1).id,
+                boot_id: BootId::new(BOOT),
+                exp: 60,
+                request: request(1),
+            },
+            approver: &alice,
+            kid: "k".into(),
+            jws: "a.b.c",
+        };
+        let given = approvals.approve(&signed, BootId::new(BOOT), UnixSeconds(60));
+        given.unwrap();
+        let it = Some((waiting(1).id, "alice".to_owned()));
+        assert_eq!(found(&approvals, 1, 1, 60), it);
+        assert_eq!(found(&approvals, 1, 1, 100), it);
+        assert_eq!(found(&approvals, 1, 1, 101), None);
+        assert_eq!(found(&approvals, 2, 1, 60), None);
+        assert_eq!(found(&approvals, 1, 2, 60), None);
+        // Nothing was used.
+        assert_eq!(found(&approvals, 1, 1, 60), it);
+    }
 }

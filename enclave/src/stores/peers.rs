@@ -69,4 +69,21 @@ mod tests {
         peers.remember(sha256(b"later"), peer(300), UnixSeconds(200));
         assert_eq!(peers.0.len(), 1);
     }
+
+    #[test]
+    fn as_many_are_remembered_as_there_is_room_for() {
+        let peer = Peer {
+            name: "peer".into(),
+            key: PublicKey::ed25519(&[1; 32]).unwrap(),
+            measurement: Digest([1; 48]),
+            until: UnixSeconds(100),
+        };
+        let mut peers = Peers::default();
+        for number in 0..MAX_PEERS {
+            peers.remember(sha256(&number.to_be_bytes()), peer.clone(), UnixSeconds(50));
+            assert_eq!(peers.0.len(), number + 1);
+        }
+        peers.remember(sha256(b"more"), peer, UnixSeconds(50));
+        assert_eq!(peers.0.len(), 1);
+    }
 }

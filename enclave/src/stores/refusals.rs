@@ -203,4 +203,31 @@ mod tests {
             "{carried}"
         );
     }
+
+    #[test]
+    fn who_is_as_new_makes_room_once_there_is_none_and_leaves_what_it_owes() {
+        let mut refusals = Refusals::default();
+        let mut record = |caller: u32, at| refusals.record("token.sign", Some(&uid(caller)), s(at));
+        for _ in 0..BURST + 3 {
+            record(0, 1);
+        }
+        // Long after, it is as new; while there is room, what it owes is its own.
+        let later = 1 + u64::from(BURST) * INTERVAL.as_secs();
+        for other in 1..MAX_CALLERS {
+            assert_eq!(record(u32::try_from(other).unwrap(), later), Some(0));
+        }
+        // Who is known needs no room.
+        assert_eq!(record(1, later), Some(0));
+        // Who is not has it now, and tells what was owed.
+        assert_eq!(record(5000, later), Some(3));
+        assert_eq!(refusals.known.len(), MAX_CALLERS);
+        let one = json::canonical(&uid(1).without_its_choices()).unwrap();
+        assert!(refusals.known.contains_key(&one));
+        // Nobody makes room who was refused a moment ago: those that come have one budget.
+        let mut record = |caller: u32| refusals.record("token.sign", Some(&uid(caller)), s(later));
+        for _ in 0..BURST {
+            assert_eq!(record(6000), Some(0));
+        }
+        assert_eq!((record(6001), record(1)), (None, Some(0)));
+    }
 }
