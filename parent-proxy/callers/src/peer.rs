@@ -990,12 +990,6 @@ mod tests {
     #[test]
     fn a_digest_is_remembered_of_what_only_root_could_change() {
         let [tail, sleep] = ["/usr/bin/tail", "/usr/bin/sleep"].map(Path::new);
-        if [tail, sleep]
-            .iter()
-            .any(|path| path.metadata().unwrap().uid() != 0)
-        {
-            return;
-        }
         let inspector = Inspector::<KernelLabels>::default();
         let mut follows = Command::new(tail);
         follows.args(["-f", "/dev/null"]).stdin(Stdio::null());

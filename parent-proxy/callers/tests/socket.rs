@@ -1,6 +1,10 @@
 //! Where sockets may be, who may reach them, and what stands there already. In a process of its own: binding
 //! sets the umask, which all threads share, so that one test runs after another.
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test, which says what it skips"
+)]
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
