@@ -176,7 +176,7 @@ mod tests {
     fn parts_have_their_lengths_and_phases_their_words() {
         let parts = [Part::Sealed, Part::Genesis, Part::Authority, Part::Document];
         let longest = [3 << 20, 128 << 10, 16 << 10, 16 << 10];
-        assert_eq!(parts.map(Part::max), longest);
+        assert_eq!((PIECE, parts.map(Part::max)), (32 << 10, longest));
         let phases = [
             Phase::None,
             Phase::Awaited,

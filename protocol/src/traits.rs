@@ -217,7 +217,7 @@ mod tests {
             ),
             (
                 Request::Rotate(Rotate {
-                    requester: of,
+                    requester: of.clone(),
                     order: None,
                     proof: None,
                 }),
@@ -250,6 +250,95 @@ mod tests {
             ),
         ] {
             assert_eq!(asked(&request), wanted, "{request:?}");
+        }
+    }
+
+    #[test]
+    fn what_holds_of_requests_about_states_and_credentials() {
+        let of = Requester {
+            caller: ObservedCaller::ids(1, 2),
+            identity: Some("agent".into()),
+        };
+        let open = OpenSealed {
+            requester: of,
+            envelope: Vec::new(),
+            sealed: Vec::new(),
+        };
+        let kept = crate::KeptCredential {
+            service: "s".into(),
+            identity: "agent".into(),
+            envelope: Vec::new(),
+        };
+        let piece = crate::Piece {
+            part: crate::Part::Sealed,
+            offset: 0,
+            bytes: Vec::new(),
+            total: 0,
+        };
+        let signed = crate::KmsSigned {
+            number: 0,
+            authorization: String::new(),
+            security_token: None,
+        };
+        let bytes = Vec::new;
+        let (connection, evidence, control) = (Lane::Connection, Lane::Evidence, Lane::Control);
+        for (request, lane, event) in [
+            (Request::State, connection, None),
+            (Request::BirthDocument { nonce: bytes() }, control, None),
+            (Request::Birth { order: bytes() }, control, None),
+            (Request::OpenState, control, None),
+            (Request::AskKms(signed), control, None),
+            (Request::PutPiece(piece.clone()), control, None),
+            (
+                Request::GetPiece {
+                    part: piece.part,
+                    offset: 0,
+                },
+                control,
+                None,
+            ),
+            (Request::Stored, control, None),
+            (Request::SealingKey { nonce: bytes() }, evidence, None),
+            (Request::Authority { nonce: bytes() }, evidence, None),
+            (
+                Request::PutCredential { order: bytes() },
+                connection,
+                Some("credential.put"),
+            ),
+            (Request::Epochs, connection, None),
+            (Request::CredentialKept(kept.clone()), connection, None),
+            (Request::Lease { signed: bytes() }, connection, None),
+            (Request::KeepBudgets, control, None),
+            (
+                Request::SetEpochs { order: bytes() },
+                control,
+                Some("credential.epochs"),
+            ),
+            (
+                Request::RewrapCredential(kept),
+                connection,
+                Some("credential.rewrap"),
+            ),
+            (
+                Request::CloseCredential {
+                    ticket: crate::Ticket([0; 16]),
+                },
+                connection,
+                Some("credential.close"),
+            ),
+            (
+                Request::OpenSealed(open.clone()),
+                connection,
+                Some("credential.open"),
+            ),
+        ] {
+            let wanted = Traits {
+                lane,
+                event,
+                before_policy: false,
+                requester: matches!(request, Request::OpenSealed(_)).then_some(&open.requester),
+            };
+            assert_eq!(request.traits(), wanted);
         }
     }
 }

@@ -1050,6 +1050,11 @@ mod tests {
             ("Name:\tx\nTracerPid:\t0\nUid:\t0\n", false),
             ("Name:\tx\nTracerPid:\t17\nUid:\t0\n", true),
             ("Name:\tx\n", true),
+            // Within what is read of it.
+            (
+                &format!("{}TracerPid:\t0\n", "Filler:\n".repeat(5000)),
+                false,
+            ),
         ] {
             let (process, _folder) = pretended(&[("status", status)]);
             assert_eq!(process.is_traced(), is_traced, "{status}");
