@@ -18,9 +18,12 @@ fn like(setting: &Setting, names: &[&str], record: u8) -> Setting {
     let named = bundle.identities.iter();
     let named = named.filter(|policy| names.contains(&policy.name.as_str()));
     let identities = named.map(born).collect();
-    let canonical = bundle.canonical();
+    let (canonical, rego) = (
+        bundle.canonical(),
+        policy_engine::Rego::load(&bundle).unwrap(),
+    );
     Setting {
-        provisioned: Provisioned::new(bundle, canonical, None, identities, record, bound, None),
+        provisioned: Provisioned::new(bundle, canonical, rego, identities, record, bound, None),
         verify_peer: Box::new(|_, _| Err(attestation::Error::RootUntrusted)),
         now: NOW,
     }
@@ -275,5 +278,39 @@ fn a_proof_that_is_not_taken_says_why() {
         });
         let refused = outcome.unwrap_err().to_string();
         assert!(refused.contains(why), "{refused}");
+    }
+}
+
+#[test]
+fn rego_sees_for_how_long_an_exchange_would_hold() {
+    let decide = |seconds: u32| {
+        let mut setting = Setting::new();
+        let module = format!("package a\nallow if input.validity_seconds == {seconds}");
+        let rego = serde_json::json!({"module": module, "entrypoint": "data.a", "exchanges": true});
+        setting.provisioned.bundle.rego = Some(serde_json::from_value(rego).unwrap());
+        let setting = like(&setting, &["agent"], 5);
+        setting.annex(1, "");
+        // On a busy machine its time may be over.
+        let mut outcomes = (0..100).map(|_| setting.exchanged(ask("read")).map(|_| ()));
+        outcomes
+            .find(|outcome| *outcome != Err("policy_timeout"))
+            .unwrap()
+    };
+    assert_eq!(decide(200), Ok(()));
+    assert_eq!(decide(201), Err("policy_denied"));
+}
+
+#[test]
+fn what_was_exchanged_is_over_when_it_ends() {
+    let mut setting = Setting::new();
+    setting.annex(1, "");
+    let token = setting.exchanged(ask("read")).unwrap();
+    for (now, wanted) in [(NOW + 199, Ok(())), (NOW + 200, Err("expired"))] {
+        setting.now = now;
+        let signed = setting.signed(Sign {
+            delegation: Some(token.clone()),
+            ..request("read")
+        });
+        assert_eq!(signed.map(|_| ()), wanted);
     }
 }
