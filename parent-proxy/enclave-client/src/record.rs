@@ -314,21 +314,23 @@ impl Recorder {
         (state, outcome)
     }
 
-    /// The last sync at the end.
-    pub fn close(&self) {
+    /// The last sync at the end. Gives whether the disk has all of the record.
+    pub fn close(&self) -> bool {
         self.maintain(true);
         if !self.is_good() {
             // Once more, and all of it.
             self.maintain(true);
         }
         let state = self.state();
-        if state.failing || !state.unsynced.is_empty() {
-            error!(
-                bytes = state.unsynced.len(),
-                lines = state.waiting.len(),
-                "the disk does not have the end of the record"
-            );
+        if !state.failing && state.unsynced.is_empty() {
+            return true;
         }
+        error!(
+            bytes = state.unsynced.len(),
+            lines = state.waiting.len(),
+            "the disk does not have the end of the record"
+        );
+        false
     }
 
     /// Writes the lines whose turn has come.

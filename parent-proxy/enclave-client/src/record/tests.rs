@@ -488,8 +488,14 @@ fn the_last_sync_writes_again_what_it_could_not_sync() {
     let recorder = recorder(&disk, LATER, u64::MAX);
     recorder.take_numbers(0..3, &answers);
     disk.inner().failing_syncs = 1;
-    recorder.close();
+    assert!(recorder.close());
     assert_eq!(disk.after_a_crash(), lines(0..3));
+    // It says so where it could not.
+    recorder.take_numbers(3..5, &answers);
+    disk.inner().failing_syncs = 2;
+    assert!(!recorder.close());
+    assert!(recorder.close());
+    assert_eq!(disk.after_a_crash(), lines(0..5));
 }
 
 #[test]
@@ -773,7 +779,7 @@ mod on_disk {
         assert_eq!((mode(&folder), mode(&file(&folder, 1))), (0o700, 0o600));
         assert_eq!(first.begin(boot(7)), 0);
         first.take_numbers(0..3, &answers);
-        first.close();
+        assert!(first.close());
         assert_eq!(fs::read_to_string(file(&folder, 1)).unwrap(), lines(0..3));
         // One at a time.
         let refused = open(&folder).err().unwrap().to_string();
