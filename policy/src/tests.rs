@@ -1061,3 +1061,168 @@ fn issuers_delegations_and_approvals_have_their_bounds() {
     );
     assert!(!issuer("other", "approver:alice", 1) && !issuer("other", "did:nothing", 1));
 }
+
+/// A bundle with a service, and more behind it.
+fn with_service(more: &str) -> Result<Bundle, Error> {
+    Bundle::from_toml(&format!(
+        "{}\n[[services]]\nname = \"api\"\nupstream = \"https://api.example/v1\"\n\
+         inject = {{ header = \"authorization\", format = \"Bearer {{}}\" }}\n\
+         rules = [{{ name = \"chat\", methods = [\"POST\"], paths = [\"/chat\"], identities = [\"payer\"] }}]\n{more}",
+        toml()
+    ))
+}
+
+fn why<T: std::fmt::Debug>(outcome: Result<T, Error>) -> String {
+    outcome.unwrap_err().to_string()
+}
+
+#[test]
+fn a_service_is_found_by_its_name() {
+    let bundle = with_service("").unwrap();
+    let (place, service) = bundle.service("api").unwrap();
+    assert_eq!((place, service.name.as_str()), (0, "api"));
+    assert!(bundle.service("other").is_none());
+}
+
+#[test]
+fn a_revoked_credential_is_named_by_identity_service_and_version() {
+    let parse = |entry| {
+        let revoked = RevokedCredential::parse(entry)?;
+        Some((revoked.identity, revoked.service, revoked.last))
+    };
+    assert_eq!(
+        parse("credential:payer/api"),
+        Some(("payer", "api", u64::MAX))
+    );
+    assert_eq!(parse("credential:payer/api@7"), Some(("payer", "api", 7)));
+    for other in [
+        "payer/api",
+        "credential:payer",
+        "credential:payer/api@",
+        "credential:payer/api@x",
+        "credential:payer/api@+7",
+        "Credential:payer/api",
+    ] {
+        assert_eq!(parse(other), None, "{other}");
+    }
+}
+
+#[test]
+fn an_annex_that_revokes_whom_the_bundle_does_not_have_is_refused() {
+    let bundle = with_service("").unwrap();
+    let check = |entry: &str| {
+        let annex = format!("version = 1\nrevoked = [\"{entry}\"]");
+        bundle.check_annex(&Annex::from_toml(&annex).unwrap())
+    };
+    for good in [
+        "agent:payer",
+        "credential:payer/api",
+        "credential:payer/api@3",
+        "user:u",
+        "urn:uuid:1",
+    ] {
+        assert_eq!(check(good), Ok(()), "{good}");
+    }
+    for bad in [
+        "agent:payr",
+        "Agent:payer",
+        "credential:payr/api",
+        "credential:payer/apis",
+        "credential:payer/api@x",
+        "CREDENTIAL:payer/api",
+    ] {
+        assert!(
+            why(check(bad)).contains("no such identity or service"),
+            "{bad}"
+        );
+    }
+}
+
+#[test]
+fn a_lease_has_a_key_that_is_not_the_hosts_and_a_length_and_services() {
+    let lease =
+        |key: &str, seconds: u32| format!("[lease]\nkey = \"{key}\"\nseconds = {seconds}\n");
+    for seconds in [10, 86400] {
+        assert!(with_service(&lease(&key(120), seconds)).is_ok());
+    }
+    for seconds in [9, 86401] {
+        let refused = why(with_service(&lease(&key(120), seconds)));
+        assert!(refused.contains("seconds is 10 to 86400"), "{refused}");
+    }
+    let refused = why(with_service(&lease(&key(1), 60)));
+    assert!(refused.contains("must not be the proxy's"), "{refused}");
+    let text = format!("{}\n{}", toml(), lease(&key(120), 60));
+    let refused = why(Bundle::from_toml(&text));
+    assert!(refused.contains("no [[services]]"), "{refused}");
+}
+
+#[test]
+fn a_price_is_of_one_service_and_one_model_and_has_its_bounds() {
+    let price = |service: &str, model: &str, input: u64, output: u64| {
+        format!(
+            "[[prices]]\nservice = \"{service}\"\nmodel = \"{model}\"\ninput = {input}\noutput = {output}\n"
+        )
+    };
+    let annex = |prices: &[String]| Annex::from_toml(&format!("version = 1\n{}", prices.concat()));
+    let most = 1_000_000_000_000;
+    let two = annex(&[
+        price("api", "small", 1, most),
+        price("api", "large", most, 2),
+        price("other", "small", 3, 4),
+    ]);
+    let two = two.unwrap();
+    let cost = |service, model| two.price(service, model).map(|price| price.input);
+    assert_eq!(cost("api", "small"), Some(1));
+    assert_eq!(cost("api", "large"), Some(most));
+    assert_eq!(cost("other", "small"), Some(3));
+    assert_eq!(
+        (cost("other", "large"), cost("third", "small")),
+        (None, None)
+    );
+    assert!(annex(&[price("api", &"m".repeat(256), 1, 1)]).is_ok());
+    for (model, input, output, says) in [
+        ("", 1, 1, "1 to 256 characters"),
+        (&"m".repeat(257), 1, 1, "1 to 256 characters"),
+        ("a\\u0007b", 1, 1, "no control characters"),
+        ("m", most + 1, 1, "at most 10^12"),
+        ("m", 1, most + 1, "at most 10^12"),
+    ] {
+        let refused = why(annex(&[price("api", model, input, output)]));
+        assert!(refused.contains(says), "{refused}");
+    }
+    let twice = [price("api", "m", 1, 1), price("api", "m", 2, 2)];
+    assert!(why(annex(&twice)).contains("given twice"));
+    let places = Form::ALL.map(Form::place);
+    assert_eq!(places, [0, 1, 2, 3]);
+}
+
+#[test]
+fn who_delegates_is_an_agent_or_an_issuer() {
+    let of = |text: &str| Delegator::try_from(text.to_owned());
+    assert_eq!(of("agent:a"), Ok(Delegator::Agent("a".into())));
+    assert_eq!(of("issuer:a"), Ok(Delegator::Issuer("a".into())));
+    for bad in ["a", "user:a", "agent:", "agent:A"] {
+        assert!(of(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn an_identity_describes_its_own_did_and_algorithm() {
+    use identity::{Algorithm, Did};
+    let mut policy = Bundle::from_toml(&toml()).unwrap().identities.remove(0);
+    let did = |text: &str| Did::parse(text).unwrap();
+    let (own, other) = (
+        did("did:web:agent.example.com"),
+        did("did:web:other.example"),
+    );
+    let by_key = did(&format!("did:key:{}", key(60)));
+    let describes = |policy: &IdentityPolicy, did: &Did| {
+        [Algorithm::EdDSA, Algorithm::ES256].map(|algorithm| policy.describes(did, algorithm))
+    };
+    assert_eq!(describes(&policy, &own), [true, false]);
+    assert_eq!(describes(&policy, &other), [false, false]);
+    assert_eq!(describes(&policy, &by_key), [false, false]);
+    policy.did = "did:key".into();
+    assert_eq!(describes(&policy, &by_key), [true, false]);
+    assert_eq!(describes(&policy, &own), [false, false]);
+}

@@ -32,3 +32,16 @@ impl Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_has_its_name() {
+        let malformed = identity::Error::JsonShape(String::new());
+        assert_eq!(Error::Identity(malformed.clone()).code(), malformed.code());
+        assert_eq!(Error::Invalid("x").code(), "record_invalid");
+        assert_eq!(Error::Gap { from: 1, to: 2 }.code(), "record_gap");
+    }
+}

@@ -413,3 +413,17 @@ pub(crate) fn write(
         .map_err(|error| Error::JsonShape(error.to_string()))?;
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_cut_says_so_and_what_fits_stays() {
+        for (text, wanted) in [("abcd", "abcd"), ("abcde", "abcd…"), ("abc\u{e9}", "abc…")] {
+            let mut text = text.to_owned();
+            cut(&mut text, 4);
+            assert_eq!(text, wanted);
+        }
+    }
+}
