@@ -1082,6 +1082,14 @@ fn a_service_is_found_by_its_name() {
     let (place, service) = bundle.service("api").unwrap();
     assert_eq!((place, service.name.as_str()), (0, "api"));
     assert!(bundle.service("other").is_none());
+    assert_eq!(service.rule("chat").map(|rule| &*rule.name), Some("chat"));
+    assert!(service.rule("other").is_none());
+    // What is left to its default is not said, and what is not is.
+    let said = String::from_utf8(bundle.canonical()).unwrap();
+    assert!(!said.contains("scrub"), "{said}");
+    let mut other = bundle;
+    other.services[0].inject.path = Some("/bot{}/x".into());
+    assert_eq!(other.services[0].inject.path_parts(), Some(("/bot", "/x")));
 }
 
 #[test]

@@ -76,3 +76,41 @@ impl From<Upstream> for String {
         upstream.url
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upstream_has_a_host_a_port_and_a_path() {
+        for (url, authority, host, port, path) in [
+            ("https://api.example", "api.example", "api.example", 443, ""),
+            (
+                "https://api.example:8443/v1/x",
+                "api.example:8443",
+                "api.example",
+                8443,
+                "/v1/x",
+            ),
+        ] {
+            let upstream = Upstream::try_from(url.to_owned()).unwrap();
+            assert_eq!(
+                (upstream.authority(), upstream.host()),
+                (authority, host),
+                "{url}"
+            );
+            assert_eq!((upstream.port(), upstream.path()), (port, path), "{url}");
+            assert_eq!(upstream.as_str(), url);
+            assert_eq!(String::from(upstream), url);
+        }
+        for bad in [
+            "http://api.example",
+            "https://api.example/",
+            "https://127.0.0.1/v1",
+            "https://[::1]/v1",
+            "https://api.example:x/v1",
+        ] {
+            assert!(Upstream::try_from(bad.to_owned()).is_err(), "{bad}");
+        }
+    }
+}
