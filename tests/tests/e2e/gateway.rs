@@ -196,13 +196,15 @@ impl Gateway {
     }
 
     fn trace(&self, trace_id: &str) -> Vec<Value> {
-        // Lines are written a moment later.
+        // Lines are written a moment later, and not all at once: what ends a request is the last of them.
+        const ENDS: [&str; 4] = ["response", "error", "blocked", "warning"];
         let lines = || {
             let (_, body) = self.ask(&format!("/trace/{trace_id}"));
             let trace: Value = serde_json::from_str(&body).unwrap();
             trace["logs"].as_array().cloned().unwrap_or_default()
         };
-        wait_for(|| lines().iter().any(|line| line["type"] != "request"));
+        let has_ended = |line: &Value| ENDS.iter().any(|end| line["type"] == *end);
+        wait_for(|| lines().iter().any(has_ended));
         lines()
     }
 
