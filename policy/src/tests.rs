@@ -331,12 +331,12 @@ fn a_state_is_kept_under_a_key_of_the_operators_and_of_nobody_else() {
 
 #[test]
 fn budgets_outlive_a_boot_where_there_is_a_state_for_them() {
-    let bundle = |services: usize, limits: usize, state: bool| {
+    let bundle = |identities: &str, services: usize, limits: usize, state: bool| {
         let limit = "{ per = 'day', max = 9, amount = 'cost' }, ".repeat(limits);
         let service = |number| {
             format!(
                 "[[services]]\nname = 's{number}'\nupstream = 'https://api.example'\ninject = {{ basic = 'x' }}\nbudget = 'across boots'\n\
-                 rules = [{{ name = 'chat', methods = ['POST'], paths = ['/chat'], identities = ['payer'], \
+                 rules = [{{ name = 'chat', methods = ['POST'], paths = ['/chat'], identities = [{identities}], \
                  priced = {{ form = 'openai-chat', max_tokens = 100 }}, limits = [{limit}] }}]\n"
             )
         };
@@ -347,23 +347,42 @@ fn budgets_outlive_a_boot_where_there_is_a_state_for_them() {
             }
             false => "",
         };
-        Bundle::from_toml(&format!("{}\n{state}{services}", toml()))
+        let clerk = toml();
+        let clerk = clerk
+            .split("[[identities]]")
+            .nth(1)
+            .unwrap()
+            .split("[[")
+            .next();
+        let clerk = clerk
+            .unwrap()
+            .replace("payer", "clerk")
+            .replace("agent.", "clerk.");
+        let clerk = format!(
+            "[[identities]]{clerk}[[identities.rules]]\nname = 'all'\nactions = ['report']\ntargets = ['*']\nresources = ['']\n"
+        );
+        Bundle::from_toml(&format!("{}\n{clerk}{state}{services}", toml()))
     };
-    assert_eq!(
-        bundle(1, 1, true).map(|_| ()).map_err(|e| e.to_string()),
-        Ok(())
-    );
-    assert_eq!(
-        bundle(16, 16, true).map(|_| ()).map_err(|e| e.to_string()),
-        Ok(())
-    );
+    let (payer, both) = ("'payer'", "'payer', 'clerk'");
+    for bundle in [
+        bundle(payer, 1, 1, true),
+        bundle(payer, 16, 16, true),
+        bundle(both, 8, 16, true),
+    ] {
+        assert_eq!(bundle.map(|_| ()).map_err(|e| e.to_string()), Ok(()));
+    }
     for (bundle, says) in [
         (
-            bundle(1, 1, false),
+            bundle(payer, 1, 1, false),
             "kept with a [state], and there is none",
         ),
         (
-            bundle(13, 20, true),
+            bundle(payer, 13, 20, true),
+            "260 budgets of identities outlive a boot, and 256 can",
+        ),
+        // Each identity has its own.
+        (
+            bundle(both, 13, 10, true),
             "260 budgets of identities outlive a boot, and 256 can",
         ),
     ] {

@@ -118,4 +118,33 @@ mod tests {
             assert!(check(&format!("url = '{url}'\n{rest}")).is_err(), "{url}");
         }
     }
+
+    #[test]
+    fn a_clients_id_and_a_scope_have_their_length_and_their_characters() {
+        let source = |id: &str, scope: Option<&str>| {
+            let source = TokenSource {
+                url: Upstream::try_from("https://auth.example/token".to_owned()).unwrap(),
+                grant: Grant::ClientCredentials,
+                client_id: id.into(),
+                client_auth: ClientAuth::Basic,
+                scope: scope.map(str::to_owned),
+            };
+            source.check()
+        };
+        let letters = |count| "a".repeat(count);
+        for good in ["!a~", "a\"b\\c", &letters(256)] {
+            assert_eq!(source(good, None), Ok(()), "{good}");
+        }
+        for bad in ["", "a b", "ä", "a\t", &letters(257)] {
+            let refused = source(bad, None).unwrap_err();
+            assert!(refused.contains("client_id"), "{bad}: {refused}");
+        }
+        for good in ["!a b~", "https://api.example/read", &letters(1024)] {
+            assert_eq!(source("a", Some(good)), Ok(()), "{good}");
+        }
+        for bad in ["", "a\\b", "a\"b", "a\tb", "ä", &letters(1025)] {
+            let refused = source("a", Some(bad)).unwrap_err();
+            assert!(refused.contains("scope"), "{bad}: {refused}");
+        }
+    }
 }
