@@ -258,7 +258,7 @@ mod tests {
             let sealed = sealed(&record, MAX_BATCH);
             record.publish(sealed);
         }
-        let (mut from, mut pieces, mut before) = (0, 0, MAX_ANSWER);
+        let (mut from, mut pieces, mut before) = (0, 0, 61_440);
         while from < 4 * MAX_BATCH as u64 {
             let (lines, next) = since(&record, from);
             assert_eq!((lines[0], next), (from, 4 * MAX_BATCH as u64));
@@ -266,8 +266,8 @@ mod tests {
             let answered = record.since(from).lines;
             // What stands before a line in the frame counts, and where one more would fit, it is there.
             let bytes: usize = answered.iter().map(|line| line.len() + 8).sum();
-            assert!(bytes <= MAX_ANSWER, "{bytes}");
-            assert!(before + answered[0].len() + 8 > MAX_ANSWER, "{before}");
+            assert!(bytes <= 61_440, "{bytes}");
+            assert!(before + answered[0].len() + 8 > 61_440, "{before}");
             before = bytes;
             (from, pieces) = (lines[lines.len() - 1] + 1, pieces + 1);
         }
@@ -294,8 +294,8 @@ mod tests {
             state.remember(&Sealed { first, lines });
             (state.oldest(), state.bytes)
         };
-        assert_eq!(remember(MAX_BYTES - 10), (0, MAX_BYTES - 10));
-        assert_eq!(remember(10), (0, MAX_BYTES));
+        assert_eq!(remember(1_048_566), (0, 1_048_566));
+        assert_eq!(remember(10), (0, 1_048_576));
         assert_eq!(remember(1), (1, 11));
     }
 }

@@ -409,10 +409,16 @@ fn a_callers_key_is_its_own_and_of_one_environment() {
         + "[[identities]]\nname = \"deployer\"\nenvironment = \"production\"\ndid = \"did:key\"\nalgorithm = \"EdDSA\"\n\
            max_validity_seconds = 60\ncallers = { proven = [\"robot\"] }\n\
            [[identities.rules]]\nname = \"r\"\nactions = [\"*\"]\ntargets = [\"*\"]\nresources = [\"\"]\n";
-    let Err(Error::Malformed(why)) = Bundle::from_toml(&two) else {
-        panic!("accepted")
-    };
-    assert!(why.contains("one key for staging and production"), "{why}");
+    // To rotate is to use it, too.
+    let rotates = two.replace(
+        "callers = { proven = [\"robot\"] }",
+        "callers = { uids = [1] }\nrotation_callers = { proven = [\"robot\"] }",
+    );
+    for two in [&two, &rotates] {
+        let why = why(Bundle::from_toml(two));
+        let says = "caller \"robot\": one key for staging and production";
+        assert!(why.contains(says), "{why}");
+    }
     assert!(
         Bundle::from_toml(&two.replace(
             "environment = \"production\"\ndid",

@@ -92,14 +92,12 @@ mod tests {
     fn a_full_cache_takes_no_proof_until_others_run_out() {
         let key = PublicKey::ed25519(&[1; 32]).unwrap();
         let mut cache = ReplayCache::default();
-        cache
-            .used
-            .extend((0..MAX_USED).map(|n| (100, sha256(&n.to_be_bytes()).0)));
-        assert_eq!(
-            cache.spend(&proof(1, 130), &key, UnixSeconds(100)),
-            Err(Error::ProofsFull)
-        );
-        assert_eq!(cache.spend(&proof(1, 130), &key, UnixSeconds(101)), Ok(()));
-        assert_eq!(cache.used.len(), 1);
+        let used = (1..61_440_u32).map(|n| (100, sha256(&n.to_be_bytes()).0));
+        cache.used.extend(used);
+        let mut spend = |jti, at| cache.spend(&proof(jti, 130), &key, UnixSeconds(at));
+        assert_eq!(spend(1, 100), Ok(()));
+        assert_eq!(spend(2, 100), Err(Error::ProofsFull));
+        assert_eq!(spend(2, 101), Ok(()));
+        assert_eq!(cache.used.len(), 2);
     }
 }

@@ -413,7 +413,8 @@ fn a_service_has_a_name_for_variables_of_a_shell_roots_and_rules() {
 
 #[test]
 fn a_rule_names_methods_paths_actions_identities_and_callers_that_there_are() {
-    let rule = |change: &dyn Fn(&mut ServiceRule)| changed(|service| change(&mut service.rules[0]));
+    type Change<'a> = &'a dyn Fn(&mut ServiceRule);
+    let rule = |change: Change<'_>| changed(|service| change(&mut service.rules[0]));
     let all = METHODS.map(str::to_owned).to_vec();
     assert_eq!(rule(&|rule| rule.methods.clone_from(&all)), Ok(()));
     for path in ["*", "/", "/x*", "/x/*", "/x/y"] {
@@ -433,7 +434,7 @@ fn a_rule_names_methods_paths_actions_identities_and_callers_that_there_are() {
     let set_path = |path: &'static str| {
         move |rule: &mut ServiceRule| rule.paths.push(Pattern::try_from(path.to_owned()).unwrap())
     };
-    let changes: [(&dyn Fn(&mut ServiceRule), &str); 16] = [
+    let changes: [(Change<'_>, &str); 16] = [
         (&|rule| rule.name = "R".into(), "a name has"),
         (&|rule| rule.methods.clear(), "each name something"),
         (&|rule| rule.paths.clear(), "each name something"),
