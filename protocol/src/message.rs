@@ -735,6 +735,11 @@ mod tests {
         };
         let requests = [
             Request::Sign(sign.clone()),
+            Request::Rotate(Rotate {
+                requester: of.clone(),
+                order: Some(vec![2]),
+                proof: proof.clone(),
+            }),
             Request::Sign(Sign {
                 requester: of,
                 proof,
@@ -809,7 +814,7 @@ mod tests {
             .collect();
         assert_eq!(
             identity::sha256(&bytes).to_string(),
-            "f50d3bab308244903d0f639c1e02de495dc3601fce2f6bf28fbbec5d6912b0d1"
+            "3238eeefba9a71270d3eb16492b53fcceeae90d6af9d9a9adf788a136393c40d"
         );
     }
 
