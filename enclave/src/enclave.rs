@@ -256,13 +256,11 @@ impl<N: Nsm> Enclave<N> {
                 })
             }
             Request::Rotate(rotate) => self.recorded(event, "rotation_callers", |env, trail| {
-                // Who may not rotate learns of no seal that waits.
-                let new_key = |algorithm, name: &str, version| {
-                    self.durable.check_idle()?;
-                    self.new_key(algorithm, name, version)
-                };
+                let check_idle = || self.durable.check_idle();
+                let new_key =
+                    |algorithm, name: &str, version| self.new_key(algorithm, name, version);
                 let now = || self.now().map(|now| now.earliest);
-                let next = rotate::rotate(env, &rotate, new_key, now, trail);
+                let next = rotate::rotate(env, &rotate, check_idle, new_key, now, trail);
                 self.note_end(trail);
                 self.rotated(env, next?)
             }),

@@ -104,7 +104,7 @@ pub enum Error {
         "rotation needs an order of the operator, or a caller that the policy lets rotate, by what is seen of it or by a proof"
     )]
     RotationNotAllowed,
-    /// The order is not the operator's, or for another identity, boot or version, or too old.
+    /// The order is not the operator's, or for another identity, boot or version, or too old; or a caller's proof stands beside it.
     #[error("the rotation order is not good: {0}")]
     OrderInvalid(&'static str),
     /// A caller's own signature over its request is not good, or not for this request.

@@ -248,6 +248,7 @@ fn app(
         quotas: CallerQuotas::new(config.limits, identities),
         signing: FairQueue::new(GATHERED * config.connections, waiting),
         attesting: FairQueue::new(MAX_ATTESTING, waiting),
+        unadmitted: FairQueue::new(1, waiting),
         verifying: FairQueue::new(MAX_VERIFYING, waiting),
         issuers: Arc::default(),
         evidence: EvidenceStore::new(config.record.folder.clone()),

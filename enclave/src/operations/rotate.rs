@@ -13,13 +13,15 @@ use crate::env::Env;
 use crate::identities::{IdentityCard, NextKey};
 use crate::keys::KeyPair;
 use crate::operations::describe::description;
-use crate::stages::authenticate::{Request, authenticate};
+use crate::stages::authenticate::{Request, verify};
 
-/// Prepares the key that follows an identity's key. `new_key` asks the NSM for randomness and may be slow: the old key
-/// goes on signing meanwhile. `now` is asked after that.
+/// Prepares the key that follows an identity's key. `check_idle` says whether anything stands in the way for a while:
+/// who may not rotate does not learn of it, and nobody's proof is spent for it. `new_key` asks the NSM for randomness
+/// and may be slow: the old key goes on signing meanwhile. `now` is asked after that.
 pub(crate) fn rotate(
     env: &Env<'_>,
     rotate: &Rotate,
+    check_idle: impl FnOnce() -> Result<(), Error>,
     new_key: impl FnOnce(Algorithm, &str, u32) -> Result<KeyPair, Error>,
     now: impl FnOnce() -> Result<UnixSeconds, Error>,
     trail: &mut Trail,
@@ -29,7 +31,9 @@ pub(crate) fn rotate(
     let provisioned = env.provisioned;
     let (identity, card) = match (&rotate.order, &rotate.proof) {
         (None, Some(_)) => {
-            let asked = authenticate(env, rotate, trail).map_err(not_allowed)?;
+            let verified = verify(env, rotate, trail).map_err(not_allowed)?;
+            check_idle()?;
+            let asked = verified.spend(env, trail)?;
             let card = asked.identity.card()?;
             asked.check_card(&card)?;
             (asked.identity, card)
@@ -41,9 +45,13 @@ pub(crate) fn rotate(
             if let Some(order) = order {
                 trail.rule("operator");
                 check_order(env, order, &card)?;
-            } else if !policy_engine::may_rotate(&identity.policy, env.annex(), &caller) {
-                return Err(Error::RotationNotAllowed);
+            } else {
+                env.check_annex()?;
+                if !policy_engine::may_rotate(&identity.policy, env.annex(), &caller) {
+                    return Err(Error::RotationNotAllowed);
+                }
             }
+            check_idle()?;
             (identity, card)
         }
         (Some(_), Some(_)) => {

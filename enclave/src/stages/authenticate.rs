@@ -51,6 +51,13 @@ struct UnspentProof {
     key: PublicKey,
 }
 
+/// A request whose caller is known, and may use the identity; its proof, if it has one, is verified and
+/// not spent yet, so that it works again.
+pub(crate) struct Verified<'e, R> {
+    asked: Asked<'e, R>,
+    proof: Option<UnspentProof>,
+}
+
 /// Finds the identity and the caller. Nothing that was presented is looked at before the caller is
 /// known.
 pub(crate) fn authenticate<'e, R: Request>(
@@ -58,6 +65,15 @@ pub(crate) fn authenticate<'e, R: Request>(
     request: R,
     trail: &mut Trail,
 ) -> Result<Asked<'e, R>, Error> {
+    verify(env, request, trail)?.spend(env, trail)
+}
+
+/// The same, but for what happens once.
+pub(crate) fn verify<'e, R: Request>(
+    env: &Env<'e>,
+    request: R,
+    trail: &mut Trail,
+) -> Result<Verified<'e, R>, Error> {
     let requester = request.requester();
     let asserted = Caller::Asserted(requester.caller.clone());
     env.check_annex()?;
@@ -67,8 +83,16 @@ pub(crate) fn authenticate<'e, R: Request>(
         .transpose()?;
     let identity = match &claimed {
         Some((caller, _)) => {
-            env.provisioned
-                .find_proven(requester.identity.as_deref(), &caller.name, R::callers)?
+            let named = requester.identity.as_deref();
+            let found = env.provisioned.find_proven(named, &caller.name, R::callers);
+            // Refused, too, the record says whose key was meant.
+            if found.is_err()
+                && let Some(name) = named
+            {
+                let card = env.provisioned.identity(name)?.card()?;
+                trail.identity(&card);
+            }
+            found?
         }
         None => env.provisioned.find(requester, env.annex())?,
     };
@@ -88,19 +112,28 @@ pub(crate) fn authenticate<'e, R: Request>(
     if !R::callers(&identity.policy).is_some_and(|callers| among(callers, env.annex(), &caller)) {
         return Err(Denied::CallerNotAllowed.into());
     }
-    // From here on it works no second time, whatever is found of what it presents, and whatever the
-    // policy says. Only now is it said that the caller proved itself: a proof that is shown again
-    // may be anybody's.
-    let proven_for = proof.map(|proof| proof.spend(env, now)).transpose()?;
-    trail.caller(&caller);
-    Ok(Asked {
+    let asked = Asked {
         request,
         identity,
         caller,
         digest,
         now,
-        proven_for,
-    })
+        proven_for: proof.as_ref().map(|proof| proof.proof.key_version),
+    };
+    Ok(Verified { asked, proof })
+}
+
+impl<'e, R> Verified<'e, R> {
+    /// From here on its proof works no second time, whatever is found of what it presents, and whatever
+    /// the policy says. Only now is it said that the caller proved itself: a proof that is shown again
+    /// may be anybody's.
+    pub(crate) fn spend(self, env: &Env<'_>, trail: &mut Trail) -> Result<Asked<'e, R>, Error> {
+        if let Some(proof) = self.proof {
+            proof.spend(env, self.asked.now)?;
+        }
+        trail.caller(&self.asked.caller);
+        Ok(self.asked)
+    }
 }
 
 /// Who a proof says that it is from: its signature is still to be verified.
@@ -197,10 +230,8 @@ impl UnspentProof {
         check_version(self.proof.key_version, version)
     }
 
-    /// Uses it; gives the version of the key that it is for.
-    fn spend(self, env: &Env<'_>, now: Bounds) -> Result<u32, Error> {
-        lock(&env.provisioned.replay).spend(&self.proof, &self.key, now.latest)?;
-        Ok(self.proof.key_version)
+    fn spend(self, env: &Env<'_>, now: Bounds) -> Result<(), Error> {
+        lock(&env.provisioned.replay).spend(&self.proof, &self.key, now.latest)
     }
 }
 

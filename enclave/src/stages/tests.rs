@@ -64,6 +64,7 @@ did = "did:key"
 algorithm = "ES256"
 max_validity_seconds = 600
 callers = { uids = [2000] }
+rotation_callers = { uids = [2002] }
 rules = [{ name = "any", actions = ["*"], targets = ["*"], resources = ["*"] }]
 
 [[identities]]
@@ -928,37 +929,105 @@ fn an_exchange_spends_a_proof_too() {
     assert_eq!(proven(2), Ok(()));
 }
 
-#[test]
-fn a_rotation_that_comes_to_nothing_spends_a_proof_too() {
-    let setting = Setting::new();
-    let proven = |jti| {
+/// What becomes of a rotation whose NSM is silent, by a proof of the robot's with this id or by a user, and what is
+/// written down.
+fn rotated(
+    setting: &Setting,
+    (identity, uid): (&str, u32),
+    proof: Option<u128>,
+    is_idle: bool,
+) -> (&'static str, Decision) {
+    let proof = proof.map(|jti| {
         let proof = CallerProof {
             boot_id: BootId::new(BOOT),
             exp: NOW + 30,
             jti: uuid::Uuid::from_u128(jti),
             key_version: 1,
-            request: Rotation { identity: "agent" }.digest().unwrap(),
+            request: Rotation { identity }.digest().unwrap(),
         };
-        let asked = Rotate {
-            requester: Requester {
-                caller: ObservedCaller::ids(4711, 1),
-                identity: Some("agent".into()),
-            },
-            order: None,
-            proof: Some(PresentedProof {
-                jws: proof.sign(&key(3)).unwrap(),
-                document: None,
-            }),
-        };
-        // The NSM is silent.
-        let new_key = |_, _: &str, _| Err(Error::NoRandomness);
-        let (env, mut trail) = (setting.env(), trail());
-        let next = rotate::rotate(&env, &asked, new_key, || Ok(UnixSeconds(NOW)), &mut trail);
-        next.map(|_| ()).map_err(|error| error.code())
+        PresentedProof {
+            jws: proof.sign(&key(3)).unwrap(),
+            document: None,
+        }
+    });
+    let asked = Rotate {
+        requester: Requester {
+            caller: ObservedCaller::ids(uid, 1),
+            identity: Some(identity.into()),
+        },
+        order: None,
+        proof,
     };
-    assert_eq!(proven(1), Err(Error::NoRandomness.code()));
-    assert_eq!(proven(1), Err("proof_invalid"));
-    assert_eq!(proven(2), Err(Error::NoRandomness.code()));
+    let check_idle = || match is_idle {
+        true => Ok(()),
+        false => Err(Error::SealPending),
+    };
+    let new_key = |_, _: &str, _| Err(Error::NoRandomness);
+    let now = || Ok(UnixSeconds(NOW));
+    let (env, mut trail) = (setting.env(), trail());
+    let next = rotate::rotate(&env, &asked, check_idle, new_key, now, &mut trail);
+    (next.err().unwrap().code(), trail.compose(None))
+}
+
+#[test]
+fn a_rotation_that_comes_to_nothing_spends_a_proof_too() {
+    let setting = Setting::new();
+    let proven = |jti| rotated(&setting, ("agent", 4711), Some(jti), true).0;
+    assert_eq!(proven(1), Error::NoRandomness.code());
+    assert_eq!(proven(1), "proof_invalid");
+    assert_eq!(proven(2), Error::NoRandomness.code());
+}
+
+#[test]
+fn while_a_seal_waits_no_proof_is_spent_and_only_who_may_rotate_learns_of_it() {
+    let setting = Setting::new();
+    let waits = Error::SealPending.code();
+    let (agent, other) = (("agent", 4711), ("other", 2002));
+    for (whose, proof, is_idle, wanted) in [
+        (agent, Some(1), false, waits),
+        (agent, Some(1), true, Error::NoRandomness.code()),
+        (agent, Some(1), false, waits),
+        (agent, Some(1), true, "proof_invalid"),
+        (other, None, false, waits),
+        (other, None, true, Error::NoRandomness.code()),
+        (("other", 4711), Some(2), false, "rotation_not_allowed"),
+        (("other", 2000), None, false, "rotation_not_allowed"),
+        (("none", 4711), Some(3), false, "unknown_identity"),
+    ] {
+        let (code, _) = rotated(&setting, whose, proof, is_idle);
+        assert_eq!(code, wanted, "{whose:?} {proof:?}");
+    }
+}
+
+#[test]
+fn the_record_says_whose_key_a_refused_caller_meant() {
+    let setting = Setting::new();
+    let other = setting.identity("other").card().unwrap();
+    for (uid, proof) in [(4711, Some(1)), (2000, None)] {
+        let (code, decision) = rotated(&setting, ("other", uid), proof, true);
+        assert_eq!(code, "rotation_not_allowed");
+        assert_eq!(
+            (decision.agent_id.as_deref(), decision.key_version),
+            (Some(&*other.agent_id), Some(1)),
+            "{uid}"
+        );
+        assert!(matches!(decision.caller, Some(Caller::Asserted(_))));
+    }
+}
+
+#[test]
+fn without_the_annex_that_is_wanted_no_caller_replaces_a_key() {
+    let mut setting = Setting::new();
+    setting.provisioned.bundle.annex_version = Some(1);
+    for (whose, proof) in [(("agent", 4711), Some(1)), (("other", 2002), None)] {
+        let (code, _) = rotated(&setting, whose, proof, true);
+        assert_eq!(code, "annex_required", "{whose:?}");
+    }
+    setting.annex(1, "");
+    for (whose, proof) in [(("agent", 4711), Some(1)), (("other", 2002), None)] {
+        let (code, _) = rotated(&setting, whose, proof, true);
+        assert_eq!(code, Error::NoRandomness.code(), "{whose:?}");
+    }
 }
 
 #[test]

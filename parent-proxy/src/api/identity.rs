@@ -26,6 +26,8 @@ use callers::Caller;
 use enclave_client::RequestError;
 
 const MAX_BODY: usize = 8 * 1024;
+/// With a proof there may be the attestation document of the caller's enclave.
+const MAX_ROTATION: usize = 32 * 1024;
 
 /// Which identity.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -198,7 +200,7 @@ pub(crate) async fn attestation(
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RotateRequest {
-    /// Name of the identity. May be left out by a caller that may use only one.
+    /// Name of the identity. May be left out by a caller that may use only one, or has a proof and may rotate only one.
     #[serde(default)]
     identity: Option<String>,
     /// The operator's order: COSE_Sign1, base64url. Not needed by callers whom the policy lets rotate.
@@ -223,13 +225,13 @@ pub(crate) struct RotateResponse {
 /// The old key signs who follows it, the new key countersigns, the old key is wiped.
 #[utoipa::path(post, path = "/rotate", request_body = RotateRequest, responses(
     (status = 200, body = RotateResponse),
-    (status = 403, body = Problem, content_type = "application/problem+json", description = "Neither a caller that may rotate nor a good order"),
+    (status = 403, body = Problem, content_type = "application/problem+json", description = "Neither a caller that may rotate, nor a proof of one, nor a good order"),
     (status = "default", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn rotate(
     State(app): State<Arc<App>>,
     Anyone(caller): Anyone,
-    Strict(request): Strict<RotateRequest, MAX_BODY>,
+    Strict(request): Strict<RotateRequest, MAX_ROTATION>,
 ) -> Result<Json<RotateResponse>, Problem> {
     let expects = |proof: &PresentedProof| app.admission.expects_rotation(proof);
     let proof = shown(&caller, request.proof, expects)?;
@@ -242,17 +244,16 @@ pub(crate) async fn rotate(
         caller: caller.claim,
         identity: request.identity,
     };
-    let Answer::Rotated(rotated) = app
-        .ask(
-            &caller.quota,
-            Request::Rotate(Rotate {
-                requester,
-                order,
-                proof,
-            }),
-        )
-        .await?
-    else {
+    let asked = Request::Rotate(Rotate {
+        requester,
+        order,
+        proof,
+    });
+    let answer = match caller.admitted {
+        true => app.ask(&caller.quota, asked).await?,
+        false => app.ask_unadmitted(&caller.quota, asked).await?,
+    };
+    let Answer::Rotated(rotated) = answer else {
         return Err(RequestError::Nonsense.into());
     };
     tracing::info!(identity = rotated.description.name, "key rotated");

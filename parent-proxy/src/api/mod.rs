@@ -70,6 +70,9 @@ pub(crate) struct App {
     pub(crate) signing: Arc<FairQueue>,
     /// At what waits for the NSM.
     pub(crate) attesting: Arc<FairQueue>,
+    /// Those of the latter whom nobody admits but the enclave, by a proof that it alone verifies: they hold no more than
+    /// one of its places.
+    pub(crate) unadmitted: Arc<FairQueue>,
     /// At this process' own verifier.
     pub(crate) verifying: Arc<FairQueue>,
     /// What that one has verified.
@@ -87,6 +90,25 @@ impl App {
         quota: &CallerQuota,
         request: Request,
     ) -> Result<Answer, AskError> {
+        self.ask_holding(quota, request, None).await
+    }
+
+    /// The same of what waits for the NSM, by one of whom no more is known than that it has some proof.
+    pub(crate) async fn ask_unadmitted(
+        self: &Arc<Self>,
+        quota: &CallerQuota,
+        request: Request,
+    ) -> Result<Answer, AskError> {
+        let only = self.turn(&self.unadmitted, quota).await?;
+        self.ask_holding(quota, request, Some(only)).await
+    }
+
+    async fn ask_holding(
+        self: &Arc<Self>,
+        quota: &CallerQuota,
+        request: Request,
+        only: Option<Slot>,
+    ) -> Result<Answer, AskError> {
         let traits = request.traits();
         let queue = if traits.lane == Lane::Connection {
             &self.signing
@@ -100,7 +122,7 @@ impl App {
         // A caller that goes away leaves its request at the enclave; its turn is not over before that one is.
         let under_way = tokio::spawn(async move {
             let answer = this.enclave.request(request).await;
-            drop(slot);
+            drop((slot, only));
             answer
         });
         let answer = under_way.await.unwrap_or(Err(RequestError::Unavailable));
@@ -142,15 +164,20 @@ impl App {
         quota: &CallerQuota,
         identity: Option<&str>,
     ) -> Result<Slot, AskError> {
-        let counted = |limit| self.metrics.limited.get_or_create(&Limited { limit }).inc();
         if let Err(much) = self.quotas.take(quota, identity) {
-            counted("requests");
+            let limit = "requests";
+            self.metrics.limited.get_or_create(&Limited { limit }).inc();
             // A caller that does not wait by itself is made to: refusing it again and again would be work.
             tokio::time::sleep(REFUSED_AFTER).await;
             return Err(AskError::TooOften(much));
         }
+        self.turn(queue, quota).await
+    }
+
+    async fn turn(&self, queue: &Arc<FairQueue>, quota: &CallerQuota) -> Result<Slot, AskError> {
         queue.take(quota.id).await.map_err(|QueueFull| {
-            counted("waiting");
+            let limit = "waiting";
+            self.metrics.limited.get_or_create(&Limited { limit }).inc();
             RequestError::Busy.into()
         })
     }

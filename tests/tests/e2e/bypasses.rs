@@ -160,19 +160,25 @@ fn pinned(pin: &str, uid: u32, programs: &Programs) -> Running {
             std::fs::write(state.folder().join("annex.cose"), signed).unwrap();
             let caller = KeyFile::create(&state.folder().join("caller.key")).unwrap();
             let key = identity::Signer::public_key(&caller).to_multikey();
+            // One that may sign, and not rotate.
+            let signer = KeyFile::create(&state.folder().join("signer.key")).unwrap();
+            let signer = identity::Signer::public_key(&signer).to_multikey();
             let text = state
                 .development_policy(&[("agent", "did:key", "EdDSA")])
                 .unwrap();
             let own = format!("callers = {{ uids = [{}] }}", geteuid().as_raw());
             text.replacen(
                 &own,
-                "callers = { names = [\"agent\"], proven = [\"agent\"] }",
+                "callers = { names = [\"agent\"], proven = [\"agent\", \"signer\"] }",
                 1,
             )
             .replacen(&own, "callers = { proven = [\"agent\"] }", 1)
             .replacen(
                 "\n[[identities]]",
-                &format!("\n[[callers]]\nname = \"agent\"\nkey = \"{key}\"\n\n[[identities]]"),
+                &format!(
+                    "\n[[callers]]\nname = \"agent\"\nkey = \"{key}\"\n\n\
+                     [[callers]]\nname = \"signer\"\nkey = \"{signer}\"\n\n[[identities]]"
+                ),
                 1,
             )
         },
@@ -595,8 +601,23 @@ fn a_caller_with_a_key_proves_itself_whoever_it_is() {
         command.args(more).output().unwrap()
     };
     assert_eq!(rotate(&[]).status.code(), Some(1));
-    let refused = rotate(&["--caller-key", stranger.to_str().unwrap()]);
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("proof_invalid"));
+    let signer = running.state.folder().join("signer.key");
+    let signs = sign(&["--caller-key", signer.to_str().unwrap()]);
+    assert!(signs.status.success(), "{signs:?}");
+    // The enclave, which would say `rotation_not_allowed`, does not hear of them.
+    for other in [&stranger, &signer] {
+        let refused = rotate(&["--caller-key", other.to_str().unwrap()]);
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("proof_invalid"));
+    }
+    // There is room for the document of an enclave, too.
+    let attestation = "A".repeat(24_000);
+    let body =
+        serde_json::json!({"identity": "agent", "proof": {"jws": "x", "attestation": attestation}});
+    let refused = harness::post(&running.socket, "/rotate", &body).unwrap();
+    assert_eq!(
+        (refused.status, refused.code().as_str()),
+        (403, "proof_invalid")
+    );
     for version in [2, 3] {
         let rotated = rotate(&["--caller-key", key.to_str().unwrap()]);
         assert_eq!(rotated.status.code(), Some(0), "{rotated:?}");

@@ -4,13 +4,15 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use attestation::{AppraisalPolicy, Subject, Verifier};
 use data_encoding::BASE64URL_NOPAD;
 use harness::{Lasting, copy_program, get, post, program, wait_for};
-use identity::UnixSeconds;
+use identity::request::CallerProof;
+use identity::{Signer, UnixSeconds};
+use parent_proxy::KeyFile;
 use qemu_dev::aws::{Certificate, Fault};
 use serde_json::{Value, json};
 use state::{GenesisRecord, Sealed};
@@ -452,14 +454,14 @@ fn without_an_order_nothing_is_born_and_where_a_state_is_kept_nothing_more() {
         let body = json!({"order": BASE64URL_NOPAD.encode(order)});
         post(&lasting.socket, "/state/birth", &body).unwrap().code()
     };
-    let key = parent_proxy::KeyFile::read(&lasting.state.operator_key()).unwrap();
+    let key = KeyFile::read(&lasting.state.operator_key()).unwrap();
     let (_, image, bundle) = lasting.state.verifier_files().unwrap();
     let pair = parent_proxy::operator::pair_of(&image, &bundle);
     let boot = |lasting: &Lasting| {
         identity::BootId::from_hex(lasting.status()["boot_id"].as_str().unwrap()).unwrap()
     };
     let later = UnixSeconds(harness::now().0 + 60);
-    let other = parent_proxy::KeyFile::read(&lasting.state.proxy_key()).unwrap();
+    let other = KeyFile::read(&lasting.state.proxy_key()).unwrap();
     for order in [
         state::Order::new("laptop", boot(&lasting), pair, later)
             .sign(&other)
@@ -847,8 +849,8 @@ fn the_operators_key_is_handed_over_by_one_certificate_and_taken_over_by_the_nex
     // The bundle that names the next key, under the certificate that only hands over: it opens nothing.
     let mut handing_over = certificate(2, old);
     handing_over.name.clone_from(&genesis.name);
-    handing_over.successor = Some(identity::Signer::public_key(&next).to_spki());
-    let operator = parent_proxy::KeyFile::read(&lasting.state.operator_key()).unwrap();
+    handing_over.successor = Some(Signer::public_key(&next).to_spki());
+    let operator = KeyFile::read(&lasting.state.operator_key()).unwrap();
     fs::write(
         lasting.durable.certificate(),
         handing_over.sign(&operator).unwrap(),
@@ -859,7 +861,7 @@ fn the_operators_key_is_handed_over_by_one_certificate_and_taken_over_by_the_nex
         "rollback = \"accepted\"",
         &format!(
             "rollback = \"accepted\"\noperator_key = \"{}\"",
-            identity::Signer::public_key(&next).to_multikey()
+            Signer::public_key(&next).to_multikey()
         ),
     );
     assert_ne!(of_next, text);
@@ -940,4 +942,76 @@ fn a_drill_shows_whether_what_is_kept_would_open_and_changes_nothing() {
         (false, &json!(2))
     );
     assert!(!lasting.sign().is_empty());
+}
+
+#[test]
+fn strangers_with_proofs_for_rotations_that_are_none_keep_nobody_from_the_nsm() {
+    if !rustix::process::geteuid().is_root() {
+        return harness::skipped("becoming another user needs root");
+    }
+    let policy = |state: &qemu_dev::State| {
+        let keeper = KeyFile::create(&state.folder().join("keeper.key")).unwrap();
+        let key = keeper.public_key().to_multikey();
+        let text = state.development_policy(&[("agent", "did:key", "EdDSA")]);
+        let rotating = "rotation_callers = { proven = [\"keeper\"], ";
+        { text.unwrap() }
+            .replacen("rotation_callers = { ", rotating, 1)
+            .replacen(
+                "\n[[identities]]",
+                &format!("\n[[callers]]\nname = \"keeper\"\nkey = \"{key}\"\n\n[[identities]]"),
+                1,
+            )
+    };
+    let lasting = Lasting::prepared(policy, "");
+    let open = |folder: &std::path::Path| {
+        fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
+    };
+    open(lasting.folder());
+    // Anybody may have the name of a key; what it signed may be anything.
+    let proof = CallerProof {
+        boot_id: identity::BootId::new([9; 16]),
+        exp: harness::now().0 + 30,
+        jti: uuid::Uuid::nil(),
+        key_version: 1,
+        request: identity::sha256(b""),
+    };
+    let keeper = KeyFile::read(&lasting.folder().join("keeper.key")).unwrap();
+    let jws = proof.sign(&keeper).unwrap();
+    let body = json!({"identity": "agent", "proof": {"jws": jws}}).to_string();
+    let stranger = || {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "1", "--regid", "1", "--clear-groups", "--"]);
+        command.args(["curl", "-sS", "--max-time", "20", "--unix-socket"]);
+        command.arg(&lasting.socket).args(["-d", &body]);
+        command.args(["-H", "content-type: application/json"]);
+        command.arg("http://localhost/rotate");
+        command
+    };
+    let said = stranger().output().unwrap();
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains("for another boot"), "{said}");
+
+    let asked = lasting.aws.calls("Decrypt");
+    lasting.aws.set_fault(Some(Fault::Silence));
+    std::thread::scope(|scope| {
+        let drill = scope.spawn(|| post(&lasting.socket, "/state/drill", &json!({})));
+        wait_for(|| lasting.aws.calls("Decrypt") > asked);
+        let mut strangers: Vec<_> = (0..8)
+            .map(|_| {
+                stranger()
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null())
+                    .spawn()
+            })
+            .map(Result::unwrap)
+            .collect();
+        std::thread::sleep(Duration::from_secs(1));
+        assert!(!lasting.evidence(&NONCE).is_empty());
+        assert!(!drill.is_finished(), "it waited for the drill");
+        lasting.aws.set_fault(None);
+        for stranger in &mut strangers {
+            stranger.kill().unwrap();
+            stranger.wait().unwrap();
+        }
+    });
 }

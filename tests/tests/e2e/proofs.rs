@@ -46,9 +46,9 @@ fn proving() -> Bundle {
     ]);
     bundle["identities"][0]["callers"]["proven"] = json!(["robot", "peer"]);
     bundle["identities"][0]["rules"][0]["proven"] = json!(true);
-    let rotating = |name: &str| json!({"gids": [], "names": [], "proven": [name], "uids": []});
-    bundle["identities"][0]["rotation_callers"] = rotating("robot");
-    bundle["identities"][2]["rotation_callers"] = rotating("keeper");
+    let rotating = |names: &[&str]| json!({"gids": [], "names": [], "proven": names, "uids": []});
+    bundle["identities"][0]["rotation_callers"] = rotating(&["robot"]);
+    bundle["identities"][2]["rotation_callers"] = rotating(&["keeper", "peer"]);
     Bundle::from_canonical(&identity::json::canonical(&bundle).unwrap()).unwrap()
 }
 
@@ -468,23 +468,40 @@ fn who_may_only_rotate_learns_for_which_boot_and_version_and_does_nothing_else()
     }
     let refused = setting.window.ask(asked).unwrap().unwrap_err();
     assert_eq!(refused.code, "caller_not_allowed");
-    let request = Rotation { identity: "p256" }.digest().unwrap();
-    let jws = CallerProof {
-        request,
-        ..setting.proof()
+    // An enclave rotates as well, by its document, and by no other key than it names.
+    let enclave = TestKey::new(40);
+    let boot = *setting.enclave.enclave.boot_id().as_bytes();
+    let own = Authority::from_pem(&setting.authority.0, &setting.authority.1).unwrap();
+    let spki = enclave.public_key().to_spki();
+    let document = nsm(own, &PEER).attest(Some(&spki), None, Some(&boot));
+    let document = Some(document.unwrap());
+    for (key, document, version, wanted) in [
+        (&keeper, None, 1, Ok(2)),
+        (&keeper, document.clone(), 2, Err("proof_invalid")),
+        (&enclave, document.clone(), 1, Err("proof_invalid")),
+        (&enclave, document, 2, Ok(3)),
+        (&enclave, None, 3, Err("proof_invalid")),
+    ] {
+        let proof = CallerProof {
+            request: Rotation { identity: "p256" }.digest().unwrap(),
+            key_version: version,
+            ..setting.proof()
+        };
+        let jws = proof.sign(key).unwrap();
+        let asked = protocol::Request::Rotate(protocol::Rotate {
+            requester: nobody("p256"),
+            order: None,
+            proof: Some(PresentedProof { jws, document }),
+        });
+        let rotated = match setting.window.ask(asked).unwrap() {
+            Ok(Answer::Rotated(rotated)) => {
+                Ok(rotated.description.versions.last().unwrap().version)
+            }
+            Ok(other) => panic!("{other:?}"),
+            Err(refusal) => Err(refusal.code),
+        };
+        assert_eq!(rotated, wanted.map_err(str::to_owned));
     }
-    .sign(&keeper)
-    .unwrap();
-    let asked = protocol::Request::Rotate(protocol::Rotate {
-        requester: nobody("p256"),
-        order: None,
-        proof: Some(PresentedProof {
-            jws,
-            document: None,
-        }),
-    });
-    let answer = setting.window.ask(asked).unwrap();
-    assert!(matches!(answer, Ok(Answer::Rotated(_))), "{answer:?}");
 }
 
 #[test]
