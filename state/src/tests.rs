@@ -361,13 +361,16 @@ fn what_a_header_says_of_a_word_proves_nothing_without_the_operators_signature()
         bundle.admit(&of_forger, &own_order),
         Err("state_operator_mismatch")
     );
+    // Whoever the header says is the operator.
     let own = certificate(2).sign(&forger).unwrap();
-    let taken = header(Authority {
-        operator: operator().1.to_spki(),
-        version: 2,
-        digest: sha256(&own),
-    });
-    assert_eq!(bundle.admit(&taken, &own), Err("state_operator_mismatch"));
+    for named in [operator(), Key::new(66)] {
+        let taken = header(Authority {
+            operator: named.1.to_spki(),
+            version: 2,
+            digest: sha256(&own),
+        });
+        assert_eq!(bundle.admit(&taken, &own), Err("state_operator_mismatch"));
+    }
     let mut handing_over = certificate(2);
     handing_over.successor = Some(operator().1.to_spki());
     let own = handing_over.sign(&forger).unwrap();

@@ -23,6 +23,9 @@ struct Parts {
     key: TestKey,
     signs_possession: TestKey,
     description: KeyDescription,
+    /// What the document is bound to, if it is another description, and whose record.
+    bound: Option<KeyDescription>,
+    bound_record: Vec<u8>,
     bundle: Bundle,
     committed: Option<Bundle>,
     public_key: Option<Vec<u8>>,
@@ -48,6 +51,8 @@ fn parts() -> Parts {
     Parts {
         nsm,
         description: describe("agent", &Did::key(key.public_key()), &key),
+        bound: None,
+        bound_record: record_spki(),
         signs_possession: TestKey::new(7),
         committed: Some(bundle.clone()),
         public_key: Some(key.public_key().to_spki()),
@@ -91,9 +96,9 @@ impl Parts {
             self.nsm.lock_pcrs(32).unwrap();
         }
         let binding = Binding::new(
-            &self.description,
+            self.bound.as_ref().unwrap_or(&self.description),
             &self.bundle.digest(),
-            &record_spki(),
+            &self.bound_record,
             None,
         );
         let document = self
@@ -182,6 +187,25 @@ fn each_link_from_key_to_policy_is_checked_by_itself() {
         }
         .refused(),
         "possession_invalid"
+    );
+    // Nor is the document of another version, of another name, or of another record.
+    let bound = |change: &dyn Fn(&mut KeyDescription)| {
+        let mut parts = parts();
+        let mut other = describe("agent", &Did::key(parts.key.public_key()), &parts.key);
+        change(&mut other);
+        parts.bound = Some(other);
+        parts.verify().map(|_| ()).map_err(|error| error.code())
+    };
+    assert_eq!(bound(&|_| ()), Ok(()));
+    assert_eq!(bound(&|d| d.version = 2), Err("binding_mismatch"));
+    assert_eq!(bound(&|d| d.name = "web".into()), Err("binding_mismatch"));
+    assert_eq!(
+        Parts {
+            bound_record: TestKey::new(8).public_key().to_spki(),
+            ..parts()
+        }
+        .refused(),
+        "binding_mismatch"
     );
     let possession = |change: &dyn Fn(&mut Possession)| {
         let mut parts = parts();
