@@ -31,6 +31,10 @@ const MAX_BODY: usize = 32 * 1024;
 /// What is to be signed, and for what.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "payload": {"amount": 12},
+    "intent": {"action": "pay", "target": "account-7", "resource": "https://bank.example/transfers"},
+}))]
 pub(crate) struct SignRequest {
     /// The caller's JSON object. No floats, no integers beyond 2^53-1, no duplicate keys.
     #[schema(value_type = Object)]

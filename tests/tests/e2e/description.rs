@@ -14,6 +14,15 @@ const TOKEN: &str = "an-operators-token-of-this-test-0123456789";
 /// Requests of each operation that are made up, beside those that try each bound of the description.
 const MADE_UP: &str = "20";
 
+/// What takes what nobody can make up: an approver's signature, the operator's, a token to exchange; or was not asked.
+const NOT_DONE: [&str; 5] = [
+    "/approvals/{id}",
+    "/credentials/epochs",
+    "/credentials/lease",
+    "/placeholder",
+    "/token",
+];
+
 /// Requests as described have answers as described; others are refused, with nothing but what is described. What is
 /// well-formed and means nothing (a signature of nobody, say) is refused too, which no description can say: whether everything that fits
 /// is taken (`positive_data_acceptance`) is not asked. `GET /placeholder` has no end: it is left out.
@@ -67,5 +76,15 @@ fn what_is_served_is_what_the_description_says_and_nothing_else_is_taken() {
     let operations: usize = paths.map(of).sum();
     let tested = format!("Tested: {}\n", operations - 2);
     assert!(said.contains(&tested), "{tested}\n{said}");
+    // And some of what it asked was done, so that the answers of success were seen, too.
+    let metrics = harness::get(&lasting.socket, "/metrics").unwrap();
+    let metrics = String::from_utf8(metrics.body).unwrap();
+    let is_done = |path: &&String| {
+        let begin = format!("anchorhold_requests_total{{route=\"{path}\",status=\"2");
+        metrics.lines().any(|line| line.starts_with(&begin))
+    };
+    let paths = described["paths"].as_object().unwrap().keys();
+    let refused: Vec<&String> = paths.filter(|path| !is_done(path)).collect();
+    assert_eq!(refused, NOT_DONE, "{metrics}");
     lasting.wait_until_ready();
 }
