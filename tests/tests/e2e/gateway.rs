@@ -393,6 +393,8 @@ fn a_warning_gives_way_to_the_shared_secret_and_to_nothing_else() {
         "",
         "X-User-Override: true\r\n",
         "X-User-Override: a-secret-of-the-operator\r\n",
+        "X-User-Override: a-secret-of-the-operatorz\r\n",
+        "X-User-Override: A-secret-of-the-operators\r\n",
         "X-User-Override: a-secret-of-the-operators\r\nX-User-Override: true\r\n",
     ] {
         let (status, head, body) = gateway.post(headers, "{}");
