@@ -90,7 +90,7 @@ impl App {
         quota: &CallerQuota,
         request: Request,
     ) -> Result<Answer, AskError> {
-        self.ask_holding(quota, request, None).await
+        self.ask_in_turn(quota, request, None).await
     }
 
     /// The same of what waits for the NSM, by one of whom no more is known than that it has some proof.
@@ -99,15 +99,16 @@ impl App {
         quota: &CallerQuota,
         request: Request,
     ) -> Result<Answer, AskError> {
-        let only = self.turn(&self.unadmitted, quota).await?;
-        self.ask_holding(quota, request, Some(only)).await
+        let only = Some(&self.unadmitted);
+        self.ask_in_turn(quota, request, only).await
     }
 
-    async fn ask_holding(
+    /// A place of `only` is held besides. Who has no request left in this time waits for none.
+    async fn ask_in_turn(
         self: &Arc<Self>,
         quota: &CallerQuota,
         request: Request,
-        only: Option<Slot>,
+        only: Option<&Arc<FairQueue>>,
     ) -> Result<Answer, AskError> {
         let traits = request.traits();
         let queue = if traits.lane == Lane::Connection {
@@ -117,7 +118,12 @@ impl App {
         };
         let identity = traits.requester.and_then(|of| of.identity.as_deref());
         let label = self.quotas.label(identity).to_owned();
-        let slot = self.slot(queue, quota, identity).await?;
+        self.count_request(quota, identity).await?;
+        let only = match only {
+            Some(only) => Some(self.turn(only, quota).await?),
+            None => None,
+        };
+        let slot = self.turn(queue, quota).await?;
         let this = Arc::clone(self);
         // A caller that goes away leaves its request at the enclave; its turn is not over before that one is.
         let under_way = tokio::spawn(async move {
@@ -144,15 +150,18 @@ impl App {
         drilled.map(|_| ())
     }
 
-    /// Counts a request that needs no turn, if the account has one left in this time.
-    pub(crate) async fn count_request(&self, quota: &CallerQuota) -> Result<(), AskError> {
-        let Err(much) = self.quotas.take(quota, None) else {
+    /// Counts a request, if the account has one left in this time.
+    pub(crate) async fn count_request(
+        &self,
+        quota: &CallerQuota,
+        identity: Option<&str>,
+    ) -> Result<(), AskError> {
+        let Err(much) = self.quotas.take(quota, identity) else {
             return Ok(());
         };
-        self.metrics
-            .limited
-            .get_or_create(&Limited { limit: "requests" })
-            .inc();
+        let limit = "requests";
+        self.metrics.limited.get_or_create(&Limited { limit }).inc();
+        // A caller that does not wait by itself is made to: refusing it again and again would be work.
         tokio::time::sleep(REFUSED_AFTER).await;
         Err(AskError::TooOften(much))
     }
@@ -162,15 +171,8 @@ impl App {
         &self,
         queue: &Arc<FairQueue>,
         quota: &CallerQuota,
-        identity: Option<&str>,
     ) -> Result<Slot, AskError> {
-        if let Err(much) = self.quotas.take(quota, identity) {
-            let limit = "requests";
-            self.metrics.limited.get_or_create(&Limited { limit }).inc();
-            // A caller that does not wait by itself is made to: refusing it again and again would be work.
-            tokio::time::sleep(REFUSED_AFTER).await;
-            return Err(AskError::TooOften(much));
-        }
+        self.count_request(quota, None).await?;
         self.turn(queue, quota).await
     }
 

@@ -127,7 +127,7 @@ pub(crate) async fn verify(
     Admitted(caller): Admitted,
     Strict(request): Strict<VerifyRequest, MAX_BODY>,
 ) -> Result<Json<Value>, Problem> {
-    let slot = app.slot(&app.verifying, &caller.quota, None).await?;
+    let slot = app.slot(&app.verifying, &caller.quota).await?;
     // A millisecond of arithmetic, during which other callers shall not wait.
     let verdict = tokio::task::spawn_blocking(move || {
         let verdict = answer(request, &app.issuers);

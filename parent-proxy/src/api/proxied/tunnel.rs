@@ -49,7 +49,7 @@ pub(super) async fn begin(app: &Arc<App>, mut request: HttpRequest) -> Result<Re
     let peer = request.extensions().get();
     let agent = identify(app, relay, peer, request.headers())?;
     // A handshake is work, and so it counts as a request.
-    app.count_request(&agent.caller.quota).await?;
+    app.count_request(&agent.caller.quota, None).await?;
     let authority = request
         .uri()
         .authority()
